@@ -1,0 +1,149 @@
+// attn_bench: how fast attention is here, against what this machine can do at most.
+//
+// Not on Google Benchmark: a call takes milliseconds, so what matters is a median over whole calls beside roofs measured in
+// the same process, not a loop's nanoseconds.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <exception>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "measure.hpp"
+
+namespace attn::bench {
+namespace {
+
+struct Arguments {
+  std::string shape;
+  bool causal = false;
+  std::string dtype = "f32";
+  std::string kernel = "tiled";
+  int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  double min_time = 0.3;
+  std::string isa;
+  bool json = false;
+};
+
+[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+
+DType dtype_from_name(const std::string& name) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    if (name_of(dtype) == name) return dtype;
+  }
+  reject(fmt::format("--dtype is {}; it needs f32, bf16 or f16", name));
+}
+
+Kernel kernel_from_name(const std::string& name) {
+  if (name == "tiled") return Kernel::tiled;
+  if (name == "unfused") return Kernel::unfused;
+  if (name == "naive") return Kernel::naive;
+  reject(fmt::format("--kernel is {}; it needs tiled, unfused or naive", name));
+}
+
+Case case_from_text(const std::string& text) {
+  std::vector<std::int64_t> sizes;
+  for (const std::string& part : CLI::detail::split(text, ',')) {
+    std::int64_t size = 0;
+    if (!CLI::detail::lexical_cast(part, size) || size < 1) reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+    sizes.push_back(size);
+  }
+  if (sizes.size() != 6 && sizes.size() != 7) reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+  if (sizes.size() == 6) sizes.push_back(sizes.back());
+  return {text, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
+}
+
+/// Layers of well-known models, one call each.
+std::vector<Case> standard_cases() {
+  return {
+      {"tiny encoder", 1, 4, 4, 64, 64, 32, 32},
+      {"BERT base, 8 x 128", 8, 12, 12, 128, 128, 64, 64},
+      {"ViT-H/14 at 336", 1, 16, 16, 577, 577, 80, 80},
+      {"GPT-2, 1024, causal", 1, 12, 12, 1024, 1024, 64, 64, true},
+      {"full, 4096", 1, 4, 4, 4096, 4096, 64, 64},
+      {"Llama-3 8B, 2048, causal", 1, 32, 8, 2048, 2048, 128, 128, true},
+      {"Llama-3 8B, chunk of 256", 1, 32, 8, 256, 4096, 128, 128, true},
+      {"Gemma-2 2B, 2048, causal", 1, 8, 4, 2048, 2048, 256, 256, true},
+      {"Phi-2, 1024, causal", 1, 32, 32, 1024, 1024, 80, 80, true},
+      {"Llama-3 8B, decode at 8192", 1, 32, 8, 1, 8192, 128, 128},
+  };
+}
+
+void print_json(const Case& shape, const Settings& settings, const Result& result) {
+  const nlohmann::ordered_json line = {{"name", shape.name},
+                                       {"dtype", name_of(shape.dtype)},
+                                       {"threads", settings.num_threads},
+                                       {"median_ms", result.median_ms},
+                                       {"min_ms", result.min_ms},
+                                       {"gflops", result.gflops},
+                                       {"gbps", result.gbps},
+                                       {"peak_gflops", result.peak_gflops},
+                                       {"fraction_of_peak", result.fraction_of_peak},
+                                       {"path", result.path}};
+  fmt::print("{}\n", line.dump());
+}
+
+void print_row(const Case& shape, const Result& result) {
+  fmt::print("{:28}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.1f}{:>11.1f} %\n", shape.name, result.median_ms, result.min_ms, result.gflops,
+             result.gbps, 100 * result.fraction_of_peak);
+}
+
+void run(const Arguments& arguments) {
+  if (arguments.num_threads < 1 || arguments.num_threads > 4096) reject("--threads needs to lie in 1..4096");
+  Settings settings{arguments.num_threads, arguments.min_time, arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+  std::vector<Case> cases = standard_cases();
+  if (!arguments.shape.empty()) {
+    cases = {case_from_text(arguments.shape)};
+    cases[0].causal = arguments.causal;
+  }
+  for (Case& each : cases) {
+    each.dtype = dtype_from_name(arguments.dtype);
+    each.kernel = kernel_from_name(arguments.kernel);
+  }
+  const Peak peak = measure_peak(settings.isa, settings.num_threads);
+  if (!arguments.json) {
+    fmt::print("{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} GB/s read from memory\n\n", settings.num_threads,
+               name_of(settings.isa), peak.multiply_add_gflops, peak.read_gbps);
+    fmt::print("{:28}{:>10}{:>10}{:>10}{:>9}{:>13}\n", "shape", "median ms", "min ms", "GFLOP/s", "GB/s", "of the roof");
+  }
+  for (const Case& each : cases) {
+    const Result result = measure(each, settings, peak);
+    if (arguments.json) {
+      print_json(each, settings, result);
+    } else {
+      print_row(each, result);
+    }
+    if (!arguments.json && cases.size() == 1) fmt::print("\n{}\n", result.path);
+  }
+}
+
+}  // namespace
+}  // namespace attn::bench
+
+int main(int argc, char** argv) {
+  attn::bench::Arguments arguments;
+  CLI::App app{"Times attention on one shape, or on a list of real model shapes, after verifying its result."};
+  app.add_option("--shape", arguments.shape, "B,H,HKV,SQ,SKV,D[,DV]");
+  app.add_flag("--causal", arguments.causal, "bottom-right causal");
+  app.add_option("--dtype", arguments.dtype, "f32, bf16 or f16")->capture_default_str();
+  app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
+  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
+  app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
+  app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
+  app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
+  try {
+    app.parse(argc, argv);
+    attn::bench::run(arguments);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    fmt::print(stderr, "attn_bench: error: {}\n", error.what());
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "attn_bench: error: {}\n", error.what());
+  }
+  return 2;
+}

@@ -1,0 +1,103 @@
+#include "peak.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+namespace attn::bench {
+namespace {
+
+constexpr int chains = 12;  // independent, enough to cover the latency of a multiply-add
+constexpr long steps = 2'000'000;
+constexpr int rounds = 5;
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// x = x * a + b in `chains` vectors; the sum keeps the compiler from dropping them.
+template <int Bytes>
+__attribute__((always_inline)) inline float multiply_add_chains() {
+  typedef float Vector __attribute__((vector_size(Bytes)));
+  Vector x[chains];
+  for (int c = 0; c < chains; ++c) x[c] = 0.1f * static_cast<float>(c) - Vector{};
+  const Vector a = 0.9999f - Vector{}, b = 1e-4f - Vector{};
+  for (long step = 0; step < steps; ++step) {
+#pragma GCC unroll 16
+    for (int c = 0; c < chains; ++c) x[c] = x[c] * a + b;
+  }
+  for (int c = 1; c < chains; ++c) x[0] += x[c];
+  float lanes[Bytes / sizeof(float)];
+  std::memcpy(lanes, &x[0], sizeof lanes);
+  return lanes[0];
+}
+
+float multiply_add_baseline() { return multiply_add_chains<16>(); }
+
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) float multiply_add_avx2() { return multiply_add_chains<32>(); }
+__attribute__((target("avx512f,fma"))) float multiply_add_avx512() { return multiply_add_chains<64>(); }
+
+__attribute__((target("avx512f,avx512bf16"))) float dot_products_bf16() {
+  __m512 x[chains];
+  for (int c = 0; c < chains; ++c) x[c] = _mm512_set1_ps(0.1f * static_cast<float>(c));
+  const auto pairs = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3c003c00));
+  for (long step = 0; step < steps; ++step) {
+#pragma GCC unroll 16
+    for (int c = 0; c < chains; ++c) x[c] = _mm512_dpbf16_ps(x[c], pairs, pairs);
+  }
+  for (int c = 1; c < chains; ++c) x[0] = _mm512_add_ps(x[0], x[c]);
+  return _mm512_cvtss_f32(x[0]);
+}
+#endif
+
+/// The best of a few rounds of all threads at work together; `flops` are those of one step of one chain.
+double gflops(float (*loop)(), int num_threads, double flops) {
+  double best = 0;
+  float sink = 0;
+  for (int round = 0; round < rounds; ++round) {
+    const double start = seconds();
+#pragma omp parallel num_threads(num_threads) reduction(+ : sink)
+    sink += loop();
+    best = std::max(best, num_threads * static_cast<double>(steps) * chains * flops / (seconds() - start) / 1e9);
+  }
+  volatile float keep = sink;
+  static_cast<void>(keep);
+  return best;
+}
+
+double read_gbps(int num_threads) {
+  const std::vector<long> memory(std::size_t{32} << 20, 1);  // 256 MiB, far more than any cache
+  double best = 0;
+  for (int round = 0; round < rounds; ++round) {
+    long sum = 0;
+    const double start = seconds();
+#pragma omp parallel for num_threads(num_threads) reduction(+ : sum) schedule(static)
+    for (std::size_t n = 0; n < memory.size(); ++n) sum += memory[n];
+    const double took = seconds() - start;
+    if (sum == static_cast<long>(memory.size())) best = std::max(best, static_cast<double>(memory.size() * sizeof(long)) / took / 1e9);
+  }
+  return best;
+}
+
+}  // namespace
+
+Peak measure_peak(Isa isa, int num_threads) {
+  Peak peak{};
+#if defined(__x86_64__)
+  if (isa >= Isa::avx512) peak.multiply_add_gflops = gflops(multiply_add_avx512, num_threads, 2 * 16);
+  else if (isa == Isa::avx2) peak.multiply_add_gflops = gflops(multiply_add_avx2, num_threads, 2 * 8);
+  if (isa == Isa::avx512_bf16) peak.bf16_gflops = gflops(dot_products_bf16, num_threads, 4 * 16);
+#endif
+  if (peak.multiply_add_gflops == 0) peak.multiply_add_gflops = gflops(multiply_add_baseline, num_threads, 2 * 4);
+  if (peak.bf16_gflops == 0) peak.bf16_gflops = peak.multiply_add_gflops;
+  peak.read_gbps = read_gbps(num_threads);
+  return peak;
+}
+
+}  // namespace attn::bench

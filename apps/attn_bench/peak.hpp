@@ -1,0 +1,16 @@
+// What this machine can do at most, measured: the roofs that a benchmark's figures are held against.
+#pragma once
+
+#include <attn/isa.hpp>
+
+namespace attn::bench {
+
+struct Peak {
+  double multiply_add_gflops;  // f32, in the given instruction set's vectors
+  double bf16_gflops;          // bf16 pairs into f32; as f32 where the processor has no such instruction
+  double read_gbps;            // from memory, beyond the caches
+};
+
+Peak measure_peak(Isa isa, int num_threads);
+
+}  // namespace attn::bench

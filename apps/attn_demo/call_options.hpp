@@ -1,0 +1,36 @@
+// The inputs and options of a call, as the command line names them.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace attn::demo {
+
+/// How a tensor lies in its file.
+enum class Layout {
+  bhsd,          // [batch, heads, seq, dim]
+  bshd,          // [batch, seq, heads, dim]
+  merged_heads,  // [batch, seq, heads * dim]: rank 3
+};
+
+struct CallArguments {
+  std::optional<std::string> q, k, v, past_k, past_v, mask, alibi, sinks, kv_lens;  // files
+  std::optional<Layout> layout;
+  std::optional<std::int64_t> heads, kv_heads;
+  DType dtype = DType::f32;
+  Options options;
+};
+
+/// Adds an option that names a file; an empty name is a name too.
+CLI::Option* add_file(CLI::App& command, const std::string& option, std::optional<std::string>& file, const std::string& description);
+/// Adds the options that `run` and `compare` share, but for --q, --k and --v: those that say which call is made.
+void add_call_options(CLI::App& command, CallArguments& arguments);
+/// Adds --q, --k, --v, and what says how they are laid out and what comes before them. Returns all of these options.
+std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
+
+}  // namespace attn::demo

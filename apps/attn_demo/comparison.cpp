@@ -1,0 +1,114 @@
+#include "comparison.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "memory.hpp"
+#include "progress.hpp"
+
+namespace attn::demo {
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The median of a few calls after a first one, which warms caches; of more where they are short. Long ones are timed once.
+double median_seconds(const std::function<void()>& work) {
+  constexpr double enough = 0.2, too_long = 2;  // seconds
+  constexpr std::size_t least = 3, most = 101;
+  const double first = seconds_of(work);
+  if (first > too_long) return first;
+  std::vector<double> times;
+  double total = 0;
+  while (times.size() < least || (total < enough && times.size() < most)) {
+    times.push_back(seconds_of(work));
+    total += times.back();
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  return times[times.size() / 2];
+}
+
+/// Tensors for one kernel's results.
+struct Results {
+  Results(const Call& call, DType dtype)
+      : out(dtype, {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2], call.tensors.v.shape[3]}),
+        lse(make_lse(call)),
+        tensors(call.tensors) {
+    tensors.out = out.view();
+    tensors.lse = lse.view();
+  }
+
+  Tensor out, lse;
+  Tensors tensors;
+};
+
+/// The reference is slow: where someone watches, a mask that hides nothing counts the keys it has been asked about.
+double seconds_of_reference(const Tensors& tensors, Options options) {
+  const double rows = static_cast<double>(tensors.lse.size());
+  Progress progress("naive, in double", rows * static_cast<double>(tensors.k.shape[2]));
+  if (Progress::visible()) {
+    options.mask_mod = [&progress](const KeyRun& run, bool* visible) {
+      std::fill_n(visible, run.count, true);
+      progress.advance(static_cast<double>(run.count));
+    };
+  }
+  return seconds_of([&] { attention_reference(tensors, options); });
+}
+
+void set_errors(Measured& measured, const Results& got, const Results& reference) {
+  measured.out = errors_between(got.tensors.out, reference.tensors.out);
+  measured.lse = errors_between(got.tensors.lse, reference.tensors.lse);
+}
+
+Measured measure_tiled(const Call& call, const Plan& plan, const Results& reference) {
+  Results results(call, call.dtype);
+  Workspace workspace(plan.workspace_size());
+  Measured measured{.kernel = "tiled", .out = {}, .lse = {}};
+  measured.seconds = median_seconds([&] { plan.run(results.tensors, workspace); });
+  measured.scratch = plan.workspace_size();
+  set_errors(measured, results, reference);
+  return measured;
+}
+
+Measured measure_unfused(const Call& call, const Results& reference) {
+  Results results(call, call.dtype);
+  Measured measured{.kernel = "unfused", .out = {}, .lse = {}};
+  measured.seconds = median_seconds([&] { attention_unfused(results.tensors, call.options); });
+  measured.scratch = unfused_scratch_size(results.tensors);
+  set_errors(measured, results, reference);
+  return measured;
+}
+
+bool within(const Measured& measured, const Tolerance& tolerance) {
+  return measured.out.max_abs <= tolerance.out && measured.lse.max_abs <= tolerance.lse;
+}
+
+}  // namespace
+
+bool Comparison::within_tolerance() const { return within(tiled, tolerance) && (!unfused || within(*unfused, tolerance)); }
+
+Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
+  Results reference(call, DType::f64);
+  const Plan plan(Results(call, call.dtype).tensors, call.options);
+  Comparison comparison;
+  comparison.num_threads = plan.num_threads();
+  comparison.tiled_way = plan.description();
+  const double rows = static_cast<double>(reference.lse.size()), kv_len = static_cast<double>(call.tensors.k.shape[2]);
+  comparison.score_matrix = rows * kv_len * static_cast<double>(sizeof(float));
+
+  comparison.naive.kernel = "naive";
+  comparison.naive.seconds = seconds_of_reference(reference.tensors, call.options);
+  comparison.naive.scratch = static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
+  comparison.tiled = measure_tiled(call, plan, reference);
+  if (comparison.score_matrix < available_memory()) comparison.unfused = measure_unfused(call, reference);
+  comparison.tolerance =
+      tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"} : derive_tolerance(reference.tensors, call.options, call.dtype);
+  return comparison;
+}
+
+}  // namespace attn::demo

@@ -1,0 +1,36 @@
+// One call made in three ways, measured side by side.
+#pragma once
+
+#include <attn/attn.hpp>
+
+#include <optional>
+#include <string>
+
+#include "inputs.hpp"
+#include "tolerance.hpp"
+
+namespace attn::demo {
+
+struct Measured {
+  std::string kernel;       // "tiled", "unfused", "naive"
+  Errors out, lse;          // against naive
+  double seconds = 0;       // naive: of one call; else the median of several
+  std::size_t scratch = 0;  // bytes; naive: its rows alone
+};
+
+struct Comparison {
+  Measured tiled;
+  std::optional<Measured> unfused;  // empty if its scratch does not fit in memory
+  Measured naive;
+  double score_matrix = 0;  // bytes of q_len x kv_len scores in f32, all heads and the whole batch
+  Tolerance tolerance;
+  std::string tiled_way;  // the plan's description
+  int num_threads = 1;
+
+  bool within_tolerance() const;
+};
+
+/// A given tolerance holds for O and lse and takes the derived one's place.
+Comparison compare_kernels(const Call& call, std::optional<double> tolerance = {});
+
+}  // namespace attn::demo

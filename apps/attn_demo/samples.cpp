@@ -1,0 +1,137 @@
+// attn_demo without a command: the three ways on the sample tensors, for someone who has just built it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "commands.hpp"
+#include "comparison.hpp"
+#include "text.hpp"
+
+namespace attn::demo {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Sample {
+  std::string title;
+  CallArguments arguments;
+};
+
+/// Beside the installed program, where the program was built, or in the current folder.
+fs::path find_data() {
+  std::error_code unreadable;
+  const fs::path program = fs::read_symlink("/proc/self/exe", unreadable);
+  const std::vector<fs::path> places = {program.parent_path().parent_path() / "share/attn/data", ATTN_DATA_DIR, "data"};
+  for (const fs::path& place : places) {
+    if (fs::exists(place / "prefill.safetensors", unreadable)) return place;
+  }
+  throw Error(ErrorCode::io, fmt::format("the sample tensors are missing; looked for prefill.safetensors in {}, {} and {}",
+                                         places[0].string(), places[1].string(), places[2].string()));
+}
+
+std::vector<Sample> samples(const fs::path& data) {
+  const auto file = [&data](const char* name) { return (data / name).string(); };
+  CallArguments prefill;
+  prefill.q = file("prefill.safetensors:q");
+  prefill.k = file("prefill.safetensors:k");
+  prefill.v = file("prefill.safetensors:v");
+  prefill.options.causal = Causal::bottom_right();
+
+  CallArguments decode;
+  decode.q = file("decode_q.npy");
+  decode.k = file("decode_k.npy");
+  decode.v = file("decode_v.npy");
+  decode.past_k = file("decode_past_k.npy");
+  decode.past_v = file("decode_past_v.npy");
+
+  CallArguments padded;
+  padded.q = file("padded_q.npy");
+  padded.k = file("padded_k.npy");
+  padded.v = file("padded_v.npy");
+  padded.mask = file("padded_mask.npy");
+  padded.heads = 4;
+
+  return {{"A prompt: 256 tokens, each sees those up to itself (causal); 8 query heads share 2 KV heads", prefill},
+          {"The next token: 1 query, 512 keys, of which 511 come from a cache; the same heads", decode},
+          {"A padded batch: 3 texts of 80, 53 and 21 tokens, a mask hides the padding; 4 heads", padded}};
+}
+
+std::vector<std::string> table_row(const Measured& measured, const Comparison& comparison) {
+  const bool reference = &measured == &comparison.naive;
+  return {"  " + measured.kernel,
+          reference ? "-" : format_error(measured.out.max_abs),
+          reference ? "-" : format_error(measured.out.rms),
+          reference ? "-" : format_error(comparison.tolerance.out),
+          format_seconds(measured.seconds),
+          format_speedup(comparison.naive.seconds / measured.seconds),
+          format_bytes(static_cast<double>(measured.scratch)),
+          format_bytes(comparison.score_matrix)};
+}
+
+void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>& comparisons) {
+  std::vector<std::vector<std::string>> rows = {{"", "max error", "RMS error", "tolerance", "time", "speed-up", "scratch", "all scores"}};
+  for (std::size_t n = 0; n < all.size(); ++n) {
+    rows.push_back({all[n].title});
+    rows.push_back(table_row(comparisons[n].tiled, comparisons[n]));
+    if (comparisons[n].unfused) rows.push_back(table_row(*comparisons[n].unfused, comparisons[n]));
+    rows.push_back(table_row(comparisons[n].naive, comparisons[n]));
+  }
+  print_table(rows);
+}
+
+/// What the engine would take for the same call with longer sequences: a plan knows it from the shapes alone.
+double scratch_at(const Call& call, std::int64_t length) {
+  Tensors tensors = call.tensors;
+  const auto lengthen = [length](const TensorView& tensor) {
+    return TensorView(nullptr, tensor.dtype, {tensor.shape[0], tensor.shape[1], length, tensor.shape[3]});
+  };
+  tensors.q = lengthen(tensors.q);
+  tensors.k = lengthen(tensors.k);
+  tensors.v = lengthen(tensors.v);
+  tensors.out = MutableTensorView(nullptr, call.dtype, {tensors.q.shape[0], tensors.q.shape[1], length, tensors.v.shape[3]});
+  return static_cast<double>(Plan(tensors, call.options).workspace_size());
+}
+
+void print_conclusion(const Call& prompt, const std::vector<Comparison>& comparisons) {
+  const bool agree = std::all_of(comparisons.begin(), comparisons.end(), [](const Comparison& each) { return each.within_tolerance(); });
+  constexpr std::int64_t length = 16384;
+  const Comparison& first = comparisons.front();
+  const double longer = static_cast<double>(length) / static_cast<double>(prompt.tensors.q.shape[2]);
+  if (agree) {
+    fmt::print("\n{} The errors are those of single precision: at most about twice what a plain float\n",
+               styled(Style::good, "All three agree."));
+    fmt::print("loop shows on the same numbers, which is where the tolerance comes from.\n");
+  } else {
+    fmt::print("\n{} An error is larger than rounding in single precision explains.\n", styled(Style::bad, "They differ."));
+  }
+  fmt::print("On the prompt, tiled is {:.0f} times as fast as naive", first.naive.seconds / first.tiled.seconds);
+  if (first.unfused) fmt::print(" and {:.1f} times as fast as unfused", first.unfused->seconds / first.tiled.seconds);
+  fmt::print(" ({} threads).\n", first.num_threads);
+  fmt::print("unfused holds all the scores, q_len x kv_len for each head; tiled holds a few tiles of them.\n");
+  fmt::print("At {} tokens the prompt would have {} of scores, and tiled would take {} of scratch.\n", length,
+             format_bytes(first.score_matrix * longer * longer), format_bytes(scratch_at(prompt, length)));
+  fmt::print("\nNext: attn_demo --help, attn_demo info, attn_demo compare --shape 1,32,8,512,512,128 --causal\n");
+}
+
+}  // namespace
+
+int compare_samples() {
+  const std::vector<Sample> all = samples(find_data());
+  std::vector<Call> calls;
+  std::vector<Comparison> comparisons;
+  for (const Sample& sample : all) {
+    calls.push_back(load_call(sample.arguments));
+    comparisons.push_back(compare_kernels(calls.back()));
+  }
+  fmt::print("Attention gives every query a weighted mean of the values whose keys it may see. Three ways to it:\n");
+  fmt::print("tiled is this library; unfused chains oneDNN's matmul, softmax and matmul; naive is the textbook in\n");
+  fmt::print("double precision, which the errors and speed-ups of the other two refer to.\n\n");
+  print_samples(all, comparisons);
+  print_conclusion(calls.front(), comparisons);
+  const bool agree = std::all_of(comparisons.begin(), comparisons.end(), [](const Comparison& each) { return each.within_tolerance(); });
+  return agree ? 0 : 1;
+}
+
+}  // namespace attn::demo

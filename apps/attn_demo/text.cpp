@@ -1,0 +1,73 @@
+#include "text.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <string_view>
+
+namespace attn::demo {
+namespace {
+
+bool coloured() {
+  static const bool wanted = [] {
+    const char* const terminal = std::getenv("TERM");
+    const bool capable = terminal != nullptr && std::string_view(terminal) != "dumb";
+    return isatty(STDOUT_FILENO) != 0 && capable && std::getenv("NO_COLOR") == nullptr;
+  }();
+  return wanted;
+}
+
+/// Three digits that count, without an exponent.
+std::string three_digits(double value) {
+  const int decimals = value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+  return fmt::format("{:.{}f}", value, decimals);
+}
+
+}  // namespace
+
+std::string format_seconds(double seconds) {
+  if (seconds >= 0.9995) return three_digits(seconds) + " s";
+  if (seconds >= 0.9995e-3) return three_digits(seconds * 1e3) + " ms";
+  return three_digits(seconds * 1e6) + " us";
+}
+
+std::string format_bytes(double bytes) {
+  constexpr std::array units = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  std::size_t unit = 0;
+  for (; bytes >= 999.5 && unit + 1 < units.size(); ++unit) bytes /= 1024;
+  return fmt::format("{} {}", unit == 0 ? fmt::format("{:.0f}", bytes) : three_digits(bytes), units[unit]);
+}
+
+std::string format_error(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
+
+std::string format_speedup(double factor) { return three_digits(factor) + " x"; }
+
+std::string format_index(const std::vector<std::int64_t>& index) {
+  return index.empty() ? "-" : fmt::format("[{}]", fmt::join(index, ", "));
+}
+
+std::string styled(Style style, const std::string& text) {
+  if (!coloured()) return text;
+  const char* const code = style == Style::bold ? "1" : style == Style::good ? "32" : "31";
+  return fmt::format("\033[{}m{}\033[0m", code, text);
+}
+
+void print_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths(rows.front().size());
+  for (const auto& row : rows) {
+    if (row.size() == 1) continue;
+    for (std::size_t column = 0; column < row.size(); ++column) widths[column] = std::max(widths[column], row[column].size());
+  }
+  for (const auto& row : rows) {
+    std::string line = row.size() == 1 ? row[0] : fmt::format("{:<{}}", row[0], widths[0]);
+    for (std::size_t column = 1; column < row.size(); ++column) line += fmt::format("  {:>{}}", row[column], widths[column]);
+    fmt::print("{}\n", &row == &rows.front() ? styled(Style::bold, line) : line);
+  }
+}
+
+}  // namespace attn::demo

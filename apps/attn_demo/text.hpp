@@ -1,0 +1,29 @@
+// What people read: quantities with units, tables, and colour where a terminal shows it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace attn::demo {
+
+/// "12.3 ms"
+std::string format_seconds(double seconds);
+/// "1.25 MiB"
+std::string format_bytes(double bytes);
+/// "3.1e-07", or "0"
+std::string format_error(double error);
+/// "12.3 x"
+std::string format_speedup(double factor);
+/// "[0, 3, 17, 64]"; "-" if empty
+std::string format_index(const std::vector<std::int64_t>& index);
+
+enum class Style { bold, good, bad };
+/// Unchanged where standard output is no terminal or NO_COLOR is set.
+std::string styled(Style style, const std::string& text);
+
+/// Rows of equal length, the first one the heading; the first column lines up on the left, the others on the right. A row of one
+/// cell is a line between the others.
+void print_table(const std::vector<std::vector<std::string>>& rows);
+
+}  // namespace attn::demo

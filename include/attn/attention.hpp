@@ -1,0 +1,115 @@
+// Scaled dot-product attention, forward.
+//
+//   S = softmax_scale * Q K^T;  softcap;  + ALiBi;  + additive mask;  score_mod;  visibility;  P = softmax(S);  O = P V
+//
+//   Q    [batch, num_q_heads,  q_len,  head_dim  ]        group_size = num_q_heads / num_kv_heads
+//   K    [batch, num_kv_heads, kv_len, head_dim  ]        query head h reads KV head h / group_size
+//   V    [batch, num_kv_heads, kv_len, v_head_dim]
+//   O    [batch, num_q_heads,  q_len,  v_head_dim]
+//   lse  [batch, num_q_heads,  q_len]                     natural log of the sum of exp of the visible scores and the sink
+//
+// O is computed in tiles with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691):
+// scores exist for a few rows and one block of keys at a time, in f32, and never as a q_len x kv_len matrix.
+//
+// Promises. A hidden key never reaches the result, whatever K and V hold there, NaN included. A row that sees no key gives
+// O = 0 and lse = -inf (with a sink: lse = sink). A score of -inf weighs nothing, wherever it comes from; visible NaN and
+// +inf follow IEEE 754 and touch only their own rows. The same call gives the same bits for any number of threads and any
+// other content of the batch.
+#pragma once
+
+#include <attn/isa.hpp>
+#include <attn/mask.hpp>
+#include <attn/tensor.hpp>
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace attn {
+
+/// The data of a call. Q, K, V and O are f32, bf16 or f16, K and V alike; any strides. Optional tensors are left out by default.
+struct Tensors {
+  TensorView q, k, v;
+  MutableTensorView out;
+
+  /// Boolean (true = visible) or additive (f32, bf16, f16; -inf hides), [q_len, kv_len], [num_q_heads, q_len, kv_len] or
+  /// [batch, num_q_heads, q_len, kv_len]. Each dim is equal or 1 (broadcast); a last dim shorter than kv_len hides the rest.
+  TensorView mask{};
+  /// f32 [num_q_heads]: the score of key j gets -slope * |p - j|.
+  TensorView alibi_slopes{};
+  /// f32 [num_q_heads]: one more score in each row's denominator, neither scaled nor capped; -inf is no sink.
+  TensorView sinks{};
+  /// i32 or i64 [batch], each in 0..kv_len: keys from kv_lens[b] on are hidden. Read at run time.
+  TensorView kv_lens{};
+  /// f32, written.
+  MutableTensorView lse{};
+};
+
+/// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the built-in micro-kernel.
+enum class ScoreMatmul {
+  automatic,  // built_in where a kernel was written for the processor, else oneDNN's if that is a fast one
+  built_in,
+  onednn,     // oneDNN's matmul primitive; it allocates a little inside each execution
+};
+
+/// The settings of a call.
+struct Options {
+  std::optional<float> softmax_scale{};  // default 1 / sqrt(head_dim)
+  std::optional<float> softcap{};        // c > 0: s -> c * tanh(s / c)
+  std::optional<Causal> causal{};
+  std::optional<Window> window{};
+  ScoreMod score_mod{};
+  MaskMod mask_mod{};
+  std::optional<int> num_threads{};  // default: OpenMP's; inside a caller's own parallel region always 1
+  std::optional<Isa> isa{};          // default: default_isa()
+  ScoreMatmul score_matmul = ScoreMatmul::automatic;
+};
+
+/// Computes O (and lse). Throws Error before anything is written: invalid_argument for shapes, types or options that do not
+/// fit each other, unsupported for an ISA that this processor lacks.
+void attention(const Tensors& tensors, const Options& options = {});
+void attention(const TensorView& q, const TensorView& k, const TensorView& v, const MutableTensorView& out, const Options& options = {});
+
+/// Scratch memory for one run at a time of any plan that is no larger.
+class Workspace {
+ public:
+  explicit Workspace(std::size_t size_in_bytes);
+  /// Memory of the caller's, any alignment; it is not freed.
+  Workspace(void* memory, std::size_t size_in_bytes) noexcept;
+
+  void* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const noexcept;
+  };
+  std::unique_ptr<void, Free> owned_;
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// A call prepared once and run many times. Making it checks shapes and options; running it allocates nothing (with
+/// ScoreMatmul::onednn, oneDNN itself does) and may happen on several threads at once with one workspace each.
+class Plan {
+ public:
+  /// Shapes, types and presence of the tensors count; their data is not touched and may be null.
+  explicit Plan(const Tensors& tensors, const Options& options = {});
+
+  /// Bytes that run needs.
+  std::size_t workspace_size() const noexcept;
+  int num_threads() const noexcept;
+  Isa isa() const noexcept;
+  /// The way taken, in words: "avx512 f32, score matmul built in, ...".
+  std::string description() const;
+
+  /// Tensors may lie elsewhere and have other strides than those the plan was made from; shapes, types and presence are the same.
+  void run(const Tensors& tensors, Workspace& workspace) const;
+
+ private:
+  struct Prepared;
+  std::shared_ptr<const Prepared> prepared_;
+};
+
+}  // namespace attn

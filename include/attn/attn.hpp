@@ -1,0 +1,11 @@
+// The whole library.
+#pragma once
+
+#include <attn/attention.hpp>
+#include <attn/error.hpp>
+#include <attn/info.hpp>
+#include <attn/io.hpp>
+#include <attn/isa.hpp>
+#include <attn/mask.hpp>
+#include <attn/reference.hpp>
+#include <attn/tensor.hpp>

@@ -1,0 +1,32 @@
+// Two independent ways to the same result, for tests and comparisons: the textbook in double, and the unfused baseline.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <cstddef>
+
+namespace attn {
+
+/// Where in the order of operations the scores are taken.
+enum class ScoreStage {
+  scaled,   // softmax_scale * Q K^T
+  capped,   // after softcap
+  masked,   // after ALiBi, additive mask, score_mod and visibility: hidden keys are -inf
+  weights,  // after softmax; a row that sees no key is 0
+};
+
+/// Attention row by row in double precision, without blocks, with O(kv_len) memory for a row. The same tensors, options and
+/// errors as attention(); isa and score_matmul do not matter to it. Any q, k, v, out of f64 is taken as well.
+void attention_reference(const Tensors& tensors, const Options& options = {});
+
+/// The scores at one stage into `scores` [batch, num_q_heads, q_len, kv_len], f32 or f64. `tensors.v` and `tensors.out` may
+/// be absent: they are not touched.
+void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage, const MutableTensorView& scores);
+
+/// What one writes first: oneDNN matmul, mask, softmax, matmul, with the whole score matrix in memory, in f32. The same tensors,
+/// options and errors as attention().
+void attention_unfused(const Tensors& tensors, const Options& options = {});
+/// Bytes of scratch that attention_unfused takes for these tensors.
+std::size_t unfused_scratch_size(const Tensors& tensors);
+
+}  // namespace attn

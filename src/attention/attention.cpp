@@ -1,0 +1,128 @@
+// A call's way: validate (validate.cpp) -> plan (here and plan.cpp) -> run (prefill.cpp, row_block.cpp).
+#include <attn/attention.hpp>
+#include <attn/error.hpp>
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "attention/parallel.hpp"
+#include "attention/prefill.hpp"
+#include "attention/problem.hpp"
+#include "kernels/select.hpp"
+
+namespace attn {
+namespace {
+
+/// A primitive for whole tiles of scores, or null if the micro-kernel is to make them.
+std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& prepared, const Blocking& tiles) {
+  const ScoreMatmul wish = prepared.options.score_matmul;
+  // The micro-kernel was written with an eye on these; elsewhere it is only what the compiler makes of it.
+  const bool micro_kernel_fits = prepared.isa != Isa::baseline;
+  if (wish == ScoreMatmul::built_in || (wish == ScoreMatmul::automatic && micro_kernel_fits)) return nullptr;
+  if (tiles.rows == 0 || tiles.kv_blocks == 0) return nullptr;
+  auto matmul = onednn::Matmul::shared({.m = tiles.q_block, .n = tiles.kv_block, .k = prepared.problem.sizes.head_dim});
+  if (wish == ScoreMatmul::automatic && !matmul->fast()) return nullptr;
+  return matmul;
+}
+
+PreparedCall prepare(const Tensors& tensors, const Options& options) {
+  PreparedCall prepared;
+  prepared.problem = validate(tensors, options);
+  prepared.options = options;
+  prepared.isa = options.isa.value_or(default_isa());
+  prepared.kernels = &kernels::kernels_for(prepared.isa);
+  prepared.num_threads = options.num_threads.value_or(default_num_threads());
+
+  const Sizes& sizes = prepared.problem.sizes;
+  const kernels::Kernels& kernels = *prepared.kernels;
+  prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, prepared.num_threads, true));
+  const bool matmul_tiles = prepared.score_matmul != nullptr;
+  prepared.blocking = choose_blocking(sizes, kernels, prepared.num_threads, matmul_tiles);
+  prepared.work = WorkList(prepared.blocking.q_blocks > 0 ? sizes.batch * sizes.num_kv_heads : 0, prepared.blocking);
+  prepared.key_layout = key_layout(sizes, prepared.blocking, kernels.panel_width, matmul_tiles);
+  prepared.scratch = {.sizes = sizes,
+                      .blocking = prepared.blocking,
+                      .panel_width = kernels.panel_width,
+                      .slots = prepared.work.slots(prepared.num_threads),
+                      .num_threads = prepared.num_threads,
+                      .score_tiles = matmul_tiles};
+  return prepared;
+}
+
+using NamedViews = std::array<std::pair<const char*, TensorView>, 9>;
+
+NamedViews named_views(const Tensors& tensors) {
+  return {{{"q", tensors.q},
+           {"k", tensors.k},
+           {"v", tensors.v},
+           {"out", tensors.out},
+           {"mask", tensors.mask},
+           {"alibi_slopes", tensors.alibi_slopes},
+           {"sinks", tensors.sinks},
+           {"kv_lens", tensors.kv_lens},
+           {"lse", tensors.lse}}};
+}
+
+std::string describe(const TensorView& view) {
+  return view.absent() ? "no tensor" : fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
+}
+
+void require_as_planned(const NamedViews& planned, const Tensors& tensors) {
+  const NamedViews given = named_views(tensors);
+  for (std::size_t n = 0; n < given.size(); ++n) {
+    const TensorView& wanted = planned[n].second;
+    const TensorView& got = given[n].second;
+    const bool same = wanted.shape == got.shape && wanted.dtype == got.dtype;
+    if (!same) {
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("{} is {}; the plan was made for {}", given[n].first, describe(got), describe(wanted)));
+    }
+  }
+}
+
+}  // namespace
+
+struct Plan::Prepared {
+  PreparedCall call;
+  NamedViews tensors;  // without data
+};
+
+Plan::Plan(const Tensors& tensors, const Options& options) {
+  auto prepared = std::make_shared<Prepared>(Prepared{prepare(tensors, options), named_views(tensors)});
+  for (auto& [name, view] : prepared->tensors) view.data = nullptr;
+  prepared_ = std::move(prepared);
+}
+
+std::size_t Plan::workspace_size() const noexcept { return Scratch::size(prepared_->call.scratch); }
+int Plan::num_threads() const noexcept { return prepared_->call.num_threads; }
+Isa Plan::isa() const noexcept { return prepared_->call.isa; }
+
+std::string Plan::description() const {
+  const PreparedCall& call = prepared_->call;
+  return fmt::format("tiled, {} kernels, f32 multiply, scores by {}, blocks of {} rows x {} keys, {} threads", name_of(call.isa),
+                     call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
+                     call.blocking.q_block, call.blocking.kv_block, call.num_threads);
+}
+
+void Plan::run(const Tensors& tensors, Workspace& workspace) const {
+  require_as_planned(prepared_->tensors, tensors);
+  validate_data(prepared_->call.problem, tensors);
+  if (workspace.size() < workspace_size()) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(), workspace_size()));
+  }
+  run_prefill(prepared_->call, tensors, workspace.data());
+}
+
+void attention(const Tensors& tensors, const Options& options) {
+  const Plan plan(tensors, options);
+  Workspace workspace(plan.workspace_size());
+  plan.run(tensors, workspace);
+}
+
+void attention(const TensorView& q, const TensorView& k, const TensorView& v, const MutableTensorView& out, const Options& options) {
+  attention({.q = q, .k = k, .v = v, .out = out}, options);
+}
+
+}  // namespace attn

@@ -1,0 +1,37 @@
+#include <attn/info.hpp>
+
+#include "attention/parallel.hpp"
+#include "kernels/select.hpp"
+#include "onednn/isa.hpp"
+#include "onednn/matmul.hpp"
+
+namespace attn {
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return "Clang " + std::to_string(__clang_major__) + "." + std::to_string(__clang_minor__) + "." + std::to_string(__clang_patchlevel__);
+#elif defined(__GNUC__)
+  return "GCC " + std::to_string(__GNUC__) + "." + std::to_string(__GNUC_MINOR__) + "." + std::to_string(__GNUC_PATCHLEVEL__);
+#else
+  return "unknown compiler";
+#endif
+}
+
+/// Scores of a block of rows against a block of keys, as a tiled pass on one thread would ask for them.
+constexpr onednn::MatmulShape score_tile{.m = 96, .n = 512, .k = 128};
+
+}  // namespace
+
+BuildInfo build_info() {
+  const auto matmul = onednn::Matmul::shared(score_tile);
+  return {.version = ATTN_VERSION,
+          .compiler = compiler(),
+          .onednn_version = onednn::version(),
+          .isas = kernels::built_isas(),
+          .num_threads = default_num_threads(),
+          .onednn_matmul = matmul->implementation(),
+          .onednn_matmul_fast = matmul->fast()};
+}
+
+}  // namespace attn

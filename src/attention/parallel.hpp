@@ -1,0 +1,71 @@
+// Threads. The only pair of files that knows OpenMP's threads; oneDNN's own are set in src/onednn.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <type_traits>
+#include <utility>
+
+namespace attn {
+
+/// OpenMP's number for this thread; 1 inside a caller's own parallel region.
+int default_num_threads();
+
+/// What the threads of one parallel region share. An exception must not leave a region, nor may a thread miss a barrier
+/// because of one, so work that can throw is attempted.
+class Team {
+ public:
+  explicit Team(int requested) : size_(requested) {}
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const noexcept { return size_; }
+  void barrier() noexcept;
+  bool failed() const noexcept { return failed_.load(std::memory_order_relaxed); }
+
+  /// Runs f unless a thread has failed already; keeps the first exception.
+  template <class F>
+  void attempt(F&& f) noexcept {
+    if (failed()) return;
+    try {
+      std::forward<F>(f)();
+    } catch (...) {
+      if (!failed_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+
+ private:
+  friend void run_team(Team& team, void (*body)(void*, Team&, int), void* context);
+
+  int size_;
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
+};
+
+/// Runs body on every thread of the team and rethrows what was attempted in vain.
+void run_team(Team& team, void (*body)(void* context, Team& team, int thread), void* context);
+
+/// Runs f(team, thread) on up to num_threads threads; team.size() says how many they are. Allocates nothing itself.
+template <class F>
+void parallel(int num_threads, F&& f) {
+  using Body = std::remove_reference_t<F>;
+  Team team(num_threads);
+  run_team(
+      team, [](void* context, Team& shared, int thread) { (*static_cast<Body*>(context))(shared, thread); },
+      const_cast<std::remove_const_t<Body>*>(&f));
+}
+
+/// Runs f(index) for 0 <= index < count; threads take the next index as they come free.
+template <class F>
+void parallel_for(int num_threads, std::int64_t count, F&& f) {
+  std::atomic<std::int64_t> next{0};
+  parallel(static_cast<int>(std::clamp<std::int64_t>(count, 1, num_threads)), [&](Team& team, int) {
+    for (std::int64_t index = next++; index < count; index = next++) {
+      team.attempt([&] { f(index); });
+    }
+  });
+}
+
+}  // namespace attn

@@ -1,0 +1,75 @@
+#include "attention/plan.hpp"
+
+#include <algorithm>
+
+namespace attn {
+namespace {
+
+constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return divide_up(n, to) * to; }
+
+/// K and V of a block of keys (floats): they stay in L2 while a work item's rows pass over them.
+constexpr std::int64_t kv_block_floats = 64 * 1024;
+/// Six rows of scores of a block (12 KiB at most) stay in L1.
+constexpr std::int64_t max_kv_block = 512;
+constexpr std::int64_t min_kv_block = 64;
+
+/// Rows of a work item: enough to use each key in L2 many times, few enough to share out evenly.
+constexpr std::int64_t preferred_q_block = 96;
+constexpr std::int64_t least_q_block = 24;
+/// A head with no more rows is not cut if there are heads enough for the threads.
+constexpr std::int64_t uncut_rows = 192;
+constexpr std::int64_t items_per_thread = 4;
+
+std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t panel_width) {
+  const std::int64_t fitting = kv_block_floats / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
+  const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
+  return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
+}
+
+std::int64_t choose_q_block(std::int64_t rows, std::int64_t heads, int num_threads) {
+  const std::int64_t wanted_items = items_per_thread * num_threads;
+  if (rows <= uncut_rows && heads >= wanted_items) return rows;
+  const std::int64_t even = round_up(divide_up(rows * heads, wanted_items), kernels::tile_rows);
+  return std::clamp(even, least_q_block, preferred_q_block);
+}
+
+}  // namespace
+
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, int num_threads, bool fixed_q_block) {
+  Blocking blocking;
+  blocking.rows = sizes.q_len * sizes.group_size;
+  const std::int64_t q_block =
+      fixed_q_block ? preferred_q_block : choose_q_block(blocking.rows, sizes.batch * sizes.num_kv_heads, num_threads);
+  blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
+  blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
+  blocking.kv_block = choose_kv_block(sizes, kernels.panel_width);
+  blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
+  blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
+  blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
+  return blocking;
+}
+
+WorkList::WorkList(std::int64_t heads, const Blocking& blocking) noexcept
+    : heads_(heads),
+      packs_alone_(blocking.q_blocks == 1),
+      pack_items_(packs_alone_ ? 0 : blocking.kv_blocks),
+      compute_items_(blocking.q_blocks) {}
+
+/// Head 0 is packed first; then, stage after stage, one head is packed and the one before it computed.
+WorkItem WorkList::item(std::int64_t ticket) const noexcept {
+  if (packs_alone_) return {WorkItem::Kind::pack_and_compute, ticket, 0};
+  if (ticket < pack_items_) return {WorkItem::Kind::pack, 0, ticket};
+  const std::int64_t head = (ticket - pack_items_) / (pack_items_ + compute_items_);
+  const std::int64_t index = (ticket - pack_items_) % (pack_items_ + compute_items_);
+  const std::int64_t packed_beside = head + 1 < heads_ ? pack_items_ : 0;
+  if (index < packed_beside) return {WorkItem::Kind::pack, head + 1, index};
+  return {WorkItem::Kind::compute, head, compute_items_ - 1 - (index - packed_beside)};
+}
+
+std::int64_t WorkList::slots(int num_threads) const noexcept {
+  if (packs_alone_) return std::min<std::int64_t>(num_threads, heads_);
+  return std::min<std::int64_t>(3, heads_);  // one being computed, one packed, one about to be free
+}
+
+}  // namespace attn

@@ -1,0 +1,34 @@
+// Runs a prepared call: the tiled pass.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <memory>
+
+#include "attention/pack.hpp"
+#include "attention/plan.hpp"
+#include "attention/problem.hpp"
+#include "attention/workspace.hpp"
+#include "kernels/kernels.hpp"
+#include "onednn/matmul.hpp"
+
+namespace attn {
+
+/// All that does not change from run to run.
+struct PreparedCall {
+  Problem problem;
+  Options options;
+  Isa isa = Isa::baseline;
+  const kernels::Kernels* kernels = nullptr;
+  int num_threads = 1;
+  Blocking blocking;
+  WorkList work;
+  KeyLayout key_layout;
+  ScratchShape scratch;
+  std::shared_ptr<const onednn::Matmul> score_matmul;  // null: the micro-kernel makes all scores
+};
+
+/// `memory` holds Scratch::size(prepared.scratch) bytes. The tensors have been validated.
+void run_prefill(const PreparedCall& prepared, const Tensors& tensors, void* memory);
+
+}  // namespace attn

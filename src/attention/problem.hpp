@@ -1,0 +1,62 @@
+// A call after its check at the door: sizes as integers, settings resolved, optional tensors as plain strided accessors.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+namespace attn {
+
+struct Sizes {
+  std::int64_t batch = 0;
+  std::int64_t num_q_heads = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t group_size = 0;
+  std::int64_t q_len = 0;
+  std::int64_t kv_len = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t v_head_dim = 0;
+};
+
+struct Problem {
+  Sizes sizes;
+  float softmax_scale = 1;
+  std::optional<float> softcap;
+  std::optional<Causal> causal;
+  Window window;
+};
+
+/// Checks everything that shapes, types and options can tell. Data pointers are not looked at.
+Problem validate(const Tensors& tensors, const Options& options);
+/// Checks what only the data can tell: null pointers and the values of kv_lens.
+void validate_data(const Problem& problem, const Tensors& tensors);
+/// The rest of a call whose scores alone are wanted: as validate, without V and O.
+Problem validate_scores(const Tensors& tensors, const Options& options);
+
+/// A dense mask with broadcast dims as stride 0.
+struct DenseMask {
+  const void* data = nullptr;  // null: no mask
+  DType dtype = DType::boolean;
+  std::array<std::int64_t, 4> strides{};  // batch, q_head, q, key
+  std::int64_t kv_len = 0;                // keys from here on are hidden
+
+  bool present() const noexcept { return data != nullptr; }
+  bool boolean() const noexcept { return dtype == DType::boolean; }
+  /// The element of key 0.
+  const std::byte* row(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
+    const std::int64_t offset = batch * strides[0] + q_head * strides[1] + q_index * strides[2];
+    return static_cast<const std::byte*>(data) + offset * static_cast<std::int64_t>(size_of(dtype));
+  }
+  std::int64_t key_stride_in_bytes() const noexcept { return strides[3] * static_cast<std::int64_t>(size_of(dtype)); }
+};
+
+/// Of a validated call. A mask with data but no elements counts as present.
+DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes);
+/// The number of keys that batch entry has: kv_lens[batch], or kv_len.
+std::int64_t kv_length(const Tensors& tensors, const Sizes& sizes, std::int64_t batch);
+/// p - i of the header's drawing for a batch entry with that many keys.
+std::int64_t causal_offset(const Problem& problem, std::int64_t kv_length);
+
+}  // namespace attn

@@ -1,0 +1,206 @@
+// Attention as the textbook writes it: one query row at a time, with all of its scores, in double precision. The tiled path is
+// measured against this file, so it borrows nothing from there; above all, each key is asked by itself whether it is visible.
+#include <attn/error.hpp>
+#include <attn/reference.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "attention/problem.hpp"
+#include "attention/textbook_rows.hpp"
+
+namespace attn {
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+using Values = std::vector<double>;
+
+/// A call with its inputs in double.
+struct Call {
+  const Problem& problem;
+  const Tensors& tensors;
+  const Options& options;
+  Tensor q, k, v;
+  DenseMask mask;
+};
+
+const double* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) {
+  const Dims& shape = tensor.shape();
+  return tensor.data<double>() + ((batch * shape[1] + head) * shape[2] + position) * shape[3];
+}
+
+Values scaled_scores(const Call& call, const KeyRun& row) {
+  const std::int64_t head_dim = call.problem.sizes.head_dim;
+  const double* q = row_of(call.q, row.batch, row.q_head, row.q_index);
+  Values scores(static_cast<std::size_t>(row.count));
+  for (std::int64_t j = 0; j < row.count; ++j) {
+    const double* k = row_of(call.k, row.batch, row.kv_head, j);
+    scores[j] = call.problem.softmax_scale * std::transform_reduce(q, q + head_dim, k, 0.0);
+  }
+  return scores;
+}
+
+void cap(const Call& call, Values& scores) {
+  if (!call.problem.softcap) return;
+  const double softcap = *call.problem.softcap;
+  for (double& score : scores) score = softcap * std::tanh(score / softcap);
+}
+
+void add_alibi(const Call& call, const KeyRun& row, Values& scores) {
+  if (call.tensors.alibi_slopes.absent()) return;
+  const double slope = per_head(call.tensors.alibi_slopes, row.q_head, 0);
+  for (std::int64_t j = 0; j < row.count; ++j) scores[j] -= slope * static_cast<double>(std::abs(row.q_position - j));
+}
+
+/// The dense mask of a row: what is added, or 0 for hidden and 1 for visible. Empty without a mask.
+Values mask_values(const Call& call, const KeyRun& row) {
+  if (!call.mask.present()) return {};
+  const std::int64_t count = std::min(row.count, call.mask.kv_len);
+  Values values(static_cast<std::size_t>(count));
+  copy_into({call.mask.row(row.batch, row.q_head, row.q_index), call.mask.dtype, {count}, {call.mask.strides[3]}},
+            {values.data(), {count}});
+  return values;
+}
+
+void add_mask(const Call& call, const Values& mask, Values& scores) {
+  if (call.mask.boolean()) return;
+  for (std::size_t j = 0; j < mask.size(); ++j) scores[j] += mask[j];
+}
+
+void apply_score_mod(const Call& call, const KeyRun& row, Values& scores) {
+  if (!call.options.score_mod || scores.empty()) return;
+  std::vector<float> floats(scores.begin(), scores.end());
+  call.options.score_mod(row, floats.data());
+  scores.assign(floats.begin(), floats.end());
+}
+
+/// The table of masks, asked for key j alone.
+bool visible(const Call& call, const KeyRun& row, const Values& mask, std::int64_t j) {
+  const Window& window = call.problem.window;
+  if (j >= kv_length(call.tensors, call.problem.sizes, row.batch)) return false;
+  if (call.problem.causal && j > row.q_position) return false;
+  if (window.left && j < row.q_position - *window.left) return false;
+  if (window.right && j > row.q_position + *window.right) return false;
+  if (!call.mask.present()) return true;
+  if (j >= call.mask.kv_len) return false;
+  return mask[j] != (call.mask.boolean() ? 0 : -infinity);
+}
+
+void hide(const Call& call, const KeyRun& row, const Values& mask, Values& scores) {
+  const auto modded = std::make_unique<bool[]>(scores.size());
+  std::fill_n(modded.get(), scores.size(), true);
+  if (call.options.mask_mod && !scores.empty()) call.options.mask_mod(row, modded.get());
+  for (std::int64_t j = 0; j < row.count; ++j) {
+    if (!modded[j] || !visible(call, row, mask, j)) scores[j] = -infinity;
+  }
+}
+
+/// The scores of a row, up to a stage before softmax.
+Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
+  Values scores = scaled_scores(call, row);
+  if (stage == ScoreStage::scaled) return scores;
+  cap(call, scores);
+  if (stage == ScoreStage::capped) return scores;
+  const Values mask = mask_values(call, row);
+  add_alibi(call, row, scores);
+  add_mask(call, mask, scores);
+  apply_score_mod(call, row, scores);
+  hide(call, row, mask, scores);
+  return scores;
+}
+
+/// Turns masked scores into weights and returns lse. Scores of -inf weigh nothing; where there are no others, all weights
+/// are 0 and the sink (-inf: none) is the whole denominator.
+double softmax(Values& scores, double sink) {
+  double key_max = -infinity;
+  for (const double score : scores) {
+    if (score > key_max || std::isnan(score)) key_max = score;
+  }
+  if (key_max == -infinity) {
+    std::fill(scores.begin(), scores.end(), 0.0);
+    return sink;
+  }
+  const double row_max = std::max(key_max, sink);
+  double sum = std::exp(sink - row_max);
+  for (double& score : scores) {
+    score = score == -infinity ? 0 : std::exp(score - row_max);
+    sum += score;
+  }
+  for (double& weight : scores) weight /= sum;
+  return row_max + std::log(sum);
+}
+
+double softmax_of(const Call& call, const KeyRun& row, Values& scores) {
+  return softmax(scores, per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity()));
+}
+
+/// O's row. What weighs nothing is not read, so that V may hold anything there.
+Values weighted_values(const Call& call, const KeyRun& row, const Values& scores, const Values& weights) {
+  Values out(static_cast<std::size_t>(call.problem.sizes.v_head_dim), 0.0);
+  for (std::int64_t j = 0; j < row.count; ++j) {
+    if (scores[j] == -infinity) continue;
+    const double* v = row_of(call.v, row.batch, row.kv_head, j);
+    for (std::size_t d = 0; d < out.size(); ++d) out[d] += weights[j] * v[d];
+  }
+  return out;
+}
+
+/// The door knows no f64. Here it is as good as f32, which has the same place there.
+Tensors for_the_door(Tensors tensors) {
+  for (DType* dtype : {&tensors.q.dtype, &tensors.k.dtype, &tensors.v.dtype, &tensors.out.dtype}) {
+    if (*dtype == DType::f64) *dtype = DType::f32;
+  }
+  return tensors;
+}
+
+void require_scores(const Sizes& sizes, const MutableTensorView& scores) {
+  const Dims needed{sizes.batch, sizes.num_q_heads, sizes.q_len, sizes.kv_len};
+  const bool typed = scores.dtype == DType::f32 || scores.dtype == DType::f64;
+  if (typed && scores.shape == needed && (scores.data != nullptr || scores.size() == 0)) return;
+  throw Error(
+      ErrorCode::invalid_argument,
+      fmt::format("scores has shape {} and type {}{}; it needs [batch, num_q_heads, q_len, kv_len] = {}, f32 or f64",
+                  scores.shape.to_string(), name_of(scores.dtype), scores.data == nullptr ? " and no data" : "", needed.to_string()));
+}
+
+}  // namespace
+
+void attention_reference(const Tensors& tensors, const Options& options) {
+  const Problem problem = validate(for_the_door(tensors), options);
+  validate_data(problem, tensors);
+  const auto in_double = [](const TensorView& tensor) { return copy_as(tensor, DType::f64); };
+  const Call call{
+      problem, tensors, options, in_double(tensors.q), in_double(tensors.k), in_double(tensors.v), dense_mask(tensors, problem.sizes)};
+  parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
+    const KeyRun row = all_keys_of_row(problem, tensors, index);
+    const Values scores = scores_of(call, row, ScoreStage::masked);
+    Values weights = scores;
+    const double lse = softmax_of(call, row, weights);
+    const Values out = weighted_values(call, row, scores, weights);
+    copy_into({out.data(), {problem.sizes.v_head_dim}}, row_view(tensors.out, row));
+    write_lse(tensors.lse, row, lse);
+  });
+}
+
+void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage, const MutableTensorView& scores) {
+  const Problem problem = validate_scores(for_the_door(tensors), options);
+  validate_data(problem, tensors);
+  require_scores(problem.sizes, scores);
+  const Call call{
+      problem, tensors, options, copy_as(tensors.q, DType::f64), copy_as(tensors.k, DType::f64), {}, dense_mask(tensors, problem.sizes)};
+  parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
+    const KeyRun row = all_keys_of_row(problem, tensors, index);
+    Values values = scores_of(call, row, stage);
+    if (stage == ScoreStage::weights) softmax_of(call, row, values);
+    copy_into({values.data(), {row.count}}, row_view(scores, row));
+  });
+}
+
+}  // namespace attn

@@ -1,0 +1,274 @@
+// The tiled pass proper. For a block of rows of one KV head:
+//
+//   for each block of keys that any of the rows sees            (its K and V stay in L2)
+//     for each tile of 6 rows                                    (its scores stay in L1)
+//       ranges of visible keys; skip the tile if they are empty
+//       S = Q K^T                    6-row micro-kernel          reads  K: head_dim floats a key, 6 uses each
+//       transform the rows           only where asked for
+//       P = online softmax of S      rescales the rows of O whose maximum grew
+//       O += P V                     the same micro-kernel       reads  V: v_head_dim floats a key, 6 uses each
+//   O /= row_sum
+//
+// A score costs 2 * (head_dim + v_head_dim) flops and, from L2, (head_dim + v_head_dim) * 4 / 6 bytes: 85 bytes in at least
+// 8 cycles of multiply-adds for dims of 64. From beyond L2 each key comes once in q_block rows.
+#include "attention/row_block.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "attention/rows.hpp"
+
+namespace attn {
+namespace {
+
+using kernels::tile_rows;
+
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+constexpr float log2e = 1.44269504088896341f;
+
+std::int64_t round_down(std::int64_t n, std::int64_t to) { return n / to * to; }
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+bool hides_all(const float* mask, std::int64_t count) {
+  return std::all_of(mask, mask + count, [](float m) { return m == minus_infinity; });
+}
+
+}  // namespace
+
+RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors, const RowScores& row_scores, const Packer& packer,
+                           const ThreadScratch& scratch)
+    : prepared_(prepared),
+      sizes_(prepared.problem.sizes),
+      kernels_(*prepared.kernels),
+      tensors_(tensors),
+      row_scores_(row_scores),
+      packer_(packer),
+      scratch_(scratch) {
+  if (prepared.score_matmul) score_matmul_.emplace(prepared.score_matmul);
+}
+
+void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed) {
+  const Blocking& blocking = prepared_.blocking;
+  const std::int64_t first = q_block * blocking.q_block;
+  const Rows rows{place, first, std::min(blocking.q_block, blocking.rows - first)};
+  start(rows);
+  const KeyRange hull = place.sight.hull(first / sizes_.group_size, (first + rows.count - 1) / sizes_.group_size);
+  if (!hull.empty()) {
+    for (std::int64_t block = hull.begin / blocking.kv_block; block * blocking.kv_block < hull.end; ++block) take_block(rows, block, packed);
+  }
+  finish(rows);
+}
+
+QueryRow RowBlockPass::query_row(const Rows& rows, std::int64_t r) const {
+  const std::int64_t row = rows.first + r;
+  const std::int64_t q_index = row / sizes_.group_size;
+  const std::int64_t q_head = rows.place.kv_head * sizes_.group_size + row % sizes_.group_size;
+  return {rows.place.batch, q_head, rows.place.kv_head, q_index, rows.place.sight.position(q_index)};
+}
+
+/// Gathers the rows of Q, dense and in f32, and sets their states to the identity.
+void RowBlockPass::start(const Rows& rows) {
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    const QueryRow query = query_row(rows, r);
+    read_row(row_of(tensors_.q, query.batch, query.q_head, query.q_index), sizes_.head_dim, kernels_,
+             scratch_.queries + r * sizes_.head_dim);
+  }
+  std::fill_n(scratch_.out, rows.count * prepared_.blocking.value_width, 0.f);
+  std::fill_n(scratch_.row_max, rows.count, minus_infinity);
+  std::fill_n(scratch_.row_sum, rows.count, 0.f);
+}
+
+/// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.
+bool RowBlockPass::whole_block(const Rows& rows, std::int64_t block) const {
+  const Blocking& blocking = prepared_.blocking;
+  const KeyRange keys{block * blocking.kv_block, (block + 1) * blocking.kv_block};
+  const KeyRange first = rows.place.sight.of(rows.first / sizes_.group_size);
+  const KeyRange last = rows.place.sight.of((rows.first + rows.count - 1) / sizes_.group_size);
+  return rows.count == blocking.q_block && last.begin <= keys.begin && keys.end <= first.end;
+}
+
+void RowBlockPass::take_block(const Rows& rows, std::int64_t block, const PackedHead& packed) {
+  const bool scores_made = score_matmul_ && whole_block(rows, block);
+  if (scores_made) score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0), scratch_.score_tile);
+  for (std::int64_t first_row = 0; first_row < rows.count; first_row += tile_rows) {
+    Tile tile = tile_of(rows, first_row, block);
+    if (tile.hull.empty()) continue;
+    look_at_masks(tile);
+    if (tile.hull.empty()) continue;
+    if (scores_made) {
+      tile.score_stride = prepared_.blocking.kv_block;
+      tile.scores = scratch_.score_tile + first_row * tile.score_stride;
+    } else {
+      make_scores(tile, packer_.keys(packed, block, round_down(tile.hull.begin, kernels_.panel_width)));
+    }
+    transform(tile);
+    const bool finite = packed.finite[block];
+    if (!finite) note_visible(tile);
+    softmax(tile);
+    if (!finite) add_non_finite_values(tile);
+    add_values(tile, packed, block);
+  }
+}
+
+RowBlockPass::Tile RowBlockPass::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t block) const {
+  Tile tile;
+  tile.block_rows = &rows;
+  tile.block_begin = block * prepared_.blocking.kv_block;
+  tile.first_row = first_row;
+  tile.rows = std::min(tile_rows, rows.count - first_row);
+  const KeyRange block_keys{tile.block_begin, tile.block_begin + prepared_.blocking.kv_block};
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const std::int64_t q_index = (rows.first + first_row + r) / sizes_.group_size;
+    const KeyRange seen = intersection(rows.place.sight.of(q_index), block_keys);
+    tile.begin[r] = seen.begin - tile.block_begin;
+    tile.end[r] = seen.end - tile.block_begin;
+  }
+  tile.update_hull();
+  return tile;
+}
+
+void RowBlockPass::Tile::update_hull() {
+  hull = {std::numeric_limits<std::int64_t>::max(), 0};
+  for (std::int64_t r = 0; r < rows; ++r) {
+    if (!range(r).empty()) hull = {std::min(hull.begin, range(r).begin), std::max(hull.end, range(r).end)};
+  }
+}
+
+/// Reads the dense masks before any score is made: a row that sees nothing of the block loses its range.
+void RowBlockPass::look_at_masks(Tile& tile) {
+  if (!row_scores_.additive() && !row_scores_.dense_visibility()) return;
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const KeyRange keys = tile.keys(r);
+    if (keys.empty()) continue;
+    const QueryRow query = query_row(tile, r);
+    bool nothing_seen = false;
+    if (row_scores_.additive()) {
+      const float* mask = row_scores_.additive_mask(query, keys, scratch_.mask_rows + r * prepared_.blocking.kv_block);
+      tile.mask[r] = mask;
+      nothing_seen = hides_all(mask, keys.size());
+    }
+    if (row_scores_.dense_visibility()) {
+      const std::int64_t seen = row_scores_.visibility(query, keys, visible(r));
+      tile.hides[r] = seen < keys.size();
+      nothing_seen |= seen == 0;
+    }
+    if (nothing_seen) tile.end[r] = tile.begin[r];
+  }
+  tile.update_hull();
+}
+
+/// From the panel on in which the first visible key lies, to the last in whole vectors.
+void RowBlockPass::make_scores(Tile& tile, const float* packed_keys) {
+  tile.scores = scratch_.scores;
+  tile.score_stride = score_stride(prepared_.blocking);
+  const std::int64_t first = round_down(tile.hull.begin, kernels_.panel_width);
+  kernels_.matmul({
+      .a = scratch_.queries + tile.first_row * sizes_.head_dim,
+      .a_stride = sizes_.head_dim,
+      .b = packed_keys,
+      .b_row_stride = packer_.layout().row_stride,
+      .b_panel_stride = packer_.layout().panel_stride,
+      .c = tile.scores + first,
+      .c_stride = tile.score_stride,
+      .rows = tile.rows,
+      .columns = tile.hull.end - first,
+      .depth = sizes_.head_dim,
+      .accumulate = false,
+  });
+}
+
+void RowBlockPass::transform(Tile& tile) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const KeyRange range = tile.range(r);
+    if (range.empty()) continue;
+    float* run = tile.row(r) + range.begin;
+    if (row_scores_.transforms()) row_scores_.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
+    if (tile.hides[r]) kernels_.hide(run, range.size(), visible(r));
+  }
+}
+
+void RowBlockPass::softmax(Tile& tile) {
+  const std::int64_t value_width = prepared_.blocking.value_width;
+  kernels_.online_softmax({
+      .scores = tile.scores,
+      .stride = tile.score_stride,
+      .rows = tile.rows,
+      .begin = tile.begin,
+      .end = tile.end,
+      .first = round_down(tile.hull.begin, kernels_.vector_width),
+      .last = round_up(tile.hull.end, kernels_.vector_width),
+      .scale = row_scores_.remaining_scale() * log2e,
+      .row_max = scratch_.row_max + tile.first_row,
+      .row_sum = scratch_.row_sum + tile.first_row,
+      .out = scratch_.out + tile.first_row * value_width,
+      .out_stride = value_width,
+      .out_columns = value_width,
+  });
+}
+
+void RowBlockPass::add_values(const Tile& tile, const PackedHead& packed, std::int64_t block) {
+  const std::int64_t value_width = prepared_.blocking.value_width;
+  kernels_.matmul({
+      .a = tile.scores + tile.hull.begin,
+      .a_stride = tile.score_stride,
+      .b = packer_.values(packed, block, tile.hull.begin),
+      .b_row_stride = kernels_.panel_width,
+      .b_panel_stride = packer_.value_panel_stride(),
+      .c = scratch_.out + tile.first_row * value_width,
+      .c_stride = value_width,
+      .rows = tile.rows,
+      .columns = sizes_.v_head_dim,
+      .depth = tile.hull.size(),
+      .accumulate = true,
+  });
+}
+
+// Packed values that are not finite became 0, or 0 * NaN would carry hidden ones into O. The visible ones are added here, one
+// by one: the only place where a weight has to know whether its key was hidden or merely weighs 0.
+
+void RowBlockPass::note_visible(const Tile& tile) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const KeyRange range = tile.range(r);
+    for (std::int64_t j = range.begin; j < range.end; ++j) visible(r)[j] = tile.row(r)[j] != minus_infinity;
+  }
+}
+
+void RowBlockPass::add_non_finite_values(const Tile& tile) {
+  const QueryRow query = query_row(tile, 0);
+  for (std::int64_t j = tile.hull.begin; j < tile.hull.end; ++j) {
+    const float* value = as_floats(row_of(tensors_.v, query.batch, query.kv_head, tile.block_begin + j), sizes_.v_head_dim, kernels_,
+                                   scratch_.staging);
+    for (std::int64_t n = 0; n < sizes_.v_head_dim; ++n) {
+      if (std::isfinite(value[n])) continue;
+      for (std::int64_t r = 0; r < tile.rows; ++r) {
+        const bool seen = j >= tile.range(r).begin && j < tile.range(r).end && visible(r)[j];
+        if (seen) scratch_.out[(tile.first_row + r) * prepared_.blocking.value_width + n] += tile.row(r)[j] * value[n];
+      }
+    }
+  }
+}
+
+/// Divides by the sum, which the sink joins, and writes O and lse.
+void RowBlockPass::finish(const Rows& rows) {
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    const QueryRow query = query_row(rows, r);
+    const double maximum = static_cast<double>(scratch_.row_max[r]) * row_scores_.remaining_scale();
+    const double sum = scratch_.row_sum[r];
+    const bool nothing_seen = sum == 0;
+    double sink = minus_infinity;
+    if (!tensors_.sinks.absent()) sink = static_cast<const float*>(tensors_.sinks.data)[query.q_head * tensors_.sinks.strides[0]];
+
+    const double with_sink = nothing_seen ? 1 : sum + (sink == minus_infinity ? 0 : std::exp(sink - maximum));
+    float* out = scratch_.out + r * prepared_.blocking.value_width;
+    kernels_.divide(out, sizes_.v_head_dim, static_cast<float>(with_sink), out);
+    write_row(tensors_.out, query.batch, query.q_head, query.q_index, out, kernels_);
+    if (tensors_.lse.absent()) continue;
+    const double lse = nothing_seen || std::isinf(with_sink) ? sink : maximum + std::log(with_sink);
+    const Dims& strides = tensors_.lse.strides;
+    static_cast<float*>(tensors_.lse.data)[query.batch * strides[0] + query.q_head * strides[1] + query.q_index * strides[2]] =
+        static_cast<float>(lse);
+  }
+}
+
+}  // namespace attn

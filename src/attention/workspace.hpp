@@ -1,0 +1,92 @@
+// Where things lie in a call's scratch memory. The same functions measure it and lay it out.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "attention/plan.hpp"
+
+namespace attn {
+
+/// Hands out consecutive, 64-byte aligned pieces of memory; from a null base it only counts.
+class Arena {
+ public:
+  explicit Arena(void* base) noexcept : base_(static_cast<std::byte*>(base)) {}
+
+  template <class T>
+  T* take(std::int64_t count) noexcept {
+    std::byte* const piece = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + alignment - 1) / alignment * alignment;
+    return reinterpret_cast<T*>(piece);
+  }
+  std::size_t used() const noexcept { return used_; }
+
+  static constexpr std::size_t alignment = 64;
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+/// Counts of finished items; they only grow, so that a slot's later heads need no reset.
+struct SlotProgress {
+  std::atomic<std::int64_t> packed;
+  std::atomic<std::int64_t> computed;
+};
+
+/// Packed K and V of one KV head. K: per block of keys, panels of keys, each [head_dim][panel_width] (for oneDNN one matrix
+/// [head_dim][kv_block]). V: per block, panels of dims, each [kv_block][panel_width].
+struct PackedHead {
+  float* keys;
+  float* values;
+  std::uint8_t* finite;  // per block: whether all its values were
+};
+
+struct ThreadScratch {
+  float* queries;         // [q_block, head_dim]
+  float* out;             // [q_block, value_width]
+  float* row_max;         // [q_block]
+  float* row_sum;         // [q_block]
+  float* scores;          // [tile_rows, score_stride]
+  std::uint8_t* visible;  // [tile_rows, kv_block]
+  float* mask_rows;       // [tile_rows, kv_block]
+  float* staging;         // [panel_width, max(head_dim, value_width)]
+  float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
+};
+
+/// What decides the size of the scratch.
+struct ScratchShape {
+  Sizes sizes;
+  Blocking blocking;
+  std::int64_t panel_width = 0;
+  std::int64_t slots = 0;
+  int num_threads = 1;
+  bool score_tiles = false;
+};
+
+std::int64_t score_stride(const Blocking& blocking) noexcept;
+
+/// All of a call's scratch.
+class Scratch {
+ public:
+  /// Bytes, with room to align the base.
+  static std::size_t size(const ScratchShape& shape) noexcept;
+
+  /// Lays memory of that size out and sets its counters to 0.
+  Scratch(const ScratchShape& shape, void* memory) noexcept;
+
+  std::atomic<std::int64_t>& next_ticket() const noexcept { return *next_ticket_; }
+  SlotProgress& progress(std::int64_t slot) const noexcept { return progress_[slot]; }
+  PackedHead packed(std::int64_t slot) const noexcept;
+  ThreadScratch thread(int thread) const noexcept;
+
+ private:
+  ScratchShape shape_;
+  std::atomic<std::int64_t>* next_ticket_;
+  SlotProgress* progress_;
+  std::byte* slots_begin_;
+  std::byte* threads_begin_;
+};
+
+}  // namespace attn

@@ -1,0 +1,96 @@
+// The kernels' contract. Each algorithm stands once, in an .inl file, and is compiled once per instruction set into a table
+// of functions; a call picks its table once (select.cpp) and goes through it.
+//
+// Shared rules: strides and counts are in floats; W is vector_width. Nothing here allocates, throws, or knows about threads,
+// heads or masks. Buffers that a kernel writes in whole vectors have room for that, as each function says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace attn::kernels {
+
+/// Rows of a register tile.
+inline constexpr std::int64_t tile_rows = 6;
+/// No instruction set here has vectors of more floats.
+inline constexpr std::int64_t max_vector_width = 16;
+
+/// C[rows, columns] = A[rows, depth] B[depth, columns], or += with `accumulate`. B lies in panels of panel_width columns:
+/// B(k, n) = b[(n / panel_width) * b_panel_stride + k * b_row_stride + n % panel_width].
+/// rows <= tile_rows; columns is rounded up to a multiple of W in B and in C. C rows need no alignment, B rows that of a vector.
+struct MatmulTile {
+  const float* a;
+  std::int64_t a_stride;
+  const float* b;
+  std::int64_t b_row_stride;
+  std::int64_t b_panel_stride;
+  float* c;
+  std::int64_t c_stride;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t depth;
+  bool accumulate;
+};
+
+/// One step of online softmax over a tile of scores (Milakov and Gimelshein 2018). Row r sees the columns
+/// begin[r] <= j < end[r]; those become exp2(scale * (s - row_max')), all others of [first, last) become 0. row_sum and `out`
+/// are rescaled when row_max grows:
+///
+///   row_max' = max(row_max, max s);  a = exp2(scale * (row_max - row_max'))
+///   row_sum' = a * row_sum + sum of exp2(...);  out' = a * out
+///
+/// first and last are multiples of W and enclose every row's range. The identity is row_max = -inf, row_sum = 0, out = 0.
+/// scale > 0 has log2(e) in it. A score of -inf weighs nothing; NaN and +inf make row_sum NaN.
+struct SoftmaxTile {
+  float* scores;
+  std::int64_t stride;
+  std::int64_t rows;
+  const std::int64_t* begin;
+  const std::int64_t* end;
+  std::int64_t first;
+  std::int64_t last;
+  float scale;
+  float* row_max;
+  float* row_sum;
+  float* out;
+  std::int64_t out_stride;
+  std::int64_t out_columns;  // a multiple of W
+};
+
+/// What an instruction set's translation unit exports.
+struct Kernels {
+  std::int64_t vector_width;
+  std::int64_t panel_width;  // columns of a packed panel, a small multiple of W
+
+  void (*matmul)(const MatmulTile& tile);
+  void (*online_softmax)(const SoftmaxTile& tile);
+
+  /// dst[k * dst_stride + n] = src[n * src_stride + k] for n < keys <= panel_width, k < depth; 0 for the keys up to the next
+  /// multiple of W. Reads no float outside the named ones.
+  void (*pack_transposed)(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
+                          std::int64_t dst_stride);
+  /// Copies rows of `columns` floats into panels: dst[(n / panel_width) * dst_panel_stride + r * panel_width + n % panel_width],
+  /// columns padded with 0 up to a multiple of W. Values that are not finite become 0; returns whether all were finite.
+  bool (*pack_finite)(const float* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
+                      std::int64_t dst_panel_stride);
+
+  // Transforms of a run of scores, in place. Each touches exactly `count` floats.
+  void (*scale)(float* scores, std::int64_t count, float factor);
+  void (*softcap)(float* scores, std::int64_t count, float cap);
+  /// scores[n] -= slope * |distance - n|
+  void (*alibi)(float* scores, std::int64_t count, float slope, std::int64_t distance);
+  /// scores[n] += mask[n], and -inf where mask[n] is, whatever the score was.
+  void (*add_mask)(float* scores, std::int64_t count, const float* mask);
+  /// scores[n] = -inf where visible[n] is 0.
+  void (*hide)(float* scores, std::int64_t count, const std::uint8_t* visible);
+
+  /// dst[n] = src[n] / divisor
+  void (*divide)(const float* src, std::int64_t count, float divisor, float* dst);
+  void (*widen_bf16)(const std::uint16_t* src, std::int64_t count, float* dst);
+  void (*widen_f16)(const std::uint16_t* src, std::int64_t count, float* dst);
+  /// Round to nearest even; NaN stays NaN.
+  void (*narrow_bf16)(const float* src, std::int64_t count, std::uint16_t* dst);
+  void (*narrow_f16)(const float* src, std::int64_t count, std::uint16_t* dst);
+};
+
+}  // namespace attn::kernels

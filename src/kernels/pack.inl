@@ -1,0 +1,73 @@
+// Packing: K transposed into panels, so that the keys of a tile lie side by side, and V cut into panels.
+
+template <bool Upper, std::size_t... Lane>
+ATTN_INLINE Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
+  constexpr int from = Upper ? vector_width / 2 : 0;
+  return __builtin_shufflevector(a, b, (from + static_cast<int>(Lane) / 2 + (Lane % 2 ? vector_width : 0))...);
+}
+
+/// Transposes W x W in registers: log2(W) rounds of a perfect shuffle.
+ATTN_INLINE void transpose(Vector (&rows)[vector_width]) {
+  constexpr auto lanes = std::make_index_sequence<vector_width>{};
+  for (int round = 1; round < vector_width; round *= 2) {
+    Vector shuffled[vector_width];
+    for (int i = 0; i < vector_width / 2; ++i) {
+      shuffled[2 * i] = interleave<false>(rows[i], rows[i + vector_width / 2], lanes);
+      shuffled[2 * i + 1] = interleave<true>(rows[i], rows[i + vector_width / 2], lanes);
+    }
+    for (int i = 0; i < vector_width; ++i) rows[i] = shuffled[i];
+  }
+}
+
+ATTN_INLINE void pack_transposed_edge(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
+                                      std::int64_t dst_stride) {
+  for (std::int64_t k = 0; k < depth; ++k) {
+    for (std::int64_t n = 0; n < vector_width; ++n) dst[k * dst_stride + n] = n < keys ? src[n * src_stride + k] : 0.f;
+  }
+}
+
+void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
+                                      std::int64_t dst_stride) {
+  const std::int64_t whole_depth = round_down(depth);
+  for (std::int64_t first = 0; first < keys; first += vector_width, src += vector_width * src_stride, dst += vector_width) {
+    if (keys - first < vector_width) {
+      pack_transposed_edge(src, src_stride, keys - first, depth, dst, dst_stride);
+      continue;
+    }
+    for (std::int64_t k = 0; k < whole_depth; k += vector_width) {
+      Vector rows[vector_width];
+      for (int n = 0; n < vector_width; ++n) rows[n] = load(src + n * src_stride + k);
+      transpose(rows);
+      for (int n = 0; n < vector_width; ++n) store(dst + (k + n) * dst_stride, rows[n]);
+    }
+    pack_transposed_edge(src + whole_depth, src_stride, vector_width, depth - whole_depth, dst + whole_depth * dst_stride, dst_stride);
+  }
+}
+
+/// Lanes of -1 where v is finite: an exponent of all ones is not.
+ATTN_INLINE Lanes is_finite(Vector v) { return (bits_of(v) & 0x7f800000u) != 0x7f800000u; }
+
+bool pack_finite(const float* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
+                 std::int64_t dst_panel_stride) {
+  Lanes finite = Vector{} == Vector{};
+  for (std::int64_t n = 0; n < columns; n += vector_width) {
+    float* to = dst + n / panel_width * dst_panel_stride + n % panel_width;
+    const std::int64_t lanes = columns - n < vector_width ? columns - n : vector_width;
+    for (std::int64_t r = 0; r < rows; ++r, to += panel_width) {
+      const float* from = src + r * src_stride + n;
+      Vector v{};
+      if (lanes == vector_width) {
+        v = load(from);
+      } else {
+        for (std::int64_t lane = 0; lane < lanes; ++lane) v[lane] = from[lane];
+      }
+      const Lanes here = is_finite(v);
+      finite &= here;
+      store(to, from_bits(bits_of(v) & reinterpret_cast<Bits>(here)));
+    }
+  }
+  for (int lane = 0; lane < vector_width; ++lane) {
+    if (finite[lane] == 0) return false;
+  }
+  return true;
+}

@@ -1,0 +1,17 @@
+// The kernels of an instruction set.
+#pragma once
+
+#include <attn/isa.hpp>
+
+#include <vector>
+
+#include "kernels/kernels.hpp"
+
+namespace attn::kernels {
+
+/// Throws Error(unsupported) if this build lacks them or this processor cannot run them.
+const Kernels& kernels_for(Isa isa);
+/// Those in this build, weakest first, whether or not this processor can run them.
+std::vector<Isa> built_isas();
+
+}  // namespace attn::kernels

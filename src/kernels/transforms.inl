@@ -1,0 +1,83 @@
+// Transforms of runs of scores, and element types. Plain loops: each iteration stands alone, so the compiler vectorises them.
+
+void scale(float* scores, std::int64_t count, float factor) {
+  for (std::int64_t n = 0; n < count; ++n) scores[n] *= factor;
+}
+
+void softcap(float* scores, std::int64_t count, float cap) {
+  const auto capped = [cap](Vector s) { return tanh(s / cap) * cap; };
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) store(scores + n, capped(load(scores + n)));
+  for (; n < count; ++n) scores[n] = capped(broadcast(scores[n]))[0];
+}
+
+void alibi(float* scores, std::int64_t count, float slope, std::int64_t distance) {
+  for (std::int64_t n = 0; n < count; ++n) {
+    const std::int64_t difference = distance - n;
+    scores[n] -= slope * static_cast<float>(difference < 0 ? -difference : difference);
+  }
+}
+
+void add_mask(float* scores, std::int64_t count, const float* mask) {
+  for (std::int64_t n = 0; n < count; ++n) scores[n] = mask[n] == minus_infinity ? minus_infinity : scores[n] + mask[n];
+}
+
+void hide(float* scores, std::int64_t count, const std::uint8_t* visible) {
+  for (std::int64_t n = 0; n < count; ++n) scores[n] = visible[n] ? scores[n] : minus_infinity;
+}
+
+void divide(const float* src, std::int64_t count, float divisor, float* dst) {
+  for (std::int64_t n = 0; n < count; ++n) dst[n] = src[n] / divisor;
+}
+
+ATTN_INLINE std::uint32_t float_bits(float x) { return __builtin_bit_cast(std::uint32_t, x); }
+ATTN_INLINE float bits_float(std::uint32_t x) { return __builtin_bit_cast(float, x); }
+
+void widen_bf16(const std::uint16_t* src, std::int64_t count, float* dst) {
+  for (std::int64_t n = 0; n < count; ++n) dst[n] = bits_float(std::uint32_t{src[n]} << 16);
+}
+
+void narrow_bf16(const float* src, std::int64_t count, std::uint16_t* dst) {
+  for (std::int64_t n = 0; n < count; ++n) {
+    const std::uint32_t bits = float_bits(src[n]);
+    const std::uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const std::uint32_t quiet_nan = bits | 0x400000;
+    dst[n] = static_cast<std::uint16_t>(((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded) >> 16);
+  }
+}
+
+ATTN_INLINE float widen_one_f16(std::uint16_t half) {
+  const std::uint32_t sign = std::uint32_t{half & 0x8000u} << 16;
+  const std::uint32_t shifted = std::uint32_t{half & 0x7fffu} << 13;
+  constexpr std::uint32_t exponent = 0x0f800000;  // f16's exponent field, shifted
+  if ((shifted & exponent) == exponent) return bits_float(sign | (shifted + 0x70000000));
+  // Multiplying by 2^112 moves the exponent's bias and normalises subnormals, exactly.
+  return bits_float(sign | float_bits(bits_float(shifted) * 0x1p112f));
+}
+
+ATTN_INLINE std::uint16_t narrow_one_f16(float x) {
+  const std::uint32_t sign = (float_bits(x) >> 16) & 0x8000;
+  const std::uint32_t magnitude = float_bits(x) & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<std::uint16_t>(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return static_cast<std::uint16_t>(sign | 0x7c00);  // rounds to 65536 or more
+  if (magnitude < 0x38800000) {
+    // Subnormal in f16: adding 0.5 leaves the value in units of 2^-24, rounded, in the low bits.
+    return static_cast<std::uint16_t>(sign | (float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f)));
+  }
+  const std::uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
+  return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000) >> 13));
+}
+
+void widen_f16(const std::uint16_t* src, std::int64_t count, float* dst) {
+  std::int64_t n = 0;
+#if defined(__F16C__)
+  for (; n + 8 <= count; n += 8) {
+    _mm256_storeu_ps(dst + n, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src + n))));
+  }
+#endif
+  for (; n < count; ++n) dst[n] = widen_one_f16(src[n]);
+}
+
+void narrow_f16(const float* src, std::int64_t count, std::uint16_t* dst) {
+  for (std::int64_t n = 0; n < count; ++n) dst[n] = narrow_one_f16(src[n]);
+}

@@ -1,0 +1,134 @@
+#include "support/case.hpp"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+
+#include "support/random.hpp"
+
+namespace attn::test {
+namespace {
+
+StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layout layout, double deviation = 1) {
+  StridedTensor tensor(dtype, shape, layout);
+  std::vector<double> values(static_cast<std::size_t>(shape.product()));
+  for (double& value : values) value = deviation * random.normal();
+  tensor.assign(values);
+  return tensor;
+}
+
+StridedTensor mask_tensor(Random& random, const DenseMask& mask, Layout layout) {
+  StridedTensor tensor(mask.dtype, mask.shape, layout);
+  std::vector<double> values(static_cast<std::size_t>(mask.shape.product()));
+  for (double& value : values) {
+    const bool hidden = random.chance(mask.hidden);
+    if (mask.dtype == DType::boolean) value = hidden ? 0 : 1;
+    else value = hidden ? -std::numeric_limits<double>::infinity() : random.normal();
+  }
+  tensor.assign(values);
+  return tensor;
+}
+
+template <class T>
+std::string in_words(const std::optional<T>& value) {
+  return value ? fmt::format("{}", *value) : "unlimited";
+}
+
+std::string describe(const Options& options) {
+  std::string text;
+  if (options.softmax_scale) text += fmt::format(" scale {}", *options.softmax_scale);
+  if (options.softcap) text += fmt::format(" softcap {}", *options.softcap);
+  if (options.causal) text += options.causal->offset ? fmt::format(" causal {}", *options.causal->offset) : " causal bottom-right";
+  if (options.window) text += fmt::format(" window {},{}", in_words(options.window->left), in_words(options.window->right));
+  if (options.score_mod) text += " score_mod";
+  if (options.mask_mod) text += " mask_mod";
+  if (options.num_threads) text += fmt::format(" threads {}", *options.num_threads);
+  if (options.isa) text += fmt::format(" isa {}", name_of(*options.isa));
+  if (options.score_matmul != ScoreMatmul::automatic) {
+    text += options.score_matmul == ScoreMatmul::onednn ? " scores by oneDNN" : " scores built in";
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string to_string(const Case& c) {
+  std::string text = fmt::format("batch {} heads {}/{} q_len {} kv_len {} dims {}/{} types {},{},{}", c.batch, c.num_q_heads,
+                                 c.num_kv_heads, c.q_len, c.kv_len, c.head_dim, c.value_dim(), name_of(c.q_type), name_of(c.kv_type),
+                                 name_of(c.out_type));
+  text += describe(c.options);
+  if (c.mask) text += fmt::format(" mask {} {} hiding {}", name_of(c.mask->dtype), c.mask->shape.to_string(), c.mask->hidden);
+  if (c.alibi) text += " alibi";
+  if (c.sinks) text += " sinks";
+  if (!c.kv_lens.empty()) text += fmt::format(" kv_lens {} {}", name_of(c.kv_lens_type), fmt::join(c.kv_lens, ","));
+  if (!c.lse) text += " without lse";
+  return text + fmt::format(" layout {} seed {}", name_of(c.layout), c.seed);
+}
+
+std::string repeat_line(const Case& c) {
+  const doctest::ContextOptions& doctest = *doctest::getContextOptions();
+  return fmt::format("{}\nrepeat: ATTN_TEST_SEED={} {} --test-case=\"{}\"", to_string(c), c.seed, doctest.binary_name.c_str(),
+                     doctest.currentTest->m_name);
+}
+
+std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count) {
+  if (const char* only = std::getenv("ATTN_TEST_SEED")) return {std::strtoull(only, nullptr, 10)};
+  std::vector<std::uint64_t> all(count);
+  std::iota(all.begin(), all.end(), first);
+  return all;
+}
+
+Inputs make_inputs(const Case& c) {
+  Random random(c.seed);
+  Inputs inputs;
+  inputs.q = normal_tensor(random, c.q_type, {c.batch, c.num_q_heads, c.q_len, c.head_dim}, c.layout);
+  inputs.k = normal_tensor(random, c.kv_type, {c.batch, c.num_kv_heads, c.kv_len, c.head_dim}, c.layout);
+  inputs.v = normal_tensor(random, c.kv_type, {c.batch, c.num_kv_heads, c.kv_len, c.value_dim()}, c.layout);
+  if (c.mask) inputs.mask = mask_tensor(random, *c.mask, c.layout);
+  if (c.alibi) {
+    const double score_of_order_one = 4.0 / static_cast<double>(c.kv_len + 4);
+    inputs.alibi_slopes = normal_tensor(random, DType::f32, {c.num_q_heads}, c.layout, score_of_order_one);
+  }
+  if (c.sinks) inputs.sinks = normal_tensor(random, DType::f32, {c.num_q_heads}, c.layout);
+  if (!c.kv_lens.empty()) {
+    inputs.kv_lens = StridedTensor(c.kv_lens_type, {c.batch}, c.layout);
+    inputs.kv_lens.assign({c.kv_lens.begin(), c.kv_lens.end()});
+  }
+  return inputs;
+}
+
+Outputs make_outputs(const Case& c) {
+  Outputs outputs;
+  outputs.out = StridedTensor(c.out_type, {c.batch, c.num_q_heads, c.q_len, c.value_dim()}, c.layout);
+  if (c.lse) outputs.lse = StridedTensor(DType::f32, {c.batch, c.num_q_heads, c.q_len}, c.layout);
+  return outputs;
+}
+
+Tensors bind(const Inputs& inputs, Outputs& outputs) {
+  return {.q = inputs.q.view(),
+          .k = inputs.k.view(),
+          .v = inputs.v.view(),
+          .out = outputs.out.view(),
+          .mask = inputs.mask.view_if_made(),
+          .alibi_slopes = inputs.alibi_slopes.view_if_made(),
+          .sinks = inputs.sinks.view_if_made(),
+          .kv_lens = inputs.kv_lens.view_if_made(),
+          .lse = outputs.lse.view_if_made()};
+}
+
+Outputs run(const Inputs& inputs, const Case& c) {
+  Outputs outputs = make_outputs(c);
+  attention(bind(inputs, outputs), c.options);
+  return outputs;
+}
+
+Outputs run(const Inputs& inputs, const Case& c, Isa isa) {
+  Case with_isa = c;
+  with_isa.options.isa = isa;
+  return run(inputs, with_isa);
+}
+
+}  // namespace attn::test

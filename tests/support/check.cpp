@@ -1,0 +1,110 @@
+#include "support/check.hpp"
+
+#include <attn/reference.hpp>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "support/plain.hpp"
+
+namespace attn::test {
+namespace {
+
+constexpr double eps = std::numeric_limits<float>::epsilon();
+
+double largest_finite(const std::vector<double>& values) {
+  double largest = 0;
+  for (const double value : values) {
+    if (std::isfinite(value)) largest = std::max(largest, std::abs(value));
+  }
+  return largest;
+}
+
+double largest_error(const std::vector<float>& got, const std::vector<double>& wanted) {
+  std::vector<double> errors(got.size());
+  std::transform(got.begin(), got.end(), wanted.begin(), errors.begin(), [](double a, double b) { return a - b; });
+  return largest_finite(errors);
+}
+
+double half_ulp(DType dtype, double magnitude) {
+  const int exponent = magnitude > 0 ? std::ilogb(magnitude) : 0;
+  switch (dtype) {
+    case DType::bf16: return std::ldexp(0.5, exponent - 7);
+    case DType::f16: return std::ldexp(0.5, std::max(exponent, -14) - 10);
+    default: return 0;  // 4 eps has room for it
+  }
+}
+
+bool agree(double got, double wanted, double tolerance) {
+  if (std::isnan(wanted)) return std::isnan(got);
+  return got == wanted || std::abs(got - wanted) <= tolerance;
+}
+
+}  // namespace
+
+Expected expected_of(const Case& c, const Inputs& inputs) {
+  Case in_double = c;
+  in_double.out_type = DType::f64;
+  in_double.layout = Layout::bhsd;
+  in_double.lse = true;
+  Outputs outputs = make_outputs(in_double);
+  const Tensors tensors = bind(inputs, outputs);
+  attention_reference(tensors, c.options);
+  const PlainResult plain = attention_plain(tensors, c.options);
+
+  Expected expected{outputs.out.values(), outputs.lse.values()};
+  expected.out_tolerance = 2 * largest_error(plain.out, expected.out) + 4 * eps * largest_finite(inputs.v.values()) +
+                           half_ulp(c.out_type, largest_finite(expected.out));
+  expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * std::max(1.0, largest_finite(expected.lse));
+  return expected;
+}
+
+std::string difference(const std::vector<double>& got, const std::vector<double>& wanted, double tolerance) {
+  std::size_t worst = got.size();
+  double worst_error = -1;
+  for (std::size_t n = 0; n < got.size(); ++n) {
+    if (agree(got[n], wanted[n], tolerance)) continue;
+    const double error = std::isnan(got[n] - wanted[n]) ? std::numeric_limits<double>::infinity() : std::abs(got[n] - wanted[n]);
+    if (error > worst_error) {
+      worst = n;
+      worst_error = error;
+    }
+  }
+  if (worst == got.size()) return "";
+  return fmt::format("element {} of {} is {} instead of {}: off by {}, allowed {}", worst, got.size(), got[worst], wanted[worst],
+                     worst_error, tolerance);
+}
+
+std::string difference(const Outputs& got, const Expected& wanted) {
+  if (!got.out.gaps_untouched()) return "out: written between its elements";
+  if (!got.lse.gaps_untouched()) return "lse: written between its elements";
+  if (const std::string out = difference(got.out.values(), wanted.out, wanted.out_tolerance); !out.empty()) return "out: " + out;
+  const std::string lse = difference(got.lse.values(), wanted.lse, wanted.lse_tolerance);
+  return lse.empty() ? "" : "lse: " + lse;
+}
+
+std::string bit_difference(const Outputs& a, const Outputs& b) {
+  for (const auto& [name, left, right] : {std::tuple{"out", &a.out, &b.out}, std::tuple{"lse", &a.lse, &b.lse}}) {
+    const std::vector<std::uint64_t> bits = left->bits(), others = right->bits();
+    const auto [place, other] = std::mismatch(bits.begin(), bits.end(), others.begin(), others.end());
+    if (place != bits.end()) return fmt::format("{}: element {} is {:#x} or {:#x}", name, place - bits.begin(), *place, *other);
+  }
+  return "";
+}
+
+void check_case(const Case& c) { check_inputs(c, make_inputs(c)); }
+
+void check_inputs(const Case& c, const Inputs& inputs) {
+  INFO(repeat_line(c));
+  const Expected expected = expected_of(c, inputs);
+  for (const Isa isa : available_isas()) {
+    CAPTURE(std::string(name_of(isa)));
+    CHECK(difference(run(inputs, c, isa), expected) == "");
+  }
+}
+
+}  // namespace attn::test

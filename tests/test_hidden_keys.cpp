@@ -1,0 +1,198 @@
+// What K and V hold at a key reaches the rows that see it, and no others. Keys are poisoned whether hidden or not; rows that see
+// none of them keep the bits that they have with zeros there, and rows that do agree with IEEE 754 as the reference has it.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "support/check.hpp"
+#include "support/plain.hpp"
+#include "support/poison.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+/// By row of [batch, num_q_heads, q_len]: whether it sees none of the keys.
+std::vector<bool> blind_rows(const Case& c, const Tensors& tensors, const KeySet& keys) {
+  std::vector<bool> blind;
+  for_each_index({c.batch, c.num_q_heads, c.q_len}, [&](const Dims& at) {
+    const std::int64_t kv_head = at[1] / (c.num_q_heads / c.num_kv_heads);
+    bool sees = false;
+    for (std::int64_t j = 0; j < c.kv_len && !sees; ++j) {
+      sees = keys.contains(at[0], kv_head, j) && visible(tensors, c.options, at[0], at[1], at[2], j);
+    }
+    blind.push_back(!sees);
+  });
+  return blind;
+}
+
+/// Empty, or the first of the rows whose bits differ.
+std::string row_difference(const Outputs& a, const Outputs& b, const std::vector<bool>& rows) {
+  const std::vector<std::uint64_t> out_a = a.out.bits(), out_b = b.out.bits(), lse_a = a.lse.bits(), lse_b = b.lse.bits();
+  const auto width = static_cast<std::ptrdiff_t>(a.out.shape()[3]);
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    if (!rows[row]) continue;
+    const auto begin = static_cast<std::ptrdiff_t>(row) * width;
+    const bool same = std::equal(out_a.begin() + begin, out_a.begin() + begin + width, out_b.begin() + begin);
+    if (!same || lse_a[row] != lse_b[row]) return fmt::format("row {} of [batch, head, query] changed", row);
+  }
+  return "";
+}
+
+/// All of K and V from a key on.
+Inputs filled_from(std::int64_t first_key, std::uint64_t bits, Inputs inputs) {
+  for (StridedTensor* kv : {&inputs.k, &inputs.v}) {
+    for_each_index(kv->shape(), [&](const Dims& at) {
+      if (at[2] >= first_key) kv->set_bits(at, bits);
+    });
+  }
+  return inputs;
+}
+
+enum class Where { keys, values, both };
+
+void poison(Inputs& inputs, const KeySet& keys, Where where, std::uint64_t bits, bool whole_rows) {
+  if (where != Where::values) put(inputs.k, keys, bits, whole_rows);
+  if (where != Where::keys) put(inputs.v, keys, bits, whole_rows);
+}
+
+void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint64_t bits, bool whole_rows) {
+  Inputs zeroed = make_inputs(c), poisoned = make_inputs(c);
+  poison(zeroed, keys, where, 0, whole_rows);
+  poison(poisoned, keys, where, bits, whole_rows);
+  CAPTURE(static_cast<int>(where));
+  CAPTURE(fmt::format("{:#x}", bits));
+  CAPTURE(whole_rows);
+  const Expected expected = expected_of(c, poisoned);
+  Outputs unused = make_outputs(c);
+  const std::vector<bool> blind = blind_rows(c, bind(poisoned, unused), keys);
+  for (const Isa isa : available_isas()) {
+    CAPTURE(std::string(name_of(isa)));
+    const Outputs got = run(poisoned, c, isa);
+    CHECK(row_difference(got, run(zeroed, c, isa), blind) == "");
+    CHECK(difference(got, expected) == "");
+  }
+}
+
+void check_poison(const Case& c, double share) {
+  INFO(repeat_line(c));
+  CAPTURE(share);
+  const KeySet keys({c.batch, c.num_kv_heads, c.kv_len, 1}, share, c.seed);
+  int turn = 0;
+  for (const std::uint64_t bits : poisons(c.kv_type)) {
+    // The largest number overflows in float and not in double: nobody may see it.
+    if (bits == poisons(c.kv_type).back()) continue;
+    for (const Where where : {Where::keys, Where::values, Where::both}) check_one_poison(c, keys, where, bits, ++turn % 2 == 0);
+  }
+}
+
+void odd_keys_seen(const KeyRun& run, bool* seen) {
+  for (std::int64_t n = 0; n < run.count; ++n) seen[n] = (run.key_begin + n + run.q_index) % 2 != 0;
+}
+
+Case usual() {
+  return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 21, .kv_len = 90, .head_dim = 9, .v_head_dim = 18, .layout = Layout::padded};
+}
+
+/// Each way of hiding, by itself.
+template <class F>
+void for_each_mask(const Case& sizes, F&& f) {
+  const auto with = [&](auto&& change) {
+    Case c = sizes;
+    change(c);
+    f(c);
+  };
+  with([](Case& c) { c.options.causal = Causal::bottom_right(); });
+  with([](Case& c) { c.options.causal = Causal::top_left(); });
+  with([](Case& c) { c.options.window = Window{3, 2}; });
+  with([](Case& c) { c.kv_lens = {c.kv_len / 3, c.kv_len - 1}; });
+  with([](Case& c) { c.mask = {.shape = {c.q_len, c.kv_len}, .hidden = 0.7}; });
+  with([](Case& c) { c.mask = {.dtype = DType::f32, .shape = {c.q_len, c.kv_len}, .hidden = 0.7}; });
+  with([](Case& c) { c.mask = {.shape = {c.q_len, c.kv_len / 2}}; });
+  with([](Case& c) { c.options.mask_mod = odd_keys_seen; });
+  with([](Case& c) {
+    c.options.causal = Causal::with_offset(30);
+    c.options.window = Window{20, {}};
+    c.mask = {.dtype = DType::f32, .shape = {c.batch, 1, c.q_len, c.kv_len - 7}};
+    c.kv_lens = {c.kv_len / 2, c.kv_len};
+    c.options.softcap = 4.f;
+    c.alibi = c.sinks = true;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("A few poisoned keys") {
+  for_each_mask(usual(), [](const Case& c) { check_poison(c, 0.05); });
+}
+
+TEST_CASE("Many poisoned keys") {
+  for_each_mask(usual(), [](const Case& c) { check_poison(c, 0.5); });
+}
+
+TEST_CASE("16-bit keys and values") {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    Case sizes = usual();
+    sizes.q_type = sizes.kv_type = dtype;
+    for_each_mask(sizes, [](const Case& c) { check_poison(c, 0.1); });
+  }
+}
+
+TEST_CASE("Poison in some blocks of keys and not in others") {
+  const Case sizes{.num_q_heads = 2, .num_kv_heads = 1, .q_len = 40, .kv_len = 300, .head_dim = 200, .v_head_dim = 130};
+  for (const auto& causal : {Causal::bottom_right(), Causal::with_offset(100)}) {
+    Case c = sizes;
+    c.options.causal = causal;
+    check_poison(c, 0.01);
+  }
+}
+
+TEST_CASE("Keys that no row sees may hold anything") {
+  for_each_mask(usual(), [](Case c) {
+    INFO(repeat_line(c));
+    c.options.causal = Causal::with_offset(20);
+    const std::int64_t first_hidden = 20 + c.q_len;
+    const std::vector<bool> all(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
+    const Inputs zeroed = filled_from(first_hidden, 0, make_inputs(c));
+    for (const std::uint64_t bits : poisons(c.kv_type)) {
+      const Inputs poisoned = filled_from(first_hidden, bits, make_inputs(c));
+      for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(zeroed, c, isa), all) == "");
+    }
+  });
+}
+
+TEST_CASE("NaN and infinity in Q stay in their row") {
+  Case c = usual();
+  c.options.causal = Causal::bottom_right();
+  INFO(repeat_line(c));
+  const Inputs clean = make_inputs(c);
+  for (const std::uint64_t bits : poisons(c.q_type)) {
+    Inputs poisoned = make_inputs(c);
+    for (const std::int64_t row : {0, 5, 20}) poisoned.q.set_bits({1, 2, row, 3}, bits);
+    std::vector<bool> others(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
+    for (const std::int64_t row : {0, 5, 20}) others[static_cast<std::size_t>((1 * c.num_q_heads + 2) * c.q_len + row)] = false;
+    for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(clean, c, isa), others) == "");
+  }
+}
+
+TEST_CASE("Visible infinities in V: one sign gives it, both give NaN, in their column alone") {
+  const Case c{.q_len = 7, .kv_len = 100, .head_dim = 4, .v_head_dim = 5};
+  Inputs inputs = make_inputs(c);
+  inputs.v.set({0, 0, 40, 1}, HUGE_VAL);
+  inputs.v.set({0, 0, 3, 3}, HUGE_VAL);
+  inputs.v.set({0, 0, 99, 3}, -HUGE_VAL);
+  check_inputs(c, inputs);
+  for (const Isa isa : available_isas()) {
+    const Outputs got = run(inputs, c, isa);
+    const std::vector<double> out = got.out.values();
+    for (std::size_t n = 0; n < out.size(); ++n) {
+      if (n % 5 == 1) CHECK(out[n] == HUGE_VAL);
+      else CHECK(std::isfinite(out[n]) == (n % 5 != 3));
+    }
+  }
+}

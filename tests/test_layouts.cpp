@@ -1,0 +1,125 @@
+// Tensors lie as they lie: any strides, each tensor its own.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "support/check.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+
+Case usual() {
+  return {.batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 17, .kv_len = 75, .head_dim = 21, .v_head_dim = 34,
+          .options = {.causal = Causal::bottom_right()}};
+}
+
+/// The dense result that every other layout of the same numbers has to have, bit by bit.
+Outputs dense_result(const Case& c, Isa isa) { return run(make_inputs(c), c, isa); }
+
+std::vector<float> random_floats(std::int64_t count) {
+  const Case c{.q_len = 1, .kv_len = 1, .head_dim = count};
+  const std::vector<double> values = make_inputs(c).q.values();
+  return {values.begin(), values.end()};
+}
+
+/// The bits of a view, made dense.
+std::vector<std::uint64_t> bits_of(const TensorView& view) {
+  StridedTensor dense(view.dtype, view.shape);
+  copy_into(view, dense.view());
+  return dense.bits();
+}
+
+}  // namespace
+
+TEST_CASE("Every layout, for all tensors at once") {
+  for (const Layout layout : layouts) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      Case c = usual();
+      c.layout = layout;
+      c.q_type = c.kv_type = c.out_type = dtype;
+      c.mask = {.dtype = DType::f32, .shape = {c.num_q_heads, c.q_len, c.kv_len}};
+      c.alibi = c.sinks = true;
+      c.kv_lens = {75, 60};
+      check_case(c);
+    }
+  }
+}
+
+TEST_CASE("A layout changes no bit, and only the output's own elements are written") {
+  const Case dense = usual();
+  for (const Isa isa : available_isas()) {
+    const Outputs expected = dense_result(dense, isa);
+    for (const Layout q : layouts) {
+      for (const Layout kv : layouts) {
+        for (const Layout out : layouts) {
+          Case c = dense;
+          c.layout = q;
+          Inputs inputs = make_inputs(c);
+          c.layout = kv;
+          Inputs others = make_inputs(c);
+          inputs.k = others.k;
+          inputs.v = others.v;
+          c.layout = out;
+          const Outputs got = run(inputs, c, isa);
+          INFO(name_of(q).data(), " ", name_of(kv).data(), " ", name_of(out).data());
+          CHECK(bit_difference(got, expected) == "");
+          CHECK(got.out.gaps_untouched());
+          CHECK(got.lse.gaps_untouched());
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Q, K and V packed into one tensor [batch, seq, heads + 2 * kv_heads, dim]") {
+  constexpr std::int64_t batch = 2, seq = 37, heads = 4, kv_heads = 2, dim = 19;
+  const std::vector<float> memory = random_floats(batch * seq * (heads + 2 * kv_heads) * dim);
+  const TensorView qkv = TensorView(memory.data(), {batch, seq, heads + 2 * kv_heads, dim}).permuted({0, 2, 1, 3});
+  const TensorView q = qkv.sliced(1, 0, heads), k = qkv.sliced(1, heads, heads + kv_heads),
+                   v = qkv.sliced(1, heads + kv_heads, heads + 2 * kv_heads);
+  const Tensor q_copy = copy_as(q, DType::f32), k_copy = copy_as(k, DType::f32), v_copy = copy_as(v, DType::f32);
+  for (const Isa isa : available_isas()) {
+    Tensor packed(DType::f32, {batch, seq, heads, dim}), dense(DType::f32, {batch, heads, seq, dim});
+    const MutableTensorView out = packed.view().permuted({0, 2, 1, 3});
+    attention(q, k, v, out, {.isa = isa});
+    attention(q_copy.view(), k_copy.view(), v_copy.view(), dense.view(), {.isa = isa});
+    CHECK(bits_of(out) == bits_of(dense.view()));
+  }
+}
+
+TEST_CASE("Keys and values shared by stride 0, over batch, heads and positions") {
+  constexpr std::int64_t batch = 2, heads = 3, q_len = 7, kv_len = 50, dim = 11;
+  const std::vector<float> memory = random_floats(batch * heads * q_len * dim);
+  const TensorView q(memory.data(), {batch, heads, q_len, dim});
+  const Dims shape{batch, heads, kv_len, dim};
+  for (const Dims& strides : {Dims{0, 0, 1, 2}, Dims{0, 3, 0, 1}, Dims{5, 0, 2, 0}, Dims{0, 0, 0, 0}}) {
+    const TensorView kv(memory.data(), DType::f32, shape, strides);
+    const Tensor copy = copy_as(kv, DType::f32);
+    for (const Isa isa : available_isas()) {
+      Tensor shared(DType::f32, {batch, heads, q_len, dim}), dense(DType::f32, {batch, heads, q_len, dim});
+      attention(q, kv, kv, shared.view(), {.isa = isa});
+      attention(q, copy.view(), copy.view(), dense.view(), {.isa = isa});
+      CHECK(bits_of(shared.view()) == bits_of(dense.view()));
+    }
+  }
+}
+
+TEST_CASE("A slice of a key cache that holds more keys, heads and entries") {
+  constexpr std::int64_t dim = 16;
+  const std::vector<float> memory = random_floats(4 * 6 * 100 * dim);
+  const TensorView cache(memory.data(), {4, 6, 100, dim});
+  const TensorView kv = cache.sliced(0, 1, 3).sliced(1, 2, 4).sliced(2, 0, 63);
+  const TensorView q = cache.sliced(0, 0, 2).sliced(1, 0, 4).sliced(2, 90, 95);
+  const Tensor q_copy = copy_as(q, DType::f32), kv_copy = copy_as(kv, DType::f32);
+  for (const Isa isa : available_isas()) {
+    Tensor sliced(DType::f32, {2, 4, 5, dim}), dense(DType::f32, {2, 4, 5, dim});
+    attention(q, kv, kv, sliced.view(), {.causal = Causal::bottom_right(), .isa = isa});
+    attention(q_copy.view(), kv_copy.view(), kv_copy.view(), dense.view(), {.causal = Causal::bottom_right(), .isa = isa});
+    CHECK(bits_of(sliced.view()) == bits_of(dense.view()));
+  }
+}

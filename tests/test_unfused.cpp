@@ -1,0 +1,226 @@
+// The unfused baseline against the textbook.
+#include <attn/error.hpp>
+#include <attn/reference.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "support/reference_examples.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+/// A random example in another type, its outputs in f32 or that type.
+struct Narrowed {
+  Narrowed(const Example& example, DType dtype)
+      : shape(example.shape),
+        q(copy_as(example.tensors.q, dtype)),
+        k(copy_as(example.tensors.k, dtype)),
+        v(copy_as(example.tensors.v, dtype)),
+        out(dtype, example.out.shape()),
+        lse(DType::f32, example.lse.shape()),
+        tensors(example.tensors),
+        options(example.options) {
+    tensors.q = q.view();
+    tensors.k = k.view();
+    tensors.v = v.view();
+    tensors.out = out.view();
+    tensors.lse = lse.view();
+  }
+
+  void run() { attention_unfused(tensors, options); }
+  std::int64_t rows() const { return shape.batch * shape.num_q_heads * shape.q_len; }
+
+  Shape shape;
+  Tensor q, k, v, out, lse;
+  Tensors tensors;
+  Options options;
+};
+
+std::vector<double> values_of(const Tensor& tensor) {
+  const Tensor in_double = copy_as(tensor.view(), DType::f64);
+  return {in_double.data<double>(), in_double.data<double>() + in_double.size()};
+}
+
+/// How many of the unfused results are not those of the textbook on the same inputs.
+std::int64_t count_wrong(Narrowed& call, double tolerance) {
+  call.run();
+  const std::vector<double> out = values_of(call.out), lse = values_of(call.lse);
+  attention_reference(call.tensors, call.options);
+  const std::vector<double> wanted_out = values_of(call.out), wanted_lse = values_of(call.lse);
+  std::int64_t wrong = 0;
+  for (std::size_t n = 0; n < out.size(); ++n) wrong += !(std::abs(out[n] - wanted_out[n]) <= tolerance);
+  for (std::size_t n = 0; n < lse.size(); ++n) wrong += !(lse[n] == wanted_lse[n] || std::abs(lse[n] - wanted_lse[n]) <= 1e-5);
+  return wrong;
+}
+
+/// Whether row sees key, by the textbook.
+std::vector<bool> visibility(const Narrowed& call) {
+  Tensor scores(DType::f64, {call.shape.batch, call.shape.num_q_heads, call.shape.q_len, call.shape.kv_len});
+  reference_scores(call.tensors, call.options, ScoreStage::masked, scores.view());
+  std::vector<bool> visible;
+  for (const double score : values_of(scores)) visible.push_back(score != -infinity);
+  return visible;
+}
+
+bool same_bits(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+}  // namespace
+
+TEST_CASE("Unfused agrees with the textbook on random calls") {
+  for (std::uint32_t seed = 0; seed < 150; ++seed) {
+    RandomCall random(seed);
+    Narrowed call(random.example, DType::f32);
+    call.options.num_threads = 1 + static_cast<int>(seed % 3);
+    CAPTURE(seed);
+    CHECK(count_wrong(call, 1e-5) == 0);
+  }
+}
+
+TEST_CASE("Unfused takes 16-bit types and rounds only its output to them") {
+  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+    RandomCall random(seed);
+    Narrowed call(random.example, seed % 2 == 0 ? DType::bf16 : DType::f16);
+    CAPTURE(seed);
+    CHECK(count_wrong(call, 0.02) == 0);
+  }
+}
+
+TEST_CASE("Unfused takes any layout") {
+  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+    RandomCall random(seed);
+    Narrowed call(random.example, DType::f32);
+    const Shape& shape = call.shape;
+    const Dims heads_inside{0, 2, 1, 3};
+    Tensor q(DType::f32, {shape.batch, shape.q_len, shape.num_q_heads, shape.head_dim});
+    Tensor out(DType::f32, {shape.batch, shape.q_len, shape.num_q_heads, shape.v_head_dim});
+    Tensor keys(DType::f32, {shape.batch, shape.num_kv_heads, shape.head_dim, shape.kv_len});
+    copy_into(call.tensors.q, q.view().permuted(heads_inside));
+    copy_into(call.tensors.k, keys.view().permuted({0, 1, 3, 2}));
+    call.run();
+    const std::vector<double> dense = values_of(call.out);
+    call.tensors.q = q.view().permuted(heads_inside);
+    call.tensors.k = keys.view().permuted({0, 1, 3, 2});
+    call.tensors.out = out.view().permuted(heads_inside);
+    call.run();
+    copy_into(call.tensors.out, call.out.view());
+    CAPTURE(seed);
+    CHECK(values_of(call.out) == dense);
+  }
+}
+
+TEST_CASE("Unfused calls the user's functions in the order of the textbook") {
+  for (std::uint32_t seed = 0; seed < 40; ++seed) {
+    RandomCall random(seed);
+    Narrowed call(random.example, DType::f32);
+    call.options.score_mod = [](const KeyRun& run, float* scores) {
+      for (std::int64_t n = 0; n < run.count; ++n) scores[n] = 0.5f * scores[n] + static_cast<float>((run.key_begin + n + run.q_head) % 3);
+    };
+    call.options.mask_mod = [](const KeyRun& run, bool* visible) {
+      for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n + run.q_position + run.batch) % 4 != 0;
+    };
+    CAPTURE(seed);
+    CHECK(count_wrong(call, 1e-5) == 0);
+  }
+}
+
+TEST_CASE("NaN and inf behind unfused masks stay there, and in front of them go where the textbook says") {
+  for (std::uint32_t seed = 0; seed < 100; ++seed) {
+    RandomCall random(seed);
+    Narrowed call(random.example, DType::f32);
+    const Shape& shape = call.shape;
+    call.run();
+    const std::vector<float> clean(call.out.data<float>(), call.out.data<float>() + call.out.size());
+    const std::vector<bool> visible = visibility(call);
+    const std::int64_t key = seed % shape.kv_len;
+    const float wild = seed % 2 == 0 ? std::nanf("") : std::numeric_limits<float>::infinity();
+    // The first head of the first batch entry holds it, in V alone.
+    std::fill_n(call.v.data<float>() + key * shape.v_head_dim, shape.v_head_dim, wild);
+    call.run();
+    const std::int64_t rows_of_kv_head = shape.num_q_heads / shape.num_kv_heads * shape.q_len;
+    std::int64_t wrong = 0;
+    for (std::int64_t row = 0; row < call.rows(); ++row) {
+      const bool sees = row < rows_of_kv_head && visible[row * shape.kv_len + key];
+      for (std::int64_t d = row * shape.v_head_dim; d < (row + 1) * shape.v_head_dim; ++d) {
+        wrong += !same_bits(call.out.data<float>()[d], sees ? wild : clean[d]);
+      }
+    }
+    CAPTURE(seed);
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("Keys hidden from all rows may hold anything") {
+  Shape shape{.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 5, .kv_len = 9, .head_dim = 8, .v_head_dim = 6};
+  Example example(shape);
+  std::fill_n(example.v.data<double>(), example.v.size(), 3.0);
+  Narrowed call(example, DType::f32);
+  const std::int32_t lengths[] = {4, 0};
+  call.tensors.kv_lens = {lengths, {2}};
+  for (std::int64_t head = 0; head < 4; ++head) {
+    for (std::int64_t key = head < 2 ? 4 : 0; key < shape.kv_len; ++key) {
+      std::fill_n(call.k.data<float>() + (head * shape.kv_len + key) * shape.head_dim, shape.head_dim, std::nanf(""));
+      std::fill_n(call.v.data<float>() + (head * shape.kv_len + key) * shape.v_head_dim, shape.v_head_dim, std::nanf(""));
+    }
+  }
+  for (const auto& softcap : {std::optional<float>(), std::optional<float>(2.f)}) {
+    call.options.softcap = softcap;
+    call.run();
+    for (std::int64_t n = 0; n < call.out.size(); ++n) CHECK(call.out.data<float>()[n] == (n < call.out.size() / 2 ? 3.f : 0.f));
+    for (std::int64_t n = 0; n < call.lse.size() / 2; ++n) CHECK(call.lse.data<float>()[n] == doctest::Approx(std::log(4)));
+    for (std::int64_t n = call.lse.size() / 2; n < call.lse.size(); ++n) CHECK(call.lse.data<float>()[n] == -infinity);
+  }
+}
+
+TEST_CASE("Undefined rows are NaN and leave the others alone") {
+  for (const float score : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    Example example({.q_len = 3, .kv_len = 40, .head_dim = 1, .v_head_dim = 2});
+    std::fill_n(example.v.data<double>(), example.v.size(), 3.0);
+    std::fill_n(example.k.data<double>(), example.k.size(), 1.0);
+    example.q.data<double>()[1] = score;
+    Narrowed call(example, DType::f32);
+    call.run();
+    for (const std::int64_t n : {0, 1, 4, 5}) CHECK(call.out.data<float>()[n] == doctest::Approx(3));
+    for (const std::int64_t n : {2, 3}) CHECK(std::isnan(call.out.data<float>()[n]));
+    CHECK(std::isnan(call.lse.data<float>()[1]));
+  }
+}
+
+TEST_CASE("Nothing to see, or nobody to see it") {
+  Narrowed no_keys(Example({.num_q_heads = 2, .q_len = 3, .kv_len = 0, .v_head_dim = 2}), DType::f32);
+  std::fill_n(no_keys.out.data<float>(), no_keys.out.size(), 7.f);
+  const float sinks[] = {0.5f, -std::numeric_limits<float>::infinity()};
+  no_keys.tensors.sinks = {sinks, {2}};
+  no_keys.run();
+  for (const double value : values_of(no_keys.out)) CHECK(value == 0);
+  CHECK(values_of(no_keys.lse) == std::vector<double>{0.5, 0.5, 0.5, -infinity, -infinity, -infinity});
+
+  Narrowed no_rows(Example({.q_len = 0, .kv_len = 3}), DType::f32);
+  CHECK_NOTHROW(no_rows.run());
+}
+
+TEST_CASE("The scratch of unfused is the score matrix and the copies it makes") {
+  const Shape shape{.num_q_heads = 2, .q_len = 256, .kv_len = 512, .head_dim = 64, .v_head_dim = 64};
+  const Example example(shape);
+  const std::size_t matrix = 2 * 256 * 512 * sizeof(float);
+  const Narrowed in_place(example, DType::f32);
+  CHECK(unfused_scratch_size(in_place.tensors) >= matrix);
+  CHECK(unfused_scratch_size(in_place.tensors) < matrix + 8192);
+  const Narrowed copied(example, DType::bf16);
+  CHECK(unfused_scratch_size(copied.tensors) >= matrix + (2 * 2 * 256 + 2 * 512) * 64 * sizeof(float));
+}
+
+TEST_CASE("Unfused refuses what attention refuses") {
+  Narrowed call(Example({.kv_len = 3}), DType::f32);
+  const float mask[] = {0, 0};
+  call.tensors.mask = {mask, {2, 1}};
+  CHECK_THROWS_AS(call.run(), Error);
+}
