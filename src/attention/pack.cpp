@@ -22,7 +22,7 @@ float* Packer::values(const PackedHead& head, std::int64_t block, std::int64_t f
 Packer::Panel Packer::rows_as_floats(const TensorView& tensor, std::int64_t batch, std::int64_t kv_head, std::int64_t first,
                                      std::int64_t count, float* staging) const noexcept {
   const Row row = row_of(tensor, batch, kv_head, first);
-  if (row.dense_f32()) return {reinterpret_cast<const float*>(row.data), tensor.strides[2]};
+  if (row.dense_f32()) return {row.floats(), tensor.strides[2]};
   const std::int64_t width = tensor.shape[3];
   for (std::int64_t r = 0; r < count; ++r) {
     read_row(row_of(tensor, batch, kv_head, first + r), width, kernels_, staging + r * width);

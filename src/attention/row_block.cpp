@@ -67,16 +67,27 @@ QueryRow RowBlockPass::query_row(const Rows& rows, std::int64_t r) const {
   return {rows.place.batch, q_head, rows.place.kv_head, q_index, rows.place.sight.position(q_index)};
 }
 
-/// Gathers the rows of Q, dense and in f32, and sets their states to the identity.
+/// Sets the rows' states to the identity and finds their queries: where they lie, if at one stride as floats, else gathered.
 void RowBlockPass::start(const Rows& rows) {
-  for (std::int64_t r = 0; r < rows.count; ++r) {
-    const QueryRow query = query_row(rows, r);
-    read_row(row_of(tensors_.q, query.batch, query.q_head, query.q_index), sizes_.head_dim, kernels_,
-             scratch_.queries + r * sizes_.head_dim);
-  }
   std::fill_n(scratch_.out, rows.count * prepared_.blocking.value_width, 0.f);
   std::fill_n(scratch_.row_max, rows.count, minus_infinity);
   std::fill_n(scratch_.row_sum, rows.count, 0.f);
+
+  const auto row_of_query = [&](std::int64_t r) {
+    const QueryRow query = query_row(rows, r);
+    return row_of(tensors_.q, query.batch, query.q_head, query.q_index);
+  };
+  const Row first = row_of_query(0);
+  if (first.dense_f32() && sizes_.group_size == 1 && !score_matmul_) {
+    queries_ = first.floats();
+    query_stride_ = tensors_.q.strides[2];
+    return;
+  }
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    read_row(row_of_query(r), sizes_.head_dim, kernels_, scratch_.queries + r * sizes_.head_dim);
+  }
+  queries_ = scratch_.queries;
+  query_stride_ = sizes_.head_dim;
 }
 
 /// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.
@@ -164,8 +175,8 @@ void RowBlockPass::make_scores(Tile& tile, const float* packed_keys) {
   tile.score_stride = score_stride(prepared_.blocking);
   const std::int64_t first = round_down(tile.hull.begin, kernels_.panel_width);
   kernels_.matmul({
-      .a = scratch_.queries + tile.first_row * sizes_.head_dim,
-      .a_stride = sizes_.head_dim,
+      .a = queries_ + tile.first_row * query_stride_,
+      .a_stride = query_stride_,
       .b = packed_keys,
       .b_row_stride = packer_.layout().row_stride,
       .b_panel_stride = packer_.layout().panel_stride,
@@ -261,8 +272,13 @@ void RowBlockPass::finish(const Rows& rows) {
 
     const double with_sink = nothing_seen ? 1 : sum + (sink == minus_infinity ? 0 : std::exp(sink - maximum));
     float* out = scratch_.out + r * prepared_.blocking.value_width;
-    kernels_.divide(out, sizes_.v_head_dim, static_cast<float>(with_sink), out);
-    write_row(tensors_.out, query.batch, query.q_head, query.q_index, out, kernels_);
+    const Row to = row_of(tensors_.out, query.batch, query.q_head, query.q_index);
+    if (to.dense_f32()) {
+      kernels_.divide(out, sizes_.v_head_dim, static_cast<float>(with_sink), to.floats());
+    } else {
+      kernels_.divide(out, sizes_.v_head_dim, static_cast<float>(with_sink), out);
+      write_row(out, sizes_.v_head_dim, kernels_, to);
+    }
     if (tensors_.lse.absent()) continue;
     const double lse = nothing_seen || std::isinf(with_sink) ? sink : maximum + std::log(with_sink);
     const Dims& strides = tensors_.lse.strides;

@@ -78,6 +78,8 @@ class RowBlockPass {
   const RowScores& row_scores_;
   const Packer& packer_;
   ThreadScratch scratch_;
+  const float* queries_ = nullptr;
+  std::int64_t query_stride_ = 0;
   std::optional<onednn::MatmulCall> score_matmul_;
 };
 

@@ -25,7 +25,7 @@ KeyRun RowScores::run_of(const QueryRow& row, KeyRange keys) noexcept {
 
 const float* RowScores::additive_mask(const QueryRow& row, KeyRange keys, float* staging) const noexcept {
   const std::byte* first = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * mask_.key_stride_in_bytes();
-  return as_floats(Row{first, mask_.dtype, mask_.strides[3]}, keys.size(), kernels_, staging);
+  return as_floats(Row{const_cast<std::byte*>(first), mask_.dtype, mask_.strides[3]}, keys.size(), kernels_, staging);
 }
 
 std::int64_t RowScores::visibility(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const {

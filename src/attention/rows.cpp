@@ -25,7 +25,7 @@ void narrow(DType dtype, const float* from, std::int64_t count, const kernels::K
 
 Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) noexcept {
   const std::int64_t offset = batch * tensor.strides[0] + head * tensor.strides[1] + position * tensor.strides[2];
-  const auto* data = static_cast<const std::byte*>(tensor.data);
+  auto* data = static_cast<std::byte*>(const_cast<void*>(tensor.data));
   return {data + offset * static_cast<std::int64_t>(size_of(tensor.dtype)), tensor.dtype, tensor.strides[3]};
 }
 
@@ -35,17 +35,14 @@ void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernel
 }
 
 const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* staging) noexcept {
-  if (row.dense_f32()) return reinterpret_cast<const float*>(row.data);
+  if (row.dense_f32()) return row.floats();
   read_row(row, count, kernels, staging);
   return staging;
 }
 
-void write_row(const MutableTensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position, const float* values,
-               const kernels::Kernels& kernels) noexcept {
-  const Row row = row_of(tensor, batch, head, position);
-  const auto to = [&](std::int64_t n) { return const_cast<std::byte*>(row.at(n)); };
-  if (row.stride == 1) return narrow(row.dtype, values, tensor.shape[3], kernels, to(0));
-  for (std::int64_t n = 0; n < tensor.shape[3]; ++n) narrow(row.dtype, values + n, 1, kernels, to(n));
+void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels, const Row& row) noexcept {
+  if (row.stride == 1) return narrow(row.dtype, values, count, kernels, row.data);
+  for (std::int64_t n = 0; n < count; ++n) narrow(row.dtype, values + n, 1, kernels, row.at(n));
 }
 
 }  // namespace attn

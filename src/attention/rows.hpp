@@ -10,15 +10,16 @@
 
 namespace attn {
 
-/// The last dim of a [batch, head, position, dim] tensor at one place.
+/// The last dim of a [batch, head, position, dim] tensor at one place. Read-only where the tensor is.
 struct Row {
-  const std::byte* data;
+  std::byte* data;
   DType dtype;
   std::int64_t stride;
 
-  const std::byte* at(std::int64_t index) const noexcept { return data + index * stride * static_cast<std::int64_t>(size_of(dtype)); }
+  std::byte* at(std::int64_t index) const noexcept { return data + index * stride * static_cast<std::int64_t>(size_of(dtype)); }
   /// Its floats lie side by side.
   bool dense_f32() const noexcept { return dtype == DType::f32 && stride == 1; }
+  float* floats() const noexcept { return reinterpret_cast<float*>(data); }
 };
 
 Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) noexcept;
@@ -26,8 +27,7 @@ Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std:
 void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* to) noexcept;
 /// The row in place if it is dense f32, else read into `staging`.
 const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* staging) noexcept;
-/// Rounds to the tensor's type.
-void write_row(const MutableTensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position, const float* values,
-               const kernels::Kernels& kernels) noexcept;
+/// Rounds to the row's type.
+void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels, const Row& row) noexcept;
 
 }  // namespace attn

@@ -248,9 +248,10 @@ Tensor read_npy(const InputFile& file) {
 void write_npy(OutputFile& file, const TensorView& tensor) {
   constexpr std::size_t alignment = 64;
   constexpr std::size_t preamble = magic.size() + 4;
-  const std::string_view trailing = tensor.rank() == 1 ? "," : "";
-  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr_of(file, tensor.dtype),
-                                   fmt::join(tensor.shape.begin(), tensor.shape.end(), ", "), trailing);
+  // "[3]" and "[2, 3]" to "(3,)" and "(2, 3)".
+  const std::string list = tensor.shape.to_string();
+  const std::string tuple = fmt::format("({}{})", list.substr(1, list.size() - 2), tensor.rank() == 1 ? "," : "");
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr_of(file, tensor.dtype), tuple);
   // The elements start aligned, and a newline ends the header.
   const std::size_t unpadded = preamble + header.size() + 1;
   header.append((alignment - unpadded % alignment) % alignment, ' ').push_back('\n');

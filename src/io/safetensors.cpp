@@ -139,7 +139,9 @@ class HeaderReader final : public json::json_sax_t {
     return true;
   }
 
-  bool parse_error(std::size_t position, const std::string&, const json::exception&) override {
+  bool parse_error(std::size_t position, const std::string&, const json::exception&) override { refuse_byte(position); }
+
+  [[noreturn]] void refuse_byte(std::size_t position) const {
     fail(fmt::format("broken header: its byte {} is no JSON in UTF-8", position));
   }
 
@@ -204,10 +206,10 @@ void check_size(const InputFile& file, const Entry& entry) {
 
 std::string list_names(const std::vector<Entry>& entries) {
   constexpr std::size_t max_listed = 20;
-  std::vector<std::string> names;
-  for (std::size_t n = 0; n < std::min(entries.size(), max_listed); ++n) names.push_back(in_quotes(entries[n].name));
-  if (entries.size() > max_listed) names.push_back(fmt::format("and {} more", entries.size() - max_listed));
-  return names.empty() ? "no tensors" : fmt::format("{}", fmt::join(names, ", "));
+  std::string list;
+  for (std::size_t n = 0; n < std::min(entries.size(), max_listed); ++n) list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(entries[n].name));
+  if (entries.size() > max_listed) list += fmt::format(" and {} more", entries.size() - max_listed);
+  return list.empty() ? "no tensors" : list;
 }
 
 const Entry& find_entry(const InputFile& file, const std::vector<Entry>& entries, const std::optional<std::string>& name) {
@@ -265,6 +267,8 @@ Tensor read_safetensors(const InputFile& file, const std::optional<std::string>&
   std::string header(header_size, '\0');
   file.read(sizeof header_size, header.data(), header.size());
   HeaderReader reader(file);
+  // To the parser, a zero byte is the end.
+  if (const std::size_t zero = header.find('\0'); zero != std::string::npos) reader.refuse_byte(zero);
   json::sax_parse(header, &reader);
   check_offsets(file, reader.entries, rest - header_size);
   for (const Entry& entry : reader.entries) check_size(file, entry);

@@ -36,7 +36,10 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
     }
     for (std::int64_t k = 0; k < whole_depth; k += vector_width) {
       Vector rows[vector_width];
-      for (int n = 0; n < vector_width; ++n) rows[n] = load(src + n * src_stride + k);
+      for (int n = 0; n < vector_width; ++n) {
+        rows[n] = load(src + n * src_stride + k);
+        __builtin_prefetch(src + (n + vector_width) * src_stride + k);  // W streams at once are too many for the hardware
+      }
       transpose(rows);
       for (int n = 0; n < vector_width; ++n) store(dst + (k + n) * dst_stride, rows[n]);
     }
@@ -47,24 +50,29 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
 /// Lanes of -1 where v is finite: an exponent of all ones is not.
 ATTN_INLINE Lanes is_finite(Vector v) { return (bits_of(v) & 0x7f800000u) != 0x7f800000u; }
 
+/// One row into its panels; returns the lanes that were finite throughout.
+ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst, std::int64_t dst_panel_stride) {
+  Lanes finite = Vector{} == Vector{};
+  const auto put = [&](std::int64_t n, Vector v) {
+    const Lanes here = is_finite(v);
+    finite &= here;
+    store(dst + n / panel_width * dst_panel_stride + n % panel_width, from_bits(bits_of(v) & reinterpret_cast<Bits>(here)));
+  };
+  const std::int64_t whole = round_down(columns);
+  for (std::int64_t n = 0; n < whole; n += vector_width) put(n, load(src + n));
+  if (whole < columns) {
+    Vector rest{};
+    for (std::int64_t n = whole; n < columns; ++n) rest[n - whole] = src[n];
+    put(whole, rest);
+  }
+  return finite;
+}
+
 bool pack_finite(const float* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
                  std::int64_t dst_panel_stride) {
   Lanes finite = Vector{} == Vector{};
-  for (std::int64_t n = 0; n < columns; n += vector_width) {
-    float* to = dst + n / panel_width * dst_panel_stride + n % panel_width;
-    const std::int64_t lanes = columns - n < vector_width ? columns - n : vector_width;
-    for (std::int64_t r = 0; r < rows; ++r, to += panel_width) {
-      const float* from = src + r * src_stride + n;
-      Vector v{};
-      if (lanes == vector_width) {
-        v = load(from);
-      } else {
-        for (std::int64_t lane = 0; lane < lanes; ++lane) v[lane] = from[lane];
-      }
-      const Lanes here = is_finite(v);
-      finite &= here;
-      store(to, from_bits(bits_of(v) & reinterpret_cast<Bits>(here)));
-    }
+  for (std::int64_t r = 0; r < rows; ++r) {
+    finite &= pack_finite_row(src + r * src_stride, columns, dst + r * panel_width, dst_panel_stride);
   }
   for (int lane = 0; lane < vector_width; ++lane) {
     if (finite[lane] == 0) return false;
