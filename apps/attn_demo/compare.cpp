@@ -94,7 +94,7 @@ void print_text(const Call& call, const Comparison& comparison) {
   rows.push_back(table_row(comparison.naive, comparison.naive.seconds));
   print_table(rows);
 
-  fmt::print("\nErrors are those of O (max abs, max rel, RMS, at worst where) and of lse (max abs) against naive.\n");
+  fmt::print("\nErrors and speed-up refer to naive. max abs, max rel, RMS and the worst element are those of O; lse is max abs.\n");
   fmt::print("The q_len x kv_len score matrix of all heads, which unfused holds: {}\n", format_bytes(comparison.score_matrix));
   if (!comparison.unfused) fmt::print("unfused was left out: that does not fit in memory\n");
   const Tolerance& tolerance = comparison.tolerance;

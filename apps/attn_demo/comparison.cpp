@@ -47,17 +47,10 @@ struct Results {
   Tensors tensors;
 };
 
-/// The reference is slow: where someone watches, a mask that hides nothing counts the keys it has been asked about.
-double seconds_of_reference(const Tensors& tensors, Options options) {
-  const double rows = static_cast<double>(tensors.lse.size());
-  Progress progress("naive, in double", rows * static_cast<double>(tensors.k.shape[2]));
-  if (Progress::visible()) {
-    options.mask_mod = [&progress](const KeyRun& run, bool* visible) {
-      std::fill_n(visible, run.count, true);
-      progress.advance(static_cast<double>(run.count));
-    };
-  }
-  return seconds_of([&] { attention_reference(tensors, options); });
+double seconds_of_reference(const Tensors& tensors, const Options& options) {
+  Progress progress("naive, in double");
+  const Options counted = progress.counted(tensors, options);
+  return seconds_of([&] { attention_reference(tensors, counted); });
 }
 
 void set_errors(Measured& measured, const Results& got, const Results& reference) {
@@ -68,6 +61,7 @@ void set_errors(Measured& measured, const Results& got, const Results& reference
 Measured measure_tiled(const Call& call, const Plan& plan, const Results& reference) {
   Results results(call, call.dtype);
   Workspace workspace(plan.workspace_size());
+  const Progress progress("tiled, several times");
   Measured measured{.kernel = "tiled", .out = {}, .lse = {}};
   measured.seconds = median_seconds([&] { plan.run(results.tensors, workspace); });
   measured.scratch = plan.workspace_size();
@@ -77,6 +71,7 @@ Measured measure_tiled(const Call& call, const Plan& plan, const Results& refere
 
 Measured measure_unfused(const Call& call, const Results& reference) {
   Results results(call, call.dtype);
+  const Progress progress("unfused, several times");
   Measured measured{.kernel = "unfused", .out = {}, .lse = {}};
   measured.seconds = median_seconds([&] { attention_unfused(results.tensors, call.options); });
   measured.scratch = unfused_scratch_size(results.tensors);

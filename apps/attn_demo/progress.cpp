@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstdio>
+#include <mutex>
 #include <utility>
 
 namespace attn::demo {
@@ -14,29 +16,48 @@ constexpr const char* erase_line = "\r\033[K";
 
 }  // namespace
 
-Progress::Progress(std::string label, double total) : label_(std::move(label)), total_(total) {}
+Progress::Progress(std::string label) : label_(std::move(label)) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  display_ = std::jthread([this](const std::stop_token& stop) { show_until(stop); });
+}
 
 Progress::~Progress() {
-  if (shown_) std::fputs(erase_line, stderr);
+  if (!display_.joinable()) return;
+  display_.request_stop();
+  display_.join();
 }
 
-bool Progress::visible() { return isatty(STDERR_FILENO) != 0; }
-
-void Progress::advance(double amount) {
-  const double done = done_.fetch_add(amount, std::memory_order_relaxed) + amount;
-  const std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock.owns_lock()) return;
-  const Clock::time_point now = Clock::now();
-  if (now >= next_) show(now, done);
+Options Progress::counted(const Tensors& tensors, Options options) {
+  if (!display_.joinable()) return options;
+  const Dims& q = tensors.q.shape;
+  total_ = static_cast<double>(q[0] * q[1] * q[2]) * static_cast<double>(tensors.k.shape[2]);
+  options.mask_mod = [this](const KeyRun& run, bool* visible) {
+    std::fill_n(visible, run.count, true);
+    done_.fetch_add(static_cast<double>(run.count), std::memory_order_relaxed);
+  };
+  return options;
 }
 
-void Progress::show(Clock::time_point now, double done) {
-  const double spent = std::chrono::duration<double>(now - start_).count();
-  const double left = spent * std::max(0.0, total_ - done) / done;
-  fmt::print(stderr, "{}{}: {:.0f} %, {:.0f} s left", erase_line, label_, std::min(100.0, 100 * done / total_), left);
+void Progress::show_until(const std::stop_token& stop) {
+  using namespace std::chrono_literals;
+  std::mutex mutex;
+  std::condition_variable_any stopped;
+  std::unique_lock lock(mutex);
+  const auto stops_within = [&](Clock::duration time) { return stopped.wait_for(lock, stop, time, [&] { return stop.stop_requested(); }); };
+  if (stops_within(700ms)) return;
+  do {
+    fmt::print(stderr, "{}{}", erase_line, line());
+    std::fflush(stderr);
+  } while (!stops_within(200ms));
+  std::fputs(erase_line, stderr);
   std::fflush(stderr);
-  shown_ = true;
-  next_ = now + std::chrono::milliseconds(200);
+}
+
+std::string Progress::line() const {
+  const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
+  const double total = total_, done = done_;
+  if (total == 0 || done == 0) return fmt::format("{}: {:.0f} s", label_, spent);
+  return fmt::format("{}: {:.0f} %, {:.0f} s left", label_, std::min(100.0, 100 * done / total), spent * std::max(0.0, total / done - 1));
 }
 
 }  // namespace attn::demo

@@ -1,37 +1,37 @@
 // How far long work has come, on a terminal and only there.
 #pragma once
 
+#include <attn/attention.hpp>
+
 #include <atomic>
 #include <chrono>
-#include <mutex>
 #include <string>
+#include <thread>
 
 namespace attn::demo {
 
-/// One line on standard error, shown once the work has taken a while and erased at the end.
+/// One line on standard error while this object lives, shown once that has lasted a while and erased at the end.
 class Progress {
  public:
-  Progress(std::string label, double total);
+  explicit Progress(std::string label);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Whether anyone can see it.
-  static bool visible();
-  /// By any thread.
-  void advance(double amount);
+  /// For the reference, which is slow: options with a mask that hides nothing and counts the keys that it is asked about, so that the
+  /// line tells how much is done. Unchanged where nobody sees it. This object must outlive them.
+  Options counted(const Tensors& tensors, Options options);
 
  private:
   using Clock = std::chrono::steady_clock;
-  void show(Clock::time_point now, double done);
+  void show_until(const std::stop_token& stop);
+  std::string line() const;
 
   std::string label_;
-  double total_;
+  std::atomic<double> total_{0};  // 0: unknown
   std::atomic<double> done_{0};
   Clock::time_point start_ = Clock::now();
-  std::mutex mutex_;  // of what follows
-  Clock::time_point next_ = start_ + std::chrono::milliseconds(500);
-  bool shown_ = false;
+  std::jthread display_;  // not there without a terminal
 };
 
 }  // namespace attn::demo

@@ -8,6 +8,7 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "inputs.hpp"
+#include "progress.hpp"
 
 namespace attn::demo {
 namespace {
@@ -22,11 +23,12 @@ struct RunArguments {
 };
 
 void compute(Kernel kernel, const Tensors& tensors, const Options& options) {
+  Progress progress("computing");
   switch (kernel) {
     case Kernel::tiled:
       return attention(tensors, options);
     case Kernel::naive:
-      return attention_reference(tensors, options);
+      return attention_reference(tensors, progress.counted(tensors, options));
     case Kernel::unfused:
       return attention_unfused(tensors, options);
   }

@@ -29,7 +29,7 @@ std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t panel_width) {
 
 std::int64_t choose_q_block(std::int64_t rows, std::int64_t heads, int num_threads) {
   const std::int64_t wanted_items = items_per_thread * num_threads;
-  if (rows <= uncut_rows && heads >= wanted_items) return rows;
+  if (rows <= uncut_rows && heads >= wanted_items) return std::max<std::int64_t>(rows, 1);
   const std::int64_t even = round_up(divide_up(rows * heads, wanted_items), kernels::tile_rows);
   return std::clamp(even, least_q_block, preferred_q_block);
 }

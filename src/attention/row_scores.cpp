@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "attention/rows.hpp"
 
@@ -10,6 +11,12 @@ namespace {
 
 /// Folded into the exponent, a scale has to keep the order of the scores and survive a factor of log2(e).
 bool folds(float scale) { return scale > 0 && std::isnormal(scale) && std::isfinite(scale * 2); }
+
+/// A score_mod may make a number of -inf, but cannot reveal what the mask hides.
+void hide_again(const float* additive_mask, std::int64_t count, float* scores) {
+  constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+  for (std::int64_t n = 0; n < count; ++n) scores[n] = additive_mask[n] == minus_infinity ? minus_infinity : scores[n];
+}
 
 }  // namespace
 
@@ -56,7 +63,9 @@ void RowScores::transform(const QueryRow& row, KeyRange keys, const float* addit
     kernels_.alibi(scores, count, slopes[row.q_head * tensors_.alibi_slopes.strides[0]], row.q_position - keys.begin);
   }
   if (additive_mask != nullptr) kernels_.add_mask(scores, count, additive_mask);
-  if (options_.score_mod) options_.score_mod(run_of(row, keys), scores);
+  if (!options_.score_mod) return;
+  options_.score_mod(run_of(row, keys), scores);
+  if (additive_mask != nullptr) hide_again(additive_mask, count, scores);
 }
 
 }  // namespace attn

@@ -207,7 +207,8 @@ void check_size(const InputFile& file, const Entry& entry) {
 std::string list_names(const std::vector<Entry>& entries) {
   constexpr std::size_t max_listed = 20;
   std::string list;
-  for (std::size_t n = 0; n < std::min(entries.size(), max_listed); ++n) list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(entries[n].name));
+  for (std::size_t n = 0; n < std::min(entries.size(), max_listed); ++n)
+    list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(entries[n].name));
   if (entries.size() > max_listed) list += fmt::format(" and {} more", entries.size() - max_listed);
   return list.empty() ? "no tensors" : list;
 }

@@ -1,0 +1,109 @@
+// attn_demo compare, info, and attn_demo alone: what they say.
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <sstream>
+#include <string>
+
+#include "support/program.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+std::size_t widest_line(const std::string& text) {
+  std::istringstream lines(text);
+  std::size_t widest = 0;
+  for (std::string line; std::getline(lines, line);) widest = std::max(widest, line.size());
+  return widest;
+}
+
+}  // namespace
+
+TEST_CASE("help, version and info end with 0") {
+  for (const char* arguments : {"--help", "run --help", "compare --help", "info --help", "--version", "info"}) {
+    CAPTURE(arguments);
+    const Ran ran = attn_demo(arguments);
+    CHECK(ran.code == 0);
+    CHECK(ran.err == "");
+    CHECK(ran.out != "");
+  }
+  CHECK(attn_demo("--version").out.starts_with("attn_demo 0.1.0 ("));
+  CHECK(attn_demo("run --help").out.find("--scores-stage") != std::string::npos);
+}
+
+TEST_CASE("info lists what can be forced, and what bounds the default") {
+  const std::string info = attn_demo("info").out;
+  for (const Isa isa : available_isas()) CHECK(info.find(name_of(isa)) != std::string::npos);
+  const Ran bounded = shell("ONEDNN_MAX_CPU_ISA=SSE41", ATTN_DEMO_PATH, "info");
+  CHECK(bounded.out.find("baseline (") != std::string::npos);
+  CHECK(bounded.out.find("ONEDNN_MAX_CPU_ISA is SSE41") != std::string::npos);
+}
+
+TEST_CASE("alone it compares the samples, in lines that fit") {
+  const Ran ran = attn_demo("");
+  CAPTURE(ran.out);
+  CHECK(ran.code == 0);
+  CHECK(ran.err == "");
+  CHECK(ran.out.find("All three agree") != std::string::npos);
+  CHECK(widest_line(ran.out) <= 100);
+  CHECK(ran.out.find('\033') == std::string::npos);
+}
+
+TEST_CASE("compare ends with 0 within the tolerance and with 1 past it") {
+  const Sample sample;
+  const Ran table = attn_demo("compare --causal " + sample.inputs);
+  CAPTURE(table.out);
+  CHECK(table.code == 0);
+  CHECK(table.err == "");
+  for (const char* word : {"tiled", "unfused", "naive", "max abs", "RMS", "worst", "scratch", "2 e + 4 eps max|V|", "within tolerance"}) {
+    CHECK(table.out.find(word) != std::string::npos);
+  }
+  CHECK(attn_demo("compare --tolerance 1 " + sample.inputs).code == 0);
+  const Ran different = attn_demo("compare --tolerance 0 " + sample.inputs);
+  CHECK(different.code == 1);
+  CHECK(different.err == "");
+  CHECK(different.out.find("past the tolerance") != std::string::npos);
+  check_refused_with(attn_demo("compare --tolerance -1 " + sample.inputs), "--tolerance");
+  CHECK(sample.folder.names() == sample.names);
+}
+
+TEST_CASE("compare takes a shape in place of files") {
+  const Ran ran = attn_demo("compare --shape 2,6,3,33,70,24,40 --seed 7 --causal --softcap 20 --window 30,-1 --json");
+  CAPTURE(ran.out);
+  REQUIRE(ran.code == 0);
+  CHECK(ran.err == "");
+  const auto result = nlohmann::json::parse(ran.out);
+  CHECK(result["shape"] == nlohmann::json({2, 6, 3, 33, 70, 24, 40}));
+  CHECK(result["within_tolerance"] == true);
+  for (const char* kernel : {"tiled", "unfused"}) {
+    const auto& out = result[kernel]["out"];
+    CHECK(out["max_abs"] > 0);
+    CHECK(out["max_abs"] <= result["tolerance"]);
+    CHECK(out["rms"] <= out["max_abs"]);
+    CHECK(out["worst"].size() == 4);
+    CHECK(result[kernel]["lse"]["max_abs"] <= result["lse_tolerance"]);
+    CHECK(result[kernel]["time_ms"] > 0);
+    CHECK(result[kernel]["scratch_bytes"] > 0);
+  }
+  CHECK(result["score_matrix_bytes"] == 2 * 6 * 33 * 70 * 4);
+
+  const std::string errors = result["tiled"]["out"].dump();
+  const Ran again = attn_demo("compare --shape 2,6,3,33,70,24,40 --seed 7 --causal --softcap 20 --window 30,-1 --json --threads 1");
+  CHECK(nlohmann::json::parse(again.out)["tiled"]["out"].dump() == errors);
+  for (const char* dtype : {"bf16", "f16"}) CHECK(attn_demo(fmt::format("compare --shape 1,2,2,20,20,16 --dtype {}", dtype)).code == 0);
+  for (const char* empty : {"0,2,1,4,4,8", "1,2,1,0,4,8", "1,2,1,4,0,8"})
+    CHECK(attn_demo(fmt::format("compare --shape {}", empty)).code == 0);
+}
+
+TEST_CASE("the sample tensors are those that make_samples makes") {
+  const Folder folder;
+  const fs::path program = fs::path(ATTN_DEMO_PATH).parent_path() / "make_samples";
+  REQUIRE(shell("", program.string(), folder / ".").code == 0);
+  CHECK(folder.names().size() == 10);
+  for (const std::string& name : folder.names()) {
+    CAPTURE(name);
+    CHECK(bytes_of(folder / name) == bytes_of((fs::path(ATTN_DATA_PATH) / name).string()));
+  }
+}

@@ -1,0 +1,103 @@
+// attn_demo: wrong usage and bad input end with 2, one line that says why, and no file.
+#include <string>
+#include <vector>
+
+#include "support/program.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
+  const Sample sample;
+  const auto check = [&](const std::string& arguments, const std::string& fault) {
+    CAPTURE(arguments);
+    check_refused_with(attn_demo(arguments), fault);
+    CHECK(sample.folder.names() == sample.names);
+  };
+  check("bogus", "bogus");
+  check("--json", "--json");
+  check("run", "--out is required");
+  check("run --out " + sample.out, "--q is required");
+  check("compare", "--q is required");
+  for (const char* value : {"nan", "inf", "-inf", "1x", "''", "1e99"})
+    check(sample.run(fmt::format("--scale {}", value)), "a finite number");
+  check(sample.run("--softcap 0"), "a number above 0");
+  check(sample.run("--softcap -1"), "a number above 0");
+  check(sample.run("--causal sideways"), "one of bottom-right, top-left");
+  check(sample.run("--causal --causal-offset 1"), "excludes");
+  check(sample.run("--causal-offset 1.5"), "an integer");
+  check(sample.run("--causal-offset 99999999999999999999"), "an integer");
+  for (const char* value : {"1", "1,2,3", "-2,0", "a,b", "1,", "''"}) check(sample.run(fmt::format("--window {}", value)), "L,R");
+  for (const char* value : {"0", "-1", "1000000", "two"}) check(sample.run(fmt::format("--threads {}", value)), "an integer");
+  check(sample.run("--isa sse9"), "baseline");
+  check(sample.run("--dtype f8"), "one of f32, bf16, f16");
+  check(sample.run("--kernel fastest"), "one of tiled, naive, unfused");
+  check(sample.run("--layout sbhd"), "one of bhsd, bshd");
+  check(sample.run("--scores-stage raw --scores x.npy"), "one of scaled");
+  check(sample.run("--mask ''"), "");
+  check(sample.run("--mask"), "--mask");
+  check(sample.run("--scale 1 --scale 2"), "--scale");
+  check(sample.run("--tolerance 1"), "--tolerance");
+}
+
+TEST_CASE("bad input is refused in one line, and nothing is left behind") {
+  const Sample sample;
+  const Folder bad;
+  const auto check = [&](const std::string& options, const std::string& fault) {
+    CAPTURE(options);
+    check_refused_with(attn_demo(sample.run(options)), fault);
+    CHECK(sample.folder.names() == sample.names);
+  };
+  const auto write = [&](const char* name, const Tensor& tensor) {
+    write_tensor(bad / name, tensor.view());
+    return bad / name;
+  };
+  check("--mask " + bad / "missing.npy", "missing.npy");
+  fs::create_directory(bad / "folder.npy");
+  check("--mask " + bad / "folder.npy", "directory");
+  check("--mask " + bad.write("text.npy", "hello"), "text.npy");
+  check("--mask " + bad.write("two\\ lines.npy", "hello"), "lines.npy");
+  check("--mask " + write("mask.npy", counted(DType::f32, {2, 3, 5})), "mask has shape [2, 3, 5]");
+  check("--alibi " + write("slopes.npy", counted(DType::f32, {3})), "alibi_slopes has shape [3]");
+  check("--sinks " + write("sinks.npy", counted(DType::i64, {4})), "floating-point");
+  check("--kv-lens " + write("lens.npy", counted(DType::f32, {2})), "i32 or i64");
+  check("--kv-lens " + write("too_long.npy", copy_as(TensorView(std::vector<float>{2, 6}.data(), {2}), DType::i64)), "kv_lens[1] is 6");
+}
+
+TEST_CASE("outputs appear together or not at all") {
+  const Sample sample;
+  const auto check = [&](const std::string& options, const std::string& fault) {
+    CAPTURE(options);
+    check_refused_with(attn_demo(sample.run(options)), fault);
+    CHECK(sample.folder.names() == sample.names);
+  };
+  check("--lse " + sample.out, "twice");
+  check("--lse " + sample.folder / "./out.npy", "twice");
+  check("--lse " + sample.folder / "none/lse.npy", "none/lse.npy");
+  check("--lse /dev/null", "/dev/null");
+  check("--lse " + sample.folder / "lse.txt", "lse.txt");
+  check("--lse " + sample.folder / "lse.safetensors:lse", "lse.safetensors:lse");
+
+  // A file that cannot grow stands for a full disk.
+  const std::string full = "trap '' XFSZ; ulimit -f 1;";
+  const std::string large = sample.file("large.npy", random_tensor({1, 1, 99, 99}, 6).view());
+  const Names before = sample.folder.names();
+  check_refused_with(shell(full, ATTN_DEMO_PATH, fmt::format("run --q {0} --k {0} --v {0} --out {1}", large, sample.out)), "out.npy");
+  CHECK(sample.folder.names() == before);
+}
+
+TEST_CASE("compare refuses shapes that make no sense or do not fit") {
+  for (const char* shape : {"1,2,3", "1,2,1,4,4,8,8,8", "1,2,1,4,4,x", "1,2,1,4,-4,8", "''", "99999999999999999999,1,1,1,1,1"}) {
+    check_refused_with(attn_demo(fmt::format("compare --shape {}", shape)), "B,H,HKV,SQ,SKV,D[,DV]");
+  }
+  check_refused_with(attn_demo("compare --shape 1,3,2,4,4,8"), "multiple of num_kv_heads");
+  check_refused_with(attn_demo("compare --shape 1,2,1,4,4,0"), "head_dim is 0");
+  check_refused_with(attn_demo("compare --shape 1,1,1,1000000000000,1000000000000,64"), "of memory");
+  check_refused_with(attn_demo("compare --shape 9000000000000000000,9000000000000000000,1,1,1,64"), "of memory");
+  check_refused_with(attn_demo("compare --shape 1,2,1,4,4,8 --layout bhsd"), "excludes");
+  check_refused_with(attn_demo("compare --seed 1"), "--seed requires --shape");
+}
+
+TEST_CASE("output that cannot be written is an error") {
+  check_refused_with(attn_demo("info >/dev/full"), "cannot write to standard output");
+}

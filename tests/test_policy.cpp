@@ -1,0 +1,222 @@
+// How a call is cut and ordered, and which keys lie in sight: integers in, integers out.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "attention/key_range.hpp"
+#include "attention/plan.hpp"
+#include "kernels/select.hpp"
+#include "support/masks.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+Problem problem_of(std::int64_t q_len, std::int64_t kv_len, std::optional<Causal> causal, std::optional<Window> window) {
+  Problem problem;
+  problem.sizes = {.batch = 1, .num_q_heads = 1, .num_kv_heads = 1, .group_size = 1, .q_len = q_len, .kv_len = kv_len};
+  problem.causal = causal;
+  problem.window = window.value_or(Window{});
+  return problem;
+}
+
+/// Causal mask and window asked for one key.
+bool in_sight(const Problem& problem, std::int64_t p, std::int64_t key) {
+  const Window& window = problem.window;
+  return (!problem.causal || key <= p) && (!window.left || key >= p - *window.left) && (!window.right || key <= p + *window.right);
+}
+
+/// Empty, or the first key that the range has and the mask has not, or the other way round.
+std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_t key_count) {
+  const Sight sight(problem, length, key_count);
+  for (std::int64_t i = 0; i < problem.sizes.q_len; ++i) {
+    const KeyRange range = sight.of(i);
+    const std::int64_t p = i + causal_offset(problem, length);
+    for (std::int64_t key = 0; key < problem.sizes.kv_len; ++key) {
+      const bool expected = key < length && key < key_count && in_sight(problem, p, key);
+      if ((range.begin <= key && key < range.end) != expected) return fmt::format("query {} key {}", i, key);
+    }
+    if (range.size() > 0 && (range.begin < 0 || range.end > problem.sizes.kv_len)) return fmt::format("query {} out of bounds", i);
+  }
+  return "";
+}
+
+/// Empty, or two queries whose hull leaves out a key that one between them sees.
+std::string wrong_hull(const Problem& problem) {
+  const Sight sight(problem, problem.sizes.kv_len, problem.sizes.kv_len);
+  for (std::int64_t first = 0; first < problem.sizes.q_len; ++first) {
+    for (std::int64_t last = first; last < problem.sizes.q_len; ++last) {
+      const KeyRange hull = sight.hull(first, last);
+      for (std::int64_t i = first; i <= last; ++i) {
+        const KeyRange range = sight.of(i);
+        if (!range.empty() && (range.begin < hull.begin || range.end > hull.end)) return fmt::format("{} to {}", first, last);
+      }
+    }
+  }
+  return "";
+}
+
+template <class F>
+void for_each_sizes(F&& f) {
+  for (const std::int64_t q_len : {0, 1, 5, 24, 97, 513, 5000}) {
+    for (const std::int64_t kv_len : {0, 1, 63, 64, 65, 511, 5000}) {
+      for (const std::int64_t group_size : {1, 3, 8}) {
+        for (const std::int64_t head_dim : {1, 64, 80, 256, 4096}) {
+          f(Sizes{.batch = 2,
+                  .num_q_heads = 2 * group_size,
+                  .num_kv_heads = 2,
+                  .group_size = group_size,
+                  .q_len = q_len,
+                  .kv_len = kv_len,
+                  .head_dim = head_dim,
+                  .v_head_dim = head_dim});
+        }
+      }
+    }
+  }
+}
+
+std::string name_of_sizes(const Sizes& sizes) {
+  return fmt::format("group_size {} q_len {} kv_len {} head_dim {}", sizes.group_size, sizes.q_len, sizes.kv_len, sizes.head_dim);
+}
+
+/// Tickets by kind, head and block.
+std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> tickets(const WorkList& work) {
+  std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> all;
+  for (std::int64_t ticket = 0; ticket < work.size(); ++ticket) {
+    const WorkItem item = work.item(ticket);
+    all.emplace(std::tuple(item.kind, item.head, item.block), ticket);
+  }
+  return all;
+}
+
+Blocking blocks(std::int64_t q_blocks, std::int64_t kv_blocks) {
+  Blocking blocking;
+  blocking.q_blocks = q_blocks;
+  blocking.kv_blocks = kv_blocks;
+  return blocking;
+}
+
+}  // namespace
+
+TEST_CASE("A query's range holds the keys that causal mask, window and lengths leave it") {
+  for (const auto& [q_len, kv_len] : {std::pair{7, 19}, std::pair{19, 7}, std::pair{9, 9}, std::pair{1, 0}, std::pair{3, 0}}) {
+    for (const auto& causal : causal_masks(q_len, kv_len)) {
+      for (const auto& window : windows()) {
+        const Problem problem = problem_of(q_len, kv_len, causal, window);
+        for (const std::int64_t length : {0, kv_len / 2, kv_len}) {
+          for (const std::int64_t key_count : {0, kv_len / 3, kv_len}) CHECK(wrong_range(problem, length, key_count) == "");
+        }
+        CHECK(wrong_hull(problem) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("Positions far outside leave empty or full ranges") {
+  constexpr std::int64_t far = std::int64_t{1} << 48;
+  const std::int64_t length = 10;
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), length, 10).of(0).empty());
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), {}), length, 10).of(0) == KeyRange{0, 10});
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), length, 10).of(0).empty());
+}
+
+TEST_CASE("Blocks cover all rows and keys") {
+  for (const Isa isa : available_isas()) {
+    const kernels::Kernels& kernels = kernels::kernels_for(isa);
+    for_each_sizes([&](const Sizes& sizes) {
+      for (const int num_threads : {1, 2, 64}) {
+        for (const bool fixed_q_block : {false, true}) {
+          INFO(name_of_sizes(sizes), ", threads ", num_threads);
+          const Blocking blocking = choose_blocking(sizes, kernels, num_threads, fixed_q_block);
+          CHECK(blocking.rows == sizes.q_len * sizes.group_size);
+          CHECK(blocking.q_block >= 1);
+          CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
+          CHECK(blocking.kv_block >= 1);
+          CHECK(blocking.kv_block % kernels.panel_width == 0);
+          CHECK(blocking.kv_blocks == (sizes.kv_len + blocking.kv_block - 1) / blocking.kv_block);
+          CHECK(blocking.value_width >= sizes.v_head_dim);
+          CHECK(blocking.value_width % kernels.vector_width == 0);
+          CHECK(blocking.value_panels * kernels.panel_width >= sizes.v_head_dim);
+        }
+      }
+    });
+  }
+}
+
+TEST_CASE("What decides the order of sums depends on one head's sizes alone") {
+  const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
+  for_each_sizes([&](const Sizes& sizes) {
+    INFO(name_of_sizes(sizes));
+    const Blocking alone = choose_blocking(sizes, kernels, 1, true);
+    Sizes crowd = sizes;
+    crowd.batch = 50;
+    crowd.num_kv_heads = 16;
+    crowd.num_q_heads = 16 * sizes.group_size;
+    const Blocking among_others = choose_blocking(crowd, kernels, 32, true);
+    CHECK(among_others.kv_block == alone.kv_block);
+    CHECK(among_others.q_block == alone.q_block);
+    CHECK(choose_blocking(crowd, kernels, 32, false).kv_block == alone.kv_block);
+  });
+}
+
+TEST_CASE("Every block is packed and computed once") {
+  for (const std::int64_t heads : {1, 2, 7}) {
+    for (const std::int64_t q_blocks : {1, 2, 9}) {
+      for (const std::int64_t kv_blocks : {0, 1, 5}) {
+        const WorkList work(heads, blocks(q_blocks, kv_blocks));
+        const auto all = tickets(work);
+        CHECK(static_cast<std::int64_t>(all.size()) == work.size());
+        const std::int64_t expected = q_blocks == 1 ? heads : heads * (q_blocks + kv_blocks);
+        CHECK(work.size() == expected);
+        for (const auto& [item, ticket] : all) {
+          const auto [kind, head, block] = item;
+          CHECK((kind == WorkItem::Kind::pack_and_compute) == work.packs_alone());
+          CHECK((0 <= head && head < heads));
+          CHECK((0 <= block && block < (kind == WorkItem::Kind::pack ? kv_blocks : q_blocks)));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("An item waits only for items with earlier tickets") {
+  for (const std::int64_t heads : {1, 2, 3, 7}) {
+    for (const int num_threads : {1, 2, 16}) {
+      const std::int64_t q_blocks = 4, kv_blocks = 3;
+      const WorkList work(heads, blocks(q_blocks, kv_blocks));
+      const auto all = tickets(work);
+      const std::int64_t slots = work.slots(num_threads);
+      CHECK((1 <= slots && slots <= heads));
+      for (std::int64_t head = 0; head < heads; ++head) {
+        for (std::int64_t q = 0; q < q_blocks; ++q) {
+          const std::int64_t computed = all.at({WorkItem::Kind::compute, head, q});
+          for (std::int64_t kv = 0; kv < kv_blocks; ++kv) {
+            CHECK(all.at({WorkItem::Kind::pack, head, kv}) < computed);
+            if (head + slots < heads) CHECK(all.at({WorkItem::Kind::pack, head + slots, kv}) > computed);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("The last rows of a head, which a causal mask makes the longest, come first") {
+  const auto all = tickets(WorkList(3, blocks(5, 2)));
+  for (std::int64_t head = 0; head < 3; ++head) {
+    for (std::int64_t q = 1; q < 5; ++q) {
+      CHECK(all.at({WorkItem::Kind::compute, head, q}) < all.at({WorkItem::Kind::compute, head, q - 1}));
+    }
+  }
+}
+
+TEST_CASE("Without heads or rows there is no work") {
+  CHECK(WorkList(0, blocks(3, 3)).size() == 0);
+  CHECK(WorkList().size() == 0);
+}
