@@ -26,6 +26,13 @@ std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& pr
   return matmul;
 }
 
+/// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is widened to f32.
+const kernels::Arithmetic& choose_arithmetic(const kernels::Kernels& kernels, const Tensors& tensors, ScoreMatmul score_matmul) {
+  const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16;
+  const bool bf16 = all_bf16 && kernels.bf16.matmul != nullptr && score_matmul != ScoreMatmul::onednn;
+  return bf16 ? kernels.bf16 : kernels.f32;
+}
+
 PreparedCall prepare(const Tensors& tensors, const Options& options) {
   PreparedCall prepared;
   prepared.problem = validate(tensors, options);
@@ -36,11 +43,13 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
 
   const Sizes& sizes = prepared.problem.sizes;
   const kernels::Kernels& kernels = *prepared.kernels;
-  prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, prepared.num_threads, true));
+  prepared.arithmetic = &choose_arithmetic(kernels, tensors, options.score_matmul);
+  const std::int64_t per_word = prepared.arithmetic->per_word;
+  prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
   const bool matmul_tiles = prepared.score_matmul != nullptr;
-  prepared.blocking = choose_blocking(sizes, kernels, prepared.num_threads, matmul_tiles);
+  prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
   prepared.work = WorkList(prepared.blocking.q_blocks > 0 ? sizes.batch * sizes.num_kv_heads : 0, prepared.blocking);
-  prepared.key_layout = key_layout(sizes, prepared.blocking, kernels.panel_width, matmul_tiles);
+  prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
   prepared.scratch = {.sizes = sizes,
                       .blocking = prepared.blocking,
                       .panel_width = kernels.panel_width,
@@ -100,7 +109,8 @@ Isa Plan::isa() const noexcept { return prepared_->call.isa; }
 
 std::string Plan::description() const {
   const PreparedCall& call = prepared_->call;
-  return fmt::format("tiled, {} kernels, f32 multiply, scores by {}, blocks of {} rows x {} keys, {} threads", name_of(call.isa),
+  return fmt::format("tiled, {} kernels, {} multiplied, scores by {}, blocks of {} rows x {} keys, {} threads", name_of(call.isa),
+                     call.blocking.per_word == 2 ? "bf16" : "f32",
                      call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
                      call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }

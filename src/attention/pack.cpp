@@ -6,44 +6,46 @@
 
 namespace attn {
 
-KeyLayout key_layout(const Sizes& sizes, const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept {
-  return one_matrix ? KeyLayout{blocking.kv_block, panel_width} : KeyLayout{panel_width, sizes.head_dim * panel_width};
+KeyLayout key_layout(const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept {
+  return one_matrix ? KeyLayout{blocking.kv_block, panel_width} : KeyLayout{panel_width, blocking.key_words * panel_width};
 }
 
 float* Packer::keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  return head.keys + block * sizes_.head_dim * blocking_.kv_block + first_key / kernels_.panel_width * layout_.panel_stride +
-         first_key % kernels_.panel_width;
+  return head.keys + block * blocking_.key_words * blocking_.kv_block + first_key / kernels_.panel_width * layout_.panel_stride;
 }
 
 float* Packer::values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  return head.values + block * blocking_.value_panels * value_panel_stride() + first_key * kernels_.panel_width;
+  return head.values + block * blocking_.value_panels * value_panel_stride() + first_key / blocking_.per_word * kernels_.panel_width;
 }
 
-Packer::Panel Packer::rows_as_floats(const TensorView& tensor, std::int64_t batch, std::int64_t kv_head, std::int64_t first,
-                                     std::int64_t count, float* staging) const noexcept {
+Packer::Operands Packer::operands(bool whole_words, const TensorView& tensor, std::int64_t batch, std::int64_t kv_head,
+                                  std::int64_t first, std::int64_t count, float* staging) const noexcept {
   const Row row = row_of(tensor, batch, kv_head, first);
-  if (row.dense_f32()) return {row.floats(), tensor.strides[2]};
   const std::int64_t width = tensor.shape[3];
+  const std::int64_t per_word = blocking_.per_word;
+  const bool in_place = whole_words ? lie_in_words(row, width, per_word, tensor.strides[2])
+                                    : row.stride == 1 && (per_word == 2 || row.dtype == DType::f32);
+  if (in_place) return {row.data, tensor.strides[2]};
+  const std::int64_t words = (width + per_word - 1) / per_word;
   for (std::int64_t r = 0; r < count; ++r) {
-    read_row(row_of(tensor, batch, kv_head, first + r), width, kernels_, staging + r * width);
+    read_words(row_of(tensor, batch, kv_head, first + r), width, per_word, kernels_, staging + r * words);
   }
-  return {staging, width};
+  return {staging, words * per_word};
 }
 
 void Packer::pack(const Tensors& tensors, std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted,
                   const PackedHead& to, float* staging) const noexcept {
   const std::int64_t block_begin = block * blocking_.kv_block;
-  const KeyRange keys = intersection(wanted, {block_begin, block_begin + blocking_.kv_block});
+  const KeyRange range = intersection(wanted, {block_begin, block_begin + blocking_.kv_block});
   const std::int64_t panel_width = kernels_.panel_width;
   bool finite = true;
-  for (std::int64_t first = (keys.begin - block_begin) / panel_width * panel_width; first < keys.end - block_begin; first += panel_width) {
-    const std::int64_t count = std::min(panel_width, keys.end - block_begin - first);
-    const Panel k = rows_as_floats(tensors.k, batch, kv_head, block_begin + first, count, staging);
-    kernels_.pack_transposed(k.rows, k.stride, count, sizes_.head_dim, this->keys(to, block, first),
-                             layout_.row_stride);
-    const Panel v = rows_as_floats(tensors.v, batch, kv_head, block_begin + first, count, staging);
-    finite &= kernels_.pack_finite(v.rows, v.stride, count, sizes_.v_head_dim, values(to, block, first),
-                                   value_panel_stride());
+  for (std::int64_t first = (range.begin - block_begin) / panel_width * panel_width; first < range.end - block_begin; first += panel_width) {
+    const std::int64_t count = std::min(panel_width, range.end - block_begin - first);
+    const Operands k = operands(true, tensors.k, batch, kv_head, block_begin + first, count, staging);
+    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word, count, blocking_.key_words,
+                             keys(to, block, first), layout_.row_stride);
+    const Operands v = operands(false, tensors.v, batch, kv_head, block_begin + first, count, staging);
+    finite &= arithmetic_.pack_finite(v.rows, v.stride, count, sizes_.v_head_dim, values(to, block, first), value_panel_stride());
   }
   to.finite[block] = finite;
 }

@@ -8,8 +8,8 @@ namespace {
 constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return divide_up(n, to) * to; }
 
-/// K and V of a block of keys (floats): they stay in L2 while a work item's rows pass over them.
-constexpr std::int64_t kv_block_floats = 64 * 1024;
+/// K and V of a block of keys (words): they stay in L2 while a work item's rows pass over them.
+constexpr std::int64_t kv_block_words = 64 * 1024;
 /// Six rows of scores of a block (12 KiB at most) stay in L1.
 constexpr std::int64_t max_kv_block = 512;
 constexpr std::int64_t min_kv_block = 64;
@@ -21,8 +21,8 @@ constexpr std::int64_t least_q_block = 24;
 constexpr std::int64_t uncut_rows = 192;
 constexpr std::int64_t items_per_thread = 4;
 
-std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t panel_width) {
-  const std::int64_t fitting = kv_block_floats / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
+std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t per_word, std::int64_t panel_width) {
+  const std::int64_t fitting = kv_block_words * per_word / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
   const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
@@ -36,15 +36,18 @@ std::int64_t choose_q_block(std::int64_t rows, std::int64_t heads, int num_threa
 
 }  // namespace
 
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, int num_threads, bool fixed_q_block) {
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads,
+                         bool fixed_q_block) {
   Blocking blocking;
   blocking.rows = sizes.q_len * sizes.group_size;
   const std::int64_t q_block =
       fixed_q_block ? preferred_q_block : choose_q_block(blocking.rows, sizes.batch * sizes.num_kv_heads, num_threads);
   blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
-  blocking.kv_block = choose_kv_block(sizes, kernels.panel_width);
+  blocking.kv_block = choose_kv_block(sizes, per_word, kernels.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
+  blocking.per_word = per_word;
+  blocking.key_words = divide_up(sizes.head_dim, per_word);
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
   blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
   return blocking;

@@ -16,13 +16,17 @@ struct Blocking {
   std::int64_t kv_block = 0;  // keys that a work item takes at a time, a multiple of the panel width
   std::int64_t q_blocks = 0;  // per KV head
   std::int64_t kv_blocks = 0;
+  std::int64_t per_word = 1;     // operands of a multiplication in 32 bits
+  std::int64_t key_words = 0;    // of a query's or key's head_dim
   std::int64_t value_width = 0;  // v_head_dim, up to whole vectors
   std::int64_t value_panels = 0;
+
+  std::int64_t value_words() const noexcept { return kv_block / per_word; }  // of a block's keys, as the depth of P V
 };
 
 /// kv_block decides the order of sums, so it depends on the sizes of one head alone, or bits would depend on the rest of the
 /// batch. q_block decides who computes a row, and with fixed_q_block (a matmul primitive's rows) the same holds for it.
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, int num_threads, bool fixed_q_block);
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads, bool fixed_q_block);
 
 /// What is done for KV heads 0, 1, ... (batch-major): each head's K and V are packed, a block of keys at a time, and then
 /// its rows are computed, a block at a time and the last, longest ones first. Threads take items in the order of their

@@ -27,7 +27,7 @@ class Worker {
         scratch_(scratch),
         thread_(thread),
         own_(scratch.thread(thread)),
-        packer_(prepared.problem.sizes, prepared.blocking, *prepared.kernels, prepared.key_layout),
+        packer_(prepared.problem.sizes, prepared.blocking, *prepared.kernels, *prepared.arithmetic, prepared.key_layout),
         pass_(prepared, tensors, row_scores, packer_, own_) {}
 
   void work(Team& team) {

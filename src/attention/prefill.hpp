@@ -20,6 +20,7 @@ struct PreparedCall {
   Options options;
   Isa isa = Isa::baseline;
   const kernels::Kernels* kernels = nullptr;
+  const kernels::Arithmetic* arithmetic = nullptr;  // one of theirs
   int num_threads = 1;
   Blocking blocking;
   WorkList work;

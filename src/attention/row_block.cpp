@@ -41,6 +41,7 @@ RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors,
     : prepared_(prepared),
       sizes_(prepared.problem.sizes),
       kernels_(*prepared.kernels),
+      arithmetic_(*prepared.arithmetic),
       tensors_(tensors),
       row_scores_(row_scores),
       packer_(packer),
@@ -67,7 +68,7 @@ QueryRow RowBlockPass::query_row(const Rows& rows, std::int64_t r) const {
   return {rows.place.batch, q_head, rows.place.kv_head, q_index, rows.place.sight.position(q_index)};
 }
 
-/// Sets the rows' states to the identity and finds their queries: where they lie, if at one stride as floats, else gathered.
+/// Sets the rows' states to the identity and finds their queries: where they lie, if at one stride in words, else gathered.
 void RowBlockPass::start(const Rows& rows) {
   std::fill_n(scratch_.out, rows.count * prepared_.blocking.value_width, 0.f);
   std::fill_n(scratch_.row_max, rows.count, minus_infinity);
@@ -78,16 +79,17 @@ void RowBlockPass::start(const Rows& rows) {
     return row_of(tensors_.q, query.batch, query.q_head, query.q_index);
   };
   const Row first = row_of_query(0);
-  if (first.dense_f32() && sizes_.group_size == 1 && !score_matmul_) {
+  const std::int64_t per_word = prepared_.blocking.per_word, key_words = prepared_.blocking.key_words;
+  if (sizes_.group_size == 1 && !score_matmul_ && lie_in_words(first, sizes_.head_dim, per_word, tensors_.q.strides[2])) {
     queries_ = first.floats();
-    query_stride_ = tensors_.q.strides[2];
+    query_stride_ = tensors_.q.strides[2] / per_word;
     return;
   }
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_row(row_of_query(r), sizes_.head_dim, kernels_, scratch_.queries + r * sizes_.head_dim);
+    read_words(row_of_query(r), sizes_.head_dim, per_word, kernels_, scratch_.queries + r * key_words);
   }
   queries_ = scratch_.queries;
-  query_stride_ = sizes_.head_dim;
+  query_stride_ = key_words;
 }
 
 /// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.
@@ -174,7 +176,7 @@ void RowBlockPass::make_scores(Tile& tile, const float* packed_keys) {
   tile.scores = scratch_.scores;
   tile.score_stride = score_stride(prepared_.blocking);
   const std::int64_t first = round_down(tile.hull.begin, kernels_.panel_width);
-  kernels_.matmul({
+  arithmetic_.matmul({
       .a = queries_ + tile.first_row * query_stride_,
       .a_stride = query_stride_,
       .b = packed_keys,
@@ -184,7 +186,7 @@ void RowBlockPass::make_scores(Tile& tile, const float* packed_keys) {
       .c_stride = tile.score_stride,
       .rows = tile.rows,
       .columns = tile.hull.end - first,
-      .depth = sizes_.head_dim,
+      .depth = prepared_.blocking.key_words,
       .accumulate = false,
   });
 }
@@ -201,7 +203,7 @@ void RowBlockPass::transform(Tile& tile) {
 
 void RowBlockPass::softmax(Tile& tile) {
   const std::int64_t value_width = prepared_.blocking.value_width;
-  kernels_.online_softmax({
+  arithmetic_.online_softmax({
       .scores = tile.scores,
       .stride = tile.score_stride,
       .rows = tile.rows,
@@ -219,18 +221,19 @@ void RowBlockPass::softmax(Tile& tile) {
 }
 
 void RowBlockPass::add_values(const Tile& tile, const PackedHead& packed, std::int64_t block) {
-  const std::int64_t value_width = prepared_.blocking.value_width;
-  kernels_.matmul({
-      .a = tile.scores + tile.hull.begin,
+  const std::int64_t value_width = prepared_.blocking.value_width, per_word = prepared_.blocking.per_word;
+  const std::int64_t first_word = tile.hull.begin / per_word;
+  arithmetic_.matmul({
+      .a = tile.scores + first_word,
       .a_stride = tile.score_stride,
-      .b = packer_.values(packed, block, tile.hull.begin),
+      .b = packer_.values(packed, block, first_word * per_word),
       .b_row_stride = kernels_.panel_width,
       .b_panel_stride = packer_.value_panel_stride(),
       .c = scratch_.out + tile.first_row * value_width,
       .c_stride = value_width,
       .rows = tile.rows,
       .columns = sizes_.v_head_dim,
-      .depth = tile.hull.size(),
+      .depth = (tile.hull.end + per_word - 1) / per_word - first_word,
       .accumulate = true,
   });
 }
@@ -245,6 +248,13 @@ void RowBlockPass::note_visible(const Tile& tile) {
   }
 }
 
+float RowBlockPass::weight(const Tile& tile, std::int64_t r, std::int64_t j) const {
+  if (prepared_.blocking.per_word == 1) return tile.row(r)[j];
+  float value = 0;
+  kernels_.widen_bf16(reinterpret_cast<const std::uint16_t*>(tile.row(r)) + j, 1, &value);
+  return value;
+}
+
 void RowBlockPass::add_non_finite_values(const Tile& tile) {
   const QueryRow query = query_row(tile, 0);
   for (std::int64_t j = tile.hull.begin; j < tile.hull.end; ++j) {
@@ -254,7 +264,7 @@ void RowBlockPass::add_non_finite_values(const Tile& tile) {
       if (std::isfinite(value[n])) continue;
       for (std::int64_t r = 0; r < tile.rows; ++r) {
         const bool seen = j >= tile.range(r).begin && j < tile.range(r).end && visible(r)[j];
-        if (seen) scratch_.out[(tile.first_row + r) * prepared_.blocking.value_width + n] += tile.row(r)[j] * value[n];
+        if (seen) scratch_.out[(tile.first_row + r) * prepared_.blocking.value_width + n] += weight(tile, r, j) * value[n];
       }
     }
   }

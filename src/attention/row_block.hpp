@@ -66,6 +66,7 @@ class RowBlockPass {
   void add_values(const Tile& tile, const PackedHead& packed, std::int64_t block);
   void note_visible(const Tile& tile);
   void add_non_finite_values(const Tile& tile);
+  float weight(const Tile& tile, std::int64_t r, std::int64_t j) const;
   void finish(const Rows& rows);
   bool whole_block(const Rows& rows, std::int64_t block) const;
 
@@ -74,6 +75,7 @@ class RowBlockPass {
   const PreparedCall& prepared_;
   const Sizes& sizes_;
   const kernels::Kernels& kernels_;
+  const kernels::Arithmetic& arithmetic_;
   const Tensors& tensors_;
   const RowScores& row_scores_;
   const Packer& packer_;

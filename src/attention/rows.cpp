@@ -34,6 +34,24 @@ void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernel
   for (std::int64_t n = 0; n < count; ++n) widen(row.dtype, row.at(n), 1, kernels, to + n);
 }
 
+void read_words(const Row& row, std::int64_t count, std::int64_t per_word, const kernels::Kernels& kernels, float* to) noexcept {
+  if (per_word == 1) return read_row(row, count, kernels, to);
+  constexpr std::size_t half = sizeof(bf16);
+  auto* halves = reinterpret_cast<std::byte*>(to);
+  if (row.stride == 1) {
+    std::memcpy(halves, row.data, static_cast<std::size_t>(count) * half);
+  } else {
+    for (std::int64_t n = 0; n < count; ++n) std::memcpy(halves + static_cast<std::size_t>(n) * half, row.at(n), half);
+  }
+  if (count % 2 != 0) std::memset(halves + static_cast<std::size_t>(count) * half, 0, half);
+}
+
+bool lie_in_words(const Row& row, std::int64_t count, std::int64_t per_word, std::int64_t position_stride) noexcept {
+  if (per_word == 1) return row.dense_f32();
+  const bool aligned = reinterpret_cast<std::uintptr_t>(row.data) % sizeof(float) == 0;
+  return row.stride == 1 && count % per_word == 0 && position_stride % per_word == 0 && aligned;
+}
+
 const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* staging) noexcept {
   if (row.dense_f32()) return row.floats();
   read_row(row, count, kernels, staging);

@@ -25,6 +25,10 @@ struct Row {
 Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) noexcept;
 
 void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* to) noexcept;
+/// As operands of a multiplication: floats, or (per_word 2) a bf16 row as it is, padded with 0 to a whole word.
+void read_words(const Row& row, std::int64_t count, std::int64_t per_word, const kernels::Kernels& kernels, float* to) noexcept;
+/// Whether rows of a tensor lie in memory as words already, and every `position_stride` elements.
+bool lie_in_words(const Row& row, std::int64_t count, std::int64_t per_word, std::int64_t position_stride) noexcept;
 /// The row in place if it is dense f32, else read into `staging`.
 const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* staging) noexcept;
 /// Rounds to the row's type.

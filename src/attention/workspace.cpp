@@ -12,8 +12,8 @@ namespace {
 PackedHead carve_head(Arena& arena, const ScratchShape& shape) {
   const Blocking& blocking = shape.blocking;
   return {
-      .keys = arena.take<float>(blocking.kv_blocks * shape.sizes.head_dim * blocking.kv_block),
-      .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels * shape.panel_width * blocking.kv_block),
+      .keys = arena.take<float>(blocking.kv_blocks * blocking.key_words * blocking.kv_block),
+      .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels * shape.panel_width * blocking.value_words()),
       .finite = arena.take<std::uint8_t>(blocking.kv_blocks),
   };
 }
@@ -22,7 +22,7 @@ ThreadScratch carve_thread(Arena& arena, const ScratchShape& shape) {
   const Blocking& blocking = shape.blocking;
   const std::int64_t row_floats = std::max(shape.sizes.head_dim, blocking.value_width);
   return {
-      .queries = arena.take<float>(blocking.q_block * shape.sizes.head_dim),
+      .queries = arena.take<float>(blocking.q_block * blocking.key_words),
       .out = arena.take<float>(blocking.q_block * blocking.value_width),
       .row_max = arena.take<float>(blocking.q_block),
       .row_sum = arena.take<float>(blocking.q_block),

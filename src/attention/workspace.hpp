@@ -35,8 +35,8 @@ struct SlotProgress {
   std::atomic<std::int64_t> computed;
 };
 
-/// Packed K and V of one KV head. K: per block of keys, panels of keys, each [head_dim][panel_width] (for oneDNN one matrix
-/// [head_dim][kv_block]). V: per block, panels of dims, each [kv_block][panel_width].
+/// Packed K and V of one KV head, in words. K: per block of keys, panels of keys, each [key_words][panel_width] (for oneDNN
+/// one matrix [head_dim][kv_block]). V: per block, panels of dims, each [value_words][panel_width].
 struct PackedHead {
   float* keys;
   float* values;
@@ -44,7 +44,7 @@ struct PackedHead {
 };
 
 struct ThreadScratch {
-  float* queries;         // [q_block, head_dim]
+  float* queries;         // [q_block, key_words]
   float* out;             // [q_block, value_width]
   float* row_max;         // [q_block]
   float* row_sum;         // [q_block]

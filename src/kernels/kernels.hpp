@@ -15,11 +15,14 @@ inline constexpr std::int64_t tile_rows = 6;
 /// No instruction set here has vectors of more floats.
 inline constexpr std::int64_t max_vector_width = 16;
 
+// Operands of multiplications are counted in words of 32 bits: a float, or a pair of bf16 that are neighbours in depth, the
+// earlier one in the lower half. Either way a word of A meets a word of B in one instruction and adds to a float of C.
+
 /// C[rows, columns] = A[rows, depth] B[depth, columns], or += with `accumulate`. B lies in panels of panel_width columns:
 /// B(k, n) = b[(n / panel_width) * b_panel_stride + k * b_row_stride + n % panel_width].
-/// rows <= tile_rows; columns is rounded up to a multiple of W in B and in C. C rows need no alignment, B rows that of a vector.
+/// rows <= tile_rows; columns is rounded up to a multiple of W in B and in C. Nothing need be aligned beyond a word.
 struct MatmulTile {
-  const float* a;
+  const float* a;  // floats or pairs
   std::int64_t a_stride;
   const float* b;
   std::int64_t b_row_stride;
@@ -28,7 +31,7 @@ struct MatmulTile {
   std::int64_t c_stride;
   std::int64_t rows;
   std::int64_t columns;
-  std::int64_t depth;
+  std::int64_t depth;  // in words
   bool accumulate;
 };
 
@@ -41,6 +44,8 @@ struct MatmulTile {
 ///
 /// first and last are multiples of W and enclose every row's range. The identity is row_max = -inf, row_sum = 0, out = 0.
 /// scale > 0 has log2(e) in it. A score of -inf weighs nothing; NaN and +inf make row_sum NaN.
+/// For bf16 the weights are rounded and end up as words in the first half of their row: keys 2n and 2n + 1 in scores[n].
+/// row_sum is that of the unrounded ones.
 struct SoftmaxTile {
   float* scores;
   std::int64_t stride;
@@ -57,22 +62,30 @@ struct SoftmaxTile {
   std::int64_t out_columns;  // a multiple of W
 };
 
+/// Multiplication in one operand type, and what writes its operands.
+struct Arithmetic {
+  std::int64_t per_word;  // operands: 1 or 2
+  void (*matmul)(const MatmulTile& tile);
+  void (*online_softmax)(const SoftmaxTile& tile);
+  /// Copies rows of `columns` values of this type into panels, a word of depth being 1 or 2 rows:
+  /// dst[(n / panel_width) * dst_panel_stride + word * panel_width + n % panel_width], columns padded with 0 up to a multiple
+  /// of W, rows to a whole word. Values that are not finite become 0; returns whether all were finite.
+  bool (*pack_finite)(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
+                      std::int64_t dst_panel_stride);
+};
+
 /// What an instruction set's translation unit exports.
 struct Kernels {
   std::int64_t vector_width;
   std::int64_t panel_width;  // columns of a packed panel, a small multiple of W
 
-  void (*matmul)(const MatmulTile& tile);
-  void (*online_softmax)(const SoftmaxTile& tile);
+  Arithmetic f32;
+  Arithmetic bf16;  // without matmul where the instruction set does not multiply bf16
 
   /// dst[k * dst_stride + n] = src[n * src_stride + k] for n < keys <= panel_width, k < depth; 0 for the keys up to the next
-  /// multiple of W. Reads no float outside the named ones.
+  /// multiple of W. Words of any kind; reads none outside the named ones.
   void (*pack_transposed)(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
                           std::int64_t dst_stride);
-  /// Copies rows of `columns` floats into panels: dst[(n / panel_width) * dst_panel_stride + r * panel_width + n % panel_width],
-  /// columns padded with 0 up to a multiple of W. Values that are not finite become 0; returns whether all were finite.
-  bool (*pack_finite)(const float* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                      std::int64_t dst_panel_stride);
 
   // Transforms of a run of scores, in place. Each touches exactly `count` floats.
   void (*scale)(float* scores, std::int64_t count, float factor);

@@ -22,13 +22,31 @@ namespace {
 #include "kernels/softmax.inl"
 #include "kernels/pack.inl"
 #include "kernels/transforms.inl"
+#if defined(__AVX512BF16__)
+#include "kernels/bf16.inl"
+#else
+inline constexpr Arithmetic bf16_arithmetic{};
+#endif
 
 }  // namespace
 
 extern const Kernels ATTN_KERNELS;
 constinit const Kernels ATTN_KERNELS = {
-    vector_width, panel_width, matmul, online_softmax, pack_transposed, pack_finite, scale,       softcap,   alibi,
-    add_mask,     hide,        divide, widen_bf16,     widen_f16,       narrow_bf16, narrow_f16,
+    .vector_width = vector_width,
+    .panel_width = panel_width,
+    .f32 = {.per_word = 1, .matmul = matmul<F32>, .online_softmax = online_softmax<F32Weights>, .pack_finite = pack_finite_f32},
+    .bf16 = bf16_arithmetic,
+    .pack_transposed = pack_transposed,
+    .scale = scale,
+    .softcap = softcap,
+    .alibi = alibi,
+    .add_mask = add_mask,
+    .hide = hide,
+    .divide = divide,
+    .widen_bf16 = widen_bf16,
+    .widen_f16 = widen_f16,
+    .narrow_bf16 = narrow_bf16,
+    .narrow_f16 = narrow_f16,
 };
 
 }  // namespace attn::kernels

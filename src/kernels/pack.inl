@@ -19,7 +19,7 @@ ATTN_INLINE void transpose(Vector (&rows)[vector_width]) {
   }
 }
 
-ATTN_INLINE void pack_transposed_edge(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
+ATTN_INLINE void pack_transposed_edge(const Word* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, Word* dst,
                                       std::int64_t dst_stride) {
   for (std::int64_t k = 0; k < depth; ++k) {
     for (std::int64_t n = 0; n < vector_width; ++n) dst[k * dst_stride + n] = n < keys ? src[n * src_stride + k] : 0.f;
@@ -68,11 +68,12 @@ ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float*
   return finite;
 }
 
-bool pack_finite(const float* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                 std::int64_t dst_panel_stride) {
+bool pack_finite_f32(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
+                     std::int64_t dst_panel_stride) {
+  const auto* values = static_cast<const float*>(src);
   Lanes finite = Vector{} == Vector{};
   for (std::int64_t r = 0; r < rows; ++r) {
-    finite &= pack_finite_row(src + r * src_stride, columns, dst + r * panel_width, dst_panel_stride);
+    finite &= pack_finite_row(values + r * src_stride, columns, dst + r * panel_width, dst_panel_stride);
   }
   for (int lane = 0; lane < vector_width; ++lane) {
     if (finite[lane] == 0) return false;

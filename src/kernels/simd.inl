@@ -21,6 +21,8 @@ typedef std::int32_t Lanes __attribute__((vector_size(vector_width * 4)));  // o
 typedef std::uint32_t Bits __attribute__((vector_size(vector_width * 4)));
 typedef float UnalignedVector __attribute__((vector_size(vector_width * 4), aligned(4), may_alias));
 
+typedef float Word __attribute__((may_alias));  // a float, or whatever else has 32 bits
+
 #define ATTN_INLINE __attribute__((always_inline)) inline
 /// Spells a short loop out before the compiler decides what lives in registers.
 #define ATTN_UNROLL _Pragma("GCC unroll 16")

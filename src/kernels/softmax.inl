@@ -19,20 +19,28 @@ ATTN_INLINE float row_maximum(const float* row, std::int64_t begin, std::int64_t
   return max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
 }
 
+/// How weights are written over the scores of a row: as they are.
+struct F32Weights {
+  static ATTN_INLINE void put(float* row, std::int64_t j, Vector p) { store(row + j, p); }
+  static ATTN_INLINE void clear(float* row, std::int64_t begin, std::int64_t end) { fill(row, begin, end, 0.f); }
+};
+
 /// row = exp2((row - shift) * scale); returns the sum. Subtracting first makes the greatest score exactly 2^0, however large.
+template <class Weights>
 ATTN_INLINE float exponentiate(float* row, std::int64_t begin, std::int64_t end, float scale, float shift) {
   Vector sum[unroll] = {};
   std::int64_t j = begin;
   for (; j + unroll * vector_width <= end; j += unroll * vector_width) {
-    for (int u = 0; u < unroll; ++u) {
-      const Vector p = exp2_nonpositive((load(row + j + u * vector_width) - shift) * scale);
-      store(row + j + u * vector_width, p);
-      sum[u] += p;
+    Vector p[unroll];
+    ATTN_UNROLL for (int u = 0; u < unroll; ++u) {
+      p[u] = exp2_nonpositive((load(row + j + u * vector_width) - shift) * scale);
+      sum[u] += p[u];
     }
+    ATTN_UNROLL for (int u = 0; u < unroll; ++u) Weights::put(row, j + u * vector_width, p[u]);
   }
   for (; j < end; j += vector_width) {
     const Vector p = exp2_nonpositive((load(row + j) - shift) * scale);
-    store(row + j, p);
+    Weights::put(row, j, p);
     sum[0] += p;
   }
   return sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
@@ -67,6 +75,7 @@ ATTN_INLINE void rescale(const SoftmaxTile& tile, std::int64_t r, float new_max)
   for (std::int64_t n = 0; n < tile.out_columns; n += vector_width) store(out + n, load(out + n) * factor);
 }
 
+template <class Weights>
 void online_softmax(const SoftmaxTile& tile) {
   RowUpdate updates[tile_rows];
   for (std::int64_t r = 0; r < tile.rows; ++r) {
@@ -75,11 +84,12 @@ void online_softmax(const SoftmaxTile& tile) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     float* row = tile.scores + r * tile.stride;
     const RowUpdate update = updates[r];
-    fill(row, tile.first, update.begin, 0.f);
-    fill(row, update.end, tile.last, 0.f);
-    if (update.begin == update.end) continue;
-    rescale(tile, r, update.maximum);
-    const float shift = update.maximum == minus_infinity ? 0.f : update.maximum;  // -inf - -inf would be NaN
-    tile.row_sum[r] += exponentiate(row, update.begin, update.end, tile.scale, shift);
+    Weights::clear(row, tile.first, update.begin);
+    if (update.begin < update.end) {
+      rescale(tile, r, update.maximum);
+      const float shift = update.maximum == minus_infinity ? 0.f : update.maximum;  // -inf - -inf would be NaN
+      tile.row_sum[r] += exponentiate<Weights>(row, update.begin, update.end, tile.scale, shift);
+    }
+    Weights::clear(row, update.end, tile.last);
   }
 }
