@@ -27,12 +27,15 @@ std::vector<Case> cases() {
                         .alibi = true,
                         .sinks = true,
                         .kv_lens = {260, 100, 0}};
+  Case pairs = everything;
+  pairs.q_type = pairs.kv_type = pairs.out_type = DType::bf16;
   return {
       {.batch = 1, .num_q_heads = 1, .num_kv_heads = 1, .q_len = 230, .kv_len = 230, .head_dim = 16},
       {.batch = 1, .num_q_heads = 4, .num_kv_heads = 1, .q_len = 100, .kv_len = 600, .head_dim = 64},
       {.batch = 2, .num_q_heads = 8, .num_kv_heads = 8, .q_len = 90, .kv_len = 130, .head_dim = 32, .options = {.causal = Causal{}}},
       {.batch = 4, .num_q_heads = 8, .num_kv_heads = 2, .q_len = 1, .kv_len = 700, .head_dim = 64},
       everything,
+      pairs,
   };
 }
 

@@ -144,11 +144,13 @@ TEST_CASE("16-bit keys and values") {
 }
 
 TEST_CASE("Poison in some blocks of keys and not in others") {
-  const Case sizes{.num_q_heads = 2, .num_kv_heads = 1, .q_len = 40, .kv_len = 300, .head_dim = 200, .v_head_dim = 130};
-  for (const auto& causal : {Causal::bottom_right(), Causal::with_offset(100)}) {
-    Case c = sizes;
-    c.options.causal = causal;
-    check_poison(c, 0.01);
+  Case c{.num_q_heads = 2, .num_kv_heads = 1, .q_len = 40, .kv_len = 300, .head_dim = 200, .v_head_dim = 130};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    c.q_type = c.kv_type = dtype;
+    for (const auto& causal : {Causal::bottom_right(), Causal::with_offset(100)}) {
+      c.options.causal = causal;
+      check_poison(c, 0.01);
+    }
   }
 }
 

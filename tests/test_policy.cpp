@@ -132,15 +132,17 @@ TEST_CASE("Blocks cover all rows and keys") {
     const kernels::Kernels& kernels = kernels::kernels_for(isa);
     for_each_sizes([&](const Sizes& sizes) {
       for (const int num_threads : {1, 2, 64}) {
-        for (const bool fixed_q_block : {false, true}) {
-          INFO(name_of_sizes(sizes), ", threads ", num_threads);
-          const Blocking blocking = choose_blocking(sizes, kernels, num_threads, fixed_q_block);
+        for (const auto& [per_word, fixed_q_block] : {std::pair{1, false}, std::pair{1, true}, std::pair{2, false}}) {
+          INFO(name_of_sizes(sizes), ", threads ", num_threads, ", per word ", per_word);
+          const Blocking blocking = choose_blocking(sizes, kernels, per_word, num_threads, fixed_q_block);
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
           CHECK(blocking.kv_block >= 1);
           CHECK(blocking.kv_block % kernels.panel_width == 0);
           CHECK(blocking.kv_blocks == (sizes.kv_len + blocking.kv_block - 1) / blocking.kv_block);
+          CHECK(blocking.key_words * per_word >= sizes.head_dim);
+          CHECK(blocking.value_words() * per_word == blocking.kv_block);
           CHECK(blocking.value_width >= sizes.v_head_dim);
           CHECK(blocking.value_width % kernels.vector_width == 0);
           CHECK(blocking.value_panels * kernels.panel_width >= sizes.v_head_dim);
@@ -154,15 +156,15 @@ TEST_CASE("What decides the order of sums depends on one head's sizes alone") {
   const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
   for_each_sizes([&](const Sizes& sizes) {
     INFO(name_of_sizes(sizes));
-    const Blocking alone = choose_blocking(sizes, kernels, 1, true);
+    const Blocking alone = choose_blocking(sizes, kernels, 1, 1, true);
     Sizes crowd = sizes;
     crowd.batch = 50;
     crowd.num_kv_heads = 16;
     crowd.num_q_heads = 16 * sizes.group_size;
-    const Blocking among_others = choose_blocking(crowd, kernels, 32, true);
+    const Blocking among_others = choose_blocking(crowd, kernels, 1, 32, true);
     CHECK(among_others.kv_block == alone.kv_block);
     CHECK(among_others.q_block == alone.q_block);
-    CHECK(choose_blocking(crowd, kernels, 32, false).kv_block == alone.kv_block);
+    CHECK(choose_blocking(crowd, kernels, 1, 32, false).kv_block == alone.kv_block);
   });
 }
 

@@ -25,7 +25,11 @@ void choose_sizes(Random& random, Case& c) {
 }
 
 void choose_types(Random& random, Case& c) {
-  if (random.chance(0.5)) return;
+  if (random.chance(0.4)) return;
+  if (random.chance(0.4)) {
+    c.q_type = c.kv_type = DType::bf16;
+    return;
+  }
   const auto type = [&] { return random.pick({DType::f32, DType::bf16, DType::f16}); };
   c.q_type = type();
   c.kv_type = type();
@@ -90,5 +94,5 @@ Case random_case(std::uint64_t seed) {
 }  // namespace
 
 TEST_CASE("Random combinations of all options") {
-  for (const std::uint64_t seed : seeds(1, 400)) check_case(random_case(seed));
+  for (const std::uint64_t seed : seeds(1, 800)) check_case(random_case(seed));
 }

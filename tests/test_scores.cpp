@@ -1,8 +1,10 @@
 // What changes scores without hiding keys: scale, softcap, ALiBi, additive masks, sinks; and scores at the ends of the range.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "support/check.hpp"
 
@@ -13,7 +15,7 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-constexpr float scales[] = {0.f, -0.f, 1.f, 0.125f, -0.3f, -1.f, 1e-3f};
+constexpr float scales[] = {0.f, -0.f, 1.f, 0.125f, -0.3f, -1.f, 1e-3f, 1e-30f, 1e-42f};
 
 /// Two heads of a group, more rows than a register tile has and more keys than a block, none of them round.
 Case usual() { return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 19, .kv_len = 150, .head_dim = 20}; }
@@ -117,6 +119,23 @@ TEST_CASE("Additive masks of +-1e30 choose keys") {
       inputs.mask.assign(mask);
       INFO("mask of ", lowest, " and ", highest);
       check_inputs(c, inputs);
+    }
+  }
+}
+
+TEST_CASE("NaN and +inf in an additive mask make NaN of their rows alone") {
+  Case c = usual();
+  c.mask = {.dtype = DType::f32, .shape = {c.q_len, c.kv_len}};
+  for (const bool softcap : {false, true}) {
+    if (softcap) c.options.softcap = 2.f;
+    for (const double value : {std::nan(""), infinity}) {
+      Inputs inputs = make_inputs(c);
+      inputs.mask.set({3, 17}, value);
+      inputs.mask.set({18, 149}, value);
+      CAPTURE(value);
+      check_inputs(c, inputs);
+      const std::vector<double> lse = run(inputs, c).lse.values();
+      CHECK(std::count_if(lse.begin(), lse.end(), [](double x) { return std::isnan(x); }) == 2 * c.batch * c.num_q_heads);
     }
   }
 }

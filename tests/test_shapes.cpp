@@ -1,5 +1,6 @@
 // Sizes that hurt, with no other option than a causal mask: 1, primes, and the remainders around rows of a register tile (6),
-// vectors and panels (16, 64), blocks of rows (96, 192) and of keys (64 to 512).
+// vectors and panels (16, 64), blocks of rows (96, 192) and of keys (64 to 512); in f32, and in bf16, which may be multiplied in
+// pairs.
 #include <doctest/doctest.h>
 
 #include <initializer_list>
@@ -17,10 +18,16 @@ constexpr std::initializer_list<std::int64_t> lengths = {1,  2,  3,  5,  6,  7, 
 constexpr std::initializer_list<std::int64_t> head_dims = {1,  2,  3,  4,  5,  7,  8,  9,  12, 15,  16,  17,  24,  31,  32, 33, 40,
                                                            47, 48, 49, 63, 64, 65, 72, 80, 95, 96,  97,  127, 128, 129, 160, 255, 256, 257};
 
+void check_types(Case c) {
+  check_case(c);
+  c.q_type = c.kv_type = DType::bf16;
+  check_case(c);
+}
+
 void check_plain_and_causal(Case c) {
-  check_case(c);
+  check_types(c);
   c.options.causal = Causal::bottom_right();
-  check_case(c);
+  check_types(c);
 }
 
 }  // namespace
@@ -47,11 +54,11 @@ TEST_CASE("kv_len around the largest block of keys") {
 TEST_CASE("One long head") { check_plain_and_causal({.q_len = 600, .kv_len = 600, .head_dim = 64}); }
 
 TEST_CASE("head_dim") {
-  for (const std::int64_t head_dim : head_dims) check_case({.q_len = 8, .kv_len = 67, .head_dim = head_dim, .v_head_dim = 16});
+  for (const std::int64_t head_dim : head_dims) check_types({.q_len = 8, .kv_len = 67, .head_dim = head_dim, .v_head_dim = 16});
 }
 
 TEST_CASE("v_head_dim") {
-  for (const std::int64_t v_head_dim : head_dims) check_case({.q_len = 8, .kv_len = 67, .head_dim = 16, .v_head_dim = v_head_dim});
+  for (const std::int64_t v_head_dim : head_dims) check_types({.q_len = 8, .kv_len = 67, .head_dim = 16, .v_head_dim = v_head_dim});
 }
 
 TEST_CASE("head_dim and v_head_dim alike") {
@@ -60,7 +67,7 @@ TEST_CASE("head_dim and v_head_dim alike") {
 
 TEST_CASE("One query, as in decoding") {
   for (const std::int64_t kv_len : lengths) {
-    check_case({.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .kv_len = kv_len, .head_dim = 40});
+    check_types({.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .kv_len = kv_len, .head_dim = 40});
   }
 }
 
@@ -97,9 +104,9 @@ TEST_CASE("Length 0 with heads enough for all threads") {
 
 TEST_CASE("Length 0 with masks and lengths") {
   Case c{.batch = 2, .q_len = 3, .kv_len = 0, .kv_lens = {0, 0}};
-  check_case(c);
+  check_types(c);
   c.mask = {.shape = {3, 0}};
-  check_case(c);
+  check_types(c);
   c.mask = {.shape = {3, 1}};
-  check_case(c);
+  check_types(c);
 }

@@ -191,7 +191,7 @@ void OutputFiles::write(const fs::path& file, const TensorView& tensor, const st
   const auto pending = std::find_if(pending_.begin(), pending_.end(), [&](const Pending& other) { return other.target == target; });
   if (pending == pending_.end()) io::fail(file.string(), "was not added to the outputs");
   io::OutputFile output(pending->temporary, file.string());
-  if (target.extension() == npy_suffix) {
+  if (file.string().ends_with(npy_suffix)) {
     io::write_npy(output, tensor);
   } else {
     const NamedTensor named{name, tensor};

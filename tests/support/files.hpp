@@ -34,6 +34,7 @@ class Folder {
 
   std::string operator/(const std::string& name) const { return (path_ / name).string(); }
   std::string write(const std::string& name, const std::string& bytes) const {
+    fs::remove(path_ / name);  // where ext4 sees a file overwritten, it waits for the disk
     std::ofstream(path_ / name, std::ios::binary) << bytes;
     return *this / name;
   }
