@@ -99,6 +99,7 @@ class Plan {
 
   /// Bytes that run needs.
   std::size_t workspace_size() const noexcept;
+  /// At most so many: as asked for, but no more than there is work to share.
   int num_threads() const noexcept;
   Isa isa() const noexcept;
   /// The way taken, in words: "avx512 f32, score matmul built in, ...".

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "attention/parallel.hpp"
@@ -49,6 +50,8 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   const bool matmul_tiles = prepared.score_matmul != nullptr;
   prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
   prepared.work = WorkList(prepared.blocking.q_blocks > 0 ? sizes.batch * sizes.num_kv_heads : 0, prepared.blocking);
+  // No more threads than items: they would only take memory.
+  prepared.num_threads = static_cast<int>(std::clamp<std::int64_t>(prepared.work.size(), 1, prepared.num_threads));
   prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
   prepared.scratch = {.sizes = sizes,
                       .blocking = prepared.blocking,

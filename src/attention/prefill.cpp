@@ -1,7 +1,6 @@
 // Threads take work items off the list: packing a block of keys, or computing a block of rows (row_block.cpp).
 #include "attention/prefill.hpp"
 
-#include <algorithm>
 #include <optional>
 #include <thread>
 
@@ -93,8 +92,7 @@ void run_prefill(const PreparedCall& prepared, const Tensors& tensors, void* mem
   if (prepared.work.size() == 0) return;
   const Scratch scratch(prepared.scratch, memory);
   const RowScores row_scores(prepared.problem, tensors, prepared.options, *prepared.kernels);
-  const std::int64_t useful_threads = std::min<std::int64_t>(prepared.num_threads, prepared.work.size());
-  parallel(static_cast<int>(useful_threads), [&](Team& team, int thread) {
+  parallel(prepared.num_threads, [&](Team& team, int thread) {
     std::optional<Worker> worker;
     team.attempt([&] { worker.emplace(prepared, tensors, row_scores, scratch, thread); });
     if (worker) worker->work(team);
