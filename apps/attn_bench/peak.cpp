@@ -15,7 +15,7 @@ namespace attn::bench {
 namespace {
 
 constexpr int chains = 12;  // independent, enough to cover the latency of a multiply-add
-constexpr long steps = 2'000'000;
+constexpr long steps = 8'000'000;  // long enough to leave the clock's first burst behind
 constexpr int rounds = 5;
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
