@@ -5,7 +5,6 @@
 
 #include <cmath>
 #include <string>
-#include <vector>
 
 #include "support/allocations.hpp"
 #include "support/case.hpp"
@@ -45,7 +44,7 @@ void check_allocation_free(const Case& c) { check_allocation_free(c, make_inputs
 
 TEST_CASE("Memory is counted") {
   const std::int64_t before = allocations();
-  std::vector<int> some(100);
+  const Inputs inputs = make_inputs(sized());
   CHECK(allocations() > before);
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -67,15 +68,19 @@ void check_error(const std::string& way, const Run& run, const Change& change, c
 
 /// Everybody who takes a call finds the same errors in it.
 void check_rejected_run(const Change& change, const std::vector<std::string>& words) {
-  check_error("attention", [](const Call& call) { attention(call.tensors, call.options); }, change, words);
-  check_error("attention_reference", [](const Call& call) { attention_reference(call.tensors, call.options); }, change, words);
-  check_error("attention_unfused", [](const Call& call) { attention_unfused(call.tensors, call.options); }, change, words);
+  check_error(
+      "attention", [](const Call& call) { attention(call.tensors, call.options); }, change, words);
+  check_error(
+      "attention_reference", [](const Call& call) { attention_reference(call.tensors, call.options); }, change, words);
+  check_error(
+      "attention_unfused", [](const Call& call) { attention_unfused(call.tensors, call.options); }, change, words);
 }
 
 /// The words are the tensor's or option's name, what it got and what it needs.
 void check_rejected(const Change& change, const std::vector<std::string>& words) {
   check_rejected_run(change, words);
-  check_error("Plan", [](const Call& call) { Plan(call.tensors, call.options); }, change, words);
+  check_error(
+      "Plan", [](const Call& call) { Plan(call.tensors, call.options); }, change, words);
 }
 
 TensorView reshaped(TensorView view, const Dims& shape) { return {view.data, view.dtype, shape}; }
@@ -102,7 +107,9 @@ TEST_CASE("q of rank 3") {
 TEST_CASE("k of rank 5") {
   check_rejected([](Call& c) { c.tensors.k = reshaped(c.tensors.k, {1, 2, 2, 5, 8}); }, {"k", "[1, 2, 2, 5, 8]", "rank"});
 }
-TEST_CASE("v of rank 2") { check_rejected([](Call& c) { c.tensors.v = reshaped(c.tensors.v, {20, 6}); }, {"v", "[20, 6]", "rank"}); }
+TEST_CASE("v of rank 2") {
+  check_rejected([](Call& c) { c.tensors.v = reshaped(c.tensors.v, {20, 6}); }, {"v", "[20, 6]", "rank"});
+}
 TEST_CASE("out of rank 3") {
   check_rejected([](Call& c) { c.tensors.out = {c.tensors.out.data, DType::f32, {8, 3, 6}}; }, {"out", "[8, 3, 6]", "rank"});
 }
@@ -111,7 +118,9 @@ TEST_CASE("q, k or v not given") {
   check_rejected([](Call& c) { c.tensors.k = {}; }, {"k"});
   check_rejected([](Call& c) { c.tensors.v = {}; }, {"v"});
 }
-TEST_CASE("out not given") { check_rejected([](Call& c) { c.tensors.out = {}; }, {"out"}); }
+TEST_CASE("out not given") {
+  check_rejected([](Call& c) { c.tensors.out = {}; }, {"out"});
+}
 
 TEST_CASE("batch of k, v or out differs from q's") {
   check_rejected([](Call& c) { c.tensors.k = c.tensors.k.sliced(0, 0, 1); }, {"k", "dim 0", "1", "2", "batch"});
@@ -234,17 +243,24 @@ TEST_CASE("lse of another type") {
 }
 
 TEST_CASE("softmax_scale that is no finite number") {
-  for (const float scale : {NAN, HUGE_VALF, -HUGE_VALF}) check_rejected([&](Call& c) { c.options.softmax_scale = scale; }, {"softmax_scale"});
+  for (const float scale : {NAN, HUGE_VALF, -HUGE_VALF})
+    check_rejected([&](Call& c) { c.options.softmax_scale = scale; }, {"softmax_scale"});
 }
 TEST_CASE("softcap that is not above 0") {
   for (const float softcap : {0.f, -1.f, NAN, HUGE_VALF}) check_rejected([&](Call& c) { c.options.softcap = softcap; }, {"softcap"});
+}
+TEST_CASE("causal offset so far out that positions could overflow") {
+  for (const std::int64_t offset : {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
+    check_rejected([&](Call& c) { c.options.causal = Causal::with_offset(offset); }, {"causal", std::to_string(offset)});
+  }
 }
 TEST_CASE("window with a negative side") {
   check_rejected([](Call& c) { c.options.window = Window{-1, {}}; }, {"window", "left", "-1"});
   check_rejected([](Call& c) { c.options.window = Window{0, -2}; }, {"window", "right", "-2"});
 }
 TEST_CASE("num_threads below 1") {
-  for (const int threads : {0, -1}) check_rejected([&](Call& c) { c.options.num_threads = threads; }, {"num_threads", std::to_string(threads)});
+  for (const int threads : {0, -1})
+    check_rejected([&](Call& c) { c.options.num_threads = threads; }, {"num_threads", std::to_string(threads)});
 }
 
 TEST_CASE("null data where there are elements") {

@@ -96,7 +96,14 @@ void odd_keys_seen(const KeyRun& run, bool* seen) {
 }
 
 Case usual() {
-  return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 21, .kv_len = 90, .head_dim = 9, .v_head_dim = 18, .layout = Layout::padded};
+  return {.batch = 2,
+          .num_q_heads = 4,
+          .num_kv_heads = 2,
+          .q_len = 21,
+          .kv_len = 90,
+          .head_dim = 9,
+          .v_head_dim = 18,
+          .layout = Layout::padded};
 }
 
 /// Each way of hiding, by itself.
@@ -193,8 +200,10 @@ TEST_CASE("Visible infinities in V: one sign gives it, both give NaN, in their c
     const Outputs got = run(inputs, c, isa);
     const std::vector<double> out = got.out.values();
     for (std::size_t n = 0; n < out.size(); ++n) {
-      if (n % 5 == 1) CHECK(out[n] == HUGE_VAL);
-      else CHECK(std::isfinite(out[n]) == (n % 5 != 3));
+      if (n % 5 == 1)
+        CHECK(out[n] == HUGE_VAL);
+      else
+        CHECK(std::isfinite(out[n]) == (n % 5 != 3));
     }
   }
 }

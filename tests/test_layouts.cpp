@@ -14,7 +14,13 @@ namespace {
 constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
 
 Case usual() {
-  return {.batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 17, .kv_len = 75, .head_dim = 21, .v_head_dim = 34,
+  return {.batch = 2,
+          .num_q_heads = 6,
+          .num_kv_heads = 2,
+          .q_len = 17,
+          .kv_len = 75,
+          .head_dim = 21,
+          .v_head_dim = 34,
           .options = {.causal = Causal::bottom_right()}};
 }
 

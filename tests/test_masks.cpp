@@ -2,8 +2,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "support/check.hpp"
@@ -56,7 +56,8 @@ TEST_CASE("window: every shape, with and without causal") {
 
 TEST_CASE("A window wider than any tensor is none") {
   Case c = case_of({20, 30});
-  c.options.window = Window{std::int64_t{1} << 60, std::int64_t{1} << 60};
+  constexpr std::int64_t widest = std::numeric_limits<std::int64_t>::max() / 2;
+  c.options.window = Window{widest, widest};
   check_case(c);
   c.options.causal = Causal::top_left();
   check_case(c);
@@ -148,15 +149,18 @@ TEST_CASE("Rows that see nothing, with and without a sink") {
 }
 
 TEST_CASE("Keys hidden in whole blocks, first, last and between") {
+  struct Seen {
+    std::ptrdiff_t begin, end;
+  };
   Case c{.num_q_heads = 2, .q_len = 30, .kv_len = 900, .head_dim = 64, .v_head_dim = 64};
   for (const DType dtype : {DType::boolean, DType::f32}) {
     c.mask = {.dtype = dtype, .shape = {1, c.kv_len}};
     Inputs inputs = make_inputs(c);
-    for (const auto& [begin, end] : {std::pair{0, 10}, std::pair{890, 900}, std::pair{450, 460}, std::pair{511, 513}, std::pair{0, 0}}) {
+    for (const Seen seen : {Seen{0, 10}, Seen{890, 900}, Seen{450, 460}, Seen{511, 513}, Seen{0, 0}}) {
       std::vector<double> mask(static_cast<std::size_t>(c.kv_len), dtype == DType::boolean ? 0 : -std::numeric_limits<double>::infinity());
-      std::fill(mask.begin() + begin, mask.begin() + end, dtype == DType::boolean ? 1 : 0);
+      std::fill(mask.begin() + seen.begin, mask.begin() + seen.end, dtype == DType::boolean ? 1 : 0);
       inputs.mask.assign(mask);
-      INFO("keys ", begin, " to ", end);
+      INFO("keys ", seen.begin, " to ", seen.end);
       check_inputs(c, inputs);
     }
   }

@@ -96,6 +96,11 @@ std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> t
   return all;
 }
 
+struct Operands {
+  std::int64_t per_word;
+  bool fixed_q_block;
+};
+
 Blocking blocks(std::int64_t q_blocks, std::int64_t kv_blocks) {
   Blocking blocking;
   blocking.q_blocks = q_blocks;
@@ -132,9 +137,10 @@ TEST_CASE("Blocks cover all rows and keys") {
     const kernels::Kernels& kernels = kernels::kernels_for(isa);
     for_each_sizes([&](const Sizes& sizes) {
       for (const int num_threads : {1, 2, 64}) {
-        for (const auto& [per_word, fixed_q_block] : {std::pair{1, false}, std::pair{1, true}, std::pair{2, false}}) {
+        for (const Operands operands : {Operands{1, false}, Operands{1, true}, Operands{2, false}}) {
+          const std::int64_t per_word = operands.per_word;
           INFO(name_of_sizes(sizes), ", threads ", num_threads, ", per word ", per_word);
-          const Blocking blocking = choose_blocking(sizes, kernels, per_word, num_threads, fixed_q_block);
+          const Blocking blocking = choose_blocking(sizes, kernels, per_word, num_threads, operands.fixed_q_block);
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);

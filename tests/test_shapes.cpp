@@ -12,11 +12,10 @@ using namespace attn::test;
 
 namespace {
 
-constexpr std::initializer_list<std::int64_t> lengths = {1,  2,  3,  5,  6,  7,  11,  12,  13,  15,  16,  17,  31,  32,  33,
-                                                         47, 63, 64, 65, 95, 96, 97,  127, 128, 129, 191, 192, 193, 255, 256,
-                                                         257};
-constexpr std::initializer_list<std::int64_t> head_dims = {1,  2,  3,  4,  5,  7,  8,  9,  12, 15,  16,  17,  24,  31,  32, 33, 40,
-                                                           47, 48, 49, 63, 64, 65, 72, 80, 95, 96,  97,  127, 128, 129, 160, 255, 256, 257};
+constexpr std::initializer_list<std::int64_t> lengths = {1,  2,  3,  5,  6,  7,  11,  12,  13,  15,  16,  17,  31,  32,  33, 47,
+                                                         63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257};
+constexpr std::initializer_list<std::int64_t> head_dims = {1,  2,  3,  4,  5,  7,  8,  9,  12, 15, 16,  17,  24,  31,  32,  33,  40, 47,
+                                                           48, 49, 63, 64, 65, 72, 80, 95, 96, 97, 127, 128, 129, 160, 255, 256, 257};
 
 void check_types(Case c) {
   check_case(c);

@@ -56,7 +56,8 @@ std::string wrongly_seen(const Case& c, const Outputs& got, const std::vector<st
       const double weight = out[static_cast<std::size_t>(row * c.value_dim() + n)];
       const double wanted = expected ? 1.0 / static_cast<double>(count) : 0;
       if (std::abs(weight - wanted) <= 1e-6 * wanted) continue;
-      wrong = fmt::format("batch {} head {} query {}: key {} has weight {} instead of {}", at[0], at[1], at[2], first_key + n, weight, wanted);
+      wrong =
+          fmt::format("batch {} head {} query {}: key {} has weight {} instead of {}", at[0], at[1], at[2], first_key + n, weight, wanted);
       return;
     }
   });
@@ -118,14 +119,8 @@ void check_all_combinations(const Case& sizes) {
 }
 
 Case small(std::int64_t q_len, std::int64_t kv_len) {
-  return {.batch = 2,
-          .num_q_heads = 2,
-          .num_kv_heads = 1,
-          .q_len = q_len,
-          .kv_len = kv_len,
-          .head_dim = 4,
-          .v_head_dim = kv_len,
-          .lse = false};
+  return {
+      .batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = q_len, .kv_len = kv_len, .head_dim = 4, .v_head_dim = kv_len, .lse = false};
 }
 
 /// More than one block of rows, and of keys.

@@ -145,8 +145,9 @@ Problem with_options(const Sizes& sizes, const Options& options) {
   // Positions are sums of a few such values: bounded here, they cannot overflow later.
   constexpr std::int64_t limit = std::int64_t{1} << 48;
   problem.causal = options.causal;
-  if (problem.causal && problem.causal->offset && std::abs(*problem.causal->offset) > limit) {
-    reject(fmt::format("causal offset is {}; it needs to lie within +-2^48", *problem.causal->offset));
+  const std::int64_t offset = problem.causal ? problem.causal->offset.value_or(0) : 0;
+  if (offset < -limit || offset > limit) {
+    reject(fmt::format("causal offset is {}; it needs to lie within +-2^48", offset));
   }
   if (options.window) {
     problem.window = *options.window;

@@ -26,8 +26,10 @@ StridedTensor mask_tensor(Random& random, const DenseMask& mask, Layout layout) 
   std::vector<double> values(static_cast<std::size_t>(mask.shape.product()));
   for (double& value : values) {
     const bool hidden = random.chance(mask.hidden);
-    if (mask.dtype == DType::boolean) value = hidden ? 0 : 1;
-    else value = hidden ? -std::numeric_limits<double>::infinity() : random.normal();
+    if (mask.dtype == DType::boolean)
+      value = hidden ? 0 : 1;
+    else
+      value = hidden ? -std::numeric_limits<double>::infinity() : random.normal();
   }
   tensor.assign(values);
   return tensor;
@@ -57,9 +59,9 @@ std::string describe(const Options& options) {
 }  // namespace
 
 std::string to_string(const Case& c) {
-  std::string text = fmt::format("batch {} heads {}/{} q_len {} kv_len {} dims {}/{} types {},{},{}", c.batch, c.num_q_heads,
-                                 c.num_kv_heads, c.q_len, c.kv_len, c.head_dim, c.value_dim(), name_of(c.q_type), name_of(c.kv_type),
-                                 name_of(c.out_type));
+  std::string text =
+      fmt::format("batch {} heads {}/{} q_len {} kv_len {} dims {}/{} types {},{},{}", c.batch, c.num_q_heads, c.num_kv_heads, c.q_len,
+                  c.kv_len, c.head_dim, c.value_dim(), name_of(c.q_type), name_of(c.kv_type), name_of(c.out_type));
   text += describe(c.options);
   if (c.mask) text += fmt::format(" mask {} {} hiding {}", name_of(c.mask->dtype), c.mask->shape.to_string(), c.mask->hidden);
   if (c.alibi) text += " alibi";

@@ -59,8 +59,8 @@ Expected expected_of(const Case& c, const Inputs& inputs) {
 
   Expected expected{outputs.out.values(), outputs.lse.values()};
   const double largest_value = largest_finite(inputs.v.values());
-  expected.out_tolerance = 2 * largest_error(plain.out, expected.out) + 4 * eps * largest_value +
-                           half_ulp(c.out_type, largest_finite(expected.out));
+  expected.out_tolerance =
+      2 * largest_error(plain.out, expected.out) + 4 * eps * largest_value + half_ulp(c.out_type, largest_finite(expected.out));
   if (c.q_type == DType::bf16 && c.kv_type == DType::bf16) expected.out_tolerance += bf16_eps / 2 * largest_value;
   expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * std::max(1.0, largest_finite(expected.lse));
   return expected;
