@@ -36,8 +36,8 @@ endif()
 find_program(PKG_CONFIG pkg-config)
 if(PKG_CONFIG)
   file(MAKE_DIRECTORY ${consumer_build})
-  add_test(NAME consumer.pkg_config
-    COMMAND sh -c "${CMAKE_CXX_COMPILER} -std=c++20 ${consumer_source}/main.cpp $(${PKG_CONFIG} --cflags --libs attn) -o consumer && ./consumer"
+  set(consumer_compile "${CMAKE_CXX_COMPILER} -std=c++20 ${consumer_source}/main.cpp $(${PKG_CONFIG} --cflags --libs attn) -o consumer")
+  add_test(NAME consumer.pkg_config COMMAND sh -c "${consumer_compile} && ./consumer"
     WORKING_DIRECTORY ${consumer_build})
   set(consumer_libraries ${consumer_prefix}/${CMAKE_INSTALL_LIBDIR})
   set_tests_properties(consumer.pkg_config PROPERTIES FIXTURES_REQUIRED consumer_prefix

@@ -45,24 +45,39 @@ bool agree(double got, double wanted, double tolerance) {
   return got == wanted || std::abs(got - wanted) <= tolerance;
 }
 
-}  // namespace
-
-Expected expected_of(const Case& c, const Inputs& inputs) {
+Outputs reference(const Case& c, const Inputs& inputs) {
   Case in_double = c;
   in_double.out_type = DType::f64;
   in_double.layout = Layout::bhsd;
   in_double.lse = true;
   Outputs outputs = make_outputs(in_double);
-  const Tensors tensors = bind(inputs, outputs);
-  attention_reference(tensors, c.options);
-  const PlainResult plain = attention_plain(tensors, c.options);
+  attention_reference(bind(inputs, outputs), c.options);
+  return outputs;
+}
 
-  Expected expected{outputs.out.values(), outputs.lse.values()};
-  const double largest_value = largest_finite(inputs.v.values());
-  expected.out_tolerance =
-      2 * largest_error(plain.out, expected.out) + 4 * eps * largest_value + half_ulp(c.out_type, largest_finite(expected.out));
-  if (c.q_type == DType::bf16 && c.kv_type == DType::bf16) expected.out_tolerance += bf16_eps / 2 * largest_value;
-  expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * std::max(1.0, largest_finite(expected.lse));
+/// max(P |V|): what weights that are off by a part of themselves have an effect on.
+double largest_weighted_magnitude(const Case& c, Inputs inputs) {
+  std::vector<double> magnitudes = inputs.v.values();
+  for (double& value : magnitudes) value = std::abs(value);
+  inputs.v.assign(magnitudes);
+  return largest_finite(reference(c, inputs).out.values());
+}
+
+}  // namespace
+
+Expected expected_of(const Case& c, const Inputs& inputs) {
+  Outputs truth = reference(c, inputs);
+  const PlainResult plain = attention_plain(bind(inputs, truth), c.options);
+  Expected expected{truth.out.values(), truth.lse.values()};
+  const double largest_value = largest_finite(inputs.v.values()), largest_lse = std::max(1.0, largest_finite(expected.lse));
+  const double plain_error = largest_error(plain.out, expected.out);
+  // Two who read the contract by themselves: were they to disagree, the tolerance would excuse anything.
+  CHECK(plain_error <= 100 * eps * largest_lse * largest_value);
+
+  expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value + half_ulp(c.out_type, largest_finite(expected.out));
+  const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16;
+  if (bf16_weights) expected.out_tolerance += bf16_eps / 2 * largest_weighted_magnitude(c, inputs);
+  expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * largest_lse;
   return expected;
 }
 

@@ -94,14 +94,6 @@ float exponentiate(std::vector<float>& scores, float sink, float& sum) {
   return maximum;
 }
 
-float round_to_bf16(float x) {
-  bf16 rounded;
-  float value = 0;
-  copy_into(TensorView(&x, {1}), {&rounded, {1}});
-  copy_into(TensorView(&rounded, {1}), {&value, {1}});
-  return value;
-}
-
 }  // namespace
 
 bool visible(const Tensors& tensors, const Options& options, std::int64_t batch, std::int64_t q_head, std::int64_t i, std::int64_t j) {
@@ -124,7 +116,6 @@ bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
 
 PlainResult attention_plain(const Tensors& tensors, const Options& options) {
   const Floats queries(tensors.q), k(tensors.k), v(tensors.v);
-  const bool in_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16;
   const std::int64_t v_head_dim = tensors.v.shape[3];
   PlainResult result;
   for_each_index({tensors.q.shape[0], tensors.q.shape[1], tensors.q.shape[2]}, [&](const Dims& index) {
@@ -137,8 +128,7 @@ PlainResult attention_plain(const Tensors& tensors, const Options& options) {
     const float maximum = exponentiate(weights, sink, sum);
     std::vector<float> out(static_cast<std::size_t>(v_head_dim), 0.f);
     for (std::int64_t j = 0; j < row.count; ++j) {
-      const float exponential = weights[static_cast<std::size_t>(j)];
-      const float weight = (in_bf16 ? round_to_bf16(exponential) : exponential) / sum;
+      const float weight = weights[static_cast<std::size_t>(j)] / sum;
       if (!(weight > 0)) continue;
       for (std::int64_t d = 0; d < v_head_dim; ++d) out[static_cast<std::size_t>(d)] += weight * v.row(batch, kv_head, j)[d];
     }

@@ -1,4 +1,4 @@
-// Attention as one writes it first: three passes over each row, in float, weights rounded to bf16 where Q, K and V are bf16.
+// Attention as one writes it first: three passes over each row, in float. Its error is what the engine's is measured by.
 // Its error is what the engine's is measured by.
 #pragma once
 
