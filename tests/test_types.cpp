@@ -70,6 +70,22 @@ TEST_CASE("Subnormal and largest values survive their type") {
   }
 }
 
+TEST_CASE("With one key O is its values, rounded once and to nearest even") {
+  std::vector<double> values = {1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-11, 1 + 0x3p-11, -1 - 0x1.01p-8, 65519, 65520, 0x1p-25, 0x3p-25, 1e-42};
+  values.push_back(-0x1.fffffep127);
+  const auto count = static_cast<std::int64_t>(values.size());
+  for (const DType dtype : types) {
+    const Case c{.q_len = 3, .head_dim = 5, .v_head_dim = count, .out_type = dtype};
+    Inputs inputs = make_inputs(c);
+    inputs.v.assign(values);
+    StridedTensor expected(dtype, {1, 1, c.q_len, count});
+    const TensorView every_row(inputs.v.view().data, DType::f32, expected.shape(), {0, 0, 0, 1});
+    copy_into(every_row, expected.view());
+    INFO(repeat_line(c));
+    for (const Isa isa : available_isas()) CHECK(run(inputs, c, isa).out.bits() == expected.bits());
+  }
+}
+
 TEST_CASE("An output beyond f16's range is infinite there") {
   const Case c{.q_len = 2, .kv_len = 5, .head_dim = 4, .out_type = DType::f16};
   Inputs inputs = make_inputs(c);

@@ -40,9 +40,8 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.options = options;
   prepared.isa = options.isa.value_or(default_isa());
   prepared.kernels = &kernels::kernels_for(prepared.isa);
-  prepared.num_threads = options.num_threads.value_or(default_num_threads());
-
   const Sizes& sizes = prepared.problem.sizes;
+  prepared.num_threads = useful_threads(sizes, options.num_threads.value_or(default_num_threads()));
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(kernels, tensors, options.score_matmul);
   const std::int64_t per_word = prepared.arithmetic->per_word;
@@ -50,7 +49,7 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   const bool matmul_tiles = prepared.score_matmul != nullptr;
   prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
   prepared.work = WorkList(prepared.blocking.q_blocks > 0 ? sizes.batch * sizes.num_kv_heads : 0, prepared.blocking);
-  // No more threads than items: they would only take memory.
+  // No more threads than items either: they would only take memory.
   prepared.num_threads = static_cast<int>(std::clamp<std::int64_t>(prepared.work.size(), 1, prepared.num_threads));
   prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
   prepared.scratch = {.sizes = sizes,
@@ -122,8 +121,7 @@ void Plan::run(const Tensors& tensors, Workspace& workspace) const {
   require_as_planned(prepared_->tensors, tensors);
   validate_data(prepared_->call.problem, tensors);
   if (workspace.size() < workspace_size()) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(), workspace_size()));
+    throw Error(ErrorCode::invalid_argument, fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(), workspace_size()));
   }
   run_prefill(prepared_->call, tensors, workspace.data());
 }

@@ -36,8 +36,7 @@ std::int64_t choose_q_block(std::int64_t rows, std::int64_t heads, int num_threa
 
 }  // namespace
 
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads,
-                         bool fixed_q_block) {
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads, bool fixed_q_block) {
   Blocking blocking;
   blocking.rows = sizes.q_len * sizes.group_size;
   const std::int64_t q_block =
@@ -51,6 +50,16 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
   blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
   return blocking;
+}
+
+int useful_threads(const Sizes& sizes, int num_threads) {
+  // In cycles: 16 multiply-adds each, and one for every element of K and V that is packed.
+  constexpr double multiply_adds_per_cycle = 16;
+  constexpr double cycles_per_thread = 60'000;  // some 15 us, several times what waking and joining a thread takes
+  const double elements =
+      static_cast<double>(sizes.batch * sizes.num_kv_heads * sizes.kv_len) * static_cast<double>(sizes.head_dim + sizes.v_head_dim);
+  const double cycles = elements * (static_cast<double>(sizes.group_size * sizes.q_len) / multiply_adds_per_cycle + 1);
+  return static_cast<int>(std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
 }
 
 WorkList::WorkList(std::int64_t heads, const Blocking& blocking) noexcept

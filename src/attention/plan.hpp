@@ -28,6 +28,9 @@ struct Blocking {
 /// batch. q_block decides who computes a row, and with fixed_q_block (a matmul primitive's rows) the same holds for it.
 Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads, bool fixed_q_block);
 
+/// As many of num_threads as have enough to do to be worth waking: at least 1.
+int useful_threads(const Sizes& sizes, int num_threads);
+
 /// What is done for KV heads 0, 1, ... (batch-major): each head's K and V are packed, a block of keys at a time, and then
 /// its rows are computed, a block at a time and the last, longest ones first. Threads take items in the order of their
 /// tickets, so an item waits only for items that somebody has taken before. Packing runs one head ahead, so that it is

@@ -1,5 +1,4 @@
 // Attention as one writes it first: three passes over each row, in float. Its error is what the engine's is measured by.
-// Its error is what the engine's is measured by.
 #pragma once
 
 #include <attn/attention.hpp>
