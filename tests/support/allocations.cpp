@@ -29,8 +29,8 @@ void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
-// malloc of its own for the program, over what glibc has below it; sanitizers bring their own and want no rival.
-#if defined(__GLIBC__) && !defined(ATTN_SANITIZED)
+// malloc of its own for the program, over what glibc has below it.
+#if defined(__GLIBC__)
 
 extern "C" {
 
