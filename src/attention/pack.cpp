@@ -6,16 +6,29 @@
 
 namespace attn {
 
-KeyLayout key_layout(const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept {
-  return one_matrix ? KeyLayout{blocking.kv_block, panel_width} : KeyLayout{panel_width, blocking.key_words * panel_width};
+kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept {
+  return one_matrix ? kernels::PanelLayout{blocking.kv_block, panel_width, panel_width}
+                    : kernels::PanelLayout{panel_width, blocking.key_words * panel_width, panel_width};
 }
 
-float* Packer::keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  return head.keys + block * blocking_.key_words * blocking_.kv_block + first_key / kernels_.panel_width * layout_.panel_stride;
+kernels::PanelLayout value_layout(const Blocking& blocking) noexcept {
+  return {blocking.value_panel_width, blocking.value_words() * blocking.value_panel_width, blocking.value_panel_width};
 }
 
-float* Packer::values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  return head.values + block * blocking_.value_panels * value_panel_stride() + first_key / blocking_.per_word * kernels_.panel_width;
+float* Packer::key_panel(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+  return head.keys + block * blocking_.key_words * blocking_.kv_block + first_key / kernels_.panel_width * key_layout_.panel_stride;
+}
+
+float* Packer::value_row(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+  return head.values + block * blocking_.value_panels * value_layout_.panel_stride + first_key / blocking_.per_word * value_layout_.row_stride;
+}
+
+kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+  return {key_panel(head, block, first_key), key_layout_};
+}
+
+kernels::Panels Packer::values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+  return {value_row(head, block, first_key), value_layout_};
 }
 
 Packer::Operands Packer::operands(bool whole_words, const TensorView& tensor, std::int64_t batch, std::int64_t kv_head,
@@ -43,9 +56,9 @@ void Packer::pack(const Tensors& tensors, std::int64_t batch, std::int64_t kv_he
     const std::int64_t count = std::min(panel_width, range.end - block_begin - first);
     const Operands k = operands(true, tensors.k, batch, kv_head, block_begin + first, count, staging);
     kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word, count, blocking_.key_words,
-                             keys(to, block, first), layout_.row_stride);
+                             key_panel(to, block, first), key_layout_.row_stride);
     const Operands v = operands(false, tensors.v, batch, kv_head, block_begin + first, count, staging);
-    finite &= arithmetic_.pack_finite(v.rows, v.stride, count, sizes_.v_head_dim, values(to, block, first), value_panel_stride());
+    finite &= arithmetic_.pack_finite(v.rows, v.stride, count, sizes_.v_head_dim, value_row(to, block, first), value_layout_);
   }
   to.finite[block] = finite;
 }

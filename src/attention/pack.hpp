@@ -10,32 +10,35 @@
 
 namespace attn {
 
-/// How a block's keys lie in PackedHead::keys.
-struct KeyLayout {
-  std::int64_t row_stride;    // from one dim to the next
-  std::int64_t panel_stride;  // from one panel of keys to the next
-};
-/// Panels for the micro-kernel; one matrix [head_dim][kv_block] where a matmul primitive reads whole blocks.
-KeyLayout key_layout(const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept;
+/// Of a block's keys: panels for the micro-kernel; one matrix [head_dim][kv_block] where a matmul primitive reads whole blocks.
+kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept;
+/// Of a block's values.
+kernels::PanelLayout value_layout(const Blocking& blocking) noexcept;
 
 class Packer {
  public:
   Packer(const Sizes& sizes, const Blocking& blocking, const kernels::Kernels& kernels, const kernels::Arithmetic& arithmetic,
-         const KeyLayout& layout) noexcept
-      : sizes_(sizes), blocking_(blocking), kernels_(kernels), arithmetic_(arithmetic), layout_(layout) {}
+         const kernels::PanelLayout& key_layout) noexcept
+      : sizes_(sizes),
+        blocking_(blocking),
+        kernels_(kernels),
+        arithmetic_(arithmetic),
+        key_layout_(key_layout),
+        value_layout_(value_layout(blocking)) {}
 
   /// Packs those keys of a block of one KV head that lie in `wanted`, from a panel's beginning on. `staging` holds
   /// panel_width rows of the wider head dim.
   void pack(const Tensors& tensors, std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted,
             const PackedHead& to, float* staging) const noexcept;
 
-  /// Where key `first_key` of a block lies; for keys, a panel begins there, for values, a word.
-  float* keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
-  float* values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
-  std::int64_t value_panel_stride() const noexcept { return blocking_.value_words() * kernels_.panel_width; }
-  const KeyLayout& layout() const noexcept { return layout_; }
+  /// A block of a packed head from key `first_key` on; for keys, a panel begins there, for values, a word.
+  kernels::Panels keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
+  kernels::Panels values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
 
  private:
+  float* key_panel(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
+  float* value_row(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
+
   struct Operands {
     const void* rows;
     std::int64_t stride;  // in elements
@@ -48,7 +51,8 @@ class Packer {
   const Blocking& blocking_;
   const kernels::Kernels& kernels_;
   const kernels::Arithmetic& arithmetic_;
-  KeyLayout layout_;
+  kernels::PanelLayout key_layout_;
+  kernels::PanelLayout value_layout_;
 };
 
 }  // namespace attn

@@ -49,6 +49,8 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
   blocking.key_words = divide_up(sizes.head_dim, per_word);
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
   blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
+  // As even as whole vectors allow: 80 dims as 48 + 32 keep more accumulators busy than 64 + 16.
+  blocking.value_panel_width = round_up(divide_up(sizes.v_head_dim, blocking.value_panels), kernels.vector_width);
   return blocking;
 }
 

@@ -20,6 +20,7 @@ struct Blocking {
   std::int64_t key_words = 0;    // of a query's or key's head_dim
   std::int64_t value_width = 0;  // v_head_dim, up to whole vectors
   std::int64_t value_panels = 0;
+  std::int64_t value_panel_width = 0;  // columns of V in a panel
 
   std::int64_t value_words() const noexcept { return kv_block / per_word; }  // of a block's keys, as the depth of P V
 };

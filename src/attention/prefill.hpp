@@ -24,7 +24,7 @@ struct PreparedCall {
   int num_threads = 1;
   Blocking blocking;
   WorkList work;
-  KeyLayout key_layout;
+  kernels::PanelLayout key_layout;
   ScratchShape scratch;
   std::shared_ptr<const onednn::Matmul> score_matmul;  // null: the micro-kernel makes all scores
 };

@@ -5,8 +5,8 @@
 //       ranges of visible keys; skip the tile if they are empty
 //       S = Q K^T                    6-row micro-kernel          reads  K: head_dim floats a key, 6 uses each
 //       transform the rows           only where asked for
-//       P = online softmax of S      rescales the rows of O whose maximum grew
-//       O += P V                     the same micro-kernel       reads  V: v_head_dim floats a key, 6 uses each
+//       online softmax of S          rescales the rows of O whose maximum grew
+//         O += P V                   the same micro-kernel       reads  V: v_head_dim floats a key, 6 uses each
 //   O /= row_sum
 //
 // A score costs 2 * (head_dim + v_head_dim) flops and, from L2, (head_dim + v_head_dim) * 4 / 6 bytes: 85 bytes in at least
@@ -52,11 +52,16 @@ RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors,
 void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed) {
   const Blocking& blocking = prepared_.blocking;
   const std::int64_t first = q_block * blocking.q_block;
-  const Rows rows{place, first, std::min(blocking.q_block, blocking.rows - first)};
+  const std::int64_t count = std::min(blocking.q_block, blocking.rows - first);
+  // Both ends of a row's range grow from row to row.
+  const KeyRange first_sees = place.sight.of(first / sizes_.group_size);
+  const KeyRange last_sees = place.sight.of((first + count - 1) / sizes_.group_size);
+  const Rows rows{place, first, count, {first_sees.begin, last_sees.end}, {last_sees.begin, first_sees.end}};
   start(rows);
-  const KeyRange hull = place.sight.hull(first / sizes_.group_size, (first + rows.count - 1) / sizes_.group_size);
-  if (!hull.empty()) {
-    for (std::int64_t block = hull.begin / blocking.kv_block; block * blocking.kv_block < hull.end; ++block) take_block(rows, block, packed);
+  if (!rows.seen_by_any.empty()) {
+    for (std::int64_t block = rows.seen_by_any.begin / blocking.kv_block; block * blocking.kv_block < rows.seen_by_any.end; ++block) {
+      take_block(rows, block, packed);
+    }
   }
   finish(rows);
 }
@@ -92,20 +97,20 @@ void RowBlockPass::start(const Rows& rows) {
   query_stride_ = key_words;
 }
 
+KeyRange RowBlockPass::block_keys(std::int64_t block) const {
+  return {block * prepared_.blocking.kv_block, (block + 1) * prepared_.blocking.kv_block};
+}
+
 /// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.
 bool RowBlockPass::whole_block(const Rows& rows, std::int64_t block) const {
-  const Blocking& blocking = prepared_.blocking;
-  const KeyRange keys{block * blocking.kv_block, (block + 1) * blocking.kv_block};
-  const KeyRange first = rows.place.sight.of(rows.first / sizes_.group_size);
-  const KeyRange last = rows.place.sight.of((rows.first + rows.count - 1) / sizes_.group_size);
-  return rows.count == blocking.q_block && last.begin <= keys.begin && keys.end <= first.end;
+  return rows.count == prepared_.blocking.q_block && intersection(rows.seen_by_all, block_keys(block)) == block_keys(block);
 }
 
 void RowBlockPass::take_block(const Rows& rows, std::int64_t block, const PackedHead& packed) {
   const bool scores_made = score_matmul_ && whole_block(rows, block);
-  if (scores_made) score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0), scratch_.score_tile);
+  if (scores_made) score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data, scratch_.score_tile);
   for (std::int64_t first_row = 0; first_row < rows.count; first_row += tile_rows) {
-    Tile tile = tile_of(rows, first_row, block);
+    Tile tile = tile_of(rows, first_row, block_keys(block));
     if (tile.hull.empty()) continue;
     look_at_masks(tile);
     if (tile.hull.empty()) continue;
@@ -118,24 +123,30 @@ void RowBlockPass::take_block(const Rows& rows, std::int64_t block, const Packed
     transform(tile);
     const bool finite = packed.finite[block];
     if (!finite) note_visible(tile);
-    softmax(tile);
-    if (!finite) add_non_finite_values(tile);
     add_values(tile, packed, block);
+    if (!finite) add_non_finite_values(tile);
   }
 }
 
-RowBlockPass::Tile RowBlockPass::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t block) const {
+RowBlockPass::Tile RowBlockPass::tile_of(const Rows& rows, std::int64_t first_row, KeyRange keys) const {
   Tile tile;
   tile.block_rows = &rows;
-  tile.block_begin = block * prepared_.blocking.kv_block;
+  tile.block_begin = keys.begin;
   tile.first_row = first_row;
   tile.rows = std::min(tile_rows, rows.count - first_row);
-  const KeyRange block_keys{tile.block_begin, tile.block_begin + prepared_.blocking.kv_block};
+  const KeyRange any = intersection(rows.seen_by_any, keys);
+  tile.alike = any == intersection(rows.seen_by_all, keys);
+  if (tile.alike) {
+    tile.hull = {any.begin - keys.begin, any.end - keys.begin};
+    std::fill_n(tile.begin, tile_rows, tile.hull.begin);
+    std::fill_n(tile.end, tile_rows, tile.hull.end);
+    return tile;
+  }
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const std::int64_t q_index = (rows.first + first_row + r) / sizes_.group_size;
-    const KeyRange seen = intersection(rows.place.sight.of(q_index), block_keys);
-    tile.begin[r] = seen.begin - tile.block_begin;
-    tile.end[r] = seen.end - tile.block_begin;
+    const KeyRange seen = intersection(rows.place.sight.of(q_index), keys);
+    tile.begin[r] = seen.begin - keys.begin;
+    tile.end[r] = seen.end - keys.begin;
   }
   tile.update_hull();
   return tile;
@@ -168,30 +179,36 @@ void RowBlockPass::look_at_masks(Tile& tile) {
     }
     if (nothing_seen) tile.end[r] = tile.begin[r];
   }
+  tile.alike = false;
   tile.update_hull();
 }
 
 /// From the panel on in which the first visible key lies, to the last in whole vectors.
-void RowBlockPass::make_scores(Tile& tile, const float* packed_keys) {
+void RowBlockPass::make_scores(Tile& tile, const kernels::Panels& keys) {
   tile.scores = scratch_.scores;
   tile.score_stride = score_stride(prepared_.blocking);
   const std::int64_t first = round_down(tile.hull.begin, kernels_.panel_width);
+  // Scores that are neither transformed nor hidden have their maxima taken while they are in registers.
+  const bool final = tile.alike && !row_scores_.transforms() && tile.hull.begin == first && tile.hull.end % arithmetic_.chunk_keys == 0;
+  float* const maxima = final ? scratch_.maxima : nullptr;
+  if (final) std::fill_n(maxima, kernels::max_vector_width * tile_rows, minus_infinity);
+  tile.maxima = maxima;
   arithmetic_.matmul({
       .a = queries_ + tile.first_row * query_stride_,
       .a_stride = query_stride_,
-      .b = packed_keys,
-      .b_row_stride = packer_.layout().row_stride,
-      .b_panel_stride = packer_.layout().panel_stride,
+      .b = keys,
       .c = tile.scores + first,
       .c_stride = tile.score_stride,
       .rows = tile.rows,
       .columns = tile.hull.end - first,
       .depth = prepared_.blocking.key_words,
       .accumulate = false,
+      .maxima = maxima,
   });
 }
 
 void RowBlockPass::transform(Tile& tile) {
+  if (!row_scores_.transforms() && !row_scores_.dense_visibility()) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const KeyRange range = tile.range(r);
     if (range.empty()) continue;
@@ -201,40 +218,26 @@ void RowBlockPass::transform(Tile& tile) {
   }
 }
 
-void RowBlockPass::softmax(Tile& tile) {
+void RowBlockPass::add_values(const Tile& tile, const PackedHead& packed, std::int64_t block) {
   const std::int64_t value_width = prepared_.blocking.value_width;
+  const std::int64_t first = round_down(tile.hull.begin, arithmetic_.chunk_keys);
   arithmetic_.online_softmax({
       .scores = tile.scores,
       .stride = tile.score_stride,
       .rows = tile.rows,
       .begin = tile.begin,
       .end = tile.end,
-      .first = round_down(tile.hull.begin, kernels_.vector_width),
-      .last = round_up(tile.hull.end, kernels_.vector_width),
+      .first = first,
+      .last = round_up(tile.hull.end, arithmetic_.chunk_keys),
       .scale = row_scores_.remaining_scale() * log2e,
+      .maxima = tile.maxima,
       .row_max = scratch_.row_max + tile.first_row,
       .row_sum = scratch_.row_sum + tile.first_row,
+      .values = packer_.values(packed, block, first),
+      .value_end = tile.hull.end,
       .out = scratch_.out + tile.first_row * value_width,
       .out_stride = value_width,
-      .out_columns = value_width,
-  });
-}
-
-void RowBlockPass::add_values(const Tile& tile, const PackedHead& packed, std::int64_t block) {
-  const std::int64_t value_width = prepared_.blocking.value_width, per_word = prepared_.blocking.per_word;
-  const std::int64_t first_word = tile.hull.begin / per_word;
-  arithmetic_.matmul({
-      .a = tile.scores + first_word,
-      .a_stride = tile.score_stride,
-      .b = packer_.values(packed, block, first_word * per_word),
-      .b_row_stride = kernels_.panel_width,
-      .b_panel_stride = packer_.value_panel_stride(),
-      .c = scratch_.out + tile.first_row * value_width,
-      .c_stride = value_width,
-      .rows = tile.rows,
-      .columns = sizes_.v_head_dim,
-      .depth = (tile.hull.end + per_word - 1) / per_word - first_word,
-      .accumulate = true,
+      .columns = value_width,
   });
 }
 

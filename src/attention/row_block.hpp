@@ -32,6 +32,8 @@ class RowBlockPass {
     const HeadPlace& place;
     std::int64_t first;  // within the head
     std::int64_t count;
+    KeyRange seen_by_any;
+    KeyRange seen_by_all;
   };
   /// Up to six of them against one block of keys. Key ranges are counted from the block's first key.
   struct Tile {
@@ -40,6 +42,8 @@ class RowBlockPass {
     std::int64_t first_row;
     std::int64_t rows;
     KeyRange hull;
+    bool alike = false;  // every row sees the whole hull
+    const float* maxima = nullptr;
     float* scores = nullptr;
     std::int64_t score_stride = 0;
     // Of each row:
@@ -58,16 +62,16 @@ class RowBlockPass {
   QueryRow query_row(const Tile& tile, std::int64_t r) const { return query_row(*tile.block_rows, tile.first_row + r); }
   void start(const Rows& rows);
   void take_block(const Rows& rows, std::int64_t block, const PackedHead& packed);
-  Tile tile_of(const Rows& rows, std::int64_t first_row, std::int64_t block) const;
+  Tile tile_of(const Rows& rows, std::int64_t first_row, KeyRange keys) const;
   void look_at_masks(Tile& tile);
-  void make_scores(Tile& tile, const float* packed_keys);
+  void make_scores(Tile& tile, const kernels::Panels& keys);
   void transform(Tile& tile);
-  void softmax(Tile& tile);
   void add_values(const Tile& tile, const PackedHead& packed, std::int64_t block);
   void note_visible(const Tile& tile);
   void add_non_finite_values(const Tile& tile);
   float weight(const Tile& tile, std::int64_t r, std::int64_t j) const;
   void finish(const Rows& rows);
+  KeyRange block_keys(std::int64_t block) const;
   bool whole_block(const Rows& rows, std::int64_t block) const;
 
   std::uint8_t* visible(std::int64_t r) const { return scratch_.visible + r * prepared_.blocking.kv_block; }

@@ -13,7 +13,7 @@ PackedHead carve_head(Arena& arena, const ScratchShape& shape) {
   const Blocking& blocking = shape.blocking;
   return {
       .keys = arena.take<float>(blocking.kv_blocks * blocking.key_words * blocking.kv_block),
-      .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels * shape.panel_width * blocking.value_words()),
+      .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels * blocking.value_panel_width * blocking.value_words()),
       .finite = arena.take<std::uint8_t>(blocking.kv_blocks),
   };
 }
@@ -27,6 +27,7 @@ ThreadScratch carve_thread(Arena& arena, const ScratchShape& shape) {
       .row_max = arena.take<float>(blocking.q_block),
       .row_sum = arena.take<float>(blocking.q_block),
       .scores = arena.take<float>(kernels::tile_rows * score_stride(blocking)),
+      .maxima = arena.take<float>(kernels::tile_rows * kernels::max_vector_width),
       .visible = arena.take<std::uint8_t>(kernels::tile_rows * blocking.kv_block),
       .mask_rows = arena.take<float>(kernels::tile_rows * blocking.kv_block),
       .staging = arena.take<float>(shape.panel_width * row_floats),

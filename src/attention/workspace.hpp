@@ -49,6 +49,7 @@ struct ThreadScratch {
   float* row_max;         // [q_block]
   float* row_sum;         // [q_block]
   float* scores;          // [tile_rows, score_stride]
+  float* maxima;          // [tile_rows, vector_width]
   std::uint8_t* visible;  // [tile_rows, kv_block]
   float* mask_rows;       // [tile_rows, kv_block]
   float* staging;         // [panel_width, max(head_dim, value_width)]

@@ -9,12 +9,14 @@ struct Bf16 {
 
 /// Rounded, into half the space: weight j takes the place of score j / 2, which has been read by then.
 struct Bf16Weights {
-  typedef __m256i Halves __attribute__((aligned(2), may_alias));
-  static ATTN_INLINE void put(float* row, std::int64_t j, Vector p) {
-    *reinterpret_cast<Halves*>(reinterpret_cast<char*>(row) + 2 * j) = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(p));
-  }
-  static ATTN_INLINE void clear(float* row, std::int64_t begin, std::int64_t end) {
-    for (std::int64_t j = begin; j < end; j += vector_width) put(row, j, Vector{});
+  using Operand = Bf16;
+  static constexpr int per_word = 2;
+  template <class Weigh>
+  static ATTN_INLINE Vector make(float* row, std::int64_t j, Weigh weigh) {
+    static_assert(chunk_words == vector_width);
+    const Vector low = weigh(load(row + j)), high = weigh(load(row + j + vector_width));
+    store(row + j / 2, reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low)));
+    return low + high;
   }
 };
 
@@ -33,14 +35,14 @@ ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t
 }
 
 bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                      std::int64_t dst_panel_stride) {
+                      const PanelLayout& layout) {
   static constexpr std::uint16_t zeros[panel_width] = {};
   const auto* values = static_cast<const std::uint16_t*>(src);
   bool finite = true;
-  for (std::int64_t n = 0; n < columns; n += panel_width, dst += dst_panel_stride) {
-    const std::int64_t count = columns - n < panel_width ? columns - n : panel_width;
+  for (std::int64_t n = 0; n < columns; n += layout.panel_width, dst += layout.panel_stride) {
+    const std::int64_t count = columns - n < layout.panel_width ? columns - n : layout.panel_width;
     for (std::int64_t r = 0; r < rows; r += 2) {
-      auto* words = reinterpret_cast<Pair*>(dst + r / 2 * panel_width);
+      auto* words = reinterpret_cast<Pair*>(dst + r / 2 * layout.row_stride);
       const std::uint16_t* even = values + r * src_stride + n;
       finite &= pack_finite_pair(even, r + 1 < rows ? even + src_stride : zeros, count, words);
       for (std::int64_t pad = count; pad < round_up(count); ++pad) words[pad] = 0;
@@ -49,5 +51,8 @@ bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t row
   return finite;
 }
 
-inline constexpr Arithmetic bf16_arithmetic = {
-    .per_word = 2, .matmul = matmul<Bf16>, .online_softmax = online_softmax<Bf16Weights>, .pack_finite = pack_finite_bf16};
+inline constexpr Arithmetic bf16_arithmetic = {.per_word = 2,
+                                               .chunk_keys = 2 * chunk_words,
+                                               .matmul = matmul<Bf16>,
+                                               .online_softmax = online_softmax<Bf16Weights>,
+                                               .pack_finite = pack_finite_bf16};

@@ -18,60 +18,75 @@ inline constexpr std::int64_t max_vector_width = 16;
 // Operands of multiplications are counted in words of 32 bits: a float, or a pair of bf16 that are neighbours in depth, the
 // earlier one in the lower half. Either way a word of A meets a word of B in one instruction and adds to a float of C.
 
-/// C[rows, columns] = A[rows, depth] B[depth, columns], or += with `accumulate`. B lies in panels of panel_width columns:
-/// B(k, n) = b[(n / panel_width) * b_panel_stride + k * b_row_stride + n % panel_width].
-/// rows <= tile_rows; columns is rounded up to a multiple of W in B and in C. Nothing need be aligned beyond a word.
+/// How a matrix lies in panels of columns: element (k, n) at (n / panel_width) * panel_stride + k * row_stride + n % panel_width.
+struct PanelLayout {
+  std::int64_t row_stride;
+  std::int64_t panel_stride;
+  std::int64_t panel_width;  // a multiple of W, at most Kernels::panel_width
+};
+struct Panels {
+  const float* data;
+  PanelLayout layout;
+};
+
+/// C[rows, columns] = A[rows, depth] B[depth, columns], or += with `accumulate`. rows <= tile_rows; columns is rounded up to a
+/// multiple of W in B and in C. Nothing need be aligned beyond a word.
 struct MatmulTile {
   const float* a;  // floats or pairs
   std::int64_t a_stride;
-  const float* b;
-  std::int64_t b_row_stride;
-  std::int64_t b_panel_stride;
+  Panels b;
   float* c;
   std::int64_t c_stride;
   std::int64_t rows;
   std::int64_t columns;
   std::int64_t depth;  // in words
   bool accumulate;
+  /// If not null: [rows, W], each lane grows to the maximum of C's columns, rounded up, that fall on it; NaN is passed over.
+  float* maxima = nullptr;
 };
 
-/// One step of online softmax over a tile of scores (Milakov and Gimelshein 2018). Row r sees the columns
-/// begin[r] <= j < end[r]; those become exp2(scale * (s - row_max')), all others of [first, last) become 0. row_sum and `out`
-/// are rescaled when row_max grows:
+/// One step of online softmax: a tile of scores becomes weights P and adds its part to O (Milakov and Gimelshein 2018). Row r
+/// sees the columns begin[r] <= j < end[r] of [first, last):
 ///
 ///   row_max' = max(row_max, max s);  a = exp2(scale * (row_max - row_max'))
-///   row_sum' = a * row_sum + sum of exp2(...);  out' = a * out
+///   P = exp2(scale * (s - row_max')), 0 for columns that the row does not see
+///   row_sum' = a * row_sum + sum of P;  out' = a * out + P V
 ///
-/// first and last are multiples of W and enclose every row's range. The identity is row_max = -inf, row_sum = 0, out = 0.
-/// scale > 0 has log2(e) in it. A score of -inf weighs nothing; NaN and +inf make row_sum NaN.
-/// For bf16 the weights are rounded and end up as words in the first half of their row: keys 2n and 2n + 1 in scores[n].
-/// row_sum is that of the unrounded ones.
+/// first and last are multiples of Arithmetic::chunk_keys and enclose every row's range; all of that is written. V has a row
+/// for each column from `first` to value_end. The identity is row_max = -inf, row_sum = 0, out = 0. scale > 0 has log2(e) in
+/// it. A score of -inf weighs nothing; NaN and +inf make row_sum NaN.
+/// P takes the place of the scores. For bf16 it is rounded and lies as words, keys 2n and 2n + 1 in scores[n]; row_sum is that
+/// of the unrounded weights.
 struct SoftmaxTile {
   float* scores;
   std::int64_t stride;
-  std::int64_t rows;
+  std::int64_t rows;  // at most tile_rows
   const std::int64_t* begin;
   const std::int64_t* end;
   std::int64_t first;
   std::int64_t last;
   float scale;
+  /// If not null: [rows, W] with the maxima of all rows over [first, last), which every row sees. Else they are looked for.
+  const float* maxima;
   float* row_max;
   float* row_sum;
+  Panels values;  // from `first` on
+  std::int64_t value_end;
   float* out;
   std::int64_t out_stride;
-  std::int64_t out_columns;  // a multiple of W
+  std::int64_t columns;  // of V and O, a multiple of W
 };
 
 /// Multiplication in one operand type, and what writes its operands.
 struct Arithmetic {
-  std::int64_t per_word;  // operands: 1 or 2
+  std::int64_t per_word;    // operands: 1 or 2
+  std::int64_t chunk_keys;  // keys whose weights are made together; divides panel_width
   void (*matmul)(const MatmulTile& tile);
   void (*online_softmax)(const SoftmaxTile& tile);
-  /// Copies rows of `columns` values of this type into panels, a word of depth being 1 or 2 rows:
-  /// dst[(n / panel_width) * dst_panel_stride + word * panel_width + n % panel_width], columns padded with 0 up to a multiple
-  /// of W, rows to a whole word. Values that are not finite become 0; returns whether all were finite.
+  /// Copies rows of `columns` values of this type into panels, a word of depth being 1 or 2 rows; columns are padded with 0 up
+  /// to a multiple of W, rows to a whole word. Values that are not finite become 0; returns whether all were finite.
   bool (*pack_finite)(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                      std::int64_t dst_panel_stride);
+                      const PanelLayout& layout);
 };
 
 /// What an instruction set's translation unit exports.

@@ -34,7 +34,11 @@ extern const Kernels ATTN_KERNELS;
 constinit const Kernels ATTN_KERNELS = {
     .vector_width = vector_width,
     .panel_width = panel_width,
-    .f32 = {.per_word = 1, .matmul = matmul<F32>, .online_softmax = online_softmax<F32Weights>, .pack_finite = pack_finite_f32},
+    .f32 = {.per_word = 1,
+            .chunk_keys = chunk_words,
+            .matmul = matmul<F32>,
+            .online_softmax = online_softmax<F32Weights>,
+            .pack_finite = pack_finite_f32},
     .bf16 = bf16_arithmetic,
     .pack_transposed = pack_transposed,
     .scale = scale,

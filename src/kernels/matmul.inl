@@ -8,51 +8,98 @@ struct F32 {
   static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return a * b + sum; }
 };
 
-template <class Operand, int Rows, int Vectors, bool Accumulate>
-void matmul_tile(const MatmulTile& tile, const float* b, float* c) {
-  Vector sum[Rows][Vectors];
-  ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-    ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] = Accumulate ? load(c + r * tile.c_stride + v * vector_width) : Vector{};
-  }
-  const Word* a = tile.a;
-  for (std::int64_t k = 0; k < tile.depth; ++k) {
-    Vector row[Vectors];
-    ATTN_UNROLL for (int v = 0; v < Vectors; ++v) row[v] = load(b + v * vector_width);
+/// Where the operands of a register tile's next step lie.
+struct Operands {
+  const Word* a;
+  std::int64_t a_stride;
+  const float* b;
+  std::int64_t b_row_stride;
+};
+
+/// A register tile of C.
+template <class Operand, int Rows, int Vectors>
+struct Accumulators {
+  explicit ATTN_INLINE Accumulators(const Operands& from) : at(from) {}
+
+  ATTN_INLINE void clear() {
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      const Vector x = broadcast(a[r * tile.a_stride]);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] = Vector{};
+    }
+  }
+  ATTN_INLINE void load_from(const float* c, std::int64_t stride) {
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] = load(c + r * stride + v * vector_width);
+    }
+  }
+  ATTN_INLINE void store_to(float* c, std::int64_t stride) const {
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) store(c + r * stride + v * vector_width, sum[r][v]);
+    }
+  }
+  /// Each lane of maxima[Rows, W] grows to the greatest of its column's sums.
+  ATTN_INLINE void grow(float* maxima) const {
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+      Vector greatest = load(maxima + r * vector_width);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) greatest = max(sum[r][v], greatest);
+      store(maxima + r * vector_width, greatest);
+    }
+  }
+  /// One word of depth.
+  ATTN_INLINE void step() {
+    Vector row[Vectors];
+    ATTN_UNROLL for (int v = 0; v < Vectors; ++v) row[v] = load(at.b + v * vector_width);
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+      const Vector x = broadcast(at.a[r * at.a_stride]);
       ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] = Operand::multiply_add(x, row[v], sum[r][v]);
     }
-    ++a;
-    b += tile.b_row_stride;
+    ++at.a;
+    at.b += at.b_row_stride;
   }
-  ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-    ATTN_UNROLL for (int v = 0; v < Vectors; ++v) store(c + r * tile.c_stride + v * vector_width, sum[r][v]);
+
+  Operands at;
+  Vector sum[Rows][Vectors];
+};
+
+template <class Operand, int Rows, int Vectors, bool Accumulate>
+void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::int64_t c_stride, float* maxima) {
+  Accumulators<Operand, Rows, Vectors> sums(operands);
+  if constexpr (Accumulate) {
+    sums.load_from(c, c_stride);
+  } else {
+    sums.clear();
   }
+  for (std::int64_t k = 0; k < depth; ++k) sums.step();
+  sums.store_to(c, c_stride);
+  if (maxima != nullptr) sums.grow(maxima);
 }
 
-using TileFunction = void (*)(const MatmulTile&, const float*, float*);
+/// One for each number of rows and of vectors that a register tile may have.
+inline constexpr auto tile_indices = std::make_index_sequence<static_cast<std::size_t>(tile_rows * panel_vectors)>{};
+
+using TileFunction = void (*)(const Operands&, std::int64_t, float*, std::int64_t, float*);
 
 template <class Operand, bool Accumulate, std::size_t... Index>
-constexpr TileFunction tile_function(std::int64_t rows, std::int64_t vectors, std::index_sequence<Index...>) {
-  constexpr TileFunction functions[] = {
+ATTN_INLINE TileFunction tile_function(std::int64_t rows, std::int64_t vectors, std::index_sequence<Index...>) {
+  static constexpr TileFunction functions[] = {
       matmul_tile<Operand, static_cast<int>(Index) / panel_vectors + 1, static_cast<int>(Index) % panel_vectors + 1, Accumulate>...};
   return functions[(rows - 1) * panel_vectors + vectors - 1];
 }
 
 template <class Operand>
-TileFunction tile_function(const MatmulTile& tile, std::int64_t vectors) {
-  constexpr auto indices = std::make_index_sequence<static_cast<std::size_t>(tile_rows * panel_vectors)>{};
-  return tile.accumulate ? tile_function<Operand, true>(tile.rows, vectors, indices)
-                         : tile_function<Operand, false>(tile.rows, vectors, indices);
+ATTN_INLINE TileFunction tile_function(const MatmulTile& tile, std::int64_t vectors) {
+  return tile.accumulate ? tile_function<Operand, true>(tile.rows, vectors, tile_indices)
+                         : tile_function<Operand, false>(tile.rows, vectors, tile_indices);
 }
 
 template <class Operand>
 void matmul(const MatmulTile& tile) {
-  const std::int64_t whole_panels = tile.columns / panel_width;
-  const float* b = tile.b;
-  float* c = tile.c;
-  const TileFunction whole = tile_function<Operand>(tile, panel_vectors);
-  for (std::int64_t panel = 0; panel < whole_panels; ++panel, b += tile.b_panel_stride, c += panel_width) whole(tile, b, c);
-  const std::int64_t rest = round_up(tile.columns - whole_panels * panel_width) / vector_width;
-  if (rest > 0) tile_function<Operand>(tile, rest)(tile, b, c);
+  const PanelLayout& layout = tile.b.layout;
+  Operands operands{tile.a, tile.a_stride, tile.b.data, layout.row_stride};
+  const TileFunction whole = tile_function<Operand>(tile, layout.panel_width / vector_width);
+  std::int64_t n = 0;
+  for (; n + layout.panel_width <= tile.columns; n += layout.panel_width, operands.b += layout.panel_stride) {
+    whole(operands, tile.depth, tile.c + n, tile.c_stride, tile.maxima);
+  }
+  const std::int64_t rest = round_up(tile.columns - n) / vector_width;
+  if (rest > 0) tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, tile.maxima);
 }

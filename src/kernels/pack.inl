@@ -51,29 +51,35 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
 ATTN_INLINE Lanes is_finite(Vector v) { return (bits_of(v) & 0x7f800000u) != 0x7f800000u; }
 
 /// One row into its panels; returns the lanes that were finite throughout.
-ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst, std::int64_t dst_panel_stride) {
+ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst, const PanelLayout& layout) {
   Lanes finite = Vector{} == Vector{};
-  const auto put = [&](std::int64_t n, Vector v) {
+  std::int64_t within = 0;  // the panel
+  const auto put = [&](Vector v) {
     const Lanes here = is_finite(v);
     finite &= here;
-    store(dst + n / panel_width * dst_panel_stride + n % panel_width, from_bits(bits_of(v) & reinterpret_cast<Bits>(here)));
+    store(dst + within, from_bits(bits_of(v) & reinterpret_cast<Bits>(here)));
+    within += vector_width;
+    if (within == layout.panel_width) {
+      within = 0;
+      dst += layout.panel_stride;
+    }
   };
   const std::int64_t whole = round_down(columns);
-  for (std::int64_t n = 0; n < whole; n += vector_width) put(n, load(src + n));
+  for (std::int64_t n = 0; n < whole; n += vector_width) put(load(src + n));
   if (whole < columns) {
     Vector rest{};
     for (std::int64_t n = whole; n < columns; ++n) rest[n - whole] = src[n];
-    put(whole, rest);
+    put(rest);
   }
   return finite;
 }
 
 bool pack_finite_f32(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                     std::int64_t dst_panel_stride) {
+                     const PanelLayout& layout) {
   const auto* values = static_cast<const float*>(src);
   Lanes finite = Vector{} == Vector{};
   for (std::int64_t r = 0; r < rows; ++r) {
-    finite &= pack_finite_row(values + r * src_stride, columns, dst + r * panel_width, dst_panel_stride);
+    finite &= pack_finite_row(values + r * src_stride, columns, dst + r * layout.row_stride, layout);
   }
   for (int lane = 0; lane < vector_width; ++lane) {
     if (finite[lane] == 0) return false;

@@ -24,8 +24,11 @@ typedef float UnalignedVector __attribute__((vector_size(vector_width * 4), alig
 typedef float Word __attribute__((may_alias));  // a float, or whatever else has 32 bits
 
 #define ATTN_INLINE __attribute__((always_inline)) inline
+#define ATTN_INLINE_LAMBDA __attribute__((always_inline))
 /// Spells a short loop out before the compiler decides what lives in registers.
 #define ATTN_UNROLL _Pragma("GCC unroll 16")
+/// Keeps a loop a loop, where copies of its body would cost registers.
+#define ATTN_NO_UNROLL _Pragma("GCC unroll 1")
 
 ATTN_INLINE Vector load(const float* from) { return *reinterpret_cast<const UnalignedVector*>(from); }
 ATTN_INLINE void store(float* to, Vector v) { *reinterpret_cast<UnalignedVector*>(to) = v; }

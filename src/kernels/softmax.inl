@@ -1,13 +1,23 @@
-// One row after another: its scores lie in L1, so the two passes (maximum, exponential) cost no traffic further out.
+// Online softmax: from a tile of scores to its part of O. The scores lie in L1, so passing over them twice (maximum, then
+// exponential) costs no traffic further out.
+//
+// The exponentials ride along with the multiply-adds of P V: between the steps of depth that take one chunk of weights, the
+// next chunk is made, a row at a time. Multiply-adds keep two ports of the processor busy and leave the others idle, and an
+// exponential needs mostly the others.
 
 inline constexpr float minus_infinity = -__builtin_inff();
-inline constexpr int unroll = 4;  // independent accumulators, to cover the latency of max and add
+inline constexpr int unroll = 4;  // independent accumulators, to cover the latency of max
+
+/// Words of depth whose weights are made in one go, for each row; a row's turn comes every `steps_between` steps of depth.
+inline constexpr int chunk_words = vector_width > 8 ? vector_width : 8;
+inline constexpr int steps_between = chunk_words / 8;
+static_assert(tile_rows * steps_between <= chunk_words);
 
 ATTN_INLINE void fill(float* row, std::int64_t begin, std::int64_t end, float value) {
   for (std::int64_t j = begin; j < end; ++j) row[j] = value;
 }
 
-/// begin and end are multiples of W, here and below.
+/// begin and end are multiples of W.
 ATTN_INLINE float row_maximum(const float* row, std::int64_t begin, std::int64_t end) {
   Vector greatest[unroll];
   for (Vector& g : greatest) g = broadcast(minus_infinity);
@@ -19,49 +29,18 @@ ATTN_INLINE float row_maximum(const float* row, std::int64_t begin, std::int64_t
   return max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
 }
 
-/// How weights are written over the scores of a row: as they are.
-struct F32Weights {
-  static ATTN_INLINE void put(float* row, std::int64_t j, Vector p) { store(row + j, p); }
-  static ATTN_INLINE void clear(float* row, std::int64_t begin, std::int64_t end) { fill(row, begin, end, 0.f); }
-};
-
-/// row = exp2((row - shift) * scale); returns the sum. Subtracting first makes the greatest score exactly 2^0, however large.
-template <class Weights>
-ATTN_INLINE float exponentiate(float* row, std::int64_t begin, std::int64_t end, float scale, float shift) {
-  Vector sum[unroll] = {};
-  std::int64_t j = begin;
-  for (; j + unroll * vector_width <= end; j += unroll * vector_width) {
-    Vector p[unroll];
-    ATTN_UNROLL for (int u = 0; u < unroll; ++u) {
-      p[u] = exp2_nonpositive((load(row + j + u * vector_width) - shift) * scale);
-      sum[u] += p[u];
-    }
-    ATTN_UNROLL for (int u = 0; u < unroll; ++u) Weights::put(row, j + u * vector_width, p[u]);
-  }
-  for (; j < end; j += vector_width) {
-    const Vector p = exp2_nonpositive((load(row + j) - shift) * scale);
-    Weights::put(row, j, p);
-    sum[0] += p;
-  }
-  return sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
-/// What a tile's rows hand from one phase to the next.
-struct RowUpdate {
-  std::int64_t begin, end;  // the row's range in whole vectors; empty if it sees nothing
-  float maximum;            // the row's new one
-};
-
-/// Grows the row's maximum; what its whole vectors hold beyond its range becomes -inf.
-ATTN_INLINE RowUpdate update_maximum(const SoftmaxTile& tile, std::int64_t r, float* row) {
+/// The row's maximum within its range. What lies outside becomes -inf.
+ATTN_INLINE float maximum_in_range(const SoftmaxTile& tile, std::int64_t r) {
+  if (tile.maxima != nullptr) return max_of_lanes(load(tile.maxima + r * vector_width));
+  float* const row = tile.scores + r * tile.stride;
   const std::int64_t begin = tile.begin[r], end = tile.end[r];
-  if (begin >= end) return {tile.first, tile.first, 0.f};
-  const RowUpdate whole{round_down(begin), round_up(end), 0.f};
-  fill(row, whole.begin, begin, minus_infinity);
-  fill(row, end, whole.end, minus_infinity);
-  const float here = row_maximum(row, whole.begin, whole.end);
-  const float greatest = here > tile.row_max[r] ? here : tile.row_max[r];
-  return {whole.begin, whole.end, greatest};
+  if (begin >= end) {
+    fill(row, tile.first, tile.last, minus_infinity);
+    return minus_infinity;
+  }
+  fill(row, tile.first, begin, minus_infinity);
+  fill(row, end, tile.last, minus_infinity);
+  return row_maximum(row, round_down(begin), round_up(end));
 }
 
 ATTN_INLINE void rescale(const SoftmaxTile& tile, std::int64_t r, float new_max) {
@@ -72,24 +51,89 @@ ATTN_INLINE void rescale(const SoftmaxTile& tile, std::int64_t r, float new_max)
   const float factor = exp2_nonpositive(broadcast((old_max - new_max) * tile.scale))[0];
   tile.row_sum[r] *= factor;
   float* out = tile.out + r * tile.out_stride;
-  for (std::int64_t n = 0; n < tile.out_columns; n += vector_width) store(out + n, load(out + n) * factor);
+  for (std::int64_t n = 0; n < tile.columns; n += vector_width) store(out + n, load(out + n) * factor);
+}
+
+/// How a chunk of scores becomes weights, in place: as they are.
+struct F32Weights {
+  using Operand = F32;
+  static constexpr int per_word = 1;
+  /// Applies `weigh` to each vector of scores; returns the sum of the weights.
+  template <class Weigh>
+  static ATTN_INLINE Vector make(float* row, std::int64_t j, Weigh weigh) {
+    Vector p[chunk_words / vector_width];
+    ATTN_UNROLL for (int v = 0; v < chunk_words / vector_width; ++v) {
+      p[v] = weigh(load(row + j + v * vector_width));
+      store(row + j + v * vector_width, p[v]);
+    }
+    ATTN_UNROLL for (int v = 1; v < chunk_words / vector_width; ++v) p[0] += p[v];
+    return p[0];
+  }
+};
+
+/// Makes all weights, exp2((s - shift) * scale), and adds P V for the first panel of V. Subtracting first makes the greatest
+/// score's weight exactly 2^0, however large it is. `words` are those that V has a row for.
+template <class Weights, int Rows, int Vectors>
+void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
+  constexpr std::int64_t chunk_keys = chunk_words * Weights::per_word;
+  float* const scores = tile.scores;
+  const std::int64_t stride = tile.stride, last = tile.last;
+  const float scale = tile.scale;
+  float shifts[Rows];
+  Vector row_sums[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    shifts[r] = tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
+    row_sums[r] = Vector{};
+  }
+  const auto make_weights = [&](int r, std::int64_t j) ATTN_INLINE_LAMBDA {
+    const float shift = shifts[r];
+    row_sums[r] += Weights::make(scores + r * stride, j, [=](Vector s) ATTN_INLINE_LAMBDA { return exp2_nonpositive((s - shift) * scale); });
+  };
+
+  std::int64_t next = tile.first;
+  for (int r = 0; r < Rows; ++r) make_weights(r, next);
+  Accumulators<typename Weights::Operand, Rows, Vectors> sums(
+      {scores + tile.first / Weights::per_word, stride, tile.values.data, tile.values.layout.row_stride});
+  sums.load_from(tile.out, tile.out_stride);
+  for (next += chunk_keys; next < last; next += chunk_keys, words -= chunk_words) {
+    ATTN_NO_UNROLL for (int r = 0; r < Rows; ++r) {
+      make_weights(r, next);
+      ATTN_UNROLL for (int step = 0; step < steps_between; ++step) sums.step();
+    }
+    ATTN_NO_UNROLL for (int step = Rows * steps_between; step < chunk_words; ++step) sums.step();
+  }
+  ATTN_NO_UNROLL for (; words > 0; --words) sums.step();
+  sums.store_to(tile.out, tile.out_stride);
+  for (int r = 0; r < Rows; ++r) tile.row_sum[r] += sum_of_lanes(row_sums[r]);
+}
+
+template <class Weights, std::size_t... Index>
+ATTN_INLINE auto weigh_and_multiply_function(std::int64_t rows, std::int64_t vectors, std::index_sequence<Index...>) {
+  using Function = void (*)(const SoftmaxTile&, std::int64_t);
+  static constexpr Function functions[] = {
+      weigh_and_multiply<Weights, static_cast<int>(Index) / panel_vectors + 1, static_cast<int>(Index) % panel_vectors + 1>...};
+  return functions[(rows - 1) * panel_vectors + vectors - 1];
 }
 
 template <class Weights>
 void online_softmax(const SoftmaxTile& tile) {
-  RowUpdate updates[tile_rows];
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    updates[r] = update_maximum(tile, r, tile.scores + r * tile.stride);
+    const float here = maximum_in_range(tile, r);
+    rescale(tile, r, here > tile.row_max[r] ? here : tile.row_max[r]);
   }
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    float* row = tile.scores + r * tile.stride;
-    const RowUpdate update = updates[r];
-    Weights::clear(row, tile.first, update.begin);
-    if (update.begin < update.end) {
-      rescale(tile, r, update.maximum);
-      const float shift = update.maximum == minus_infinity ? 0.f : update.maximum;  // -inf - -inf would be NaN
-      tile.row_sum[r] += exponentiate<Weights>(row, update.begin, update.end, tile.scale, shift);
-    }
-    Weights::clear(row, update.end, tile.last);
-  }
+  const std::int64_t words = (tile.value_end + Weights::per_word - 1) / Weights::per_word - tile.first / Weights::per_word;
+  const std::int64_t first_columns = tile.columns < tile.values.layout.panel_width ? tile.columns : tile.values.layout.panel_width;
+  weigh_and_multiply_function<Weights>(tile.rows, first_columns / vector_width, tile_indices)(tile, words);
+  if (first_columns == tile.columns) return;
+  matmul<typename Weights::Operand>({
+      .a = tile.scores + tile.first / Weights::per_word,
+      .a_stride = tile.stride,
+      .b = {tile.values.data + tile.values.layout.panel_stride, tile.values.layout},
+      .c = tile.out + first_columns,
+      .c_stride = tile.out_stride,
+      .rows = tile.rows,
+      .columns = tile.columns - first_columns,
+      .depth = words,
+      .accumulate = true,
+  });
 }
