@@ -5,6 +5,7 @@
 
 #include "attention/key_range.hpp"
 #include "attention/plan.hpp"
+#include "attention/rows.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/kernels.hpp"
 
@@ -15,21 +16,16 @@ kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_wid
 /// Of a block's values.
 kernels::PanelLayout value_layout(const Blocking& blocking) noexcept;
 
+struct PreparedCall;
+
 class Packer {
  public:
-  Packer(const Sizes& sizes, const Blocking& blocking, const kernels::Kernels& kernels, const kernels::Arithmetic& arithmetic,
-         const kernels::PanelLayout& key_layout) noexcept
-      : sizes_(sizes),
-        blocking_(blocking),
-        kernels_(kernels),
-        arithmetic_(arithmetic),
-        key_layout_(key_layout),
-        value_layout_(value_layout(blocking)) {}
+  Packer(const PreparedCall& prepared, const Tensors& tensors) noexcept;
 
-  /// Packs those keys of a block of one KV head that lie in `wanted`, from a panel's beginning on. `staging` holds
-  /// panel_width rows of the wider head dim.
-  void pack(const Tensors& tensors, std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted,
-            const PackedHead& to, float* staging) const noexcept;
+  /// Packs those keys of a block of one KV head that lie in `wanted`, from a panel's beginning on. Values that lie as a panel
+  /// would stay where they are. `staging` holds panel_width rows of the wider head dim.
+  void pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted, const PackedHead& to,
+            float* staging) const noexcept;
 
   /// A block of a packed head from key `first_key` on; for keys, a panel begins there, for values, a word.
   kernels::Panels keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
@@ -38,6 +34,8 @@ class Packer {
  private:
   float* key_panel(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
   float* value_row(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
+
+  const float* values_in_place(const Row& first, std::int64_t count) const noexcept;
 
   struct Operands {
     const void* rows;
@@ -51,8 +49,10 @@ class Packer {
   const Blocking& blocking_;
   const kernels::Kernels& kernels_;
   const kernels::Arithmetic& arithmetic_;
+  const Tensors& tensors_;
   kernels::PanelLayout key_layout_;
   kernels::PanelLayout value_layout_;
+  kernels::PanelLayout in_place_layout_;
 };
 
 }  // namespace attn

@@ -26,7 +26,7 @@ class Worker {
         scratch_(scratch),
         thread_(thread),
         own_(scratch.thread(thread)),
-        packer_(prepared.problem.sizes, prepared.blocking, *prepared.kernels, *prepared.arithmetic, prepared.key_layout),
+        packer_(prepared, tensors),
         pass_(prepared, tensors, row_scores, packer_, own_) {}
 
   void work(Team& team) {
@@ -51,7 +51,7 @@ class Worker {
   /// Keys that no query sees are not even read.
   void pack(const HeadPlace& place, std::int64_t block, const PackedHead& to) {
     const KeyRange wanted = place.sight.hull(0, prepared_.problem.sizes.q_len - 1);
-    packer_.pack(tensors_, place.batch, place.kv_head, block, wanted, to, own_.staging);
+    packer_.pack(place.batch, place.kv_head, block, wanted, to, own_.staging);
   }
 
   void pack_ahead(const WorkItem& item) {
@@ -74,7 +74,17 @@ class Worker {
     const HeadPlace place = place_of(item.head);
     const PackedHead packed = scratch_.packed(thread_);
     for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block) pack(place, block, packed);
-    team.attempt([&] { pass_.compute(place, item.block, packed); });
+    team.attempt([&] { pass_.compute(place, item.block, packed, probably_next(team, item.head)); });
+  }
+
+  /// Threads take heads at one pace, more or less. A head that would fill the cache is left alone.
+  std::optional<HeadIndex> probably_next(const Team& team, std::int64_t head) const {
+    constexpr std::int64_t most_bytes = 256 * 1024;
+    const Sizes& sizes = prepared_.problem.sizes;
+    const std::int64_t next = head + team.size();
+    const auto bytes = static_cast<std::int64_t>(size_of(tensors_.k.dtype)) * sizes.kv_len * (sizes.head_dim + sizes.v_head_dim);
+    if (next >= prepared_.work.size() || bytes > most_bytes) return std::nullopt;
+    return HeadIndex{next / sizes.num_kv_heads, next % sizes.num_kv_heads};
   }
 
   const PreparedCall& prepared_;

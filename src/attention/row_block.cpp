@@ -49,21 +49,33 @@ RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors,
   if (prepared.score_matmul) score_matmul_.emplace(prepared.score_matmul);
 }
 
-void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed) {
+void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed, const std::optional<HeadIndex>& next_head) {
   const Blocking& blocking = prepared_.blocking;
   const std::int64_t first = q_block * blocking.q_block;
   const std::int64_t count = std::min(blocking.q_block, blocking.rows - first);
   // Both ends of a row's range grow from row to row.
   const KeyRange first_sees = place.sight.of(first / sizes_.group_size);
   const KeyRange last_sees = place.sight.of((first + count - 1) / sizes_.group_size);
-  const Rows rows{place, first, count, {first_sees.begin, last_sees.end}, {last_sees.begin, first_sees.end}};
+  const KeyRange any{first_sees.begin, last_sees.end};
+  const Rows rows{.place = place,
+                  .first = first,
+                  .count = count,
+                  .seen_by_any = any,
+                  .seen_by_all = {last_sees.begin, first_sees.end},
+                  .first_block = any.begin / blocking.kv_block,
+                  .last_block = (any.end - 1) / blocking.kv_block,
+                  .next_head = next_head};
   start(rows);
-  if (!rows.seen_by_any.empty()) {
-    for (std::int64_t block = rows.seen_by_any.begin / blocking.kv_block; block * blocking.kv_block < rows.seen_by_any.end; ++block) {
-      take_block(rows, block, packed);
+  if (any.empty()) return finish(rows, 0, count);
+  for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    const bool scores_made = score_matmul_ && whole_block(rows, block);
+    if (scores_made) score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data, scratch_.score_tile);
+    for (std::int64_t first_row = 0; first_row < count; first_row += tile_rows) {
+      look_ahead(rows, first_row, block);
+      take_tile(rows, first_row, block, packed, scores_made);
+      if (block == rows.last_block) finish(rows, first_row, std::min(tile_rows, count - first_row));
     }
   }
-  finish(rows);
 }
 
 QueryRow RowBlockPass::query_row(const Rows& rows, std::int64_t r) const {
@@ -101,31 +113,44 @@ KeyRange RowBlockPass::block_keys(std::int64_t block) const {
   return {block * prepared_.blocking.kv_block, (block + 1) * prepared_.blocking.kv_block};
 }
 
+/// The next tile's queries before its first block of keys, this tile's outputs before its last, and a share of the K and V of
+/// the head that this thread will probably take next.
+void RowBlockPass::look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block) {
+  ahead_.clear();
+  const std::int64_t next_row = first_row + tile_rows, end = std::min(next_row, rows.count);
+  if (sizes_.group_size == 1) {
+    const HeadPlace& place = rows.place;
+    if (block == rows.first_block) ahead_.add(tensors_.q, place.batch, place.kv_head, rows.first + next_row, rows.first + std::min(next_row + tile_rows, rows.count));
+    if (block == rows.last_block) ahead_.add(tensors_.out, place.batch, place.kv_head, rows.first + first_row, rows.first + end);
+  }
+  if (!rows.next_head) return;
+  const std::int64_t blocks = rows.last_block - rows.first_block + 1;
+  const auto share = [&](std::int64_t row) { return sizes_.kv_len * (row + (block - rows.first_block) * rows.count) / (rows.count * blocks); };
+  ahead_.add(tensors_.k, rows.next_head->batch, rows.next_head->kv_head, share(first_row), share(end));
+  ahead_.add(tensors_.v, rows.next_head->batch, rows.next_head->kv_head, share(first_row), share(end));
+}
+
 /// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.
 bool RowBlockPass::whole_block(const Rows& rows, std::int64_t block) const {
   return rows.count == prepared_.blocking.q_block && intersection(rows.seen_by_all, block_keys(block)) == block_keys(block);
 }
 
-void RowBlockPass::take_block(const Rows& rows, std::int64_t block, const PackedHead& packed) {
-  const bool scores_made = score_matmul_ && whole_block(rows, block);
-  if (scores_made) score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data, scratch_.score_tile);
-  for (std::int64_t first_row = 0; first_row < rows.count; first_row += tile_rows) {
-    Tile tile = tile_of(rows, first_row, block_keys(block));
-    if (tile.hull.empty()) continue;
-    look_at_masks(tile);
-    if (tile.hull.empty()) continue;
-    if (scores_made) {
-      tile.score_stride = prepared_.blocking.kv_block;
-      tile.scores = scratch_.score_tile + first_row * tile.score_stride;
-    } else {
-      make_scores(tile, packer_.keys(packed, block, round_down(tile.hull.begin, kernels_.panel_width)));
-    }
-    transform(tile);
-    const bool finite = packed.finite[block];
-    if (!finite) note_visible(tile);
-    add_values(tile, packed, block);
-    if (!finite) add_non_finite_values(tile);
+void RowBlockPass::take_tile(const Rows& rows, std::int64_t first_row, std::int64_t block, const PackedHead& packed, bool scores_made) {
+  Tile tile = tile_of(rows, first_row, block_keys(block));
+  if (tile.hull.empty()) return;
+  look_at_masks(tile);
+  if (tile.hull.empty()) return;
+  if (scores_made) {
+    tile.score_stride = prepared_.blocking.kv_block;
+    tile.scores = scratch_.score_tile + first_row * tile.score_stride;
+  } else {
+    make_scores(tile, packer_.keys(packed, block, round_down(tile.hull.begin, kernels_.panel_width)));
   }
+  transform(tile);
+  const bool finite = packed.finite[block];
+  if (!finite) note_visible(tile);
+  add_values(tile, packed, block);
+  if (!finite) add_non_finite_values(tile);
 }
 
 RowBlockPass::Tile RowBlockPass::tile_of(const Rows& rows, std::int64_t first_row, KeyRange keys) const {
@@ -204,6 +229,7 @@ void RowBlockPass::make_scores(Tile& tile, const kernels::Panels& keys) {
       .depth = prepared_.blocking.key_words,
       .accumulate = false,
       .maxima = maxima,
+      .ahead = ahead_.walk(),
   });
 }
 
@@ -274,8 +300,8 @@ void RowBlockPass::add_non_finite_values(const Tile& tile) {
 }
 
 /// Divides by the sum, which the sink joins, and writes O and lse.
-void RowBlockPass::finish(const Rows& rows) {
-  for (std::int64_t r = 0; r < rows.count; ++r) {
+void RowBlockPass::finish(const Rows& rows, std::int64_t first_row, std::int64_t count) {
+  for (std::int64_t r = first_row; r < first_row + count; ++r) {
     const QueryRow query = query_row(rows, r);
     const double maximum = static_cast<double>(scratch_.row_max[r]) * row_scores_.remaining_scale();
     const double sum = scratch_.row_sum[r];
@@ -284,12 +310,13 @@ void RowBlockPass::finish(const Rows& rows) {
     if (!tensors_.sinks.absent()) sink = static_cast<const float*>(tensors_.sinks.data)[query.q_head * tensors_.sinks.strides[0]];
 
     const double with_sink = nothing_seen ? 1 : sum + (sink == minus_infinity ? 0 : std::exp(sink - maximum));
+    const auto factor = static_cast<float>(1 / with_sink);
     float* out = scratch_.out + r * prepared_.blocking.value_width;
     const Row to = row_of(tensors_.out, query.batch, query.q_head, query.q_index);
     if (to.dense_f32()) {
-      kernels_.divide(out, sizes_.v_head_dim, static_cast<float>(with_sink), to.floats());
+      kernels_.scale(out, sizes_.v_head_dim, factor, to.floats());
     } else {
-      kernels_.divide(out, sizes_.v_head_dim, static_cast<float>(with_sink), out);
+      kernels_.scale(out, sizes_.v_head_dim, factor, out);
       write_row(out, sizes_.v_head_dim, kernels_, to);
     }
     if (tensors_.lse.absent()) continue;

@@ -6,10 +6,16 @@
 #include "attention/key_range.hpp"
 #include "attention/pack.hpp"
 #include "attention/prefill.hpp"
+#include "attention/read_ahead.hpp"
 #include "attention/row_scores.hpp"
 #include "onednn/matmul.hpp"
 
 namespace attn {
+
+struct HeadIndex {
+  std::int64_t batch;
+  std::int64_t kv_head;
+};
 
 /// A KV head of the call, and what its batch entry sees.
 struct HeadPlace {
@@ -24,7 +30,8 @@ class RowBlockPass {
                const ThreadScratch& scratch);
 
   /// Writes O and lse of block `q_block` of the head's rows.
-  void compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed);
+  /// next_head: whose K and V to bring nearer meanwhile, if any.
+  void compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed, const std::optional<HeadIndex>& next_head = {});
 
  private:
   /// The rows at work, numbered from 0 within the block.
@@ -34,6 +41,9 @@ class RowBlockPass {
     std::int64_t count;
     KeyRange seen_by_any;
     KeyRange seen_by_all;
+    std::int64_t first_block;  // of keys
+    std::int64_t last_block;
+    std::optional<HeadIndex> next_head;
   };
   /// Up to six of them against one block of keys. Key ranges are counted from the block's first key.
   struct Tile {
@@ -61,7 +71,7 @@ class RowBlockPass {
   QueryRow query_row(const Rows& rows, std::int64_t r) const;
   QueryRow query_row(const Tile& tile, std::int64_t r) const { return query_row(*tile.block_rows, tile.first_row + r); }
   void start(const Rows& rows);
-  void take_block(const Rows& rows, std::int64_t block, const PackedHead& packed);
+  void take_tile(const Rows& rows, std::int64_t first_row, std::int64_t block, const PackedHead& packed, bool scores_made);
   Tile tile_of(const Rows& rows, std::int64_t first_row, KeyRange keys) const;
   void look_at_masks(Tile& tile);
   void make_scores(Tile& tile, const kernels::Panels& keys);
@@ -70,7 +80,8 @@ class RowBlockPass {
   void note_visible(const Tile& tile);
   void add_non_finite_values(const Tile& tile);
   float weight(const Tile& tile, std::int64_t r, std::int64_t j) const;
-  void finish(const Rows& rows);
+  void finish(const Rows& rows, std::int64_t first_row, std::int64_t count);
+  void look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block);
   KeyRange block_keys(std::int64_t block) const;
   bool whole_block(const Rows& rows, std::int64_t block) const;
 
@@ -87,6 +98,7 @@ class RowBlockPass {
   const float* queries_ = nullptr;
   std::int64_t query_stride_ = 0;
   std::optional<onednn::MatmulCall> score_matmul_;
+  ReadAhead ahead_;
 };
 
 }  // namespace attn

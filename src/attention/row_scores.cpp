@@ -56,7 +56,7 @@ std::int64_t RowScores::visibility(const QueryRow& row, KeyRange keys, std::uint
 
 void RowScores::transform(const QueryRow& row, KeyRange keys, const float* additive_mask, float* scores) const {
   const std::int64_t count = keys.size();
-  kernels_.scale(scores, count, problem_.softmax_scale);
+  kernels_.scale(scores, count, problem_.softmax_scale, scores);
   if (problem_.softcap) kernels_.softcap(scores, count, *problem_.softcap);
   if (!tensors_.alibi_slopes.absent()) {
     const auto* slopes = static_cast<const float*>(tensors_.alibi_slopes.data);

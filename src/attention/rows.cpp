@@ -23,12 +23,6 @@ void narrow(DType dtype, const float* from, std::int64_t count, const kernels::K
 
 }  // namespace
 
-Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) noexcept {
-  const std::int64_t offset = batch * tensor.strides[0] + head * tensor.strides[1] + position * tensor.strides[2];
-  auto* data = static_cast<std::byte*>(const_cast<void*>(tensor.data));
-  return {data + offset * static_cast<std::int64_t>(size_of(tensor.dtype)), tensor.dtype, tensor.strides[3]};
-}
-
 void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* to) noexcept {
   if (row.stride == 1) return widen(row.dtype, row.data, count, kernels, to);
   for (std::int64_t n = 0; n < count; ++n) widen(row.dtype, row.at(n), 1, kernels, to + n);

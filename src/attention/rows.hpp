@@ -22,7 +22,11 @@ struct Row {
   float* floats() const noexcept { return reinterpret_cast<float*>(data); }
 };
 
-Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) noexcept;
+inline Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) noexcept {
+  const std::int64_t offset = batch * tensor.strides[0] + head * tensor.strides[1] + position * tensor.strides[2];
+  auto* data = static_cast<std::byte*>(const_cast<void*>(tensor.data));
+  return {data + offset * static_cast<std::int64_t>(size_of(tensor.dtype)), tensor.dtype, tensor.strides[3]};
+}
 
 void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* to) noexcept;
 /// As operands of a multiplication: floats, or (per_word 2) a bf16 row as it is, padded with 0 to a whole word.

@@ -1,10 +1,10 @@
 #include "attention/workspace.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <new>
 
 #include "kernels/kernels.hpp"
+#include "tensor/memory.hpp"
 
 namespace attn {
 namespace {
@@ -14,6 +14,7 @@ PackedHead carve_head(Arena& arena, const ScratchShape& shape) {
   return {
       .keys = arena.take<float>(blocking.kv_blocks * blocking.key_words * blocking.kv_block),
       .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels * blocking.value_panel_width * blocking.value_words()),
+      .values_in_place = arena.take<const float*>(blocking.kv_blocks),
       .finite = arena.take<std::uint8_t>(blocking.kv_blocks),
   };
 }
@@ -84,12 +85,10 @@ ThreadScratch Scratch::thread(int thread) const noexcept {
 }
 
 Workspace::Workspace(std::size_t size_in_bytes)
-    : owned_(::operator new(std::max<std::size_t>(size_in_bytes, 1), std::align_val_t{Arena::alignment})),
-      data_(owned_.get()),
-      size_(size_in_bytes) {}
+    : owned_(allocate(size_in_bytes)), data_(owned_.get()), size_(size_in_bytes) {}
 
 Workspace::Workspace(void* memory, std::size_t size_in_bytes) noexcept : data_(memory), size_(size_in_bytes) {}
 
-void Workspace::Free::operator()(void* memory) const noexcept { ::operator delete(memory, std::align_val_t{Arena::alignment}); }
+void Workspace::Free::operator()(void* memory) const noexcept { release(memory); }
 
 }  // namespace attn

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "attention/plan.hpp"
+#include "tensor/memory.hpp"
 
 namespace attn {
 
@@ -22,7 +23,7 @@ class Arena {
   }
   std::size_t used() const noexcept { return used_; }
 
-  static constexpr std::size_t alignment = 64;
+  static constexpr std::size_t alignment = memory_alignment;
 
  private:
   std::byte* base_;
@@ -36,11 +37,13 @@ struct SlotProgress {
 };
 
 /// Packed K and V of one KV head, in words. K: per block of keys, panels of keys, each [key_words][panel_width] (for oneDNN
-/// one matrix [head_dim][kv_block]). V: per block, panels of dims, each [value_words][panel_width].
+/// one matrix [head_dim][kv_block]). V: per block, panels of dims, each [value_words][value_panel_width].
 struct PackedHead {
   float* keys;
   float* values;
-  std::uint8_t* finite;  // per block: whether all its values were
+  // Per block of keys:
+  const float** values_in_place;  // where V lies if it can stay there, else null
+  std::uint8_t* finite;           // whether all its values are
 };
 
 struct ThreadScratch {

@@ -29,6 +29,16 @@ struct Panels {
   PanelLayout layout;
 };
 
+/// A walk over the cache lines of evenly spaced rows, and on to the next rows.
+struct LineWalk {
+  const std::byte* row = nullptr;
+  std::int64_t row_stride = 0;  // in bytes
+  std::int64_t row_bytes = 0;
+  std::int64_t rows = 0;    // left
+  std::int64_t offset = 0;  // of the next line within the row
+  const LineWalk* next = nullptr;
+};
+
 /// C[rows, columns] = A[rows, depth] B[depth, columns], or += with `accumulate`. rows <= tile_rows; columns is rounded up to a
 /// multiple of W in B and in C. Nothing need be aligned beyond a word.
 struct MatmulTile {
@@ -43,6 +53,8 @@ struct MatmulTile {
   bool accumulate;
   /// If not null: [rows, W], each lane grows to the maximum of C's columns, rounded up, that fall on it; NaN is passed over.
   float* maxima = nullptr;
+  /// If not null: lines to prefetch meanwhile, one in each step of depth as long as there are any. Moves on.
+  LineWalk* ahead = nullptr;
 };
 
 /// One step of online softmax: a tile of scores becomes weights P and adds its part to O (Milakov and Gimelshein 2018). Row r
@@ -102,8 +114,11 @@ struct Kernels {
   void (*pack_transposed)(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
                           std::int64_t dst_stride);
 
-  // Transforms of a run of scores, in place. Each touches exactly `count` floats.
-  void (*scale)(float* scores, std::int64_t count, float factor);
+  bool (*all_finite)(const float* src, std::int64_t count);
+
+  // Transforms of a run of scores, in place if not said otherwise. Each touches exactly `count` floats.
+  /// dst[n] = src[n] * factor; dst may be src.
+  void (*scale)(const float* src, std::int64_t count, float factor, float* dst);
   void (*softcap)(float* scores, std::int64_t count, float cap);
   /// scores[n] -= slope * |distance - n|
   void (*alibi)(float* scores, std::int64_t count, float slope, std::int64_t distance);
@@ -112,8 +127,6 @@ struct Kernels {
   /// scores[n] = -inf where visible[n] is 0.
   void (*hide)(float* scores, std::int64_t count, const std::uint8_t* visible);
 
-  /// dst[n] = src[n] / divisor
-  void (*divide)(const float* src, std::int64_t count, float divisor, float* dst);
   void (*widen_bf16)(const std::uint16_t* src, std::int64_t count, float* dst);
   void (*widen_f16)(const std::uint16_t* src, std::int64_t count, float* dst);
   /// Round to nearest even; NaN stays NaN.

@@ -60,23 +60,50 @@ struct Accumulators {
   Vector sum[Rows][Vectors];
 };
 
+/// Prefetches a line. Spread over the steps of depth, lines that come from afar do not hold up those of B that come from L2.
+ATTN_INLINE void touch_next(LineWalk& walk) {
+  constexpr std::int64_t line = 64;
+  __builtin_prefetch(walk.row + walk.offset, 0, 2);
+  walk.offset += line;
+  if (walk.offset < walk.row_bytes) return;
+  walk.offset = 0;
+  walk.row += walk.row_stride;
+  --walk.rows;
+  if (walk.rows == 0 && walk.next != nullptr) walk = *walk.next;
+}
+
+/// What may be left out of a tile's work.
+struct Extras {
+  float* maxima;
+  LineWalk* ahead;
+};
+
 template <class Operand, int Rows, int Vectors, bool Accumulate>
-void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::int64_t c_stride, float* maxima) {
+void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::int64_t c_stride, const Extras& extras) {
   Accumulators<Operand, Rows, Vectors> sums(operands);
   if constexpr (Accumulate) {
     sums.load_from(c, c_stride);
   } else {
     sums.clear();
   }
-  for (std::int64_t k = 0; k < depth; ++k) sums.step();
+  std::int64_t k = 0;
+  if (extras.ahead != nullptr) {
+    LineWalk walk = *extras.ahead;
+    for (; k < depth && walk.rows > 0; ++k) {
+      touch_next(walk);
+      sums.step();
+    }
+    *extras.ahead = walk;
+  }
+  for (; k < depth; ++k) sums.step();
   sums.store_to(c, c_stride);
-  if (maxima != nullptr) sums.grow(maxima);
+  if (extras.maxima != nullptr) sums.grow(extras.maxima);
 }
 
 /// One for each number of rows and of vectors that a register tile may have.
 inline constexpr auto tile_indices = std::make_index_sequence<static_cast<std::size_t>(tile_rows * panel_vectors)>{};
 
-using TileFunction = void (*)(const Operands&, std::int64_t, float*, std::int64_t, float*);
+using TileFunction = void (*)(const Operands&, std::int64_t, float*, std::int64_t, const Extras&);
 
 template <class Operand, bool Accumulate, std::size_t... Index>
 ATTN_INLINE TileFunction tile_function(std::int64_t rows, std::int64_t vectors, std::index_sequence<Index...>) {
@@ -96,10 +123,11 @@ void matmul(const MatmulTile& tile) {
   const PanelLayout& layout = tile.b.layout;
   Operands operands{tile.a, tile.a_stride, tile.b.data, layout.row_stride};
   const TileFunction whole = tile_function<Operand>(tile, layout.panel_width / vector_width);
+  const Extras extras{tile.maxima, tile.ahead};
   std::int64_t n = 0;
   for (; n + layout.panel_width <= tile.columns; n += layout.panel_width, operands.b += layout.panel_stride) {
-    whole(operands, tile.depth, tile.c + n, tile.c_stride, tile.maxima);
+    whole(operands, tile.depth, tile.c + n, tile.c_stride, extras);
   }
   const std::int64_t rest = round_up(tile.columns - n) / vector_width;
-  if (rest > 0) tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, tile.maxima);
+  if (rest > 0) tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, extras);
 }

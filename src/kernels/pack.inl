@@ -50,6 +50,13 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
 /// Lanes of -1 where v is finite: an exponent of all ones is not.
 ATTN_INLINE Lanes is_finite(Vector v) { return (bits_of(v) & 0x7f800000u) != 0x7f800000u; }
 
+ATTN_INLINE bool in_all_lanes(Lanes holds) {
+  for (int lane = 0; lane < vector_width; ++lane) {
+    if (holds[lane] == 0) return false;
+  }
+  return true;
+}
+
 /// One row into its panels; returns the lanes that were finite throughout.
 ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst, const PanelLayout& layout) {
   Lanes finite = Vector{} == Vector{};
@@ -81,8 +88,13 @@ bool pack_finite_f32(const void* src, std::int64_t src_stride, std::int64_t rows
   for (std::int64_t r = 0; r < rows; ++r) {
     finite &= pack_finite_row(values + r * src_stride, columns, dst + r * layout.row_stride, layout);
   }
-  for (int lane = 0; lane < vector_width; ++lane) {
-    if (finite[lane] == 0) return false;
-  }
-  return true;
+  return in_all_lanes(finite);
+}
+
+bool all_finite(const float* src, std::int64_t count) {
+  Lanes finite = Vector{} == Vector{};
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) finite &= is_finite(load(src + n));
+  for (; n < count; ++n) finite &= is_finite(broadcast(src[n]));
+  return in_all_lanes(finite);
 }

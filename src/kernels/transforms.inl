@@ -1,7 +1,9 @@
 // Transforms of runs of scores, and element types. Plain loops: each iteration stands alone, so the compiler vectorises them.
 
-void scale(float* scores, std::int64_t count, float factor) {
-  for (std::int64_t n = 0; n < count; ++n) scores[n] *= factor;
+void scale(const float* src, std::int64_t count, float factor, float* dst) {
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) store(dst + n, load(src + n) * factor);
+  for (; n < count; ++n) dst[n] = src[n] * factor;
 }
 
 void softcap(float* scores, std::int64_t count, float cap) {
@@ -24,10 +26,6 @@ void add_mask(float* scores, std::int64_t count, const float* mask) {
 
 void hide(float* scores, std::int64_t count, const std::uint8_t* visible) {
   for (std::int64_t n = 0; n < count; ++n) scores[n] = visible[n] ? scores[n] : minus_infinity;
-}
-
-void divide(const float* src, std::int64_t count, float divisor, float* dst) {
-  for (std::int64_t n = 0; n < count; ++n) dst[n] = src[n] / divisor;
 }
 
 ATTN_INLINE std::uint32_t float_bits(float x) { return __builtin_bit_cast(std::uint32_t, x); }

@@ -6,16 +6,15 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <optional>
 #include <type_traits>
 
+#include "tensor/memory.hpp"
 #include "tensor/size.hpp"
 
 namespace attn {
 namespace {
 
-constexpr std::align_val_t alignment{64};
 
 [[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
 
@@ -114,11 +113,11 @@ Tensor::Tensor(DType dtype, const Dims& shape) : dtype_(dtype), shape_(shape) {
   if (!size) reject(fmt::format("a tensor of shape {} was asked for: an extent is negative or the size overflows", shape.to_string()));
   // One byte at least: a tensor without elements is still not one that was left out.
   const auto size_in_memory = std::max<std::size_t>(1, static_cast<std::size_t>(*size));
-  memory_.reset(::operator new(size_in_memory, alignment));
+  memory_.reset(allocate(size_in_memory));
   std::memset(memory_.get(), 0, size_in_memory);
 }
 
-void Tensor::Free::operator()(void* memory) const noexcept { ::operator delete(memory, alignment); }
+void Tensor::Free::operator()(void* memory) const noexcept { release(memory); }
 
 void Tensor::require(DType dtype) const {
   if (dtype != dtype_) reject(fmt::format("a tensor of {} was accessed as {}", name_of(dtype_), name_of(dtype)));
