@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "support/check.hpp"
@@ -128,5 +130,70 @@ TEST_CASE("A slice of a key cache that holds more keys, heads and entries") {
     attention(q, kv, kv, sliced.view(), {.causal = Causal::bottom_right(), .isa = isa});
     attention(q_copy.view(), kv_copy.view(), kv_copy.view(), dense.view(), {.causal = Causal::bottom_right(), .isa = isa});
     CHECK(bits_of(sliced.view()) == bits_of(dense.view()));
+  }
+}
+
+namespace {
+
+/// Dense f32 values that begin `misalignment` floats after a cache line's first.
+struct PlacedValues {
+  PlacedValues(const std::vector<double>& values, std::int64_t misalignment) : memory(values.size() + 32) {
+    constexpr std::uintptr_t line = 64;
+    const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+    first = memory.data() + (line - address % line) % line / sizeof(float) + misalignment;
+    std::transform(values.begin(), values.end(), first, [](double value) { return static_cast<float>(value); });
+  }
+  std::vector<float> memory;
+  float* first;
+};
+
+Outputs run_with_values(const Case& c, const Inputs& inputs, const PlacedValues& values, Isa isa) {
+  Outputs outputs = make_outputs(c);
+  Tensors tensors = bind(inputs, outputs);
+  tensors.v = TensorView(values.first, inputs.v.shape());
+  Options options = c.options;
+  options.isa = isa;
+  attention(tensors, options);
+  return outputs;
+}
+
+/// Aligned rows of whole vectors are multiplied where they lie; others are packed. Nobody can tell from the result.
+void check_placed_values(const Case& c, const std::vector<double>& values) {
+  INFO(repeat_line(c));
+  const Inputs inputs = make_inputs(c);
+  for (const Isa isa : available_isas()) {
+    const Outputs packed = run_with_values(c, inputs, PlacedValues(values, 1), isa);
+    CHECK(bit_difference(run_with_values(c, inputs, PlacedValues(values, 0), isa), packed) == "");
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Values give the same bits where they lie and packed, finite or not, seen or hidden") {
+  for (const std::int64_t v_head_dim : {16, 64, 80, 144}) {
+    for (const std::int64_t kv_len : {64, 75, 700}) {
+      Case c{.batch = 2,
+             .num_q_heads = 4,
+             .num_kv_heads = 2,
+             .q_len = 40,
+             .kv_len = kv_len,
+             .head_dim = 24,
+             .v_head_dim = v_head_dim,
+             .options = {.causal = Causal::bottom_right(), .window = Window{.left = 50, .right = std::nullopt}},
+             .kv_lens = {kv_len, kv_len - 21}};
+      const Inputs inputs = make_inputs(c);
+      std::vector<double> values = inputs.v.values();
+      const Outputs outputs = run_with_values(c, inputs, PlacedValues(values, 0), default_isa());
+      CHECK(difference(outputs, expected_of(c, inputs)) == "");
+      check_placed_values(c, values);
+      // Beyond the second entry's length, where nobody looks: the same bits still.
+      std::vector<double> poisoned = values;
+      std::fill_n(poisoned.end() - 20 * v_head_dim, 20 * v_head_dim, std::numeric_limits<double>::quiet_NaN());
+      CHECK(bit_difference(run_with_values(c, inputs, PlacedValues(poisoned, 0), default_isa()), outputs) == "");
+      check_placed_values(c, poisoned);
+      // In sight of some rows: their block has to be packed.
+      poisoned[static_cast<std::size_t>((kv_len - 3) * v_head_dim + 5)] = std::numeric_limits<double>::infinity();
+      check_placed_values(c, poisoned);
+    }
   }
 }

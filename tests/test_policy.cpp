@@ -152,6 +152,9 @@ TEST_CASE("Blocks cover all rows and keys") {
           CHECK(blocking.value_width >= sizes.v_head_dim);
           CHECK(blocking.value_width % kernels.vector_width == 0);
           CHECK(blocking.value_panels * kernels.panel_width >= sizes.v_head_dim);
+          CHECK(blocking.value_panels * blocking.value_panel_width >= blocking.value_width);
+          CHECK(blocking.value_panel_width % kernels.vector_width == 0);
+          CHECK(blocking.value_panel_width <= kernels.panel_width);
         }
       }
     });

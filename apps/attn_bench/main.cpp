@@ -106,8 +106,8 @@ void run(const Arguments& arguments) {
   }
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
   if (!arguments.json) {
-    fmt::print("{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} GB/s read from memory\n\n", settings.num_threads,
-               name_of(settings.isa), peak.multiply_add_gflops, peak.read_gbps);
+    fmt::print("{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read from memory\n\n",
+               settings.num_threads, name_of(settings.isa), peak.multiply_add_gflops, peak.bf16_gflops, peak.read_gbps);
     fmt::print("{:28}{:>10}{:>10}{:>10}{:>9}{:>13}\n", "shape", "median ms", "min ms", "GFLOP/s", "GB/s", "of the roof");
   }
   for (const Case& each : cases) {

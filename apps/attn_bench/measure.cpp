@@ -120,7 +120,7 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   result.min_ms = times.front() * 1e3;
   result.gflops = flops / median / 1e9;
   result.gbps = traffic_in_bytes(shape) / median / 1e9;
-  result.peak_gflops = peak.multiply_add_gflops;
+  result.peak_gflops = shape.dtype == DType::bf16 ? peak.bf16_gflops : peak.multiply_add_gflops;
   result.fraction_of_peak = std::max(result.gflops / result.peak_gflops, result.gbps / peak.read_gbps);
   result.path = shape.kernel == Kernel::tiled ? plan.description() : shape.kernel == Kernel::unfused ? "unfused, oneDNN" : "reference";
   return result;

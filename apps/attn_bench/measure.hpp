@@ -31,7 +31,7 @@ struct Result {
   double min_ms = 0;
   double gflops = 0;  // of useful work: hidden pairs do not count
   double gbps = 0;    // Q, K, V and O once each
-  double peak_gflops = 0;
+  double peak_gflops = 0;       // multiply-adds of the operands that are multiplied: f32, or pairs of bf16
   double fraction_of_peak = 0;  // of the nearer roof: multiply-adds or memory
   std::string path;             // the way taken, in words
 };
