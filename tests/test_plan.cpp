@@ -192,6 +192,9 @@ TEST_CASE("A plan says what it does") {
     CHECK(plan.num_threads() == 2);
     CHECK(mentions(plan.description(), std::string(name_of(isa))));
   }
+  CHECK(!mentions(plan_of(c).description(), "widened"));
+  c.q_type = c.kv_type = DType::f16;
+  CHECK(mentions(plan_of(c).description(), "f32 multiplied (16-bit operands widened)"));
   c.options = {};
   CHECK(plan_of(c).isa() == default_isa());
   CHECK(plan_of(c).num_threads() >= 1);

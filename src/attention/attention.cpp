@@ -45,6 +45,7 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(kernels, tensors, options.score_matmul);
   const std::int64_t per_word = prepared.arithmetic->per_word;
+  prepared.widens = per_word == 1 && (tensors.q.dtype != DType::f32 || tensors.k.dtype != DType::f32);
   prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
   const bool matmul_tiles = prepared.score_matmul != nullptr;
   prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
@@ -111,8 +112,8 @@ Isa Plan::isa() const noexcept { return prepared_->call.isa; }
 
 std::string Plan::description() const {
   const PreparedCall& call = prepared_->call;
-  return fmt::format("tiled, {} kernels, {} multiplied, scores by {}, blocks of {} rows x {} keys, {} threads", name_of(call.isa),
-                     call.blocking.per_word == 2 ? "bf16" : "f32",
+  return fmt::format("tiled, {} kernels, {} multiplied{}, scores by {}, blocks of {} rows x {} keys, {} threads", name_of(call.isa),
+                     call.blocking.per_word == 2 ? "bf16" : "f32", call.widens ? " (16-bit operands widened)" : "",
                      call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
                      call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }

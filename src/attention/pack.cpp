@@ -31,7 +31,8 @@ float* Packer::key_panel(const PackedHead& head, std::int64_t block, std::int64_
 }
 
 float* Packer::value_row(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  return head.values + block * blocking_.value_panels * value_layout_.panel_stride + first_key / blocking_.per_word * value_layout_.row_stride;
+  float* const first = head.values + block * blocking_.value_panels * value_layout_.panel_stride;
+  return first + first_key / blocking_.per_word * value_layout_.row_stride;
 }
 
 kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
@@ -39,7 +40,8 @@ kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block, std::in
 }
 
 kernels::Panels Packer::values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  if (const float* values = head.values_in_place[block]; values != nullptr) return {values + first_key * in_place_layout_.row_stride, in_place_layout_};
+  const float* const in_place = head.values_in_place[block];
+  if (in_place != nullptr) return {in_place + first_key * in_place_layout_.row_stride, in_place_layout_};
   return {value_row(head, block, first_key), value_layout_};
 }
 

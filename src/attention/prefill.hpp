@@ -21,6 +21,7 @@ struct PreparedCall {
   Isa isa = Isa::baseline;
   const kernels::Kernels* kernels = nullptr;
   const kernels::Arithmetic* arithmetic = nullptr;  // one of theirs
+  bool widens = false;  // 16-bit operands become f32 before they are multiplied
   int num_threads = 1;
   Blocking blocking;
   WorkList work;

@@ -49,7 +49,8 @@ RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors,
   if (prepared.score_matmul) score_matmul_.emplace(prepared.score_matmul);
 }
 
-void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed, const std::optional<HeadIndex>& next_head) {
+void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed,
+                           const std::optional<HeadIndex>& next_head) {
   const Blocking& blocking = prepared_.blocking;
   const std::int64_t first = q_block * blocking.q_block;
   const std::int64_t count = std::min(blocking.q_block, blocking.rows - first);
@@ -118,16 +119,20 @@ KeyRange RowBlockPass::block_keys(std::int64_t block) const {
 void RowBlockPass::look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block) {
   ahead_.clear();
   const std::int64_t next_row = first_row + tile_rows, end = std::min(next_row, rows.count);
-  if (sizes_.group_size == 1) {
-    const HeadPlace& place = rows.place;
-    if (block == rows.first_block) ahead_.add(tensors_.q, place.batch, place.kv_head, rows.first + next_row, rows.first + std::min(next_row + tile_rows, rows.count));
-    if (block == rows.last_block) ahead_.add(tensors_.out, place.batch, place.kv_head, rows.first + first_row, rows.first + end);
+  const HeadPlace& place = rows.place;
+  if (sizes_.group_size == 1 && block == rows.first_block) {
+    const std::int64_t next_end = std::min(next_row + tile_rows, rows.count);
+    ahead_.add(tensors_.q, place.batch, place.kv_head, rows.first + next_row, rows.first + next_end);
+  }
+  if (sizes_.group_size == 1 && block == rows.last_block) {
+    ahead_.add(tensors_.out, place.batch, place.kv_head, rows.first + first_row, rows.first + end);
   }
   if (!rows.next_head) return;
-  const std::int64_t blocks = rows.last_block - rows.first_block + 1;
-  const auto share = [&](std::int64_t row) { return sizes_.kv_len * (row + (block - rows.first_block) * rows.count) / (rows.count * blocks); };
-  ahead_.add(tensors_.k, rows.next_head->batch, rows.next_head->kv_head, share(first_row), share(end));
-  ahead_.add(tensors_.v, rows.next_head->batch, rows.next_head->kv_head, share(first_row), share(end));
+  const std::int64_t rows_before = (block - rows.first_block) * rows.count;
+  const std::int64_t rows_in_all = (rows.last_block - rows.first_block + 1) * rows.count;
+  const KeyRange share{sizes_.kv_len * (rows_before + first_row) / rows_in_all, sizes_.kv_len * (rows_before + end) / rows_in_all};
+  ahead_.add(tensors_.k, rows.next_head->batch, rows.next_head->kv_head, share.begin, share.end);
+  ahead_.add(tensors_.v, rows.next_head->batch, rows.next_head->kv_head, share.begin, share.end);
 }
 
 /// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.

@@ -87,7 +87,8 @@ void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
   }
   const auto make_weights = [&](int r, std::int64_t j) ATTN_INLINE_LAMBDA {
     const float shift = shifts[r];
-    row_sums[r] += Weights::make(scores + r * stride, j, [=](Vector s) ATTN_INLINE_LAMBDA { return exp2_nonpositive((s - shift) * scale); });
+    const auto weigh = [=](Vector s) ATTN_INLINE_LAMBDA { return exp2_nonpositive((s - shift) * scale); };
+    row_sums[r] += Weights::make(scores + r * stride, j, weigh);
   };
 
   std::int64_t next = tile.first;
