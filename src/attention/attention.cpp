@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "attention/pack.hpp"
 #include "attention/parallel.hpp"
 #include "attention/prefill.hpp"
 #include "attention/problem.hpp"

@@ -5,7 +5,6 @@
 
 #include <memory>
 
-#include "attention/pack.hpp"
 #include "attention/plan.hpp"
 #include "attention/problem.hpp"
 #include "attention/workspace.hpp"
