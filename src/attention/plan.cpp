@@ -17,8 +17,10 @@ constexpr std::int64_t min_kv_block = 64;
 /// Rows of a work item: enough to use each key in L2 many times, few enough to share out evenly.
 constexpr std::int64_t preferred_q_block = 96;
 constexpr std::int64_t least_q_block = 24;
-/// A head with no more rows is not cut if there are heads enough for the threads.
+/// A head with no more rows is not cut if there are heads enough for the threads: with a single block of keys a tile is done
+/// with at once, and O need not wait in the cache for the next block.
 constexpr std::int64_t uncut_rows = 192;
+constexpr std::int64_t uncut_rows_of_one_block = 512;
 constexpr std::int64_t items_per_thread = 4;
 
 std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t per_word, std::int64_t panel_width) {
@@ -27,10 +29,11 @@ std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t per_word, std::int
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
 
-std::int64_t choose_q_block(std::int64_t rows, std::int64_t heads, int num_threads) {
+std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, int num_threads) {
   const std::int64_t wanted_items = items_per_thread * num_threads;
-  if (rows <= uncut_rows && heads >= wanted_items) return std::max<std::int64_t>(rows, 1);
-  const std::int64_t even = round_up(divide_up(rows * heads, wanted_items), kernels::tile_rows);
+  const std::int64_t uncut = blocking.kv_blocks <= 1 ? uncut_rows_of_one_block : uncut_rows;
+  if (blocking.rows <= uncut && heads >= wanted_items) return uncut;
+  const std::int64_t even = round_up(divide_up(blocking.rows * heads, wanted_items), kernels::tile_rows);
   return std::clamp(even, least_q_block, preferred_q_block);
 }
 
@@ -38,13 +41,13 @@ std::int64_t choose_q_block(std::int64_t rows, std::int64_t heads, int num_threa
 
 Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads, bool fixed_q_block) {
   Blocking blocking;
-  blocking.rows = sizes.q_len * sizes.group_size;
-  const std::int64_t q_block =
-      fixed_q_block ? preferred_q_block : choose_q_block(blocking.rows, sizes.batch * sizes.num_kv_heads, num_threads);
-  blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
-  blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.kv_block = choose_kv_block(sizes, per_word, kernels.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
+  blocking.rows = sizes.q_len * sizes.group_size;
+  const std::int64_t q_block =
+      fixed_q_block ? preferred_q_block : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
+  blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
+  blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.per_word = per_word;
   blocking.key_words = divide_up(sizes.head_dim, per_word);
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
