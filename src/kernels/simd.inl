@@ -37,6 +37,12 @@ ATTN_INLINE Bits bits_of(Vector v) { return reinterpret_cast<Bits>(v); }
 ATTN_INLINE Vector from_bits(Bits bits) { return reinterpret_cast<Vector>(bits); }
 ATTN_INLINE Vector select(Lanes which, Vector a, Vector b) { return which ? a : b; }
 
+template <std::size_t... Lane>
+consteval Lanes numbered_lanes(std::index_sequence<Lane...>) {
+  return Lanes{static_cast<std::int32_t>(Lane)...};
+}
+inline constexpr Lanes lane_numbers = numbered_lanes(std::make_index_sequence<vector_width>{});
+
 /// b where either is NaN.
 ATTN_INLINE Vector max(Vector a, Vector b) {
 #if defined(__AVX512F__)

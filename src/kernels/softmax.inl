@@ -13,8 +13,26 @@ inline constexpr int chunk_words = vector_width > 8 ? vector_width : 8;
 inline constexpr int steps_between = chunk_words / 8;
 static_assert(tile_rows * steps_between <= chunk_words);
 
+/// begin and end are multiples of W.
 ATTN_INLINE void fill(float* row, std::int64_t begin, std::int64_t end, float value) {
-  for (std::int64_t j = begin; j < end; ++j) row[j] = value;
+  for (std::int64_t j = begin; j < end; j += vector_width) store(row + j, broadcast(value));
+}
+
+/// -inf outside begin <= j < end, for the vector of columns from j on.
+ATTN_INLINE void hide_lanes(float* row, std::int64_t j, std::int64_t begin, std::int64_t end) {
+  const Lanes column = lane_numbers + static_cast<std::int32_t>(j);
+  const Lanes seen = (column >= static_cast<std::int32_t>(begin)) & (column < static_cast<std::int32_t>(end));
+  store(row + j, select(seen, load(row + j), broadcast(minus_infinity)));
+}
+
+/// -inf outside begin <= j < end, for first <= j < last, multiples of W. In whole vectors, as they are read next: a load does
+/// not take its value from several smaller stores that are still under way.
+ATTN_INLINE void hide_outside(float* row, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) {
+  const std::int64_t inner_begin = round_up(begin), inner_end = round_down(end);
+  fill(row, first, round_down(begin), minus_infinity);
+  if (begin < inner_begin) hide_lanes(row, round_down(begin), begin, end);
+  if (inner_end < end) hide_lanes(row, inner_end, begin, end);
+  fill(row, round_up(end), last, minus_infinity);
 }
 
 /// begin and end are multiples of W.
@@ -38,8 +56,7 @@ ATTN_INLINE float maximum_in_range(const SoftmaxTile& tile, std::int64_t r) {
     fill(row, tile.first, tile.last, minus_infinity);
     return minus_infinity;
   }
-  fill(row, tile.first, begin, minus_infinity);
-  fill(row, end, tile.last, minus_infinity);
+  hide_outside(row, tile.first, tile.last, begin, end);
   return row_maximum(row, round_down(begin), round_up(end));
 }
 

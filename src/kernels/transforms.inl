@@ -66,16 +66,37 @@ ATTN_INLINE std::uint16_t narrow_one_f16(float x) {
   return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000) >> 13));
 }
 
+#if defined(__AVX512F__)
+#define ATTN_VECTORS_OF_F16
+typedef __m256i F16Vector;
+ATTN_INLINE Vector widen_vector(F16Vector v) { return _mm512_maskz_cvtph_ps(0xffff, v); }
+ATTN_INLINE F16Vector narrow_vector(Vector v) { return _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__AVX2__) && defined(__F16C__)
+#define ATTN_VECTORS_OF_F16
+typedef __m128i F16Vector;
+ATTN_INLINE Vector widen_vector(F16Vector v) { return _mm256_cvtph_ps(v); }
+ATTN_INLINE F16Vector narrow_vector(Vector v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+#endif
+
 void widen_f16(const std::uint16_t* src, std::int64_t count, float* dst) {
   std::int64_t n = 0;
-#if defined(__F16C__)
-  for (; n + 8 <= count; n += 8) {
-    _mm256_storeu_ps(dst + n, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src + n))));
+#if defined(ATTN_VECTORS_OF_F16)
+  for (; n + vector_width <= count; n += vector_width) {
+    F16Vector halves;
+    __builtin_memcpy(&halves, src + n, sizeof halves);
+    store(dst + n, widen_vector(halves));
   }
 #endif
   for (; n < count; ++n) dst[n] = widen_one_f16(src[n]);
 }
 
 void narrow_f16(const float* src, std::int64_t count, std::uint16_t* dst) {
-  for (std::int64_t n = 0; n < count; ++n) dst[n] = narrow_one_f16(src[n]);
+  std::int64_t n = 0;
+#if defined(ATTN_VECTORS_OF_F16)
+  for (; n + vector_width <= count; n += vector_width) {
+    const F16Vector halves = narrow_vector(load(src + n));
+    __builtin_memcpy(dst + n, &halves, sizeof halves);
+  }
+#endif
+  for (; n < count; ++n) dst[n] = narrow_one_f16(src[n]);
 }
