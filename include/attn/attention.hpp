@@ -29,9 +29,10 @@
 namespace attn {
 
 /// The data of a call. Q, K, V and O are f32, bf16 or f16, K and V alike; any strides. Optional tensors are left out by default.
+/// Caches (kv_cache.hpp) fill in k, v and what says where keys lie; all of it can be given by hand as well.
 struct Tensors {
-  TensorView q, k, v;
-  MutableTensorView out;
+  TensorView q{}, k{}, v{};
+  MutableTensorView out{};
 
   /// Boolean (true = visible) or additive (f32, bf16, f16; -inf hides), [q_len, kv_len], [num_q_heads, q_len, kv_len] or
   /// [batch, num_q_heads, q_len, kv_len]. Each dim is equal or 1 (broadcast); a last dim shorter than kv_len hides the rest.
@@ -44,6 +45,24 @@ struct Tensors {
   TensorView kv_lens{};
   /// f32, written.
   MutableTensorView lse{};
+
+  // Ragged batches: sequences one after another, without padding. With q_offsets, q and out are [tokens, num_q_heads, dim] and lse
+  // [tokens, num_q_heads]; with kv_offsets, k and v are [tokens, num_kv_heads, dim]. Either may stand alone.
+  /// i32 or i64 [batch + 1], from 0 to the number of tokens, never falling: sequence b has tokens offsets[b] to offsets[b + 1] - 1.
+  TensorView q_offsets{};
+  TensorView kv_offsets{};
+
+  // Where the keys of a cache lie; kv_lens is needed with either.
+  /// i32 [batch, max_pages]: k and v are pools [num_pages, num_kv_heads, page_size, dim], and key j of batch entry b is row
+  /// j % page_size of page page_table[b][j / page_size]. Entries beyond the length of b are not read.
+  TensorView page_table{};
+  /// i32 or i64 [batch], each in 0..capacity - 1: k and v are rings [batch, num_kv_heads, capacity, dim], and key j of batch entry b
+  /// is row (kv_starts[b] + j) % capacity.
+  TensorView kv_starts{};
+
+  /// With k and v of i8: f32, the shape of k without its last dim. A key is k_scales[..] * k[.., :], a value v_scales[..] * v[.., :].
+  TensorView k_scales{};
+  TensorView v_scales{};
 };
 
 /// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the built-in micro-kernel.

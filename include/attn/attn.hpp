@@ -6,6 +6,8 @@
 #include <attn/info.hpp>
 #include <attn/io.hpp>
 #include <attn/isa.hpp>
+#include <attn/kv_cache.hpp>
 #include <attn/mask.hpp>
 #include <attn/reference.hpp>
+#include <attn/state.hpp>
 #include <attn/tensor.hpp>

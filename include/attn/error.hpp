@@ -9,6 +9,7 @@ namespace attn {
 enum class ErrorCode {
   invalid_argument,  // the call contradicts itself or its tensors: change the call
   unsupported,       // the call is well formed, but this build or processor cannot run it
+  exhausted,         // a cache is full: free something, or make it larger
   io,                // a file cannot be read or written, or does not hold what it says
 };
 

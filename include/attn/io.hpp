@@ -13,8 +13,8 @@
 namespace attn {
 
 /// Reads `x.npy`, or one tensor of a safetensors file given as `x.safetensors:NAME`. The element type is the file's:
-///   .npy          f2 f4 f8 i4 i8 b1 u1 (as boolean), little endian, C or Fortran order (turned into C order), versions 1 to 3
-///   .safetensors  F32 F16 BF16 F64 I32 I64 BOOL
+///   .npy          f2 f4 f8 i1 i4 i8 b1 u1 (as boolean), little endian, C or Fortran order (turned into C order), versions 1 to 3
+///   .safetensors  F32 F16 BF16 F64 I8 I32 I64 BOOL
 /// Throws Error(io) with one line that names the file and what is wrong with it; sizes are checked against the file's
 /// before memory is taken.
 Tensor read_tensor(const std::string& file);

@@ -12,12 +12,13 @@
 
 namespace attn {
 
-enum class DType : std::uint8_t { f32, bf16, f16, f64, i32, i64, boolean };
+enum class DType : std::uint8_t { f32, bf16, f16, f64, i8, i32, i64, boolean };
 
 /// Size of one element in bytes.
 constexpr std::size_t size_of(DType dtype) noexcept {
   switch (dtype) {
-    case DType::boolean: return 1;
+    case DType::boolean:
+    case DType::i8: return 1;
     case DType::bf16:
     case DType::f16: return 2;
     case DType::f32:
@@ -46,6 +47,7 @@ constexpr DType dtype_of() {
   else if constexpr (std::is_same_v<Element, bf16>) return DType::bf16;
   else if constexpr (std::is_same_v<Element, f16>) return DType::f16;
   else if constexpr (std::is_same_v<Element, double>) return DType::f64;
+  else if constexpr (std::is_same_v<Element, std::int8_t>) return DType::i8;
   else if constexpr (std::is_same_v<Element, std::int32_t>) return DType::i32;
   else if constexpr (std::is_same_v<Element, std::int64_t>) return DType::i64;
   else {

@@ -148,9 +148,10 @@ class HeaderParser {
 };
 
 DType parse_descr(const InputFile& file, std::string_view descr) {
-  constexpr std::array<std::pair<std::string_view, DType>, 7> types{{{"f2", DType::f16},
+  constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"f2", DType::f16},
                                                                      {"f4", DType::f32},
                                                                      {"f8", DType::f64},
+                                                                     {"i1", DType::i8},
                                                                      {"i4", DType::i32},
                                                                      {"i8", DType::i64},
                                                                      {"b1", DType::boolean},
@@ -214,6 +215,8 @@ std::string_view descr_of(const OutputFile& file, DType dtype) {
       return "<f2";
     case DType::f64:
       return "<f8";
+    case DType::i8:
+      return "|i1";
     case DType::i32:
       return "<i4";
     case DType::i64:

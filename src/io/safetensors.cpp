@@ -24,10 +24,11 @@ using nlohmann::json;
 constexpr std::uint64_t max_header_size = 100'000'000;
 constexpr std::string_view metadata_key = "__metadata__";
 
-constexpr std::array<std::pair<std::string_view, DType>, 7> types{{{"F32", DType::f32},
+constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"F32", DType::f32},
                                                                    {"F16", DType::f16},
                                                                    {"BF16", DType::bf16},
                                                                    {"F64", DType::f64},
+                                                                   {"I8", DType::i8},
                                                                    {"I32", DType::i32},
                                                                    {"I64", DType::i64},
                                                                    {"BOOL", DType::boolean}}};

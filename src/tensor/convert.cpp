@@ -29,6 +29,8 @@ void with_element_type(DType dtype, F&& f) {
       return f(std::type_identity<f16>{});
     case DType::f64:
       return f(std::type_identity<double>{});
+    case DType::i8:
+      return f(std::type_identity<std::int8_t>{});
     case DType::i32:
       return f(std::type_identity<std::int32_t>{});
     case DType::i64:

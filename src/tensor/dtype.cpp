@@ -12,6 +12,8 @@ std::string_view name_of(DType dtype) noexcept {
       return "f16";
     case DType::f64:
       return "f64";
+    case DType::i8:
+      return "i8";
     case DType::i32:
       return "i32";
     case DType::i64:

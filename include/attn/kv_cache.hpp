@@ -1,0 +1,135 @@
+// Keys and values that generation keeps from step to step, and how attention() is given them.
+//
+//   KvCache       one stretch of memory for each sequence, with room for `capacity` keys; rolling, it keeps the last ones
+//   PagedKvCache  a pool of pages of page_size keys, a list of pages for each sequence; sequences may share pages
+//
+// Both hand their memory to a call by bind(), which fills in k, v, kv_lens and whatever else tells where keys lie; attention() reads
+// it in place. A decode step, with the step's own k and v of [batch, num_kv_heads, 1, dim]:
+//
+//   cache.append(k, v);
+//   attention(cache.bind({.q = q, .out = out}), {.causal = Causal::bottom_right()});
+//
+// Element types: f32, bf16 and f16 are rounded to nearest even; i8 is symmetric with one scale for each key and head,
+// scale = max |x| / 127, x ~ scale * round(x / scale): each element is off by at most scale / 2. A row of K or V that is not
+// finite becomes NaN in i8.
+//
+// The caches do not own a model's schedule: they start no threads, choose no victim when they are full, and may not be changed by one
+// thread while another one uses them. Errors leave a cache as it was.
+#pragma once
+
+#include <attn/attention.hpp>
+#include <attn/tensor.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace attn {
+
+/// Order of a cache's memory: [.., num_kv_heads, keys, dim] or [.., keys, num_kv_heads, dim].
+enum class CacheLayout { bhsd, bshd };
+
+/// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of the first 2 * cos.shape[1] elements of a row at position p:
+/// (x, y) -> (x cos - y sin, x sin + y cos), with row p of the tables.
+struct Rope {
+  TensorView cos;  // f32 [positions, rotary_dim / 2]
+  TensorView sin;  // the same
+  bool interleaved = false;  // pairs are elements 2n and 2n + 1; else n and n + rotary_dim / 2
+};
+
+class KvCache {
+ public:
+  struct Settings {
+    std::int64_t batch = 1;
+    std::int64_t num_kv_heads = 0;
+    std::int64_t capacity = 0;  // keys of a sequence
+    std::int64_t head_dim = 0;
+    std::optional<std::int64_t> v_head_dim{};  // default: head_dim
+    DType dtype = DType::f32;                  // f32, bf16, f16 or i8
+    CacheLayout layout = CacheLayout::bhsd;
+    bool rolling = false;  // a full sequence overwrites its oldest keys; else appending to it is an Error(exhausted)
+  };
+  /// Takes its memory at once. Throws Error(invalid_argument) for settings that make no cache, std::bad_alloc.
+  explicit KvCache(const Settings& settings);
+  KvCache(KvCache&&) noexcept;
+  KvCache& operator=(KvCache&&) noexcept;
+  ~KvCache();
+
+  const Settings& settings() const noexcept;
+  /// Keys that a sequence holds.
+  std::int64_t length(std::int64_t sequence) const;
+  /// The position of a sequence's next key: all that were appended and not truncated, overwritten ones included.
+  std::int64_t position(std::int64_t sequence) const;
+  /// Bytes of keys, values and scales.
+  std::size_t size_in_bytes() const noexcept;
+
+  /// Appends to every sequence: k [batch, num_kv_heads, count, head_dim], v [.., v_head_dim], each f32, bf16 or f16, any strides.
+  /// `rope` turns k on its way in; its tables need a row for each position. A rolling cache that gets more keys than its capacity
+  /// keeps the last ones; for a window of w keys to be seen whole by every query of a chunk, capacity is w - 1 + the chunk's length.
+  void append(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope = {});
+  /// To one sequence: k [num_kv_heads, count, head_dim].
+  void append_to(std::int64_t sequence, const TensorView& k, const TensorView& v, const std::optional<Rope>& rope = {});
+  /// Drops the keys from this position on, as speculative decoding does with rejected tokens. Throws Error(invalid_argument) for a
+  /// position beyond the sequence's end, or before the oldest key it holds.
+  void truncate(std::int64_t sequence, std::int64_t position);
+  /// Makes all sequences empty.
+  void clear() noexcept;
+
+  /// The call with this cache as its k and v. What it points to lasts until the cache is moved or destroyed; later appends show.
+  Tensors bind(Tensors tensors) const;
+
+ private:
+  struct Memory;
+  std::unique_ptr<Memory> memory_;
+};
+
+class PagedKvCache {
+ public:
+  using Sequence = std::int64_t;
+
+  struct Settings {
+    std::int64_t num_pages = 0;
+    std::int64_t page_size = 16;  // keys
+    std::int64_t num_kv_heads = 0;
+    std::int64_t head_dim = 0;
+    std::optional<std::int64_t> v_head_dim{};  // default: head_dim
+    DType dtype = DType::f32;                  // f32, bf16, f16 or i8
+    CacheLayout layout = CacheLayout::bhsd;    // within a page
+  };
+  /// Takes its memory at once. Throws Error(invalid_argument) for settings that make no cache, std::bad_alloc.
+  explicit PagedKvCache(const Settings& settings);
+  PagedKvCache(PagedKvCache&&) noexcept;
+  PagedKvCache& operator=(PagedKvCache&&) noexcept;
+  ~PagedKvCache();
+
+  const Settings& settings() const noexcept;
+  std::int64_t free_pages() const noexcept;
+  std::int64_t length(Sequence sequence) const;
+  /// A sequence's pages, in the order of its keys.
+  std::span<const std::int32_t> pages(Sequence sequence) const;
+  std::size_t size_in_bytes() const noexcept;
+
+  /// An empty sequence, which takes no page. Numbers of removed sequences are given out again.
+  Sequence create();
+  /// A sequence with the same keys, on the same pages. Whichever of the two next writes to a page that both hold copies it first.
+  Sequence fork(Sequence parent);
+  /// Pages that no other sequence holds become free.
+  void remove(Sequence sequence);
+  /// k [num_kv_heads, count, head_dim], v [.., v_head_dim], as KvCache::append_to. Throws Error(exhausted), with nothing changed,
+  /// if the pool has not enough free pages; its message says how many are needed and how many there are.
+  void append(Sequence sequence, const TensorView& k, const TensorView& v, const std::optional<Rope>& rope = {});
+  /// Drops the keys from `length` on, and the pages that are empty then.
+  void truncate(Sequence sequence, std::int64_t length);
+
+  /// The call with these sequences as its batch, in this order; one may appear several times. What it points to lasts until the
+  /// next change of the cache or the next bind.
+  Tensors bind(Tensors tensors, std::span<const Sequence> sequences);
+
+ private:
+  struct Memory;
+  std::unique_ptr<Memory> memory_;
+};
+
+}  // namespace attn
