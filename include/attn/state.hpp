@@ -7,9 +7,12 @@
 //   lse = log(exp(lse_a) + exp(lse_b)),   O = exp(lse_a - lse) O_a + exp(lse_b - lse) O_b
 //
 // wherever each was computed: a shared prefix and the rest (Juravsky et al. 2024, arXiv:2402.05099), splits of a long cache, other
-// machines (Liu et al. 2023, arXiv:2310.01889). merge is associative and commutative to rounding; a part without keys, O = 0 and
-// lse = -inf, is its identity, and merging with it keeps the other part's bits. It is what attention() writes for a row that sees
-// no key. A sink must be in one part alone.
+// machines (Liu et al. 2023, arXiv:2310.01889). A part without keys has lse = -inf, and its O counts for nothing, whatever it holds;
+// it is what attention() writes for a row that sees no key, and merging with it keeps the other part's bits. Apart from that, merge
+// is associative and commutative to rounding: O to that of its type, and a share of O to the rounding of lse, eps |lse|.
+//
+// Where a part is made by attention() on some of the keys, a sink belongs to one part alone, and positions count from the part's
+// first key: what is causal with an offset is causal with offset - first key there.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -34,8 +37,10 @@ struct ConstState {
 /// Sets a state to the identity: out = 0, lse = -inf.
 void clear(const State& state);
 
-/// into = merge of into and part, row by row; out is accumulated in f32 and rounded to its type once. NaN in a part reaches the same
-/// row of the result and no other, and so does an lse of +inf, as exp(inf - inf). Throws Error(invalid_argument), before anything is written, for shapes or types that do not fit.
+/// into = merge of into and part, row by row. Both have the same shape; out types and strides are each their own. out is added up
+/// in f32 and rounded to its type once; where neither part has keys, into becomes the identity. A NaN in a part reaches the same
+/// element of the result, one in lse the same row, and no other; so does an lse of +inf, as exp(inf - inf). Allocates nothing.
+/// Throws Error(invalid_argument), before anything is written, for shapes or types that do not fit.
 void merge(const State& into, const ConstState& part);
 /// into = merge of a and b; into may be a or b, and must not overlap them otherwise.
 void merge(const ConstState& a, const ConstState& b, const State& into);

@@ -1,1 +1,189 @@
-// Filled in by the commits that follow.
+// Clears and merges states, row by row. Rows pass through the stack in chunks: nothing is allocated, and `into` may be a part.
+#include <attn/error.hpp>
+#include <attn/isa.hpp>
+#include <attn/state.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "attention/rows.hpp"
+#include "kernels/select.hpp"
+
+namespace attn {
+namespace {
+
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+
+void require_dims(const char* name, const TensorView& tensor, const Dims& needed, const char* meaning) {
+  if (tensor.rank() != needed.rank()) {
+    reject(fmt::format("{} has shape {} of rank {}; it needs rank {}: {}", name, tensor.shape.to_string(), tensor.rank(), needed.rank(),
+                       meaning));
+  }
+  for (int dim = 0; dim < needed.rank(); ++dim) {
+    if (tensor.shape[dim] == needed[dim]) continue;
+    reject(fmt::format("{} has shape {}: dim {} is {}, but it needs {} ({})", name, tensor.shape.to_string(), dim, tensor.shape[dim],
+                       needed[dim], meaning));
+  }
+}
+
+void require_data(const char* name, const TensorView& tensor) {
+  if (tensor.data == nullptr && tensor.size() > 0) {
+    reject(fmt::format("{} of shape {} has no data (null pointer)", name, tensor.shape.to_string()));
+  }
+}
+
+/// What the tensors of a state are called in messages.
+struct Names {
+  const char* out;
+  const char* lse;
+};
+
+/// The dims that count rows.
+Dims dims_of_rows(const TensorView& out) { return {out.shape.begin(), out.rank() - 1}; }
+
+void check(const Names& names, const ConstState& state) {
+  const TensorView& out = state.out;
+  if (out.rank() == 0) reject(fmt::format("{} has shape [] of rank 0; it needs rank 1 or more: [..., v_head_dim]", names.out));
+  if (out.dtype != DType::f32 && out.dtype != DType::bf16 && out.dtype != DType::f16) {
+    reject(fmt::format("{} has type {}; it needs f32, bf16 or f16", names.out, name_of(out.dtype)));
+  }
+  if (state.lse.dtype != DType::f32) reject(fmt::format("{} has type {}; it needs f32", names.lse, name_of(state.lse.dtype)));
+  require_dims(names.lse, state.lse, dims_of_rows(out), "the dims of its out but the last");
+  require_data(names.out, out);
+  require_data(names.lse, state.lse);
+}
+
+/// `index` names a row.
+std::byte* address_of(const TensorView& tensor, const Dims& index) {
+  auto* data = static_cast<std::byte*>(const_cast<void*>(tensor.data));
+  if (data == nullptr) return nullptr;  // rows of no elements
+  std::int64_t offset = 0;
+  for (int dim = 0; dim < index.rank(); ++dim) offset += index[dim] * tensor.strides[dim];
+  return data + offset * static_cast<std::int64_t>(size_of(tensor.dtype));
+}
+
+Row row_at(const TensorView& out, const Dims& index) { return {address_of(out, index), out.dtype, out.strides[index.rank()]}; }
+
+float& lse_at(const TensorView& lse, const Dims& index) { return *reinterpret_cast<float*>(address_of(lse, index)); }
+
+template <class F>
+void for_each_row(const Dims& shape, F&& f) {
+  Dims index = shape;
+  for (int dim = 0; dim < shape.rank(); ++dim) index[dim] = 0;
+  for (std::int64_t n = shape.product(); n > 0; --n) {
+    f(index);
+    for (int dim = shape.rank() - 1; dim >= 0 && ++index[dim] == shape[dim]; --dim) index[dim] = 0;
+  }
+}
+
+/// Keeps the bits of a row of the same type, whatever they are.
+void copy_row(const Row& from, std::int64_t count, const Row& to) {
+  copy_into({from.data, from.dtype, {count}, {from.stride}}, {to.data, to.dtype, {count}, {to.stride}});
+}
+
+void clear_row(const Row& row, std::int64_t count) {
+  const float zero = 0;
+  copy_into({&zero, DType::f32, {count}, {0}}, {row.data, row.dtype, {count}, {row.stride}});
+}
+
+/// The shares of two parts in their whole, and its lse.
+struct Shares {
+  float a;
+  float b;
+  float lse;
+};
+
+/// Of lse above -inf. The shares follow from lse before it is rounded: where it is large, they would be far off otherwise. Nothing
+/// overflows: a double has room for the difference of any two floats, and no exponent is above 0.
+Shares shares_of(double lse_a, double lse_b) {
+  const double larger = std::max(lse_a, lse_b);
+  const double a = std::exp(lse_a - larger);
+  const double b = std::exp(lse_b - larger);
+  const double sum = a + b;
+  return {static_cast<float>(a / sum), static_cast<float>(b / sum), static_cast<float>(larger + std::log(sum))};
+}
+
+/// Each chunk is read before it is written, as `into` may be a part.
+void add_rows(const Row& row_a, const Row& row_b, const Shares& shares, std::int64_t count, const kernels::Kernels& kernels,
+              const Row& into) {
+  constexpr std::int64_t chunk_size = 256;
+  float staging_a[chunk_size], staging_b[chunk_size], sums[chunk_size];
+  const auto from = [](const Row& row, std::int64_t first) { return Row{row.at(first), row.dtype, row.stride}; };
+  for (std::int64_t first = 0; first < count; first += chunk_size) {
+    const std::int64_t size = std::min(chunk_size, count - first);
+    const float* a = as_floats(from(row_a, first), size, kernels, staging_a);
+    const float* b = as_floats(from(row_b, first), size, kernels, staging_b);
+    for (std::int64_t d = 0; d < size; ++d) sums[d] = shares.a * a[d] + shares.b * b[d];
+    write_row(sums, size, kernels, from(into, first));
+  }
+}
+
+/// Merges one row and returns its lse. A part without keys is not read.
+float merge_rows(const Row& row_a, float lse_a, const Row& row_b, float lse_b, std::int64_t count, const kernels::Kernels& kernels,
+                 const Row& into) {
+  if (lse_a == minus_infinity && lse_b == minus_infinity) {
+    clear_row(into, count);
+    return minus_infinity;
+  }
+  if (lse_a == minus_infinity) {
+    copy_row(row_b, count, into);
+    return lse_b;
+  }
+  if (lse_b == minus_infinity) {
+    copy_row(row_a, count, into);
+    return lse_a;
+  }
+  const Shares shares = shares_of(lse_a, lse_b);
+  add_rows(row_a, row_b, shares, count, kernels, into);
+  return shares.lse;
+}
+
+void merge_checked(const ConstState& a, const ConstState& b, const State& into) {
+  const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
+  const std::int64_t count = into.out.shape[into.out.rank() - 1];
+  for_each_row(into.lse.shape, [&](const Dims& row) {
+    lse_at(into.lse, row) =
+        merge_rows(row_at(a.out, row), lse_at(a.lse, row), row_at(b.out, row), lse_at(b.lse, row), count, kernels, row_at(into.out, row));
+  });
+}
+
+void check_part(const Names& names, const ConstState& part, const State& into) {
+  check(names, part);
+  require_dims(names.out, part.out, into.out.shape, "the dims of into.out");
+}
+
+constexpr Names names_of_into{"into.out", "into.lse"};
+
+}  // namespace
+
+void clear(const State& state) {
+  check({"state.out", "state.lse"}, state);
+  const std::int64_t count = state.out.shape[state.out.rank() - 1];
+  for_each_row(state.lse.shape, [&](const Dims& row) {
+    clear_row(row_at(state.out, row), count);
+    lse_at(state.lse, row) = minus_infinity;
+  });
+}
+
+void merge(const State& into, const ConstState& part) {
+  check(names_of_into, into);
+  check_part({"part.out", "part.lse"}, part, into);
+  merge_checked(into, part, into);
+}
+
+void merge(const ConstState& a, const ConstState& b, const State& into) {
+  check(names_of_into, into);
+  check_part({"a.out", "a.lse"}, a, into);
+  check_part({"b.out", "b.lse"}, b, into);
+  merge_checked(a, b, into);
+}
+
+}  // namespace attn
