@@ -10,6 +10,7 @@
 
 #include "attention/key_range.hpp"
 #include "attention/plan.hpp"
+#include "attention/schedule.hpp"
 #include "kernels/select.hpp"
 #include "support/masks.hpp"
 
@@ -34,10 +35,10 @@ bool in_sight(const Problem& problem, std::int64_t p, std::int64_t key) {
 
 /// Empty, or the first key that the range has and the mask has not, or the other way round.
 std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_t key_count) {
-  const Sight sight(problem, length, key_count);
+  const Sight sight(problem, problem.sizes.q_len, length, key_count);
   for (std::int64_t i = 0; i < problem.sizes.q_len; ++i) {
     const KeyRange range = sight.of(i);
-    const std::int64_t p = i + causal_offset(problem, length);
+    const std::int64_t p = i + causal_offset(problem, problem.sizes.q_len, length);
     for (std::int64_t key = 0; key < problem.sizes.kv_len; ++key) {
       const bool expected = key < length && key < key_count && in_sight(problem, p, key);
       if ((range.begin <= key && key < range.end) != expected) return fmt::format("query {} key {}", i, key);
@@ -49,7 +50,7 @@ std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_
 
 /// Empty, or two queries whose hull leaves out a key that one between them sees.
 std::string wrong_hull(const Problem& problem) {
-  const Sight sight(problem, problem.sizes.kv_len, problem.sizes.kv_len);
+  const Sight sight(problem, problem.sizes.q_len, problem.sizes.kv_len, problem.sizes.kv_len);
   for (std::int64_t first = 0; first < problem.sizes.q_len; ++first) {
     for (std::int64_t last = first; last < problem.sizes.q_len; ++last) {
       const KeyRange hull = sight.hull(first, last);
@@ -86,8 +87,32 @@ std::string name_of_sizes(const Sizes& sizes) {
   return fmt::format("group_size {} q_len {} kv_len {} head_dim {}", sizes.group_size, sizes.q_len, sizes.kv_len, sizes.head_dim);
 }
 
+/// A schedule with memory of its own.
+struct OwnSchedule {
+  std::vector<HeadWork> heads;
+  std::vector<HeadProgress> progress;
+  Schedule schedule;
+
+  OwnSchedule(std::vector<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots)
+      : heads(entries.size() * static_cast<std::size_t>(num_kv_heads)),
+        progress(heads.size()),
+        schedule(entries, num_kv_heads, slots, heads.data(), progress.data()) {}
+};
+
+EntryWork entry(std::int64_t batch, Way way, std::int64_t pack_items, std::int64_t compute_items, double cost = 1) {
+  const std::int64_t partial_rows = way == Way::in_place && compute_items > 1 ? compute_items * 3 : 0;
+  return {.batch = batch, .way = way, .pack_items = pack_items, .compute_items = compute_items, .partial_rows = partial_rows, .cost = cost};
+}
+
+/// Prompts of several lengths, decode steps with and without splits, and an entry without queries.
+std::vector<EntryWork> mixed_batch() {
+  return {entry(0, Way::in_place, 0, 1, 10), entry(1, Way::shared, 3, 4, 50), entry(2, Way::shared, 1, 2, 5),
+          entry(3, Way::in_place, 0, 5, 90), entry(4, Way::shared, 0, 0),     entry(5, Way::shared, 2, 7, 70),
+          entry(6, Way::shared, 0, 1, 1)};
+}
+
 /// Tickets by kind, head and block.
-std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> tickets(const WorkList& work) {
+std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> tickets(const Schedule& work) {
   std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> all;
   for (std::int64_t ticket = 0; ticket < work.size(); ++ticket) {
     const WorkItem item = work.item(ticket);
@@ -100,13 +125,6 @@ struct Operands {
   std::int64_t per_word;
   bool fixed_q_block;
 };
-
-Blocking blocks(std::int64_t q_blocks, std::int64_t kv_blocks) {
-  Blocking blocking;
-  blocking.q_blocks = q_blocks;
-  blocking.kv_blocks = kv_blocks;
-  return blocking;
-}
 
 }  // namespace
 
@@ -127,9 +145,9 @@ TEST_CASE("A query's range holds the keys that causal mask, window and lengths l
 TEST_CASE("Positions far outside leave empty or full ranges") {
   constexpr std::int64_t far = std::int64_t{1} << 48;
   const std::int64_t length = 10;
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), length, 10).of(0).empty());
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), {}), length, 10).of(0) == KeyRange{0, 10});
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), length, 10).of(0).empty());
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), 5, length, 10).of(0).empty());
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).of(0) == KeyRange{0, 10});
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), 5, length, 10).of(0).empty());
 }
 
 TEST_CASE("Blocks cover all rows and keys") {
@@ -178,39 +196,50 @@ TEST_CASE("What decides the order of sums depends on one head's sizes alone") {
 }
 
 TEST_CASE("Every block is packed and computed once") {
-  for (const std::int64_t heads : {1, 2, 7}) {
-    for (const std::int64_t q_blocks : {1, 2, 9}) {
-      for (const std::int64_t kv_blocks : {0, 1, 5}) {
-        const WorkList work(heads, blocks(q_blocks, kv_blocks));
-        const auto all = tickets(work);
-        CHECK(static_cast<std::int64_t>(all.size()) == work.size());
-        const std::int64_t expected = q_blocks == 1 ? heads : heads * (q_blocks + kv_blocks);
-        CHECK(work.size() == expected);
-        for (const auto& [item, ticket] : all) {
-          const auto [kind, head, block] = item;
-          CHECK((kind == WorkItem::Kind::pack_and_compute) == work.packs_alone());
-          CHECK((0 <= head && head < heads));
-          CHECK((0 <= block && block < (kind == WorkItem::Kind::pack ? kv_blocks : q_blocks)));
-        }
-      }
+  for (const std::int64_t num_kv_heads : {1, 2, 7}) {
+    const OwnSchedule own(mixed_batch(), num_kv_heads, 3);
+    const Schedule& work = own.schedule;
+    const auto all = tickets(work);
+    CHECK(static_cast<std::int64_t>(all.size()) == work.size());
+    std::int64_t expected = 0;
+    for (const EntryWork& entry : mixed_batch()) expected += num_kv_heads * (entry.pack_items + entry.compute_items);
+    CHECK(work.size() == expected);
+    for (const auto& [item, ticket] : all) {
+      const auto [kind, head, block] = item;
+      REQUIRE((0 <= head && head < work.num_heads()));
+      const HeadWork& of = work.head(head);
+      CHECK((0 <= block && block < (kind == WorkItem::Kind::pack ? of.pack_items : of.compute_items)));
     }
   }
 }
 
+TEST_CASE("Every KV head of every entry with queries is there once, the costliest first") {
+  const OwnSchedule own(mixed_batch(), 2, 3);
+  std::vector<std::int64_t> order;
+  for (std::int64_t head = 0; head < own.schedule.num_heads(); ++head) {
+    CHECK(own.schedule.head(head).kv_head == head % 2);
+    if (head % 2 == 0) order.push_back(own.schedule.head(head).batch);
+  }
+  CHECK(order == std::vector<std::int64_t>{5, 1, 2, 6, 3, 0});
+}
+
 TEST_CASE("An item waits only for items with earlier tickets") {
-  for (const std::int64_t heads : {1, 2, 3, 7}) {
-    for (const int num_threads : {1, 2, 16}) {
-      const std::int64_t q_blocks = 4, kv_blocks = 3;
-      const WorkList work(heads, blocks(q_blocks, kv_blocks));
+  for (const std::int64_t num_kv_heads : {1, 2, 7}) {
+    for (const std::int64_t slots : {2, 3}) {  // packing runs one ahead, so one slot would not do
+      const OwnSchedule own(mixed_batch(), num_kv_heads, slots);
+      const Schedule& work = own.schedule;
       const auto all = tickets(work);
-      const std::int64_t slots = work.slots(num_threads);
-      CHECK((1 <= slots && slots <= heads));
-      for (std::int64_t head = 0; head < heads; ++head) {
-        for (std::int64_t q = 0; q < q_blocks; ++q) {
-          const std::int64_t computed = all.at({WorkItem::Kind::compute, head, q});
-          for (std::int64_t kv = 0; kv < kv_blocks; ++kv) {
-            CHECK(all.at({WorkItem::Kind::pack, head, kv}) < computed);
-            if (head + slots < heads) CHECK(all.at({WorkItem::Kind::pack, head + slots, kv}) > computed);
+      for (std::int64_t head = 0; head < work.num_heads(); ++head) {
+        const HeadWork& of = work.head(head);
+        if (of.way != Way::shared) continue;
+        CHECK((0 <= of.slot && of.slot < slots));
+        if (of.slot_before >= 0) CHECK(work.head(of.slot_before).slot == of.slot);
+        for (std::int64_t block = 0; block < of.pack_items; ++block) {
+          const std::int64_t packed = all.at({WorkItem::Kind::pack, head, block});
+          for (std::int64_t rows = 0; rows < of.compute_items; ++rows) CHECK(packed < all.at({WorkItem::Kind::compute, head, rows}));
+          if (of.slot_before < 0) continue;
+          for (std::int64_t rows = 0; rows < work.head(of.slot_before).compute_items; ++rows) {
+            CHECK(all.at({WorkItem::Kind::compute, of.slot_before, rows}) < packed);
           }
         }
       }
@@ -219,7 +248,8 @@ TEST_CASE("An item waits only for items with earlier tickets") {
 }
 
 TEST_CASE("The last rows of a head, which a causal mask makes the longest, come first") {
-  const auto all = tickets(WorkList(3, blocks(5, 2)));
+  const OwnSchedule own({entry(0, Way::shared, 2, 5)}, 3, 3);
+  const auto all = tickets(own.schedule);
   for (std::int64_t head = 0; head < 3; ++head) {
     for (std::int64_t q = 1; q < 5; ++q) {
       CHECK(all.at({WorkItem::Kind::compute, head, q}) < all.at({WorkItem::Kind::compute, head, q - 1}));
@@ -227,7 +257,33 @@ TEST_CASE("The last rows of a head, which a causal mask makes the longest, come 
   }
 }
 
+TEST_CASE("Parts of split heads do not overlap") {
+  const OwnSchedule own({entry(0, Way::in_place, 0, 4), entry(1, Way::in_place, 0, 1), entry(2, Way::in_place, 0, 2)}, 2, 0);
+  std::int64_t next = 0;
+  for (std::int64_t head = 0; head < own.schedule.num_heads(); ++head) {
+    CHECK(own.schedule.head(head).first_partial == next);
+    if (own.schedule.head(head).compute_items > 1) next += own.schedule.head(head).compute_items * 3;
+  }
+}
+
+TEST_CASE("Splits cover all keys, are no more than announced, and depend on one head alone") {
+  for_each_sizes([&](Sizes sizes) {
+    for (const std::int64_t keys : {0, 1, 127, 128, 513, 8192, 8193, 100'000}) {
+      INFO(name_of_sizes(sizes) << " visible keys " << keys);
+      const Splits splits = choose_splits(keys, sizes);
+      CHECK(splits.count >= 1);
+      CHECK(splits.count * splits.keys >= keys);
+      CHECK((splits.count - 1) * splits.keys < std::max<std::int64_t>(keys, 1));
+      CHECK(splits.count <= most_splits(keys, sizes));
+      CHECK(most_splits(keys, sizes) <= most_splits(keys + 1, sizes));
+      Sizes crowd = sizes;
+      crowd.batch = 50;
+      CHECK(choose_splits(keys, crowd).count == splits.count);
+    }
+  });
+}
+
 TEST_CASE("Without heads or rows there is no work") {
-  CHECK(WorkList(0, blocks(3, 3)).size() == 0);
-  CHECK(WorkList().size() == 0);
+  CHECK(OwnSchedule({entry(0, Way::shared, 3, 0), entry(1, Way::in_place, 0, 0)}, 3, 2).schedule.size() == 0);
+  CHECK(OwnSchedule({entry(0, Way::shared, 3, 3)}, 0, 2).schedule.size() == 0);
 }

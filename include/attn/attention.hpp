@@ -83,6 +83,10 @@ struct Options {
   std::optional<int> num_threads{};  // default: OpenMP's; inside a caller's own parallel region always 1
   std::optional<Isa> isa{};          // default: default_isa()
   ScoreMatmul score_matmul = ScoreMatmul::automatic;
+  // Of a ragged batch: no sequence is longer, or running it is an Error. Default: all tokens; attention() looks at the offsets
+  // itself. They bound a plan's workspace.
+  std::optional<std::int64_t> max_q_len{};
+  std::optional<std::int64_t> max_kv_len{};
 };
 
 /// Computes O (and lse). Throws Error before anything is written: invalid_argument for shapes, types or options that do not

@@ -1,4 +1,4 @@
-// A call's way: validate (validate.cpp) -> plan (here and plan.cpp) -> run (prefill.cpp, row_block.cpp).
+// A call's way: validate (validate.cpp) -> plan (here and plan.cpp) -> run (run.cpp).
 #include <attn/attention.hpp>
 #include <attn/error.hpp>
 
@@ -9,7 +9,7 @@
 
 #include "attention/pack.hpp"
 #include "attention/parallel.hpp"
-#include "attention/prefill.hpp"
+#include "attention/run.hpp"
 #include "attention/problem.hpp"
 #include "kernels/select.hpp"
 
@@ -35,6 +35,44 @@ const kernels::Arithmetic& choose_arithmetic(const kernels::Kernels& kernels, co
   return bf16 ? kernels.bf16 : kernels.f32;
 }
 
+/// Items of the call's schedule, if its lengths are known.
+std::int64_t most_items(const PreparedCall& prepared) {
+  const Sizes& sizes = prepared.problem.sizes;
+  const std::int64_t heads = sizes.batch * sizes.num_kv_heads;
+  switch (way_of(prepared, sizes.q_len)) {
+    case Way::whole: return heads;
+    case Way::shared: return heads * (prepared.blocking.q_blocks + prepared.blocking.kv_blocks);
+    case Way::in_place: return heads * most_splits(sizes.kv_len, sizes);
+  }
+  return heads;
+}
+
+/// Heads whose packed keys and values exist at the same time.
+std::int64_t packed_slots(const PreparedCall& prepared) {
+  const std::int64_t heads = prepared.problem.sizes.batch * prepared.problem.sizes.num_kv_heads;
+  constexpr std::int64_t in_flight = 3;  // one being computed, one packed, one about to be free
+  const bool whole = way_of(prepared, prepared.problem.sizes.q_len) == Way::whole;
+  return std::min<std::int64_t>(whole ? prepared.num_threads : in_flight, heads);
+}
+
+ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_tokens) {
+  const Sizes& sizes = prepared.problem.sizes;
+  ScratchShape shape{.sizes = sizes,
+                     .blocking = prepared.blocking,
+                     .short_blocking = prepared.short_blocking,
+                     .panel_width = prepared.kernels->panel_width,
+                     .num_threads = prepared.num_threads,
+                     .score_tiles = prepared.score_matmul != nullptr};
+  shape.packs = way_of(prepared, sizes.q_len) != Way::in_place;
+  shape.in_place = way_of(prepared, prepared.ragged ? 1 : sizes.q_len) == Way::in_place;
+  shape.slots = shape.packs ? packed_slots(prepared) : 0;
+  const std::int64_t splits = most_splits(sizes.kv_len, sizes);
+  if (shape.in_place && splits > 1) {
+    shape.partial_rows = std::min(sizes.batch * most_short_rows, query_tokens * sizes.group_size) * sizes.num_kv_heads * splits;
+  }
+  return shape;
+}
+
 PreparedCall prepare(const Tensors& tensors, const Options& options) {
   PreparedCall prepared;
   prepared.problem = validate(tensors, options);
@@ -42,6 +80,8 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.isa = options.isa.value_or(default_isa());
   prepared.kernels = &kernels::kernels_for(prepared.isa);
   const Sizes& sizes = prepared.problem.sizes;
+  prepared.ragged = !tensors.q_offsets.absent() || !tensors.kv_offsets.absent();
+  prepared.kv_element_size = size_of(tensors.k.dtype);
   prepared.num_threads = useful_threads(sizes, options.num_threads.value_or(default_num_threads()));
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(kernels, tensors, options.score_matmul);
@@ -50,20 +90,18 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
   const bool matmul_tiles = prepared.score_matmul != nullptr;
   prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
-  prepared.work = WorkList(prepared.blocking.q_blocks > 0 ? sizes.batch * sizes.num_kv_heads : 0, prepared.blocking);
-  // No more threads than items either: they would only take memory.
-  prepared.num_threads = static_cast<int>(std::clamp<std::int64_t>(prepared.work.size(), 1, prepared.num_threads));
+  prepared.short_blocking = choose_short_blocking(sizes, kernels);
   prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
-  prepared.scratch = {.sizes = sizes,
-                      .blocking = prepared.blocking,
-                      .panel_width = kernels.panel_width,
-                      .slots = prepared.work.slots(prepared.num_threads),
-                      .num_threads = prepared.num_threads,
-                      .score_tiles = matmul_tiles};
+  // No more threads than items either: they would only take memory.
+  if (!prepared.ragged) {
+    prepared.num_threads = static_cast<int>(std::clamp<std::int64_t>(most_items(prepared), 1, prepared.num_threads));
+  }
+  const bool ragged_queries = !tensors.q_offsets.absent();
+  prepared.scratch = scratch_shape(prepared, ragged_queries ? tensors.q.shape[0] : sizes.batch * sizes.q_len);
   return prepared;
 }
 
-using NamedViews = std::array<std::pair<const char*, TensorView>, 9>;
+using NamedViews = std::array<std::pair<const char*, TensorView>, 15>;
 
 NamedViews named_views(const Tensors& tensors) {
   return {{{"q", tensors.q},
@@ -74,7 +112,13 @@ NamedViews named_views(const Tensors& tensors) {
            {"alibi_slopes", tensors.alibi_slopes},
            {"sinks", tensors.sinks},
            {"kv_lens", tensors.kv_lens},
-           {"lse", tensors.lse}}};
+           {"lse", tensors.lse},
+           {"q_offsets", tensors.q_offsets},
+           {"kv_offsets", tensors.kv_offsets},
+           {"page_table", tensors.page_table},
+           {"kv_starts", tensors.kv_starts},
+           {"k_scales", tensors.k_scales},
+           {"v_scales", tensors.v_scales}}};
 }
 
 std::string describe(const TensorView& view) {
@@ -113,8 +157,14 @@ Isa Plan::isa() const noexcept { return prepared_->call.isa; }
 
 std::string Plan::description() const {
   const PreparedCall& call = prepared_->call;
-  return fmt::format("tiled, {} kernels, {} multiplied{}, scores by {}, blocks of {} rows x {} keys, {} threads", name_of(call.isa),
-                     call.blocking.per_word == 2 ? "bf16" : "f32", call.widens ? " (16-bit operands widened)" : "",
+  const bool short_rows = way_of(call, call.problem.sizes.q_len) == Way::in_place;
+  const std::string start = fmt::format("tiled, {} kernels, ", name_of(call.isa));
+  const std::string widened = call.widens || (short_rows && call.kv_element_size < sizeof(float)) ? " (narrower operands widened)" : "";
+  if (short_rows) {
+    return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start, widened, call.num_threads);
+  }
+  return fmt::format("{}{} multiplied{}, scores by {}, blocks of {} rows x {} keys, {} threads", start,
+                     call.blocking.per_word == 2 ? "bf16" : "f32", widened,
                      call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
                      call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }
@@ -125,11 +175,11 @@ void Plan::run(const Tensors& tensors, Workspace& workspace) const {
   if (workspace.size() < workspace_size()) {
     throw Error(ErrorCode::invalid_argument, fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(), workspace_size()));
   }
-  run_prefill(prepared_->call, tensors, workspace.data());
+  attn::run(prepared_->call, tensors, workspace.data());
 }
 
 void attention(const Tensors& tensors, const Options& options) {
-  const Plan plan(tensors, options);
+  const Plan plan(tensors, with_lengths(tensors, options));
   Workspace workspace(plan.workspace_size());
   plan.run(tensors, workspace);
 }

@@ -6,8 +6,8 @@ namespace attn {
 
 KeyRange intersection(KeyRange a, KeyRange b) noexcept { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
 
-Sight::Sight(const Problem& problem, std::int64_t kv_length, std::int64_t key_count) noexcept
-    : offset_(causal_offset(problem, kv_length)),
+Sight::Sight(const Problem& problem, std::int64_t q_len, std::int64_t kv_length, std::int64_t key_count) noexcept
+    : offset_(causal_offset(problem, q_len, kv_length)),
       key_count_(std::min(kv_length, key_count)),
       causal_(problem.causal.has_value()),
       window_(problem.window) {}

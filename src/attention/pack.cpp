@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "attention/prefill.hpp"
+#include "attention/run.hpp"
 #include "attention/rows.hpp"
 
 namespace attn {
@@ -16,15 +16,15 @@ kernels::PanelLayout value_layout(const Blocking& blocking) noexcept {
   return {blocking.value_panel_width, blocking.value_words() * blocking.value_panel_width, blocking.value_panel_width};
 }
 
-Packer::Packer(const PreparedCall& prepared, const Tensors& tensors) noexcept
+Packer::Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept
     : sizes_(prepared.problem.sizes),
       blocking_(prepared.blocking),
       kernels_(*prepared.kernels),
       arithmetic_(*prepared.arithmetic),
-      tensors_(tensors),
+      layout_(layout),
       key_layout_(prepared.key_layout),
       value_layout_(value_layout(blocking_)),
-      in_place_layout_{tensors.v.strides[2], blocking_.value_panel_width, blocking_.value_panel_width} {}
+      in_place_layout_{sizes_.v_head_dim, blocking_.value_panel_width, blocking_.value_panel_width} {}
 
 float* Packer::key_panel(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
   return head.keys + block * blocking_.key_words * blocking_.kv_block + first_key / kernels_.panel_width * key_layout_.panel_stride;
@@ -45,27 +45,41 @@ kernels::Panels Packer::values(const PackedHead& head, std::int64_t block, std::
   return {value_row(head, block, first_key), value_layout_};
 }
 
-Packer::Operands Packer::operands(bool whole_words, const TensorView& tensor, std::int64_t batch, std::int64_t kv_head,
-                                  std::int64_t first, std::int64_t count, float* staging) const noexcept {
-  const Row row = row_of(tensor, batch, kv_head, first);
-  const std::int64_t width = tensor.shape[3];
-  const std::int64_t per_word = blocking_.per_word;
-  const bool in_place = whole_words ? lie_in_words(row, width, per_word, tensor.strides[2])
-                                    : row.stride == 1 && (per_word == 2 || row.dtype == DType::f32);
-  if (in_place) return {row.data, tensor.strides[2]};
-  const std::int64_t words = (width + per_word - 1) / per_word;
-  for (std::int64_t r = 0; r < count; ++r) {
-    read_words(row_of(tensor, batch, kv_head, first + r), width, per_word, kernels_, staging + r * words);
+template <class RowOf>
+Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* staging, RowOf row_of) const noexcept {
+  const std::int64_t per_word = blocking_.per_word, words = (width + per_word - 1) / per_word;
+  for (std::int64_t done = 0; done < keys.count;) {
+    const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
+    for (std::int64_t n = 0; n < stretch.count; ++n, ++done) {
+      read_words(row_of(stretch, n), width, per_word, kernels_, staging + done * words);
+    }
   }
   return {staging, words * per_word};
 }
 
+Packer::Operands Packer::keys_to_pack(const Keys& keys, float* staging) const noexcept {
+  const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const bool in_words = lie_in_words(stretch.first_key, sizes_.head_dim, blocking_.per_word, stretch.key_stride);
+  if (in_words && stretch.count == keys.count) return {stretch.first_key.data, stretch.key_stride};
+  return gather(keys, sizes_.head_dim, staging, [](const KeyStretch& from, std::int64_t n) { return from.key(n); });
+}
+
+Packer::Operands Packer::values_to_pack(const Keys& keys, float* staging) const noexcept {
+  const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const Row& first = stretch.first_value;
+  const bool as_operands = first.stride == 1 && first.dtype == (blocking_.per_word == 2 ? DType::bf16 : DType::f32);
+  if (as_operands && stretch.count == keys.count) return {first.data, stretch.value_stride};
+  return gather(keys, sizes_.v_head_dim, staging, [](const KeyStretch& from, std::int64_t n) { return from.value(n); });
+}
+
 /// The rows where they lie, if the micro-kernel can read them there: whole vectors of finite floats, row upon row.
-const float* Packer::values_in_place(const Row& first, std::int64_t count) const noexcept {
+const float* Packer::values_in_place(const Keys& keys) const noexcept {
+  const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const Row& first = stretch.first_value;
   const bool as_panels = blocking_.per_word == 1 && first.dense_f32() && sizes_.v_head_dim == blocking_.value_width &&
-                         tensors_.v.strides[2] == sizes_.v_head_dim &&
+                         stretch.value_stride == sizes_.v_head_dim && stretch.count == keys.count &&
                          reinterpret_cast<std::uintptr_t>(first.data) % Arena::alignment == 0;
-  return as_panels && kernels_.all_finite(first.floats(), count * sizes_.v_head_dim) ? first.floats() : nullptr;
+  return as_panels && kernels_.all_finite(first.floats(), keys.count * sizes_.v_head_dim) ? first.floats() : nullptr;
 }
 
 void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted, const PackedHead& to,
@@ -75,17 +89,17 @@ void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, 
   const KeyRange seen = intersection(wanted, {block_begin, block_begin + blocking_.kv_block});
   const KeyRange range{(seen.begin - block_begin) / panel_width * panel_width, seen.end - block_begin};
   if (range.empty()) return;
-  const float* const in_place = values_in_place(row_of(tensors_.v, batch, kv_head, block_begin + range.begin), range.size());
+  const float* const in_place = values_in_place({batch, kv_head, block_begin + range.begin, range.size()});
   to.values_in_place[block] = in_place == nullptr ? nullptr : in_place - range.begin * in_place_layout_.row_stride;
   bool finite = true;
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
-    const std::int64_t count = std::min(panel_width, range.end - first);
-    const Operands k = operands(true, tensors_.k, batch, kv_head, block_begin + first, count, staging);
-    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word, count, blocking_.key_words,
+    const Keys keys{batch, kv_head, block_begin + first, std::min(panel_width, range.end - first)};
+    const Operands k = keys_to_pack(keys, staging);
+    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word, keys.count, blocking_.key_words,
                              key_panel(to, block, first), key_layout_.row_stride);
     if (in_place != nullptr) continue;
-    const Operands v = operands(false, tensors_.v, batch, kv_head, block_begin + first, count, staging);
-    finite &= arithmetic_.pack_finite(v.rows, v.stride, count, sizes_.v_head_dim, value_row(to, block, first), value_layout_);
+    const Operands v = values_to_pack(keys, staging);
+    finite &= arithmetic_.pack_finite(v.rows, v.stride, keys.count, sizes_.v_head_dim, value_row(to, block, first), value_layout_);
   }
   to.finite[block] = finite;
 }

@@ -1,8 +1,7 @@
 // Copies a block of K and V into the panels that the micro-kernel reads.
 #pragma once
 
-#include <attn/attention.hpp>
-
+#include "attention/batch_layout.hpp"
 #include "attention/key_range.hpp"
 #include "attention/plan.hpp"
 #include "attention/rows.hpp"
@@ -20,7 +19,7 @@ struct PreparedCall;
 
 class Packer {
  public:
-  Packer(const PreparedCall& prepared, const Tensors& tensors) noexcept;
+  Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept;
 
   /// Packs those keys of a block of one KV head that lie in `wanted`, from a panel's beginning on. Values that lie as a panel
   /// would stay where they are. `staging` holds panel_width rows of the wider head dim.
@@ -35,21 +34,26 @@ class Packer {
   float* key_panel(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
   float* value_row(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept;
 
-  const float* values_in_place(const Row& first, std::int64_t count) const noexcept;
-
+  /// Up to panel_width keys of a KV head.
+  struct Keys {
+    std::int64_t batch, kv_head, first, count;
+  };
   struct Operands {
     const void* rows;
     std::int64_t stride;  // in elements
   };
-  /// `count` rows from `first` on in the operands' type, in place where they are; as whole words if asked for.
-  Operands operands(bool whole_words, const TensorView& tensor, std::int64_t batch, std::int64_t kv_head, std::int64_t first, std::int64_t count,
-                    float* staging) const noexcept;
+  // In the operands' type, where they lie if they lie so, else read into `staging`. Keys come in whole words.
+  Operands keys_to_pack(const Keys& keys, float* staging) const noexcept;
+  Operands values_to_pack(const Keys& keys, float* staging) const noexcept;
+  template <class RowOf>
+  Operands gather(const Keys& keys, std::int64_t width, float* staging, RowOf row_of) const noexcept;
+  const float* values_in_place(const Keys& keys) const noexcept;
 
   const Sizes& sizes_;
   const Blocking& blocking_;
   const kernels::Kernels& kernels_;
   const kernels::Arithmetic& arithmetic_;
-  const Tensors& tensors_;
+  const BatchLayout& layout_;
   kernels::PanelLayout key_layout_;
   kernels::PanelLayout value_layout_;
   kernels::PanelLayout in_place_layout_;

@@ -23,6 +23,15 @@ constexpr std::int64_t uncut_rows = 192;
 constexpr std::int64_t uncut_rows_of_one_block = 512;
 constexpr std::int64_t items_per_thread = 4;
 
+constexpr std::int64_t splits_at_most = 16;
+constexpr std::int64_t split_step = 128;
+
+/// Enough to be worth an item of its own: some 20 us from memory as f32.
+std::int64_t least_split_keys(const Sizes& sizes) {
+  constexpr std::int64_t elements = 128 * 1024;
+  return round_up(divide_up(elements, sizes.head_dim + sizes.v_head_dim), split_step);
+}
+
 std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t per_word, std::int64_t panel_width) {
   const std::int64_t fitting = kv_block_words * per_word / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
   const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
@@ -67,26 +76,27 @@ int useful_threads(const Sizes& sizes, int num_threads) {
   return static_cast<int>(std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
 }
 
-WorkList::WorkList(std::int64_t heads, const Blocking& blocking) noexcept
-    : heads_(heads),
-      packs_alone_(blocking.q_blocks == 1),
-      pack_items_(packs_alone_ ? 0 : blocking.kv_blocks),
-      compute_items_(blocking.q_blocks) {}
-
-/// Head 0 is packed first; then, stage after stage, one head is packed and the one before it computed.
-WorkItem WorkList::item(std::int64_t ticket) const noexcept {
-  if (packs_alone_) return {WorkItem::Kind::pack_and_compute, ticket, 0};
-  if (ticket < pack_items_) return {WorkItem::Kind::pack, 0, ticket};
-  const std::int64_t head = (ticket - pack_items_) / (pack_items_ + compute_items_);
-  const std::int64_t index = (ticket - pack_items_) % (pack_items_ + compute_items_);
-  const std::int64_t packed_beside = head + 1 < heads_ ? pack_items_ : 0;
-  if (index < packed_beside) return {WorkItem::Kind::pack, head + 1, index};
-  return {WorkItem::Kind::compute, head, compute_items_ - 1 - (index - packed_beside)};
+Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels) {
+  constexpr std::int64_t keys = 128;  // K and V of a block, 128 KiB of f32 at dims of 128, come to the cache and are used there
+  Blocking blocking;
+  blocking.rows = std::min(sizes.q_len * sizes.group_size, most_short_rows);
+  blocking.q_block = blocking.rows;
+  blocking.q_blocks = 1;
+  blocking.kv_block = keys;
+  blocking.kv_blocks = divide_up(sizes.kv_len, keys);
+  blocking.key_words = round_up(sizes.head_dim, kernels.vector_width);
+  blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
+  return blocking;
 }
 
-std::int64_t WorkList::slots(int num_threads) const noexcept {
-  if (packs_alone_) return std::min<std::int64_t>(num_threads, heads_);
-  return std::min<std::int64_t>(3, heads_);  // one being computed, one packed, one about to be free
+Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes) {
+  const std::int64_t even = round_up(divide_up(visible_keys, splits_at_most), split_step);
+  const std::int64_t keys = std::max(least_split_keys(sizes), even);
+  return {std::max<std::int64_t>(divide_up(visible_keys, keys), 1), keys};
+}
+
+std::int64_t most_splits(std::int64_t keys, const Sizes& sizes) {
+  return std::clamp<std::int64_t>(divide_up(keys, least_split_keys(sizes)), 1, splits_at_most);
 }
 
 }  // namespace attn

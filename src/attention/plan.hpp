@@ -32,36 +32,20 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
 /// As many of num_threads as have enough to do to be worth waking: at least 1.
 int useful_threads(const Sizes& sizes, int num_threads);
 
-/// What is done for KV heads 0, 1, ... (batch-major): each head's K and V are packed, a block of keys at a time, and then
-/// its rows are computed, a block at a time and the last, longest ones first. Threads take items in the order of their
-/// tickets, so an item waits only for items that somebody has taken before. Packing runs one head ahead, so that it is
-/// seldom waited for. With one block of rows a head, whoever computes it packs it too, and nobody waits.
-struct WorkItem {
-  enum class Kind { pack, compute, pack_and_compute } kind;
-  std::int64_t head;
-  std::int64_t block;  // of keys to pack, or of rows to compute
-  friend bool operator==(const WorkItem&, const WorkItem&) = default;
+/// Rows of a KV head up to which packing its keys and values does not pay: they are multiplied where they lie.
+inline constexpr std::int64_t most_short_rows = 24;
+
+/// The same for short rows, whose operands are floats whatever K and V are. A block of rows is all of a head's.
+Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels);
+
+/// Short rows against many keys are split by keys, so that there is work for all threads; the parts are merged in order. As bits
+/// depend on it, it follows from one head's sizes alone.
+struct Splits {
+  std::int64_t count;
+  std::int64_t keys;  // of each but the last
 };
-
-class WorkList {
- public:
-  WorkList() = default;
-  WorkList(std::int64_t heads, const Blocking& blocking) noexcept;
-
-  std::int64_t size() const noexcept { return heads_ * (pack_items_ + compute_items_); }
-  WorkItem item(std::int64_t ticket) const noexcept;
-  bool packs_alone() const noexcept { return packs_alone_; }
-  /// Items of one head.
-  std::int64_t pack_items() const noexcept { return pack_items_; }
-  std::int64_t compute_items() const noexcept { return compute_items_; }
-  /// Heads whose packed keys and values exist at the same time.
-  std::int64_t slots(int num_threads) const noexcept;
-
- private:
-  std::int64_t heads_ = 0;
-  bool packs_alone_ = false;
-  std::int64_t pack_items_ = 0;
-  std::int64_t compute_items_ = 0;
-};
+Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes);
+/// No head with up to so many keys has more splits.
+std::int64_t most_splits(std::int64_t keys, const Sizes& sizes);
 
 }  // namespace attn

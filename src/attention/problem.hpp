@@ -54,9 +54,13 @@ struct DenseMask {
 
 /// Of a validated call. A mask with data but no elements counts as present.
 DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes);
+/// Options with max_q_len and max_kv_len of a ragged batch, where they were not given and its offsets can be read.
+Options with_lengths(const Tensors& tensors, const Options& options);
 /// The number of keys that batch entry has: kv_lens[batch], or kv_len.
 std::int64_t kv_length(const Tensors& tensors, const Sizes& sizes, std::int64_t batch);
-/// p - i of the header's drawing for a batch entry with that many keys.
-std::int64_t causal_offset(const Problem& problem, std::int64_t kv_length);
+/// p - i of the header's drawing for a batch entry with that many queries and keys.
+std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length);
+/// An element of an i32 or i64 vector.
+std::int64_t integer_at(const TensorView& vector, std::int64_t index) noexcept;
 
 }  // namespace attn

@@ -2,8 +2,6 @@
 // longer than a few cache misses do.
 #pragma once
 
-#include <attn/tensor.hpp>
-
 #include <array>
 #include <cstdint>
 
@@ -16,15 +14,12 @@ class ReadAhead {
  public:
   void clear() noexcept { count_ = 0; }
 
-  /// Adds rows first <= row < last of a [batch, head, row, dim] tensor, if their elements lie side by side.
-  void add(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t first, std::int64_t last) noexcept {
-    if (first >= last || tensor.strides[3] != 1 || count_ == walks_.size()) return;
-    const auto size = static_cast<std::int64_t>(size_of(tensor.dtype));
+  /// Adds `count` rows of `width` elements, `stride` elements apart, if a row's elements lie side by side.
+  void add(const Row& first, std::int64_t stride, std::int64_t width, std::int64_t count) noexcept {
+    if (count <= 0 || first.stride != 1 || count_ == walks_.size()) return;
+    const auto size = static_cast<std::int64_t>(size_of(first.dtype));
     kernels::LineWalk& walk = walks_[count_];
-    walk = {.row = row_of(tensor, batch, head, first).data,
-            .row_stride = tensor.strides[2] * size,
-            .row_bytes = tensor.shape[3] * size,
-            .rows = last - first};
+    walk = {.row = first.data, .row_stride = stride * size, .row_bytes = width * size, .rows = count};
     if (count_ > 0) walks_[count_ - 1].next = &walk;
     ++count_;
   }

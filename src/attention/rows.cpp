@@ -5,10 +5,11 @@
 namespace attn {
 namespace {
 
-void widen(DType dtype, const std::byte* from, std::int64_t count, const kernels::Kernels& kernels, float* to) {
-  switch (dtype) {
+void widen(const Row& row, const std::byte* from, std::int64_t count, const kernels::Kernels& kernels, float* to) {
+  switch (row.dtype) {
     case DType::bf16: return kernels.widen_bf16(reinterpret_cast<const std::uint16_t*>(from), count, to);
     case DType::f16: return kernels.widen_f16(reinterpret_cast<const std::uint16_t*>(from), count, to);
+    case DType::i8: return kernels.widen_i8(reinterpret_cast<const std::int8_t*>(from), count, row.scale, to);
     default: std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
   }
 }
@@ -24,8 +25,8 @@ void narrow(DType dtype, const float* from, std::int64_t count, const kernels::K
 }  // namespace
 
 void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* to) noexcept {
-  if (row.stride == 1) return widen(row.dtype, row.data, count, kernels, to);
-  for (std::int64_t n = 0; n < count; ++n) widen(row.dtype, row.at(n), 1, kernels, to + n);
+  if (row.stride == 1) return widen(row, row.data, count, kernels, to);
+  for (std::int64_t n = 0; n < count; ++n) widen(row, row.at(n), 1, kernels, to + n);
 }
 
 void read_words(const Row& row, std::int64_t count, std::int64_t per_word, const kernels::Kernels& kernels, float* to) noexcept {

@@ -15,6 +15,7 @@ struct Row {
   std::byte* data;
   DType dtype;
   std::int64_t stride;
+  float scale = 1;  // of i8 elements
 
   std::byte* at(std::int64_t index) const noexcept { return data + index * stride * static_cast<std::int64_t>(size_of(dtype)); }
   /// Its floats lie side by side.

@@ -23,7 +23,7 @@ inline KeyRun all_keys_of_row(const Problem& problem, const Tensors& tensors, st
   row.q_head = index / sizes.q_len % sizes.num_q_heads;
   row.batch = index / sizes.q_len / sizes.num_q_heads;
   row.kv_head = row.q_head / sizes.group_size;
-  row.q_position = row.q_index + causal_offset(problem, kv_length(tensors, sizes, row.batch));
+  row.q_position = row.q_index + causal_offset(problem, sizes.q_len, kv_length(tensors, sizes, row.batch));
   row.count = sizes.kv_len;
   return row;
 }

@@ -37,47 +37,146 @@ void require_type(const char* name, const TensorView& tensor, DType dtype) {
   if (tensor.dtype != dtype) reject(fmt::format("{} has type {}; it needs {}", name, name_of(tensor.dtype), name_of(dtype)));
 }
 
-Sizes sizes_of_q_and_k(const TensorView& q, const TensorView& k) {
-  require_rank("q", q, 4, "[batch, num_q_heads, q_len, head_dim]");
-  require_rank("k", k, 4, "[batch, num_kv_heads, kv_len, head_dim]");
-  Sizes sizes;
-  sizes.batch = q.shape[0];
+bool given(const TensorView& tensor) { return !tensor.absent(); }
+
+void require_together(const char* name, bool one, const char* other, bool both, const char* why) {
+  if (one && !both) reject(fmt::format("{} is given without {}: {}", name, other, why));
+}
+
+void refuse_together(const char* a, const TensorView& first, const char* b, const TensorView& second, const char* why) {
+  if (given(first) && given(second)) reject(fmt::format("{} and {} are both given: {}", a, b, why));
+}
+
+void check_places(const Tensors& t) {
+  refuse_together("page_table", t.page_table, "kv_offsets", t.kv_offsets, "keys lie either in pages or one sequence after another");
+  refuse_together("page_table", t.page_table, "kv_starts", t.kv_starts, "keys lie either in pages or in rings");
+  refuse_together("kv_offsets", t.kv_offsets, "kv_starts", t.kv_starts, "keys lie either one sequence after another or in rings");
+  refuse_together("kv_offsets", t.kv_offsets, "kv_lens", t.kv_lens, "the offsets tell the lengths");
+  require_together("page_table", given(t.page_table), "kv_lens", given(t.kv_lens), "lengths are needed with pages");
+  require_together("kv_starts", given(t.kv_starts), "kv_lens", given(t.kv_lens), "lengths are needed with rings");
+  if (given(t.q_offsets) && given(t.mask)) {
+    throw Error(ErrorCode::unsupported,
+                "mask is given with q_offsets: sequences of different lengths have no common mask (causal, window and mask_mod work)");
+  }
+}
+
+void require_integers(const char* name, const TensorView& tensor) {
+  if (tensor.dtype == DType::i32 || tensor.dtype == DType::i64) return;
+  reject(fmt::format("{} has type {}; it needs i32 or i64", name, name_of(tensor.dtype)));
+}
+
+std::int64_t sequences_of(const char* name, const TensorView& offsets) {
+  require_rank(name, offsets, 1, "[batch + 1]");
+  require_integers(name, offsets);
+  if (offsets.shape[0] == 0) reject(fmt::format("{} has shape [0]; it needs [batch + 1]", name));
+  return offsets.shape[0] - 1;
+}
+
+std::int64_t longest(const char* name, const std::optional<std::int64_t>& bound, std::int64_t tokens) {
+  if (bound && *bound < 0) reject(fmt::format("{} is {}; it needs 0 or more", name, *bound));
+  return std::min(bound.value_or(tokens), tokens);
+}
+
+void take_q(const Tensors& tensors, const Options& options, Sizes& sizes) {
+  const TensorView& q = tensors.q;
+  if (given(tensors.q_offsets)) {
+    require_rank("q", q, 3, "[tokens, num_q_heads, head_dim] with q_offsets");
+    sizes.batch = sequences_of("q_offsets", tensors.q_offsets);
+    sizes.q_len = longest("max_q_len", options.max_q_len, q.shape[0]);
+  } else {
+    require_rank("q", q, 4, "[batch, num_q_heads, q_len, head_dim]");
+    sizes.batch = q.shape[0];
+    sizes.q_len = q.shape[2];
+  }
   sizes.num_q_heads = q.shape[1];
-  sizes.q_len = q.shape[2];
-  sizes.head_dim = q.shape[3];
-  sizes.num_kv_heads = k.shape[1];
-  sizes.kv_len = k.shape[2];
-  require_extent("k", k, 0, sizes.batch, "batch of q");
-  require_extent("k", k, 3, sizes.head_dim, "head_dim of q");
+  sizes.head_dim = q.shape[q.rank() - 1];
   if (sizes.head_dim == 0) reject(fmt::format("q has shape {}: head_dim is 0, but it needs at least 1", q.shape.to_string()));
+}
+
+/// Heads and lengths of k, however its keys lie.
+void take_k(const Tensors& tensors, const Options& options, Sizes& sizes) {
+  const TensorView& k = tensors.k;
+  if (given(tensors.kv_offsets)) {
+    require_rank("k", k, 3, "[tokens, num_kv_heads, head_dim] with kv_offsets");
+    const std::int64_t sequences = sequences_of("kv_offsets", tensors.kv_offsets);
+    if (sequences != sizes.batch) {
+      reject(fmt::format("kv_offsets has {} elements; it needs {} (batch + 1)", sequences + 1, sizes.batch + 1));
+    }
+    sizes.kv_len = longest("max_kv_len", options.max_kv_len, k.shape[0]);
+  } else if (given(tensors.page_table)) {
+    require_rank("k", k, 4, "[num_pages, num_kv_heads, page_size, head_dim] with page_table");
+    require_rank("page_table", tensors.page_table, 2, "[batch, max_pages]");
+    require_extent("page_table", tensors.page_table, 0, sizes.batch, "batch of q");
+    require_type("page_table", tensors.page_table, DType::i32);
+    if (k.shape[2] == 0) reject(fmt::format("k has shape {}: page_size is 0, but it needs at least 1", k.shape.to_string()));
+    sizes.kv_len = tensors.page_table.shape[1] * k.shape[2];
+  } else {
+    require_rank("k", k, 4, "[batch, num_kv_heads, kv_len, head_dim]");
+    require_extent("k", k, 0, sizes.batch, "batch of q");
+    sizes.kv_len = k.shape[2];
+  }
+  sizes.num_kv_heads = k.shape[1];
+  require_extent("k", k, k.rank() - 1, sizes.head_dim, "head_dim of q");
+}
+
+void take_group_size(Sizes& sizes) {
   const bool no_heads = sizes.num_q_heads == 0 && sizes.num_kv_heads == 0;
   if (!no_heads && (sizes.num_kv_heads == 0 || sizes.num_q_heads % sizes.num_kv_heads != 0)) {
     reject(fmt::format("q has {} heads and k has {}: num_q_heads needs to be a multiple of num_kv_heads", sizes.num_q_heads,
                        sizes.num_kv_heads));
   }
   sizes.group_size = no_heads ? 1 : sizes.num_q_heads / sizes.num_kv_heads;
-  require_float("q", q);
-  require_float("k", k);
+}
+
+/// i8 with scales of its shape without the last dim, or a float without.
+void check_kv_type(const char* name, const TensorView& tensor, const char* scales_name, const TensorView& scales) {
+  if (tensor.dtype != DType::i8) {
+    if (given(scales)) reject(fmt::format("{} is given, but {} has type {}: scales belong to i8", scales_name, name, name_of(tensor.dtype)));
+    return require_float(name, tensor);
+  }
+  if (!given(scales)) reject(fmt::format("{} has type i8 and no {}", name, scales_name));
+  require_rank(scales_name, scales, tensor.rank() - 1, "as its tensor, without the last dim");
+  for (int dim = 0; dim < scales.rank(); ++dim) require_extent(scales_name, scales, dim, tensor.shape[dim], "as its tensor");
+  require_type(scales_name, scales, DType::f32);
+}
+
+Sizes sizes_of_q_and_k(const Tensors& tensors, const Options& options) {
+  check_places(tensors);
+  Sizes sizes;
+  take_q(tensors, options, sizes);
+  take_k(tensors, options, sizes);
+  take_group_size(sizes);
+  require_float("q", tensors.q);
+  check_kv_type("k", tensors.k, "k_scales", tensors.k_scales);
   return sizes;
 }
 
-void check_v_and_out(const Tensors& tensors, Sizes& sizes) {
-  const TensorView& v = tensors.v;
-  const MutableTensorView& out = tensors.out;
-  require_rank("v", v, 4, "[batch, num_kv_heads, kv_len, v_head_dim]");
-  require_rank("out", out, 4, "[batch, num_q_heads, q_len, v_head_dim]");
-  sizes.v_head_dim = v.shape[3];
+/// v lies as k does.
+void take_v(const Tensors& tensors, Sizes& sizes) {
+  const TensorView &k = tensors.k, &v = tensors.v;
+  const bool ragged = given(tensors.kv_offsets), paged = given(tensors.page_table);
+  require_rank("v", v, k.rank(), ragged ? "[tokens, num_kv_heads, v_head_dim] with kv_offsets"
+                                 : paged ? "[num_pages, num_kv_heads, page_size, v_head_dim] with page_table"
+                                         : "[batch, num_kv_heads, kv_len, v_head_dim]");
+  sizes.v_head_dim = v.shape[v.rank() - 1];
   if (sizes.v_head_dim == 0) reject(fmt::format("v has shape {}: v_head_dim is 0, but it needs at least 1", v.shape.to_string()));
-  require_extent("v", v, 0, sizes.batch, "batch of q");
+  require_extent("v", v, 0, k.shape[0], ragged ? "tokens of k" : paged ? "num_pages of k" : "batch of q");
   require_extent("v", v, 1, sizes.num_kv_heads, "num_kv_heads of k");
-  require_extent("v", v, 2, sizes.kv_len, "kv_len of k");
-  require_extent("out", out, 0, sizes.batch, "batch of q");
+  if (!ragged) require_extent("v", v, 2, k.shape[2], paged ? "page_size of k" : "kv_len of k");
+  check_kv_type("v", v, "v_scales", tensors.v_scales);
+  require_type("v", v, k.dtype);
+}
+
+void check_out(const Tensors& tensors, const Sizes& sizes) {
+  const TensorView& out = tensors.out;
+  const bool ragged = given(tensors.q_offsets);
+  require_rank("out", out, tensors.q.rank(),
+               ragged ? "[tokens, num_q_heads, v_head_dim] with q_offsets" : "[batch, num_q_heads, q_len, v_head_dim]");
+  require_extent("out", out, 0, tensors.q.shape[0], ragged ? "tokens of q" : "batch of q");
   require_extent("out", out, 1, sizes.num_q_heads, "num_q_heads of q");
-  require_extent("out", out, 2, sizes.q_len, "q_len of q");
-  require_extent("out", out, 3, sizes.v_head_dim, "v_head_dim of v");
-  require_float("v", v);
+  if (!ragged) require_extent("out", out, 2, sizes.q_len, "q_len of q");
+  require_extent("out", out, out.rank() - 1, sizes.v_head_dim, "v_head_dim of v");
   require_float("out", out);
-  require_type("v", v, tensors.k.dtype);
 }
 
 void check_mask(const TensorView& mask, const Sizes& sizes) {
@@ -118,19 +217,18 @@ void check_side_tensors(const Tensors& tensors, const Sizes& sizes) {
     check_vector(name, *tensor, sizes.num_q_heads, "[num_q_heads]");
     require_type(name, *tensor, DType::f32);
   }
-  if (!tensors.kv_lens.absent()) {
-    check_vector("kv_lens", tensors.kv_lens, sizes.batch, "[batch]");
-    if (tensors.kv_lens.dtype != DType::i32 && tensors.kv_lens.dtype != DType::i64) {
-      reject(fmt::format("kv_lens has type {}; it needs i32 or i64", name_of(tensors.kv_lens.dtype)));
-    }
+  for (const auto& [name, tensor] : {std::pair{"kv_lens", &tensors.kv_lens}, std::pair{"kv_starts", &tensors.kv_starts}}) {
+    if (tensor->absent()) continue;
+    check_vector(name, *tensor, sizes.batch, "[batch]");
+    require_integers(name, *tensor);
   }
-  if (!tensors.lse.absent()) {
-    require_rank("lse", tensors.lse, 3, "[batch, num_q_heads, q_len]");
-    require_extent("lse", tensors.lse, 0, sizes.batch, "batch of q");
-    require_extent("lse", tensors.lse, 1, sizes.num_q_heads, "num_q_heads of q");
-    require_extent("lse", tensors.lse, 2, sizes.q_len, "q_len of q");
-    require_type("lse", tensors.lse, DType::f32);
-  }
+  if (tensors.lse.absent()) return;
+  const bool ragged = given(tensors.q_offsets);
+  require_rank("lse", tensors.lse, ragged ? 2 : 3, ragged ? "[tokens, num_q_heads] with q_offsets" : "[batch, num_q_heads, q_len]");
+  require_extent("lse", tensors.lse, 0, tensors.q.shape[0], ragged ? "tokens of q" : "batch of q");
+  require_extent("lse", tensors.lse, 1, sizes.num_q_heads, "num_q_heads of q");
+  if (!ragged) require_extent("lse", tensors.lse, 2, sizes.q_len, "q_len of q");
+  require_type("lse", tensors.lse, DType::f32);
 }
 
 Problem with_options(const Sizes& sizes, const Options& options) {
@@ -166,31 +264,7 @@ void require_data(const char* name, const TensorView& tensor) {
   }
 }
 
-}  // namespace
-
-Problem validate(const Tensors& tensors, const Options& options) {
-  Sizes sizes = sizes_of_q_and_k(tensors.q, tensors.k);
-  check_v_and_out(tensors, sizes);
-  check_side_tensors(tensors, sizes);
-  return with_options(sizes, options);
-}
-
-Problem validate_scores(const Tensors& tensors, const Options& options) {
-  const Sizes sizes = sizes_of_q_and_k(tensors.q, tensors.k);
-  check_side_tensors(tensors, sizes);
-  return with_options(sizes, options);
-}
-
-void validate_data(const Problem& problem, const Tensors& tensors) {
-  require_data("q", tensors.q);
-  require_data("k", tensors.k);
-  require_data("v", tensors.v);
-  require_data("out", tensors.out);
-  require_data("mask", tensors.mask);
-  require_data("alibi_slopes", tensors.alibi_slopes);
-  require_data("sinks", tensors.sinks);
-  require_data("kv_lens", tensors.kv_lens);
-  require_data("lse", tensors.lse);
+void check_lengths(const Problem& problem, const Tensors& tensors) {
   if (tensors.kv_lens.absent()) return;
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
     const std::int64_t length = kv_length(tensors, problem.sizes, batch);
@@ -198,6 +272,108 @@ void validate_data(const Problem& problem, const Tensors& tensors) {
       reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", batch, length, problem.sizes.kv_len));
     }
   }
+}
+
+/// From 0 to the number of tokens, never falling, and no sequence longer than the plan allows.
+void check_offsets(const char* name, const TensorView& offsets, std::int64_t tokens, std::int64_t most) {
+  if (offsets.absent()) return;
+  const std::int64_t sequences = offsets.shape[0] - 1;
+  if (integer_at(offsets, 0) != 0) reject(fmt::format("{}[0] is {}; it needs 0", name, integer_at(offsets, 0)));
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
+    if (end < begin) reject(fmt::format("{}[{}] is {}, below {}[{}] = {}: offsets never fall", name, b + 1, end, name, b, begin));
+    if (end - begin > most) {
+      reject(fmt::format("{} gives sequence {} a length of {}; the plan was made for {} at most", name, b, end - begin, most));
+    }
+  }
+  if (integer_at(offsets, sequences) != tokens) {
+    reject(fmt::format("{}[{}] is {}; it needs {}, the number of tokens", name, sequences, integer_at(offsets, sequences), tokens));
+  }
+}
+
+void check_starts(const Problem& problem, const Tensors& tensors) {
+  if (tensors.kv_starts.absent()) return;
+  const std::int64_t capacity = problem.sizes.kv_len;
+  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
+    const std::int64_t start = integer_at(tensors.kv_starts, batch);
+    const bool empty = capacity == 0 && start == 0;
+    if (!empty && (start < 0 || start >= capacity)) {
+      reject(fmt::format("kv_starts[{}] is {}; it needs to lie in 0..{} (capacity - 1)", batch, start, capacity - 1));
+    }
+  }
+}
+
+/// Pages that hold keys.
+void check_pages(const Problem& problem, const Tensors& tensors) {
+  if (tensors.page_table.absent()) return;
+  const std::int64_t num_pages = tensors.k.shape[0], page_size = tensors.k.shape[2];
+  const Dims& strides = tensors.page_table.strides;
+  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
+    const std::int64_t used = (kv_length(tensors, problem.sizes, batch) + page_size - 1) / page_size;
+    for (std::int64_t n = 0; n < used; ++n) {
+      const std::int32_t page = static_cast<const std::int32_t*>(tensors.page_table.data)[batch * strides[0] + n * strides[1]];
+      if (page < 0 || page >= num_pages) {
+        reject(fmt::format("page_table[{}, {}] is {}; it needs to lie in 0..{} (num_pages - 1)", batch, n, page, num_pages - 1));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Problem validate(const Tensors& tensors, const Options& options) {
+  Sizes sizes = sizes_of_q_and_k(tensors, options);
+  take_v(tensors, sizes);
+  check_out(tensors, sizes);
+  check_side_tensors(tensors, sizes);
+  return with_options(sizes, options);
+}
+
+Problem validate_scores(const Tensors& tensors, const Options& options) {
+  const Sizes sizes = sizes_of_q_and_k(tensors, options);
+  check_side_tensors(tensors, sizes);
+  return with_options(sizes, options);
+}
+
+void validate_data(const Problem& problem, const Tensors& tensors) {
+  const std::pair<const char*, TensorView> views[] = {
+      {"q", tensors.q},
+      {"k", tensors.k},
+      {"v", tensors.v},
+      {"out", tensors.out},
+      {"mask", tensors.mask},
+      {"alibi_slopes", tensors.alibi_slopes},
+      {"sinks", tensors.sinks},
+      {"kv_lens", tensors.kv_lens},
+      {"lse", tensors.lse},
+      {"q_offsets", tensors.q_offsets},
+      {"kv_offsets", tensors.kv_offsets},
+      {"page_table", tensors.page_table},
+      {"kv_starts", tensors.kv_starts},
+      {"k_scales", tensors.k_scales},
+      {"v_scales", tensors.v_scales},
+  };
+  for (const auto& [name, view] : views) require_data(name, view);
+  check_offsets("q_offsets", tensors.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
+  check_offsets("kv_offsets", tensors.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
+  check_lengths(problem, tensors);
+  check_starts(problem, tensors);
+  check_pages(problem, tensors);
+}
+
+Options with_lengths(const Tensors& tensors, const Options& options) {
+  Options filled = options;
+  const auto fill = [](const TensorView& offsets, std::optional<std::int64_t>& most) {
+    const bool readable = offsets.rank() == 1 && offsets.data != nullptr && (offsets.dtype == DType::i32 || offsets.dtype == DType::i64);
+    if (most || !readable) return;
+    most = 0;
+    for (std::int64_t b = 0; b + 1 < offsets.shape[0]; ++b) {
+      most = std::max(*most, integer_at(offsets, b + 1) - integer_at(offsets, b));
+    }
+  };
+  fill(tensors.q_offsets, filled.max_q_len);
+  fill(tensors.kv_offsets, filled.max_kv_len);
+  return filled;
 }
 
 DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes) {
@@ -217,14 +393,16 @@ DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes) {
 }
 
 std::int64_t kv_length(const Tensors& tensors, const Sizes& sizes, std::int64_t batch) {
-  const TensorView& lens = tensors.kv_lens;
-  if (lens.absent()) return sizes.kv_len;
-  const std::int64_t at = batch * lens.strides[0];
-  return lens.dtype == DType::i32 ? static_cast<const std::int32_t*>(lens.data)[at] : static_cast<const std::int64_t*>(lens.data)[at];
+  return tensors.kv_lens.absent() ? sizes.kv_len : integer_at(tensors.kv_lens, batch);
 }
 
-std::int64_t causal_offset(const Problem& problem, std::int64_t kv_length) {
-  return problem.causal && problem.causal->offset ? *problem.causal->offset : kv_length - problem.sizes.q_len;
+std::int64_t integer_at(const TensorView& vector, std::int64_t index) noexcept {
+  const std::int64_t at = index * vector.strides[0];
+  return vector.dtype == DType::i32 ? static_cast<const std::int32_t*>(vector.data)[at] : static_cast<const std::int64_t*>(vector.data)[at];
+}
+
+std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length) {
+  return problem.causal && problem.causal->offset ? *problem.causal->offset : kv_length - q_len;
 }
 
 }  // namespace attn

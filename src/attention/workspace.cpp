@@ -19,20 +19,26 @@ PackedHead carve_head(Arena& arena, const ScratchShape& shape) {
   };
 }
 
+RowStates carve_states(Arena& arena, std::int64_t rows, std::int64_t value_width) {
+  return {.out = arena.take<float>(rows * value_width), .row_max = arena.take<float>(rows), .row_sum = arena.take<float>(rows)};
+}
+
 ThreadScratch carve_thread(Arena& arena, const ScratchShape& shape) {
-  const Blocking& blocking = shape.blocking;
-  const std::int64_t row_floats = std::max(shape.sizes.head_dim, blocking.value_width);
+  // A thread takes packed heads and short ones in turn.
+  const auto greater = [&shape](auto of) { return std::max(shape.packs ? of(shape.blocking) : 0, shape.in_place ? of(shape.short_blocking) : 0); };
+  const std::int64_t kv_block = greater([](const Blocking& blocking) { return blocking.kv_block; });
+  const std::int64_t q_block = greater([](const Blocking& blocking) { return blocking.q_block; });
+  const std::int64_t value_width = greater([](const Blocking& blocking) { return blocking.value_width; });
   return {
-      .queries = arena.take<float>(blocking.q_block * blocking.key_words),
-      .out = arena.take<float>(blocking.q_block * blocking.value_width),
-      .row_max = arena.take<float>(blocking.q_block),
-      .row_sum = arena.take<float>(blocking.q_block),
-      .scores = arena.take<float>(kernels::tile_rows * score_stride(blocking)),
+      .queries = arena.take<float>(greater([](const Blocking& blocking) { return blocking.q_block * blocking.key_words; })),
+      .states = carve_states(arena, q_block, value_width),
+      .saved = carve_states(arena, kernels::tile_rows, value_width),
+      .scores = arena.take<float>(kernels::tile_rows * greater(score_stride)),
       .maxima = arena.take<float>(kernels::tile_rows * kernels::max_vector_width),
-      .visible = arena.take<std::uint8_t>(kernels::tile_rows * blocking.kv_block),
-      .mask_rows = arena.take<float>(kernels::tile_rows * blocking.kv_block),
-      .staging = arena.take<float>(shape.panel_width * row_floats),
-      .score_tile = shape.score_tiles ? arena.take<float>(blocking.q_block * blocking.kv_block) : nullptr,
+      .visible = arena.take<std::uint8_t>(kernels::tile_rows * kv_block),
+      .mask_rows = arena.take<float>(kernels::tile_rows * kv_block),
+      .staging = arena.take<float>(shape.panel_width * std::max(shape.sizes.head_dim, value_width)),
+      .score_tile = shape.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
   };
 }
 
@@ -40,13 +46,6 @@ template <class Carve>
 std::size_t measure(Carve carve, const ScratchShape& shape) {
   Arena arena(nullptr);
   carve(arena, shape);
-  return arena.used();
-}
-
-std::size_t counters_size(const ScratchShape& shape) {
-  Arena arena(nullptr);
-  arena.take<std::atomic<std::int64_t>>(1);
-  arena.take<SlotProgress>(shape.slots);
   return arena.used();
 }
 
@@ -60,18 +59,31 @@ std::byte* align_up(void* memory) {
 /// One vector more than the keys, so that the rows of a tile fall into different cache sets.
 std::int64_t score_stride(const Blocking& blocking) noexcept { return blocking.kv_block + kernels::max_vector_width; }
 
+Scratch::Shared Scratch::carve_shared(Arena& arena, const ScratchShape& shape) {
+  const std::int64_t heads = shape.sizes.batch * shape.sizes.num_kv_heads;
+  return {.next_ticket = arena.take<std::atomic<std::int64_t>>(1),
+          .entries = arena.take<EntryWork>(shape.sizes.batch),
+          .heads = arena.take<HeadWork>(heads),
+          .progress = arena.take<HeadProgress>(heads),
+          .partials = carve_states(arena, shape.partial_rows, shape.short_blocking.value_width)};
+}
+
 std::size_t Scratch::size(const ScratchShape& shape) noexcept {
-  return Arena::alignment + counters_size(shape) + static_cast<std::size_t>(shape.slots) * measure(carve_head, shape) +
+  return Arena::alignment + measure(carve_shared, shape) + static_cast<std::size_t>(shape.slots) * measure(carve_head, shape) +
          static_cast<std::size_t>(shape.num_threads) * measure(carve_thread, shape);
 }
 
 Scratch::Scratch(const ScratchShape& shape, void* memory) noexcept : shape_(shape) {
   Arena arena(align_up(memory));
-  next_ticket_ = new (arena.take<std::atomic<std::int64_t>>(1)) std::atomic<std::int64_t>(0);
-  progress_ = arena.take<SlotProgress>(shape.slots);
-  for (std::int64_t slot = 0; slot < shape.slots; ++slot) new (progress_ + slot) SlotProgress{0, 0};
+  shared_ = carve_shared(arena, shape);
+  new (shared_.next_ticket) std::atomic<std::int64_t>(0);
   slots_begin_ = arena.take<std::byte>(0);
   threads_begin_ = slots_begin_ + static_cast<std::size_t>(shape.slots) * measure(carve_head, shape);
+}
+
+RowStates Scratch::partial(std::int64_t row) const noexcept {
+  const RowStates& all = shared_.partials;
+  return {all.out + row * shape_.short_blocking.value_width, all.row_max + row, all.row_sum + row};
 }
 
 PackedHead Scratch::packed(std::int64_t slot) const noexcept {

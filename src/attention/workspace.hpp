@@ -4,8 +4,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "attention/plan.hpp"
+#include "attention/schedule.hpp"
 #include "tensor/memory.hpp"
 
 namespace attn {
@@ -30,12 +32,6 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-/// Counts of finished items; they only grow, so that a slot's later heads need no reset.
-struct SlotProgress {
-  std::atomic<std::int64_t> packed;
-  std::atomic<std::int64_t> computed;
-};
-
 /// Packed K and V of one KV head, in words. K: per block of keys, panels of keys, each [key_words][panel_width] (for oneDNN
 /// one matrix [head_dim][kv_block]). V: per block, panels of dims, each [value_words][value_panel_width].
 struct PackedHead {
@@ -46,11 +42,17 @@ struct PackedHead {
   std::uint8_t* finite;           // whether all its values are
 };
 
+/// Online softmax of some rows, not divided by its sums yet: row_max and row_sum [rows], out [rows, value_width].
+struct RowStates {
+  float* out;
+  float* row_max;
+  float* row_sum;
+};
+
 struct ThreadScratch {
   float* queries;         // [q_block, key_words]
-  float* out;             // [q_block, value_width]
-  float* row_max;         // [q_block]
-  float* row_sum;         // [q_block]
+  RowStates states;       // of q_block rows
+  RowStates saved;        // of tile_rows rows
   float* scores;          // [tile_rows, score_stride]
   float* maxima;          // [tile_rows, vector_width]
   std::uint8_t* visible;  // [tile_rows, kv_block]
@@ -62,9 +64,13 @@ struct ThreadScratch {
 /// What decides the size of the scratch.
 struct ScratchShape {
   Sizes sizes;
+  bool packs = true;     // some heads, by `blocking`
+  bool in_place = true;  // some heads, by `short_blocking`
   Blocking blocking;
+  Blocking short_blocking;
   std::int64_t panel_width = 0;
   std::int64_t slots = 0;
+  std::int64_t partial_rows = 0;  // of split heads
   int num_threads = 1;
   bool score_tiles = false;
 };
@@ -77,18 +83,31 @@ class Scratch {
   /// Bytes, with room to align the base.
   static std::size_t size(const ScratchShape& shape) noexcept;
 
-  /// Lays memory of that size out and sets its counters to 0.
+  /// Lays memory of that size out and sets its ticket counter to 0.
   Scratch(const ScratchShape& shape, void* memory) noexcept;
 
-  std::atomic<std::int64_t>& next_ticket() const noexcept { return *next_ticket_; }
-  SlotProgress& progress(std::int64_t slot) const noexcept { return progress_[slot]; }
+  std::atomic<std::int64_t>& next_ticket() const noexcept { return *shared_.next_ticket; }
+  std::span<EntryWork> entries() const noexcept { return {shared_.entries, static_cast<std::size_t>(shape_.sizes.batch)}; }
+  HeadWork* heads() const noexcept { return shared_.heads; }
+  HeadProgress* progress() const noexcept { return shared_.progress; }
   PackedHead packed(std::int64_t slot) const noexcept;
   ThreadScratch thread(int thread) const noexcept;
+  /// Partial states from a row of them on.
+  RowStates partial(std::int64_t row) const noexcept;
 
  private:
+  /// What all threads share.
+  struct Shared {
+    std::atomic<std::int64_t>* next_ticket;
+    EntryWork* entries;
+    HeadWork* heads;
+    HeadProgress* progress;
+    RowStates partials;
+  };
+  static Shared carve_shared(Arena& arena, const ScratchShape& shape);
+
   ScratchShape shape_;
-  std::atomic<std::int64_t>* next_ticket_;
-  SlotProgress* progress_;
+  Shared shared_;
   std::byte* slots_begin_;
   std::byte* threads_begin_;
 };

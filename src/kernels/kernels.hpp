@@ -101,6 +101,54 @@ struct Arithmetic {
                       const PanelLayout& layout);
 };
 
+// Keys and values as they lie, for few rows of queries: each is read once, nothing is packed.
+
+/// Evenly spaced rows of `width` elements that lie side by side.
+struct StoredRows {
+  const std::byte* data;
+  std::int64_t stride;  // in bytes
+  std::int64_t count;
+  std::int64_t width;
+  const float* scales = nullptr;  // one for each row; null: 1
+  std::int64_t scale_stride = 0;
+};
+
+/// Rows to prefetch meanwhile, one for each row that is read.
+struct RowsAhead {
+  const std::byte* data = nullptr;
+  std::int64_t stride = 0;  // in bytes
+  std::int64_t count = 0;
+  std::int64_t row_bytes = 0;
+};
+
+/// scores[r, j] = q[r, :] . keys[j, :]. q is padded with 0 to whole vectors; rows <= tile_rows. Exactly keys.count are written.
+struct StoredScoresTile {
+  const float* q;
+  std::int64_t q_stride;
+  std::int64_t rows;
+  StoredRows keys;
+  float* scores;
+  std::int64_t stride;
+  RowsAhead ahead;
+};
+
+/// out[r, :] += sum_j weights[r, j] values[j, :]. out has whole vectors in each row; rows <= tile_rows. Overwrites the weights.
+struct StoredValuesTile {
+  float* weights;
+  std::int64_t stride;
+  std::int64_t rows;
+  StoredRows values;
+  float* out;
+  std::int64_t out_stride;
+  RowsAhead ahead;
+};
+
+/// For one element type. Elements are widened in registers; sums are f32.
+struct StoredArithmetic {
+  void (*scores)(const StoredScoresTile& tile);
+  void (*add_values)(const StoredValuesTile& tile);
+};
+
 /// What an instruction set's translation unit exports.
 struct Kernels {
   std::int64_t vector_width;
@@ -108,6 +156,11 @@ struct Kernels {
 
   Arithmetic f32;
   Arithmetic bf16;  // without matmul where the instruction set does not multiply bf16
+
+  StoredArithmetic stored_f32, stored_bf16, stored_f16, stored_i8;
+  /// Online softmax without its P V: scores become weights, f32. first and last are multiples of W. Values and out's columns are
+  /// as in online_softmax, but only rescaled.
+  void (*weigh)(const SoftmaxTile& tile);
 
   /// dst[k * dst_stride + n] = src[n * src_stride + k] for n < keys <= panel_width, k < depth; 0 for the keys up to the next
   /// multiple of W. Words of any kind; reads none outside the named ones.
@@ -129,6 +182,7 @@ struct Kernels {
 
   void (*widen_bf16)(const std::uint16_t* src, std::int64_t count, float* dst);
   void (*widen_f16)(const std::uint16_t* src, std::int64_t count, float* dst);
+  void (*widen_i8)(const std::int8_t* src, std::int64_t count, float scale, float* dst);
   /// Round to nearest even; NaN stays NaN.
   void (*narrow_bf16)(const float* src, std::int64_t count, std::uint16_t* dst);
   void (*narrow_f16)(const float* src, std::int64_t count, std::uint16_t* dst);

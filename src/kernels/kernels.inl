@@ -22,6 +22,7 @@ namespace {
 #include "kernels/softmax.inl"
 #include "kernels/pack.inl"
 #include "kernels/transforms.inl"
+#include "kernels/stored.inl"
 #if defined(__AVX512BF16__)
 #include "kernels/bf16.inl"
 #else
@@ -40,6 +41,11 @@ constinit const Kernels ATTN_KERNELS = {
             .online_softmax = online_softmax<F32Weights>,
             .pack_finite = pack_finite_f32},
     .bf16 = bf16_arithmetic,
+    .stored_f32 = stored_arithmetic<StoredF32>,
+    .stored_bf16 = stored_arithmetic<StoredBf16>,
+    .stored_f16 = stored_arithmetic<StoredF16>,
+    .stored_i8 = stored_arithmetic<StoredI8>,
+    .weigh = weigh,
     .pack_transposed = pack_transposed,
     .all_finite = all_finite,
     .scale = scale,
@@ -49,6 +55,7 @@ constinit const Kernels ATTN_KERNELS = {
     .hide = hide,
     .widen_bf16 = widen_bf16,
     .widen_f16 = widen_f16,
+    .widen_i8 = widen_i8,
     .narrow_bf16 = narrow_bf16,
     .narrow_f16 = narrow_f16,
 };

@@ -155,3 +155,20 @@ void online_softmax(const SoftmaxTile& tile) {
       .accumulate = true,
   });
 }
+
+/// The weights alone, for values that are added by others.
+void weigh(const SoftmaxTile& tile) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const float here = maximum_in_range(tile, r);
+    rescale(tile, r, here > tile.row_max[r] ? here : tile.row_max[r]);
+    const float shift = tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
+    float* const row = tile.scores + r * tile.stride;
+    Vector sum{};
+    for (std::int64_t j = tile.first; j < tile.last; j += vector_width) {
+      const Vector weights = exp2_nonpositive((load(row + j) - shift) * tile.scale);
+      store(row + j, weights);
+      sum += weights;
+    }
+    tile.row_sum[r] += sum_of_lanes(sum);
+  }
+}

@@ -90,6 +90,10 @@ void widen_f16(const std::uint16_t* src, std::int64_t count, float* dst) {
   for (; n < count; ++n) dst[n] = widen_one_f16(src[n]);
 }
 
+void widen_i8(const std::int8_t* src, std::int64_t count, float scale, float* dst) {
+  for (std::int64_t n = 0; n < count; ++n) dst[n] = static_cast<float>(src[n]) * scale;
+}
+
 void narrow_f16(const float* src, std::int64_t count, std::uint16_t* dst) {
   std::int64_t n = 0;
 #if defined(ATTN_VECTORS_OF_F16)

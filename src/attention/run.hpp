@@ -1,4 +1,4 @@
-// Runs a prepared call: the tiled pass.
+// Runs a prepared call.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -7,6 +7,7 @@
 
 #include "attention/plan.hpp"
 #include "attention/problem.hpp"
+#include "attention/schedule.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/kernels.hpp"
 #include "onednn/matmul.hpp"
@@ -21,15 +22,20 @@ struct PreparedCall {
   const kernels::Kernels* kernels = nullptr;
   const kernels::Arithmetic* arithmetic = nullptr;  // one of theirs
   bool widens = false;  // 16-bit operands become f32 before they are multiplied
+  bool ragged = false;  // lengths of queries or keys are known at run time only
+  std::size_t kv_element_size = 0;
   int num_threads = 1;
-  Blocking blocking;
-  WorkList work;
+  Blocking blocking;        // of heads whose K and V are packed
+  Blocking short_blocking;  // of heads of few rows, which are not
   kernels::PanelLayout key_layout;
   ScratchShape scratch;
   std::shared_ptr<const onednn::Matmul> score_matmul;  // null: the micro-kernel makes all scores
 };
 
+/// The way of a batch entry's heads.
+Way way_of(const PreparedCall& prepared, std::int64_t q_len) noexcept;
+
 /// `memory` holds Scratch::size(prepared.scratch) bytes. The tensors have been validated.
-void run_prefill(const PreparedCall& prepared, const Tensors& tensors, void* memory);
+void run(const PreparedCall& prepared, const Tensors& tensors, void* memory);
 
 }  // namespace attn

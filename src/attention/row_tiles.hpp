@@ -1,0 +1,123 @@
+// What the rows of a KV head have to do whichever way their scores and values are multiplied: which keys they see, what happens
+// to their scores, and how they end.
+#pragma once
+
+#include <optional>
+
+#include "attention/batch_layout.hpp"
+#include "attention/key_range.hpp"
+#include "attention/row_scores.hpp"
+#include "attention/workspace.hpp"
+
+namespace attn {
+
+struct PreparedCall;
+
+struct HeadIndex {
+  std::int64_t batch;
+  std::int64_t kv_head;
+};
+
+/// A KV head of the call, and what its batch entry sees.
+struct HeadPlace {
+  std::int64_t batch;
+  std::int64_t kv_head;
+  std::int64_t rows;  // queries times group size, position-major
+  Sight sight;
+};
+
+/// The rows at work, numbered from 0.
+struct Rows {
+  HeadPlace place;
+  std::int64_t first;  // within the head
+  std::int64_t count;
+  KeyRange seen_by_any;
+  KeyRange seen_by_all;
+  std::int64_t first_block;  // of keys
+  std::int64_t last_block;
+};
+
+/// Up to six of them against one block of keys. Key ranges are counted from the block's first key.
+struct Tile {
+  const Rows* block_rows;
+  std::int64_t block_begin;
+  std::int64_t first_row;
+  std::int64_t rows;
+  KeyRange hull;
+  bool alike = false;  // every row sees the whole hull
+  const float* maxima = nullptr;
+  float* scores = nullptr;
+  std::int64_t score_stride = 0;
+  // Of each row:
+  std::int64_t begin[kernels::tile_rows];
+  std::int64_t end[kernels::tile_rows];
+  const float* mask[kernels::tile_rows] = {};
+  bool hides[kernels::tile_rows] = {};  // a mask hides keys inside the row's range
+
+  KeyRange range(std::int64_t r) const { return {begin[r], end[r]}; }
+  KeyRange keys(std::int64_t r) const { return {block_begin + begin[r], block_begin + end[r]}; }
+  float* row(std::int64_t r) const { return scores + r * score_stride; }
+  void update_hull();
+};
+
+class RowTiles {
+ public:
+  RowTiles(const PreparedCall& prepared, const Blocking& blocking, const Tensors& tensors, const BatchLayout& layout,
+           const RowScores& row_scores, const ThreadScratch& scratch) noexcept;
+
+  /// Rows first <= row < first + count, which see keys of `among` alone.
+  Rows rows_of(const HeadPlace& place, std::int64_t first, std::int64_t count, KeyRange among) const;
+  QueryRow query_row(const Rows& rows, std::int64_t r) const;
+  QueryRow query_row(const Tile& tile, std::int64_t r) const { return query_row(*tile.block_rows, tile.first_row + r); }
+  Row query(const Rows& rows, std::int64_t r) const;
+  KeyRange block_keys(std::int64_t block) const;
+
+  /// Sets the states of `count` rows to the identity.
+  void clear(const RowStates& states, std::int64_t count) const;
+  /// Rows first_row, ... against one block of keys. Its hull is empty if they see none of it.
+  Tile tile_of(const Rows& rows, std::int64_t first_row, std::int64_t count, std::int64_t block);
+  /// Scale to score_mod, and dense visibility.
+  void transform(Tile& tile);
+
+  // Values that are not finite must not be multiplied with the weights 0 of hidden keys. Where there are such, what each row
+  // sees is noted before its scores become weights, and the values are added one by one: the only place where a weight has to
+  // know whether its key was hidden or merely weighs 0.
+  void note_visible(const Tile& tile);
+  /// The weights that are left in `tile`, in words of per_word, times the values that `wanted` picks; out: of the tile's rows.
+  template <class Wanted>
+  void add_visible_values(const Tile& tile, float* out, Wanted wanted);
+
+  /// Divides by the sum, which the sink joins, and writes O and lse.
+  void finish(const Rows& rows, std::int64_t first_row, std::int64_t count, const RowStates& states) const;
+
+ private:
+  void look_at_masks(Tile& tile);
+  float weight(const Tile& tile, std::int64_t r, std::int64_t j) const;
+  std::uint8_t* visible(std::int64_t r) const { return scratch_.visible + r * blocking_.kv_block; }
+
+  const Sizes& sizes_;
+  const Blocking& blocking_;
+  const kernels::Kernels& kernels_;
+  const Tensors& tensors_;
+  const BatchLayout& layout_;
+  const RowScores& row_scores_;
+  ThreadScratch scratch_;
+};
+
+template <class Wanted>
+void RowTiles::add_visible_values(const Tile& tile, float* out, Wanted wanted) {
+  const HeadPlace& place = tile.block_rows->place;
+  for (std::int64_t j = tile.hull.begin; j < tile.hull.end; ++j) {
+    const Row row = layout_.keys(place.batch, place.kv_head, tile.block_begin + j, 1).value(0);
+    const float* value = as_floats(row, sizes_.v_head_dim, kernels_, scratch_.staging);
+    for (std::int64_t n = 0; n < sizes_.v_head_dim; ++n) {
+      if (!wanted(value[n])) continue;
+      for (std::int64_t r = 0; r < tile.rows; ++r) {
+        const bool seen = j >= tile.range(r).begin && j < tile.range(r).end && visible(r)[j];
+        if (seen) out[r * blocking_.value_width + n] += weight(tile, r, j) * value[n];
+      }
+    }
+  }
+}
+
+}  // namespace attn

@@ -1,0 +1,168 @@
+// Threads take work items off the schedule: packing a block of keys, computing a block of rows against packed keys (row_block.cpp), or
+// few rows against keys where they lie (short_rows.cpp).
+#include "attention/run.hpp"
+
+#include <optional>
+#include <thread>
+
+#include "attention/parallel.hpp"
+#include "attention/row_block.hpp"
+#include "attention/short_rows.hpp"
+
+namespace attn {
+namespace {
+
+/// Spins: what is waited for is being done by another thread and takes microseconds. Yields when it does not come,
+/// since that thread may be waiting for this processor.
+void wait_for(const std::atomic<std::int64_t>& count, std::int64_t target) {
+  for (int spins = 0; count.load(std::memory_order_acquire) < target; ++spins) {
+    if (spins > 1000) std::this_thread::yield();
+  }
+}
+
+class Worker {
+ public:
+  Worker(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
+         const Schedule& schedule, const Scratch& scratch, int thread)
+      : prepared_(prepared),
+        layout_(layout),
+        schedule_(schedule),
+        scratch_(scratch),
+        thread_(thread),
+        own_(scratch.thread(thread)),
+        packer_(prepared, layout),
+        row_blocks_(prepared, tensors, layout, row_scores, packer_, own_),
+        short_rows_(prepared, tensors, layout, row_scores, own_) {}
+
+  void work(Team& team) {
+    for (std::int64_t ticket = scratch_.next_ticket()++; ticket < schedule_.size(); ticket = scratch_.next_ticket()++) {
+      const WorkItem item = schedule_.item(ticket);
+      if (item.kind == WorkItem::Kind::pack) {
+        pack_ahead(item);
+        continue;
+      }
+      switch (schedule_.head(item.head).way) {
+        case Way::whole: whole_head(team, item.head); break;
+        case Way::shared: compute_packed(team, item); break;
+        case Way::in_place: compute_in_place(team, item); break;
+      }
+    }
+  }
+
+ private:
+  HeadPlace place_of(std::int64_t head) const {
+    const HeadWork& work = schedule_.head(head);
+    const std::int64_t rows = layout_.q_len(work.batch) * prepared_.problem.sizes.group_size;
+    return {work.batch, work.kv_head, rows, layout_.sight(work.batch)};
+  }
+
+  /// Keys that no query sees are not even read.
+  void pack(const HeadPlace& place, std::int64_t block, const PackedHead& to) {
+    packer_.pack(place.batch, place.kv_head, block, place.sight.hull(0, layout_.q_len(place.batch) - 1), to, own_.staging);
+  }
+
+  void pack_ahead(const WorkItem& item) {
+    const HeadWork& work = schedule_.head(item.head);
+    if (work.slot_before >= 0) wait_for(schedule_.progress(work.slot_before).computed, schedule_.head(work.slot_before).compute_items);
+    pack(place_of(item.head), item.block, scratch_.packed(work.slot));
+    schedule_.progress(item.head).packed.fetch_add(1, std::memory_order_release);
+  }
+
+  void compute_packed(Team& team, const WorkItem& item) {
+    const HeadWork& work = schedule_.head(item.head);
+    wait_for(schedule_.progress(item.head).packed, work.pack_items);
+    team.attempt([&] { row_blocks_.compute(place_of(item.head), item.block, scratch_.packed(work.slot)); });
+    schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_release);
+  }
+
+  void whole_head(Team& team, std::int64_t head) {
+    const HeadPlace place = place_of(head);
+    const PackedHead packed = scratch_.packed(thread_);
+    for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block) pack(place, block, packed);
+    team.attempt([&] { row_blocks_.compute(place, 0, packed, probably_next(team, head)); });
+  }
+
+  /// Threads take heads at one pace, more or less. A head that would fill the cache is left alone.
+  std::optional<HeadIndex> probably_next(const Team& team, std::int64_t head) const {
+    constexpr std::int64_t most_bytes = 256 * 1024;
+    const Sizes& sizes = prepared_.problem.sizes;
+    const std::int64_t next = head + team.size();
+    const auto bytes = static_cast<std::int64_t>(prepared_.kv_element_size) * sizes.kv_len * (sizes.head_dim + sizes.v_head_dim);
+    if (next >= schedule_.num_heads() || bytes > most_bytes) return std::nullopt;
+    return HeadIndex{schedule_.head(next).batch, schedule_.head(next).kv_head};
+  }
+
+  void compute_in_place(Team& team, const WorkItem& item) {
+    const HeadPlace place = place_of(item.head);
+    const HeadWork& work = schedule_.head(item.head);
+    if (work.compute_items == 1) return team.attempt([&] { short_rows_.compute(place); });
+    const KeyRange visible = place.sight.hull(0, layout_.q_len(work.batch) - 1);
+    const Splits splits = choose_splits(visible.size(), prepared_.problem.sizes);
+    const std::int64_t begin = visible.begin + item.block * splits.keys;
+    const RowStates states = scratch_.partial(work.first_partial + item.block * place.rows);
+    team.attempt([&] { short_rows_.compute_part(place, {begin, begin + splits.keys}, states); });
+    const std::int64_t others = schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_acq_rel);
+    if (others + 1 < work.compute_items) return;
+    team.attempt([&] { short_rows_.merge_parts(place, scratch_.partial(work.first_partial), work.compute_items); });
+  }
+
+  const PreparedCall& prepared_;
+  const BatchLayout& layout_;
+  const Schedule& schedule_;
+  const Scratch& scratch_;
+  int thread_;
+  ThreadScratch own_;
+  Packer packer_;
+  RowBlockPass row_blocks_;
+  ShortRowsPass short_rows_;
+};
+
+std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
+
+EntryWork entry_work(const PreparedCall& prepared, const BatchLayout& layout, std::int64_t batch) {
+  const std::int64_t q_len = layout.q_len(batch), kv_len = layout.kv_len(batch);
+  const std::int64_t rows = q_len * prepared.problem.sizes.group_size;
+  EntryWork work{.batch = batch,
+                 .way = way_of(prepared, q_len),
+                 .pack_items = 0,
+                 .compute_items = rows > 0 ? 1 : 0,
+                 .partial_rows = 0,
+                 .cost = static_cast<double>(q_len) * static_cast<double>(kv_len)};
+  if (rows == 0 || work.way == Way::whole) return work;
+  if (work.way == Way::shared) {
+    work.pack_items = divide_up(kv_len, prepared.blocking.kv_block);
+    work.compute_items = divide_up(rows, prepared.blocking.q_block);
+    return work;
+  }
+  work.compute_items = choose_splits(layout.sight(batch).hull(0, q_len - 1).size(), prepared.problem.sizes).count;
+  work.partial_rows = work.compute_items > 1 ? work.compute_items * rows : 0;
+  return work;
+}
+
+}  // namespace
+
+Way way_of(const PreparedCall& prepared, std::int64_t q_len) noexcept {
+  const std::int64_t rows = q_len * prepared.problem.sizes.group_size;
+  if (rows <= most_short_rows && prepared.score_matmul == nullptr) return Way::in_place;
+  return prepared.blocking.q_blocks == 1 && !prepared.ragged ? Way::whole : Way::shared;
+}
+
+void run(const PreparedCall& prepared, const Tensors& tensors, void* memory) {
+  const Sizes& sizes = prepared.problem.sizes;
+  if (sizes.batch == 0 || sizes.num_q_heads == 0) return;
+  const Scratch scratch(prepared.scratch, memory);
+  const BatchLayout layout(prepared.problem, tensors);
+  for (std::int64_t batch = 0; batch < sizes.batch; ++batch) {
+    scratch.entries()[static_cast<std::size_t>(batch)] = entry_work(prepared, layout, batch);
+  }
+  const Schedule schedule(scratch.entries(), sizes.num_kv_heads, prepared.scratch.slots, scratch.heads(), scratch.progress());
+  if (schedule.size() == 0) return;
+  const RowScores row_scores(prepared.problem, tensors, prepared.options, *prepared.kernels);
+  parallel(prepared.num_threads, [&](Team& team, int thread) {
+    std::optional<Worker> worker;
+    team.attempt([&] { worker.emplace(prepared, tensors, layout, row_scores, schedule, scratch, thread); });
+    if (worker) worker->work(team);
+  });
+}
+
+}  // namespace attn

@@ -1,0 +1,54 @@
+#include "attention/schedule.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace attn {
+
+Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots, HeadWork* heads,
+                   HeadProgress* progress) noexcept
+    : heads_(heads), progress_(progress) {
+  std::sort(entries.begin(), entries.end(), [](const EntryWork& a, const EntryWork& b) {
+    const bool a_shared = a.way == Way::shared, b_shared = b.way == Way::shared;
+    if (a_shared != b_shared) return a_shared;
+    return a.cost != b.cost ? a.cost > b.cost : a.batch < b.batch;
+  });
+  std::int64_t partials = 0;
+  for (const EntryWork& entry : entries) {
+    if (entry.compute_items == 0) continue;
+    for (std::int64_t kv_head = 0; kv_head < num_kv_heads; ++kv_head, ++count_, partials += entry.partial_rows) {
+      // Shared heads come first: their numbers are consecutive, and slots go round.
+      heads_[count_] = {.way = entry.way,
+                        .batch = entry.batch,
+                        .kv_head = kv_head,
+                        .pack_items = entry.pack_items,
+                        .compute_items = entry.compute_items,
+                        .slot = slots > 0 ? count_ % slots : 0,
+                        .slot_before = count_ >= slots ? count_ - slots : -1,
+                        .first_partial = partials};
+      new (progress_ + count_) HeadProgress{0, 0};
+    }
+  }
+  size_ = count_ > 0 ? heads_[0].pack_items : 0;
+  for (std::int64_t stage = 0; stage < count_; ++stage) {
+    heads_[stage].first_ticket = size_;
+    size_ += packed_in_stage(stage) + heads_[stage].compute_items;
+  }
+}
+
+std::int64_t Schedule::packed_in_stage(std::int64_t stage) const noexcept {
+  return stage + 1 < count_ ? heads_[stage + 1].pack_items : 0;
+}
+
+WorkItem Schedule::item(std::int64_t ticket) const noexcept {
+  if (ticket < heads_[0].first_ticket) return {WorkItem::Kind::pack, 0, ticket};
+  const HeadWork* const next = std::upper_bound(heads_, heads_ + count_, ticket, [](std::int64_t wanted, const HeadWork& head) {
+    return wanted < head.first_ticket;
+  });
+  const std::int64_t stage = next - heads_ - 1;
+  const std::int64_t index = ticket - heads_[stage].first_ticket, packed = packed_in_stage(stage);
+  if (index < packed) return {WorkItem::Kind::pack, stage + 1, index};
+  return {WorkItem::Kind::compute, stage, heads_[stage].compute_items - 1 - (index - packed)};
+}
+
+}  // namespace attn

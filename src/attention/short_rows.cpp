@@ -1,0 +1,244 @@
+// For the rows of one KV head, all at once:
+//
+//   for each block of keys that any of the rows sees              (its K and V come from memory to L2, and are used there)
+//     for each tile of up to 6 rows
+//       S = Q K^T where K lies     asks for the block's V meanwhile
+//       transform the rows         only where asked for
+//       P = exp2(S - row_max)      rescales the rows of O whose maximum grew
+//       O += P V where V lies      asks for the next block's K meanwhile
+//
+// A key costs (head_dim + v_head_dim) elements from memory, once; the time is theirs. With several splits of the keys, each is an
+// item of its own, and who finishes last merges their states, in their order.
+#include "attention/short_rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace attn {
+namespace {
+
+constexpr float log2e = 1.44269504088896341f;
+
+std::int64_t round_down(std::int64_t n, std::int64_t to) { return n / to * to; }
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+/// As few tiles as there can be, and as even.
+std::int64_t rows_of_a_tile(std::int64_t rows) {
+  const std::int64_t tiles = (rows + kernels::tile_rows - 1) / kernels::tile_rows;
+  return (rows + tiles - 1) / tiles;
+}
+
+const kernels::StoredArithmetic& arithmetic_of(const kernels::Kernels& kernels, DType dtype) {
+  switch (dtype) {
+    case DType::bf16: return kernels.stored_bf16;
+    case DType::f16: return kernels.stored_f16;
+    case DType::i8: return kernels.stored_i8;
+    default: return kernels.stored_f32;
+  }
+}
+
+std::int64_t bytes(const Row& row, std::int64_t elements) { return elements * static_cast<std::int64_t>(size_of(row.dtype)); }
+
+kernels::RowsAhead ahead_of(const Row& first, std::int64_t stride, std::int64_t count, std::int64_t width) {
+  return {.data = first.data, .stride = bytes(first, stride), .count = count, .row_bytes = bytes(first, width)};
+}
+
+}  // namespace
+
+ShortRowsPass::ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
+                             const ThreadScratch& scratch)
+    : blocking_(prepared.short_blocking),
+      sizes_(prepared.problem.sizes),
+      kernels_(*prepared.kernels),
+      arithmetic_(arithmetic_of(kernels_, tensors.k.dtype)),
+      layout_(layout),
+      row_scores_(row_scores),
+      scratch_(scratch),
+      tiles_(prepared, blocking_, tensors, layout, row_scores, scratch) {}
+
+void ShortRowsPass::compute(const HeadPlace& place) {
+  compute_part(place, {0, std::numeric_limits<std::int64_t>::max()}, scratch_.states);
+  tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
+}
+
+void ShortRowsPass::compute_part(const HeadPlace& place, KeyRange among, const RowStates& states) {
+  const Rows rows = tiles_.rows_of(place, 0, place.rows, among);
+  tiles_.clear(states, rows.count);
+  if (rows.seen_by_any.empty()) return;
+  read_queries(rows);
+  const std::int64_t step = rows_of_a_tile(rows.count);
+  for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    for (std::int64_t first_row = 0; first_row < rows.count; first_row += step) {
+      Tile tile = tiles_.tile_of(rows, first_row, std::min(step, rows.count - first_row), block);
+      if (!tile.hull.empty()) take_tile(tile, part_of(states, first_row));
+    }
+  }
+}
+
+void ShortRowsPass::read_queries(const Rows& rows) {
+  std::fill_n(scratch_.queries, rows.count * blocking_.key_words, 0.f);
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    read_row(tiles_.query(rows, r), sizes_.head_dim, kernels_, scratch_.queries + r * blocking_.key_words);
+  }
+}
+
+RowStates ShortRowsPass::part_of(const RowStates& states, std::int64_t first_row) const {
+  return {states.out + first_row * blocking_.value_width, states.row_max + first_row, states.row_sum + first_row};
+}
+
+void ShortRowsPass::copy(const RowStates& from, std::int64_t rows, const RowStates& to) const {
+  std::copy_n(from.out, rows * blocking_.value_width, to.out);
+  std::copy_n(from.row_max, rows, to.row_max);
+  std::copy_n(from.row_sum, rows, to.row_sum);
+}
+
+/// `states` are those of the tile's rows. Values are taken to be finite; where O shows that some are not, the tile is done again.
+void ShortRowsPass::take_tile(Tile& tile, const RowStates& states) {
+  copy(states, tile.rows, scratch_.saved);
+  make_scores(tile);
+  tiles_.transform(tile);
+  weigh(tile, states);
+  add_values(tile, states);
+  if (kernels_.all_finite(states.out, tile.rows * blocking_.value_width)) return;
+
+  copy(scratch_.saved, tile.rows, states);
+  make_scores(tile);
+  tiles_.transform(tile);
+  tiles_.note_visible(tile);
+  weigh(tile, states);
+  tiles_.add_visible_values(tile, states.out, [](float) { return true; });
+}
+
+/// Calls use(stretch, n) for the tile's keys, the first of them being key n of the block.
+template <class Use>
+void ShortRowsPass::for_each_stretch(const Tile& tile, Use use) {
+  const HeadPlace& place = tile.block_rows->place;
+  for (std::int64_t n = tile.hull.begin; n < tile.hull.end;) {
+    const KeyStretch stretch = layout_.keys(place.batch, place.kv_head, tile.block_begin + n, tile.hull.end - n);
+    use(stretch, n);
+    n += stretch.count;
+  }
+}
+
+/// Rows whose elements do not lie side by side are read into dense floats before, a few at a time.
+template <class RowOf, class Use>
+void ShortRowsPass::through_staging(std::int64_t count, std::int64_t width, RowOf row_of, Use use) {
+  for (std::int64_t first = 0; first < count; first += kernels_.panel_width) {
+    const std::int64_t part = std::min(kernels_.panel_width, count - first);
+    for (std::int64_t n = 0; n < part; ++n) read_row(row_of(first + n), width, kernels_, scratch_.staging + n * width);
+    const auto stride = static_cast<std::int64_t>(sizeof(float)) * width;
+    use(kernels::StoredRows{reinterpret_cast<const std::byte*>(scratch_.staging), stride, part, width}, first);
+  }
+}
+
+void ShortRowsPass::make_scores(Tile& tile) {
+  tile.scores = scratch_.scores;
+  tile.score_stride = score_stride(blocking_);
+  const bool first_tile = tile.first_row == 0;
+  for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
+    const auto multiply = [&](const kernels::StoredArithmetic& arithmetic, const kernels::StoredRows& rows, std::int64_t first,
+                              const kernels::RowsAhead& ahead) {
+      arithmetic.scores({.q = scratch_.queries + tile.first_row * blocking_.key_words,
+                         .q_stride = blocking_.key_words,
+                         .rows = tile.rows,
+                         .keys = rows,
+                         .scores = tile.scores + n + first,
+                         .stride = tile.score_stride,
+                         .ahead = ahead});
+    };
+    const Row& first = keys.first_key;
+    if (first.stride != 1) {
+      return through_staging(keys.count, sizes_.head_dim, [&](std::int64_t index) { return keys.key(index); },
+                             [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(kernels_.stored_f32, rows, at, {}); });
+    }
+    multiply(arithmetic_,
+             {.data = first.data,
+              .stride = bytes(first, keys.key_stride),
+              .count = keys.count,
+              .width = sizes_.head_dim,
+              .scales = keys.key_scales,
+              .scale_stride = keys.key_scale_stride},
+             0, first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count, sizes_.v_head_dim) : kernels::RowsAhead{});
+  });
+}
+
+void ShortRowsPass::weigh(const Tile& tile, const RowStates& states) {
+  kernels_.weigh({.scores = tile.scores,
+                  .stride = tile.score_stride,
+                  .rows = tile.rows,
+                  .begin = tile.begin,
+                  .end = tile.end,
+                  .first = round_down(tile.hull.begin, kernels_.vector_width),
+                  .last = round_up(tile.hull.end, kernels_.vector_width),
+                  .scale = row_scores_.remaining_scale() * log2e,
+                  .maxima = nullptr,
+                  .row_max = states.row_max,
+                  .row_sum = states.row_sum,
+                  .values = {},
+                  .value_end = 0,
+                  .out = states.out,
+                  .out_stride = blocking_.value_width,
+                  .columns = blocking_.value_width});
+}
+
+/// The keys of the block after this one that lie where `n` is in it.
+kernels::RowsAhead ShortRowsPass::next_keys(const Tile& tile, std::int64_t n, std::int64_t most) const {
+  const Rows& rows = *tile.block_rows;
+  const std::int64_t first = tile.block_begin + blocking_.kv_block + n;
+  if (tile.first_row > 0 || first >= rows.seen_by_any.end) return {};
+  const KeyStretch keys =
+      layout_.keys(rows.place.batch, rows.place.kv_head, first, std::min(most, rows.seen_by_any.end - first));
+  return ahead_of(keys.first_key, keys.key_stride, keys.count, sizes_.head_dim);
+}
+
+void ShortRowsPass::add_values(const Tile& tile, const RowStates& states) {
+  for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
+    const auto add = [&](const kernels::StoredArithmetic& arithmetic, const kernels::StoredRows& rows, std::int64_t first,
+                         const kernels::RowsAhead& ahead) {
+      arithmetic.add_values({.weights = tile.scores + n + first,
+                             .stride = tile.score_stride,
+                             .rows = tile.rows,
+                             .values = rows,
+                             .out = states.out,
+                             .out_stride = blocking_.value_width,
+                             .ahead = ahead});
+    };
+    const Row& first = keys.first_value;
+    if (first.stride != 1) {
+      return through_staging(keys.count, sizes_.v_head_dim, [&](std::int64_t index) { return keys.value(index); },
+                             [&](const kernels::StoredRows& rows, std::int64_t at) { add(kernels_.stored_f32, rows, at, {}); });
+    }
+    add(arithmetic_,
+        {.data = first.data,
+         .stride = bytes(first, keys.value_stride),
+         .count = keys.count,
+         .width = sizes_.v_head_dim,
+         .scales = keys.value_scales,
+         .scale_stride = keys.value_scale_stride},
+        0, next_keys(tile, n, keys.count));
+  });
+}
+
+void ShortRowsPass::merge_parts(const HeadPlace& place, const RowStates& parts, std::int64_t count) {
+  copy(parts, place.rows, scratch_.states);
+  for (std::int64_t part = 1; part < count; ++part) merge(part_of(parts, part * place.rows), scratch_.states, place.rows);
+  tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
+}
+
+void ShortRowsPass::merge(const RowStates& part, const RowStates& into, std::int64_t rows) const {
+  const float scale = row_scores_.remaining_scale() * log2e;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    if (part.row_sum[r] == 0) continue;
+    const float greatest = std::max(into.row_max[r], part.row_max[r]);
+    const auto factor = [&](float row_max) { return row_max == greatest ? 1.f : std::exp2((row_max - greatest) * scale); };
+    const float kept = factor(into.row_max[r]), added = factor(part.row_max[r]);
+    into.row_max[r] = greatest;
+    into.row_sum[r] = into.row_sum[r] * kept + part.row_sum[r] * added;
+    float* const out = into.out + r * blocking_.value_width;
+    const float* const part_out = part.out + r * blocking_.value_width;
+    for (std::int64_t n = 0; n < blocking_.value_width; ++n) out[n] = out[n] * kept + part_out[n] * added;
+  }
+}
+
+}  // namespace attn

@@ -1,0 +1,47 @@
+// Few rows of a KV head against its keys where they lie: decode, and short appends. Nothing is packed; a key and its value are read
+// once for all rows.
+#pragma once
+
+#include "attention/row_tiles.hpp"
+#include "attention/run.hpp"
+
+namespace attn {
+
+class ShortRowsPass {
+ public:
+  ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
+                const ThreadScratch& scratch);
+
+  /// Writes O and lse of all rows of a head.
+  void compute(const HeadPlace& place);
+  /// The states of all rows over the keys of `among` alone.
+  void compute_part(const HeadPlace& place, KeyRange among, const RowStates& states);
+  /// Writes O and lse from the parts, merged in their order: states of place.rows rows each, one after another.
+  void merge_parts(const HeadPlace& place, const RowStates& parts, std::int64_t count);
+
+ private:
+  void read_queries(const Rows& rows);
+  void take_tile(Tile& tile, const RowStates& states);
+  void make_scores(Tile& tile);
+  void weigh(const Tile& tile, const RowStates& states);
+  void add_values(const Tile& tile, const RowStates& states);
+  kernels::RowsAhead next_keys(const Tile& tile, std::int64_t n, std::int64_t most) const;
+  void merge(const RowStates& part, const RowStates& into, std::int64_t rows) const;
+  RowStates part_of(const RowStates& states, std::int64_t first_row) const;
+  void copy(const RowStates& from, std::int64_t rows, const RowStates& to) const;
+  template <class Use>
+  void for_each_stretch(const Tile& tile, Use use);
+  template <class RowOf, class Use>
+  void through_staging(std::int64_t count, std::int64_t width, RowOf row_of, Use use);
+
+  const Blocking& blocking_;
+  const Sizes& sizes_;
+  const kernels::Kernels& kernels_;
+  const kernels::StoredArithmetic& arithmetic_;
+  const BatchLayout& layout_;
+  const RowScores& row_scores_;
+  ThreadScratch scratch_;
+  RowTiles tiles_;
+};
+
+}  // namespace attn
