@@ -482,6 +482,20 @@ TEST_CASE("Tables of rope that do not fit are refused") {
   });
 }
 
+TEST_CASE("Tables need a row for the furthest of all sequences") {
+  Random random(1);
+  KvCache cache({.batch = 3, .num_kv_heads = 1, .capacity = 4, .head_dim = 2});
+  const RopeTables tables(random, 3, 1, false, Layout::bhsd);
+  const std::vector<float> rows(6);
+  cache.append_to(1, {rows.data(), {1, 3, 2}}, {rows.data(), {1, 3, 2}}, tables.rope());
+  const TensorView all(rows.data(), {3, 1, 1, 2});
+  check_fails(ErrorCode::invalid_argument, {"rope.cos", "dim 0 is 3", "at least 4"}, [&] { cache.append(all, all, tables.rope()); });
+  for (const std::int64_t sequence : {0, 2}) CHECK(cache.length(sequence) == 0);
+  const RopeTables short_ones(random, 1, 1, false, Layout::bhsd);
+  const TensorView none = all.sliced(2, 0, 0);
+  cache.append(none, none, short_ones.rope());  // no key, no row
+}
+
 TEST_CASE("Sequences and positions that do not exist are refused") {
   KvCache cache(right());
   const std::vector<float> rows(200);
