@@ -1,1 +1,134 @@
-// Filled in by the commits that follow.
+#include <attn/error.hpp>
+#include <attn/kv_cache.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "cache/cache_rows.hpp"
+#include "cache/checks.hpp"
+#include "cache/rope.hpp"
+
+namespace attn {
+namespace {
+
+CacheShape shape_of(const KvCache::Settings& settings) {
+  require_positive("batch", settings.batch);
+  require_positive("capacity", settings.capacity);
+  return {.slabs = settings.batch,
+          .num_kv_heads = settings.num_kv_heads,
+          .keys = settings.capacity,
+          .head_dim = settings.head_dim,
+          .v_head_dim = settings.v_head_dim.value_or(settings.head_dim),
+          .dtype = settings.dtype,
+          .layout = settings.layout};
+}
+
+}  // namespace
+
+/// The key at position p of a sequence lies in row p % capacity: a ring for a rolling cache, row p for another.
+struct KvCache::Memory {
+  explicit Memory(const Settings& given) : settings(given), rows(shape_of(given)), lengths(size()), starts(size()), positions(size()) {}
+
+  std::size_t size() const noexcept { return static_cast<std::size_t>(settings.batch); }
+  std::int64_t oldest(std::size_t sequence) const noexcept { return positions[sequence] - lengths[sequence]; }
+  /// As an index.
+  std::size_t checked(std::int64_t sequence) const {
+    require_within("sequence", sequence, 0, settings.batch - 1, "batch of the cache");
+    return static_cast<std::size_t>(sequence);
+  }
+  void hold(std::size_t sequence, std::int64_t first, std::int64_t end) noexcept {
+    lengths[sequence] = end - first;
+    starts[sequence] = first % settings.capacity;
+    positions[sequence] = end;
+  }
+  void require_room(std::size_t sequence, std::int64_t count) const;
+  /// To the sequences from `first` on, as many as there are batch entries.
+  void append(std::size_t first, const NewKeys& keys);
+  void append_entry(std::size_t sequence, const NewKeys& keys, std::int64_t batch) noexcept;
+
+  Settings settings;
+  CacheMemory rows;
+  // Of each sequence, as calls read them.
+  std::vector<std::int64_t> lengths;
+  std::vector<std::int64_t> starts;
+  std::vector<std::int64_t> positions;  // of the next key
+};
+
+void KvCache::Memory::require_room(std::size_t sequence, std::int64_t count) const {
+  // A rolling cache is never full, but its positions have to be numbers.
+  const std::int64_t room =
+      settings.rolling ? std::numeric_limits<std::int64_t>::max() - positions[sequence] : settings.capacity - lengths[sequence];
+  if (count > room) {
+    throw Error(ErrorCode::exhausted, fmt::format("k has {} keys for sequence {}, which holds {} and has room for {} (capacity {})", count,
+                                                  sequence, lengths[sequence], room, settings.capacity));
+  }
+}
+
+void KvCache::Memory::append(std::size_t first, const NewKeys& keys) {
+  const std::size_t end = first + static_cast<std::size_t>(keys.k.shape[0]);
+  for (std::size_t sequence = first; sequence < end; ++sequence) require_room(sequence, keys.count());
+  if (keys.count() == 0) return;
+  if (keys.rope) {
+    const std::int64_t furthest = *std::max_element(positions.data() + first, positions.data() + end);
+    check_rope(*keys.rope, settings.head_dim, furthest + keys.count());
+  }
+  for (std::size_t sequence = first; sequence < end; ++sequence) {
+    append_entry(sequence, keys, static_cast<std::int64_t>(sequence - first));
+  }
+}
+
+void KvCache::Memory::append_entry(std::size_t sequence, const NewKeys& keys, std::int64_t batch) noexcept {
+  const std::int64_t begin = positions[sequence];
+  const std::int64_t end = begin + keys.count();
+  const std::int64_t kept = std::max(begin, end - settings.capacity);
+  for (std::int64_t position = kept; position < end; ++position) {
+    const KeyPlace place{.slab = static_cast<std::int64_t>(sequence), .key = position % settings.capacity};
+    rows.store(keys, batch, position - begin, position, place);
+  }
+  hold(sequence, std::max(oldest(sequence), end - settings.capacity), end);
+}
+
+KvCache::KvCache(const Settings& settings) : memory_(std::make_unique<Memory>(settings)) {}
+KvCache::KvCache(KvCache&&) noexcept = default;
+KvCache& KvCache::operator=(KvCache&&) noexcept = default;
+KvCache::~KvCache() = default;
+
+const KvCache::Settings& KvCache::settings() const noexcept { return memory_->settings; }
+
+std::int64_t KvCache::length(std::int64_t sequence) const { return memory_->lengths[memory_->checked(sequence)]; }
+
+std::int64_t KvCache::position(std::int64_t sequence) const { return memory_->positions[memory_->checked(sequence)]; }
+
+std::size_t KvCache::size_in_bytes() const noexcept { return memory_->rows.size_in_bytes(); }
+
+void KvCache::append(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope) {
+  memory_->append(0, memory_->rows.checked(k, v, rope, memory_->settings.batch));
+}
+
+void KvCache::append_to(std::int64_t sequence, const TensorView& k, const TensorView& v, const std::optional<Rope>& rope) {
+  memory_->append(memory_->checked(sequence), memory_->rows.checked(k, v, rope, {}));
+}
+
+void KvCache::truncate(std::int64_t sequence, std::int64_t position) {
+  const std::size_t at = memory_->checked(sequence);
+  const std::int64_t oldest = memory_->oldest(at);
+  require_within("position", position, oldest, memory_->positions[at], "the oldest key of the sequence, and its end");
+  memory_->hold(at, oldest, position);
+}
+
+void KvCache::clear() noexcept {
+  for (std::size_t sequence = 0; sequence < memory_->size(); ++sequence) memory_->hold(sequence, 0, 0);
+}
+
+Tensors KvCache::bind(Tensors tensors) const {
+  tensors = memory_->rows.bind(std::move(tensors));
+  tensors.kv_lens = {memory_->lengths.data(), {memory_->settings.batch}};
+  if (memory_->settings.rolling) tensors.kv_starts = {memory_->starts.data(), {memory_->settings.batch}};
+  return tensors;
+}
+
+}  // namespace attn
