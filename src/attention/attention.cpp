@@ -159,7 +159,8 @@ std::string Plan::description() const {
   const PreparedCall& call = prepared_->call;
   const bool short_rows = way_of(call, call.problem.sizes.q_len) == Way::in_place;
   const std::string start = fmt::format("tiled, {} kernels, ", name_of(call.isa));
-  const std::string widened = call.widens || (short_rows && call.kv_element_size < sizeof(float)) ? " (narrower operands widened)" : "";
+  const bool widens = call.widens || (short_rows && call.kv_element_size < sizeof(float));
+  const std::string widened = widens ? fmt::format(" ({}-bit operands widened)", call.kv_element_size == 1 ? 8 : 16) : "";
   if (short_rows) {
     return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start, widened, call.num_threads);
   }
