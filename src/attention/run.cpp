@@ -2,6 +2,7 @@
 // few rows against keys where they lie (short_rows.cpp).
 #include "attention/run.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <thread>
 
@@ -44,7 +45,7 @@ class Worker {
       switch (schedule_.head(item.head).way) {
         case Way::whole: whole_head(team, item.head); break;
         case Way::shared: compute_packed(team, item); break;
-        case Way::in_place: compute_in_place(team, item); break;
+        case Way::in_place: compute_in_place(team, item, probably_next_keys(ticket + team.size())); break;
       }
     }
   }
@@ -92,15 +93,28 @@ class Worker {
     return HeadIndex{schedule_.head(next).batch, schedule_.head(next).kv_head};
   }
 
-  void compute_in_place(Team& team, const WorkItem& item) {
-    const HeadPlace place = place_of(item.head);
-    const HeadWork& work = schedule_.head(item.head);
-    if (work.compute_items == 1) return team.attempt([&] { short_rows_.compute(place); });
-    const KeyRange visible = place.sight.hull(0, layout_.q_len(work.batch) - 1);
+  /// The keys of an item that is computed in place.
+  KeyRange keys_of(const HeadPlace& place, const WorkItem& item) const {
+    const KeyRange visible = place.sight.hull(0, layout_.q_len(place.batch) - 1);
     const Splits splits = choose_splits(visible.size(), prepared_.problem.sizes);
     const std::int64_t begin = visible.begin + item.block * splits.keys;
+    return {begin, std::min(begin + splits.keys, visible.end)};
+  }
+
+  /// Threads take items at one pace, more or less.
+  NextKeys probably_next_keys(std::int64_t ticket) const {
+    if (ticket >= schedule_.size()) return {};
+    const WorkItem item = schedule_.item(ticket);
+    const HeadPlace place = place_of(item.head);
+    return {place.batch, place.kv_head, keys_of(place, item)};
+  }
+
+  void compute_in_place(Team& team, const WorkItem& item, const NextKeys& next) {
+    const HeadPlace place = place_of(item.head);
+    const HeadWork& work = schedule_.head(item.head);
+    if (work.compute_items == 1) return team.attempt([&] { short_rows_.compute(place, next); });
     const RowStates states = scratch_.partial(work.first_partial + item.block * place.rows);
-    team.attempt([&] { short_rows_.compute_part(place, {begin, begin + splits.keys}, states); });
+    team.attempt([&] { short_rows_.compute_part(place, keys_of(place, item), states, next); });
     const std::int64_t others = schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_acq_rel);
     if (others + 1 < work.compute_items) return;
     team.attempt([&] { short_rows_.merge_parts(place, scratch_.partial(work.first_partial), work.compute_items); });

@@ -52,17 +52,19 @@ ShortRowsPass::ShortRowsPass(const PreparedCall& prepared, const Tensors& tensor
       sizes_(prepared.problem.sizes),
       kernels_(*prepared.kernels),
       arithmetic_(arithmetic_of(kernels_, tensors.k.dtype)),
+      bf16_queries_(tensors.q.dtype == DType::bf16 && arithmetic_.scores_of_bf16 != nullptr && tensors.k.strides[tensors.k.rank() - 1] == 1),
       layout_(layout),
       row_scores_(row_scores),
       scratch_(scratch),
       tiles_(prepared, blocking_, tensors, layout, row_scores, scratch) {}
 
-void ShortRowsPass::compute(const HeadPlace& place) {
-  compute_part(place, {0, std::numeric_limits<std::int64_t>::max()}, scratch_.states);
+void ShortRowsPass::compute(const HeadPlace& place, const NextKeys& next) {
+  compute_part(place, {0, std::numeric_limits<std::int64_t>::max()}, scratch_.states, next);
   tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
 }
 
-void ShortRowsPass::compute_part(const HeadPlace& place, KeyRange among, const RowStates& states) {
+void ShortRowsPass::compute_part(const HeadPlace& place, KeyRange among, const RowStates& states, const NextKeys& next) {
+  next_ = next;
   const Rows rows = tiles_.rows_of(place, 0, place.rows, among);
   tiles_.clear(states, rows.count);
   if (rows.seen_by_any.empty()) return;
@@ -78,8 +80,9 @@ void ShortRowsPass::compute_part(const HeadPlace& place, KeyRange among, const R
 
 void ShortRowsPass::read_queries(const Rows& rows) {
   std::fill_n(scratch_.queries, rows.count * blocking_.key_words, 0.f);
+  const std::int64_t per_word = bf16_queries_ ? 2 : 1;
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_row(tiles_.query(rows, r), sizes_.head_dim, kernels_, scratch_.queries + r * blocking_.key_words);
+    read_words(tiles_.query(rows, r), sizes_.head_dim, per_word, kernels_, scratch_.queries + r * blocking_.key_words);
   }
 }
 
@@ -137,9 +140,8 @@ void ShortRowsPass::make_scores(Tile& tile) {
   tile.score_stride = score_stride(blocking_);
   const bool first_tile = tile.first_row == 0;
   for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
-    const auto multiply = [&](const kernels::StoredArithmetic& arithmetic, const kernels::StoredRows& rows, std::int64_t first,
-                              const kernels::RowsAhead& ahead) {
-      arithmetic.scores({.q = scratch_.queries + tile.first_row * blocking_.key_words,
+    const auto multiply = [&](auto scores_of, const kernels::StoredRows& rows, std::int64_t first, const kernels::RowsAhead& ahead) {
+      scores_of(kernels::StoredScoresTile{.q = scratch_.queries + tile.first_row * blocking_.key_words,
                          .q_stride = blocking_.key_words,
                          .rows = tile.rows,
                          .keys = rows,
@@ -150,9 +152,9 @@ void ShortRowsPass::make_scores(Tile& tile) {
     const Row& first = keys.first_key;
     if (first.stride != 1) {
       return through_staging(keys.count, sizes_.head_dim, [&](std::int64_t index) { return keys.key(index); },
-                             [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(kernels_.stored_f32, rows, at, {}); });
+                             [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(kernels_.stored_f32.scores, rows, at, {}); });
     }
-    multiply(arithmetic_,
+    multiply(bf16_queries_ ? arithmetic_.scores_of_bf16 : arithmetic_.scores,
              {.data = first.data,
               .stride = bytes(first, keys.key_stride),
               .count = keys.count,
@@ -182,13 +184,17 @@ void ShortRowsPass::weigh(const Tile& tile, const RowStates& states) {
                   .columns = blocking_.value_width});
 }
 
-/// The keys of the block after this one that lie where `n` is in it.
-kernels::RowsAhead ShortRowsPass::next_keys(const Tile& tile, std::int64_t n, std::int64_t most) const {
+/// What lies a block of keys after key `n` of this one; past the end, what comes next.
+kernels::RowsAhead ShortRowsPass::keys_ahead(const Tile& tile, std::int64_t n, std::int64_t most) const {
   const Rows& rows = *tile.block_rows;
-  const std::int64_t first = tile.block_begin + blocking_.kv_block + n;
-  if (tile.first_row > 0 || first >= rows.seen_by_any.end) return {};
-  const KeyStretch keys =
-      layout_.keys(rows.place.batch, rows.place.kv_head, first, std::min(most, rows.seen_by_any.end - first));
+  if (tile.first_row > 0) return {};
+  NextKeys ahead{rows.place.batch, rows.place.kv_head, {tile.block_begin + blocking_.kv_block + n, rows.seen_by_any.end}};
+  if (ahead.keys.empty()) {
+    ahead = next_;
+    ahead.keys.begin += n - tile.hull.begin;
+  }
+  if (ahead.keys.empty()) return {};
+  const KeyStretch keys = layout_.keys(ahead.batch, ahead.kv_head, ahead.keys.begin, std::min(most, ahead.keys.size()));
   return ahead_of(keys.first_key, keys.key_stride, keys.count, sizes_.head_dim);
 }
 
@@ -216,7 +222,7 @@ void ShortRowsPass::add_values(const Tile& tile, const RowStates& states) {
          .width = sizes_.v_head_dim,
          .scales = keys.value_scales,
          .scale_stride = keys.value_scale_stride},
-        0, next_keys(tile, n, keys.count));
+        0, keys_ahead(tile, n, keys.count));
   });
 }
 

@@ -7,15 +7,22 @@
 
 namespace attn {
 
+/// Keys that this thread will probably read next.
+struct NextKeys {
+  std::int64_t batch = 0;
+  std::int64_t kv_head = 0;
+  KeyRange keys;
+};
+
 class ShortRowsPass {
  public:
   ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
                 const ThreadScratch& scratch);
 
   /// Writes O and lse of all rows of a head.
-  void compute(const HeadPlace& place);
+  void compute(const HeadPlace& place, const NextKeys& next);
   /// The states of all rows over the keys of `among` alone.
-  void compute_part(const HeadPlace& place, KeyRange among, const RowStates& states);
+  void compute_part(const HeadPlace& place, KeyRange among, const RowStates& states, const NextKeys& next);
   /// Writes O and lse from the parts, merged in their order: states of place.rows rows each, one after another.
   void merge_parts(const HeadPlace& place, const RowStates& parts, std::int64_t count);
 
@@ -25,7 +32,7 @@ class ShortRowsPass {
   void make_scores(Tile& tile);
   void weigh(const Tile& tile, const RowStates& states);
   void add_values(const Tile& tile, const RowStates& states);
-  kernels::RowsAhead next_keys(const Tile& tile, std::int64_t n, std::int64_t most) const;
+  kernels::RowsAhead keys_ahead(const Tile& tile, std::int64_t n, std::int64_t most) const;
   void merge(const RowStates& part, const RowStates& into, std::int64_t rows) const;
   RowStates part_of(const RowStates& states, std::int64_t first_row) const;
   void copy(const RowStates& from, std::int64_t rows, const RowStates& to) const;
@@ -38,9 +45,11 @@ class ShortRowsPass {
   const Sizes& sizes_;
   const kernels::Kernels& kernels_;
   const kernels::StoredArithmetic& arithmetic_;
+  bool bf16_queries_;  // multiplied as pairs
   const BatchLayout& layout_;
   const RowScores& row_scores_;
   ThreadScratch scratch_;
+  NextKeys next_;
   RowTiles tiles_;
 };
 

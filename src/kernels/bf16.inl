@@ -56,3 +56,31 @@ inline constexpr Arithmetic bf16_arithmetic = {.per_word = 2,
                                                .matmul = matmul<Bf16>,
                                                .online_softmax = online_softmax<Bf16Weights>,
                                                .pack_finite = pack_finite_bf16};
+
+/// Keys as pairs, for queries that are bf16 as well: half the multiply-adds of widened ones.
+struct PairsOfBf16 {
+  using Element = std::uint16_t;
+  using Operand = Bf16;
+  static constexpr int per_word = 2;
+  static ATTN_INLINE Vector load(const Element* from) {
+    Vector pairs;
+    __builtin_memcpy(&pairs, from, sizeof pairs);
+    return pairs;
+  }
+};
+
+struct PairsOfI8 {
+  using Element = std::int8_t;
+  using Operand = Bf16;
+  static constexpr int per_word = 2;
+  static ATTN_INLINE Vector load(const Element* from) {
+    const Vector low = StoredI8::load(from), high = StoredI8::load(from + vector_width);
+    return reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low));
+  }
+};
+
+template <class Stored, class Pairs>
+inline constexpr StoredArithmetic stored_arithmetic_with_pairs = {
+    .scores = stored_scores<Stored>, .scores_of_bf16 = stored_scores<Pairs>, .add_values = stored_add_values<Stored>};
+inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic_with_pairs<StoredBf16, PairsOfBf16>;
+inline constexpr StoredArithmetic stored_i8 = stored_arithmetic_with_pairs<StoredI8, PairsOfI8>;

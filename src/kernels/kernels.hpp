@@ -121,7 +121,8 @@ struct RowsAhead {
   std::int64_t row_bytes = 0;
 };
 
-/// scores[r, j] = q[r, :] . keys[j, :]. q is padded with 0 to whole vectors; rows <= tile_rows. Exactly keys.count are written.
+/// scores[r, j] = q[r, :] . keys[j, :]. q is floats or pairs of bf16, padded with 0 to whole vectors; rows <= tile_rows. Exactly
+/// keys.count are written.
 struct StoredScoresTile {
   const float* q;
   std::int64_t q_stride;
@@ -146,6 +147,8 @@ struct StoredValuesTile {
 /// For one element type. Elements are widened in registers; sums are f32.
 struct StoredArithmetic {
   void (*scores)(const StoredScoresTile& tile);
+  /// With q in pairs of bf16. Null where the instruction set does not multiply those, or the keys are not exact in bf16.
+  void (*scores_of_bf16)(const StoredScoresTile& tile);
   void (*add_values)(const StoredValuesTile& tile);
 };
 

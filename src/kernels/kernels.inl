@@ -27,6 +27,8 @@ namespace {
 #include "kernels/bf16.inl"
 #else
 inline constexpr Arithmetic bf16_arithmetic{};
+inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic<StoredBf16>;
+inline constexpr StoredArithmetic stored_i8 = stored_arithmetic<StoredI8>;
 #endif
 
 }  // namespace
@@ -42,9 +44,9 @@ constinit const Kernels ATTN_KERNELS = {
             .pack_finite = pack_finite_f32},
     .bf16 = bf16_arithmetic,
     .stored_f32 = stored_arithmetic<StoredF32>,
-    .stored_bf16 = stored_arithmetic<StoredBf16>,
+    .stored_bf16 = stored_bf16,
     .stored_f16 = stored_arithmetic<StoredF16>,
-    .stored_i8 = stored_arithmetic<StoredI8>,
+    .stored_i8 = stored_i8,
     .weigh = weigh,
     .pack_transposed = pack_transposed,
     .all_finite = all_finite,

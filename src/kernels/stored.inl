@@ -4,22 +4,35 @@
 // With 4 rows and a head dim of 128 a key and its value take 2 * 4 * 8 multiply-adds and some 20 other instructions on AVX-512: less
 // than half of the time in which memory delivers them as f32.
 
-struct StoredF32 {
+/// Elements that are widened to floats, a vector of them at a time.
+struct Widened {
+  using Operand = F32;
+  static constexpr int per_word = 1;
+};
+
+struct StoredF32 : Widened {
   using Element = float;
   static ATTN_INLINE Vector load(const Element* from) { return *reinterpret_cast<const UnalignedVector*>(from); }
 };
 
-struct StoredBf16 {
+struct StoredBf16 : Widened {
   using Element = std::uint16_t;
   static ATTN_INLINE Vector load(const Element* from) {
+#if defined(__AVX512F__)
+    const __m512i bits = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__AVX2__)
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
     typedef Element Halves __attribute__((vector_size(vector_width * 2)));
     Halves halves;
     __builtin_memcpy(&halves, from, sizeof halves);
-    return from_bits(__builtin_convertvector(halves, Bits) << 16);
+    const Bits bits = __builtin_convertvector(halves, Bits);
+#endif
+    return from_bits(reinterpret_cast<Bits>(bits) << 16);
   }
 };
 
-struct StoredF16 {
+struct StoredF16 : Widened {
   using Element = std::uint16_t;
   static ATTN_INLINE Vector load(const Element* from) {
 #if defined(ATTN_VECTORS_OF_F16)
@@ -34,7 +47,7 @@ struct StoredF16 {
   }
 };
 
-struct StoredI8 {
+struct StoredI8 : Widened {
   using Element = std::int8_t;
   static ATTN_INLINE Vector load(const Element* from) {
 #if defined(__AVX512F__)
@@ -52,7 +65,7 @@ struct StoredI8 {
 /// The last elements of a row that is no whole number of vectors.
 template <class Stored>
 ATTN_INLINE Vector load_first(const typename Stored::Element* from, std::int64_t count) {
-  typename Stored::Element padded[vector_width] = {};
+  typename Stored::Element padded[vector_width * Stored::per_word] = {};
   for (std::int64_t n = 0; n < count; ++n) padded[n] = from[n];
   return Stored::load(padded);
 }
@@ -101,41 +114,33 @@ ATTN_INLINE Quad sums_of_lanes(Vector a, Vector b, Vector c, Vector d) {
 inline constexpr int keys_at_once = 4;
 inline constexpr int stored_rows = vector_width > 8 ? 6 : 2;
 
-/// Four keys; where there are fewer, the last one stands in.
-template <class Stored>
-struct KeysAtOnce {
-  using Element = typename Stored::Element;
-  ATTN_INLINE KeysAtOnce(const StoredRows& keys, std::int64_t first) {
-    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) {
-      const std::int64_t index = first + i < keys.count ? first + i : keys.count - 1;
-      row[i] = reinterpret_cast<const Element*>(keys.data + index * keys.stride);
-      scale[i] = keys.scales == nullptr ? 1.f : keys.scales[index * keys.scale_stride];
-    }
-  }
-  const Element* row[keys_at_once];
-  Quad scale;
-};
-
+/// Scores of four keys, or of the last ones: one of those stands in for the keys that are missing.
 template <class Stored, int Rows>
 ATTN_INLINE void score_keys(const StoredScoresTile& tile, std::int64_t first_row, std::int64_t j) {
-  const KeysAtOnce<Stored> keys(tile.keys, j);
+  using Element = typename Stored::Element;
+  const std::int64_t left = tile.keys.count - j;
+  const std::byte* const first = tile.keys.data + j * tile.keys.stride;
+  const Element* keys[keys_at_once];
+  ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) {
+    keys[i] = reinterpret_cast<const Element*>(first + (i < left ? i : left - 1) * tile.keys.stride);
+  }
   const float* const q = tile.q + first_row * tile.q_stride;
   Vector sums[Rows][keys_at_once] = {};
   const auto step = [&](std::int64_t d, auto load_key) ATTN_INLINE_LAMBDA {
     Vector key[keys_at_once];
-    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) key[i] = load_key(keys.row[i] + d);
+    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) key[i] = load_key(keys[i] + d);
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      const Vector x = load(q + r * tile.q_stride + d);
-      ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) sums[r][i] += x * key[i];
+      const Vector x = load(q + r * tile.q_stride + d / Stored::per_word);
+      ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) sums[r][i] = Stored::Operand::multiply_add(x, key[i], sums[r][i]);
     }
   };
-  const std::int64_t whole = round_down(tile.keys.width), rest = tile.keys.width - whole;
-  for (std::int64_t d = 0; d < whole; d += vector_width) step(d, Stored::load);
+  constexpr std::int64_t per_vector = vector_width * Stored::per_word;
+  const std::int64_t rest = tile.keys.width % per_vector, whole = tile.keys.width - rest;
+  for (std::int64_t d = 0; d < whole; d += per_vector) step(d, Stored::load);
   if (rest > 0) step(whole, [rest](const auto* from) ATTN_INLINE_LAMBDA { return load_first<Stored>(from, rest); });
 
-  const std::int64_t left = tile.keys.count - j;
   ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-    const Quad scores = sums_of_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3]) * keys.scale;
+    const Quad scores = sums_of_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
     float* const to = tile.scores + (first_row + r) * tile.stride + j;
     if (left >= keys_at_once) {
       __builtin_memcpy(to, &scores, sizeof scores);
@@ -160,6 +165,18 @@ ATTN_INLINE auto score_rows_function(std::int64_t rows, std::index_sequence<Inde
   return functions[rows - 1];
 }
 
+/// Dequantises: a row's scale is the same for all of its elements.
+ATTN_INLINE void multiply_by_scales(const StoredRows& stored, float* row, std::int64_t stride, std::int64_t rows) {
+  if (stored.scales == nullptr) return;
+  for (std::int64_t r = 0; r < rows; ++r, row += stride) {
+    if (stored.scale_stride == 1) {
+      for (std::int64_t j = 0; j < stored.count; ++j) row[j] *= stored.scales[j];
+    } else {
+      for (std::int64_t j = 0; j < stored.count; ++j) row[j] *= stored.scales[j * stored.scale_stride];
+    }
+  }
+}
+
 template <class Stored>
 void stored_scores(const StoredScoresTile& tile) {
   for (std::int64_t first = 0; first < tile.rows; first += stored_rows) {
@@ -167,6 +184,7 @@ void stored_scores(const StoredScoresTile& tile) {
     const auto function = score_rows_function<Stored>(rows, std::make_index_sequence<stored_rows>{});
     function(tile, first, first == 0 ? tile.ahead : RowsAhead{});
   }
+  multiply_by_scales(tile.keys, tile.scores, tile.stride, tile.rows);
 }
 
 /// Values [first, last) times their weights, for the columns from n on. Rest: lanes of the one vector that is not whole, or 0.
@@ -220,20 +238,10 @@ ATTN_INLINE auto add_chunk_function(std::int64_t rows, std::index_sequence<Index
   return functions[rows - 1];
 }
 
-/// Dequantises by scaling the weights: a value's scale is the same for all of its elements.
-ATTN_INLINE void scale_weights(const StoredValuesTile& tile) {
-  const StoredRows& values = tile.values;
-  if (values.scales == nullptr) return;
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    float* const weights = tile.weights + r * tile.stride;
-    for (std::int64_t j = 0; j < values.count; ++j) weights[j] *= values.scales[j * values.scale_stride];
-  }
-}
-
 template <class Stored>
 void stored_add_values(const StoredValuesTile& tile) {
   constexpr std::int64_t chunk = 16;  // values, so that those of all columns stay in L1
-  scale_weights(tile);
+  multiply_by_scales(tile.values, tile.weights, tile.stride, tile.rows);
   const auto function = add_chunk_function<Stored>(tile.rows, std::make_index_sequence<tile_rows>{});
   for (std::int64_t first = 0; first < tile.values.count; first += chunk) {
     const std::int64_t last = first + chunk < tile.values.count ? first + chunk : tile.values.count;
@@ -243,4 +251,5 @@ void stored_add_values(const StoredValuesTile& tile) {
 }
 
 template <class Stored>
-inline constexpr StoredArithmetic stored_arithmetic = {.scores = stored_scores<Stored>, .add_values = stored_add_values<Stored>};
+inline constexpr StoredArithmetic stored_arithmetic = {
+    .scores = stored_scores<Stored>, .scores_of_bf16 = nullptr, .add_values = stored_add_values<Stored>};
