@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "decode.hpp"
 #include "measure.hpp"
 
 namespace attn::bench {
@@ -23,6 +24,9 @@ struct Arguments {
   bool causal = false;
   std::string dtype = "f32";
   std::string kernel = "tiled";
+  std::optional<std::string> kv_dtype, layout;
+  std::optional<std::int64_t> page_size;
+  bool decode = false;
   int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   double min_time = 0.3;
   std::string isa;
@@ -31,11 +35,18 @@ struct Arguments {
 
 [[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
 
-DType dtype_from_name(const std::string& name) {
+DType dtype_from_name(const std::string& option, const std::string& name, bool quantized = false) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     if (name_of(dtype) == name) return dtype;
   }
-  reject(fmt::format("--dtype is {}; it needs f32, bf16 or f16", name));
+  if (quantized && name == "i8") return DType::i8;
+  reject(fmt::format("{} is {}; it needs f32, bf16{}", option, name, quantized ? ", f16 or i8" : " or f16"));
+}
+
+CacheLayout layout_from_name(const std::string& name) {
+  if (name == "bhsd") return CacheLayout::bhsd;
+  if (name == "bshd") return CacheLayout::bshd;
+  reject(fmt::format("--layout is {}; it needs bhsd or bshd", name));
 }
 
 Kernel kernel_from_name(const std::string& name) {
@@ -43,6 +54,30 @@ Kernel kernel_from_name(const std::string& name) {
   if (name == "unfused") return Kernel::unfused;
   if (name == "naive") return Kernel::naive;
   reject(fmt::format("--kernel is {}; it needs tiled, unfused or naive", name));
+}
+
+/// A cache where an option asks for one; else k and v stay plain tensors.
+std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
+  if (!arguments.kv_dtype && !arguments.page_size && !arguments.layout && !arguments.decode) return std::nullopt;
+  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
+  CacheKind cache{.dtype = dtype};
+  if (arguments.kv_dtype) cache.dtype = dtype_from_name("--kv-dtype", *arguments.kv_dtype, true);
+  if (arguments.layout) cache.layout = layout_from_name(*arguments.layout);
+  cache.page_size = arguments.page_size.value_or(0);
+  if (cache.page_size < 0 || cache.page_size > largest_page) {
+    reject(fmt::format("--page-size is {}; it needs an integer in 0..{}", cache.page_size, largest_page));
+  }
+  if (arguments.kernel != "tiled") reject("--kv-dtype, --page-size, --layout and --decode are for --kernel tiled");
+  return cache;
+}
+
+/// What the options say of every case.
+Case common_case(const Arguments& arguments) {
+  Case common{};
+  common.dtype = dtype_from_name("--dtype", arguments.dtype);
+  common.kernel = kernel_from_name(arguments.kernel);
+  common.cache = cache_from(arguments, common.dtype);
+  return common;
 }
 
 Case case_from_text(const std::string& text) {
@@ -76,6 +111,8 @@ std::vector<Case> standard_cases() {
 void print_json(const Case& shape, const Settings& settings, const Result& result) {
   const nlohmann::ordered_json line = {{"name", shape.name},
                                        {"dtype", name_of(shape.dtype)},
+                                       {"kv_dtype", name_of(shape.kv_dtype())},
+                                       {"page_size", shape.page_size()},
                                        {"threads", settings.num_threads},
                                        {"median_ms", result.median_ms},
                                        {"min_ms", result.min_ms},
@@ -92,33 +129,64 @@ void print_row(const Case& shape, const Result& result) {
              result.gbps, 100 * result.fraction_of_peak);
 }
 
-void run(const Arguments& arguments) {
-  if (arguments.num_threads < 1 || arguments.num_threads > 4096) reject("--threads needs to lie in 1..4096");
-  Settings settings{arguments.num_threads, arguments.min_time, arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
   std::vector<Case> cases = standard_cases();
   if (!arguments.shape.empty()) {
     cases = {case_from_text(arguments.shape)};
     cases[0].causal = arguments.causal;
   }
   for (Case& each : cases) {
-    each.dtype = dtype_from_name(arguments.dtype);
-    each.kernel = kernel_from_name(arguments.kernel);
+    each.dtype = common.dtype;
+    each.kernel = common.kernel;
+    each.cache = common.cache;
   }
-  const Peak peak = measure_peak(settings.isa, settings.num_threads);
-  if (!arguments.json) {
-    fmt::print("{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read from memory\n\n",
-               settings.num_threads, name_of(settings.isa), peak.multiply_add_gflops, peak.bf16_gflops, peak.read_gbps);
-    fmt::print("{:28}{:>10}{:>10}{:>10}{:>9}{:>13}\n", "shape", "median ms", "min ms", "GFLOP/s", "GB/s", "of the roof");
-  }
+  return cases;
+}
+
+void measure_cases(const std::vector<Case>& cases, const Settings& settings, const Peak& peak, bool json) {
+  if (!json) fmt::print("{:28}{:>10}{:>10}{:>10}{:>9}{:>13}\n", "shape", "median ms", "min ms", "GFLOP/s", "GB/s", "of the roof");
   for (const Case& each : cases) {
     const Result result = measure(each, settings, peak);
-    if (arguments.json) {
+    if (json) {
       print_json(each, settings, result);
     } else {
       print_row(each, result);
     }
-    if (!arguments.json && cases.size() == 1) fmt::print("\n{}\n", result.path);
+    if (!json && cases.size() == 1) fmt::print("\n{}\n", result.path);
   }
+}
+
+void run(const Arguments& arguments) {
+  if (arguments.num_threads < 1 || arguments.num_threads > 4096) reject("--threads needs to lie in 1..4096");
+  const Settings settings{arguments.num_threads, arguments.min_time,
+                          arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+  const Case common = common_case(arguments);
+  const std::vector<Case> cases = cases_from(arguments, common);
+  const Peak peak = measure_peak(settings.isa, settings.num_threads);
+  if (!arguments.json) {
+    fmt::print("{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read from memory\n\n",
+               settings.num_threads, name_of(settings.isa), peak.multiply_add_gflops, peak.bf16_gflops, peak.read_gbps);
+  }
+  if (!arguments.decode) return measure_cases(cases, settings, peak, arguments.json);
+  if (!arguments.json) return measure_decode(common, settings, peak);
+  measure_decode(common, settings, peak, [&](const Case& each, const Result& result) { print_json(each, settings, result); });
+}
+
+void add_options(CLI::App& app, Arguments& arguments) {
+  auto* const shape = app.add_option("--shape", arguments.shape, "B,H,HKV,SQ,SKV,D[,DV]");
+  auto* const causal = app.add_flag("--causal", arguments.causal, "bottom-right causal");
+  app.add_option("--dtype", arguments.dtype, "f32, bf16 or f16")->capture_default_str();
+  app.add_option("--kv-dtype", arguments.kv_dtype, "f32, bf16, f16 or i8: type of a cache of K and V; default --dtype");
+  app.add_option("--page-size", arguments.page_size, "keys in a page of a cache; default 0, no pages");
+  app.add_option("--layout", arguments.layout, "of a cache: bhsd [heads, keys, dim] (default) or bshd [keys, heads, dim]");
+  app.add_flag("--decode", arguments.decode, "a table of single queries against caches of many sizes, with the share of memory's speed")
+      ->excludes(shape)
+      ->excludes(causal);
+  app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
+  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
+  app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
+  app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
+  app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
 }
 
 }  // namespace
@@ -126,15 +194,8 @@ void run(const Arguments& arguments) {
 
 int main(int argc, char** argv) {
   attn::bench::Arguments arguments;
-  CLI::App app{"Times attention on one shape, or on a list of real model shapes, after verifying its result."};
-  app.add_option("--shape", arguments.shape, "B,H,HKV,SQ,SKV,D[,DV]");
-  app.add_flag("--causal", arguments.causal, "bottom-right causal");
-  app.add_option("--dtype", arguments.dtype, "f32, bf16 or f16")->capture_default_str();
-  app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
-  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
-  app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
-  app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
-  app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
+  CLI::App app{"Times attention on one shape, or on a list of real model shapes, after verifying its result. A cache option puts K and V into a cache first."};
+  attn::bench::add_options(app, arguments);
   try {
     app.parse(argc, argv);
     attn::bench::run(arguments);

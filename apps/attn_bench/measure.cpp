@@ -14,31 +14,12 @@ namespace {
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-Tensor random_tensor(const Dims& shape, DType dtype, unsigned seed) {
-  Tensor values(DType::f32, shape);
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::generate_n(values.data<float>(), values.size(), [&] { return normal(generator); });
-  return copy_as(values.view(), dtype);
-}
-
-struct Inputs {
-  Tensor q, k, v, out;
-
-  explicit Inputs(const Case& shape)
-      : q(random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1)),
-        k(random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.head_dim}, shape.dtype, 2)),
-        v(random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.v_head_dim}, shape.dtype, 3)),
-        out(shape.dtype, {shape.batch, shape.num_q_heads, shape.q_len, shape.v_head_dim}) {}
-
-  Tensors tensors() { return {.q = q.view(), .k = k.view(), .v = v.view(), .out = out.view()}; }
-};
-
 TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t row) {
   return tensor.sliced(0, batch, batch + 1).sliced(1, head, head + 1).sliced(2, row, row + 1);
 }
 
-/// The reference on a few rows alone. The bound tells a wrong result from a rounded one; attn_demo compare judges accuracy.
+/// The reference on a few rows alone, with keys and values as they are kept: what a cache's type costs is no fault. The bound tells a
+/// wrong result from a rounded one; attn_demo compare judges accuracy.
 void verify(const Case& shape, const Tensors& tensors, const Options& options) {
   const double tolerance = shape.dtype == DType::f32 ? 2e-5 : shape.dtype == DType::f16 ? 1e-2 : 5e-2;
   std::mt19937 generator(7);
@@ -46,12 +27,11 @@ void verify(const Case& shape, const Tensors& tensors, const Options& options) {
   for (int sample = 0; sample < 12; ++sample) {
     const std::int64_t batch = pick(shape.batch), head = pick(shape.num_q_heads), row = pick(shape.q_len);
     const std::int64_t kv_head = head / (shape.num_q_heads / shape.num_kv_heads);
-    const auto keys = [&](const TensorView& all) { return all.sliced(0, batch, batch + 1).sliced(1, kv_head, kv_head + 1); };
+    const Tensor k = demo::plain_keys(tensors, batch, kv_head), v = demo::plain_values(tensors, batch, kv_head);
     Tensor expected(DType::f64, {1, 1, 1, shape.v_head_dim});
     Options here = options;
-    if (shape.causal) here.causal = Causal::with_offset(row + shape.kv_len - shape.q_len);
-    attention_reference(
-        {.q = one_row(tensors.q, batch, head, row), .k = keys(tensors.k), .v = keys(tensors.v), .out = expected.view()}, here);
+    if (shape.causal) here.causal = Causal::with_offset(row + shape.length(batch) - shape.q_len);
+    attention_reference({.q = one_row(tensors.q, batch, head, row), .k = k.view(), .v = v.view(), .out = expected.view()}, here);
     const Tensor got = copy_as(one_row(tensors.out, batch, head, row), DType::f64);
     for (std::int64_t n = 0; n < shape.v_head_dim; ++n) {
       const double difference = std::abs(got.data<double>()[n] - expected.data<double>()[n]);
@@ -77,24 +57,29 @@ std::vector<double> time_calls(const std::function<void()>& call, double min_tim
 
 double visible_pairs(const Case& shape) {
   double pairs = 0;
-  for (std::int64_t i = 0; i < shape.q_len; ++i) {
-    const std::int64_t seen = shape.causal ? i + 1 + shape.kv_len - shape.q_len : shape.kv_len;
-    pairs += static_cast<double>(std::clamp<std::int64_t>(seen, 0, shape.kv_len));
+  for (std::int64_t batch = 0; batch < shape.batch; ++batch) {
+    const std::int64_t length = shape.length(batch);
+    for (std::int64_t i = 0; i < shape.q_len; ++i) {
+      const std::int64_t seen = shape.causal ? i + 1 + length - shape.q_len : length;
+      pairs += static_cast<double>(std::clamp<std::int64_t>(seen, 0, length));
+    }
   }
-  return pairs * static_cast<double>(shape.batch * shape.num_q_heads);
+  return pairs * static_cast<double>(shape.num_q_heads);
 }
 
 double traffic_in_bytes(const Case& shape) {
   const std::int64_t q_rows = shape.batch * shape.num_q_heads * shape.q_len;
-  const std::int64_t kv_rows = shape.batch * shape.num_kv_heads * shape.kv_len;
-  return static_cast<double>((q_rows + kv_rows) * (shape.head_dim + shape.v_head_dim)) * static_cast<double>(size_of(shape.dtype));
+  return static_cast<double>(q_rows * (shape.head_dim + shape.v_head_dim)) * static_cast<double>(size_of(shape.dtype)) +
+         shape.bytes_of_keys(shape.total_length());
 }
 
 }  // namespace
 
 Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
-  Inputs inputs(shape);
-  const Tensors tensors = inputs.tensors();
+  const Tensor q = random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);
+  Tensor out(shape.dtype, {shape.batch, shape.num_q_heads, shape.q_len, shape.v_head_dim});
+  KeysAndValues keys_and_values(shape);
+  const Tensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
   Options options;
   options.num_threads = settings.num_threads;
   options.isa = settings.isa;
@@ -120,7 +105,7 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   result.min_ms = times.front() * 1e3;
   result.gflops = flops / median / 1e9;
   result.gbps = traffic_in_bytes(shape) / median / 1e9;
-  result.peak_gflops = shape.dtype == DType::bf16 ? peak.bf16_gflops : peak.multiply_add_gflops;
+  result.peak_gflops = shape.dtype == DType::bf16 && shape.kv_dtype() == DType::bf16 ? peak.bf16_gflops : peak.multiply_add_gflops;
   result.fraction_of_peak = std::max(result.gflops / result.peak_gflops, result.gbps / peak.read_gbps);
   result.path = shape.kernel == Kernel::tiled ? plan.description() : shape.kernel == Kernel::unfused ? "unfused, oneDNN" : "reference";
   return result;

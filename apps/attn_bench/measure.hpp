@@ -3,22 +3,12 @@
 
 #include <attn/attn.hpp>
 
-#include <cstdint>
 #include <string>
 
+#include "case.hpp"
 #include "peak.hpp"
 
 namespace attn::bench {
-
-enum class Kernel { tiled, unfused, naive };
-
-struct Case {
-  std::string name;
-  std::int64_t batch, num_q_heads, num_kv_heads, q_len, kv_len, head_dim, v_head_dim;
-  bool causal = false;
-  DType dtype = DType::f32;
-  Kernel kernel = Kernel::tiled;
-};
 
 struct Settings {
   int num_threads = 1;
@@ -30,8 +20,8 @@ struct Result {
   double median_ms = 0;
   double min_ms = 0;
   double gflops = 0;  // of useful work: hidden pairs do not count
-  double gbps = 0;    // Q, K, V and O once each
-  double peak_gflops = 0;       // multiply-adds of the operands that are multiplied: f32, or pairs of bf16
+  double gbps = 0;    // Q, K, V and O once each, and the scales of a cache that has any
+  double peak_gflops = 0;       // multiply-adds of the operands that are multiplied: pairs of bf16 where all are bf16, else f32
   double fraction_of_peak = 0;  // of the nearer roof: multiply-adds or memory
   std::string path;             // the way taken, in words
 };

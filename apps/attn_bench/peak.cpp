@@ -72,7 +72,7 @@ double gflops(float (*loop)(), int num_threads, double flops) {
 }
 
 double read_gbps(int num_threads) {
-  const std::vector<long> memory(std::size_t{32} << 20, 1);  // 256 MiB, far more than any cache
+  const std::vector<long> memory(read_size / sizeof(long), 1);
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
     long sum = 0;

@@ -3,7 +3,12 @@
 
 #include <attn/isa.hpp>
 
+#include <cstddef>
+
 namespace attn::bench {
+
+/// Memory that is read to measure read_gbps, far more than any cache has for two or three cores.
+inline constexpr std::size_t read_size = std::size_t{256} << 20;
 
 struct Peak {
   double multiply_add_gflops;  // f32, in the given instruction set's vectors

@@ -1,4 +1,4 @@
-// attn_demo as a user types it, and a small call in files to type.
+// attn_demo and attn_bench as a user types them, and a small call in files to type.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -29,6 +29,7 @@ inline Ran shell(const std::string& before, const std::string& program, const st
 }
 
 inline Ran attn_demo(const std::string& arguments) { return shell("", ATTN_DEMO_PATH, arguments); }
+inline Ran attn_bench(const std::string& arguments) { return shell("", ATTN_BENCH_PATH, arguments); }
 
 inline void check_done(const std::string& arguments) {
   CAPTURE(arguments);
@@ -38,12 +39,12 @@ inline void check_done(const std::string& arguments) {
 }
 
 /// Wrong usage or input: exit code 2 and one line that names the fault.
-inline void check_refused_with(const Ran& ran, const std::string& fault) {
+inline void check_refused_with(const Ran& ran, const std::string& fault, const std::string& program = "attn_demo") {
   CAPTURE(ran.err);
   CAPTURE(fault);
   CHECK(ran.code == 2);
   CHECK(ran.out == "");
-  CHECK(ran.err.starts_with("attn_demo: error: "));
+  CHECK(ran.err.starts_with(program + ": error: "));
   CHECK(ran.err.find('\n') == ran.err.size() - 1);
   CHECK(ran.err.find(fault) != std::string::npos);
 }

@@ -1,0 +1,58 @@
+// What is timed: one call's sizes, types, and where its keys and values lie.
+#pragma once
+
+#include <attn/attn.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attn_demo/cache.hpp"
+
+namespace attn::bench {
+
+enum class Kernel { tiled, unfused, naive };
+
+struct CacheKind {
+  DType dtype = DType::f32;
+  std::int64_t page_size = 0;  // 0: no pages
+  CacheLayout layout = CacheLayout::bhsd;
+};
+
+struct Case {
+  std::string name;
+  std::int64_t batch, num_q_heads, num_kv_heads, q_len, kv_len, head_dim, v_head_dim;
+  bool causal = false;
+  DType dtype = DType::f32;
+  Kernel kernel = Kernel::tiled;
+  std::optional<CacheKind> cache{};     // none: k and v are plain tensors of dtype
+  std::vector<std::int64_t> lengths{};  // of a cache's sequences, kv_len at most; empty: kv_len each
+
+  DType kv_dtype() const { return cache ? cache->dtype : dtype; }
+  std::int64_t page_size() const { return cache ? cache->page_size : 0; }
+  std::int64_t length(std::int64_t sequence) const {
+    return lengths.empty() ? kv_len : lengths[static_cast<std::size_t>(sequence)];
+  }
+  std::int64_t total_length() const;
+  /// Bytes of so many keys of all KV heads with their values and scales.
+  double bytes_of_keys(std::int64_t keys) const;
+};
+
+/// Normal values.
+Tensor random_tensor(const Dims& shape, DType dtype, unsigned seed);
+
+/// A case's keys and values: random, and kept as it says.
+class KeysAndValues {
+ public:
+  explicit KeysAndValues(const Case& shape);
+  /// The call with them as its k and v.
+  Tensors bind(Tensors tensors);
+
+ private:
+  Tensor k_, v_;
+  std::unique_ptr<demo::AnyCache> cache_;
+};
+
+}  // namespace attn::bench

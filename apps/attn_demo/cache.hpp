@@ -1,0 +1,48 @@
+// A cache as the command line describes it, and what a cache holds as plain tensors.
+#pragma once
+
+#include <attn/kv_cache.hpp>
+
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+namespace attn::demo {
+
+struct CacheSettings {
+  std::int64_t batch = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t capacity = 0;  // keys of a sequence
+  std::int64_t head_dim = 0;
+  std::int64_t v_head_dim = 0;
+  DType dtype = DType::f32;
+  CacheLayout layout = CacheLayout::bhsd;
+  std::int64_t page_size = 0;  // keys; 0: no pages
+};
+
+/// A KvCache or a PagedKvCache. The pages of a sequence lie all over the pool, as they do once sequences have come and gone.
+class AnyCache {
+ public:
+  explicit AnyCache(const CacheSettings& settings);
+
+  /// k [num_kv_heads, count, head_dim], v [.., v_head_dim].
+  void append_to(std::int64_t sequence, const TensorView& k, const TensorView& v);
+  /// To every sequence: k [batch, num_kv_heads, count, head_dim].
+  void append(const TensorView& k, const TensorView& v);
+  /// The call with all sequences as its batch. Lasts until the next change or the next bind.
+  Tensors bind(Tensors tensors);
+
+ private:
+  std::variant<KvCache, PagedKvCache> cache_;
+  std::vector<PagedKvCache::Sequence> sequences_;  // of a PagedKvCache
+};
+
+// The rows of a call that has a cache bound, or dense k and v, one after another and times their scales. f32.
+/// Of one batch entry and KV head, [1, 1, length, dim].
+Tensor plain_keys(const Tensors& bound, std::int64_t batch, std::int64_t kv_head);
+Tensor plain_values(const Tensors& bound, std::int64_t batch, std::int64_t kv_head);
+/// Of sequences of one length, [batch, num_kv_heads, length, dim].
+Tensor plain_keys(const Tensors& bound);
+Tensor plain_values(const Tensors& bound);
+
+}  // namespace attn::demo

@@ -1,0 +1,64 @@
+// attn_bench: caches of every kind are verified and timed, and what makes no sense is refused.
+#include <nlohmann/json.hpp>
+
+#include <string>
+
+#include "support/program.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+nlohmann::json measured(const std::string& options) {
+  CAPTURE(options);
+  const Ran ran = attn_bench("--shape 2,4,2,1,70,16,24 --min-time 0 --threads 1 --json " + options);
+  CHECK(ran.err == "");
+  REQUIRE(ran.code == 0);
+  return nlohmann::json::parse(ran.out);
+}
+
+/// Bytes of Q, K, V and O that the figures stand for, for K and V rows of so many bytes together.
+void check_traffic(const nlohmann::json& result, double element, double kv_row) {
+  const double bytes = 2 * 4 * (16 + 24) * element + 2 * 2 * 70 * kv_row;
+  CHECK(result["gbps"].get<double>() * result["median_ms"].get<double>() * 1e6 == doctest::Approx(bytes));
+}
+
+}  // namespace
+
+TEST_CASE("a shape is timed on plain tensors or on a cache of any type") {
+  const nlohmann::json plain = measured("--dtype bf16");
+  for (const char* field : {"name", "threads", "median_ms", "min_ms", "gflops", "peak_gflops", "fraction_of_peak", "path"}) {
+    CHECK(plain.contains(field));
+  }
+  CHECK(plain["dtype"] == "bf16");
+  CHECK(plain["kv_dtype"] == "bf16");
+  CHECK(plain["page_size"] == 0);
+  check_traffic(plain, 2, 40 * 2);
+
+  const nlohmann::json quantized = measured("--kv-dtype i8 --page-size 16 --layout bshd");
+  CHECK(quantized["dtype"] == "f32");
+  CHECK(quantized["kv_dtype"] == "i8");
+  CHECK(quantized["page_size"] == 16);
+  check_traffic(quantized, 4, 40 + 2 * 4);
+
+  check_traffic(measured("--kv-dtype f16 --causal"), 4, 40 * 2);
+  check_traffic(measured("--page-size 100"), 4, 40 * 4);
+}
+
+TEST_CASE("attn_bench refuses what makes no sense in one line") {
+  const auto check = [](const std::string& options, const std::string& fault) {
+    CAPTURE(options);
+    check_refused_with(attn_bench(options), fault, "attn_bench");
+  };
+  const std::string shape = "--shape 1,1,1,1,1,1 ";
+  check(shape + "--kv-dtype i4", "f32, bf16, f16 or i8");
+  check(shape + "--dtype i8", "f32, bf16 or f16");
+  for (const char* size : {"-1", "2000000"}) check(shape + "--page-size " + size, "an integer in 0..");
+  check(shape + "--page-size many", "--page-size");
+  check(shape + "--layout sbhd", "bhsd or bshd");
+  check(shape + "--kv-dtype f32 --kernel naive", "--kernel tiled");
+  check("--decode --kernel unfused", "--kernel tiled");
+  check("--decode " + shape, "excludes");
+  check("--decode --causal", "excludes");
+}
