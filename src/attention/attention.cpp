@@ -68,7 +68,7 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
   shape.slots = shape.packs ? packed_slots(prepared) : 0;
   const std::int64_t splits = most_splits(sizes.kv_len, sizes);
   if (shape.in_place && splits > 1) {
-    shape.partial_rows = std::min(sizes.batch * most_short_rows, query_tokens * sizes.group_size) * sizes.num_kv_heads * splits;
+    shape.partial_rows = std::min(sizes.batch * most_short_rows(prepared.kv_type), query_tokens * sizes.group_size) * sizes.num_kv_heads * splits;
   }
   return shape;
 }
@@ -81,7 +81,7 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.kernels = &kernels::kernels_for(prepared.isa);
   const Sizes& sizes = prepared.problem.sizes;
   prepared.ragged = !tensors.q_offsets.absent() || !tensors.kv_offsets.absent();
-  prepared.kv_element_size = size_of(tensors.k.dtype);
+  prepared.kv_type = tensors.k.dtype;
   prepared.num_threads = useful_threads(sizes, options.num_threads.value_or(default_num_threads()));
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(kernels, tensors, options.score_matmul);
@@ -90,7 +90,7 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
   const bool matmul_tiles = prepared.score_matmul != nullptr;
   prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
-  prepared.short_blocking = choose_short_blocking(sizes, kernels);
+  prepared.short_blocking = choose_short_blocking(sizes, kernels, prepared.kv_type);
   prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
   // No more threads than items either: they would only take memory.
   if (!prepared.ragged) {
@@ -159,8 +159,8 @@ std::string Plan::description() const {
   const PreparedCall& call = prepared_->call;
   const bool short_rows = way_of(call, call.problem.sizes.q_len) == Way::in_place;
   const std::string start = fmt::format("tiled, {} kernels, ", name_of(call.isa));
-  const bool widens = call.widens || (short_rows && call.kv_element_size < sizeof(float));
-  const std::string widened = widens ? fmt::format(" ({}-bit operands widened)", call.kv_element_size == 1 ? 8 : 16) : "";
+  const bool widens = call.widens || (short_rows && size_of(call.kv_type) < sizeof(float));
+  const std::string widened = widens ? fmt::format(" ({}-bit operands widened)", 8 * size_of(call.kv_type)) : "";
   if (short_rows) {
     return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start, widened, call.num_threads);
   }

@@ -33,10 +33,10 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
 int useful_threads(const Sizes& sizes, int num_threads);
 
 /// Rows of a KV head up to which packing its keys and values does not pay: they are multiplied where they lie.
-inline constexpr std::int64_t most_short_rows = 24;
+std::int64_t most_short_rows(DType kv_type);
 
 /// The same for short rows, whose operands are floats whatever K and V are. A block of rows is all of a head's.
-Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels);
+Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels, DType kv_type);
 
 /// Short rows against many keys are split by keys, so that there is work for all threads; the parts are merged in order. As bits
 /// depend on it, it follows from one head's sizes alone.

@@ -88,7 +88,7 @@ class Worker {
     constexpr std::int64_t most_bytes = 256 * 1024;
     const Sizes& sizes = prepared_.problem.sizes;
     const std::int64_t next = head + team.size();
-    const auto bytes = static_cast<std::int64_t>(prepared_.kv_element_size) * sizes.kv_len * (sizes.head_dim + sizes.v_head_dim);
+    const auto bytes = static_cast<std::int64_t>(size_of(prepared_.kv_type)) * sizes.kv_len * (sizes.head_dim + sizes.v_head_dim);
     if (next >= schedule_.num_heads() || bytes > most_bytes) return std::nullopt;
     return HeadIndex{schedule_.head(next).batch, schedule_.head(next).kv_head};
   }
@@ -157,7 +157,7 @@ EntryWork entry_work(const PreparedCall& prepared, const BatchLayout& layout, st
 
 Way way_of(const PreparedCall& prepared, std::int64_t q_len) noexcept {
   const std::int64_t rows = q_len * prepared.problem.sizes.group_size;
-  if (rows <= most_short_rows && prepared.score_matmul == nullptr) return Way::in_place;
+  if (rows <= most_short_rows(prepared.kv_type) && prepared.score_matmul == nullptr) return Way::in_place;
   return prepared.blocking.q_blocks == 1 && !prepared.ragged ? Way::whole : Way::shared;
 }
 

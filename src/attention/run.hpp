@@ -23,7 +23,7 @@ struct PreparedCall {
   const kernels::Arithmetic* arithmetic = nullptr;  // one of theirs
   bool widens = false;  // 16-bit operands become f32 before they are multiplied
   bool ragged = false;  // lengths of queries or keys are known at run time only
-  std::size_t kv_element_size = 0;
+  DType kv_type = DType::f32;
   int num_threads = 1;
   Blocking blocking;        // of heads whose K and V are packed
   Blocking short_blocking;  // of heads of few rows, which are not
