@@ -70,11 +70,16 @@ ATTN_INLINE Vector load_first(const typename Stored::Element* from, std::int64_t
   return Stored::load(padded);
 }
 
-ATTN_INLINE void prefetch_row(const RowsAhead& ahead, std::int64_t index) {
-  if (index >= ahead.count) return;
+/// The row to bring nearer while row `index` is read; if there is none, that row itself, which costs nothing.
+ATTN_INLINE const std::byte* row_ahead(const RowsAhead& ahead, std::int64_t index, const std::byte* itself) {
+  return index < ahead.count ? ahead.data + index * ahead.stride : itself;
+}
+
+/// Asks for the line at `offset`, once for each line. Requests are spread evenly among multiply-adds: in bursts they fill the
+/// processor's queue of misses, and everything waits.
+ATTN_INLINE void prefetch_at(const std::byte* row, std::int64_t offset) {
   constexpr std::int64_t line = 64;
-  const std::byte* const row = ahead.data + index * ahead.stride;
-  for (std::int64_t offset = 0; offset < ahead.row_bytes; offset += line) __builtin_prefetch(row + offset, 0, 3);
+  if (offset % line == 0) __builtin_prefetch(row + offset, 0, 3);
 }
 
 typedef float Quad __attribute__((vector_size(16)));
@@ -116,19 +121,25 @@ inline constexpr int stored_rows = vector_width > 8 ? 6 : 2;
 
 /// Scores of four keys, or of the last ones: one of those stands in for the keys that are missing.
 template <class Stored, int Rows>
-ATTN_INLINE void score_keys(const StoredScoresTile& tile, std::int64_t first_row, std::int64_t j) {
+ATTN_INLINE void score_keys(const StoredScoresTile& tile, std::int64_t first_row, std::int64_t j, const RowsAhead& ahead) {
   using Element = typename Stored::Element;
   const std::int64_t left = tile.keys.count - j;
   const std::byte* const first = tile.keys.data + j * tile.keys.stride;
   const Element* keys[keys_at_once];
+  const std::byte* ahead_of[keys_at_once];
   ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) {
-    keys[i] = reinterpret_cast<const Element*>(first + (i < left ? i : left - 1) * tile.keys.stride);
+    const std::byte* const key = first + (i < left ? i : left - 1) * tile.keys.stride;
+    keys[i] = reinterpret_cast<const Element*>(key);
+    ahead_of[i] = row_ahead(ahead, j + i, key);
   }
   const float* const q = tile.q + first_row * tile.q_stride;
   Vector sums[Rows][keys_at_once] = {};
   const auto step = [&](std::int64_t d, auto load_key) ATTN_INLINE_LAMBDA {
     Vector key[keys_at_once];
-    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) key[i] = load_key(keys[i] + d);
+    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) {
+      prefetch_at(ahead_of[i], d * static_cast<std::int64_t>(sizeof(Element)));
+      key[i] = load_key(keys[i] + d);
+    }
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
       const Vector x = load(q + r * tile.q_stride + d / Stored::per_word);
       ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) sums[r][i] = Stored::Operand::multiply_add(x, key[i], sums[r][i]);
@@ -153,8 +164,7 @@ ATTN_INLINE void score_keys(const StoredScoresTile& tile, std::int64_t first_row
 template <class Stored, int Rows>
 void score_rows(const StoredScoresTile& tile, std::int64_t first_row, const RowsAhead& ahead) {
   for (std::int64_t j = 0; j < tile.keys.count; j += keys_at_once) {
-    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) prefetch_row(ahead, j + i);
-    score_keys<Stored, Rows>(tile, first_row, j);
+    score_keys<Stored, Rows>(tile, first_row, j, ahead);
   }
 }
 
@@ -191,6 +201,7 @@ void stored_scores(const StoredScoresTile& tile) {
 template <class Stored, int Rows, int Vectors, bool Whole>
 void add_columns(const StoredValuesTile& tile, std::int64_t first, std::int64_t last, std::int64_t n) {
   using Element = typename Stored::Element;
+  constexpr auto size = static_cast<std::int64_t>(sizeof(Element));
   float* const out = tile.out + n;
   const std::int64_t rest = tile.values.width - n;
   Vector sums[Rows][Vectors];
@@ -198,9 +209,12 @@ void add_columns(const StoredValuesTile& tile, std::int64_t first, std::int64_t 
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sums[r][v] = load(out + r * tile.out_stride + v * vector_width);
   }
   for (std::int64_t j = first; j < last; ++j) {
-    const auto* const value = reinterpret_cast<const Element*>(tile.values.data + j * tile.values.stride) + n;
+    const std::byte* const row = tile.values.data + j * tile.values.stride;
+    const std::byte* const ahead = row_ahead(tile.ahead, j, row);
+    const auto* const value = reinterpret_cast<const Element*>(row) + n;
     Vector x[Vectors];
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) {
+      prefetch_at(ahead + n * size, v * vector_width * size);
       x[v] = Whole ? Stored::load(value + v * vector_width) : load_first<Stored>(value, rest);
     }
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
@@ -245,7 +259,6 @@ void stored_add_values(const StoredValuesTile& tile) {
   const auto function = add_chunk_function<Stored>(tile.rows, std::make_index_sequence<tile_rows>{});
   for (std::int64_t first = 0; first < tile.values.count; first += chunk) {
     const std::int64_t last = first + chunk < tile.values.count ? first + chunk : tile.values.count;
-    for (std::int64_t j = first; j < last; ++j) prefetch_row(tile.ahead, j);
     function(tile, first, last);
   }
 }
