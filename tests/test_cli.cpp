@@ -146,10 +146,9 @@ TEST_CASE("earlier keys and values come first, and are handed back with the new 
 TEST_CASE("caches of any type and any pages give what the textbook makes of their contents") {
   const Sample sample;
   const std::int32_t lengths[] = {2, 5};
-  const std::vector<std::string> calls = {
-      "--causal", "--kv-lens " + sample.file("lens.npy", {lengths, {2}}),
-      "--mask " + sample.file("mask.npy", random_tensor({3, 5}, 5).view()),
-      fmt::format("--past-k {} --past-v {}", sample.folder / "k.npy", sample.folder / "v.npy")};
+  const std::vector<std::string> calls = {"--causal", "--kv-lens " + sample.file("lens.npy", {lengths, {2}}),
+                                          "--mask " + sample.file("mask.npy", random_tensor({3, 5}, 5).view()),
+                                          fmt::format("--past-k {} --past-v {}", sample.folder / "k.npy", sample.folder / "v.npy")};
   for (const char* kv_dtype : {"f32", "bf16", "f16", "i8"}) {
     for (const char* pages : {"", "--page-size 0", "--page-size 2", "--page-size 64"}) {
       for (const std::string& call : calls) {

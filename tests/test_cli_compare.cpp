@@ -117,7 +117,8 @@ TEST_CASE("compare shows what a cache's type costs, and pages cost nothing") {
   CHECK(rounding < 1e-5);
   CHECK(half > 10 * rounding);
   CHECK(quantized > 3 * half);
-  CHECK(attn_demo("compare --shape 2,6,3,2,70,24,40 --kv-dtype i8 --page-size 16").out.find("cached in i8 in pages of 16") != std::string::npos);
+  CHECK(attn_demo("compare --shape 2,6,3,2,70,24,40 --kv-dtype i8 --page-size 16").out.find("cached in i8 in pages of 16") !=
+        std::string::npos);
   for (const char* empty : {"0,2,1,4,4,8", "1,2,1,4,0,8"}) {
     CHECK(attn_demo(fmt::format("compare --kv-dtype i8 --page-size 2 --shape {}", empty)).code == 0);
   }

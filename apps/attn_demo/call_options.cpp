@@ -79,8 +79,8 @@ void add_engine_options(CLI::App& command, CallArguments& arguments) {
             });
   add_value(command, "--kv-dtype", "TYPE", "f32, bf16, f16 or i8: K and V are kept in a cache of this type; default --dtype",
             [&](auto option, auto text) {
-              arguments.kv_dtype = choice_value<DType>(
-                  option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}, {"i8", DType::i8}});
+              arguments.kv_dtype =
+                  choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}, {"i8", DType::i8}});
             });
   add_value(command, "--page-size", "N", "K and V are kept in a cache with pages of so many keys; 0: without pages",
             [&](auto option, auto text) { arguments.page_size = integer_value(option, text, 0, largest_page); });

@@ -105,9 +105,8 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   comparison.naive.scratch = static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
   comparison.tiled = measure_tiled(call, plan, reference);
   if (comparison.score_matrix < available_memory()) comparison.unfused = measure_unfused(call, plain, reference);
-  comparison.tolerance =
-      tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
-                : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype);
+  comparison.tolerance = tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
+                                   : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype);
   return comparison;
 }
 

@@ -20,7 +20,7 @@ struct Call {
   std::unique_ptr<AnyCache> cache;   // the same in the type and pages that the options ask for, if they do
   Tensors tensors;                   // K and V plain, in dtype
   Options options;
-  DType dtype = DType::f32;      // of q, k, v and out
+  DType dtype = DType::f32;       // of q, k, v and out
   std::optional<DType> kv_dtype;  // of the cache, if the options ask for one
   std::int64_t page_size = 0;
   Layout layout = Layout::bhsd;  // of q and out

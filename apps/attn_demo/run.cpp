@@ -26,12 +26,9 @@ struct RunArguments {
 void compute(Kernel kernel, const Call& call, const Tensors& tensors) {
   Progress progress("computing");
   switch (kernel) {
-    case Kernel::tiled:
-      return attention(bind_cache(call, tensors), call.options);
-    case Kernel::naive:
-      return attention_reference(tensors, progress.counted(tensors, call.options));
-    case Kernel::unfused:
-      return attention_unfused(tensors, call.options);
+    case Kernel::tiled: return attention(bind_cache(call, tensors), call.options);
+    case Kernel::naive: return attention_reference(tensors, progress.counted(tensors, call.options));
+    case Kernel::unfused: return attention_unfused(tensors, call.options);
   }
 }
 
