@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "support/program.hpp"
 
@@ -138,6 +139,58 @@ TEST_CASE("earlier keys and values come first, and are handed back with the new 
   CHECK(same_bits(read_tensor(folder / "all_v.npy").view(), sample.v.view()));
   check_refused_with(attn_demo(run), "--past-k requires --past-v");
   check_refused_with(attn_demo(run + "--past-v " + folder / "past_k.npy"), "--past-v has shape [2, 2, 3, 8]");
+  write_tensor(folder / "short_v.npy", sample.v.view().sliced(2, 0, 2));
+  check_refused_with(attn_demo(run + "--past-v " + folder / "short_v.npy"), "past_len needs to be the same");
+}
+
+TEST_CASE("caches of any type and any pages give what the textbook makes of their contents") {
+  const Sample sample;
+  const std::int32_t lengths[] = {2, 5};
+  const std::vector<std::string> calls = {"--causal", "--kv-lens " + sample.file("lens.npy", {lengths, {2}}),
+                                          "--mask " + sample.file("mask.npy", random_tensor({3, 5}, 5).view()),
+                                          fmt::format("--past-k {} --past-v {}", sample.folder / "k.npy", sample.folder / "v.npy")};
+  for (const char* kv_dtype : {"f32", "bf16", "f16", "i8"}) {
+    for (const char* pages : {"", "--page-size 0", "--page-size 2", "--page-size 64"}) {
+      for (const std::string& call : calls) {
+        const std::string options = fmt::format("{} --kv-dtype {} {}", call, kv_dtype, pages);
+        CAPTURE(options);
+        check_done(sample.run(options + " --kernel naive"));
+        const Tensor expected = read_tensor(sample.out);
+        check_done(sample.run(options));
+        CHECK(largest_difference(read_tensor(sample.out).view(), expected.view()) < rounding);
+      }
+    }
+  }
+  check_done(sample.run("--page-size 2"));
+  CHECK(largest_difference(read_tensor(sample.out).view(), sample.expected().view()) < rounding);
+  check_done(sample.run("--kernel unfused --kv-dtype i8 --page-size 2"));
+  const double cost = largest_difference(read_tensor(sample.out).view(), sample.expected().view());
+  CHECK(cost > 1e-4);
+  CHECK(cost < 0.1);
+}
+
+TEST_CASE("present K and V are what the cache holds, in the type of dtype") {
+  const Sample sample;
+  const std::string past = fmt::format("--past-k {0}/k.npy --past-v {0}/v.npy ", sample.folder / ".");
+  const std::string present = fmt::format("--present-k {0}/all_k.npy --present-v {0}/all_v.npy ", sample.folder / ".");
+  const auto halves_differ_by = [&](const char* name, const Tensor& given) {
+    const Tensor all = read_tensor(sample.folder / name);
+    CHECK(all.dtype() == DType::f32);
+    REQUIRE(all.shape()[2] == 10);
+    const double first = largest_difference(all.view().sliced(2, 0, 5), given.view());
+    CHECK(largest_difference(all.view().sliced(2, 5, 10), given.view()) == first);
+    return first;
+  };
+  for (const char* pages : {"", "--page-size 3"}) {
+    check_done(sample.run(past + present + pages));
+    CHECK(halves_differ_by("all_k.npy", sample.k) == 0);
+    CHECK(halves_differ_by("all_v.npy", sample.v) == 0);
+    check_done(sample.run(past + present + "--kv-dtype i8 " + pages));
+    for (const double error : {halves_differ_by("all_k.npy", sample.k), halves_differ_by("all_v.npy", sample.v)}) {
+      CHECK(error > 1e-3);
+      CHECK(error < 4.0 / 127);
+    }
+  }
 }
 
 TEST_CASE("scores are written after each step") {

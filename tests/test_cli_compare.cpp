@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "support/program.hpp"
 
@@ -95,6 +96,32 @@ TEST_CASE("compare takes a shape in place of files") {
   for (const char* dtype : {"bf16", "f16"}) CHECK(attn_demo(fmt::format("compare --shape 1,2,2,20,20,16 --dtype {}", dtype)).code == 0);
   for (const char* empty : {"0,2,1,4,4,8", "1,2,1,0,4,8", "1,2,1,4,0,8"})
     CHECK(attn_demo(fmt::format("compare --shape {}", empty)).code == 0);
+}
+
+TEST_CASE("compare shows what a cache's type costs, and pages cost nothing") {
+  const auto error_with = [](const std::string& options) {
+    CAPTURE(options);
+    const Ran ran = attn_demo("compare --shape 2,6,3,2,70,24,40 --causal --json " + options);
+    REQUIRE(ran.code == 0);
+    const auto result = nlohmann::json::parse(ran.out);
+    CHECK(result["unfused"]["out"]["max_abs"].get<double>() <= result["tolerance"].get<double>());
+    CHECK(result["shape"] == nlohmann::json({2, 6, 3, 2, 70, 24, 40}));
+    return std::pair(result["tiled"]["out"]["max_abs"].get<double>(), result["kv_dtype"].dump() + " " + result["page_size"].dump());
+  };
+  CHECK(error_with("").second == "\"f32\" 0");
+  const auto [rounding, paged] = error_with("--page-size 3");
+  CHECK(paged == "\"f32\" 3");
+  const auto [quantized, contiguous] = error_with("--kv-dtype i8");
+  CHECK(contiguous == "\"i8\" 0");
+  const double half = error_with("--kv-dtype f16").first;
+  CHECK(rounding < 1e-5);
+  CHECK(half > 10 * rounding);
+  CHECK(quantized > 3 * half);
+  CHECK(attn_demo("compare --shape 2,6,3,2,70,24,40 --kv-dtype i8 --page-size 16").out.find("cached in i8 in pages of 16") !=
+        std::string::npos);
+  for (const char* empty : {"0,2,1,4,4,8", "1,2,1,4,0,8"}) {
+    CHECK(attn_demo(fmt::format("compare --kv-dtype i8 --page-size 2 --shape {}", empty)).code == 0);
+  }
 }
 
 TEST_CASE("the sample tensors are those that make_samples makes") {

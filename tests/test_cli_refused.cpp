@@ -31,6 +31,8 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   for (const char* value : {"0", "-1", "1000000", "two"}) check(sample.run(fmt::format("--threads {}", value)), "an integer");
   check(sample.run("--isa sse9"), "baseline");
   check(sample.run("--dtype f8"), "one of f32, bf16, f16");
+  check(sample.run("--kv-dtype i4"), "one of f32, bf16, f16, i8");
+  for (const char* size : {"-1", "2000000", "x"}) check(sample.run(fmt::format("--page-size {}", size)), "--page-size");
   check(sample.run("--kernel fastest"), "one of tiled, naive, unfused");
   check(sample.run("--layout sbhd"), "one of bhsd, bshd");
   check(sample.run("--scores-stage raw --scores x.npy"), "one of scaled");
@@ -62,6 +64,9 @@ TEST_CASE("bad input is refused in one line, and nothing is left behind") {
   check("--sinks " + write("sinks.npy", counted(DType::i64, {4})), "floating-point");
   check("--kv-lens " + write("lens.npy", counted(DType::f32, {2})), "i32 or i64");
   check("--kv-lens " + write("too_long.npy", copy_as(TensorView(std::vector<float>{2, 6}.data(), {2}), DType::i64)), "kv_lens[1] is 6");
+  // Pages have room for more keys than there are.
+  check("--page-size 4 --kv-lens " + bad / "too_long.npy", "kv_lens[1] is 6");
+  check("--page-size 4 --mask " + write("wide.npy", counted(DType::f32, {3, 6})), "mask has shape [3, 6]");
 }
 
 TEST_CASE("outputs appear together or not at all") {
@@ -94,6 +99,7 @@ TEST_CASE("compare refuses shapes that make no sense or do not fit") {
   check_refused_with(attn_demo("compare --shape 1,2,1,4,4,0"), "head_dim is 0");
   check_refused_with(attn_demo("compare --shape 1,1,1,1000000000000,1000000000000,64"), "of memory");
   check_refused_with(attn_demo("compare --shape 9000000000000000000,9000000000000000000,1,1,1,64"), "of memory");
+  check_refused_with(attn_demo("compare --shape 64,64,64,1,1,128 --page-size 1000000"), "a cache of K and V needs about");
   check_refused_with(attn_demo("compare --shape 1,2,1,4,4,8 --layout bhsd"), "excludes");
   check_refused_with(attn_demo("compare --seed 1"), "--seed requires --shape");
 }

@@ -32,9 +32,7 @@ struct Case {
 
   DType kv_dtype() const { return cache ? cache->dtype : dtype; }
   std::int64_t page_size() const { return cache ? cache->page_size : 0; }
-  std::int64_t length(std::int64_t sequence) const {
-    return lengths.empty() ? kv_len : lengths[static_cast<std::size_t>(sequence)];
-  }
+  std::int64_t length(std::int64_t sequence) const { return lengths.empty() ? kv_len : lengths[static_cast<std::size_t>(sequence)]; }
   std::int64_t total_length() const;
   /// Bytes of so many keys of all KV heads with their values and scales.
   double bytes_of_keys(std::int64_t keys) const;

@@ -158,8 +158,7 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
 
 void run(const Arguments& arguments) {
   if (arguments.num_threads < 1 || arguments.num_threads > 4096) reject("--threads needs to lie in 1..4096");
-  const Settings settings{arguments.num_threads, arguments.min_time,
-                          arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+  const Settings settings{arguments.num_threads, arguments.min_time, arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
@@ -194,7 +193,9 @@ void add_options(CLI::App& app, Arguments& arguments) {
 
 int main(int argc, char** argv) {
   attn::bench::Arguments arguments;
-  CLI::App app{"Times attention on one shape, or on a list of real model shapes, after verifying its result. A cache option puts K and V into a cache first."};
+  CLI::App app{
+      "Times attention on one shape, or on a list of real model shapes, after verifying its result. --kv-dtype, --page-size and "
+      "--layout put K and V into a cache first."};
   attn::bench::add_options(app, arguments);
   try {
     app.parse(argc, argv);

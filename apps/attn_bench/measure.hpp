@@ -19,8 +19,8 @@ struct Settings {
 struct Result {
   double median_ms = 0;
   double min_ms = 0;
-  double gflops = 0;  // of useful work: hidden pairs do not count
-  double gbps = 0;    // Q, K, V and O once each, and the scales of a cache that has any
+  double gflops = 0;            // of useful work: hidden pairs do not count
+  double gbps = 0;              // Q, K, V and O once each, and the scales of a cache that has any
   double peak_gflops = 0;       // multiply-adds of the operands that are multiplied: pairs of bf16 where all are bf16, else f32
   double fraction_of_peak = 0;  // of the nearer roof: multiply-adds or memory
   std::string path;             // the way taken, in words

@@ -49,7 +49,8 @@ void scatter_free_pages(PagedKvCache& cache) {
 
 TensorView batch_entry(const TensorView& tensor, std::int64_t batch) {
   const TensorView entry = tensor.sliced(0, batch, batch + 1);
-  return {entry.data, entry.dtype, {entry.shape[1], entry.shape[2], entry.shape[3]}, {entry.strides[1], entry.strides[2], entry.strides[3]}};
+  return {
+      entry.data, entry.dtype, {entry.shape[1], entry.shape[2], entry.shape[3]}, {entry.strides[1], entry.strides[2], entry.strides[3]}};
 }
 
 std::int64_t length_of(const Tensors& bound, std::int64_t batch) {

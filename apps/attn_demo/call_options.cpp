@@ -12,6 +12,8 @@ namespace {
 /// More threads than any machine of today has processors: a slip of the keyboard, which OpenMP would not survive.
 constexpr std::int64_t max_threads = 1024;
 
+constexpr std::int64_t largest_page = std::int64_t{1} << 20;
+
 /// Adds an option whose text goes to `take`.
 template <class Take>
 CLI::Option* add_value(CLI::App& command, const std::string& option, const std::string& type, const std::string& description, Take take) {
@@ -75,6 +77,13 @@ void add_engine_options(CLI::App& command, CallArguments& arguments) {
             [&](auto option, auto text) {
               arguments.dtype = choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}});
             });
+  add_value(command, "--kv-dtype", "TYPE", "f32, bf16, f16 or i8: K and V are kept in a cache of this type; default --dtype",
+            [&](auto option, auto text) {
+              arguments.kv_dtype =
+                  choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}, {"i8", DType::i8}});
+            });
+  add_value(command, "--page-size", "N", "K and V are kept in a cache with pages of so many keys; 0: without pages",
+            [&](auto option, auto text) { arguments.page_size = integer_value(option, text, 0, largest_page); });
   add_value(command, "--threads", "N", "default: OpenMP's number",
             [&](auto option, auto text) { arguments.options.num_threads = static_cast<int>(integer_value(option, text, 1, max_threads)); });
   add_value(command, "--isa", "NAME", "which kernels; attn_demo info lists them",

@@ -24,6 +24,8 @@ struct CallArguments {
   std::optional<Layout> layout;
   std::optional<std::int64_t> heads, kv_heads;
   DType dtype = DType::f32;
+  std::optional<DType> kv_dtype;  // of a cache
+  std::optional<std::int64_t> page_size;
   Options options;
 };
 

@@ -68,6 +68,12 @@ std::string describe_masks(const Call& call) {
   return text;
 }
 
+std::string describe_cache(const Call& call) {
+  const std::string pages = call.page_size > 0 ? fmt::format(" in pages of {} keys", call.page_size) : "";
+  return fmt::format("K and V cached in {}{}; naive has them as given: errors include what the cache costs, and so does e",
+                     name_of(*call.kv_dtype), pages);
+}
+
 std::vector<std::string> table_row(const Measured& measured, double naive_seconds) {
   const bool reference = measured.kernel == "naive";
   const auto error = [&](double value) { return reference ? "-" : format_error(value); };
@@ -86,6 +92,7 @@ void print_text(const Call& call, const Comparison& comparison) {
   const Tensors& t = call.tensors;
   fmt::print("Q {}, K {}, V {}, {}\n", t.q.shape.to_string(), t.k.shape.to_string(), t.v.shape.to_string(), name_of(call.dtype));
   if (const std::string masks = describe_masks(call); !masks.empty()) fmt::print("{}\n", masks);
+  if (call.kv_dtype) fmt::print("{}\n", describe_cache(call));
   fmt::print("{}\n\n", comparison.tiled_way);
 
   std::vector<std::vector<std::string>> rows = {{"kernel", "max abs", "max rel", "RMS", "worst", "lse", "time", "speed-up", "scratch"}};
@@ -118,6 +125,8 @@ void print_json(const Call& call, const Comparison& comparison) {
   const double naive_seconds = comparison.naive.seconds;
   nlohmann::ordered_json all = {{"shape", {q[0], q[1], k[1], q[2], k[2], q[3], call.tensors.v.shape[3]}},
                                 {"dtype", name_of(call.dtype)},
+                                {"kv_dtype", name_of(call.kv_dtype.value_or(call.dtype))},
+                                {"page_size", call.page_size},
                                 {"threads", comparison.num_threads},
                                 {"tiled", json_of(comparison.tiled, naive_seconds)},
                                 {"unfused", nullptr},

@@ -60,17 +60,20 @@ void set_errors(Measured& measured, const Results& got, const Results& reference
 
 Measured measure_tiled(const Call& call, const Plan& plan, const Results& reference) {
   Results results(call, call.dtype);
+  const Tensors tensors = bind_cache(call, results.tensors);
   Workspace workspace(plan.workspace_size());
   const Progress progress("tiled, several times");
   Measured measured{.kernel = "tiled", .out = {}, .lse = {}};
-  measured.seconds = median_seconds([&] { plan.run(results.tensors, workspace); });
+  measured.seconds = median_seconds([&] { plan.run(tensors, workspace); });
   measured.scratch = plan.workspace_size();
   set_errors(measured, results, reference);
   return measured;
 }
 
-Measured measure_unfused(const Call& call, const Results& reference) {
+Measured measure_unfused(const Call& call, const PlainCall& plain, const Results& reference) {
   Results results(call, call.dtype);
+  results.tensors.k = plain.tensors.k;
+  results.tensors.v = plain.tensors.v;
   const Progress progress("unfused, several times");
   Measured measured{.kernel = "unfused", .out = {}, .lse = {}};
   measured.seconds = median_seconds([&] { attention_unfused(results.tensors, call.options); });
@@ -89,7 +92,8 @@ bool Comparison::within_tolerance() const { return within(tiled, tolerance) && (
 
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Results reference(call, DType::f64);
-  const Plan plan(Results(call, call.dtype).tensors, call.options);
+  const PlainCall plain = plain_call(call);
+  const Plan plan(bind_cache(call, Results(call, call.dtype).tensors), call.options);
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
   comparison.tiled_way = plan.description();
@@ -100,9 +104,9 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   comparison.naive.seconds = seconds_of_reference(reference.tensors, call.options);
   comparison.naive.scratch = static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
   comparison.tiled = measure_tiled(call, plan, reference);
-  if (comparison.score_matrix < available_memory()) comparison.unfused = measure_unfused(call, reference);
-  comparison.tolerance =
-      tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"} : derive_tolerance(reference.tensors, call.options, call.dtype);
+  if (comparison.score_matrix < available_memory()) comparison.unfused = measure_unfused(call, plain, reference);
+  comparison.tolerance = tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
+                                   : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype);
   return comparison;
 }
 

@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
+#include "memory.hpp"
 #include "random.hpp"
+#include "text.hpp"
 
 namespace attn::demo {
 namespace {
@@ -63,8 +66,8 @@ Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& ar
   return Layout::merged_heads;
 }
 
-/// Past and new keys (or values) in one tensor. `name` is k or v.
-Tensor appended(const char* name, const TensorView& past, const TensorView& added) {
+/// Of past and new keys (or values) together. `name` is k or v.
+Dims joined_shape(const char* name, const TensorView& past, const TensorView& added) {
   const auto reject_shapes = [&](const char* why) {
     reject(fmt::format("--past-{} has shape {}: {} [batch, kv_heads, past_len, dim], and {} is {} in that order", name,
                        past.shape.to_string(), why, name, added.shape.to_string()));
@@ -75,19 +78,75 @@ Tensor appended(const char* name, const TensorView& past, const TensorView& adde
   }
   Dims shape = added.shape;
   shape[2] += past.shape[2];
-  Tensor all(added.dtype, shape);
-  copy_into(past, all.view().sliced(2, 0, past.shape[2]));
-  copy_into(added, all.view().sliced(2, past.shape[2], shape[2]));
-  return all;
+  return shape;
+}
+
+CacheSettings cache_settings(const Dims& k, const Dims& v, DType dtype) {
+  return {.batch = k[0], .num_kv_heads = k[1], .capacity = k[2], .head_dim = k[3], .v_head_dim = v[3], .dtype = dtype};
 }
 
 void prepend_past(Call& call, const CallArguments& arguments) {
   const Tensor past_k = read_floats("--past-k", *arguments.past_k, call.dtype);
   const Tensor past_v = read_floats("--past-v", *arguments.past_v, call.dtype);
-  call.k = appended("k", past_k.view(), call.tensors.k);
-  call.v = appended("v", past_v.view(), call.tensors.v);
-  call.tensors.k = call.k.view();
-  call.tensors.v = call.v.view();
+  Tensors& tensors = call.tensors;
+  const Dims k = joined_shape("k", past_k.view(), tensors.k), v = joined_shape("v", past_v.view(), tensors.v);
+  if (past_k.shape()[2] != past_v.shape()[2]) {
+    reject(fmt::format("--past-k has shape {} and --past-v {}: past_len needs to be the same", past_k.shape().to_string(),
+                       past_v.shape().to_string()));
+  }
+  if (k.product() == 0 || v.product() == 0) {  // a cache has room for one key at least
+    call.k = Tensor(call.dtype, k);
+    call.v = Tensor(call.dtype, v);
+    tensors.k = call.k.view();
+    tensors.v = call.v.view();
+    return;
+  }
+  call.joined = std::make_unique<AnyCache>(cache_settings(k, v, call.dtype));
+  call.joined->append(past_k.view(), past_v.view());
+  call.joined->append(tensors.k, tensors.v);
+  const Tensors bound = call.joined->bind({});
+  tensors.k = bound.k;
+  tensors.v = bound.v;
+}
+
+/// A cache with pages has room for more keys than there are, which must not make a call right.
+void check_without_cache(const Call& call) {
+  Tensors tensors = call.tensors;
+  const Dims &q = tensors.q.shape, &v = tensors.v.shape;
+  tensors.out = {nullptr, call.dtype, {q[0], q[1], q[2], v[3]}};
+  const Plan checks_shapes(tensors, call.options);
+  if (tensors.kv_lens.absent()) return;
+  const Tensor lengths = copy_as(tensors.kv_lens, DType::i64);
+  for (std::int64_t b = 0; b < lengths.size(); ++b) {
+    const std::int64_t length = lengths.data<std::int64_t>()[b], kv_len = tensors.k.shape[2];
+    if (length > kv_len) reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len));
+  }
+}
+
+/// Pages are as long as the option says, however few keys there are.
+void require_memory(const CacheSettings& settings) {
+  const double keys = static_cast<double>(std::max(settings.capacity, settings.page_size) + settings.page_size);
+  const double rows = static_cast<double>(settings.batch) * static_cast<double>(settings.num_kv_heads) * keys;
+  const double bytes = rows * static_cast<double>(settings.head_dim + settings.v_head_dim) * static_cast<double>(size_of(settings.dtype));
+  if (bytes > available_memory()) {
+    reject(fmt::format("a cache of K and V needs about {} of memory; {} are available", format_bytes(bytes),
+                       format_bytes(available_memory())));
+  }
+}
+
+/// Appends K and V to a cache of the type and pages that the options ask for.
+void fill_cache(Call& call, const CallArguments& arguments) {
+  if (!arguments.kv_dtype && !arguments.page_size) return;
+  call.kv_dtype = arguments.kv_dtype.value_or(call.dtype);
+  call.page_size = arguments.page_size.value_or(0);
+  const Tensors& tensors = call.tensors;
+  check_without_cache(call);
+  if (tensors.k.size() == 0 || tensors.v.size() == 0) return;
+  CacheSettings settings = cache_settings(tensors.k.shape, tensors.v.shape, *call.kv_dtype);
+  settings.page_size = call.page_size;
+  require_memory(settings);
+  call.cache = std::make_unique<AnyCache>(settings);
+  call.cache->append(tensors.k, tensors.v);
 }
 
 /// Everything but q, k and v.
@@ -134,6 +193,7 @@ Call load_call(const CallArguments& arguments) {
   call.tensors.k = view_of("k", call.k);
   call.tensors.v = view_of("v", call.v);
   if (arguments.past_k) prepend_past(call, arguments);
+  fill_cache(call, arguments);
   return call;
 }
 
@@ -148,7 +208,32 @@ Call random_call(const CallArguments& arguments, const RandomInputs& inputs) {
   call.tensors.q = call.q.view();
   call.tensors.k = call.k.view();
   call.tensors.v = call.v.view();
+  fill_cache(call, arguments);
   return call;
+}
+
+Tensors bind_cache(const Call& call, const Tensors& tensors) {
+  AnyCache* const cache = call.cache ? call.cache.get() : call.joined.get();
+  if (cache == nullptr) return tensors;
+  Tensors bound = cache->bind(tensors);
+  // Those of the call hide keys that the cache has.
+  if (!tensors.kv_lens.absent()) bound.kv_lens = tensors.kv_lens;
+  return bound;
+}
+
+PlainCall plain_call(const Call& call) {
+  PlainCall plain{{}, {}, call.tensors};
+  if (!call.cache) return plain;
+  const Tensors bound = call.cache->bind({});
+  plain.tensors.k = bound.k;
+  plain.tensors.v = bound.v;
+  if (bound.page_table.absent() && bound.k_scales.absent()) return plain;
+  const DType dtype = bound.k.dtype == DType::i8 ? DType::f32 : bound.k.dtype;
+  plain.k = converted(plain_keys(bound), dtype);
+  plain.v = converted(plain_values(bound), dtype);
+  plain.tensors.k = std::as_const(plain.k).view();
+  plain.tensors.v = std::as_const(plain.v).view();
+  return plain;
 }
 
 Output make_output(const Call& call) {

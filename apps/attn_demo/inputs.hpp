@@ -4,22 +4,30 @@
 #include <attn/attn.hpp>
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 
+#include "cache.hpp"
 #include "call_options.hpp"
 
 namespace attn::demo {
 
-/// A call without its outputs. The views look into the owned tensors.
+/// A call without its outputs. The views look into the owned tensors and caches.
 struct Call {
   Tensor q, k, v, mask, alibi_slopes, sinks, kv_lens;
-  Tensors tensors;
+  std::unique_ptr<AnyCache> joined;  // K and V behind the past, if there is one
+  std::unique_ptr<AnyCache> cache;   // the same in the type and pages that the options ask for, if they do
+  Tensors tensors;                   // K and V plain, in dtype
   Options options;
-  DType dtype = DType::f32;      // of q, k, v and out
+  DType dtype = DType::f32;       // of q, k, v and out
+  std::optional<DType> kv_dtype;  // of the cache, if the options ask for one
+  std::int64_t page_size = 0;
   Layout layout = Layout::bhsd;  // of q and out
 };
 
-/// Reads the files, converts them to --dtype, and puts K and V behind the past. Throws Error for what is missing or does not fit.
+/// Reads the files, converts them to --dtype, and appends K and V to a cache that holds the past. Throws Error for what is missing or
+/// does not fit.
 Call load_call(const CallArguments& arguments);
 
 struct RandomInputs {
@@ -28,6 +36,16 @@ struct RandomInputs {
 };
 /// The same with normal values in place of the files of q, k and v.
 Call random_call(const CallArguments& arguments, const RandomInputs& inputs);
+
+/// These tensors with K and V where the engine reads them: in a cache if the call has one. Lasts until the next bind.
+Tensors bind_cache(const Call& call, const Tensors& tensors);
+
+/// A call with K and V as its cache holds them, for kernels that take plain tensors.
+struct PlainCall {
+  Tensor k, v;  // what is no view of the cache
+  Tensors tensors;
+};
+PlainCall plain_call(const Call& call);
 
 /// An output with a view in the library's order.
 struct Output {

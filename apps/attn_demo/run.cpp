@@ -22,15 +22,13 @@ struct RunArguments {
   Kernel kernel = Kernel::tiled;
 };
 
-void compute(Kernel kernel, const Tensors& tensors, const Options& options) {
+/// `tensors` have K and V plain.
+void compute(Kernel kernel, const Call& call, const Tensors& tensors) {
   Progress progress("computing");
   switch (kernel) {
-    case Kernel::tiled:
-      return attention(tensors, options);
-    case Kernel::naive:
-      return attention_reference(tensors, progress.counted(tensors, options));
-    case Kernel::unfused:
-      return attention_unfused(tensors, options);
+    case Kernel::tiled: return attention(bind_cache(call, tensors), call.options);
+    case Kernel::naive: return attention_reference(tensors, progress.counted(tensors, call.options));
+    case Kernel::unfused: return attention_unfused(tensors, call.options);
   }
 }
 
@@ -59,16 +57,20 @@ int run(const RunArguments& arguments) {
     if (file) files.write(*file, tensor, name);
   };
 
-  Tensors tensors = call.tensors;
+  const PlainCall plain = plain_call(call);
+  Tensors tensors = plain.tensors;
   Output out = make_output(call);
   Tensor lse = make_lse(call);
   tensors.out = out.view;
   if (arguments.lse) tensors.lse = lse.view();
-  compute(arguments.kernel, tensors, call.options);
+  compute(arguments.kernel, call, tensors);
   write("out", arguments.out, out.tensor.view());
   write("lse", arguments.lse, lse.view());
-  write("present_k", arguments.present_k, tensors.k);
-  write("present_v", arguments.present_v, tensors.v);
+  const auto write_present = [&](const std::string& name, const std::optional<std::string>& file, const TensorView& tensor) {
+    if (file) write(name, file, copy_as(tensor, call.dtype).view());
+  };
+  write_present("present_k", arguments.present_k, tensors.k);
+  write_present("present_v", arguments.present_v, tensors.v);
   if (arguments.scores) {
     const Dims& q = tensors.q.shape;
     Tensor scores(DType::f32, {q[0], q[1], q[2], tensors.k.shape[2]});

@@ -104,8 +104,8 @@ Errors errors_between(const TensorView& values, const TensorView& reference) {
   return errors;
 }
 
-Tolerance derive_tolerance(const Tensors& reference, const Options& options, DType out_dtype) {
-  const PlainFloat plain(reference, options);
+Tolerance derive_tolerance(const Tensors& call, const Tensors& reference, const Options& options, DType out_dtype) {
+  const PlainFloat plain(call, options);
   const Tensor out = copy_as(reference.out, DType::f64), lse = copy_as(reference.lse, DType::f64);
   const std::int64_t all_rows = lse.size();
   const std::int64_t products_per_row = reference.k.shape[2] * (reference.q.shape[3] + reference.v.shape[3]);
