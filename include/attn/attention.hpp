@@ -61,6 +61,7 @@ struct Tensors {
   TensorView kv_starts{};
 
   /// With k and v of i8: f32, the shape of k without its last dim. A key is k_scales[..] * k[.., :], a value v_scales[..] * v[.., :].
+  /// A scale is finite, or NaN; what rows that see an infinite one become is not specified.
   TensorView k_scales{};
   TensorView v_scales{};
 };
