@@ -66,7 +66,7 @@ struct Tensors {
   TensorView v_scales{};
 };
 
-/// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the built-in micro-kernel.
+/// Which matmul makes the scores of whole tiles. Edges, masked tiles, ragged batches and P V always take the built-in micro-kernel.
 enum class ScoreMatmul {
   automatic,  // built_in where a kernel was written for the processor, else oneDNN's if that is a fast one
   built_in,
