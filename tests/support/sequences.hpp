@@ -42,6 +42,7 @@ class Together {
   Tensors tensors();
   /// What the call wrote for a sequence, as if it had been alone.
   Outputs outputs(std::int64_t sequence) const;
+  bool untouched() const { return outputs_.out.untouched() && outputs_.lse.untouched(); }
   bool gaps_untouched() const { return outputs_.out.gaps_untouched() && outputs_.lse.gaps_untouched(); }
 
  private:
