@@ -106,6 +106,22 @@ TEST_CASE("Every layout, with each type of keys") {
   }
 }
 
+TEST_CASE("Keys, values and their scales, each with strides of its own") {
+  Case c = usual();
+  c.kv_type = DType::i8;
+  constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+  for (std::size_t n = 0; n < std::size(layouts); ++n) {
+    Inputs inputs = make_inputs(c);
+    std::size_t turn = n;
+    for (StridedTensor* tensor : {&inputs.k, &inputs.v, &inputs.k_scales, &inputs.v_scales}) {
+      StridedTensor moved(tensor->dtype(), tensor->shape(), layouts[turn++ % std::size(layouts)]);
+      copy_into(tensor->view(), moved.view());
+      *tensor = moved;
+    }
+    check_inputs(c, inputs);
+  }
+}
+
 TEST_CASE("Every kv_len about blocks, and none") {
   for (const std::int64_t kv_len : {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 383, 384, 385}) {
     Case c = usual();
