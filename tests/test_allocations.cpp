@@ -1,13 +1,16 @@
 // A prepared plan takes no memory when run.
 #include <attn/attention.hpp>
+#include <attn/kv_cache.hpp>
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <string>
 
 #include "support/allocations.hpp"
 #include "support/case.hpp"
+#include "support/sequences.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -111,4 +114,65 @@ TEST_CASE("Values that are not finite") {
   Inputs inputs = make_inputs(c);
   inputs.v.set({1, 2, 30, 4}, HUGE_VAL);
   check_allocation_free(c, inputs);
+}
+
+TEST_CASE("Few rows: in one part and in several, of each type, with values that are not finite") {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i8}) {
+    Case c = sized();
+    c.kv_type = dtype;
+    c.q_len = 2;
+    check_allocation_free(c);
+    c.kv_len = 5000;
+    for (const Layout layout : {Layout::bhsd, Layout::strided_dim}) {
+      c.layout = layout;
+      Inputs inputs = make_inputs(c);
+      if (dtype != DType::i8) inputs.v.set({1, 2, 30, 4}, HUGE_VAL);
+      check_allocation_free(c, inputs);
+    }
+  }
+}
+
+TEST_CASE("Sequences of different lengths, with keys in each form") {
+  for (const KeyForm form : key_forms) {
+    for (const DType dtype : {DType::f32, DType::i8}) {
+      Together together({.common = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64, .kv_type = dtype},
+                         .q_lens = {1, 60, 0, 7, 130},
+                         .kv_lens = {1100, 300, 20, 0, 600},
+                         .key_form = form});
+      const Tensors tensors = together.tensors();
+      for (const Isa isa : available_isas()) {
+        const Plan plan(tensors, {.isa = isa, .score_matmul = ScoreMatmul::built_in});
+        CHECK(allocations_of_run(plan, tensors) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("A decode step: append and bind") {
+  const std::int64_t heads = 2, dim = 16;
+  const StridedTensor row(DType::bf16, {1, heads, 1, dim}), key(DType::bf16, {heads, 1, dim});
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
+    for (const bool rolling : {false, true}) {
+      KvCache cache({.num_kv_heads = heads, .capacity = 40, .head_dim = dim, .dtype = dtype, .rolling = rolling});
+      const std::int64_t before = allocations();
+      for (int step = 0; step < 40; ++step) {
+        cache.append(row.view(), row.view());
+        cache.bind({});
+      }
+      CHECK(allocations() == before);
+    }
+    PagedKvCache cache({.num_pages = 20, .page_size = 4, .num_kv_heads = heads, .head_dim = dim, .dtype = dtype});
+    const std::array sequences{cache.create(), cache.create()};
+    const auto grow = [&] {
+      for (int step = 0; step < 30; ++step) {
+        for (const auto sequence : sequences) cache.append(sequence, key.view(), key.view());
+        cache.bind({}, sequences);
+      }
+    };
+    grow();
+    for (const auto sequence : sequences) cache.truncate(sequence, 0);
+    const std::int64_t before = allocations();
+    grow();
+    CHECK(allocations() == before);
+  }
 }

@@ -34,6 +34,8 @@ std::vector<Case> cases() {
       {.batch = 1, .num_q_heads = 4, .num_kv_heads = 1, .q_len = 100, .kv_len = 600, .head_dim = 64},
       {.batch = 2, .num_q_heads = 8, .num_kv_heads = 8, .q_len = 90, .kv_len = 130, .head_dim = 32, .options = {.causal = Causal{}}},
       {.batch = 4, .num_q_heads = 8, .num_kv_heads = 2, .q_len = 1, .kv_len = 700, .head_dim = 64},
+      {.batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 3, .kv_len = 3100, .head_dim = 64, .kv_lens = {3100, 1500}},
+      {.batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = 2, .kv_len = 2100, .head_dim = 64, .kv_type = DType::i8, .sinks = true},
       everything,
       pairs,
   };
@@ -61,7 +63,8 @@ StridedTensor entry(const StridedTensor& tensor, std::int64_t b) {
 
 Inputs entry(const Inputs& inputs, std::int64_t b) {
   Inputs one = inputs;
-  for (StridedTensor Inputs::*member : {&Inputs::q, &Inputs::k, &Inputs::v, &Inputs::mask, &Inputs::kv_lens}) {
+  for (StridedTensor Inputs::*member :
+       {&Inputs::q, &Inputs::k, &Inputs::v, &Inputs::mask, &Inputs::kv_lens, &Inputs::k_scales, &Inputs::v_scales}) {
     one.*member = entry(inputs.*member, b);
   }
   return one;

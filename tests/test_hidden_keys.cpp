@@ -44,9 +44,12 @@ std::string row_difference(const Outputs& a, const Outputs& b, const std::vector
   return "";
 }
 
+/// What can be poisoned: rows of floats, or the scales of i8.
+StridedTensor& floats_of(StridedTensor& rows, StridedTensor& scales) { return rows.dtype() == DType::i8 ? scales : rows; }
+
 /// All of K and V from a key on.
 Inputs filled_from(std::int64_t first_key, std::uint64_t bits, Inputs inputs) {
-  for (StridedTensor* kv : {&inputs.k, &inputs.v}) {
+  for (StridedTensor* kv : {&floats_of(inputs.k, inputs.k_scales), &floats_of(inputs.v, inputs.v_scales)}) {
     for_each_index(kv->shape(), [&](const Dims& at) {
       if (at[2] >= first_key) kv->set_bits(at, bits);
     });
@@ -57,8 +60,8 @@ Inputs filled_from(std::int64_t first_key, std::uint64_t bits, Inputs inputs) {
 enum class Where { keys, values, both };
 
 void poison(Inputs& inputs, const KeySet& keys, Where where, std::uint64_t bits, bool whole_rows) {
-  if (where != Where::values) put(inputs.k, keys, bits, whole_rows);
-  if (where != Where::keys) put(inputs.v, keys, bits, whole_rows);
+  if (where != Where::values) put(floats_of(inputs.k, inputs.k_scales), keys, bits, whole_rows);
+  if (where != Where::keys) put(floats_of(inputs.v, inputs.v_scales), keys, bits, whole_rows);
 }
 
 void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint64_t bits, bool whole_rows) {
@@ -69,13 +72,15 @@ void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint6
   CAPTURE(fmt::format("{:#x}", bits));
   CAPTURE(whole_rows);
   const Expected expected = expected_of(c, poisoned);
+  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+  const bool specified = c.kv_type != DType::i8 || nan;  // infinite scales are not
   Outputs unused = make_outputs(c);
   const std::vector<bool> blind = blind_rows(c, bind(poisoned, unused), keys);
   for (const Isa isa : available_isas()) {
     CAPTURE(std::string(name_of(isa)));
     const Outputs got = run(poisoned, c, isa);
     CHECK(row_difference(got, run(zeroed, c, isa), blind) == "");
-    CHECK(difference(got, expected) == "");
+    if (specified) CHECK(difference(got, expected) == "");
   }
 }
 
@@ -106,6 +111,14 @@ Case usual() {
           .layout = Layout::padded};
 }
 
+/// Keys and values are read where they lie.
+Case few_rows() {
+  Case c = usual();
+  c.q_len = 5;
+  c.kv_len = 150;
+  return c;
+}
+
 /// Each way of hiding, by itself.
 template <class F>
 void for_each_mask(const Case& sizes, F&& f) {
@@ -132,22 +145,72 @@ void for_each_mask(const Case& sizes, F&& f) {
   });
 }
 
+void check_keys_seen_by_none(const Case& sizes) {
+  for_each_mask(sizes, [](Case c) {
+    INFO(repeat_line(c));
+    c.options.causal = Causal::with_offset(20);
+    const std::int64_t first_hidden = 20 + c.q_len;
+    const std::vector<bool> all(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
+    const Inputs zeroed = filled_from(first_hidden, 0, make_inputs(c));
+    for (const std::uint64_t bits : poisons(c.kv_type)) {
+      const Inputs poisoned = filled_from(first_hidden, bits, make_inputs(c));
+      for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(zeroed, c, isa), all) == "");
+    }
+  });
+}
+
+void check_poisoned_queries(Case c) {
+  c.options.causal = Causal::bottom_right();
+  INFO(repeat_line(c));
+  const Inputs clean = make_inputs(c);
+  for (const std::uint64_t bits : poisons(c.q_type)) {
+    Inputs poisoned = make_inputs(c);
+    for (const std::int64_t row : {std::int64_t{0}, c.q_len / 4, c.q_len - 1}) poisoned.q.set_bits({1, 2, row, 3}, bits);
+    std::vector<bool> others(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
+    for (const std::int64_t row : {std::int64_t{0}, c.q_len / 4, c.q_len - 1})
+      others[static_cast<std::size_t>((1 * c.num_q_heads + 2) * c.q_len + row)] = false;
+    for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(clean, c, isa), others) == "");
+  }
+}
+
 }  // namespace
 
 TEST_CASE("A few poisoned keys") {
   for_each_mask(usual(), [](const Case& c) { check_poison(c, 0.05); });
+  for_each_mask(few_rows(), [](const Case& c) { check_poison(c, 0.05); });
 }
 
 TEST_CASE("Many poisoned keys") {
   for_each_mask(usual(), [](const Case& c) { check_poison(c, 0.5); });
+  for_each_mask(few_rows(), [](const Case& c) { check_poison(c, 0.5); });
 }
 
 TEST_CASE("16-bit keys and values") {
   for (const DType dtype : {DType::bf16, DType::f16}) {
-    Case sizes = usual();
-    sizes.q_type = sizes.kv_type = dtype;
+    for (Case sizes : {usual(), few_rows()}) {
+      sizes.q_type = sizes.kv_type = dtype;
+      for_each_mask(sizes, [](const Case& c) { check_poison(c, 0.1); });
+    }
+  }
+}
+
+TEST_CASE("Scales of i8") {
+  for (Case sizes : {usual(), few_rows()}) {
+    sizes.kv_type = DType::i8;
     for_each_mask(sizes, [](const Case& c) { check_poison(c, 0.1); });
   }
+}
+
+TEST_CASE("Few rows whose keys are split, or whose elements do not lie side by side") {
+  Case c{.num_q_heads = 2, .num_kv_heads = 1, .q_len = 4, .kv_len = 1030, .head_dim = 64, .options = {.causal = Causal::bottom_right()}};
+  for (const DType dtype : {DType::f32, DType::i8}) {
+    c.kv_type = dtype;
+    check_poison(c, 0.005);
+  }
+  for_each_mask(few_rows(), [](Case strided) {
+    strided.layout = Layout::strided_dim;
+    check_poison(strided, 0.1);
+  });
 }
 
 TEST_CASE("Poison in some blocks of keys and not in others") {
@@ -162,31 +225,20 @@ TEST_CASE("Poison in some blocks of keys and not in others") {
 }
 
 TEST_CASE("Keys that no row sees may hold anything") {
-  for_each_mask(usual(), [](Case c) {
-    INFO(repeat_line(c));
-    c.options.causal = Causal::with_offset(20);
-    const std::int64_t first_hidden = 20 + c.q_len;
-    const std::vector<bool> all(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
-    const Inputs zeroed = filled_from(first_hidden, 0, make_inputs(c));
-    for (const std::uint64_t bits : poisons(c.kv_type)) {
-      const Inputs poisoned = filled_from(first_hidden, bits, make_inputs(c));
-      for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(zeroed, c, isa), all) == "");
-    }
-  });
+  for (Case sizes : {usual(), few_rows()}) {
+    check_keys_seen_by_none(sizes);
+    sizes.kv_type = DType::i8;
+    check_keys_seen_by_none(sizes);
+  }
 }
 
 TEST_CASE("NaN and infinity in Q stay in their row") {
-  Case c = usual();
-  c.options.causal = Causal::bottom_right();
-  INFO(repeat_line(c));
-  const Inputs clean = make_inputs(c);
-  for (const std::uint64_t bits : poisons(c.q_type)) {
-    Inputs poisoned = make_inputs(c);
-    for (const std::int64_t row : {0, 5, 20}) poisoned.q.set_bits({1, 2, row, 3}, bits);
-    std::vector<bool> others(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
-    for (const std::int64_t row : {0, 5, 20}) others[static_cast<std::size_t>((1 * c.num_q_heads + 2) * c.q_len + row)] = false;
-    for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(clean, c, isa), others) == "");
-  }
+  check_poisoned_queries(usual());
+  check_poisoned_queries(few_rows());
+  Case split = few_rows();
+  split.kv_len = 2100;
+  split.head_dim = split.v_head_dim.emplace(64);
+  check_poisoned_queries(split);
 }
 
 TEST_CASE("Visible infinities in V: one sign gives it, both give NaN, in their column alone") {

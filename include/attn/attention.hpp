@@ -61,11 +61,12 @@ struct Tensors {
   TensorView kv_starts{};
 
   /// With k and v of i8: f32, the shape of k without its last dim. A key is k_scales[..] * k[.., :], a value v_scales[..] * v[.., :].
+  /// A scale is finite, or NaN; what rows that see an infinite one become is not specified.
   TensorView k_scales{};
   TensorView v_scales{};
 };
 
-/// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the built-in micro-kernel.
+/// Which matmul makes the scores of whole tiles. Edges, masked tiles, ragged batches and P V always take the built-in micro-kernel.
 enum class ScoreMatmul {
   automatic,  // built_in where a kernel was written for the processor, else oneDNN's if that is a fast one
   built_in,

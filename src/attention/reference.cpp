@@ -12,6 +12,7 @@
 #include <numeric>
 #include <vector>
 
+#include "attention/dense_call.hpp"
 #include "attention/problem.hpp"
 #include "attention/textbook_rows.hpp"
 
@@ -170,11 +171,35 @@ void require_scores(const Sizes& sizes, const MutableTensorView& scores) {
                   scores.shape.to_string(), name_of(scores.dtype), scores.data == nullptr ? " and no data" : "", needed.to_string()));
 }
 
+Tensor filled(const Dims& shape, double value) {
+  Tensor tensor(DType::f64, shape);
+  std::fill_n(tensor.data<double>(), tensor.size(), value);
+  return tensor;
+}
+
+/// Sequence by sequence; where one has no more keys, its scores are those of hidden keys.
+void scores_of_sequences(const Problem& problem, const Tensors& tensors, const Options& options, ScoreStage stage,
+                         const MutableTensorView& scores) {
+  const Tensor hidden = filled(scores.shape, stage == ScoreStage::weights ? 0 : -infinity);
+  copy_into(hidden.view(), scores);
+  Tensors without_values = tensors;
+  without_values.v = without_values.v_scales = {};
+  without_values.out = {};
+  for_each_sequence(problem, without_values, options, DType::f64, [&](const SequenceCall& call) {
+    const MutableTensorView entry = scores.sliced(0, call.batch, call.batch + 1);
+    reference_scores(call.tensors, call.options, stage, entry.sliced(3, 0, call.tensors.k.shape[2]));
+  });
+}
+
 }  // namespace
 
 void attention_reference(const Tensors& tensors, const Options& options) {
   const Problem problem = validate(for_the_door(tensors), options);
   validate_data(problem, tensors);
+  if (!is_dense(tensors)) {
+    return for_each_sequence(problem, tensors, options, DType::f64,
+                             [](const SequenceCall& call) { attention_reference(call.tensors, call.options); });
+  }
   const auto in_double = [](const TensorView& tensor) { return copy_as(tensor, DType::f64); };
   const Call call{
       problem, tensors, options, in_double(tensors.q), in_double(tensors.k), in_double(tensors.v), dense_mask(tensors, problem.sizes)};
@@ -190,9 +215,13 @@ void attention_reference(const Tensors& tensors, const Options& options) {
 }
 
 void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage, const MutableTensorView& scores) {
-  const Problem problem = validate_scores(for_the_door(tensors), options);
+  if (!tensors.q_offsets.absent()) {
+    throw Error(ErrorCode::unsupported, "q_offsets are given: scores of sequences of different lengths make no [.., q_len, kv_len]");
+  }
+  const Problem problem = validate_scores(for_the_door(tensors), with_lengths(tensors, options));
   validate_data(problem, tensors);
   require_scores(problem.sizes, scores);
+  if (!is_dense(tensors)) return scores_of_sequences(problem, tensors, options, stage, scores);
   const Call call{
       problem, tensors, options, copy_as(tensors.q, DType::f64), copy_as(tensors.k, DType::f64), {}, dense_mask(tensors, problem.sizes)};
   parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace attn {
@@ -52,7 +53,7 @@ ShortRowsPass::ShortRowsPass(const PreparedCall& prepared, const Tensors& tensor
       sizes_(prepared.problem.sizes),
       kernels_(*prepared.kernels),
       arithmetic_(arithmetic_of(kernels_, tensors.k.dtype)),
-      bf16_queries_(tensors.q.dtype == DType::bf16 && arithmetic_.scores_of_bf16 != nullptr && tensors.k.strides[tensors.k.rank() - 1] == 1),
+      bf16_queries_(tensors.q.dtype == DType::bf16 && arithmetic_.scores_of_bf16 != nullptr),
       layout_(layout),
       row_scores_(row_scores),
       scratch_(scratch),
@@ -110,7 +111,8 @@ void ShortRowsPass::take_tile(Tile& tile, const RowStates& states) {
   tiles_.transform(tile);
   tiles_.note_visible(tile);
   weigh(tile, states);
-  tiles_.add_visible_values(tile, states.out, [](float) { return true; });
+  tiles_.add_visible_values(tile, states.out, [](float value) { return !std::isfinite(value); });
+  add_finite_values(tile, states);
 }
 
 /// Calls use(stretch, n) for the tile's keys, the first of them being key n of the block.
@@ -124,14 +126,24 @@ void ShortRowsPass::for_each_stretch(const Tile& tile, Use use) {
   }
 }
 
-/// Rows whose elements do not lie side by side are read into dense floats before, a few at a time.
-template <class RowOf, class Use>
-void ShortRowsPass::through_staging(std::int64_t count, std::int64_t width, RowOf row_of, Use use) {
-  for (std::int64_t first = 0; first < count; first += kernels_.panel_width) {
-    const std::int64_t part = std::min(kernels_.panel_width, count - first);
-    for (std::int64_t n = 0; n < part; ++n) read_row(row_of(first + n), width, kernels_, scratch_.staging + n * width);
-    const auto stride = static_cast<std::int64_t>(sizeof(float)) * width;
-    use(kernels::StoredRows{reinterpret_cast<const std::byte*>(scratch_.staging), stride, part, width}, first);
+/// Rows whose elements do not lie side by side are gathered before, a few at a time, for the same arithmetic. `rows` begin with
+/// `first`.
+template <class Use>
+void ShortRowsPass::through_staging(const Row& first, const kernels::StoredRows& rows, Use use) {
+  auto* const staging = reinterpret_cast<std::byte*>(scratch_.staging);
+  const std::size_t size = size_of(first.dtype);
+  for (std::int64_t done = 0; done < rows.count; done += kernels_.panel_width) {
+    kernels::StoredRows staged = rows;
+    staged.data = staging;
+    staged.stride = bytes(first, rows.width);
+    staged.count = std::min(kernels_.panel_width, rows.count - done);
+    if (rows.scales != nullptr) staged.scales = rows.scales + done * rows.scale_stride;
+    for (std::int64_t n = 0; n < staged.count; ++n) {
+      Row row = first;
+      row.data += (done + n) * rows.stride;
+      for (std::int64_t d = 0; d < rows.width; ++d) std::memcpy(staging + n * staged.stride + bytes(first, d), row.at(d), size);
+    }
+    use(staged, done);
   }
 }
 
@@ -139,29 +151,28 @@ void ShortRowsPass::make_scores(Tile& tile) {
   tile.scores = scratch_.scores;
   tile.score_stride = score_stride(blocking_);
   const bool first_tile = tile.first_row == 0;
+  const auto scores_of = bf16_queries_ ? arithmetic_.scores_of_bf16 : arithmetic_.scores;
   for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
-    const auto multiply = [&](auto scores_of, const kernels::StoredRows& rows, std::int64_t first, const kernels::RowsAhead& ahead) {
-      scores_of(kernels::StoredScoresTile{.q = scratch_.queries + tile.first_row * blocking_.key_words,
-                         .q_stride = blocking_.key_words,
-                         .rows = tile.rows,
-                         .keys = rows,
-                         .scores = tile.scores + n + first,
-                         .stride = tile.score_stride,
-                         .ahead = ahead});
+    const auto multiply = [&](const kernels::StoredRows& rows, std::int64_t first, const kernels::RowsAhead& ahead) {
+      scores_of({.q = scratch_.queries + tile.first_row * blocking_.key_words,
+                 .q_stride = blocking_.key_words,
+                 .rows = tile.rows,
+                 .keys = rows,
+                 .scores = tile.scores + n + first,
+                 .stride = tile.score_stride,
+                 .ahead = ahead});
     };
-    const Row& first = keys.first_key;
-    if (first.stride != 1) {
-      return through_staging(keys.count, sizes_.head_dim, [&](std::int64_t index) { return keys.key(index); },
-                             [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(kernels_.stored_f32.scores, rows, at, {}); });
+    const kernels::StoredRows stored{.data = keys.first_key.data,
+                                     .stride = bytes(keys.first_key, keys.key_stride),
+                                     .count = keys.count,
+                                     .width = sizes_.head_dim,
+                                     .scales = keys.key_scales,
+                                     .scale_stride = keys.key_scale_stride};
+    if (keys.first_key.stride != 1) {
+      return through_staging(keys.first_key, stored, [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(rows, at, {}); });
     }
-    multiply(bf16_queries_ ? arithmetic_.scores_of_bf16 : arithmetic_.scores,
-             {.data = first.data,
-              .stride = bytes(first, keys.key_stride),
-              .count = keys.count,
-              .width = sizes_.head_dim,
-              .scales = keys.key_scales,
-              .scale_stride = keys.key_scale_stride},
-             0, first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count, sizes_.v_head_dim) : kernels::RowsAhead{});
+    multiply(stored, 0,
+             first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count, sizes_.v_head_dim) : kernels::RowsAhead{});
   });
 }
 
@@ -200,30 +211,47 @@ kernels::RowsAhead ShortRowsPass::keys_ahead(const Tile& tile, std::int64_t n, s
 
 void ShortRowsPass::add_values(const Tile& tile, const RowStates& states) {
   for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
-    const auto add = [&](const kernels::StoredArithmetic& arithmetic, const kernels::StoredRows& rows, std::int64_t first,
-                         const kernels::RowsAhead& ahead) {
-      arithmetic.add_values({.weights = tile.scores + n + first,
-                             .stride = tile.score_stride,
-                             .rows = tile.rows,
-                             .values = rows,
-                             .out = states.out,
-                             .out_stride = blocking_.value_width,
-                             .ahead = ahead});
-    };
-    const Row& first = keys.first_value;
-    if (first.stride != 1) {
-      return through_staging(keys.count, sizes_.v_head_dim, [&](std::int64_t index) { return keys.value(index); },
-                             [&](const kernels::StoredRows& rows, std::int64_t at) { add(kernels_.stored_f32, rows, at, {}); });
+    const kernels::StoredRows stored{.data = keys.first_value.data,
+                                     .stride = bytes(keys.first_value, keys.value_stride),
+                                     .count = keys.count,
+                                     .width = sizes_.v_head_dim,
+                                     .scales = keys.value_scales,
+                                     .scale_stride = keys.value_scale_stride};
+    if (keys.first_value.stride != 1) {
+      return through_staging(keys.first_value, stored, [&](const kernels::StoredRows& rows, std::int64_t at) {
+        add(arithmetic_, tile, n + at, rows, states, {});
+      });
     }
-    add(arithmetic_,
-        {.data = first.data,
-         .stride = bytes(first, keys.value_stride),
-         .count = keys.count,
-         .width = sizes_.v_head_dim,
-         .scales = keys.value_scales,
-         .scale_stride = keys.value_scale_stride},
-        0, keys_ahead(tile, n, keys.count));
+    add(arithmetic_, tile, n, stored, states, keys_ahead(tile, n, keys.count));
   });
+}
+
+/// Values of the block from key n on.
+void ShortRowsPass::add(const kernels::StoredArithmetic& arithmetic, const Tile& tile, std::int64_t n, const kernels::StoredRows& values,
+                        const RowStates& states, const kernels::RowsAhead& ahead) const {
+  arithmetic.add_values({.weights = tile.scores + n,
+                         .stride = tile.score_stride,
+                         .rows = tile.rows,
+                         .values = values,
+                         .out = states.out,
+                         .out_stride = blocking_.value_width,
+                         .ahead = ahead});
+}
+
+/// As add_values, to the same bits, but with 0 for what is not finite.
+void ShortRowsPass::add_finite_values(const Tile& tile, const RowStates& states) {
+  const HeadPlace& place = tile.block_rows->place;
+  const std::int64_t width = sizes_.v_head_dim;
+  for (std::int64_t n = tile.hull.begin; n < tile.hull.end; ++n) {
+    Row value = layout_.keys(place.batch, place.kv_head, tile.block_begin + n, 1).value(0);
+    const float scale = std::isfinite(value.scale) ? value.scale : 0.f;
+    value.scale = 1;
+    read_row(value, width, kernels_, scratch_.staging);
+    std::replace_if(
+        scratch_.staging, scratch_.staging + width, [](float x) { return !std::isfinite(x); }, 0.f);
+    const auto* data = reinterpret_cast<const std::byte*>(scratch_.staging);
+    add(kernels_.stored_f32, tile, n, {.data = data, .stride = 0, .count = 1, .width = width, .scales = &scale}, states, {});
+  }
 }
 
 void ShortRowsPass::merge_parts(const HeadPlace& place, const RowStates& parts, std::int64_t count) {

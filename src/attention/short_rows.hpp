@@ -32,14 +32,17 @@ class ShortRowsPass {
   void make_scores(Tile& tile);
   void weigh(const Tile& tile, const RowStates& states);
   void add_values(const Tile& tile, const RowStates& states);
+  void add(const kernels::StoredArithmetic& arithmetic, const Tile& tile, std::int64_t n, const kernels::StoredRows& values,
+           const RowStates& states, const kernels::RowsAhead& ahead) const;
+  void add_finite_values(const Tile& tile, const RowStates& states);
   kernels::RowsAhead keys_ahead(const Tile& tile, std::int64_t n, std::int64_t most) const;
   void merge(const RowStates& part, const RowStates& into, std::int64_t rows) const;
   RowStates part_of(const RowStates& states, std::int64_t first_row) const;
   void copy(const RowStates& from, std::int64_t rows, const RowStates& to) const;
   template <class Use>
   void for_each_stretch(const Tile& tile, Use use);
-  template <class RowOf, class Use>
-  void through_staging(std::int64_t count, std::int64_t width, RowOf row_of, Use use);
+  template <class Use>
+  void through_staging(const Row& first, const kernels::StoredRows& rows, Use use);
 
   const Blocking& blocking_;
   const Sizes& sizes_;

@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "attention/dense_call.hpp"
 #include "attention/parallel.hpp"
 #include "attention/problem.hpp"
 #include "attention/textbook_rows.hpp"
@@ -318,6 +319,10 @@ void attend(const Call& call) {
 void attention_unfused(const Tensors& tensors, const Options& options) {
   const Problem problem = validate(tensors, options);
   validate_data(problem, tensors);
+  if (!is_dense(tensors)) {
+    return for_each_sequence(problem, tensors, options, DType::f32,
+                             [](const SequenceCall& call) { attention_unfused(call.tensors, call.options); });
+  }
   const Sizes& sizes = problem.sizes;
   if (num_rows(sizes) == 0) return;
   const Workspace workspace(unfused_scratch_size(tensors));
@@ -349,9 +354,19 @@ void attention_unfused(const Tensors& tensors, const Options& options) {
 }
 
 std::size_t unfused_scratch_size(const Tensors& tensors) {
-  Arena arena(nullptr);
-  carve(arena, tensors, validate(tensors, {}).sizes);
-  return arena.used();
+  const Problem problem = validate(tensors, {});
+  if (is_dense(tensors)) {
+    Arena arena(nullptr);
+    carve(arena, tensors, problem.sizes);
+    return arena.used();
+  }
+  std::size_t most = 0;
+  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
+    const Tensors sequence = sequence_call(problem, tensors, {}, batch, DType::f32).tensors;
+    const auto gathered = static_cast<std::size_t>(sequence.k.size() + sequence.v.size()) * sizeof(float);
+    most = std::max(most, gathered + unfused_scratch_size(sequence));
+  }
+  return most;
 }
 
 }  // namespace attn

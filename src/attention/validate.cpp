@@ -368,7 +368,8 @@ Options with_lengths(const Tensors& tensors, const Options& options) {
     if (most || !readable) return;
     most = 0;
     for (std::int64_t b = 0; b + 1 < offsets.shape[0]; ++b) {
-      most = std::max(*most, integer_at(offsets, b + 1) - integer_at(offsets, b));
+      const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
+      if (begin >= 0 && end > begin) most = std::max(*most, end - begin);  // others are refused later
     }
   };
   fill(tensors.q_offsets, filled.max_q_len);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <numeric>
@@ -17,6 +18,23 @@ StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layo
   StridedTensor tensor(dtype, shape, layout);
   std::vector<double> values(static_cast<std::size_t>(shape.product()));
   for (double& value : values) value = deviation * random.normal();
+  tensor.assign(values);
+  return tensor;
+}
+
+StridedTensor uniform_i8(Random& random, const Dims& shape, Layout layout) {
+  StridedTensor tensor(DType::i8, shape, layout);
+  std::vector<double> values(static_cast<std::size_t>(shape.product()));
+  for (double& value : values) value = static_cast<double>(random.integer(-127, 127));
+  tensor.assign(values);
+  return tensor;
+}
+
+/// Of [batch, heads, rows, dim]: such that scale * uniform has a variance of order one.
+StridedTensor scales_of(Random& random, const Dims& rows, Layout layout) {
+  StridedTensor tensor(DType::f32, {rows[0], rows[1], rows[2]}, layout);
+  std::vector<double> values(static_cast<std::size_t>(tensor.shape().product()));
+  for (double& value : values) value = random.chance(0.03) ? 0 : (0.5 + random.uniform()) * std::sqrt(3.0) / 127;
   tensor.assign(values);
   return tensor;
 }
@@ -88,8 +106,12 @@ Inputs make_inputs(const Case& c) {
   Random random(c.seed);
   Inputs inputs;
   inputs.q = normal_tensor(random, c.q_type, {c.batch, c.num_q_heads, c.q_len, c.head_dim}, c.layout);
-  inputs.k = normal_tensor(random, c.kv_type, {c.batch, c.num_kv_heads, c.kv_len, c.head_dim}, c.layout);
-  inputs.v = normal_tensor(random, c.kv_type, {c.batch, c.num_kv_heads, c.kv_len, c.value_dim()}, c.layout);
+  const Dims k_shape{c.batch, c.num_kv_heads, c.kv_len, c.head_dim}, v_shape{c.batch, c.num_kv_heads, c.kv_len, c.value_dim()};
+  const bool quantised = c.kv_type == DType::i8;
+  inputs.k = quantised ? uniform_i8(random, k_shape, c.layout) : normal_tensor(random, c.kv_type, k_shape, c.layout);
+  inputs.v = quantised ? uniform_i8(random, v_shape, c.layout) : normal_tensor(random, c.kv_type, v_shape, c.layout);
+  if (quantised) inputs.k_scales = scales_of(random, k_shape, c.layout);
+  if (quantised) inputs.v_scales = scales_of(random, v_shape, c.layout);
   if (c.mask) inputs.mask = mask_tensor(random, *c.mask, c.layout);
   if (c.alibi) {
     const double score_of_order_one = 4.0 / static_cast<double>(c.kv_len + 4);
@@ -119,7 +141,9 @@ Tensors bind(const Inputs& inputs, Outputs& outputs) {
           .alibi_slopes = inputs.alibi_slopes.view_if_made(),
           .sinks = inputs.sinks.view_if_made(),
           .kv_lens = inputs.kv_lens.view_if_made(),
-          .lse = outputs.lse.view_if_made()};
+          .lse = outputs.lse.view_if_made(),
+          .k_scales = inputs.k_scales.view_if_made(),
+          .v_scales = inputs.v_scales.view_if_made()};
 }
 
 Outputs run(const Inputs& inputs, const Case& c) {

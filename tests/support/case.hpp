@@ -51,9 +51,10 @@ std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count);
 
 /// What a call reads.
 struct Inputs {
-  StridedTensor q, k, v, mask, alibi_slopes, sinks, kv_lens;
+  StridedTensor q, k, v, mask, alibi_slopes, sinks, kv_lens, k_scales, v_scales;
 };
-/// Q, K and V are normal, so that with the default scale scores are of order one.
+/// Q, K and V are normal, so that with the default scale scores are of order one; K and V of i8 are uniform, of the same variance, with
+/// a scale for each row, which now and then is 0.
 Inputs make_inputs(const Case& c);
 
 /// What a call writes; poisoned before.

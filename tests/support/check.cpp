@@ -45,6 +45,24 @@ bool agree(double got, double wanted, double tolerance) {
   return got == wanted || std::abs(got - wanted) <= tolerance;
 }
 
+/// K or V as f64, if it is of i8.
+void dequantise(StridedTensor& rows, StridedTensor& scales) {
+  if (rows.dtype() != DType::i8) return;
+  std::vector<double> values = rows.values();
+  const std::vector<double> factors = scales.values();
+  const auto width = static_cast<std::size_t>(rows.shape()[3]);
+  for (std::size_t n = 0; n < values.size(); ++n) values[n] *= factors[n / width];
+  rows = StridedTensor(DType::f64, rows.shape());
+  rows.assign(values);
+  scales = {};
+}
+
+Inputs dequantised(Inputs inputs) {
+  dequantise(inputs.k, inputs.k_scales);
+  dequantise(inputs.v, inputs.v_scales);
+  return inputs;
+}
+
 Outputs reference(const Case& c, const Inputs& inputs) {
   Case in_double = c;
   in_double.out_type = DType::f64;
@@ -65,7 +83,8 @@ double largest_weighted_magnitude(const Case& c, Inputs inputs) {
 
 }  // namespace
 
-Expected expected_of(const Case& c, const Inputs& inputs) {
+Expected expected_of(const Case& c, const Inputs& stored_inputs) {
+  const Inputs inputs = dequantised(stored_inputs);
   Outputs truth = reference(c, inputs);
   const PlainResult plain = attention_plain(bind(inputs, truth), c.options);
   Expected expected{truth.out.values(), truth.lse.values()};

@@ -9,7 +9,7 @@
 
 namespace attn::test {
 
-/// Quiet and signalling NaNs with payloads, NaN of all ones, both infinities, and the largest number.
+/// Quiet and signalling NaNs with payloads, NaN of all ones, both infinities, and the largest number. Of i8: those of its scales.
 inline std::vector<std::uint64_t> poisons(DType dtype) {
   switch (dtype) {
     case DType::bf16: return {0x7fc1, 0x7f81, 0xffff, 0x7f80, 0xff80, 0x7f7f};
@@ -35,10 +35,10 @@ class KeySet {
   std::vector<bool> chosen_;
 };
 
-/// Writes bits into the set's rows of K or V: into all of a row, or into one element of it.
+/// Writes bits into the set's rows of K or V: into all of a row, or into one element of it. Or into scales, a number a row.
 inline void put(StridedTensor& kv, const KeySet& keys, std::uint64_t bits, bool whole_rows) {
   for_each_index(kv.shape(), [&](const Dims& at) {
-    const bool here = whole_rows || at[3] == at[2] % kv.shape()[3];
+    const bool here = whole_rows || at.rank() == 3 || at[3] == at[2] % kv.shape()[3];
     if (here && keys.contains(at[0], at[1], at[2])) kv.set_bits(at, bits);
   });
 }

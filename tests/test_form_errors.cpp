@@ -1,0 +1,259 @@
+// Errors in what tells where sequences and keys lie, one test each: the message names the tensor, and nothing has been written.
+#include <attn/error.hpp>
+#include <attn/reference.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/sequences.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+/// Three sequences of 2, 0 and 30 queries (or 2 each) and 5, 20 and 37 keys.
+Sequences right(KeyForm form, bool ragged_queries = true, DType kv_type = DType::f32) {
+  return {.common = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8, .v_head_dim = 6, .kv_type = kv_type},
+          .q_lens = ragged_queries ? std::vector<std::int64_t>{2, 0, 30} : std::vector<std::int64_t>{2, 2, 2},
+          .kv_lens = {5, 20, 37},
+          .ragged_queries = ragged_queries,
+          .key_form = form};
+}
+
+struct Call {
+  Tensors tensors;
+  Options options;
+};
+using Change = std::function<void(Call&)>;
+using Run = std::function<void(const Call&)>;
+
+void check_error(const std::string& way, const Sequences& sequences, const Run& run, const Change& change, ErrorCode code,
+                 const std::vector<std::string>& words) {
+  Together together(sequences);
+  Call call{together.tensors(), {}};
+  change(call);
+  Error error(ErrorCode::io, "no error");
+  try {
+    run(call);
+  } catch (const Error& thrown) {
+    error = thrown;
+  }
+  INFO(way, ": ", error.what());
+  CHECK(error.code() == code);
+  CHECK(together.untouched());
+  for (const std::string& word : words) {
+    CAPTURE(word);
+    CHECK(std::string(error.what()).find(word) != std::string::npos);
+  }
+}
+
+/// What only the data tells.
+void check_rejected_run(const Sequences& s, const Change& change, const std::vector<std::string>& words,
+                        ErrorCode code = ErrorCode::invalid_argument) {
+  check_error(
+      "attention", s, [](const Call& call) { attention(call.tensors, call.options); }, change, code, words);
+  check_error(
+      "attention_reference", s, [](const Call& call) { attention_reference(call.tensors, call.options); }, change, code, words);
+  check_error(
+      "attention_unfused", s, [](const Call& call) { attention_unfused(call.tensors, call.options); }, change, code, words);
+}
+
+/// What shapes, types and presence tell.
+void check_rejected(const Sequences& s, const Change& change, const std::vector<std::string>& words,
+                    ErrorCode code = ErrorCode::invalid_argument) {
+  check_rejected_run(s, change, words, code);
+  check_error(
+      "Plan", s, [](const Call& call) { Plan(call.tensors, call.options); }, change, code, words);
+}
+
+TensorView reshaped(const TensorView& view, const Dims& shape) { return {view.data, view.dtype, shape}; }
+
+template <class View>
+View retyped(View view, DType dtype) {
+  view.dtype = dtype;
+  return view;
+}
+
+constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(), most = std::numeric_limits<std::int64_t>::max();
+
+}  // namespace
+
+TEST_CASE("The calls are right before they are changed") {
+  for (const KeyForm form : key_forms) {
+    for (const bool ragged_queries : {false, true}) {
+      Together together(right(form, ragged_queries, DType::i8));
+      CHECK_NOTHROW(attention(together.tensors()));
+    }
+  }
+}
+
+TEST_CASE("Offsets that are none: each is named") {
+  const std::int64_t bad[][4] = {{1, 2, 2, 32},       {-1, 2, 2, 32},  {0, 3, 2, 32},      {0, 2, 33, 32},    {0, 2, 2, 31},
+                                 {0, 2, 2, 33},       {0, -5, 2, 32},  {0, 40, 2, 32},     {0, 2, least, 32}, {most, least, 2, 32},
+                                 {0, most, most, 32}, {0, 2, 2, most}, {least, most, 2, 0}};
+  const std::int64_t bad_keys[][4] = {{2, 5, 25, 62}, {0, 30, 25, 62}, {0, 5, 25, 61},
+                                      {0, 5, 25, 63}, {0, 5, 25, 25},  {most, least, 0, 62}};
+  for (const auto& offsets : bad) {
+    check_rejected_run(right(KeyForm::padded), [&](Call& c) { c.tensors.q_offsets = {offsets, {4}}; }, {"q_offsets"});
+  }
+  for (const auto& offsets : bad_keys) {
+    check_rejected_run(right(KeyForm::ragged), [&](Call& c) { c.tensors.kv_offsets = {offsets, {4}}; }, {"kv_offsets"});
+  }
+  const std::int32_t narrow[] = {0, 2, 1, 32};
+  check_rejected_run(right(KeyForm::padded), [&](Call& c) { c.tensors.q_offsets = {narrow, {4}}; }, {"q_offsets[2]", "1", "2"});
+}
+
+TEST_CASE("Offsets of another rank, type or length") {
+  const Sequences s = right(KeyForm::ragged);
+  check_rejected(s, [](Call& c) { c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {2, 2}); }, {"q_offsets", "[2, 2]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {4, 1}); }, {"kv_offsets", "[4, 1]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.q_offsets.dtype = DType::f32; }, {"q_offsets", "f32", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets.dtype = DType::boolean; }, {"kv_offsets", "boolean", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {0}); }, {"q_offsets", "[0]"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {0}); }, {"kv_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = c.tensors.kv_offsets.sliced(0, 0, 3); }, {"kv_offsets", "3", "4"});
+}
+
+TEST_CASE("Ragged tensors of another rank or extent") {
+  const Sequences s = right(KeyForm::ragged);
+  check_rejected(s, [](Call& c) { c.tensors.q = reshaped(c.tensors.q, {1, 4, 32, 8}); }, {"q", "rank", "q_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.k = reshaped(c.tensors.k, {1, 2, 62, 8}); }, {"k", "rank", "kv_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.v = reshaped(c.tensors.v, {1, 2, 62, 6}); }, {"v", "rank", "kv_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(0, 0, 61); }, {"v", "61", "62"});
+  check_rejected(s, [](Call& c) { c.tensors.out = c.tensors.out.sliced(0, 0, 31); }, {"out", "31", "32"});
+  check_rejected(s, [](Call& c) { c.tensors.out = {c.tensors.out.data, DType::f32, {1, 4, 32, 6}}; }, {"out", "rank", "q_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.lse = {c.tensors.lse.data, DType::f32, {1, 4, 32}}; }, {"lse", "rank", "q_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.lse = c.tensors.lse.sliced(1, 0, 3); }, {"lse", "3", "4"});
+  check_rejected(s, [](Call& c) { c.options.max_q_len = -1; }, {"max_q_len", "-1"});
+  check_rejected(s, [](Call& c) { c.options.max_kv_len = -7; }, {"max_kv_len", "-7"});
+}
+
+TEST_CASE("A sequence that is longer than announced") {
+  const Sequences s = right(KeyForm::ragged);
+  check_rejected_run(s, [](Call& c) { c.options.max_q_len = 29; }, {"q_offsets", "sequence 2", "30", "29"});
+  check_rejected_run(s, [](Call& c) { c.options.max_kv_len = 19; }, {"kv_offsets", "sequence 1", "20", "19"});
+}
+
+TEST_CASE("A plan of bounded lengths runs what keeps to them, and nothing else") {
+  Together together(right(KeyForm::ragged));
+  Tensors tensors = together.tensors();
+  const Plan bounded(tensors, {.max_q_len = 30, .max_kv_len = 37}), unbounded(tensors);
+  CHECK(bounded.workspace_size() <= unbounded.workspace_size());
+  Workspace workspace(unbounded.workspace_size());
+  const std::int64_t longer_queries[] = {0, 31, 31, 32}, longer_keys[] = {0, 38, 40, 62}, other_queries[] = {0, 30, 32, 32};
+  const Tensors right_tensors = tensors;
+  tensors.q_offsets = {longer_queries, {4}};
+  CHECK_THROWS_WITH_AS(bounded.run(tensors, workspace), doctest::Contains("q_offsets"), Error);
+  CHECK_NOTHROW(unbounded.run(tensors, workspace));
+  tensors = right_tensors;
+  tensors.kv_offsets = {longer_keys, {4}};
+  CHECK_THROWS_WITH_AS(bounded.run(tensors, workspace), doctest::Contains("kv_offsets"), Error);
+  CHECK_NOTHROW(unbounded.run(tensors, workspace));
+  tensors = right_tensors;
+  tensors.q_offsets = {other_queries, {4}};
+  CHECK_NOTHROW(bounded.run(tensors, workspace));
+}
+
+TEST_CASE("A mask for ragged queries is unsupported") {
+  const bool mask[] = {true};
+  check_rejected(
+      right(KeyForm::padded),
+      [&](Call& c) {
+        c.tensors.mask = {mask, {1, 1}};
+      },
+      {"mask", "q_offsets"}, ErrorCode::unsupported);
+}
+
+TEST_CASE("Forms that contradict each other") {
+  const std::int64_t offsets[] = {0, 5, 25, 62}, starts[] = {0, 0, 0};
+  const std::int32_t pages[] = {0, 0, 0};
+  const Sequences paged = right(KeyForm::paged, false), ragged = right(KeyForm::ragged), ring = right(KeyForm::ring);
+  check_rejected(paged, [&](Call& c) { c.tensors.kv_offsets = {offsets, {4}}; }, {"page_table", "kv_offsets"});
+  check_rejected(paged, [&](Call& c) { c.tensors.kv_starts = {starts, {3}}; }, {"page_table", "kv_starts"});
+  check_rejected(ragged, [&](Call& c) { c.tensors.kv_starts = {starts, {3}}; }, {"kv_offsets", "kv_starts"});
+  check_rejected(ragged, [&](Call& c) { c.tensors.page_table = {pages, {3, 1}}; }, {"kv_offsets", "page_table"});
+  check_rejected(ragged, [&](Call& c) { c.tensors.kv_lens = {starts, {3}}; }, {"kv_offsets", "kv_lens"});
+  check_rejected(paged, [](Call& c) { c.tensors.kv_lens = {}; }, {"page_table", "kv_lens"});
+  check_rejected(ring, [](Call& c) { c.tensors.kv_lens = {}; }, {"kv_starts", "kv_lens"});
+}
+
+TEST_CASE("page_table of another rank, batch or type, and pools that do not fit") {
+  const Sequences s = right(KeyForm::paged);
+  check_rejected(s, [](Call& c) { c.tensors.page_table = reshaped(c.tensors.page_table, {12}); }, {"page_table", "[12]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.page_table = c.tensors.page_table.sliced(0, 0, 2); }, {"page_table", "2", "3"});
+  check_rejected(s, [](Call& c) { c.tensors.page_table.dtype = DType::i64; }, {"page_table", "i64", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.k = c.tensors.k.sliced(2, 0, 0); }, {"k", "page_size"});
+  check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(2, 0, 15); }, {"v", "15", "16", "page_size"});
+  check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(0, 0, 1); }, {"v", "num_pages"});
+  check_rejected(s, [](Call& c) { c.tensors.k = reshaped(c.tensors.k, {8, 2, 128}); }, {"k", "rank", "page_table"});
+}
+
+TEST_CASE("Pages that are not in the pool, where they are used") {
+  const std::int64_t lens[] = {16, 17, 0};
+  const auto with = [&](const std::int32_t* pages) {
+    return [&lens, pages](Call& c) {
+      c.tensors.kv_lens = {lens, {3}};
+      c.tensors.page_table = {pages, {3, 2}};
+    };
+  };
+  const std::int32_t negative[] = {-1, 0, 0, 0, 0, 0}, beyond[] = {0, 0, 0, 99, 0, 0}, unused[] = {0, -1, 0, 1, 99, -7};
+  check_rejected_run(right(KeyForm::paged), with(negative), {"page_table[0, 0]", "-1"});
+  check_rejected_run(right(KeyForm::paged), with(beyond), {"page_table[1, 1]", "99"});
+  Together together(right(KeyForm::paged));
+  Call call{together.tensors(), {}};
+  with(unused)(call);
+  CHECK_NOTHROW(attention(call.tensors));
+}
+
+TEST_CASE("kv_starts of another length, rank or type, or out of range") {
+  const Sequences s = right(KeyForm::ring);
+  check_rejected(s, [](Call& c) { c.tensors.kv_starts = c.tensors.kv_starts.sliced(0, 0, 2); }, {"kv_starts", "2", "3"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_starts = reshaped(c.tensors.kv_starts, {1, 3}); }, {"kv_starts", "[1, 3]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_starts.dtype = DType::f32; }, {"kv_starts", "f32", "i32"});
+  const std::int64_t beyond[] = {0, 37, 0}, negative[] = {0, 0, -1};
+  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = beyond; }, {"kv_starts[1]", "37", "36"});
+  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = negative; }, {"kv_starts[2]", "-1"});
+}
+
+TEST_CASE("Lengths beyond the capacity of pages or rings") {
+  const std::int64_t too_long[] = {5, 65, 1};
+  check_rejected_run(right(KeyForm::paged), [&](Call& c) { c.tensors.kv_lens.data = too_long; }, {"kv_lens[1]", "65", "64"});
+  check_rejected_run(right(KeyForm::ring), [&](Call& c) { c.tensors.kv_lens.data = too_long; }, {"kv_lens[1]", "65", "37"});
+}
+
+TEST_CASE("i8 without scales, scales without i8, and scales that do not fit") {
+  for (const KeyForm form : key_forms) {
+    const Sequences s = right(form, true, DType::i8), floats = right(form);
+    const float scale[] = {1};
+    check_rejected(s, [](Call& c) { c.tensors.k_scales = {}; }, {"k", "i8", "k_scales"});
+    check_rejected(s, [](Call& c) { c.tensors.v_scales = {}; }, {"v", "i8", "v_scales"});
+    check_rejected(floats, [&](Call& c) { c.tensors.k_scales = {scale, {1}}; }, {"k_scales", "f32", "i8"});
+    check_rejected(floats, [&](Call& c) { c.tensors.v_scales = {scale, {1}}; }, {"v_scales", "f32", "i8"});
+    check_rejected(s, [](Call& c) { c.tensors.k_scales.dtype = DType::f16; }, {"k_scales", "f16", "f32"});
+    check_rejected(s, [](Call& c) { c.tensors.v_scales = reshaped(c.tensors.v_scales, {1}); }, {"v_scales", "rank"});
+    check_rejected(s, [](Call& c) { c.tensors.k_scales = c.tensors.k_scales.sliced(1, 0, 1); }, {"k_scales", "dim 1", "2"});
+  }
+}
+
+TEST_CASE("i8 where it has no place") {
+  const Sequences s = right(KeyForm::padded);
+  check_rejected(s, [](Call& c) { c.tensors.q.dtype = DType::i8; }, {"q", "i8", "f32"});
+  check_rejected(s, [](Call& c) { c.tensors.out = retyped(c.tensors.out, DType::i8); }, {"out", "i8", "f32"});
+  check_rejected(s, [](Call& c) { c.tensors.v.dtype = DType::i8; }, {"v", "i8"});
+}
+
+TEST_CASE("Null data where there are elements") {
+  const Sequences ragged = right(KeyForm::ragged, true, DType::i8);
+  check_rejected_run(ragged, [](Call& c) { c.tensors.q_offsets.data = nullptr; }, {"q_offsets", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.kv_offsets.data = nullptr; }, {"kv_offsets", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.k_scales.data = nullptr; }, {"k_scales", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.v_scales.data = nullptr; }, {"v_scales", "null"});
+  check_rejected_run(right(KeyForm::paged), [](Call& c) { c.tensors.page_table.data = nullptr; }, {"page_table", "null"});
+  check_rejected_run(right(KeyForm::ring), [](Call& c) { c.tensors.kv_starts.data = nullptr; }, {"kv_starts", "null"});
+}

@@ -1,0 +1,277 @@
+// Sequences of different lengths in one call, with queries and keys in every form: each gets what the reference gives it alone, and
+// the bits that it gets alone.
+#include <attn/error.hpp>
+#include <attn/reference.hpp>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "support/check.hpp"
+#include "support/random_case.hpp"
+#include "support/sequences.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+/// Empty ones, a few queries, and many.
+std::int64_t random_q_len(Random& random) {
+  if (random.chance(0.15)) return 0;
+  if (random.chance(0.5)) return random.integer(1, 4);
+  return random.chance(0.5) ? random.integer(5, 40) : random.integer(41, 150);
+}
+
+std::int64_t random_kv_len(Random& random) {
+  if (random.chance(0.1)) return 0;
+  return random.chance(0.8) ? random.integer(1, 150) : random.integer(151, 700);
+}
+
+Sequences random_sequences(std::uint64_t seed) {
+  Random random(seed);
+  Sequences s{.common = {.seed = seed}};
+  Case& c = s.common;
+  const std::int64_t count = random.integer(1, 6), common_q_len = random_q_len(random);
+  s.ragged_queries = random.chance(0.6);
+  for (std::int64_t b = 0; b < count; ++b) {
+    s.q_lens.push_back(s.ragged_queries ? random_q_len(random) : common_q_len);
+    s.kv_lens.push_back(random_kv_len(random));
+  }
+  c.num_kv_heads = random.integer(1, 3);
+  c.num_q_heads = c.num_kv_heads * random.pick<std::int64_t>({1, 1, 2, 4, 5});
+  c.head_dim = random.integer(1, 70);
+  if (random.chance(0.4)) c.v_head_dim = random.integer(1, 70);
+  c.layout = random.pick({Layout::bhsd, Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed});
+  s.key_form = random.pick(key_forms);
+  s.page_size = random.pick<std::int64_t>({1, 3, 16, 64, 100});
+  s.offsets_type = random.pick({DType::i32, DType::i64});
+  choose_types(random, c);
+  c.batch = count;
+  c.q_len = *std::max_element(s.q_lens.begin(), s.q_lens.end());
+  c.kv_len = *std::max_element(s.kv_lens.begin(), s.kv_lens.end());
+  choose_options(random, c);
+  choose_side_tensors(random, c);
+  c.kv_lens.clear();
+  c.lse = true;
+  if (s.ragged_queries) c.mask.reset();
+  c.options.score_matmul = ScoreMatmul::built_in;  // as of ragged batches
+  return s;
+}
+
+/// Two dozen rows and more beside a few, one block of keys and several, long enough to be split.
+Sequences mixture(KeyForm form) {
+  return {.common = {.num_q_heads = 4,
+                     .num_kv_heads = 2,
+                     .head_dim = 64,
+                     .options = {.causal = Causal::bottom_right(), .score_matmul = ScoreMatmul::built_in},
+                     .seed = 3},
+          .q_lens = {1, 60, 0, 7, 1, 130},
+          .kv_lens = {1100, 300, 20, 7, 0, 600},
+          .key_form = form};
+}
+
+/// A plain call of batch 1 as a ragged one. The offsets last as long as the case.
+struct OneSequence {
+  explicit OneSequence(const Case& c) : q_offsets{0, c.q_len}, kv_offsets{0, c.kv_len} {}
+
+  Tensors tensors(Tensors plain) const {
+    const auto tokens = [](auto view) { return at_first(view.permuted(view.rank() == 4 ? Dims{0, 2, 1, 3} : Dims{0, 2, 1})); };
+    plain.q = tokens(plain.q);
+    plain.k = tokens(plain.k);
+    plain.v = tokens(plain.v);
+    plain.out = tokens(plain.out);
+    plain.lse = tokens(plain.lse);
+    plain.q_offsets = {q_offsets, {2}};
+    plain.kv_offsets = {kv_offsets, {2}};
+    return plain;
+  }
+
+  /// Without the first dim.
+  template <class View>
+  static View at_first(const View& view) {
+    return {view.data, view.dtype, {view.shape.begin() + 1, view.rank() - 1}, {view.strides.begin() + 1, view.rank() - 1}};
+  }
+
+  std::int64_t q_offsets[2], kv_offsets[2];
+};
+
+std::vector<Outputs> run_alone(const Together& together, Isa isa) {
+  std::vector<Outputs> outputs;
+  for (const Alone& alone : together.alone()) outputs.push_back(run(alone.inputs, alone.c, isa));
+  return outputs;
+}
+
+/// Empty if the last call wrote what each sequence got alone, and nothing else.
+std::string difference_from_alone(const Together& together, const std::vector<Outputs>& alone) {
+  if (!together.gaps_untouched()) return "written between the elements";
+  for (std::size_t b = 0; b < alone.size(); ++b) {
+    const std::string difference = bit_difference(together.outputs(static_cast<std::int64_t>(b)), alone[b]);
+    if (!difference.empty()) return fmt::format("sequence {}: {}", b, difference);
+  }
+  return "";
+}
+
+void check_any_number_of_threads(const Sequences& s) {
+  INFO(to_string(s));
+  Together together(s);
+  Options options = together.options();
+  for (const Isa isa : available_isas()) {
+    options.isa = isa;
+    const std::vector<Outputs> alone = run_alone(together, isa);
+    for (const int num_threads : {1, 2, 3, 7}) {
+      options.num_threads = num_threads;
+      CAPTURE(num_threads);
+      attention(together.tensors(), options);
+      CHECK(difference_from_alone(together, alone) == "");
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("Random sequences in random forms get what the reference gives them, and the bits that they get alone") {
+  for (const std::uint64_t seed : seeds(1, 150)) {
+    const Sequences s = random_sequences(seed);
+    Together together(s);
+    INFO(to_string(s));
+    std::vector<Expected> expected;
+    for (const Alone& alone : together.alone()) expected.push_back(expected_of(alone.c, alone.inputs));
+    for (const Isa isa : available_isas()) {
+      CAPTURE(std::string(name_of(isa)));
+      Options options = together.options();
+      options.isa = isa;
+      attention(together.tensors(), options);
+      CHECK(difference_from_alone(together, run_alone(together, isa)) == "");
+      for (std::size_t b = 0; b < expected.size(); ++b) {
+        CAPTURE(b);
+        CHECK(difference(together.outputs(static_cast<std::int64_t>(b)), expected[b]) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("The reference and the unfused baseline take every form, too") {
+  for (const std::uint64_t seed : seeds(1, 60)) {
+    const Sequences s = random_sequences(seed);
+    Together together(s);
+    INFO(to_string(s));
+    for (const auto& attend : {attention_reference, attention_unfused}) {
+      attend(together.tensors(), together.options());
+      CHECK(together.gaps_untouched());
+      for (std::int64_t b = 0; b < s.count(); ++b) {
+        CAPTURE(b);
+        const Alone& alone = together.alone()[static_cast<std::size_t>(b)];
+        Outputs outputs = make_outputs(alone.c);
+        attend(bind(alone.inputs, outputs), alone.c.options);
+        CHECK(bit_difference(together.outputs(b), outputs) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("The reference dequantises element by element") {
+  Case c{.batch = 2, .num_q_heads = 2, .q_len = 3, .kv_len = 20, .head_dim = 9, .kv_type = DType::i8, .kv_lens = {20, 11}};
+  const Inputs inputs = make_inputs(c);
+  const Expected expected = expected_of(c, inputs);
+  c.out_type = DType::f64;
+  Outputs outputs = make_outputs(c);
+  attention_reference(bind(inputs, outputs), c.options);
+  CHECK(difference(outputs.out.values(), expected.out, 1e-14) == "");
+}
+
+TEST_CASE("Scores of cached keys, and of sequences of keys one after another") {
+  for (const KeyForm form : key_forms) {
+    Sequences s = mixture(form);
+    s.q_lens = {4, 4, 4};
+    s.kv_lens = {20, 0, 33};
+    s.ragged_queries = false;
+    s.common.kv_type = DType::i8;
+    Together together(s);
+    Tensors tensors = together.tensors();
+    const bool paged = form == KeyForm::paged;
+    const std::int64_t kv_len = paged ? tensors.page_table.shape[1] * s.page_size : 33;
+    for (const ScoreStage stage : {ScoreStage::scaled, ScoreStage::masked, ScoreStage::weights}) {
+      Tensor scores(DType::f64, {3, 4, 4, kv_len});
+      reference_scores(tensors, together.options(), stage, scores.view());
+      for (std::int64_t b = 0; b < 3; ++b) {
+        const Alone& alone = together.alone()[static_cast<std::size_t>(b)];
+        Outputs outputs = make_outputs(alone.c);
+        Tensor wanted(DType::f64, {1, 4, 4, alone.c.kv_len});
+        reference_scores(bind(alone.inputs, outputs), alone.c.options, stage, wanted.view());
+        const Tensor got = copy_as(scores.view().sliced(0, b, b + 1).sliced(3, 0, alone.c.kv_len), DType::f64);
+        CHECK(std::equal(got.data<double>(), got.data<double>() + got.size(), wanted.data<double>()));
+        const Tensor rest = copy_as(scores.view().sliced(0, b, b + 1).sliced(3, alone.c.kv_len, kv_len), DType::f64);
+        const double hidden = stage == ScoreStage::weights ? 0 : -HUGE_VAL;
+        CHECK(std::all_of(rest.data<double>(), rest.data<double>() + rest.size(), [&](double score) { return score == hidden; }));
+      }
+    }
+  }
+}
+
+TEST_CASE("Scores of ragged queries are unsupported") {
+  Together together(mixture(KeyForm::padded));
+  Tensor scores(DType::f32, {6, 4, 130, 1100});
+  Error error(ErrorCode::io, "no error");
+  try {
+    reference_scores(together.tensors(), {}, ScoreStage::masked, scores.view());
+  } catch (const Error& thrown) {
+    error = thrown;
+  }
+  CHECK(error.code() == ErrorCode::unsupported);
+  CHECK(std::string(error.what()).find("q_offsets") != std::string::npos);
+}
+
+TEST_CASE("Any number of threads and each instruction set") {
+  for (const KeyForm form : key_forms) {
+    for (const DType dtype : {DType::f32, DType::i8, DType::bf16}) {
+      Sequences s = mixture(form);
+      s.common.kv_type = dtype;
+      if (dtype == DType::bf16) s.common.q_type = dtype;
+      check_any_number_of_threads(s);
+    }
+  }
+}
+
+TEST_CASE("A ragged sequence has the same bits without the others, whichever matmul is asked for") {
+  const Sequences all = mixture(KeyForm::ragged);
+  Together together(all);
+  for (const Isa isa : available_isas()) {
+    for (const ScoreMatmul score_matmul : {ScoreMatmul::automatic, ScoreMatmul::built_in, ScoreMatmul::onednn}) {
+      Options options = together.options();
+      options.isa = isa;
+      options.score_matmul = score_matmul;
+      attention(together.tensors(), options);
+      for (std::int64_t b = 0; b < all.count(); ++b) {
+        const Alone& alone = together.alone()[static_cast<std::size_t>(b)];
+        Outputs outputs = make_outputs(alone.c);
+        attention(OneSequence(alone.c).tensors(bind(alone.inputs, outputs)), options);
+        CHECK(bit_difference(outputs, together.outputs(b)) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("No sequences, or only empty ones") {
+  for (const KeyForm form : key_forms) {
+    Sequences s = mixture(form);
+    s.q_lens = {0, 0};
+    s.kv_lens = {5, 0};
+    check_any_number_of_threads(s);
+    s.q_lens = {30, 2};
+    s.kv_lens = {0, 0};
+    check_any_number_of_threads(s);
+  }
+  Tensors none{.q = {nullptr, DType::f32, {0, 2, 8}}, .k = {nullptr, DType::f32, {0, 2, 8}}, .v = {nullptr, DType::f32, {0, 2, 8}}};
+  none.out = {nullptr, DType::f32, {0, 2, 8}};
+  const std::int64_t zero = 0;
+  none.q_offsets = none.kv_offsets = {&zero, {1}};
+  CHECK_NOTHROW(attention(none));
+  CHECK_NOTHROW(attention_reference(none));
+  CHECK_NOTHROW(attention_unfused(none));
+}
