@@ -156,22 +156,34 @@ TEST_CASE("Random sequences in random forms get what the reference gives them, a
   }
 }
 
+/// The first complaint of compare(alone, outputs) about a sequence.
+template <class Compare>
+std::string difference_of(const Together& together, Compare compare) {
+  for (std::size_t b = 0; b < together.alone().size(); ++b) {
+    const std::string found = compare(together.alone()[b], together.outputs(static_cast<std::int64_t>(b)));
+    if (!found.empty()) return fmt::format("sequence {}: {}", b, found);
+  }
+  return "";
+}
+
 TEST_CASE("The reference and the unfused baseline take every form, too") {
   for (const std::uint64_t seed : seeds(1, 60)) {
     const Sequences s = random_sequences(seed);
     Together together(s);
     INFO(to_string(s));
-    for (const auto& attend : {attention_reference, attention_unfused}) {
-      attend(together.tensors(), together.options());
-      CHECK(together.gaps_untouched());
-      for (std::int64_t b = 0; b < s.count(); ++b) {
-        CAPTURE(b);
-        const Alone& alone = together.alone()[static_cast<std::size_t>(b)];
-        Outputs outputs = make_outputs(alone.c);
-        attend(bind(alone.inputs, outputs), alone.c.options);
-        CHECK(bit_difference(together.outputs(b), outputs) == "");
-      }
-    }
+    attention_reference(together.tensors(), together.options());
+    CHECK(together.gaps_untouched());
+    CHECK(difference_of(together, [](const Alone& alone, const Outputs& outputs) {
+            Outputs wanted = make_outputs(alone.c);
+            attention_reference(bind(alone.inputs, wanted), alone.c.options);
+            return bit_difference(outputs, wanted);
+          }) == "");
+    // oneDNN's bits depend on the sizes of its matrices.
+    attention_unfused(together.tensors(), together.options());
+    CHECK(together.gaps_untouched());
+    CHECK(difference_of(together, [](const Alone& alone, const Outputs& outputs) {
+            return difference(outputs, expected_of(alone.c, alone.inputs));
+          }) == "");
   }
 }
 
@@ -242,7 +254,7 @@ TEST_CASE("A ragged sequence has the same bits without the others, whichever mat
   const Sequences all = mixture(KeyForm::ragged);
   Together together(all);
   for (const Isa isa : available_isas()) {
-    for (const ScoreMatmul score_matmul : {ScoreMatmul::automatic, ScoreMatmul::built_in, ScoreMatmul::onednn}) {
+    for (const ScoreMatmul score_matmul : {ScoreMatmul::built_in, ScoreMatmul::onednn}) {
       Options options = together.options();
       options.isa = isa;
       options.score_matmul = score_matmul;

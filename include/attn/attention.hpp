@@ -66,11 +66,11 @@ struct Tensors {
   TensorView v_scales{};
 };
 
-/// Which matmul makes the scores of whole tiles. Edges, masked tiles, ragged batches and P V always take the built-in micro-kernel.
+/// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the built-in micro-kernel, and ragged
+/// batches take it for everything.
 enum class ScoreMatmul {
-  automatic,  // built_in where a kernel was written for the processor, else oneDNN's if that is a fast one
   built_in,
-  onednn,     // oneDNN's matmul primitive; it allocates a little inside each execution
+  onednn,  // oneDNN's matmul primitive; it allocates a little inside each execution
 };
 
 /// The settings of a call.
@@ -83,7 +83,7 @@ struct Options {
   MaskMod mask_mod{};
   std::optional<int> num_threads{};  // default: OpenMP's; inside a caller's own parallel region always 1
   std::optional<Isa> isa{};          // default: default_isa()
-  ScoreMatmul score_matmul = ScoreMatmul::automatic;
+  ScoreMatmul score_matmul = ScoreMatmul::built_in;
   // Of a ragged batch: no sequence is longer, or running it is an Error. Default: all tokens; attention() looks at the offsets
   // itself. They bound a plan's workspace.
   std::optional<std::int64_t> max_q_len{};

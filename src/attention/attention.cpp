@@ -19,14 +19,9 @@ namespace {
 /// A primitive for whole tiles of scores, or null if the micro-kernel is to make them: always for ragged batches, where the longest
 /// sequence decides what a tile is, and so would decide the bits of the others.
 std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& prepared, const Blocking& tiles) {
-  const ScoreMatmul wish = prepared.options.score_matmul;
-  // The micro-kernel was written with an eye on these; elsewhere it is only what the compiler makes of it.
-  const bool micro_kernel_fits = prepared.isa != Isa::baseline;
-  if (prepared.ragged || wish == ScoreMatmul::built_in || (wish == ScoreMatmul::automatic && micro_kernel_fits)) return nullptr;
+  if (prepared.ragged || prepared.options.score_matmul != ScoreMatmul::onednn) return nullptr;
   if (tiles.rows == 0 || tiles.kv_blocks == 0) return nullptr;
-  auto matmul = onednn::Matmul::shared({.m = tiles.q_block, .n = tiles.kv_block, .k = prepared.problem.sizes.head_dim});
-  if (wish == ScoreMatmul::automatic && !matmul->fast()) return nullptr;
-  return matmul;
+  return onednn::Matmul::shared({.m = tiles.q_block, .n = tiles.kv_block, .k = prepared.problem.sizes.head_dim});
 }
 
 /// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is widened to f32.

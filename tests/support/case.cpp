@@ -68,9 +68,7 @@ std::string describe(const Options& options) {
   if (options.mask_mod) text += " mask_mod";
   if (options.num_threads) text += fmt::format(" threads {}", *options.num_threads);
   if (options.isa) text += fmt::format(" isa {}", name_of(*options.isa));
-  if (options.score_matmul != ScoreMatmul::automatic) {
-    text += options.score_matmul == ScoreMatmul::onednn ? " scores by oneDNN" : " scores built in";
-  }
+  if (options.score_matmul == ScoreMatmul::onednn) text += " scores by oneDNN";
   return text;
 }
 
