@@ -14,30 +14,16 @@
 
 #include "attention/rows.hpp"
 #include "kernels/select.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
-
 void require_dims(const char* name, const TensorView& tensor, const Dims& needed, const char* meaning) {
-  if (tensor.rank() != needed.rank()) {
-    reject(fmt::format("{} has shape {} of rank {}; it needs rank {}: {}", name, tensor.shape.to_string(), tensor.rank(), needed.rank(),
-                       meaning));
-  }
-  for (int dim = 0; dim < needed.rank(); ++dim) {
-    if (tensor.shape[dim] == needed[dim]) continue;
-    reject(fmt::format("{} has shape {}: dim {} is {}, but it needs {} ({})", name, tensor.shape.to_string(), dim, tensor.shape[dim],
-                       needed[dim], meaning));
-  }
-}
-
-void require_data(const char* name, const TensorView& tensor) {
-  if (tensor.data == nullptr && tensor.size() > 0) {
-    reject(fmt::format("{} of shape {} has no data (null pointer)", name, tensor.shape.to_string()));
-  }
+  require_rank(name, tensor, needed.rank(), meaning);
+  for (int dim = 0; dim < needed.rank(); ++dim) require_extent(name, tensor, dim, needed[dim], meaning);
 }
 
 /// What the tensors of a state are called in messages.
@@ -52,10 +38,8 @@ Dims dims_of_rows(const TensorView& out) { return {out.shape.begin(), out.rank()
 void check(const Names& names, const ConstState& state) {
   const TensorView& out = state.out;
   if (out.rank() == 0) reject(fmt::format("{} has shape [] of rank 0; it needs rank 1 or more: [..., v_head_dim]", names.out));
-  if (out.dtype != DType::f32 && out.dtype != DType::bf16 && out.dtype != DType::f16) {
-    reject(fmt::format("{} has type {}; it needs f32, bf16 or f16", names.out, name_of(out.dtype)));
-  }
-  if (state.lse.dtype != DType::f32) reject(fmt::format("{} has type {}; it needs f32", names.lse, name_of(state.lse.dtype)));
+  require_float(names.out, out);
+  require_type(names.lse, state.lse, DType::f32);
   require_dims(names.lse, state.lse, dims_of_rows(out), "the dims of its out but the last");
   require_data(names.out, out);
   require_data(names.lse, state.lse);

@@ -8,34 +8,10 @@
 #include <utility>
 
 #include "attention/problem.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 namespace {
-
-[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
-
-void require_rank(const char* name, const TensorView& tensor, int rank, const char* layout) {
-  if (tensor.rank() != rank) {
-    reject(fmt::format("{} has shape {} of rank {}; it needs rank {}: {}", name, tensor.shape.to_string(), tensor.rank(), rank, layout));
-  }
-}
-
-void require_extent(const char* name, const TensorView& tensor, int dim, std::int64_t needed, const char* meaning) {
-  if (tensor.shape[dim] != needed) {
-    reject(fmt::format("{} has shape {}: dim {} is {}, but it needs {} ({})", name, tensor.shape.to_string(), dim, tensor.shape[dim],
-                       needed, meaning));
-  }
-}
-
-void require_float(const char* name, const TensorView& tensor) {
-  if (tensor.dtype != DType::f32 && tensor.dtype != DType::bf16 && tensor.dtype != DType::f16) {
-    reject(fmt::format("{} has type {}; it needs f32, bf16 or f16", name, name_of(tensor.dtype)));
-  }
-}
-
-void require_type(const char* name, const TensorView& tensor, DType dtype) {
-  if (tensor.dtype != dtype) reject(fmt::format("{} has type {}; it needs {}", name, name_of(tensor.dtype), name_of(dtype)));
-}
 
 bool given(const TensorView& tensor) { return !tensor.absent(); }
 
@@ -256,12 +232,6 @@ Problem with_options(const Sizes& sizes, const Options& options) {
   }
   if (options.num_threads && *options.num_threads < 1) reject(fmt::format("num_threads is {}; it needs 1 or more", *options.num_threads));
   return problem;
-}
-
-void require_data(const char* name, const TensorView& tensor) {
-  if (tensor.data == nullptr && !tensor.absent() && tensor.size() > 0) {
-    reject(fmt::format("{} of shape {} has no data (null pointer)", name, tensor.shape.to_string()));
-  }
 }
 
 void check_lengths(const Problem& problem, const Tensors& tensors) {

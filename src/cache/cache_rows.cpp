@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "cache/checks.hpp"
+#include "tensor/checks.hpp"
 #include "cache/rope.hpp"
 #include "kernels/select.hpp"
 

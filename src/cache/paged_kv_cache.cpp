@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cache/cache_rows.hpp"
-#include "cache/checks.hpp"
+#include "tensor/checks.hpp"
 #include "cache/rope.hpp"
 
 namespace attn {

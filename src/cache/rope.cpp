@@ -1,6 +1,6 @@
 #include "cache/rope.hpp"
 
-#include "cache/checks.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 namespace {
