@@ -9,8 +9,8 @@
 
 #include "attention/pack.hpp"
 #include "attention/parallel.hpp"
-#include "attention/run.hpp"
 #include "attention/problem.hpp"
+#include "attention/run.hpp"
 #include "kernels/select.hpp"
 
 namespace attn {
@@ -64,7 +64,8 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
   shape.slots = shape.packs ? packed_slots(prepared) : 0;
   const std::int64_t splits = most_splits(sizes.kv_len, sizes);
   if (shape.in_place && splits > 1) {
-    shape.partial_rows = std::min(sizes.batch * most_short_rows(prepared.kv_type), query_tokens * sizes.group_size) * sizes.num_kv_heads * splits;
+    shape.partial_rows =
+        std::min(sizes.batch * most_short_rows(prepared.kv_type), query_tokens * sizes.group_size) * sizes.num_kv_heads * splits;
   }
   return shape;
 }

@@ -52,8 +52,7 @@ Sight BatchLayout::sight(std::int64_t batch) const noexcept { return Sight(probl
 
 float* BatchLayout::lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
   if (tensors_.lse.absent()) return nullptr;
-  const std::int64_t offset =
-      batch * lse_strides_[0] + q_head * lse_strides_[1] + (first_query(batch) + q_index) * lse_strides_[2];
+  const std::int64_t offset = batch * lse_strides_[0] + q_head * lse_strides_[1] + (first_query(batch) + q_index) * lse_strides_[2];
   return static_cast<float*>(tensors_.lse.data) + offset;
 }
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "attention/run.hpp"
 #include "attention/rows.hpp"
+#include "attention/run.hpp"
 
 namespace attn {
 

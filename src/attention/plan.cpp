@@ -53,8 +53,7 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
   blocking.kv_block = choose_kv_block(sizes, per_word, kernels.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.rows = sizes.q_len * sizes.group_size;
-  const std::int64_t q_block =
-      fixed_q_block ? preferred_q_block : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
+  const std::int64_t q_block = fixed_q_block ? preferred_q_block : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
   blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.per_word = per_word;

@@ -36,15 +36,12 @@ Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std:
   }
 }
 
-std::int64_t Schedule::packed_in_stage(std::int64_t stage) const noexcept {
-  return stage + 1 < count_ ? heads_[stage + 1].pack_items : 0;
-}
+std::int64_t Schedule::packed_in_stage(std::int64_t stage) const noexcept { return stage + 1 < count_ ? heads_[stage + 1].pack_items : 0; }
 
 WorkItem Schedule::item(std::int64_t ticket) const noexcept {
   if (ticket < heads_[0].first_ticket) return {WorkItem::Kind::pack, 0, ticket};
-  const HeadWork* const next = std::upper_bound(heads_, heads_ + count_, ticket, [](std::int64_t wanted, const HeadWork& head) {
-    return wanted < head.first_ticket;
-  });
+  const HeadWork* const next = std::upper_bound(heads_, heads_ + count_, ticket,
+                                                [](std::int64_t wanted, const HeadWork& head) { return wanted < head.first_ticket; });
   const std::int64_t stage = next - heads_ - 1;
   const std::int64_t index = ticket - heads_[stage].first_ticket, packed = packed_in_stage(stage);
   if (index < packed) return {WorkItem::Kind::pack, stage + 1, index};

@@ -171,8 +171,7 @@ void ShortRowsPass::make_scores(Tile& tile) {
     if (keys.first_key.stride != 1) {
       return through_staging(keys.first_key, stored, [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(rows, at, {}); });
     }
-    multiply(stored, 0,
-             first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count, sizes_.v_head_dim) : kernels::RowsAhead{});
+    multiply(stored, 0, first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count, sizes_.v_head_dim) : kernels::RowsAhead{});
   });
 }
 
@@ -218,9 +217,8 @@ void ShortRowsPass::add_values(const Tile& tile, const RowStates& states) {
                                      .scales = keys.value_scales,
                                      .scale_stride = keys.value_scale_stride};
     if (keys.first_value.stride != 1) {
-      return through_staging(keys.first_value, stored, [&](const kernels::StoredRows& rows, std::int64_t at) {
-        add(arithmetic_, tile, n + at, rows, states, {});
-      });
+      return through_staging(keys.first_value, stored,
+                             [&](const kernels::StoredRows& rows, std::int64_t at) { add(arithmetic_, tile, n + at, rows, states, {}); });
     }
     add(arithmetic_, tile, n, stored, states, keys_ahead(tile, n, keys.count));
   });

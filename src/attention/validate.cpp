@@ -107,7 +107,8 @@ void take_group_size(Sizes& sizes) {
 /// i8 with scales of its shape without the last dim, or a float without.
 void check_kv_type(const char* name, const TensorView& tensor, const char* scales_name, const TensorView& scales) {
   if (tensor.dtype != DType::i8) {
-    if (given(scales)) reject(fmt::format("{} is given, but {} has type {}: scales belong to i8", scales_name, name, name_of(tensor.dtype)));
+    if (given(scales))
+      reject(fmt::format("{} is given, but {} has type {}: scales belong to i8", scales_name, name, name_of(tensor.dtype)));
     return require_float(name, tensor);
   }
   if (!given(scales)) reject(fmt::format("{} has type i8 and no {}", name, scales_name));
@@ -131,9 +132,10 @@ Sizes sizes_of_q_and_k(const Tensors& tensors, const Options& options) {
 void take_v(const Tensors& tensors, Sizes& sizes) {
   const TensorView &k = tensors.k, &v = tensors.v;
   const bool ragged = given(tensors.kv_offsets), paged = given(tensors.page_table);
-  require_rank("v", v, k.rank(), ragged ? "[tokens, num_kv_heads, v_head_dim] with kv_offsets"
-                                 : paged ? "[num_pages, num_kv_heads, page_size, v_head_dim] with page_table"
-                                         : "[batch, num_kv_heads, kv_len, v_head_dim]");
+  require_rank("v", v, k.rank(),
+               ragged  ? "[tokens, num_kv_heads, v_head_dim] with kv_offsets"
+               : paged ? "[num_pages, num_kv_heads, page_size, v_head_dim] with page_table"
+                       : "[batch, num_kv_heads, kv_len, v_head_dim]");
   sizes.v_head_dim = v.shape[v.rank() - 1];
   if (sizes.v_head_dim == 0) reject(fmt::format("v has shape {}: v_head_dim is 0, but it needs at least 1", v.shape.to_string()));
   require_extent("v", v, 0, k.shape[0], ragged ? "tokens of k" : paged ? "num_pages of k" : "batch of q");
@@ -165,9 +167,10 @@ void check_mask(const TensorView& mask, const Sizes& sizes) {
   }
   const int rank = mask.rank();
   if (rank < 2 || rank > 4) {
-    reject(fmt::format("mask has shape {} of rank {}; it needs [q_len, kv_len], [num_q_heads, q_len, kv_len] or "
-                       "[batch, num_q_heads, q_len, kv_len]",
-                       mask.shape.to_string(), rank));
+    reject(
+        fmt::format("mask has shape {} of rank {}; it needs [q_len, kv_len], [num_q_heads, q_len, kv_len] or "
+                    "[batch, num_q_heads, q_len, kv_len]",
+                    mask.shape.to_string(), rank));
   }
   const std::int64_t full[] = {sizes.batch, sizes.num_q_heads, sizes.q_len};
   const char* meaning[] = {"batch, or 1", "num_q_heads, or 1", "q_len, or 1"};
@@ -176,8 +179,8 @@ void check_mask(const TensorView& mask, const Sizes& sizes) {
     if (mask.shape[dim] != 1) require_extent("mask", mask, dim, full[axis], meaning[axis]);
   }
   if (mask.shape[rank - 1] > std::max<std::int64_t>(sizes.kv_len, 1)) {
-    reject(fmt::format("mask has shape {}: its last dim is {}, but kv_len is {}", mask.shape.to_string(), mask.shape[rank - 1],
-                       sizes.kv_len));
+    reject(
+        fmt::format("mask has shape {}: its last dim is {}, but kv_len is {}", mask.shape.to_string(), mask.shape[rank - 1], sizes.kv_len));
   }
 }
 

@@ -25,7 +25,9 @@ RowStates carve_states(Arena& arena, std::int64_t rows, std::int64_t value_width
 
 ThreadScratch carve_thread(Arena& arena, const ScratchShape& shape) {
   // A thread takes packed heads and short ones in turn.
-  const auto greater = [&shape](auto of) { return std::max(shape.packs ? of(shape.blocking) : 0, shape.in_place ? of(shape.short_blocking) : 0); };
+  const auto greater = [&shape](auto of) {
+    return std::max(shape.packs ? of(shape.blocking) : 0, shape.in_place ? of(shape.short_blocking) : 0);
+  };
   const std::int64_t kv_block = greater([](const Blocking& blocking) { return blocking.kv_block; });
   const std::int64_t q_block = greater([](const Blocking& blocking) { return blocking.q_block; });
   const std::int64_t value_width = greater([](const Blocking& blocking) { return blocking.value_width; });
@@ -96,8 +98,7 @@ ThreadScratch Scratch::thread(int thread) const noexcept {
   return carve_thread(arena, shape_);
 }
 
-Workspace::Workspace(std::size_t size_in_bytes)
-    : owned_(allocate(size_in_bytes)), data_(owned_.get()), size_(size_in_bytes) {}
+Workspace::Workspace(std::size_t size_in_bytes) : owned_(allocate(size_in_bytes)), data_(owned_.get()), size_(size_in_bytes) {}
 
 Workspace::Workspace(void* memory, std::size_t size_in_bytes) noexcept : data_(memory), size_(size_in_bytes) {}
 

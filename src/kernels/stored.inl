@@ -88,8 +88,8 @@ typedef float Quad __attribute__((vector_size(16)));
 template <int E0, int E1, int E2, int E3, std::size_t... Lane>
 ATTN_INLINE Vector in_quads(Vector a, Vector b, std::index_sequence<Lane...>) {
   constexpr int picked[] = {E0, E1, E2, E3};
-  return __builtin_shufflevector(
-      a, b, (static_cast<int>(Lane) / 4 * 4 + picked[Lane % 4] % 4 + (picked[Lane % 4] < 4 ? 0 : vector_width))...);
+  return __builtin_shufflevector(a, b,
+                                 (static_cast<int>(Lane) / 4 * 4 + picked[Lane % 4] % 4 + (picked[Lane % 4] < 4 ? 0 : vector_width))...);
 }
 
 template <int First, int Count, class From, std::size_t... Lane>
