@@ -257,6 +257,15 @@ TEST_CASE("The last rows of a head, which a causal mask makes the longest, come 
   }
 }
 
+TEST_CASE("The heads of an entry take the same split one after another") {
+  const OwnSchedule own({entry(0, Way::shared, 2, 3), entry(1, Way::in_place, 0, 4)}, 3, 3);
+  const auto all = tickets(own.schedule);
+  const std::int64_t first = all.at({WorkItem::Kind::compute, 3, 0});
+  for (std::int64_t split = 0; split < 4; ++split) {
+    for (std::int64_t head = 0; head < 3; ++head) CHECK(all.at({WorkItem::Kind::compute, 3 + head, split}) == first + split * 3 + head);
+  }
+}
+
 TEST_CASE("Parts of split heads do not overlap") {
   const OwnSchedule own({entry(0, Way::in_place, 0, 4), entry(1, Way::in_place, 0, 1), entry(2, Way::in_place, 0, 2)}, 2, 0);
   std::int64_t next = 0;

@@ -66,7 +66,9 @@ class Schedule {
 
  private:
   std::int64_t packed_in_stage(std::int64_t stage) const noexcept;
+  WorkItem in_place_item(std::int64_t first_head, std::int64_t ticket) const noexcept;
 
+  std::int64_t num_kv_heads_;
   HeadWork* heads_;
   HeadProgress* progress_;
   std::int64_t count_ = 0;
