@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
 #include "attention/pack.hpp"
 #include "attention/parallel.hpp"
@@ -98,54 +97,46 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   return prepared;
 }
 
-using NamedViews = std::array<std::pair<const char*, TensorView>, 15>;
-
-NamedViews named_views(const Tensors& tensors) {
-  return {{{"q", tensors.q},
-           {"k", tensors.k},
-           {"v", tensors.v},
-           {"out", tensors.out},
-           {"mask", tensors.mask},
-           {"alibi_slopes", tensors.alibi_slopes},
-           {"sinks", tensors.sinks},
-           {"kv_lens", tensors.kv_lens},
-           {"lse", tensors.lse},
-           {"q_offsets", tensors.q_offsets},
-           {"kv_offsets", tensors.kv_offsets},
-           {"page_table", tensors.page_table},
-           {"kv_starts", tensors.kv_starts},
-           {"k_scales", tensors.k_scales},
-           {"v_scales", tensors.v_scales}}};
+/// Calls f(name, a's, b's) for every tensor of a call.
+template <class F>
+void for_each_tensor(const Tensors& a, const Tensors& b, F f) {
+  f("q", a.q, b.q);
+  f("k", a.k, b.k);
+  f("v", a.v, b.v);
+  f("out", a.out, b.out);
+  f("mask", a.mask, b.mask);
+  f("alibi_slopes", a.alibi_slopes, b.alibi_slopes);
+  f("sinks", a.sinks, b.sinks);
+  f("kv_lens", a.kv_lens, b.kv_lens);
+  f("lse", a.lse, b.lse);
+  f("q_offsets", a.q_offsets, b.q_offsets);
+  f("kv_offsets", a.kv_offsets, b.kv_offsets);
+  f("page_table", a.page_table, b.page_table);
+  f("kv_starts", a.kv_starts, b.kv_starts);
+  f("k_scales", a.k_scales, b.k_scales);
+  f("v_scales", a.v_scales, b.v_scales);
 }
 
 std::string describe(const TensorView& view) {
   return view.absent() ? "no tensor" : fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
 }
 
-void require_as_planned(const NamedViews& planned, const Tensors& tensors) {
-  const NamedViews given = named_views(tensors);
-  for (std::size_t n = 0; n < given.size(); ++n) {
-    const TensorView& wanted = planned[n].second;
-    const TensorView& got = given[n].second;
-    const bool same = wanted.shape == got.shape && wanted.dtype == got.dtype;
-    if (!same) {
-      throw Error(ErrorCode::invalid_argument,
-                  fmt::format("{} is {}; the plan was made for {}", given[n].first, describe(got), describe(wanted)));
-    }
-  }
+void require_as_planned(const Tensors& planned, const Tensors& given) {
+  for_each_tensor(planned, given, [](const char* name, const auto& wanted, const auto& got) {
+    if (wanted.dtype == got.dtype && wanted.shape == got.shape) return;
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} is {}; the plan was made for {}", name, describe(got), describe(wanted)));
+  });
 }
 
 }  // namespace
 
 struct Plan::Prepared {
   PreparedCall call;
-  NamedViews tensors;  // without data
+  Tensors tensors;  // their data does not count
 };
 
 Plan::Plan(const Tensors& tensors, const Options& options) {
-  auto prepared = std::make_shared<Prepared>(Prepared{prepare(tensors, options), named_views(tensors)});
-  for (auto& [name, view] : prepared->tensors) view.data = nullptr;
-  prepared_ = std::move(prepared);
+  prepared_ = std::make_shared<const Prepared>(Prepared{prepare(tensors, options), tensors});
 }
 
 std::size_t Plan::workspace_size() const noexcept { return Scratch::size(prepared_->call.scratch); }

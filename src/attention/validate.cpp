@@ -309,24 +309,21 @@ Problem validate_scores(const Tensors& tensors, const Options& options) {
 }
 
 void validate_data(const Problem& problem, const Tensors& tensors) {
-  const std::pair<const char*, TensorView> views[] = {
-      {"q", tensors.q},
-      {"k", tensors.k},
-      {"v", tensors.v},
-      {"out", tensors.out},
-      {"mask", tensors.mask},
-      {"alibi_slopes", tensors.alibi_slopes},
-      {"sinks", tensors.sinks},
-      {"kv_lens", tensors.kv_lens},
-      {"lse", tensors.lse},
-      {"q_offsets", tensors.q_offsets},
-      {"kv_offsets", tensors.kv_offsets},
-      {"page_table", tensors.page_table},
-      {"kv_starts", tensors.kv_starts},
-      {"k_scales", tensors.k_scales},
-      {"v_scales", tensors.v_scales},
-  };
-  for (const auto& [name, view] : views) require_data(name, view);
+  require_data("q", tensors.q);
+  require_data("k", tensors.k);
+  require_data("v", tensors.v);
+  require_data("out", tensors.out);
+  require_data("mask", tensors.mask);
+  require_data("alibi_slopes", tensors.alibi_slopes);
+  require_data("sinks", tensors.sinks);
+  require_data("kv_lens", tensors.kv_lens);
+  require_data("lse", tensors.lse);
+  require_data("q_offsets", tensors.q_offsets);
+  require_data("kv_offsets", tensors.kv_offsets);
+  require_data("page_table", tensors.page_table);
+  require_data("kv_starts", tensors.kv_starts);
+  require_data("k_scales", tensors.k_scales);
+  require_data("v_scales", tensors.v_scales);
   check_offsets("q_offsets", tensors.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
   check_offsets("kv_offsets", tensors.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
   check_lengths(problem, tensors);
