@@ -309,21 +309,24 @@ Problem validate_scores(const Tensors& tensors, const Options& options) {
 }
 
 void validate_data(const Problem& problem, const Tensors& tensors) {
-  require_data("q", tensors.q);
-  require_data("k", tensors.k);
-  require_data("v", tensors.v);
-  require_data("out", tensors.out);
-  require_data("mask", tensors.mask);
-  require_data("alibi_slopes", tensors.alibi_slopes);
-  require_data("sinks", tensors.sinks);
-  require_data("kv_lens", tensors.kv_lens);
-  require_data("lse", tensors.lse);
-  require_data("q_offsets", tensors.q_offsets);
-  require_data("kv_offsets", tensors.kv_offsets);
-  require_data("page_table", tensors.page_table);
-  require_data("kv_starts", tensors.kv_starts);
-  require_data("k_scales", tensors.k_scales);
-  require_data("v_scales", tensors.v_scales);
+  const auto require_if_given = [](const char* name, const auto& tensor) {
+    if (!tensor.absent()) require_data(name, tensor);
+  };
+  require_if_given("q", tensors.q);
+  require_if_given("k", tensors.k);
+  require_if_given("v", tensors.v);
+  require_if_given("out", tensors.out);
+  require_if_given("mask", tensors.mask);
+  require_if_given("alibi_slopes", tensors.alibi_slopes);
+  require_if_given("sinks", tensors.sinks);
+  require_if_given("kv_lens", tensors.kv_lens);
+  require_if_given("lse", tensors.lse);
+  require_if_given("q_offsets", tensors.q_offsets);
+  require_if_given("kv_offsets", tensors.kv_offsets);
+  require_if_given("page_table", tensors.page_table);
+  require_if_given("kv_starts", tensors.kv_starts);
+  require_if_given("k_scales", tensors.k_scales);
+  require_if_given("v_scales", tensors.v_scales);
   check_offsets("q_offsets", tensors.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
   check_offsets("kv_offsets", tensors.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
   check_lengths(problem, tensors);

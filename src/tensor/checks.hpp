@@ -36,9 +36,8 @@ inline void require_type(const char* name, const TensorView& tensor, DType dtype
   if (tensor.dtype != dtype) reject(fmt::format("{} has type {}; it needs {}", name, name_of(tensor.dtype), name_of(dtype)));
 }
 
-/// A tensor that was left out needs none.
 inline void require_data(const char* name, const TensorView& tensor) {
-  if (tensor.data == nullptr && !tensor.absent() && tensor.size() > 0) {
+  if (tensor.data == nullptr && tensor.size() > 0) {
     reject(fmt::format("{} of shape {} has no data (null pointer)", name, tensor.shape.to_string()));
   }
 }
