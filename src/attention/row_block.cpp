@@ -34,8 +34,7 @@ std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / t
 
 RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
                            const Packer& packer, const ThreadScratch& scratch)
-    : prepared_(prepared),
-      blocking_(prepared.blocking),
+    : blocking_(prepared.blocking),
       sizes_(prepared.problem.sizes),
       kernels_(*prepared.kernels),
       arithmetic_(*prepared.arithmetic),

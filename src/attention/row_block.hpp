@@ -28,7 +28,6 @@ class RowBlockPass {
   void look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block, const std::optional<HeadIndex>& next_head);
   bool whole_block(const Rows& rows, std::int64_t block) const;
 
-  const PreparedCall& prepared_;
   const Blocking& blocking_;
   const Sizes& sizes_;
   const kernels::Kernels& kernels_;
