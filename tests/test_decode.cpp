@@ -14,7 +14,8 @@ using namespace attn::test;
 
 namespace {
 
-constexpr std::int64_t most_rows_in_place = 24;
+/// Rows up to which K and V are read in place: floats and bf16, and what has to be widened to be packed.
+constexpr std::int64_t most_rows_in_place = 32, most_widened_rows_in_place = 48;
 
 /// Keys of a split where there are not enough for 16.
 std::int64_t split_keys(const Case& c) {
@@ -28,7 +29,9 @@ void choose_few_rows(Random& random, Case& c) {
   const std::int64_t group_size = random.pick<std::int64_t>({1, 1, 2, 3, 4, 6, 8, 12});
   c.num_q_heads = c.num_kv_heads * group_size;
   const bool near_threshold = random.chance(0.3);
-  const std::int64_t rows = near_threshold ? most_rows_in_place + random.integer(-1, 1) * group_size : random.integer(1, 40);
+  const std::int64_t rows = near_threshold
+                                ? random.pick({most_rows_in_place, most_widened_rows_in_place}) + random.integer(-1, 1) * group_size
+                                : random.integer(1, 40);
   c.q_len = std::max<std::int64_t>(1, rows / group_size);
   const std::int64_t near_block = 128 * random.integer(1, 3) + random.integer(-2, 2);
   c.kv_len = random.chance(0.5) ? near_block : random.integer(0, 90);
@@ -80,7 +83,7 @@ TEST_CASE("Random combinations of all options, split by keys") {
 
 TEST_CASE("Every number of rows, by queries and by heads, with each type of keys") {
   for (const DType kv_type : key_types) {
-    for (std::int64_t rows = 1; rows <= most_rows_in_place + 2; ++rows) {
+    for (std::int64_t rows = 1; rows <= most_widened_rows_in_place + 2; ++rows) {
       check_case({.num_q_heads = rows, .q_len = 1, .kv_len = 40, .head_dim = 16, .kv_type = kv_type});
       check_case({.num_q_heads = 1, .q_len = rows, .kv_len = 40, .head_dim = 16, .kv_type = kv_type, .options = {.causal = Causal{}}});
     }

@@ -41,8 +41,26 @@ const kernels::StoredArithmetic& arithmetic_of(const kernels::Kernels& kernels, 
 
 std::int64_t bytes(const Row& row, std::int64_t elements) { return elements * static_cast<std::int64_t>(size_of(row.dtype)); }
 
-kernels::RowsAhead ahead_of(const Row& first, std::int64_t stride, std::int64_t count, std::int64_t width) {
-  return {.data = first.data, .stride = bytes(first, stride), .count = count, .row_bytes = bytes(first, width)};
+kernels::RowsAhead ahead_of(const Row& first, std::int64_t stride, std::int64_t count) {
+  return {.data = first.data, .stride = bytes(first, stride), .count = count};
+}
+
+kernels::StoredRows stored_keys(const KeyStretch& keys, std::int64_t head_dim) {
+  return {.data = keys.first_key.data,
+          .stride = bytes(keys.first_key, keys.key_stride),
+          .count = keys.count,
+          .width = head_dim,
+          .scales = keys.key_scales,
+          .scale_stride = keys.key_scale_stride};
+}
+
+kernels::StoredRows stored_values(const KeyStretch& keys, std::int64_t v_head_dim) {
+  return {.data = keys.first_value.data,
+          .stride = bytes(keys.first_value, keys.value_stride),
+          .count = keys.count,
+          .width = v_head_dim,
+          .scales = keys.value_scales,
+          .scale_stride = keys.value_scale_stride};
 }
 
 }  // namespace
@@ -162,16 +180,11 @@ void ShortRowsPass::make_scores(Tile& tile) {
                  .stride = tile.score_stride,
                  .ahead = ahead});
     };
-    const kernels::StoredRows stored{.data = keys.first_key.data,
-                                     .stride = bytes(keys.first_key, keys.key_stride),
-                                     .count = keys.count,
-                                     .width = sizes_.head_dim,
-                                     .scales = keys.key_scales,
-                                     .scale_stride = keys.key_scale_stride};
+    const kernels::StoredRows stored = stored_keys(keys, sizes_.head_dim);
     if (keys.first_key.stride != 1) {
       return through_staging(keys.first_key, stored, [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(rows, at, {}); });
     }
-    multiply(stored, 0, first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count, sizes_.v_head_dim) : kernels::RowsAhead{});
+    multiply(stored, 0, first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count) : kernels::RowsAhead{});
   });
 }
 
@@ -205,17 +218,12 @@ kernels::RowsAhead ShortRowsPass::keys_ahead(const Tile& tile, std::int64_t n, s
   }
   if (ahead.keys.empty()) return {};
   const KeyStretch keys = layout_.keys(ahead.batch, ahead.kv_head, ahead.keys.begin, std::min(most, ahead.keys.size()));
-  return ahead_of(keys.first_key, keys.key_stride, keys.count, sizes_.head_dim);
+  return ahead_of(keys.first_key, keys.key_stride, keys.count);
 }
 
 void ShortRowsPass::add_values(const Tile& tile, const RowStates& states) {
   for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
-    const kernels::StoredRows stored{.data = keys.first_value.data,
-                                     .stride = bytes(keys.first_value, keys.value_stride),
-                                     .count = keys.count,
-                                     .width = sizes_.v_head_dim,
-                                     .scales = keys.value_scales,
-                                     .scale_stride = keys.value_scale_stride};
+    const kernels::StoredRows stored = stored_values(keys, sizes_.v_head_dim);
     if (keys.first_value.stride != 1) {
       return through_staging(keys.first_value, stored,
                              [&](const kernels::StoredRows& rows, std::int64_t at) { add(arithmetic_, tile, n + at, rows, states, {}); });

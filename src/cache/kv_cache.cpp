@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "cache/cache_rows.hpp"
-#include "tensor/checks.hpp"
 #include "cache/rope.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 namespace {

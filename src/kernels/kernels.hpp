@@ -113,12 +113,11 @@ struct StoredRows {
   std::int64_t scale_stride = 0;
 };
 
-/// Rows to prefetch meanwhile, one for each row that is read.
+/// Rows to prefetch meanwhile, one for each row that is read, as many bytes of it as of that.
 struct RowsAhead {
   const std::byte* data = nullptr;
   std::int64_t stride = 0;  // in bytes
   std::int64_t count = 0;
-  std::int64_t row_bytes = 0;
 };
 
 /// scores[r, j] = q[r, :] . keys[j, :]. q is floats or pairs of bf16, padded with 0 to whole vectors; rows <= tile_rows. Exactly
