@@ -3,11 +3,17 @@
 
 #include <attn/attention.hpp>
 #include <attn/error.hpp>
+#include <attn/execution.hpp>
+#include <attn/functional.hpp>
 #include <attn/info.hpp>
 #include <attn/io.hpp>
 #include <attn/isa.hpp>
 #include <attn/kv_cache.hpp>
+#include <attn/loss.hpp>
 #include <attn/mask.hpp>
 #include <attn/reference.hpp>
+#include <attn/rope.hpp>
+#include <attn/sample.hpp>
+#include <attn/softmax.hpp>
 #include <attn/state.hpp>
 #include <attn/tensor.hpp>

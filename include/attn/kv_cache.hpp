@@ -21,6 +21,7 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/rope.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstdint>
@@ -33,14 +34,6 @@ namespace attn {
 
 /// Order of a cache's memory: [.., num_kv_heads, keys, dim] or [.., keys, num_kv_heads, dim].
 enum class CacheLayout { bhsd, bshd };
-
-/// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of the first 2 * cos.shape[1] elements of a row at position p:
-/// (x, y) -> (x cos - y sin, x sin + y cos), with row p of the tables.
-struct Rope {
-  TensorView cos;  // f32 [positions, rotary_dim / 2]
-  TensorView sin;  // the same
-  bool interleaved = false;  // pairs are elements 2n and 2n + 1; else n and n + rotary_dim / 2
-};
 
 class KvCache {
  public:

@@ -43,13 +43,20 @@ struct f16 {
 template <class T>
 constexpr DType dtype_of() {
   using Element = std::remove_const_t<T>;
-  if constexpr (std::is_same_v<Element, float>) return DType::f32;
-  else if constexpr (std::is_same_v<Element, bf16>) return DType::bf16;
-  else if constexpr (std::is_same_v<Element, f16>) return DType::f16;
-  else if constexpr (std::is_same_v<Element, double>) return DType::f64;
-  else if constexpr (std::is_same_v<Element, std::int8_t>) return DType::i8;
-  else if constexpr (std::is_same_v<Element, std::int32_t>) return DType::i32;
-  else if constexpr (std::is_same_v<Element, std::int64_t>) return DType::i64;
+  if constexpr (std::is_same_v<Element, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<Element, bf16>)
+    return DType::bf16;
+  else if constexpr (std::is_same_v<Element, f16>)
+    return DType::f16;
+  else if constexpr (std::is_same_v<Element, double>)
+    return DType::f64;
+  else if constexpr (std::is_same_v<Element, std::int8_t>)
+    return DType::i8;
+  else if constexpr (std::is_same_v<Element, std::int32_t>)
+    return DType::i32;
+  else if constexpr (std::is_same_v<Element, std::int64_t>)
+    return DType::i64;
   else {
     static_assert(std::is_same_v<Element, bool>, "attn: no DType for this element type");
     return DType::boolean;
@@ -102,16 +109,15 @@ struct BasicTensorView {
   BasicTensorView(Void* memory, DType type, const Dims& extents, const Dims& steps);
   /// From a typed pointer: TensorView(q.data(), {1, 8, 128, 64}).
   template <class T>
-    requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>)
-  BasicTensorView(T* memory, const Dims& extents) : BasicTensorView(memory, dtype_of<T>(), extents) {}
+  requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>) BasicTensorView(T* memory, const Dims& extents)
+      : BasicTensorView(memory, dtype_of<T>(), extents) {}
   template <class T>
-    requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>)
-  BasicTensorView(T* memory, const Dims& extents, const Dims& steps) : BasicTensorView(memory, dtype_of<T>(), extents, steps) {}
+  requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>) BasicTensorView(T* memory, const Dims& extents, const Dims& steps)
+      : BasicTensorView(memory, dtype_of<T>(), extents, steps) {}
   /// A writable view is a readable one.
   template <class Other>
-    requires(std::is_const_v<Void> && !std::is_const_v<Other>)
-  BasicTensorView(const BasicTensorView<Other>& other) noexcept
-      : data(other.data), dtype(other.dtype), shape(other.shape), strides(other.strides) {}
+  requires(std::is_const_v<Void> && !std::is_const_v<Other>) BasicTensorView(const BasicTensorView<Other>& other)
+  noexcept : data(other.data), dtype(other.dtype), shape(other.shape), strides(other.strides) {}
 
   int rank() const noexcept { return shape.rank(); }
   /// Rank 0 without data: an optional tensor that was left out.

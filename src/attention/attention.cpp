@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "attention/pack.hpp"
-#include "attention/parallel.hpp"
+#include "threads/parallel.hpp"
 #include "attention/problem.hpp"
 #include "attention/run.hpp"
 #include "kernels/select.hpp"

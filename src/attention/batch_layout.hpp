@@ -8,7 +8,7 @@
 
 #include "attention/key_range.hpp"
 #include "attention/problem.hpp"
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 
 namespace attn {
 

@@ -1,6 +1,6 @@
 #include <attn/info.hpp>
 
-#include "attention/parallel.hpp"
+#include "threads/parallel.hpp"
 #include "kernels/select.hpp"
 #include "onednn/isa.hpp"
 #include "onednn/matmul.hpp"

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 #include "attention/run.hpp"
 
 namespace attn {

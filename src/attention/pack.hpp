@@ -4,7 +4,7 @@
 #include "attention/batch_layout.hpp"
 #include "attention/key_range.hpp"
 #include "attention/plan.hpp"
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/kernels.hpp"
 

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdint>
 
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 #include "kernels/kernels.hpp"
 
 namespace attn {

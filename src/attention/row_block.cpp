@@ -17,7 +17,7 @@
 #include <cmath>
 #include <limits>
 
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 
 namespace attn {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 
 namespace attn {
 namespace {

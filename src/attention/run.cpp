@@ -6,7 +6,7 @@
 #include <optional>
 #include <thread>
 
-#include "attention/parallel.hpp"
+#include "threads/parallel.hpp"
 #include "attention/row_block.hpp"
 #include "attention/short_rows.hpp"
 

@@ -12,7 +12,7 @@
 #include <limits>
 #include <string>
 
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 #include "kernels/select.hpp"
 #include "tensor/checks.hpp"
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "attention/parallel.hpp"
+#include "threads/parallel.hpp"
 #include "attention/problem.hpp"
 
 namespace attn {

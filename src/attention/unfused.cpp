@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "attention/dense_call.hpp"
-#include "attention/parallel.hpp"
+#include "threads/parallel.hpp"
 #include "attention/problem.hpp"
 #include "attention/textbook_rows.hpp"
 #include "attention/workspace.hpp"

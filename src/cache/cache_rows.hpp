@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 #include "kernels/kernels.hpp"
 
 namespace attn {

@@ -164,8 +164,8 @@ struct Kernels {
   /// as in online_softmax, but only rescaled.
   void (*weigh)(const SoftmaxTile& tile);
 
-  /// dst[k * dst_stride + n] = src[n * src_stride + k] for n < keys <= panel_width, k < depth; 0 for the keys up to the next
-  /// multiple of W. Words of any kind; reads none outside the named ones.
+  /// dst[k * dst_stride + n] = src[n * src_stride + k] for n < keys, k < depth; 0 for the keys up to the next multiple of W.
+  /// Words of any kind; reads none outside the named ones.
   void (*pack_transposed)(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
                           std::int64_t dst_stride);
 

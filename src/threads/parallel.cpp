@@ -1,4 +1,4 @@
-#include "attention/parallel.hpp"
+#include "threads/parallel.hpp"
 
 #include <omp.h>
 

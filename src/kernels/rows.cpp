@@ -1,4 +1,4 @@
-#include "attention/rows.hpp"
+#include "kernels/rows.hpp"
 
 #include <cstring>
 

@@ -1,0 +1,47 @@
+// The other functions of tensors that a transformer layer needs: norms, rotary positions, activations.
+//
+// x and y are f32, bf16 or f16, each its own; computed in f32 and rounded once. Any strides. y may be the very memory of x (same
+// pointer, strides and type), and overlaps no input otherwise. Errors: each function checks its arguments before it writes anything
+// and throws Error(invalid_argument), which names the tensor.
+#pragma once
+
+#include <attn/execution.hpp>
+#include <attn/rope.hpp>
+#include <attn/tensor.hpp>
+
+#include <cstdint>
+
+namespace attn {
+
+/// What a norm works on: the dims from `dim` to the last, taken as one row (ONNX's axis).
+struct NormOptions {
+  int dim = -1;  // negative: counted from the last
+  float epsilon = 1e-5f;
+};
+
+/// y = x / sqrt(mean(x^2) + epsilon) * scale (Zhang and Sennrich 2019, arXiv:1910.07467). scale: f32, bf16 or f16 of the shape of the
+/// dims from `dim` on, or of one that broadcasts to it: fewer dims, or dims of 1. An absent scale is 1.
+void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorView& y, const NormOptions& options = {},
+              const Execution& execution = {});
+
+/// Left out by default; f32, bf16 or f16 of the shape of x with 1 for the dims from `dim` on.
+struct LayerNormStatistics {
+  MutableTensorView mean{};
+  MutableTensorView inverse_deviation{};  // 1 / sqrt(variance + epsilon)
+};
+
+/// y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias (Ba, Kiros and Hinton 2016, arXiv:1607.06450); scale and bias
+/// as in rms_norm, an absent bias is 0.
+void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& bias, const MutableTensorView& y,
+                const NormOptions& options = {}, const LayerNormStatistics& statistics = {}, const Execution& execution = {});
+
+enum class GeluForm {
+  erf,   // x / 2 * (1 + erf(x / sqrt(2)))
+  tanh,  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+};
+/// Hendrycks and Gimpel 2016, arXiv:1606.08415.
+void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form = GeluForm::erf, const Execution& execution = {});
+/// x / (1 + exp(-x)).
+void silu(const TensorView& x, const MutableTensorView& y, const Execution& execution = {});
+
+}  // namespace attn

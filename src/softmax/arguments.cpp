@@ -1,0 +1,80 @@
+#include "softmax/arguments.hpp"
+
+#include <cmath>
+
+#include "softmax/slices.hpp"
+#include "tensor/checks.hpp"
+
+namespace attn {
+namespace {
+
+void require_shape(const char* name, const TensorView& tensor, const Dims& shape, const std::string& meaning) {
+  if (!(tensor.shape == shape)) {
+    reject(fmt::format("{} has shape {}; it needs {} ({})", name, tensor.shape.to_string(), shape.to_string(), meaning));
+  }
+}
+
+void require_elements_apart(const char* name, const MutableTensorView& tensor) {
+  for (int dim = 0; dim < tensor.rank(); ++dim) {
+    if (tensor.strides[dim] == 0 && tensor.shape[dim] > 1) {
+      reject(fmt::format("{} has strides {} for shape {}: dim {} has stride 0, but an output needs memory for each element", name,
+                         tensor.strides.to_string(), tensor.shape.to_string(), dim));
+    }
+  }
+}
+
+void require_reduced(const char* name, const TensorView& tensor, const char* of_name, const TensorView& of, int dim) {
+  require_shape(name, tensor, without(of.shape, dim), fmt::format("the shape of {} without dim {}", of_name, dim));
+  require_data(name, tensor);
+}
+
+}  // namespace
+
+int checked_dim(const char* name, const TensorView& tensor, int dim) {
+  const int rank = tensor.rank();
+  if (dim < -rank || dim >= rank) {
+    reject(fmt::format("dim is {}; it needs to lie in {}..{} ({} has rank {})", dim, -rank, rank - 1, name, rank));
+  }
+  return dim < 0 ? dim + rank : dim;
+}
+
+void require_input(const char* name, const TensorView& tensor) {
+  if (tensor.rank() == 0) reject(fmt::format("{} has rank 0; it needs rank 1 or more", name));
+  require_float(name, tensor);
+  require_data(name, tensor);
+}
+
+void require_input_like(const char* name, const TensorView& tensor, const char* like_name, const TensorView& like) {
+  require_shape(name, tensor, like.shape, fmt::format("the shape of {}", like_name));
+  require_float(name, tensor);
+  require_data(name, tensor);
+}
+
+void require_output_like(const char* name, const MutableTensorView& tensor, const char* like_name, const TensorView& like) {
+  require_input_like(name, tensor, like_name, like);
+  require_elements_apart(name, tensor);
+}
+
+void require_reduced_output(const char* name, const MutableTensorView& tensor, DType dtype, const char* of_name, const TensorView& of,
+                            int dim) {
+  require_reduced(name, tensor, of_name, of, dim);
+  require_type(name, tensor, dtype);
+  require_elements_apart(name, tensor);
+}
+
+void require_reduced_output(const char* name, const MutableTensorView& tensor, const char* of_name, const TensorView& of, int dim) {
+  require_reduced(name, tensor, of_name, of, dim);
+  require_float(name, tensor);
+  require_elements_apart(name, tensor);
+}
+
+void require_reduced_input(const char* name, const TensorView& tensor, const char* of_name, const TensorView& of, int dim) {
+  require_reduced(name, tensor, of_name, of, dim);
+  require_float(name, tensor);
+}
+
+void require_positive_number(const char* name, float value) {
+  if (!(std::isfinite(value) && value > 0)) reject(fmt::format("{} is {}; it needs a finite number greater than 0", name, value));
+}
+
+}  // namespace attn

@@ -1,0 +1,255 @@
+#include "softmax/slices.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "kernels/select.hpp"
+#include "tensor/checks.hpp"
+#include "tensor/memory.hpp"
+#include "threads/parallel.hpp"
+
+namespace attn {
+namespace {
+
+struct Release {
+  void operator()(void* memory) const noexcept { release(memory); }
+};
+using Floats = std::unique_ptr<float[], Release>;
+
+Floats allocate_floats(std::int64_t count) {
+  return Floats(static_cast<float*>(allocate(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float))));
+}
+
+constexpr std::int64_t line_floats = 16;  // of a cache line
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+/// A tensor's slices, numbered; each is a row of elements `stride` apart.
+class Rows {
+ public:
+  Rows(const TensorView& tensor, int dim)
+      : data_(static_cast<std::byte*>(const_cast<void*>(tensor.data))),
+        dtype_(tensor.dtype),
+        stride_(tensor.strides[dim]),
+        positions_(without(tensor.shape, dim), without(tensor.strides, dim)) {}
+
+  bool absent() const { return data_ == nullptr; }
+  DType dtype() const { return dtype_; }
+  std::int64_t stride() const { return stride_; }
+  Row row(std::int64_t index) const {
+    return {data_ + positions_.offset(index) * static_cast<std::int64_t>(size_of(dtype_)), dtype_, stride_};
+  }
+  bool dense_f32() const { return dtype_ == DType::f32 && stride_ == 1; }
+  /// Neighbouring slices are neighbours in memory too, so that reading one by one would fetch each cache line many times.
+  bool side_by_side(std::int64_t first, std::int64_t count) const {
+    std::int64_t between = 0;
+    return stride_ != 1 && positions_.evenly(first, count, between) && between == 1;
+  }
+
+ private:
+  std::byte* data_;
+  DType dtype_;
+  std::int64_t stride_;
+  Positions positions_;
+};
+
+bool across_slices(const TensorView& tensor, int dim) { return !tensor.absent() && tensor.strides[dim] != 1; }
+
+/// How many slices a thread takes at a time: enough for its turn to be worth taking, and where slices may lie side by side, whole
+/// cache lines of them.
+std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, std::int64_t count, int num_threads) {
+  constexpr std::int64_t elements = 8192;
+  const std::int64_t enough = elements / std::max<std::int64_t>(extent, 1) + 1;
+  const std::int64_t share = (count + num_threads - 1) / num_threads;
+  const auto across = [&](const TensorView& tensor) { return across_slices(tensor, tensors.dim); };
+  const bool lines = std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across);
+  return round_up(std::min(enough, share), lines ? line_floats : 1);
+}
+
+/// One thread's way through the loop.
+class Worker {
+ public:
+  Worker(const SliceTensors& tensors, const kernels::Kernels& kernels, std::int64_t at_once)
+      : kernels_(kernels), extent_(extent_of(tensors)), row_stride_(row_stride(extent_)) {
+    for (const TensorView& tensor : tensors.in) add(tensor, tensors.dim, at_once);
+    for (const MutableTensorView& tensor : tensors.out) add(tensor, tensors.dim, at_once);
+    scratch_ = allocate_floats(tensors.scratch);
+    line_ = allocate_floats(line_floats * line_floats);
+  }
+
+  static std::int64_t extent_of(const SliceTensors& tensors) {
+    for (const TensorView& tensor : tensors.in) {
+      if (!tensor.absent()) return tensor.shape[tensors.dim];
+    }
+    return tensors.out[0].shape[tensors.dim];
+  }
+
+  void take(std::int64_t first, std::int64_t count, const std::function<void(const Slice&)>& f) {
+    for (std::size_t n = 0; n < inputs; ++n) read(operands_[n], first, count);
+    for (std::int64_t n = 0; n < count; ++n) {
+      Slice slice{.index = first + n, .extent = extent_, .in = {}, .out = {}, .scratch = scratch_.get()};
+      for (std::size_t i = 0; i < inputs; ++i) slice.in[i] = floats(operands_[i], first, n);
+      for (std::size_t i = 0; i < outputs; ++i) slice.out[i] = floats(operands_[inputs + i], first, n);
+      f(slice);
+    }
+    for (std::size_t n = 0; n < outputs; ++n) write(operands_[inputs + n], first, count);
+  }
+
+ private:
+  static constexpr std::size_t inputs = std::tuple_size_v<decltype(SliceTensors::in)>;
+  static constexpr std::size_t outputs = std::tuple_size_v<decltype(SliceTensors::out)>;
+
+  struct Operand {
+    Rows rows;
+    Floats staging;  // of the slices that are not floats side by side
+  };
+
+  /// An odd number of cache lines: rows a power of two apart would share the same places of a cache.
+  static std::int64_t row_stride(std::int64_t extent) {
+    const std::int64_t lines = (extent + line_floats - 1) / line_floats;
+    return (lines + 1 - lines % 2) * line_floats;
+  }
+
+  void add(const TensorView& tensor, int dim, std::int64_t at_once) {
+    if (tensor.absent()) return operands_.push_back({Rows(TensorView(nullptr, DType::f32, {0}), 0), nullptr});
+    Rows rows(tensor, dim);
+    Floats staging = rows.dense_f32() ? nullptr : allocate_floats(at_once * row_stride_);
+    operands_.push_back({rows, std::move(staging)});
+  }
+
+  float* floats(const Operand& operand, std::int64_t first, std::int64_t n) const {
+    if (operand.rows.absent()) return nullptr;
+    return operand.staging ? operand.staging.get() + n * row_stride_ : operand.rows.row(first + n).floats();
+  }
+
+  void read(const Operand& operand, std::int64_t first, std::int64_t count) {
+    if (operand.rows.absent() || !operand.staging) return;
+    std::int64_t n = 0;
+    for (; n + line_floats <= count && operand.rows.side_by_side(first + n, line_floats); n += line_floats) {
+      read_side_by_side(operand, first + n, operand.staging.get() + n * row_stride_);
+    }
+    for (; n < count; ++n) read_row(operand.rows.row(first + n), extent_, kernels_, operand.staging.get() + n * row_stride_);
+  }
+
+  void write(const Operand& operand, std::int64_t first, std::int64_t count) {
+    if (operand.rows.absent() || !operand.staging) return;
+    std::int64_t n = 0;
+    for (; n + line_floats <= count && operand.rows.side_by_side(first + n, line_floats); n += line_floats) {
+      write_side_by_side(operand, first + n, operand.staging.get() + n * row_stride_);
+    }
+    for (; n < count; ++n) write_row(operand.staging.get() + n * row_stride_, extent_, kernels_, operand.rows.row(first + n));
+  }
+
+  /// A square of 16 elements of 16 slices at a time, through a transposition.
+  void read_side_by_side(const Operand& operand, std::int64_t first, float* to) {
+    Row across = operand.rows.row(first);
+    const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
+    across.stride = 1;
+    for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
+      const std::int64_t count = std::min(line_floats, extent_ - begin);
+      for (std::int64_t i = 0; i < count; ++i, across.data += step) read_row(across, line_floats, kernels_, line_.get() + i * line_floats);
+      kernels_.pack_transposed(line_.get(), line_floats, count, line_floats, to + begin, row_stride_);
+    }
+  }
+
+  void write_side_by_side(const Operand& operand, std::int64_t first, const float* from) {
+    Row across = operand.rows.row(first);
+    const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
+    across.stride = 1;
+    for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
+      const std::int64_t count = std::min(line_floats, extent_ - begin);
+      kernels_.pack_transposed(from + begin, row_stride_, line_floats, count, line_.get(), line_floats);
+      for (std::int64_t i = 0; i < count; ++i, across.data += step) write_row(line_.get() + i * line_floats, line_floats, kernels_, across);
+    }
+  }
+
+  const kernels::Kernels& kernels_;
+  std::int64_t extent_;
+  std::int64_t row_stride_;
+  std::vector<Operand> operands_;
+  Floats scratch_, line_;
+};
+
+std::int64_t count_of(const SliceTensors& tensors) {
+  for (const TensorView& tensor : tensors.in) {
+    if (!tensor.absent()) return number_of_slices(tensor.shape, tensors.dim);
+  }
+  return number_of_slices(tensors.out[0].shape, tensors.dim);
+}
+
+}  // namespace
+
+Positions::Positions(const Dims& shape, const Dims& strides) noexcept {
+  std::array<std::int64_t, Dims::max_rank> extents{}, steps{};
+  int rank = 0;
+  for (int dim = 0; dim < shape.rank(); ++dim) {
+    if (shape[dim] == 1) continue;
+    if (rank > 0 && steps[static_cast<std::size_t>(rank - 1)] == strides[dim] * shape[dim]) {
+      extents[static_cast<std::size_t>(rank - 1)] *= shape[dim];
+      steps[static_cast<std::size_t>(rank - 1)] = strides[dim];
+    } else {
+      extents[static_cast<std::size_t>(rank)] = shape[dim];
+      steps[static_cast<std::size_t>(rank++)] = strides[dim];
+    }
+  }
+  shape_ = Dims(extents.data(), rank);
+  strides_ = Dims(steps.data(), rank);
+}
+
+std::int64_t Positions::offset(std::int64_t index) const noexcept {
+  std::int64_t offset = 0;
+  for (int dim = shape_.rank() - 1; dim > 0; --dim) {
+    offset += index % shape_[dim] * strides_[dim];
+    index /= shape_[dim];
+  }
+  return shape_.rank() == 0 ? 0 : offset + index * strides_[0];
+}
+
+bool Positions::evenly(std::int64_t first, std::int64_t count, std::int64_t& stride) const noexcept {
+  const int last = shape_.rank() - 1;
+  if (last < 0 || (last > 0 && first % shape_[last] + count > shape_[last])) return false;
+  stride = strides_[last];
+  return true;
+}
+
+Resources resources_of(const Execution& execution) {
+  if (execution.num_threads) require_positive("num_threads", *execution.num_threads);
+  const int threads = default_num_threads();
+  return {kernels::kernels_for(execution.isa.value_or(default_isa())), execution.num_threads.value_or(threads)};
+}
+
+int threads_for(std::int64_t elements, int num_threads) noexcept {
+  constexpr std::int64_t worth_waking_for = 16384;
+  return static_cast<int>(std::clamp<std::int64_t>(elements / worth_waking_for, 1, num_threads));
+}
+
+void for_each_slice(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slice&)>& f) {
+  const std::int64_t count = count_of(tensors), extent = Worker::extent_of(tensors);
+  if (count == 0) return;
+  const int num_threads = threads_for(count * std::max<std::int64_t>(extent, 1), resources.num_threads);
+  const std::int64_t at_once = slices_at_once(tensors, extent, count, num_threads);
+  std::vector<Worker> workers;
+  workers.reserve(static_cast<std::size_t>(num_threads));
+  for (int thread = 0; thread < num_threads; ++thread) workers.emplace_back(tensors, resources.kernels, at_once);
+  std::atomic<std::int64_t> next{0};
+  parallel(num_threads, [&](Team& team, int thread) {
+    Worker& worker = workers[static_cast<std::size_t>(thread)];
+    for (std::int64_t first = next.fetch_add(at_once); first < count && !team.failed(); first = next.fetch_add(at_once)) {
+      team.attempt([&] { worker.take(first, std::min(at_once, count - first), f); });
+    }
+  });
+}
+
+std::int64_t number_of_slices(const Dims& shape, int dim) noexcept { return without(shape, dim).product(); }
+
+Dims without(const Dims& dims, int dim) noexcept {
+  std::array<std::int64_t, Dims::max_rank> kept{};
+  int rank = 0;
+  for (int n = 0; n < dims.rank(); ++n) {
+    if (n != dim) kept[static_cast<std::size_t>(rank++)] = dims[n];
+  }
+  return Dims(kept.data(), rank);
+}
+
+}  // namespace attn
