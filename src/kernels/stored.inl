@@ -70,17 +70,26 @@ ATTN_INLINE Vector load_first(const typename Stored::Element* from, std::int64_t
   return Stored::load(padded);
 }
 
-/// The row to bring nearer while row `index` is read; if there is none, that row itself, which costs nothing.
-ATTN_INLINE const std::byte* row_ahead(const RowsAhead& ahead, std::int64_t index, const std::byte* itself) {
-  return index < ahead.count ? ahead.data + index * ahead.stride : itself;
+/// Evenly spaced rows. Addresses in a loop come from few registers: more would spill.
+struct EvenRows {
+  const std::byte* first;
+  std::int64_t stride;
+
+  template <int Row>
+  ATTN_INLINE const std::byte* at(std::int64_t offset) const {
+    return first + offset + Row * stride;
+  }
+};
+
+/// `count` rows to bring nearer while rows from `index` on are read; if there are less, those that are read, which costs nothing.
+ATTN_INLINE EvenRows rows_ahead(const RowsAhead& ahead, std::int64_t index, std::int64_t count, const EvenRows& themselves) {
+  return index + count <= ahead.count ? EvenRows{ahead.data + index * ahead.stride, ahead.stride} : themselves;
 }
 
-/// Asks for the line at `offset`, once for each line. Requests are spread evenly among multiply-adds: in bursts they fill the
-/// processor's queue of misses, and everything waits.
-ATTN_INLINE void prefetch_at(const std::byte* row, std::int64_t offset) {
-  constexpr std::int64_t line = 64;
-  if (offset % line == 0) __builtin_prefetch(row + offset, 0, 3);
-}
+inline constexpr std::int64_t line_size = 64;  // of the cache, in bytes
+
+/// Requests are spread evenly among multiply-adds: in bursts they fill the processor's queue of misses, and everything waits.
+ATTN_INLINE void prefetch(const std::byte* line) { __builtin_prefetch(line, 0, 3); }
 
 typedef float Quad __attribute__((vector_size(16)));
 
@@ -107,39 +116,28 @@ ATTN_INLINE Quad fold_quads(From v) {
   }
 }
 
-/// The sums of the lanes of four vectors.
-ATTN_INLINE Quad sums_of_lanes(Vector a, Vector b, Vector c, Vector d) {
+/// In each quad of lanes, what has to be added up to the sums of the lanes of a, b, c and d.
+ATTN_INLINE Vector quads_of_sums(Vector a, Vector b, Vector c, Vector d) {
   constexpr auto lanes = std::make_index_sequence<vector_width>{};
   const Vector ab = in_quads<0, 1, 4, 5>(a, b, lanes) + in_quads<2, 3, 6, 7>(a, b, lanes);
   const Vector cd = in_quads<0, 1, 4, 5>(c, d, lanes) + in_quads<2, 3, 6, 7>(c, d, lanes);
-  return fold_quads<vector_width>(in_quads<0, 2, 4, 6>(ab, cd, lanes) + in_quads<1, 3, 5, 7>(ab, cd, lanes));
+  return in_quads<0, 2, 4, 6>(ab, cd, lanes) + in_quads<1, 3, 5, 7>(ab, cd, lanes);
 }
 
 /// Keys that are multiplied together, and the rows that there are accumulators for.
 inline constexpr int keys_at_once = 4;
 inline constexpr int stored_rows = vector_width > 8 ? 6 : 2;
 
-/// Scores of four keys, or of the last ones: one of those stands in for the keys that are missing.
-template <class Stored, int Rows>
-ATTN_INLINE void score_keys(const StoredScoresTile& tile, std::int64_t first_row, std::int64_t j, const RowsAhead& ahead) {
+/// Scores of four neighbouring keys with each of the rows, four to a quad.
+template <class Stored, int Rows, std::size_t... Key>
+ATTN_INLINE void multiply_keys(const StoredScoresTile& tile, const float* q, const EvenRows& keys, const EvenRows& ahead,
+                               Quad (&scores)[Rows], std::index_sequence<Key...>) {
   using Element = typename Stored::Element;
-  const std::int64_t left = tile.keys.count - j;
-  const std::byte* const first = tile.keys.data + j * tile.keys.stride;
-  const Element* keys[keys_at_once];
-  const std::byte* ahead_of[keys_at_once];
-  ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) {
-    const std::byte* const key = first + (i < left ? i : left - 1) * tile.keys.stride;
-    keys[i] = reinterpret_cast<const Element*>(key);
-    ahead_of[i] = row_ahead(ahead, j + i, key);
-  }
-  const float* const q = tile.q + first_row * tile.q_stride;
   Vector sums[Rows][keys_at_once] = {};
   const auto step = [&](std::int64_t d, auto load_key) ATTN_INLINE_LAMBDA {
-    Vector key[keys_at_once];
-    ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) {
-      prefetch_at(ahead_of[i], d * static_cast<std::int64_t>(sizeof(Element)));
-      key[i] = load_key(keys[i] + d);
-    }
+    const std::int64_t offset = d * static_cast<std::int64_t>(sizeof(Element));
+    if (offset % line_size == 0) (prefetch(ahead.template at<static_cast<int>(Key)>(offset)), ...);
+    const Vector key[keys_at_once] = {load_key(reinterpret_cast<const Element*>(keys.template at<static_cast<int>(Key)>(offset)))...};
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
       const Vector x = load(q + r * tile.q_stride + d / Stored::per_word);
       ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) sums[r][i] = Stored::Operand::multiply_add(x, key[i], sums[r][i]);
@@ -149,22 +147,28 @@ ATTN_INLINE void score_keys(const StoredScoresTile& tile, std::int64_t first_row
   const std::int64_t rest = tile.keys.width % per_vector, whole = tile.keys.width - rest;
   for (std::int64_t d = 0; d < whole; d += per_vector) step(d, Stored::load);
   if (rest > 0) step(whole, [rest](const auto* from) ATTN_INLINE_LAMBDA { return load_first<Stored>(from, rest); });
-
   ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-    const Quad scores = sums_of_lanes(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
-    float* const to = tile.scores + (first_row + r) * tile.stride + j;
-    if (left >= keys_at_once) {
-      __builtin_memcpy(to, &scores, sizeof scores);
-    } else {
-      for (std::int64_t i = 0; i < left; ++i) to[i] = scores[i];
-    }
+    scores[r] = fold_quads<vector_width>(quads_of_sums(sums[r][0], sums[r][1], sums[r][2], sums[r][3]));
   }
 }
 
 template <class Stored, int Rows>
 void score_rows(const StoredScoresTile& tile, std::int64_t first_row, const RowsAhead& ahead) {
-  for (std::int64_t j = 0; j < tile.keys.count; j += keys_at_once) {
-    score_keys<Stored, Rows>(tile, first_row, j, ahead);
+  constexpr auto each_key = std::make_index_sequence<keys_at_once>{};
+  const float* const q = tile.q + first_row * tile.q_stride;
+  float* const to = tile.scores + first_row * tile.stride;
+  const std::int64_t stride = tile.keys.stride, count = tile.keys.count;
+  Quad scores[Rows];
+  std::int64_t j = 0;
+  for (; j + keys_at_once <= count; j += keys_at_once) {
+    const EvenRows keys{tile.keys.data + j * stride, stride};
+    multiply_keys<Stored, Rows>(tile, q, keys, rows_ahead(ahead, j, keys_at_once, keys), scores, each_key);
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) __builtin_memcpy(to + r * tile.stride + j, &scores[r], sizeof(Quad));
+  }
+  for (; j < count; ++j) {  // four times the same key
+    const EvenRows key{tile.keys.data + j * stride, 0};
+    multiply_keys<Stored, Rows>(tile, q, key, rows_ahead(ahead, j, 1, key), scores, each_key);
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) to[r * tile.stride + j] = scores[r][0];
   }
 }
 
@@ -209,12 +213,12 @@ void add_columns(const StoredValuesTile& tile, std::int64_t first, std::int64_t 
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sums[r][v] = load(out + r * tile.out_stride + v * vector_width);
   }
   for (std::int64_t j = first; j < last; ++j) {
-    const std::byte* const row = tile.values.data + j * tile.values.stride;
-    const std::byte* const ahead = row_ahead(tile.ahead, j, row);
-    const auto* const value = reinterpret_cast<const Element*>(row) + n;
+    const std::byte* const row = tile.values.data + j * tile.values.stride + n * size;
+    const std::byte* const ahead = j < tile.ahead.count ? tile.ahead.data + j * tile.ahead.stride + n * size : row;
+    const auto* const value = reinterpret_cast<const Element*>(row);
     Vector x[Vectors];
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) {
-      prefetch_at(ahead + n * size, v * vector_width * size);
+      if (v * vector_width * size % line_size == 0) prefetch(ahead + v * vector_width * size);
       x[v] = Whole ? Stored::load(value + v * vector_width) : load_first<Stored>(value, rest);
     }
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
