@@ -1,8 +1,6 @@
 // sparsemax and entmax of tensors.
 #include <attn/softmax.hpp>
 
-#include <cmath>
-
 #include "softmax/arguments.hpp"
 #include "softmax/row_functions.hpp"
 #include "softmax/slices.hpp"
@@ -10,10 +8,6 @@
 
 namespace attn {
 namespace {
-
-void require_alpha(float alpha) {
-  if (!(std::isfinite(alpha) && alpha >= 1)) reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
-}
 
 void require_threshold(const Threshold& threshold, const TensorView& x, int dim) {
   if (!threshold.tau.absent()) require_reduced_output("tau", threshold.tau, DType::f32, "x", x, dim);
