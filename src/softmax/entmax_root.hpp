@@ -26,7 +26,7 @@ struct EntmaxRoot {
   }
 };
 
-/// d: all that have d > -p, the maximum among them.
-EntmaxRoot find_entmax_root(const float* d, std::int64_t count, double factor) noexcept;
+/// d: all that have d > -p, the maximum among them. It is overwritten.
+EntmaxRoot find_entmax_root(float* d, std::int64_t count, double factor) noexcept;
 
 }  // namespace attn
