@@ -56,12 +56,13 @@ void sparsemax(const TensorView& x, const MutableTensorView& y, int dim = -1, co
 /// alpha = 1.5, exact, by selection.
 void entmax15(const TensorView& x, const MutableTensorView& y, int dim = -1, const Threshold& threshold = {},
               const Execution& execution = {});
-/// alpha >= 1, finite; alpha = 1, 1.5 and 2 are the functions above, others are found by bisection, to the rounding of f32.
+/// alpha >= 1, finite; alpha = 1, 1.5 and 2 are the functions above. Others are found in double by Newton's method within a bracket,
+/// to the rounding of f32: up to alpha = 2 y is divided by its sum, above the last elements of the support get what the others leave.
 void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int dim = -1, const Threshold& threshold = {},
             const Execution& execution = {});
 
 /// dx_i = s_i (dy_i - sum_j s_j dy_j / sum_j s_j), s_i = y_i^(2 - alpha) on the support, else 0; y = entmax(x, alpha), and sparsemax is
-/// alpha = 2. dx may be dy or y.
+/// alpha = 2. dx may be dy or y. dy is not looked at outside the support.
 void sparsemax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim = -1,
                         const Execution& execution = {});
 void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, float alpha, int dim = -1,
