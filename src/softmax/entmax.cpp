@@ -11,10 +11,6 @@
 namespace attn {
 namespace {
 
-void require_alpha(float alpha) {
-  if (!(std::isfinite(alpha) && alpha >= 1)) reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
-}
-
 void require_threshold(const Threshold& threshold, const TensorView& x, int dim) {
   if (!threshold.tau.absent()) require_reduced_output("tau", threshold.tau, DType::f32, "x", x, dim);
   if (!threshold.support.absent()) require_reduced_output("support", threshold.support, DType::i64, "x", x, dim);

@@ -1,14 +1,13 @@
 // The losses of log-probabilities and of logits: l_c = -log p_c, which cross_entropy takes from the logits without forming p.
 #include <attn/loss.hpp>
 
-#include <cmath>
-#include <limits>
+#include <algorithm>
+#include <cstddef>
 
 #include "softmax/arguments.hpp"
-#include "softmax/loss_arguments.hpp"
 #include "softmax/log_probabilities.hpp"
+#include "softmax/loss_arguments.hpp"
 #include "softmax/row_functions.hpp"
-#include "tensor/checks.hpp"
 
 namespace attn {
 namespace {
@@ -77,9 +76,8 @@ void cross_entropy_gradient(const Targets& targets, const Slice& slice, double f
   }
   double whole = 0;
   targets.for_each_class(slice, [&](std::int64_t c, double q) { whole += targets.weight(c) * q; });
-  targets.for_each_class(slice, [&](std::int64_t c, double q) {
-    dx[c] = static_cast<float>(factor * (whole * dx[c] - targets.weight(c) * q));
-  });
+  targets.for_each_class(slice,
+                         [&](std::int64_t c, double q) { dx[c] = static_cast<float>(factor * (whole * dx[c] - targets.weight(c) * q)); });
 }
 
 void nll_gradient(const Targets& targets, const Slice& slice, double factor) {
@@ -108,7 +106,8 @@ void nll_loss(const TensorView& log_p, const TensorView& target, const MutableTe
     gather_losses(log_p, targets, resources, losses);
   } else {
     for_each_slice({.in = {log_p, targets.distributions()}, .dim = targets.class_dim()}, resources, [&](const Slice& slice) {
-      const double sum = targets.ignored(slice.index) ? 0 : loss_of_slice(targets, slice, [&](std::int64_t c) { return -double{slice.in[0][c]}; });
+      const double sum =
+          targets.ignored(slice.index) ? 0 : loss_of_slice(targets, slice, [&](std::int64_t c) { return -double{slice.in[0][c]}; });
       losses.set(slice.index, sum);
     });
   }
@@ -147,9 +146,8 @@ void cross_entropy_backward(const TensorView& dloss, const TensorView& x, const 
   const Resources resources = resources_of(execution);
   const Targets targets({"x", x}, target, options, resources);
   const Factors factors(dloss, options.reduction, targets);
-  for_each_slice({.in = {x, targets.distributions()}, .out = {dx}, .dim = targets.class_dim()}, resources, [&](const Slice& slice) {
-    cross_entropy_gradient(targets, slice, factors[slice.index], resources.kernels);
-  });
+  for_each_slice({.in = {x, targets.distributions()}, .out = {dx}, .dim = targets.class_dim()}, resources,
+                 [&](const Slice& slice) { cross_entropy_gradient(targets, slice, factors[slice.index], resources.kernels); });
 }
 
 }  // namespace attn

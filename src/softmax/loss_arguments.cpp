@@ -108,7 +108,8 @@ Losses::Losses(const MutableTensorView& loss, Reduction reduction, const Targets
 
 void Losses::finish(int num_threads) {
   if (reduction_ == Reduction::none) return;
-  const double sum = sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) { return kept_[static_cast<std::size_t>(slice)]; });
+  const double sum =
+      sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) { return kept_[static_cast<std::size_t>(slice)]; });
   out_[0] = static_cast<float>(reduction_ == Reduction::mean ? sum / targets_.divisor() : sum);
 }
 

@@ -65,9 +65,7 @@ class Targets {
   /// What a mean divides by.
   double divisor() const noexcept { return divisor_; }
 
-  bool ignored(std::int64_t slice) const noexcept {
-    return distributions_.absent() && ignore_index_ && class_of(slice) == *ignore_index_;
-  }
+  bool ignored(std::int64_t slice) const noexcept { return distributions_.absent() && ignore_index_ && class_of(slice) == *ignore_index_; }
   /// Where targets are classes.
   std::int64_t class_of(std::int64_t slice) const noexcept {
     const std::int64_t offset = positions_.offset(slice);
@@ -121,7 +119,7 @@ class Losses {
  private:
   const Targets& targets_;
   Reduction reduction_;
-  ValueOfEach<float> out_;
+  ValueOfEach<float, void> out_;
   std::vector<double> kept_;  // for a sum
 };
 
@@ -133,7 +131,7 @@ class Factors {
   double operator[](std::int64_t slice) const noexcept { return values_[each_ ? slice : 0] / divisor_; }
 
  private:
-  ValueOfEach<const float> values_;
+  ValueOfEach<const float, const void> values_;
   bool each_;
   double divisor_;
 };
