@@ -198,7 +198,10 @@ TEST_CASE("The gradient of an ignored slice is 0, whatever it holds") {
         return dx;
       };
       INFO("alpha ", alpha);
-      CHECK(run(target) == std::vector<float>{0, 0, -0.5f, 0.5f});
+      const std::vector<float> dx = run(target);
+      CHECK(std::vector<float>(dx.begin(), dx.begin() + 2) == std::vector<float>(2));
+      CHECK(dx[2] == doctest::Approx(-0.5));
+      CHECK(dx[3] == doctest::Approx(0.5));
       CHECK(run(all_ignored) == std::vector<float>(4));
     }
   std::vector<float> dx(4, -7);
