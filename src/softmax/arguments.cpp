@@ -77,4 +77,8 @@ void require_positive_number(const char* name, float value) {
   if (!(std::isfinite(value) && value > 0)) reject(fmt::format("{} is {}; it needs a finite number greater than 0", name, value));
 }
 
+void require_alpha(float alpha) {
+  if (!(std::isfinite(alpha) && alpha >= 1)) reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
+}
+
 }  // namespace attn

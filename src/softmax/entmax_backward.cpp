@@ -1,0 +1,143 @@
+// Gradients of sparsemax and entmax, slice by slice, in double: sums and powers of few elements, those of the support.
+//
+// In x. With s_i = y_i^(2 - alpha) on the support, dx_i = s_i (dy_i - mean of dy weighted by s). Only ratios of s matter, so s is
+// made of y_i over the y that has the greatest s: no power leaves its range.
+//
+// In alpha. With b = alpha - 1, u_i = b x_i - tau, l_i = log y_i = (log u_i) / b and H = - sum y_j l_j:
+//
+//   dy_i / db = y_i (- l_i / b + (du_i / db) / (b u_i)),  y_i / u_i = s_i,  du_i / db = x_i - dtau / db = (u_i + tau) / b - dtau / db
+//
+// The sum over i is 0, as that of y is 1, which settles what tau does:
+//
+//   dy_i / db = (y_i - r_i) / b^2 + (- y_i l_i - r_i H) / b,  r_i = s_i / sum_j s_j
+//
+// For small b the terms cancel. As s_i = y_i exp(-b l_i), put exp(-v) = 1 - v + v^2 phi(v) with v = b l_i. Then sum_j s_j is
+// 1 + b H + b^2 Q with Q = sum_j y_j l_j^2 phi(b l_j), and b is gone from all denominators:
+//
+//   dy_i / db = r_i Q - y_i l_i^2 phi(b l_i)
+//
+// phi(0) = 1/2 gives the limit at alpha = 1. phi grows as y^-b for small y, so that the first form serves for larger b. Either way
+// dy_i / db is g_i - r_i sum_j g_j, with g_i = - y_i l_i^2 phi(b l_i), or g_i = y_i / b^2 - y_i l_i / b.
+#include <attn/softmax.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "softmax/arguments.hpp"
+#include "softmax/slices.hpp"
+
+namespace attn {
+namespace {
+
+/// s_i over the greatest s, of elements with y_i > 0.
+class Slopes {
+ public:
+  Slopes(const float* y, std::int64_t count, float alpha) noexcept : exponent_(2 - static_cast<double>(alpha)) {
+    for (std::int64_t n = 0; n < count; ++n) {
+      if (!(y[n] > 0)) continue;
+      const bool greater = exponent_ < 0 ? y[n] < steepest_ : y[n] > steepest_;
+      if (greater || steepest_ == 0) steepest_ = y[n];
+    }
+  }
+  /// Of s itself; within what a double can hold.
+  double greatest() const noexcept { return std::min(std::pow(steepest_, exponent_), std::numeric_limits<double>::max()); }
+  double operator()(double y) const noexcept {
+    if (exponent_ == 0) return 1;
+    if (exponent_ == 1) return y / steepest_;
+    if (exponent_ == 0.5) return std::sqrt(y / steepest_);
+    return std::pow(y / steepest_, exponent_);
+  }
+
+ private:
+  double exponent_;
+  double steepest_ = 0;
+};
+
+bool any_nan(const float* y, std::int64_t count) noexcept {
+  return std::any_of(y, y + count, [](float value) { return std::isnan(value); });
+}
+
+void backward_slice(const Slice& slice, float alpha) noexcept {
+  const float *const dy = slice.in[0], *const y = slice.in[1];
+  float* const dx = slice.out[0];
+  if (any_nan(y, slice.extent)) return void(std::fill_n(dx, slice.extent, NAN));
+  const Slopes slopes(y, slice.extent, alpha);
+  double sum = 0, weighted = 0;
+  for (std::int64_t n = 0; n < slice.extent; ++n) {
+    if (!(y[n] > 0)) continue;
+    const double slope = slopes(y[n]);
+    sum += slope;
+    weighted += slope * dy[n];
+  }
+  const double mean = sum > 0 ? weighted / sum : 0;
+  const double greatest_slope = slopes.greatest();
+  for (std::int64_t n = 0; n < slice.extent; ++n) {
+    dx[n] = y[n] > 0 ? static_cast<float>(slopes(y[n]) * (dy[n] - mean) * greatest_slope) : 0;
+  }
+}
+
+/// (exp(-v) - 1 + v) / v^2
+double phi(double v) noexcept {
+  if (std::fabs(v) > 0.05) return (std::expm1(-v) + v) / (v * v);
+  double term = 0.5, sum = 0;  // (-v)^k / (k + 2)!
+  for (int k = 0; k < 9; ++k) {
+    sum += term;
+    term *= -v / (k + 3);
+  }
+  return sum;
+}
+
+/// The derivative in alpha (db = dalpha) weighted by the incoming gradient dy.
+float alpha_gradient(const float* dy, const float* y, std::int64_t count, float alpha) noexcept {
+  if (any_nan(y, count)) return NAN;
+  const double b = static_cast<double>(alpha) - 1;
+  const auto g = [b](double p) {
+    const double l = std::log(p);
+    return b < 1 ? -p * l * l * phi(b * l) : p * (1 / b - l) / b;
+  };
+  const Slopes slopes(y, count, alpha);
+  double sum = 0, weighted = 0, slope_sum = 0, slope_weighted = 0;
+  for (std::int64_t n = 0; n < count; ++n) {
+    if (!(y[n] > 0)) continue;
+    const double part = g(y[n]), slope = slopes(y[n]);
+    sum += part;
+    weighted += part * dy[n];
+    slope_sum += slope;
+    slope_weighted += slope * dy[n];
+  }
+  return slope_sum > 0 ? static_cast<float>(weighted - slope_weighted / slope_sum * sum) : 0;
+}
+
+}  // namespace
+
+void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, float alpha, int dim,
+                     const Execution& execution) {
+  require_alpha(alpha);
+  require_input("y", y);
+  dim = checked_dim("y", y, dim);
+  require_input_like("dy", dy, "y", y);
+  require_output_like("dx", dx, "y", y);
+  for_each_slice({.in = {dy, y}, .out = {dx}, .dim = dim}, resources_of(execution),
+                 [alpha](const Slice& slice) { backward_slice(slice, alpha); });
+}
+
+void sparsemax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim, const Execution& execution) {
+  entmax_backward(dy, y, dx, 2, dim, execution);
+}
+
+void entmax_backward_alpha(const TensorView& dy, const TensorView& y, const MutableTensorView& dalpha, float alpha, int dim,
+                           const Execution& execution) {
+  require_alpha(alpha);
+  require_input("y", y);
+  dim = checked_dim("y", y, dim);
+  require_input_like("dy", dy, "y", y);
+  require_reduced_output("dalpha", dalpha, "y", y, dim);
+  Tensor gradients(DType::f32, dalpha.shape);
+  float* const gradient = gradients.data<float>();
+  for_each_slice({.in = {dy, y}, .dim = dim}, resources_of(execution),
+                 [&](const Slice& slice) { gradient[slice.index] = alpha_gradient(slice.in[0], slice.in[1], slice.extent, alpha); });
+  copy_into(gradients.view(), dalpha);
+}
+
+}  // namespace attn
