@@ -1,0 +1,128 @@
+#include "softmax/loss_arguments.hpp"
+
+#include <atomic>
+#include <string>
+
+#include "softmax/arguments.hpp"
+#include "tensor/checks.hpp"
+
+namespace attn {
+namespace {
+
+bool is_integer(DType dtype) { return dtype == DType::i32 || dtype == DType::i64; }
+
+int class_dim_of(const TensorView& x) { return x.rank() == 1 ? 0 : 1; }
+
+/// One for each slice, of any type.
+void require_of_slices(const char* name, const TensorView& tensor, const NamedTensor& x) {
+  const int dim = class_dim_of(x.tensor);
+  const Dims needed = without(x.tensor.shape, dim);
+  if (!(tensor.shape == needed)) {
+    reject(fmt::format("{} has shape {}; it needs {} (the shape of {} without dim {}, the classes)", name, tensor.shape.to_string(),
+                       needed.to_string(), x.name, dim));
+  }
+  require_data(name, tensor);
+}
+
+/// "[3, 1]", or nothing for the only element of a scalar.
+std::string coordinates(std::int64_t index, const Dims& shape) {
+  Dims at = shape;
+  for (int dim = shape.rank() - 1; dim >= 0; --dim) {
+    at[dim] = index % shape[dim];
+    index /= shape[dim];
+  }
+  return shape.rank() == 0 ? "" : at.to_string();
+}
+
+void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
+  std::int64_t before = least.load();
+  while (value < before && !least.compare_exchange_weak(before, value)) {
+  }
+}
+
+}  // namespace
+
+Targets::Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options, const Resources& resources)
+    : class_dim_(class_dim_of(x.tensor)),
+      classes_(x.tensor.shape[class_dim_]),
+      slices_(number_of_slices(x.tensor.shape, class_dim_)),
+      data_(target.data),
+      wide_(target.dtype == DType::i64),
+      positions_(target.shape, target.strides),
+      ignore_index_(options.ignore_index),
+      smoothing_(options.label_smoothing) {
+  if (!(smoothing_ >= 0 && smoothing_ <= 1)) {
+    reject(fmt::format("label_smoothing is {}; it needs to lie in 0..1", options.label_smoothing));
+  }
+  set_weights(options.weight, x.name);
+  if (is_integer(target.dtype)) {
+    require_of_slices("target", target, x);
+    divisor_ = checked_sum_of_weights(x.name, target.shape, resources.num_threads);
+    return;
+  }
+  if (target.dtype != DType::f32 && target.dtype != DType::bf16 && target.dtype != DType::f16) {
+    reject(fmt::format("target has type {}; it needs i32 or i64 (classes), or f32, bf16 or f16 (distributions over classes)",
+                       name_of(target.dtype)));
+  }
+  require_input_like("target", target, x.name, x.tensor);
+  if (ignore_index_) {
+    reject(fmt::format("ignore_index is {}, but target is of type {}: distributions over classes are not ignored by an index",
+                       *ignore_index_, name_of(target.dtype)));
+  }
+  distributions_ = target;
+  divisor_ = static_cast<double>(slices_);
+}
+
+void Targets::set_weights(const TensorView& weight, const char* x_name) {
+  if (weight.absent()) return;
+  require_type("weight", weight, DType::f32);
+  require_rank("weight", weight, 1, "[classes]");
+  require_extent("weight", weight, 0, classes_, fmt::format("the classes of {}", x_name).c_str());
+  require_data("weight", weight);
+  const auto* const data = static_cast<const float*>(weight.data);
+  weights_.resize(static_cast<std::size_t>(classes_));
+  for (std::int64_t c = 0; c < classes_; ++c) weights_[static_cast<std::size_t>(c)] = data[c * weight.strides[0]];
+}
+
+double Targets::checked_sum_of_weights(const char* x_name, const Dims& shape, int num_threads) const {
+  std::atomic<std::int64_t> first_wrong{slices_};
+  const double sum = sum_over_slices(slices_, num_threads, [&](std::int64_t slice) {
+    const std::int64_t target = class_of(slice);
+    if (target == ignore_index_) return 0.0;
+    if (target >= 0 && target < classes_) return weight(target);
+    lower(first_wrong, slice);
+    return 0.0;
+  });
+  if (const std::int64_t wrong = first_wrong; wrong < slices_) {
+    const std::string name = "target" + coordinates(wrong, shape);
+    const std::string unless = ignore_index_ ? fmt::format(", or be ignore_index, {}", *ignore_index_) : "";
+    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}", name, class_of(wrong), classes_ - 1, x_name, unless));
+  }
+  return sum;
+}
+
+Losses::Losses(const MutableTensorView& loss, Reduction reduction, const Targets& targets)
+    : targets_(targets), reduction_(reduction), out_(loss) {
+  if (reduction != Reduction::none) kept_.resize(static_cast<std::size_t>(targets.slices()));
+}
+
+void Losses::finish(int num_threads) {
+  if (reduction_ == Reduction::none) return;
+  const double sum =
+      sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) { return kept_[static_cast<std::size_t>(slice)]; });
+  out_[0] = static_cast<float>(reduction_ == Reduction::mean ? sum / targets_.divisor() : sum);
+}
+
+void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x, Reduction reduction) {
+  require_type(name, loss, DType::f32);
+  if (reduction == Reduction::none) return require_of_slices(name, loss, x);
+  require_rank(name, loss, 0, "one number, unless Reduction::none is asked for");
+  require_data(name, loss);
+}
+
+void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x, Reduction reduction) {
+  require_loss_input(name, loss, x, reduction);
+  if (reduction == Reduction::none) require_reduced_output(name, loss, DType::f32, x.name, x.tensor, class_dim_of(x.tensor));
+}
+
+}  // namespace attn
