@@ -39,6 +39,8 @@ int run_command_line(int argc, char** argv) {
   Command chosen = compare_samples;
   add_run(app, chosen);
   add_compare(app, chosen);
+  add_op(app, chosen);
+  add_plot(app, chosen);
   add_info(app, chosen);
   try {
     app.parse(argc, argv);

@@ -94,9 +94,8 @@ void add_alpha_loss_options(CLI::App& command, OpArguments& arguments) {
 
 void add_sample_options(CLI::App& command, OpArguments& arguments) {
   SampleOptions& sample = arguments.sample;
-  add_value(command, "--seed", "N", "the same draws for the same seed, on any machine; default 0", [&](auto option, auto text) {
-    sample.seed = static_cast<std::uint64_t>(integer_value(option, text, 0));
-  });
+  add_value(command, "--seed", "N", "the same draws for the same seed, on any machine; default 0",
+            [&](auto option, auto text) { sample.seed = static_cast<std::uint64_t>(integer_value(option, text, 0)); });
   add_value(command, "--num-samples", "S", "draws from each row, the last dim of the result; default 1",
             [&](auto option, auto text) { arguments.num_samples = integer_value(option, text, 0); });
   add_temperature(command, sample.temperature, "at least 0: 0 takes the greatest; default 1");

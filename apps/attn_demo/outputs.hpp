@@ -13,6 +13,9 @@ namespace attn::demo {
 /// Makes sure that an output can be written, and in its type, which .npy may lack. `option` names it in messages.
 void add_output(OutputFiles& files, const char* option, const std::string& file, DType dtype);
 
+/// Writes a file that is no tensor. It appears whole or not at all. Throws Error(io).
+void write_text(const std::string& file, const std::string& text);
+
 /// Tensors that are computed and then written, all of them or none.
 class Outputs {
  public:
