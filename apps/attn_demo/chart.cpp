@@ -7,6 +7,7 @@ namespace {
 
 constexpr double small_text = 12;
 constexpr double tick_length = 5;
+constexpr double curve_thickness = 2.5;
 
 std::string_view name_of(Anchor anchor) { return anchor == Anchor::start ? "start" : anchor == Anchor::middle ? "middle" : "end"; }
 
@@ -39,6 +40,11 @@ void Svg::box(Point corner, double width, double height, const Ink& ink) {
   body_ +=
       fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" stroke=\"{}\" stroke-width=\"0.6\"/>\n",
                   corner.x, corner.y, width, height, ink.colour, black.colour);
+}
+
+void Svg::blank(Point corner, double width, double height) {
+  body_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"white\"/>\n", corner.x, corner.y, width,
+                       height);
 }
 
 void Svg::text(Point at, const std::string& words, Anchor anchor, double size) {
@@ -78,7 +84,7 @@ void Panel::title(const std::string& words) { svg_.text({corner_.x + width_ / 2,
 void Panel::curve(const std::vector<Point>& values, const Ink& ink) {
   std::vector<Point> points;
   for (const Point& value : values) points.push_back(at(value.x, value.y));
-  svg_.curve(points, ink, 2.5);
+  svg_.curve(points, ink, curve_thickness);
 }
 
 void Panel::bar(double left, double right, double height, const Ink& ink) {
@@ -96,14 +102,19 @@ std::vector<std::pair<double, std::string>> even_ticks(double low, double high, 
   return ticks;
 }
 
-void legend_entry(Svg& svg, Point at, Sample sample, const Ink& ink, const std::string& words) {
-  constexpr double width = 26;
-  if (sample == Sample::bar) {
-    svg.box({at.x, at.y - 11}, width, 12, ink);
-  } else {
-    svg.line({at.x, at.y - 5}, {at.x + width, at.y - 5}, ink, 2.5);
+void draw_legend(Svg& svg, Point corner, Sample sample, const std::vector<std::pair<Ink, std::string>>& entries) {
+  constexpr double sample_width = 26, sample_height = 12, line_height = 22, width = 120;
+  svg.blank(corner, width, line_height * static_cast<double>(entries.size()));
+  Point middle{corner.x + 4, corner.y + line_height / 2};
+  for (const auto& [ink, words] : entries) {
+    if (sample == Sample::bar) {
+      svg.box({middle.x, middle.y - sample_height / 2}, sample_width, sample_height, ink);
+    } else {
+      svg.line(middle, {middle.x + sample_width, middle.y}, ink, curve_thickness);
+    }
+    svg.text({middle.x + sample_width + 8, middle.y + 5}, words, Anchor::start);
+    middle.y += line_height;
   }
-  svg.text({at.x + width + 8, at.y}, words, Anchor::start);
 }
 
 }  // namespace attn::demo

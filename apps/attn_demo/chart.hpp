@@ -31,6 +31,8 @@ class Svg {
   void curve(const std::vector<Point>& points, const Ink& ink, double thickness);
   /// Filled, with a thin dark edge that shows pale colours on white.
   void box(Point corner, double width, double height, const Ink& ink);
+  /// Covers what is there.
+  void blank(Point corner, double width, double height);
   void text(Point at, const std::string& words, Anchor anchor = Anchor::middle, double size = 13);
   /// From below to above.
   void upright_text(Point at, const std::string& words);
@@ -70,8 +72,8 @@ class Panel {
 /// Steps from low to high, labelled with so many decimals.
 std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps, int decimals);
 
-/// One line of a legend: a sample of the ink and its meaning. At the left end of the words' sample.
+/// Samples of inks and their meanings, one below the other. `corner` is the upper left one.
 enum class Sample { bar, curve };
-void legend_entry(Svg& svg, Point at, Sample sample, const Ink& ink, const std::string& words);
+void draw_legend(Svg& svg, Point corner, Sample sample, const std::vector<std::pair<Ink, std::string>>& entries);
 
 }  // namespace attn::demo

@@ -98,17 +98,19 @@ void draw_bars(Svg& svg, Point corner, double width, double height, const std::v
   }
 }
 
+std::vector<std::pair<Ink, std::string>> legend_of(const std::vector<Series>& all) {
+  std::vector<std::pair<Ink, std::string>> entries;
+  for (const Series& series : all) entries.emplace_back(series.ink, series.name);
+  return entries;
+}
+
 constexpr double page_width = 800;
 
 std::string temperature_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax of the same logits at four temperatures");
   svg.text({page_width / 2, 26}, "softmax(x / T) of the same logits", Anchor::middle, 15);
   draw_bars(svg, {70, 50}, 700, 290, temperatures(), logits);
-  double below = 76;
-  for (const Series& series : temperatures()) {
-    legend_entry(svg, {650, below}, Sample::bar, series.ink, series.name);
-    below += 22;
-  }
+  draw_legend(svg, {640, 60}, Sample::bar, legend_of(temperatures()));
   return svg.finish();
 }
 
@@ -135,12 +137,8 @@ std::string sparsity_picture(const std::vector<float>& logits) {
   constexpr double left = 400;
   draw_bars(svg, {left, 50}, 385, 290, normalisers(), logits);
   svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()), Anchor::middle, 14);
-  double below = 76;
-  for (const Series& series : normalisers()) {
-    legend_entry(svg, {75, below}, Sample::curve, series.ink, series.name);
-    legend_entry(svg, {660, below}, Sample::bar, series.ink, series.name);
-    below += 22;
-  }
+  draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalisers()));
+  draw_legend(svg, {655, 60}, Sample::bar, legend_of(normalisers()));
   return svg.finish();
 }
 
