@@ -10,6 +10,9 @@ namespace attn::demo {
 /// What the command line chose to do; returns the exit code.
 using Command = std::function<int()>;
 
+/// A command that is several: exactly one of their names has to follow its own.
+void require_name(CLI::App& command);
+
 void add_run(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_op(CLI::App& app, Command& chosen);

@@ -55,6 +55,17 @@ void flush_output() {
 }
 
 }  // namespace
+
+void require_name(CLI::App& command) {
+  command.require_subcommand(0, 1);
+  command.callback([&command] {
+    if (!command.get_subcommands().empty()) return;
+    std::string names;
+    for (const CLI::App* each : command.get_subcommands({})) names += (names.empty() ? "" : ", ") + each->get_name();
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} needs a name after it, one of {}", command.get_name(), names));
+  });
+}
+
 }  // namespace attn::demo
 
 int main(int argc, char** argv) {

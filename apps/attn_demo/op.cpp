@@ -220,7 +220,7 @@ int run(const Op& op, const OpArguments& arguments) {
 void add_op(CLI::App& app, Command& chosen) {
   CLI::App& command =
       *app.add_subcommand("op", "one function of tensors in files: softmax and its family, losses, draws, norms, activations");
-  command.require_subcommand(1);
+  require_name(command);
   for (const Op& op : ops) {
     const auto arguments = std::make_shared<OpArguments>();
     CLI::App& own = *command.add_subcommand(op.name, op.description);

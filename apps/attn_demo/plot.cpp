@@ -157,7 +157,7 @@ void add_plot(CLI::App& app, Command& chosen) {
     std::string (*picture)(const std::vector<float>& logits);
   };
   CLI::App& command = *app.add_subcommand("plot", "pictures of the softmax family, as SVG");
-  command.require_subcommand(1);
+  require_name(command);
   for (const Plot& each : {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
                            Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
     const auto arguments = std::make_shared<PlotArguments>();
