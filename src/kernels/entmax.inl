@@ -65,14 +65,19 @@ ATTN_INLINE Vector excess_of(Vector d, const Cut& cut) { return max((d - cut.hig
 ExcessSums excess_sums(const float* d, std::int64_t count, const Cut& cut) {
   ExcessTotals totals;
   std::int64_t n = 0;
-  for (; n + 4 * vector_width <= count; n += 4 * vector_width) {
-    Vector u[4];
-    ATTN_UNROLL for (int v = 0; v < 4; ++v) {
-      u[v] = excess_of(load(d + n + v * vector_width), cut);
-      totals.number += u[v] > 0.f;
+  for (; n + 8 * vector_width <= count; n += 8 * vector_width) {
+    // In pairs of pairs, so that equal ones lose nothing.
+    Vector sums[2], squares[2];
+    ATTN_UNROLL for (int half = 0; half < 2; ++half) {
+      Vector u[4];
+      ATTN_UNROLL for (int v = 0; v < 4; ++v) {
+        u[v] = excess_of(load(d + n + (4 * half + v) * vector_width), cut);
+        totals.number += u[v] > 0.f;
+      }
+      sums[half] = (u[0] + u[1]) + (u[2] + u[3]);
+      squares[half] = (u[0] * u[0] + u[1] * u[1]) + (u[2] * u[2] + u[3] * u[3]);
     }
-    // In pairs, so that four equal ones lose nothing.
-    totals.add((u[0] + u[1]) + (u[2] + u[3]), (u[0] * u[0] + u[1] * u[1]) + (u[2] * u[2] + u[3] * u[3]));
+    totals.add(sums[0] + sums[1], squares[0] + squares[1]);
   }
   for (; n + vector_width <= count; n += vector_width) {
     const Vector u = excess_of(load(d + n), cut);

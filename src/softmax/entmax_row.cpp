@@ -47,14 +47,19 @@ Cut cut_at(double t) noexcept {
   return {high, static_cast<float>(t - high)};
 }
 
-/// Newton's step from t, and the step to the solution if the support stays what it is; NaN if it cannot.
+float bound_below(double t) noexcept { return std::nextafter(static_cast<float>(t), -infinity); }
+
+/// By how much the sum of y is greater than 1, Newton's step, and the step to the solution if the support stays what it is; NaN if
+/// it cannot.
 struct Sparsemax {
   static constexpr double power = 1;
+  static double surplus(const ExcessSums& sums) noexcept { return sums.sum - 1; }
   static double newton(const ExcessSums& sums) noexcept { return exact(sums); }
   static double exact(const ExcessSums& sums) noexcept { return (sums.sum - 1) / static_cast<double>(sums.number); }
 };
 struct Entmax15 {
   static constexpr double power = 2;
+  static double surplus(const ExcessSums& sums) noexcept { return sums.squares / 4 - 1; }
   static double newton(const ExcessSums& sums) noexcept { return (sums.squares - 2 * std::sqrt(sums.squares)) / sums.sum; }
   /// sum (u - step)^2 = 4
   static double exact(const ExcessSums& sums) noexcept {
@@ -68,35 +73,44 @@ struct Solution {
   std::int64_t support;
 };
 
-/// d is overwritten.
+/// From a t that is not above the solution; returns it if the sum of y is not above 1 there. d is overwritten.
 template <class Form>
-Solution solve(const Kernels& kernels, float* d, std::int64_t count) noexcept {
-  constexpr double fine = 1e-13;  // of t, about what a Cut can hold
-  constexpr int enough = 1000;    // a handful is the rule; rounding shall not make a circle of it
-  double t = -Form::power;
+Solution solve(const Kernels& kernels, float* d, std::int64_t count, double t) noexcept {
+  // Of the sum of y, and so of all its elements' errors together: what rounding y to floats amounts to.
+  constexpr double fine = 0x1p-23;
+  constexpr int enough = 1000;  // a handful is the rule; rounding shall not make a circle of it
   std::int64_t support = count + 1;
   bool may_jump = true, jumped = false;
   for (int n = 0; n < enough; ++n) {
     const ExcessSums sums = kernels.excess_sums(d, count, cut_at(t));
     const bool settled = sums.number == support;
     support = sums.number;
-    const double exact = Form::exact(sums);
-    if (settled && jumped) return {t + exact, support};
+    const double surplus = Form::surplus(sums);
+    const bool found = settled && jumped, good = !jumped && std::fabs(surplus) <= fine, nowhere = n == 0 && surplus < 0;
+    if (found || good || nowhere) return {t, support};
     if (jumped) may_jump = false;  // it left the support it was made for; from the right, Newton's step leads back to the left
     const bool left = !jumped;
+    const double exact = Form::exact(sums);
     jumped = settled && may_jump && std::isfinite(exact);
     const double step = jumped ? exact : Form::newton(sums);
-    if (left && step <= fine * -t) return {t, support};
-    if (left && 2 * support < count) count = kernels.keep_above(d, count, 0, std::nextafter(static_cast<float>(t), -infinity), d);
+    if (left && 2 * support < count) count = kernels.keep_above(d, count, 0, bound_below(t), d);
     t += step;
   }
   return {t, support};
 }
 
+/// The bound for everybody is first raised to the threshold of a sample: more elements can only raise it further.
 template <class Form>
 Solution find(const Kernels& kernels, const float* x, std::int64_t count, float maximum, float* scratch) noexcept {
-  const std::int64_t kept = kernels.keep_above(x, count, maximum, static_cast<float>(-Form::power), scratch);
-  return solve<Form>(kernels, scratch, kept);
+  constexpr std::int64_t sampled = 16;  // one of so many
+  constexpr std::int64_t least_sample = 128;
+  double t = -Form::power;
+  if (count / sampled >= least_sample) {
+    const std::int64_t kept = kernels.keep_above(x, count / sampled, maximum, bound_below(t), scratch);
+    t = solve<Form>(kernels, scratch, kept, t).t;
+  }
+  const std::int64_t kept = kernels.keep_above(x, count, maximum, bound_below(t), scratch);
+  return solve<Form>(kernels, scratch, kept, t);
 }
 
 RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t count, float* y, float* scratch) noexcept {
@@ -120,8 +134,7 @@ RowThreshold general_row(const Kernels& kernels, const float* x, std::int64_t co
   const float maximum = greatest(kernels, x, count);
   if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
   const double factor = static_cast<double>(alpha) - 1;
-  const float bound = std::nextafter(static_cast<float>(-1 / factor), -infinity);
-  const std::int64_t kept = kernels.keep_above(x, count, maximum, bound, scratch);
+  const std::int64_t kept = kernels.keep_above(x, count, maximum, bound_below(-1 / factor), scratch);
   const EntmaxRoot root = find_entmax_root(scratch, kept, factor);
   if (y != nullptr) {
     for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<float>(root.weight(x[n] - maximum));
