@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "softmax/philox.hpp"
-#include "support/cache_model.hpp"
+#include "support/check_fails.hpp"
 #include "support/random.hpp"
 #include "support/strided_tensor.hpp"
 
