@@ -105,11 +105,14 @@ std::vector<std::pair<Ink, std::string>> legend_of(const std::vector<Series>& al
 }
 
 constexpr double page_width = 800;
+/// A fortieth of it, sparsemax's step between the points of a curve, is a whole number of tenths of a pixel, to which coordinates are
+/// rounded: the last bit of a probability does not show.
+constexpr double panel_height = 288;
 
 std::string temperature_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax of the same logits at four temperatures");
   svg.text({page_width / 2, 26}, "softmax(x / T) of the same logits", Anchor::middle, 15);
-  draw_bars(svg, {70, 50}, 700, 290, temperatures(), logits);
+  draw_bars(svg, {70, 50}, 700, panel_height, temperatures(), logits);
   draw_legend(svg, {640, 60}, Sample::bar, legend_of(temperatures()));
   return svg.finish();
 }
@@ -133,9 +136,9 @@ void draw_two_classes(Svg& svg, Point corner, double width, double height) {
 
 std::string sparsity_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax, entmax15 and sparsemax of the same logits");
-  draw_two_classes(svg, {65, 50}, 250, 290);
+  draw_two_classes(svg, {65, 50}, 250, panel_height);
   constexpr double left = 400;
-  draw_bars(svg, {left, 50}, 385, 290, normalisers(), logits);
+  draw_bars(svg, {left, 50}, 385, panel_height, normalisers(), logits);
   svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()), Anchor::middle, 14);
   draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalisers()));
   draw_legend(svg, {655, 60}, Sample::bar, legend_of(normalisers()));
