@@ -14,13 +14,6 @@ constexpr std::int64_t max_threads = 1024;
 
 constexpr std::int64_t largest_page = std::int64_t{1} << 20;
 
-/// Adds an option whose text goes to `take`.
-template <class Take>
-CLI::Option* add_value(CLI::App& command, const std::string& option, const std::string& type, const std::string& description, Take take) {
-  const auto callback = [option, take](const std::string& text) { take(option, text); };
-  return command.add_option_function<std::string>(option, callback, description)->type_name(type);
-}
-
 Causal causal_value(std::string_view option, std::string_view text) {
   return choice_value<Causal>(option, text, {{"bottom-right", Causal::bottom_right()}, {"top-left", Causal::top_left()}});
 }
@@ -84,16 +77,19 @@ void add_engine_options(CLI::App& command, CallArguments& arguments) {
             });
   add_value(command, "--page-size", "N", "K and V are kept in a cache with pages of so many keys; 0: without pages",
             [&](auto option, auto text) { arguments.page_size = integer_value(option, text, 0, largest_page); });
-  add_value(command, "--threads", "N", "default: OpenMP's number",
-            [&](auto option, auto text) { arguments.options.num_threads = static_cast<int>(integer_value(option, text, 1, max_threads)); });
-  add_value(command, "--isa", "NAME", "which kernels; attn_demo info lists them",
-            [&](auto, auto text) { arguments.options.isa = isa_value(text); });
+  add_execution_options(command, arguments.options.num_threads, arguments.options.isa);
 }
 
 }  // namespace
 
 CLI::Option* add_file(CLI::App& command, const std::string& option, std::optional<std::string>& file, const std::string& description) {
   return add_value(command, option, "FILE", description, [&file](auto, auto text) { file = text; });
+}
+
+void add_execution_options(CLI::App& command, std::optional<int>& num_threads, std::optional<Isa>& isa) {
+  add_value(command, "--threads", "N", "default: OpenMP's number",
+            [&](auto option, auto text) { num_threads = static_cast<int>(integer_value(option, text, 1, max_threads)); });
+  add_value(command, "--isa", "NAME", "which kernels; attn_demo info lists them", [&](auto, auto text) { isa = isa_value(text); });
 }
 
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {

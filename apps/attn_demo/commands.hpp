@@ -10,8 +10,13 @@ namespace attn::demo {
 /// What the command line chose to do; returns the exit code.
 using Command = std::function<int()>;
 
+/// A command that is several: exactly one of their names has to follow its own.
+void require_name(CLI::App& command);
+
 void add_run(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
+void add_op(CLI::App& app, Command& chosen);
+void add_plot(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
 
 /// attn_demo without a command.

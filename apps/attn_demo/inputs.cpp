@@ -19,14 +19,6 @@ bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 
 
 Tensor converted(Tensor tensor, DType dtype) { return tensor.dtype() == dtype ? std::move(tensor) : copy_as(tensor.view(), dtype); }
 
-Tensor read_floats(const char* option, const std::string& file, DType dtype) {
-  Tensor tensor = read_tensor(file);
-  if (!is_float(tensor.dtype())) {
-    reject(fmt::format("{}: {} has type {}; it needs floating-point numbers", option, file, name_of(tensor.dtype())));
-  }
-  return converted(std::move(tensor), dtype);
-}
-
 Tensor read_mask(const std::string& file) {
   Tensor mask = read_tensor(file);
   if (mask.dtype() == DType::boolean) return mask;
@@ -35,16 +27,6 @@ Tensor read_mask(const std::string& file) {
                        name_of(mask.dtype())));
   }
   return converted(std::move(mask), DType::f32);
-}
-
-/// [batch, heads, seq, dim] of a tensor in any layout. The strides do the work; nothing is moved.
-template <class Void>
-BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout layout, std::int64_t heads) {
-  if (layout == Layout::bhsd) return tensor;
-  if (layout == Layout::bshd) return tensor.permuted({0, 2, 1, 3});
-  const Dims& merged = tensor.shape;
-  const BasicTensorView<Void> split(tensor.data, tensor.dtype, {merged[0], merged[1], heads, merged[2] / heads});
-  return split.permuted({0, 2, 1, 3});
 }
 
 /// Checks what the options say of a tensor's layout before it is looked at that way.
@@ -174,6 +156,15 @@ Call call_without_inputs(const CallArguments& arguments) {
 }
 
 }  // namespace
+
+Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype) {
+  Tensor tensor = read_tensor(file);
+  if (!is_float(tensor.dtype())) {
+    reject(fmt::format("{}: {} has type {}; it needs floating-point numbers", option, file, name_of(tensor.dtype())));
+  }
+  const DType own = tensor.dtype() == DType::f64 ? DType::f32 : tensor.dtype();
+  return converted(std::move(tensor), dtype.value_or(own));
+}
 
 Call load_call(const CallArguments& arguments) {
   for (const auto& [option, file] : {std::pair{"--q", &arguments.q}, std::pair{"--k", &arguments.k}, std::pair{"--v", &arguments.v}}) {

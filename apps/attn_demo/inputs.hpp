@@ -13,6 +13,19 @@
 
 namespace attn::demo {
 
+/// Floating-point numbers, converted to a type; by default f64 becomes f32 and others stay as they are.
+Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype = {});
+
+/// [batch, heads, seq, dim] of a tensor in any layout. The strides do the work; nothing is moved.
+template <class Void>
+BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout layout, std::int64_t heads) {
+  if (layout == Layout::bhsd) return tensor;
+  if (layout == Layout::bshd) return tensor.permuted({0, 2, 1, 3});
+  const Dims& merged = tensor.shape;
+  const BasicTensorView<Void> split(tensor.data, tensor.dtype, {merged[0], merged[1], heads, merged[2] / heads});
+  return split.permuted({0, 2, 1, 3});
+}
+
 /// A call without its outputs. The views look into the owned tensors and caches.
 struct Call {
   Tensor q, k, v, mask, alibi_slopes, sinks, kv_lens;

@@ -39,6 +39,8 @@ int run_command_line(int argc, char** argv) {
   Command chosen = compare_samples;
   add_run(app, chosen);
   add_compare(app, chosen);
+  add_op(app, chosen);
+  add_plot(app, chosen);
   add_info(app, chosen);
   try {
     app.parse(argc, argv);
@@ -53,6 +55,17 @@ void flush_output() {
 }
 
 }  // namespace
+
+void require_name(CLI::App& command) {
+  command.require_subcommand(0, 1);
+  command.callback([&command] {
+    if (!command.get_subcommands().empty()) return;
+    std::string names;
+    for (const CLI::App* each : command.get_subcommands({})) names += (names.empty() ? "" : ", ") + each->get_name();
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} needs a name after it, one of {}", command.get_name(), names));
+  });
+}
+
 }  // namespace attn::demo
 
 int main(int argc, char** argv) {

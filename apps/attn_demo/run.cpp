@@ -8,6 +8,7 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "inputs.hpp"
+#include "outputs.hpp"
 #include "progress.hpp"
 
 namespace attn::demo {
@@ -35,11 +36,7 @@ void compute(Kernel kernel, const Call& call, const Tensors& tensors) {
 /// Makes sure that every output can be written, and in its type.
 void add_outputs(const RunArguments& arguments, OutputFiles& files) {
   const auto add = [&files](const char* option, const std::optional<std::string>& file, DType dtype) {
-    if (!file) return;
-    if (dtype == DType::bf16 && !file->ends_with(".safetensors")) {
-      reject_value(option, *file, "a name that ends in .safetensors: .npy has no bf16");
-    }
-    files.add(*file);
+    if (file) add_output(files, option, *file, dtype);
   };
   const DType dtype = arguments.call.dtype;
   add("--out", arguments.out, dtype);

@@ -20,8 +20,9 @@ struct SampleOptions {
 };
 
 /// logits f32, bf16 or f16 [..., classes], indices i64 [..., num_samples]: independent draws with replacement.
-/// Draw n of row r takes its random number from Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) under key `seed` at
-/// counter (n, r), and probabilities are computed in IEEE double operations of fixed order alone: a seed gives the same draws for any
+/// Draw n of row r (first_draw + n, and rows counted in row-major order) takes its random number from Philox4x32-10 (Salmon et al. 2011,
+/// doi:10.1145/2063384.2063405) under key `seed` at counter (n, r), each of 64 bits, low word first: the upper 53 bits of the block's
+/// first two words. Probabilities are computed in IEEE double operations of fixed order alone. So a seed gives the same draws for any
 /// number of threads, on any machine and ISA. -inf is never drawn. Throws Error(invalid_argument), before anything is written, for a row
 /// that holds a NaN or +inf or nothing but -inf, naming it.
 void sample(const TensorView& logits, const MutableTensorView& indices, const SampleOptions& options = {}, const Execution& execution = {});

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <limits>
 
-#include "tensor/checks.hpp"
-#include "cache/rope.hpp"
+#include "functional/rope.hpp"
 #include "kernels/select.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 namespace {
@@ -127,7 +127,7 @@ NewKeys CacheMemory::checked(const TensorView& k, const TensorView& v, const std
   check_new_rows("v", v, shape_, batch, shape_.v_head_dim, "v_head_dim of the cache");
   const int keys = k.rank() - 2;
   require_extent("v", v, keys, k.shape[keys], "count of k");
-  if (rope) check_rope(*rope, shape_.head_dim, 0);
+  if (rope) check_rope("rope", *rope, shape_.head_dim, 0);
   return {.k = batch ? k : with_batch_of_one(k), .v = batch ? v : with_batch_of_one(v), .rope = rope};
 }
 
@@ -136,7 +136,7 @@ void CacheMemory::store(const NewKeys& from, std::int64_t batch, std::int64_t n,
     const Row key = row_of(from.k, batch, head, n);
     if (from.rope) {
       read_row(key, shape_.head_dim, kernels_, staging_.data());
-      rotate(*from.rope, position, staging_.data());
+      rotate(*from.rope, position, kernels_, staging_.data());
       keys_.round(staging_.data(), head, place, kernels_);
     } else {
       store_row(key, head, place, keys_);

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cache/cache_rows.hpp"
-#include "cache/rope.hpp"
+#include "functional/rope.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn {
@@ -74,7 +74,7 @@ void KvCache::Memory::append(std::size_t first, const NewKeys& keys) {
   if (keys.count() == 0) return;
   if (keys.rope) {
     const std::int64_t furthest = *std::max_element(positions.data() + first, positions.data() + end);
-    check_rope(*keys.rope, settings.head_dim, furthest + keys.count());
+    check_rope("rope", *keys.rope, settings.head_dim, furthest + keys.count());
   }
   for (std::size_t sequence = first; sequence < end; ++sequence) {
     append_entry(sequence, keys, static_cast<std::int64_t>(sequence - first));

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "cache/cache_rows.hpp"
+#include "functional/rope.hpp"
 #include "tensor/checks.hpp"
-#include "cache/rope.hpp"
 
 namespace attn {
 namespace {
@@ -181,7 +181,7 @@ void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorVi
                             "{} of {} are free",
                             count, sequence, to.length, needed, settings().page_size, free_pages(), settings().num_pages));
   }
-  if (rope) check_rope(*rope, settings().head_dim, to.length + count);
+  if (rope) check_rope("rope", *rope, settings().head_dim, to.length + count);
   make_room(to.pages, to.pages.size() + static_cast<std::size_t>(needed));
   const std::int64_t begin = to.length;
   memory_->extend(to, count);

@@ -163,6 +163,17 @@ struct ExcessSums {
   double squares;
 };
 
+/// dst = (src - center) * factor, in double and rounded to f32; then * scale and + bias where they are not null. dst may be src.
+struct NormalisedRow {
+  const float* src;
+  std::int64_t count;
+  double center;
+  double factor;
+  const float* scale;
+  const float* bias;
+  float* dst;
+};
+
 /// What an instruction set's translation unit exports.
 struct Kernels {
   std::int64_t vector_width;
@@ -209,6 +220,23 @@ struct Kernels {
   /// Round to nearest even; NaN stays NaN.
   void (*narrow_bf16)(const float* src, std::int64_t count, std::uint16_t* dst);
   void (*narrow_f16)(const float* src, std::int64_t count, std::uint16_t* dst);
+
+  // Norms: sums over a row, in double.
+  double (*row_sum)(const float* src, std::int64_t count);
+  /// The sum of (src[n] - center)^2.
+  double (*row_squares)(const float* src, std::int64_t count, double center);
+  void (*normalise)(const NormalisedRow& row);
+
+  // Rotations of pairs (x, y) in place: x cos - y sin and x sin + y cos.
+  /// The pairs (first[n], second[n]).
+  void (*turn_halves)(float* first, float* second, const float* cos, const float* sin, std::int64_t count);
+  /// The pairs (row[2n], row[2n + 1]).
+  void (*turn_neighbours)(float* row, const float* cos, const float* sin, std::int64_t count);
+
+  // Activations. dst may be src.
+  void (*silu)(const float* src, std::int64_t count, float* dst);
+  void (*gelu_erf)(const float* src, std::int64_t count, float* dst);
+  void (*gelu_tanh)(const float* src, std::int64_t count, float* dst);
 };
 
 }  // namespace attn::kernels

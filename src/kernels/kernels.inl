@@ -24,6 +24,7 @@ namespace {
 #include "kernels/transforms.inl"
 #include "kernels/entmax.inl"
 #include "kernels/stored.inl"
+#include "kernels/functional.inl"
 #if defined(__AVX512BF16__)
 #include "kernels/bf16.inl"
 #else
@@ -65,6 +66,14 @@ constinit const Kernels ATTN_KERNELS = {
     .widen_i8 = widen_i8,
     .narrow_bf16 = narrow_bf16,
     .narrow_f16 = narrow_f16,
+    .row_sum = row_sum,
+    .row_squares = row_squares,
+    .normalise = normalise,
+    .turn_halves = turn_halves,
+    .turn_neighbours = turn_neighbours,
+    .silu = silu,
+    .gelu_erf = gelu_erf,
+    .gelu_tanh = gelu_tanh,
 };
 
 }  // namespace attn::kernels

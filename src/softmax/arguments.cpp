@@ -14,15 +14,6 @@ void require_shape(const char* name, const TensorView& tensor, const Dims& shape
   }
 }
 
-void require_elements_apart(const char* name, const MutableTensorView& tensor) {
-  for (int dim = 0; dim < tensor.rank(); ++dim) {
-    if (tensor.strides[dim] == 0 && tensor.shape[dim] > 1) {
-      reject(fmt::format("{} has strides {} for shape {}: dim {} has stride 0, but an output needs memory for each element", name,
-                         tensor.strides.to_string(), tensor.shape.to_string(), dim));
-    }
-  }
-}
-
 void require_reduced(const char* name, const TensorView& tensor, const char* of_name, const TensorView& of, int dim) {
   require_shape(name, tensor, without(of.shape, dim), fmt::format("the shape of {} without dim {}", of_name, dim));
   require_data(name, tensor);
@@ -48,6 +39,16 @@ void require_input_like(const char* name, const TensorView& tensor, const char* 
   require_shape(name, tensor, like.shape, fmt::format("the shape of {}", like_name));
   require_float(name, tensor);
   require_data(name, tensor);
+}
+
+void require_elements_apart(const char* name, const MutableTensorView& tensor) {
+  if (tensor.size() == 0) return;
+  for (int dim = 0; dim < tensor.rank(); ++dim) {
+    if (tensor.strides[dim] == 0 && tensor.shape[dim] > 1) {
+      reject(fmt::format("{} has strides {} for shape {}: dim {} has stride 0, but an output needs memory for each element", name,
+                         tensor.strides.to_string(), tensor.shape.to_string(), dim));
+    }
+  }
 }
 
 void require_output_like(const char* name, const MutableTensorView& tensor, const char* like_name, const TensorView& like) {

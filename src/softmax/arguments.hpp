@@ -13,6 +13,8 @@ void require_input(const char* name, const TensorView& tensor);
 void require_input_like(const char* name, const TensorView& tensor, const char* like_name, const TensorView& like);
 /// A float output of the shape of another tensor, whose elements all lie apart.
 void require_output_like(const char* name, const MutableTensorView& tensor, const char* like_name, const TensorView& like);
+/// No two elements at one place by a stride of 0.
+void require_elements_apart(const char* name, const MutableTensorView& tensor);
 /// An output of one type in the shape of another tensor without dim.
 void require_reduced_output(const char* name, const MutableTensorView& tensor, DType dtype, const char* of_name, const TensorView& of,
                             int dim);

@@ -213,6 +213,12 @@ bool Positions::evenly(std::int64_t first, std::int64_t count, std::int64_t& str
   return true;
 }
 
+std::int64_t Positions::even_from(std::int64_t first, std::int64_t& stride) const noexcept {
+  const int last = shape_.rank() - 1;
+  stride = last < 0 ? 1 : strides_[last];
+  return last < 0 ? 1 : shape_[last] - (last == 0 ? first : first % shape_[last]);
+}
+
 Resources resources_of(const Execution& execution) {
   if (execution.num_threads) require_positive("num_threads", *execution.num_threads);
   const int threads = default_num_threads();

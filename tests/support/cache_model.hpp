@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "support/check_fails.hpp"
 #include "support/random.hpp"
 #include "support/strided_tensor.hpp"
 
@@ -166,23 +167,5 @@ inline std::string difference(const Tensors& bound, std::int64_t slab, std::int6
 }
 
 inline std::string_view name_of(CacheLayout layout) { return layout == CacheLayout::bhsd ? "bhsd" : "bshd"; }
-
-/// Runs what has to fail, and looks for words in its message.
-template <class F>
-void check_fails(ErrorCode code, const std::vector<std::string>& words, F&& run) {
-  Error error(ErrorCode::io, "no error");
-  try {
-    run();
-  } catch (const Error& thrown) {
-    error = thrown;
-  }
-  const std::string message = error.what();
-  CAPTURE(message);
-  CHECK(error.code() == code);
-  for (const std::string& word : words) {
-    CAPTURE(word);
-    CHECK(message.find(word) != std::string::npos);
-  }
-}
 
 }  // namespace attn::test

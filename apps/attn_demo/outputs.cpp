@@ -1,0 +1,57 @@
+#include "outputs.hpp"
+
+#include <attn/error.hpp>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+
+#include "arguments.hpp"
+
+namespace attn::demo {
+
+void add_output(OutputFiles& files, const char* option, const std::string& file, DType dtype) {
+  if (dtype == DType::bf16 && !file.ends_with(".safetensors")) {
+    reject_value(option, file, "a name that ends in .safetensors: .npy has no bf16");
+  }
+  files.add(file);
+}
+
+void write_text(const std::string& file, const std::string& text) {
+  namespace fs = std::filesystem;
+  const fs::path target(file), temporary = target.parent_path() / fmt::format(".attn-{}.tmp", getpid());
+  const auto fail = [&](const std::string& why) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw Error(ErrorCode::io, fmt::format("{}: cannot be written: {}", file, why));
+  };
+  std::FILE* const handle = std::fopen(temporary.c_str(), "wb");
+  if (handle == nullptr) fail(std::generic_category().message(errno));
+  const bool complete = std::fwrite(text.data(), 1, text.size(), handle) == text.size();
+  if (std::fclose(handle) != 0 || !complete) fail(std::generic_category().message(errno));
+  std::error_code error;
+  fs::rename(temporary, target, error);
+  if (error) fail(error.message());
+}
+
+MutableTensorView Outputs::make(const char* option, const std::optional<std::string>& file, DType dtype, const Dims& shape) {
+  if (!file) return {};
+  add_output(files_, option, *file, dtype);
+  // The tensor's name in a .safetensors file: that of its option, in the words of such files.
+  std::string name(option + std::string_view("--").size());
+  std::replace(name.begin(), name.end(), '-', '_');
+  outputs_.push_back({*file, name, Tensor(dtype, shape)});
+  return outputs_.back().tensor.view();
+}
+
+void Outputs::commit() {
+  for (const Output& output : outputs_) files_.write(output.file, output.tensor.view(), output.name);
+  files_.commit();
+}
+
+}  // namespace attn::demo

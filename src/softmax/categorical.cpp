@@ -1,0 +1,137 @@
+// This file is compiled without contraction of multiply and add: a fused one rounds once where the two round twice, and draws would
+// depend on whether a machine has it.
+#include "softmax/categorical.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+namespace attn {
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// e^x for x <= 0, within 1e-15 of its value, and 0 where that is below 1e-307. The project's own exp (kernels/exp.inl) is in f32 and
+/// differs between instruction sets in the last bits; draws must not, so this one is made of operations that IEEE 754 defines to the
+/// last bit. The standard library's differs between systems.
+inline double reproducible_exp(double x) noexcept {
+  constexpr double log2e = 1.4426950408889634;
+  constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;  // their sum is ln 2; n * ln2_high is exact
+  constexpr double to_whole = 0x1.8p52;                                          // adding it leaves round(x) in the low bits
+  constexpr double least = -706;
+  const double shifted = x * log2e + to_whole;
+  const double n = shifted - to_whole;
+  const double f = (x - n * ln2_high) - n * ln2_low;  // |f| <= ln(2) / 2
+  double p = 1. / 6227020800;                         // Taylor's terms up to f^13 / 13!: the next one is below 5e-18
+  p = p * f + 1. / 479001600;
+  p = p * f + 1. / 39916800;
+  p = p * f + 1. / 3628800;
+  p = p * f + 1. / 362880;
+  p = p * f + 1. / 40320;
+  p = p * f + 1. / 5040;
+  p = p * f + 1. / 720;
+  p = p * f + 1. / 120;
+  p = p * f + 1. / 24;
+  p = p * f + 1. / 6;
+  p = p * f + 1. / 2;
+  p = p * f + 1;
+  p = p * f + 1;
+  const double power = std::bit_cast<double>((std::bit_cast<std::uint64_t>(shifted) << 52) + (std::uint64_t{1023} << 52));
+  return x < least ? 0 : p * power;
+}
+
+}  // namespace
+
+Categorical::Categorical(std::int64_t classes) : sums_(static_cast<std::size_t>(classes)) {}
+
+void Categorical::assign(const float* logits, const SampleOptions& options) {
+  const float* const greatest = std::max_element(logits, logits + size());
+  if (options.temperature == 0) {
+    std::fill(sums_.begin(), sums_.end(), 0);
+    sums_[static_cast<std::size_t>(greatest - logits)] = 1;
+  } else {
+    weigh(logits, *greatest, options.temperature, last_of(logits, options.top_k.value_or(size())));
+    if (options.top_p && *options.top_p < 1) keep_top_p(logits, static_cast<double>(*options.top_p));
+    if (options.min_p) {  // the greatest weight is 1
+      const auto least = static_cast<double>(*options.min_p);
+      for (double& weight : sums_) weight = weight < least ? 0 : weight;
+    }
+  }
+  std::partial_sum(sums_.begin(), sums_.end(), sums_.begin());
+}
+
+std::int64_t Categorical::at(double uniform) const noexcept {
+  // Less than the whole sum s, as s (1 - 2^-53) lies no nearer to s than to the number before s.
+  const double place = uniform * sums_.back();
+  return std::upper_bound(sums_.begin(), sums_.end(), place) - sums_.begin();
+}
+
+/// Holds candidates until there are twice as many as wanted, and then the better half of them: one pass, no sorting.
+Categorical::Last Categorical::last_of(const float* logits, std::int64_t count) {
+  if (count >= size()) return {-infinity, size()};
+  constexpr std::int64_t spare = 64;
+  const auto wanted = static_cast<std::size_t>(count), full = wanted + static_cast<std::size_t>(std::max(count, spare));
+  const auto select = [&] { std::nth_element(greatest_.begin(), greatest_.begin() + (count - 1), greatest_.end(), std::greater<>()); };
+  float least = -infinity;  // of those that can still be among the wanted
+  greatest_.clear();
+  for (std::int64_t n = 0; n < size(); ++n) {
+    if (!(logits[n] > least)) continue;
+    greatest_.push_back(logits[n]);
+    if (greatest_.size() < full) continue;
+    select();
+    greatest_.resize(wanted);
+    least = greatest_.back();
+  }
+  if (greatest_.size() < wanted) return {-infinity, size()};
+  select();
+  const float last = greatest_[wanted - 1];
+  std::int64_t equal = std::count(greatest_.begin(), greatest_.begin() + count, last);
+  const float* place = logits - 1;
+  for (; equal > 0; --equal) place = std::find(place + 1, logits + size(), last);
+  return {last, place - logits};
+}
+
+void Categorical::weigh(const float* logits, float greatest, float temperature, const Last& last) noexcept {
+  const auto weight = [&](std::int64_t n) {
+    return reproducible_exp((static_cast<double>(logits[n]) - static_cast<double>(greatest)) / static_cast<double>(temperature));
+  };
+  if (last.index == size()) {
+    for (std::int64_t n = 0; n < size(); ++n) sums_[static_cast<std::size_t>(n)] = weight(n);
+    return;
+  }
+  for (std::int64_t n = 0; n < size(); ++n) {
+    sums_[static_cast<std::size_t>(n)] = last.keeps(logits, n) ? weight(n) : 0;
+  }
+}
+
+/// A probability p is mostly reached within few classes: those are selected and sorted, and more only if need be.
+void Categorical::keep_top_p(const float* logits, double p) {
+  constexpr std::int64_t first = 64, growth = 4;
+  const double needed = p * std::accumulate(sums_.begin(), sums_.end(), 0.);
+  for (std::int64_t count = first; !reaches(logits, count, needed) && count < size(); count *= growth) {
+  }
+}
+
+/// Whether `count` classes at most, from the most probable on, have this weight in sum; if so, the others lose theirs.
+bool Categorical::reaches(const float* logits, std::int64_t count, double needed) {
+  const Last last = last_of(logits, count);
+  most_probable_.clear();
+  for (std::int64_t n = 0; n < size(); ++n) {
+    if (last.keeps(logits, n) && sums_[static_cast<std::size_t>(n)] > 0) most_probable_.push_back(n);
+  }
+  std::sort(most_probable_.begin(), most_probable_.end(),
+            [&](std::int64_t a, std::int64_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); });
+  double sum = 0;
+  const auto reached = std::find_if(most_probable_.begin(), most_probable_.end(),
+                                    [&](std::int64_t n) { return (sum += sums_[static_cast<std::size_t>(n)]) >= needed; });
+  if (reached == most_probable_.end()) return false;
+  const Last kept{logits[*reached], *reached};
+  for (std::int64_t n = 0; n < size(); ++n) {
+    if (!kept.keeps(logits, n)) sums_[static_cast<std::size_t>(n)] = 0;
+  }
+  return true;
+}
+
+}  // namespace attn
