@@ -86,7 +86,7 @@ struct Options {
   std::optional<Window> window{};
   ScoreMod score_mod{};
   MaskMod mask_mod{};
-  Normaliser normaliser{};  // default: softmax
+  Normaliser normaliser{};           // default: softmax
   std::optional<int> num_threads{};  // default: OpenMP's; inside a caller's own parallel region always 1
   std::optional<Isa> isa{};          // default: default_isa()
   ScoreMatmul score_matmul = ScoreMatmul::built_in;

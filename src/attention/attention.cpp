@@ -7,10 +7,10 @@
 #include <algorithm>
 
 #include "attention/pack.hpp"
-#include "threads/parallel.hpp"
 #include "attention/problem.hpp"
 #include "attention/run.hpp"
 #include "kernels/select.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 namespace {
@@ -158,8 +158,8 @@ std::string Plan::description() const {
   const std::string weights = call.whole_rows() ? ", weights of whole rows by " + call.problem.normaliser.to_string() : "";
   return fmt::format("{}{} multiplied{}, scores by {}{}, blocks of {} rows x {} keys, {} threads", start,
                      call.blocking.per_word == 2 ? "bf16" : "f32", widened,
-                     call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"), weights,
-                     call.blocking.q_block, call.blocking.kv_block, call.num_threads);
+                     call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
+                     weights, call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }
 
 void Plan::run(const Tensors& tensors, Workspace& workspace) const {

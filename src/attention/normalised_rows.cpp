@@ -17,8 +17,8 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/row_weights.hpp"
 #include "kernels/rows.hpp"
-#include "softmax/row_functions.hpp"
 
 namespace attn {
 namespace {
@@ -109,24 +109,18 @@ void NormalisedRowsPass::multiply(Tile& tile, const PackedHead& packed, std::int
   });
 }
 
-/// Scores of the keys in sight become weights. There is room for one more.
-void NormalisedRowsPass::weigh(const Rows& rows, std::int64_t r, std::int64_t count, float* row) const {
-  if (normaliser_.kind() == Normaliser::Kind::sigmoid) {
-    const auto keys = static_cast<double>(layout_.kv_len(rows.place.batch));
-    return kernels_.sigmoid(row, count, normaliser_.bias().value_or(static_cast<float>(-std::log(keys))));
-  }
-  // A sink is one more score; where it would be the only one, nothing weighs anything.
-  const float sink = tiles_.sink(tiles_.query_row(rows, r));
-  const bool joins = sink != minus_infinity && greatest(kernels_, row, count) != minus_infinity;
-  if (joins) row[count++] = sink;
-  entmax_row(kernels_, row, count, normaliser_.alpha(), row, scratch_.row_scratch);
-}
-
 /// Weights of all keys that the tile sees: 0 for those that the row does not.
 void NormalisedRowsPass::normalise(const Rows& rows, std::int64_t r) {
   const KeyRange seen = seen_by(rows, r);
   float* const row = scores(r);
-  if (!seen.empty()) weigh(rows, r, seen.size(), row + seen.begin);
+  if (!seen.empty()) {
+    weigh_row(kernels_, normaliser_,
+              {.scores = row + seen.begin,
+               .count = seen.size(),
+               .kv_len = layout_.kv_len(rows.place.batch),
+               .sink = tiles_.sink(tiles_.query_row(rows, r)),
+               .scratch = scratch_.row_scratch});
+  }
   const KeyRange all = rows.seen_by_any;
   const KeyRange before{all.begin, std::min(seen.begin, all.end)}, after{std::max(seen.end, all.begin), all.end};
   std::fill_n(row + before.begin, before.size(), 0.f);

@@ -22,7 +22,6 @@ class NormalisedRowsPass {
   void make_scores(const Rows& rows, std::int64_t block, const PackedHead& packed);
   void multiply(Tile& tile, const PackedHead& packed, std::int64_t block);
   void normalise(const Rows& rows, std::int64_t r);
-  void weigh(const Rows& rows, std::int64_t r, std::int64_t count, float* row) const;
   void add_values(const Rows& rows, std::int64_t block, const PackedHead& packed);
   bool weighs(const Rows& rows, KeyRange keys) const;
   KeyRange seen_by(const Rows& rows, std::int64_t r) const;

@@ -6,10 +6,10 @@
 #include <optional>
 #include <thread>
 
-#include "threads/parallel.hpp"
 #include "attention/normalised_rows.hpp"
 #include "attention/row_block.hpp"
 #include "attention/short_rows.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 namespace {
