@@ -73,6 +73,16 @@ double threshold(const Values& scores, Weight weight) {
   }
 }
 
+/// Where alpha > 2 the power is infinitely steep at the threshold, and the last bit of tau may be worth a hundredth: the least of the
+/// weights is what the others leave of 1.
+void leave_rest(Values& weights) {
+  double least = infinity;
+  for (const double weight : weights) least = weight > 0 ? std::min(least, weight) : least;
+  const auto last = static_cast<double>(std::count(weights.begin(), weights.end(), least));
+  const double others = std::accumulate(weights.begin(), weights.end(), 0.0) - last * least;
+  std::replace(weights.begin(), weights.end(), least, std::max(0.0, (1 - others) / last));
+}
+
 /// max(z - tau, 0)^(1 / (alpha - 1)) for z = (alpha - 1) s, after the greatest z has been made 0.
 void entmax(double alpha, Values& scores) {
   const double greatest = maximum(scores);
@@ -88,6 +98,7 @@ void entmax(double alpha, Values& scores) {
   };
   const double tau = alpha == 2 ? sparsemax_threshold(scores) : threshold(scores, weight);
   for (double& score : scores) score = weight(score - tau);
+  if (alpha > 2) return leave_rest(scores);
   const double sum = std::accumulate(scores.begin(), scores.end(), 0.0);
   for (double& score : scores) score /= sum;
 }
