@@ -151,6 +151,18 @@ struct StoredArithmetic {
   void (*add_values)(const StoredValuesTile& tile);
 };
 
+/// A threshold finer than a float: high + low. An element's excess is its part above it, else 0.
+struct Cut {
+  float high;
+  float low;
+};
+
+struct ExcessSums {
+  std::int64_t number;  // of elements that have an excess
+  double sum;
+  double squares;
+};
+
 /// What an instruction set's translation unit exports.
 struct Kernels {
   std::int64_t vector_width;
@@ -183,6 +195,15 @@ struct Kernels {
   void (*add_mask)(float* scores, std::int64_t count, const float* mask);
   /// scores[n] = -inf where visible[n] is 0.
   void (*hide)(float* scores, std::int64_t count, const std::uint8_t* visible);
+
+  // Sparsemax and entmax (kernels/entmax.inl).
+  /// Those of src[n] - shift that are above the bound, in their order; returns how many. dst has room for `count` and may be src.
+  std::int64_t (*keep_above)(const float* src, std::int64_t count, float shift, float bound, float* dst);
+  /// Without NaN. Every excess is rounded once or twice to a float; sums are as in double.
+  ExcessSums (*excess_sums)(const float* d, std::int64_t count, const Cut& cut);
+  /// dst[n] = u, or (u / 2)^2, with u the excess of x[n] - shift; dst may be x.
+  void (*excesses)(const float* x, std::int64_t count, float shift, const Cut& cut, float* dst);
+  void (*half_excesses_squared)(const float* x, std::int64_t count, float shift, const Cut& cut, float* dst);
 
   void (*widen_bf16)(const std::uint16_t* src, std::int64_t count, float* dst);
   void (*widen_f16)(const std::uint16_t* src, std::int64_t count, float* dst);

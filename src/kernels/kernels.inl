@@ -22,6 +22,7 @@ namespace {
 #include "kernels/softmax.inl"
 #include "kernels/pack.inl"
 #include "kernels/transforms.inl"
+#include "kernels/entmax.inl"
 #include "kernels/stored.inl"
 #if defined(__AVX512BF16__)
 #include "kernels/bf16.inl"
@@ -56,6 +57,10 @@ constinit const Kernels ATTN_KERNELS = {
     .alibi = alibi,
     .add_mask = add_mask,
     .hide = hide,
+    .keep_above = keep_above,
+    .excess_sums = excess_sums,
+    .excesses = excesses,
+    .half_excesses_squared = half_excesses_squared,
     .widen_bf16 = widen_bf16,
     .widen_f16 = widen_f16,
     .widen_i8 = widen_i8,

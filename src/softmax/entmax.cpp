@@ -22,8 +22,7 @@ void require_threshold(const Threshold& threshold, const TensorView& x, int dim)
 
 }  // namespace
 
-void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int dim, const Threshold& threshold,
-            const Execution& execution) {
+void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int dim, const Threshold& threshold, const Execution& execution) {
   require_alpha(alpha);
   require_input("x", x);
   dim = checked_dim("x", x, dim);

@@ -1,4 +1,16 @@
-// y = max((alpha - 1) x - tau, 0)^(1 / (alpha - 1)) of one row.
+// y = max((alpha - 1) x - tau, 0)^p of one row, p = 1 / (alpha - 1).
+//
+// With d = x - max x <= 0 and t = tau / (alpha - 1) - max x, an element's excess is u = d - t, and y = ((alpha - 1) u)^p. The y of the
+// maximum is at most 1, so t >= -p, and only elements with d > -p can have a part: they are selected, and the search for t sees no
+// others.
+//
+// The search, for p = 1 and 2, is Newton's method on the p-norm of the excesses, which is to be p:
+//
+//   norm(t) = (sum u^p)^(1/p);  t' = t + (sum u^p / sum u^(p-1)) (1 - p / norm)
+//
+// A norm is convex, so that steps from the left stay on the left, and of equal logits it is linear: one step. Once the support is found
+// t has a formula: for p = 1 that is Newton's step itself, for p = 2 the root of a quadratic equation. In all: one pass for the
+// maximum, one to select, a few over what was selected, one to write.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -9,9 +21,13 @@
 namespace attn {
 namespace {
 
+using kernels::Cut;
+using kernels::ExcessSums;
+using kernels::Kernels;
+
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-RowThreshold softmax_threshold(const kernels::Kernels& kernels, const float* x, std::int64_t count, float* y, float* scratch) noexcept {
+RowThreshold softmax_threshold(const Kernels& kernels, const float* x, std::int64_t count, float* y, float* scratch) noexcept {
   const float tau = logsumexp_row(kernels, x, count, 1);
   float* const probabilities = y != nullptr ? y : scratch;
   softmax_row(kernels, x, count, 1, probabilities);
@@ -26,30 +42,100 @@ RowThreshold without_maximum(float maximum, std::int64_t count, float* y) noexce
   return {empty ? -infinity : nan, 0};
 }
 
-/// d of those elements that may have a part, d = x - maximum > bound.
-std::int64_t select_candidates(const float* x, std::int64_t count, float maximum, double bound, float* candidates) noexcept {
-  std::int64_t kept = 0;
-  for (std::int64_t n = 0; n < count; ++n) {
-    candidates[kept] = x[n] - maximum;
-    kept += candidates[kept] > bound;
-  }
-  return kept;
+Cut cut_at(double t) noexcept {
+  const auto high = static_cast<float>(t);
+  return {high, static_cast<float>(t - high)};
 }
 
-}  // namespace
+/// Newton's step from t, and the step to the solution if the support stays what it is; NaN if it cannot.
+struct Sparsemax {
+  static constexpr double power = 1;
+  static double newton(const ExcessSums& sums) noexcept { return exact(sums); }
+  static double exact(const ExcessSums& sums) noexcept { return (sums.sum - 1) / static_cast<double>(sums.number); }
+};
+struct Entmax15 {
+  static constexpr double power = 2;
+  static double newton(const ExcessSums& sums) noexcept { return (sums.squares - 2 * std::sqrt(sums.squares)) / sums.sum; }
+  /// sum (u - step)^2 = 4
+  static double exact(const ExcessSums& sums) noexcept {
+    const double rest = sums.squares - 4;
+    return rest / (sums.sum + std::sqrt(sums.sum * sums.sum - static_cast<double>(sums.number) * rest));
+  }
+};
 
-RowThreshold entmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float alpha, float* y,
-                        float* scratch) noexcept {
-  if (alpha == 1) return softmax_threshold(kernels, x, count, y, scratch);
+struct Solution {
+  double t;
+  std::int64_t support;
+};
+
+/// d is overwritten.
+template <class Form>
+Solution solve(const Kernels& kernels, float* d, std::int64_t count) noexcept {
+  constexpr double fine = 1e-13;  // of t, about what a Cut can hold
+  constexpr int enough = 1000;    // a handful is the rule; rounding shall not make a circle of it
+  double t = -Form::power;
+  std::int64_t support = count + 1;
+  bool may_jump = true, jumped = false;
+  for (int n = 0; n < enough; ++n) {
+    const ExcessSums sums = kernels.excess_sums(d, count, cut_at(t));
+    const bool settled = sums.number == support;
+    support = sums.number;
+    const double exact = Form::exact(sums);
+    if (settled && jumped) return {t + exact, support};
+    if (jumped) may_jump = false;  // it left the support it was made for; from the right, Newton's step leads back to the left
+    const bool left = !jumped;
+    jumped = settled && may_jump && std::isfinite(exact);
+    const double step = jumped ? exact : Form::newton(sums);
+    if (left && step <= fine * -t) return {t, support};
+    if (left && 2 * support < count) count = kernels.keep_above(d, count, 0, std::nextafter(static_cast<float>(t), -infinity), d);
+    t += step;
+  }
+  return {t, support};
+}
+
+template <class Form>
+Solution find(const Kernels& kernels, const float* x, std::int64_t count, float maximum, float* scratch) noexcept {
+  const std::int64_t kept = kernels.keep_above(x, count, maximum, static_cast<float>(-Form::power), scratch);
+  return solve<Form>(kernels, scratch, kept);
+}
+
+RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t count, float* y, float* scratch) noexcept {
+  const float maximum = greatest(kernels, x, count);
+  if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
+  const Solution found = find<Sparsemax>(kernels, x, count, maximum, scratch);
+  if (y != nullptr) kernels.excesses(x, count, maximum, cut_at(found.t), y);
+  return {static_cast<float>(found.t + maximum), found.support};
+}
+
+RowThreshold entmax15_row(const Kernels& kernels, const float* x, std::int64_t count, float* y, float* scratch) noexcept {
+  const float maximum = greatest(kernels, x, count);
+  if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
+  const Solution found = find<Entmax15>(kernels, x, count, maximum, scratch);
+  if (y != nullptr) kernels.half_excesses_squared(x, count, maximum, cut_at(found.t), y);
+  return {static_cast<float>((found.t + maximum) / 2), found.support};
+}
+
+/// Any alpha > 1.
+RowThreshold general_row(const Kernels& kernels, const float* x, std::int64_t count, float alpha, float* y, float* scratch) noexcept {
   const float maximum = greatest(kernels, x, count);
   if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
   const double factor = static_cast<double>(alpha) - 1;
-  const std::int64_t kept = select_candidates(x, count, maximum, -1 / factor, scratch);
+  const float bound = std::nextafter(static_cast<float>(-1 / factor), -infinity);
+  const std::int64_t kept = kernels.keep_above(x, count, maximum, bound, scratch);
   const EntmaxRoot root = find_entmax_root(scratch, kept, factor);
   if (y != nullptr) {
     for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<float>(root.weight(x[n] - maximum));
   }
   return {static_cast<float>(factor * maximum - root.s), root.support};
+}
+
+}  // namespace
+
+RowThreshold entmax_row(const Kernels& kernels, const float* x, std::int64_t count, float alpha, float* y, float* scratch) noexcept {
+  if (alpha == 1) return softmax_threshold(kernels, x, count, y, scratch);
+  if (alpha == 1.5F) return entmax15_row(kernels, x, count, y, scratch);
+  if (alpha == 2) return sparsemax_row(kernels, x, count, y, scratch);
+  return general_row(kernels, x, count, alpha, y, scratch);
 }
 
 }  // namespace attn
