@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "attention/dense_call.hpp"
+#include "attention/extremes.hpp"
 #include "attention/problem.hpp"
 #include "attention/row_weights.hpp"
 #include "attention/textbook_rows.hpp"
@@ -148,32 +149,6 @@ void mask_scores(const Call& call, const KeyRun& keys, float* scores) {
     call.options.mask_mod(keys, visible.get());
     for (std::int64_t n = 0; n < keys.count; ++n) scores[n] = visible[n] ? scores[n] : -infinity;
   }
-}
-
-struct Extremes {
-  float min = infinity;
-  float max = -infinity;  // NaN if there is one
-};
-
-/// In lanes, since a compiler keeps the order of a single running maximum.
-Extremes extremes(const float* values, std::int64_t count) {
-  constexpr std::int64_t lanes = 16;
-  float low[lanes], high[lanes];
-  std::int32_t nans[lanes] = {};
-  std::fill_n(low, lanes, infinity);
-  std::fill_n(high, lanes, -infinity);
-  const auto take = [&](std::int64_t lane, float value) {
-    low[lane] = value < low[lane] ? value : low[lane];
-    high[lane] = value > high[lane] ? value : high[lane];
-    nans[lane] |= value != value;
-  };
-  std::int64_t n = 0;
-  for (; n + lanes <= count; n += lanes) {
-    for (std::int64_t lane = 0; lane < lanes; ++lane) take(lane, values[n + lane]);
-  }
-  for (; n < count; ++n) take(0, values[n]);
-  if (std::any_of(nans, nans + lanes, [](std::int32_t seen) { return seen != 0; })) return {-infinity, std::nanf("")};
-  return {*std::min_element(low, low + lanes), *std::max_element(high, high + lanes)};
 }
 
 /// tanh(softmax_scale * S / softcap). Over the whole matrix, since oneDNN's tanh is many times faster than a loop over libm's.
