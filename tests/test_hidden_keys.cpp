@@ -222,6 +222,15 @@ TEST_CASE("Poison in some blocks of keys and not in others") {
       check_poison(c, 0.01);
     }
   }
+  c.lse = false;
+  c.options.normaliser = Normaliser::sparsemax();
+  c.options.causal = Causal::bottom_right();
+  c.options.softmax_scale = 0.5f;  // so sparse that some blocks weigh nothing: what is visible there is poison all the same
+  c.kv_len = 1300;
+  c.q_len = 14;
+  c.q_type = c.kv_type = DType::f32;
+  c.mask = {.shape = {14, 1300}};
+  check_poison(c, 0.01);
 }
 
 TEST_CASE("Normalisers that take whole rows") {

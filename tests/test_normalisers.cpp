@@ -175,6 +175,13 @@ TEST_CASE("Sinks: one more score that takes its share") {
       const std::vector<double> out = run(inputs, c, isa).out.values();
       CHECK(std::all_of(out.begin(), out.end(), [](double value) { return value == 0; }));
     }
+    // One of NaN is NaN, but not to rows that see no key.
+    inputs.sinks.assign(std::vector<double>(4, std::nan("")));
+    Case blind = c;
+    blind.mask = {.shape = {23, 1}, .hidden = 0.5};
+    Inputs undefined = make_inputs(blind);
+    undefined.sinks = inputs.sinks;
+    check_inputs(blind, undefined);
     // And one of -inf is none.
     inputs.sinks.assign(std::vector<double>(4, -HUGE_VAL));
     Case without = c;
