@@ -88,6 +88,20 @@ TEST_CASE("ALiBi, softcap, sinks, lengths and a window") {
   check_allocation_free(c);
 }
 
+TEST_CASE("Normalisers that take whole rows") {
+  for (const Normaliser& normaliser :
+       {Normaliser::sigmoid(), Normaliser::sparsemax(), Normaliser::entmax(1.5f), Normaliser::entmax(1.2f)}) {
+    Case c = sized();
+    c.lse = false;
+    c.options.normaliser = normaliser;
+    c.options.causal = Causal::bottom_right();
+    check_allocation_free(c);
+    Inputs inputs = make_inputs(c);
+    inputs.v.set({1, 2, 30, 4}, HUGE_VAL);
+    check_allocation_free(c, inputs);
+  }
+}
+
 TEST_CASE("score_mod and mask_mod") {
   Case c = sized();
   c.options.score_mod = [](const KeyRun& run, float* scores) {

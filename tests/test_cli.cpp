@@ -61,6 +61,11 @@ TEST_CASE("every option reaches the engine") {
   check("--causal-offset -1", {.causal = Causal::with_offset(-1)});
   check("--window 1,-1", {.window = Window{1, {}}});
   check("--window -1,0", {.window = Window{{}, 0}});
+  check("--normaliser sigmoid", {.normaliser = Normaliser::sigmoid()});
+  check("--normaliser sigmoid --sigmoid-bias -0.5", {.normaliser = Normaliser::sigmoid(-0.5f)});
+  check("--normaliser sparsemax", {.normaliser = Normaliser::sparsemax()});
+  check("--normaliser entmax15", {.normaliser = Normaliser::entmax(1.5f)});
+  check("--normaliser entmax --alpha 1.2", {.normaliser = Normaliser::entmax(1.2f)});
 
   const Tensor per_head = random_tensor({4}, 4);
   check("--alibi " + sample.file("slopes.npy", per_head.view()), {}, &Tensors::alibi_slopes, per_head.view());

@@ -98,6 +98,27 @@ TEST_CASE("compare takes a shape in place of files") {
     CHECK(attn_demo(fmt::format("compare --shape {}", empty)).code == 0);
 }
 
+TEST_CASE("compare takes other normalisers, which have no lse") {
+  for (const char* normaliser :
+       {"sigmoid", "sigmoid --sigmoid-bias 0", "sparsemax", "entmax15", "entmax --alpha 1.2", "entmax --alpha 3"}) {
+    CAPTURE(normaliser);
+    const std::string arguments = fmt::format("compare --shape 2,6,3,33,70,24,40 --causal --normaliser {}", normaliser);
+    const Ran ran = attn_demo(arguments + " --json");
+    CAPTURE(ran.out);
+    REQUIRE(ran.code == 0);
+    const auto result = nlohmann::json::parse(ran.out);
+    CHECK(result["lse_tolerance"].is_null());
+    for (const char* kernel : {"tiled", "unfused"}) {
+      CHECK(result[kernel]["lse"].is_null());
+      CHECK(result[kernel]["out"]["max_abs"] > 0);
+      CHECK(result[kernel]["out"]["max_abs"] <= result["tolerance"]);
+    }
+    const Ran table = attn_demo(arguments);
+    CHECK(table.code == 0);
+    CHECK(table.out.find("weights of whole rows by " + std::string(normaliser).substr(0, 6)) != std::string::npos);
+  }
+}
+
 TEST_CASE("compare shows what a cache's type costs, and pages cost nothing") {
   const auto error_with = [](const std::string& options) {
     CAPTURE(options);

@@ -29,6 +29,11 @@ std::vector<Case> cases() {
                         .kv_lens = {260, 100, 0}};
   Case pairs = everything;
   pairs.q_type = pairs.kv_type = pairs.out_type = DType::bf16;
+  Case sparse = everything;
+  sparse.lse = false;
+  sparse.options.normaliser = Normaliser::sparsemax();
+  const Case sigmoid{
+      .num_q_heads = 4, .q_len = 100, .kv_len = 600, .head_dim = 64, .options = {.normaliser = Normaliser::sigmoid()}, .lse = false};
   return {
       {.batch = 1, .num_q_heads = 1, .num_kv_heads = 1, .q_len = 230, .kv_len = 230, .head_dim = 16},
       {.batch = 1, .num_q_heads = 4, .num_kv_heads = 1, .q_len = 100, .kv_len = 600, .head_dim = 64},
@@ -38,6 +43,8 @@ std::vector<Case> cases() {
       {.batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = 2, .kv_len = 2100, .head_dim = 64, .kv_type = DType::i8, .sinks = true},
       everything,
       pairs,
+      sparse,
+      sigmoid,
   };
 }
 

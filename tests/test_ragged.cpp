@@ -61,6 +61,7 @@ Sequences random_sequences(std::uint64_t seed) {
   c.lse = true;
   if (s.ragged_queries) c.mask.reset();
   c.options.score_matmul = ScoreMatmul::built_in;  // as of ragged batches
+  choose_normaliser(random, c);
   return s;
 }
 

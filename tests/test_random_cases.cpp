@@ -29,6 +29,7 @@ Case random_case(std::uint64_t seed) {
   choose_types(random, c);
   choose_options(random, c);
   choose_side_tensors(random, c);
+  choose_normaliser(random, c);
   return c;
 }
 

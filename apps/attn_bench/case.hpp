@@ -27,6 +27,7 @@ struct Case {
   bool causal = false;
   DType dtype = DType::f32;
   Kernel kernel = Kernel::tiled;
+  Normaliser normaliser{};
   std::optional<CacheKind> cache{};     // none: k and v are plain tensors of dtype
   std::vector<std::int64_t> lengths{};  // of a cache's sequences, kv_len at most; empty: kv_len each
 

@@ -2,8 +2,8 @@
 //
 // Not on Google Benchmark: a call takes milliseconds, so what matters is a median over whole calls beside roofs measured in
 // the same process, not a loop's nanoseconds.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "attn_demo/normaliser_choice.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 
@@ -24,6 +25,7 @@ struct Arguments {
   bool causal = false;
   std::string dtype = "f32";
   std::string kernel = "tiled";
+  demo::NormaliserChoice normaliser;
   std::optional<std::string> kv_dtype, layout;
   std::optional<std::int64_t> page_size;
   bool decode = false;
@@ -76,6 +78,7 @@ Case common_case(const Arguments& arguments) {
   Case common{};
   common.dtype = dtype_from_name("--dtype", arguments.dtype);
   common.kernel = kernel_from_name(arguments.kernel);
+  common.normaliser = arguments.normaliser.value();
   common.cache = cache_from(arguments, common.dtype);
   return common;
 }
@@ -138,6 +141,7 @@ std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
   for (Case& each : cases) {
     each.dtype = common.dtype;
     each.kernel = common.kernel;
+    each.normaliser = common.normaliser;
     each.cache = common.cache;
   }
   return cases;
@@ -184,6 +188,9 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
   app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
   app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
+  app.add_option("--normaliser", arguments.normaliser.name, "softmax (default), sigmoid, sparsemax, entmax15 or entmax");
+  app.add_option("--alpha", arguments.normaliser.alpha, "of entmax");
+  app.add_option("--sigmoid-bias", arguments.normaliser.sigmoid_bias, "of sigmoid; default -log(number of keys)");
   app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
   app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
 }

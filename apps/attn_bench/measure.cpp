@@ -83,6 +83,7 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   Options options;
   options.num_threads = settings.num_threads;
   options.isa = settings.isa;
+  options.normaliser = shape.normaliser;
   if (shape.causal) options.causal = Causal::bottom_right();
 
   const Plan plan(tensors, options);

@@ -65,6 +65,16 @@ void add_score_options(CLI::App& command, CallArguments& arguments) {
   add_file(command, "--sinks", arguments.sinks, "one more score in each row's denominator, [heads]");
 }
 
+void add_normaliser_options(CLI::App& command, CallArguments& arguments) {
+  NormaliserChoice& choice = arguments.normaliser;
+  add_value(command, "--normaliser", "NAME", "softmax (default), sigmoid, sparsemax, entmax15 or entmax: how scores become weights",
+            [&](auto, auto text) { choice.name = text; });
+  add_value(command, "--alpha", "A", "of entmax, at least 1: 1 is softmax, 2 sparsemax",
+            [&](auto option, auto text) { choice.alpha = float_value(option, text); });
+  add_value(command, "--sigmoid-bias", "X", "of sigmoid; default -log(number of keys)",
+            [&](auto option, auto text) { choice.sigmoid_bias = float_value(option, text); });
+}
+
 void add_engine_options(CLI::App& command, CallArguments& arguments) {
   add_value(command, "--dtype", "TYPE", "f32 (default), bf16 or f16: what the inputs are converted to and the engine runs in",
             [&](auto option, auto text) {
@@ -115,6 +125,7 @@ std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& argu
 void add_call_options(CLI::App& command, CallArguments& arguments) {
   add_mask_options(command, arguments);
   add_score_options(command, arguments);
+  add_normaliser_options(command, arguments);
   add_engine_options(command, arguments);
 }
 

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "normaliser_choice.hpp"
+
 namespace attn::demo {
 
 /// How a tensor lies in its file.
@@ -26,7 +28,8 @@ struct CallArguments {
   DType dtype = DType::f32;
   std::optional<DType> kv_dtype;  // of a cache
   std::optional<std::int64_t> page_size;
-  Options options;
+  NormaliserChoice normaliser;
+  Options options;  // but for the normaliser
 };
 
 /// Adds an option whose name and text go to `take`.

@@ -12,10 +12,11 @@
 namespace attn::demo {
 
 struct Measured {
-  std::string kernel;       // "tiled", "unfused", "naive"
-  Errors out, lse;          // against naive
-  double seconds = 0;       // naive: of one call; else the median of several
-  std::size_t scratch = 0;  // bytes; naive: its rows alone
+  std::string kernel;           // "tiled", "unfused", "naive"
+  Errors out;                   // against naive
+  std::optional<Errors> lse{};  // of softmax
+  double seconds = 0;           // naive: of one call; else the median of several
+  std::size_t scratch = 0;      // bytes; naive: its rows alone
 };
 
 struct Comparison {

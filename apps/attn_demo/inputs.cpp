@@ -135,6 +135,7 @@ void fill_cache(Call& call, const CallArguments& arguments) {
 Call call_without_inputs(const CallArguments& arguments) {
   Call call;
   call.options = arguments.options;
+  call.options.normaliser = arguments.normaliser.value();
   call.dtype = arguments.dtype;
   if (arguments.mask) {
     call.mask = read_mask(*arguments.mask);

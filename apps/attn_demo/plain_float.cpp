@@ -32,6 +32,40 @@ void round_to(DType dtype, std::vector<float>& values) {
   copy_into(rounded.view(), {values.data(), shape});
 }
 
+float largest_score(const std::vector<float>& scores) {
+  float largest = -infinity;
+  for (const float score : scores) largest = std::isnan(score) || score > largest ? score : largest;
+  return largest;
+}
+
+/// tau by halving the interval that it lies in.
+void entmax(float alpha, std::vector<float>& scores) {
+  const float largest = largest_score(scores);
+  const auto weight = [alpha](float above) { return above > 0 ? std::pow(above, 1 / (alpha - 1)) : above <= 0 ? 0.f : above; };
+  for (float& score : scores) score = (alpha - 1) * (score - largest);
+  float low = -1, high = 0;
+  for (int halving = 0; halving < 40; ++halving) {
+    const float tau = (low + high) / 2;
+    float sum = 0;
+    for (const float score : scores) sum += weight(score - tau);
+    (sum >= 1 ? low : high) = tau;
+  }
+  for (float& score : scores) score = weight(score - low);
+}
+
+/// A sink is one more score.
+std::vector<float> weights_of(const Normaliser& normaliser, std::vector<float> scores, float sink, std::int64_t kv_len) {
+  if (normaliser.kind() == Normaliser::Kind::sigmoid) {
+    const float bias = normaliser.bias().value_or(-std::log(static_cast<float>(kv_len)));
+    for (float& score : scores) score = 1 / (1 + std::exp(-(score + bias)));
+    return scores;
+  }
+  scores.push_back(sink);
+  entmax(normaliser.alpha(), scores);
+  scores.pop_back();
+  return scores;
+}
+
 }  // namespace
 
 PlainFloat::PlainFloat(const Tensors& tensors, const Options& options)
@@ -133,9 +167,11 @@ PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head, std::in
 
   const auto hidden = [](float score) { return score == -infinity; };
   if (std::all_of(scores.begin(), scores.end(), hidden)) return row;
-  float row_max = sink;
-  for (const float score : scores) row_max = std::isnan(score) || score > row_max ? score : row_max;
-
+  if (options_.normaliser != Normaliser::softmax()) {
+    row.out = weighted_values(run, scores, weights_of(options_.normaliser, scores, sink, kv_length(batch)));
+    return row;
+  }
+  const float largest = largest_score(scores), row_max = std::isnan(largest) ? largest : std::max(largest, sink);
   std::vector<float> weights(scores.size());
   float sum = std::exp(sink - row_max);
   for (std::size_t j = 0; j < scores.size(); ++j) {
@@ -143,14 +179,22 @@ PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head, std::in
     sum += weights[j];
   }
   round_to(tensors_.v.dtype, weights);
-  for (std::int64_t j = 0; j < run.count; ++j) {
-    if (hidden(scores[j])) continue;
-    const float* const v = row_of(v_, batch, run.kv_head, j);
-    for (std::size_t d = 0; d < row.out.size(); ++d) row.out[d] += weights[j] * v[d];
-  }
+  row.out = weighted_values(run, scores, weights);
   for (float& value : row.out) value /= sum;
   row.lse = row_max + std::log(sum);
   return row;
+}
+
+/// Of the keys that are not hidden.
+std::vector<float> PlainFloat::weighted_values(const KeyRun& run, const std::vector<float>& scores,
+                                               const std::vector<float>& weights) const {
+  std::vector<float> out(static_cast<std::size_t>(v_.shape()[3]));
+  for (std::int64_t j = 0; j < run.count; ++j) {
+    if (scores[j] == -infinity) continue;
+    const float* const v = row_of(v_, run.batch, run.kv_head, j);
+    for (std::size_t d = 0; d < out.size(); ++d) out[d] += weights[j] * v[d];
+  }
+  return out;
 }
 
 }  // namespace attn::demo

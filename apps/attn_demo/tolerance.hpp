@@ -27,8 +27,8 @@ struct Tolerance {
 
 /// 2 e + 4 eps max|V|, where e is the error of a plain float program on a sample of rows spread over batch, heads and positions, and eps
 /// is float's; half a unit in the last place of max|O| besides where O is rounded to a shorter type. For lse likewise, with
-/// max(1, max|lse|) in place of max|V|. `reference` holds the call's true results: O in f64, and lse. `call` has what the program is
-/// given, which may be K and V as a cache rounds them.
+/// max(1, max|lse|) in place of max|V|. `reference` holds the call's true results: O in f64, and lse of softmax. `call` has what the
+/// program is given, which may be K and V as a cache rounds them.
 Tolerance derive_tolerance(const Tensors& call, const Tensors& reference, const Options& options, DType out_dtype);
 
 }  // namespace attn::demo

@@ -2,6 +2,8 @@
 //
 //   S = softmax_scale * Q K^T;  softcap;  + ALiBi;  + additive mask;  score_mod;  visibility;  P = softmax(S);  O = P V
 //
+// or P = sigmoid(S), sparsemax(S), entmax(S): normaliser.hpp.
+//
 //   Q    [batch, num_q_heads,  q_len,  head_dim  ]        group_size = num_q_heads / num_kv_heads
 //   K    [batch, num_kv_heads, kv_len, head_dim  ]        query head h reads KV head h / group_size
 //   V    [batch, num_kv_heads, kv_len, v_head_dim]
@@ -9,7 +11,8 @@
 //   lse  [batch, num_q_heads,  q_len]                     natural log of the sum of exp of the visible scores and the sink
 //
 // O is computed in tiles with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691):
-// scores exist for a few rows and one block of keys at a time, in f32, and never as a q_len x kv_len matrix.
+// scores exist for a few rows and one block of keys at a time, in f32, and never as a q_len x kv_len matrix. With another normaliser
+// than softmax, they exist for six rows and all of the keys at a time.
 //
 // Promises. A hidden key never reaches the result, whatever K and V hold there, NaN included. A row that sees no key gives
 // O = 0 and lse = -inf (with a sink: lse = sink). A score of -inf weighs nothing, wherever it comes from; visible NaN and
@@ -19,6 +22,7 @@
 
 #include <attn/isa.hpp>
 #include <attn/mask.hpp>
+#include <attn/normaliser.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstddef>
@@ -39,11 +43,12 @@ struct Tensors {
   TensorView mask{};
   /// f32 [num_q_heads]: the score of key j gets -slope * |p - j|.
   TensorView alibi_slopes{};
-  /// f32 [num_q_heads]: one more score in each row's denominator, neither scaled nor capped; -inf is no sink.
+  /// f32 [num_q_heads]: one more score in each row's denominator, neither scaled nor capped; -inf is no sink. With sparsemax and
+  /// entmax, one more score that takes its share of the weight; sigmoid has no use for it, and refuses it.
   TensorView sinks{};
   /// i32 or i64 [batch], each in 0..kv_len: keys from kv_lens[b] on are hidden. Read at run time.
   TensorView kv_lens{};
-  /// f32, written.
+  /// f32, written. Of softmax alone: other normalisers have none, and refuse it.
   MutableTensorView lse{};
 
   // Ragged batches: sequences one after another, without padding. With q_offsets, q and out are [tokens, num_q_heads, dim] and lse
@@ -67,7 +72,7 @@ struct Tensors {
 };
 
 /// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the built-in micro-kernel, and ragged
-/// batches take it for everything.
+/// batches and normalisers other than softmax take it for everything.
 enum class ScoreMatmul {
   built_in,
   onednn,  // oneDNN's matmul primitive; it allocates a little inside each execution
@@ -81,6 +86,7 @@ struct Options {
   std::optional<Window> window{};
   ScoreMod score_mod{};
   MaskMod mask_mod{};
+  Normaliser normaliser{};           // default: softmax
   std::optional<int> num_threads{};  // default: OpenMP's; inside a caller's own parallel region always 1
   std::optional<Isa> isa{};          // default: default_isa()
   ScoreMatmul score_matmul = ScoreMatmul::built_in;

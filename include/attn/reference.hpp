@@ -12,7 +12,7 @@ enum class ScoreStage {
   scaled,   // softmax_scale * Q K^T
   capped,   // after softcap
   masked,   // after ALiBi, additive mask, score_mod and visibility: hidden keys are -inf
-  weights,  // after softmax; a row that sees no key is 0
+  weights,  // after softmax, or the normaliser in its place; a row that sees no key is 0
 };
 
 /// Attention row by row in double precision, without blocks, with O(kv_len) memory for a row. The same tensors, options and
@@ -25,7 +25,7 @@ void attention_reference(const Tensors& tensors, const Options& options = {});
 void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage, const MutableTensorView& scores);
 
 /// What one writes first: oneDNN matmul, mask, softmax, matmul, with the whole score matrix in memory, in f32. The same tensors,
-/// options and errors as attention().
+/// options and errors as attention(). A normaliser that oneDNN lacks is a loop over rows.
 void attention_unfused(const Tensors& tensors, const Options& options = {});
 /// Bytes of scratch that attention_unfused takes for these tensors. Of a ragged or cached call, or one of i8, the most for any of its
 /// sequences, whose keys are copied first; offsets and lengths are read then.

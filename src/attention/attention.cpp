@@ -7,26 +7,28 @@
 #include <algorithm>
 
 #include "attention/pack.hpp"
-#include "threads/parallel.hpp"
 #include "attention/problem.hpp"
 #include "attention/run.hpp"
 #include "kernels/select.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 namespace {
 
 /// A primitive for whole tiles of scores, or null if the micro-kernel is to make them: always for ragged batches, where the longest
-/// sequence decides what a tile is, and so would decide the bits of the others.
+/// sequence decides what a tile is, and so would decide the bits of the others; and for whole rows of scores, which take fewer.
 std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& prepared, const Blocking& tiles) {
-  if (prepared.ragged || prepared.options.score_matmul != ScoreMatmul::onednn) return nullptr;
+  if (prepared.ragged || prepared.whole_rows() || prepared.options.score_matmul != ScoreMatmul::onednn) return nullptr;
   if (tiles.rows == 0 || tiles.kv_blocks == 0) return nullptr;
   return onednn::Matmul::shared({.m = tiles.q_block, .n = tiles.kv_block, .k = prepared.problem.sizes.head_dim});
 }
 
-/// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is widened to f32.
-const kernels::Arithmetic& choose_arithmetic(const kernels::Kernels& kernels, const Tensors& tensors, ScoreMatmul score_matmul) {
-  const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16;
-  const bool bf16 = all_bf16 && kernels.bf16.matmul != nullptr && score_matmul != ScoreMatmul::onednn;
+/// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is widened to f32. Only the online
+/// softmax makes weights in bf16.
+const kernels::Arithmetic& choose_arithmetic(const PreparedCall& prepared, const Tensors& tensors) {
+  const kernels::Kernels& kernels = *prepared.kernels;
+  const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16 && kernels.bf16.matmul != nullptr;
+  const bool bf16 = all_bf16 && !prepared.whole_rows() && prepared.options.score_matmul != ScoreMatmul::onednn;
   return bf16 ? kernels.bf16 : kernels.f32;
 }
 
@@ -57,7 +59,8 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
                      .short_blocking = prepared.short_blocking,
                      .panel_width = prepared.kernels->panel_width,
                      .num_threads = prepared.num_threads,
-                     .score_tiles = prepared.score_matmul != nullptr};
+                     .score_tiles = prepared.score_matmul != nullptr,
+                     .whole_rows = prepared.whole_rows()};
   shape.packs = way_of(prepared, sizes.q_len) != Way::in_place;
   shape.in_place = way_of(prepared, prepared.ragged ? 1 : sizes.q_len) == Way::in_place;
   shape.slots = shape.packs ? packed_slots(prepared) : 0;
@@ -80,7 +83,7 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.kv_type = tensors.k.dtype;
   prepared.num_threads = useful_threads(sizes, options.num_threads.value_or(default_num_threads()));
   const kernels::Kernels& kernels = *prepared.kernels;
-  prepared.arithmetic = &choose_arithmetic(kernels, tensors, options.score_matmul);
+  prepared.arithmetic = &choose_arithmetic(prepared, tensors);
   const std::int64_t per_word = prepared.arithmetic->per_word;
   prepared.widens = per_word == 1 && (tensors.q.dtype != DType::f32 || tensors.k.dtype != DType::f32);
   prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
@@ -152,10 +155,11 @@ std::string Plan::description() const {
   if (short_rows) {
     return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start, widened, call.num_threads);
   }
-  return fmt::format("{}{} multiplied{}, scores by {}, blocks of {} rows x {} keys, {} threads", start,
+  const std::string weights = call.whole_rows() ? ", weights of whole rows by " + call.problem.normaliser.to_string() : "";
+  return fmt::format("{}{} multiplied{}, scores by {}{}, blocks of {} rows x {} keys, {} threads", start,
                      call.blocking.per_word == 2 ? "bf16" : "f32", widened,
                      call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
-                     call.blocking.q_block, call.blocking.kv_block, call.num_threads);
+                     weights, call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }
 
 void Plan::run(const Tensors& tensors, Workspace& workspace) const {

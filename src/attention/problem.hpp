@@ -26,6 +26,7 @@ struct Problem {
   std::optional<float> softcap;
   std::optional<Causal> causal;
   Window window;
+  Normaliser normaliser;
 };
 
 /// Checks everything that shapes, types and options can tell. Data pointers are not looked at.

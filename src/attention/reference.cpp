@@ -15,6 +15,7 @@
 #include "attention/dense_call.hpp"
 #include "attention/problem.hpp"
 #include "attention/textbook_rows.hpp"
+#include "attention/textbook_weights.hpp"
 
 namespace attn {
 namespace {
@@ -103,7 +104,7 @@ void hide(const Call& call, const KeyRun& row, const Values& mask, Values& score
   }
 }
 
-/// The scores of a row, up to a stage before softmax.
+/// The scores of a row, up to a stage before they become weights.
 Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
   Values scores = scaled_scores(call, row);
   if (stage == ScoreStage::scaled) return scores;
@@ -117,32 +118,13 @@ Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
   return scores;
 }
 
-/// Turns masked scores into weights and returns lse. Scores of -inf weigh nothing; where there are no others, all weights
-/// are 0 and the sink (-inf: none) is the whole denominator.
-double softmax(Values& scores, double sink) {
-  double key_max = -infinity;
-  for (const double score : scores) {
-    if (score > key_max || std::isnan(score)) key_max = score;
-  }
-  if (key_max == -infinity) {
-    std::fill(scores.begin(), scores.end(), 0.0);
-    return sink;
-  }
-  const double row_max = std::max(key_max, sink);
-  double sum = std::exp(sink - row_max);
-  for (double& score : scores) {
-    score = score == -infinity ? 0 : std::exp(score - row_max);
-    sum += score;
-  }
-  for (double& weight : scores) weight /= sum;
-  return row_max + std::log(sum);
+/// Turns masked scores into weights and returns lse.
+double weigh(const Call& call, const KeyRun& row, Values& scores) {
+  const double sink = per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
+  return weigh(call.problem.normaliser, sink, kv_length(call.tensors, call.problem.sizes, row.batch), scores);
 }
 
-double softmax_of(const Call& call, const KeyRun& row, Values& scores) {
-  return softmax(scores, per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity()));
-}
-
-/// O's row. What weighs nothing is not read, so that V may hold anything there.
+/// O's row. Values of hidden keys are not read, so that V may hold anything there.
 Values weighted_values(const Call& call, const KeyRun& row, const Values& scores, const Values& weights) {
   Values out(static_cast<std::size_t>(call.problem.sizes.v_head_dim), 0.0);
   for (std::int64_t j = 0; j < row.count; ++j) {
@@ -207,7 +189,7 @@ void attention_reference(const Tensors& tensors, const Options& options) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     const Values scores = scores_of(call, row, ScoreStage::masked);
     Values weights = scores;
-    const double lse = softmax_of(call, row, weights);
+    const double lse = weigh(call, row, weights);
     const Values out = weighted_values(call, row, scores, weights);
     copy_into({out.data(), {problem.sizes.v_head_dim}}, row_view(tensors.out, row));
     write_lse(tensors.lse, row, lse);
@@ -227,7 +209,7 @@ void reference_scores(const Tensors& tensors, const Options& options, ScoreStage
   parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     Values values = scores_of(call, row, stage);
-    if (stage == ScoreStage::weights) softmax_of(call, row, values);
+    if (stage == ScoreStage::weights) weigh(call, row, values);
     copy_into({values.data(), {row.count}}, row_view(scores, row));
   });
 }

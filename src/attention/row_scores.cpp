@@ -22,8 +22,9 @@ void hide_again(const float* additive_mask, std::int64_t count, float* scores) {
 
 RowScores::RowScores(const Problem& problem, const Tensors& tensors, const Options& options, const kernels::Kernels& kernels) noexcept
     : problem_(problem), tensors_(tensors), options_(options), kernels_(kernels), mask_(dense_mask(tensors, problem.sizes)) {
+  const bool softmax = problem.normaliser.kind() == Normaliser::Kind::softmax;
   transforms_ =
-      problem.softcap || !tensors.alibi_slopes.absent() || additive() || options.score_mod || !folds(problem.softmax_scale);
+      !softmax || problem.softcap || !tensors.alibi_slopes.absent() || additive() || options.score_mod || !folds(problem.softmax_scale);
 }
 
 KeyRun RowScores::run_of(const QueryRow& row, KeyRange keys) noexcept {

@@ -25,7 +25,7 @@ class RowScores {
  public:
   RowScores(const Problem& problem, const Tensors& tensors, const Options& options, const kernels::Kernels& kernels) noexcept;
 
-  /// Whether transform() has anything to do. If not, the softmax folds the scale into its exponent.
+  /// Whether transform() has anything to do. If not, the softmax folds the scale into its exponent; other normalisers do not.
   bool transforms() const noexcept { return transforms_; }
   /// What the softmax still has to multiply the scores with.
   float remaining_scale() const noexcept { return transforms_ ? 1.f : problem_.softmax_scale; }

@@ -25,6 +25,7 @@ RowTiles::RowTiles(const PreparedCall& prepared, const Blocking& blocking, const
       tensors_(tensors),
       layout_(layout),
       row_scores_(row_scores),
+      whole_rows_(prepared.whole_rows()),
       scratch_(scratch) {}
 
 Rows RowTiles::rows_of(const HeadPlace& place, std::int64_t first, std::int64_t count, KeyRange among) const {
@@ -68,6 +69,7 @@ Tile RowTiles::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t co
   tile.block_begin = keys.begin;
   tile.first_row = first_row;
   tile.rows = count;
+  tile.visible = scratch_.visible + (whole_rows_ ? block * kernels::tile_rows * blocking_.kv_block : 0);
   const KeyRange any = intersection(rows.seen_by_any, keys);
   tile.alike = any == intersection(rows.seen_by_all, keys);
   if (tile.alike) {
@@ -108,7 +110,7 @@ void RowTiles::look_at_masks(Tile& tile) {
       nothing_seen = hides_all(mask, keys.size());
     }
     if (row_scores_.dense_visibility()) {
-      const std::int64_t seen = row_scores_.visibility(query, keys, visible(r));
+      const std::int64_t seen = row_scores_.visibility(query, keys, visible(tile, r));
       tile.hides[r] = seen < keys.size();
       nothing_seen |= seen == 0;
     }
@@ -125,14 +127,14 @@ void RowTiles::transform(Tile& tile) {
     if (range.empty()) continue;
     float* run = tile.row(r) + range.begin;
     if (row_scores_.transforms()) row_scores_.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
-    if (tile.hides[r]) kernels_.hide(run, range.size(), visible(r));
+    if (tile.hides[r]) kernels_.hide(run, range.size(), visible(tile, r));
   }
 }
 
 void RowTiles::note_visible(const Tile& tile) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const KeyRange range = tile.range(r);
-    for (std::int64_t j = range.begin; j < range.end; ++j) visible(r)[j] = tile.row(r)[j] != minus_infinity;
+    for (std::int64_t j = range.begin; j < range.end; ++j) visible(tile, r)[j] = tile.row(r)[j] != minus_infinity;
   }
 }
 
@@ -143,28 +145,29 @@ float RowTiles::weight(const Tile& tile, std::int64_t r, std::int64_t j) const {
   return value;
 }
 
+float RowTiles::sink(const QueryRow& query) const {
+  if (tensors_.sinks.absent()) return minus_infinity;
+  return static_cast<const float*>(tensors_.sinks.data)[query.q_head * tensors_.sinks.strides[0]];
+}
+
+void RowTiles::write(const QueryRow& query, float factor, float* out) const {
+  const Row to = layout_.output(query.batch, query.q_head, query.q_index);
+  if (to.dense_f32()) return kernels_.scale(out, sizes_.v_head_dim, factor, to.floats());
+  kernels_.scale(out, sizes_.v_head_dim, factor, out);
+  write_row(out, sizes_.v_head_dim, kernels_, to);
+}
+
 void RowTiles::finish(const Rows& rows, std::int64_t first_row, std::int64_t count, const RowStates& states) const {
   for (std::int64_t r = first_row; r < first_row + count; ++r) {
     const QueryRow query = query_row(rows, r);
     const double maximum = static_cast<double>(states.row_max[r]) * row_scores_.remaining_scale();
-    const double sum = states.row_sum[r];
+    const double sum = states.row_sum[r], sink_score = sink(query);
     const bool nothing_seen = sum == 0;
-    double sink = minus_infinity;
-    if (!tensors_.sinks.absent()) sink = static_cast<const float*>(tensors_.sinks.data)[query.q_head * tensors_.sinks.strides[0]];
-
-    const double with_sink = nothing_seen ? 1 : sum + (sink == minus_infinity ? 0 : std::exp(sink - maximum));
-    const auto factor = static_cast<float>(1 / with_sink);
-    float* out = states.out + r * blocking_.value_width;
-    const Row to = layout_.output(query.batch, query.q_head, query.q_index);
-    if (to.dense_f32()) {
-      kernels_.scale(out, sizes_.v_head_dim, factor, to.floats());
-    } else {
-      kernels_.scale(out, sizes_.v_head_dim, factor, out);
-      write_row(out, sizes_.v_head_dim, kernels_, to);
-    }
+    const double with_sink = nothing_seen ? 1 : sum + (sink_score == minus_infinity ? 0 : std::exp(sink_score - maximum));
+    write(query, static_cast<float>(1 / with_sink), states.out + r * blocking_.value_width);
     float* const lse = layout_.lse(query.batch, query.q_head, query.q_index);
     if (lse == nullptr) continue;
-    *lse = static_cast<float>(nothing_seen || std::isinf(with_sink) ? sink : maximum + std::log(with_sink));
+    *lse = static_cast<float>(nothing_seen || std::isinf(with_sink) ? sink_score : maximum + std::log(with_sink));
   }
 }
 

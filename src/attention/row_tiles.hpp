@@ -48,6 +48,7 @@ struct Tile {
   const float* maxima = nullptr;
   float* scores = nullptr;
   std::int64_t score_stride = 0;
+  std::uint8_t* visible = nullptr;  // [tile_rows, kv_block]
   // Of each row:
   std::int64_t begin[kernels::tile_rows];
   std::int64_t end[kernels::tile_rows];
@@ -89,11 +90,15 @@ class RowTiles {
 
   /// Divides by the sum, which the sink joins, and writes O and lse.
   void finish(const Rows& rows, std::int64_t first_row, std::int64_t count, const RowStates& states) const;
+  /// Writes factor * out as a row of O; overwrites out.
+  void write(const QueryRow& query, float factor, float* out) const;
+  /// Of a query's head; -inf is none.
+  float sink(const QueryRow& query) const;
 
  private:
   void look_at_masks(Tile& tile);
   float weight(const Tile& tile, std::int64_t r, std::int64_t j) const;
-  std::uint8_t* visible(std::int64_t r) const { return scratch_.visible + r * blocking_.kv_block; }
+  std::uint8_t* visible(const Tile& tile, std::int64_t r) const { return tile.visible + r * blocking_.kv_block; }
 
   const Sizes& sizes_;
   const Blocking& blocking_;
@@ -101,6 +106,7 @@ class RowTiles {
   const Tensors& tensors_;
   const BatchLayout& layout_;
   const RowScores& row_scores_;
+  bool whole_rows_;
   ThreadScratch scratch_;
 };
 
@@ -113,7 +119,7 @@ void RowTiles::add_visible_values(const Tile& tile, float* out, Wanted wanted) {
     for (std::int64_t n = 0; n < sizes_.v_head_dim; ++n) {
       if (!wanted(value[n])) continue;
       for (std::int64_t r = 0; r < tile.rows; ++r) {
-        const bool seen = j >= tile.range(r).begin && j < tile.range(r).end && visible(r)[j];
+        const bool seen = j >= tile.range(r).begin && j < tile.range(r).end && visible(tile, r)[j];
         if (seen) out[r * blocking_.value_width + n] += weight(tile, r, j) * value[n];
       }
     }

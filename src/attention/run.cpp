@@ -1,14 +1,15 @@
-// Threads take work items off the schedule: packing a block of keys, computing a block of rows against packed keys (row_block.cpp), or
-// few rows against keys where they lie (short_rows.cpp).
+// Threads take work items off the schedule: packing a block of keys, computing a block of rows against packed keys (row_block.cpp, or
+// normalised_rows.cpp for normalisers that need whole rows), or few rows against keys where they lie (short_rows.cpp).
 #include "attention/run.hpp"
 
 #include <algorithm>
 #include <optional>
 #include <thread>
 
-#include "threads/parallel.hpp"
+#include "attention/normalised_rows.hpp"
 #include "attention/row_block.hpp"
 #include "attention/short_rows.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 namespace {
@@ -33,6 +34,7 @@ class Worker {
         own_(scratch.thread(thread)),
         packer_(prepared, layout),
         row_blocks_(prepared, tensors, layout, row_scores, packer_, own_),
+        normalised_rows_(prepared, tensors, layout, row_scores, packer_, own_),
         short_rows_(prepared, tensors, layout, row_scores, own_) {}
 
   void work(Team& team) {
@@ -69,10 +71,15 @@ class Worker {
     schedule_.progress(item.head).packed.fetch_add(1, std::memory_order_release);
   }
 
+  void compute_rows(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed, const std::optional<HeadIndex>& next_head) {
+    if (prepared_.whole_rows()) return normalised_rows_.compute(place, q_block, packed);
+    row_blocks_.compute(place, q_block, packed, next_head);
+  }
+
   void compute_packed(Team& team, const WorkItem& item) {
     const HeadWork& work = schedule_.head(item.head);
     wait_for(schedule_.progress(item.head).packed, work.pack_items);
-    team.attempt([&] { row_blocks_.compute(place_of(item.head), item.block, scratch_.packed(work.slot)); });
+    team.attempt([&] { compute_rows(place_of(item.head), item.block, scratch_.packed(work.slot), {}); });
     schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_release);
   }
 
@@ -80,7 +87,7 @@ class Worker {
     const HeadPlace place = place_of(head);
     const PackedHead packed = scratch_.packed(thread_);
     for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block) pack(place, block, packed);
-    team.attempt([&] { row_blocks_.compute(place, 0, packed, probably_next(team, head)); });
+    team.attempt([&] { compute_rows(place, 0, packed, probably_next(team, head)); });
   }
 
   /// Threads take heads at one pace, more or less. A head that would fill the cache is left alone.
@@ -128,6 +135,7 @@ class Worker {
   ThreadScratch own_;
   Packer packer_;
   RowBlockPass row_blocks_;
+  NormalisedRowsPass normalised_rows_;
   ShortRowsPass short_rows_;
 };
 
@@ -157,7 +165,8 @@ EntryWork entry_work(const PreparedCall& prepared, const BatchLayout& layout, st
 
 Way way_of(const PreparedCall& prepared, std::int64_t q_len) noexcept {
   const std::int64_t rows = q_len * prepared.problem.sizes.group_size;
-  if (rows <= most_short_rows(prepared.kv_type) && prepared.score_matmul == nullptr) return Way::in_place;
+  const bool few = rows <= most_short_rows(prepared.kv_type);
+  if (few && prepared.score_matmul == nullptr && !prepared.whole_rows()) return Way::in_place;
   return prepared.blocking.q_blocks == 1 && !prepared.ragged ? Way::whole : Way::shared;
 }
 

@@ -30,6 +30,9 @@ struct PreparedCall {
   kernels::PanelLayout key_layout;
   ScratchShape scratch;
   std::shared_ptr<const onednn::Matmul> score_matmul;  // null: the micro-kernel makes all scores
+
+  /// A row's weights depend on all of its scores, or are made as if they did: not online.
+  bool whole_rows() const noexcept { return problem.normaliser.kind() != Normaliser::Kind::softmax; }
 };
 
 /// The way of a batch entry's heads.

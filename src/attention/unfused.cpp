@@ -3,7 +3,8 @@
 //   S = Q K^T (oneDNN) -> loops over S for scale, biases and masks -> P = softmax(S) (oneDNN) -> O = P V (oneDNN)
 //
 // S is a whole [batch, num_q_heads, q_len, kv_len] matrix in memory: written, changed by the loops, changed by softmax, and
-// read. The query heads of a KV head are folded into the rows of one product, so K and V are not repeated.
+// read. The query heads of a KV head are folded into the rows of one product, so K and V are not repeated. A normaliser other than
+// softmax is one more loop over S.
 #include <attn/reference.hpp>
 
 #include <algorithm>
@@ -12,15 +13,19 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "attention/dense_call.hpp"
-#include "threads/parallel.hpp"
+#include "attention/extremes.hpp"
 #include "attention/problem.hpp"
+#include "attention/row_weights.hpp"
 #include "attention/textbook_rows.hpp"
 #include "attention/workspace.hpp"
+#include "kernels/select.hpp"
 #include "onednn/matmul.hpp"
 #include "onednn/softmax.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 namespace {
@@ -59,6 +64,7 @@ struct Call {
   const Problem& problem;
   const Tensors& tensors;
   const Options& options;
+  const kernels::Kernels& kernels;
   int num_threads;
   const float *q, *k, *v;
   float* out;
@@ -145,32 +151,6 @@ void mask_scores(const Call& call, const KeyRun& keys, float* scores) {
   }
 }
 
-struct Extremes {
-  float min = infinity;
-  float max = -infinity;  // NaN if there is one
-};
-
-/// In lanes, since a compiler keeps the order of a single running maximum.
-Extremes extremes(const float* values, std::int64_t count) {
-  constexpr std::int64_t lanes = 16;
-  float low[lanes], high[lanes];
-  std::int32_t nans[lanes] = {};
-  std::fill_n(low, lanes, infinity);
-  std::fill_n(high, lanes, -infinity);
-  const auto take = [&](std::int64_t lane, float value) {
-    low[lane] = value < low[lane] ? value : low[lane];
-    high[lane] = value > high[lane] ? value : high[lane];
-    nans[lane] |= value != value;
-  };
-  std::int64_t n = 0;
-  for (; n + lanes <= count; n += lanes) {
-    for (std::int64_t lane = 0; lane < lanes; ++lane) take(lane, values[n + lane]);
-  }
-  for (; n < count; ++n) take(0, values[n]);
-  if (std::any_of(nans, nans + lanes, [](std::int32_t seen) { return seen != 0; })) return {-infinity, std::nanf("")};
-  return {*std::min_element(low, low + lanes), *std::max_element(high, high + lanes)};
-}
-
 /// tanh(softmax_scale * S / softcap). Over the whole matrix, since oneDNN's tanh is many times faster than a loop over libm's.
 void take_tanh(const Call& call, const onednn::Matrix& scores) {
   const float factor = call.problem.softmax_scale / *call.problem.softcap;
@@ -203,61 +183,85 @@ bool transform_scores(const Call& call) {
   return hides;
 }
 
-bool all_finite(const float* values, std::int64_t count) {
-  constexpr float largest = std::numeric_limits<float>::max();
-  std::int32_t beyond = 0;
-  for (std::int64_t n = 0; n < count; ++n) beyond |= !(std::abs(values[n]) <= largest);
-  return beyond == 0;
-}
-
 /// The keys, counted through all KV heads, with a value that is not finite.
 std::vector<std::int64_t> keys_not_finite(const Call& call) {
   const std::int64_t width = call.problem.sizes.v_head_dim;
   const std::int64_t num_keys = call.problem.sizes.batch * call.problem.sizes.num_kv_heads * call.problem.sizes.kv_len;
   std::atomic<bool> finite = true;
   parallel_ranges(call.num_threads, num_keys, width, [&](std::int64_t begin, std::int64_t end) {
-    if (!all_finite(call.v + begin * width, (end - begin) * width)) finite.store(false, std::memory_order_relaxed);
+    if (!call.kernels.all_finite(call.v + begin * width, (end - begin) * width)) finite.store(false, std::memory_order_relaxed);
   });
   std::vector<std::int64_t> keys;
   for (std::int64_t key = 0; !finite && key < num_keys; ++key) {
-    if (!all_finite(call.v + key * width, width)) keys.push_back(key);
+    if (!call.kernels.all_finite(call.v + key * width, width)) keys.push_back(key);
   }
   return keys;
-}
-
-/// The sum of the values that are not finite, over those of `keys` that a row sees.
-void add_seen(const Call& call, const std::vector<std::int64_t>& keys, std::int64_t row, float* sum) {
-  const Sizes& sizes = call.problem.sizes;
-  const std::int64_t first = row / (sizes.q_len * sizes.group_size) * sizes.kv_len;
-  const float* scores = call.scores_of(row);
-  for (auto key = std::lower_bound(keys.begin(), keys.end(), first); key != keys.end() && *key < first + sizes.kv_len; ++key) {
-    if (scores[*key - first] == -infinity) continue;
-    const float* values = call.v + *key * sizes.v_head_dim;
-    for (std::int64_t d = 0; d < sizes.v_head_dim; ++d) sum[d] += std::isfinite(values[d]) ? 0 : values[d];
-  }
 }
 
 /// V in two parts. In the product a hidden value meets a weight of 0, and 0 * NaN is NaN: the product takes the finite part,
 /// and each row adds the sum of those others that it sees.
 struct SeparatedValues {
-  std::vector<float> finite;     // V with 0 for what is not
-  std::vector<float> other_sum;  // like O
+  std::vector<std::int64_t> keys;  // that have others
+  std::vector<float> finite;       // V with 0 for what is not
+  std::vector<float> other_sum;    // like O
 };
+
+/// Adds to the sum of a row. Weights may be null: those of softmax are positive, and leave what is not finite as it is.
+void add_seen(const Call& call, std::int64_t row, const float* scores, const float* weights, SeparatedValues& separated) {
+  const std::vector<std::int64_t>& keys = separated.keys;
+  float* const sum = separated.other_sum.data() + row * call.problem.sizes.v_head_dim;
+  const Sizes& sizes = call.problem.sizes;
+  const std::int64_t first = row / (sizes.q_len * sizes.group_size) * sizes.kv_len;
+  for (auto key = std::lower_bound(keys.begin(), keys.end(), first); key != keys.end() && *key < first + sizes.kv_len; ++key) {
+    if (scores[*key - first] == -infinity) continue;
+    const float* values = call.v + *key * sizes.v_head_dim;
+    const float weight = weights == nullptr ? 1 : weights[*key - first];
+    for (std::int64_t d = 0; d < sizes.v_head_dim; ++d) sum[d] += std::isfinite(values[d]) ? 0 : weight * values[d];
+  }
+}
 
 /// Empty if all of V is finite.
 std::optional<SeparatedValues> separate_values(const Call& call) {
-  const std::vector<std::int64_t> keys = keys_not_finite(call);
+  std::vector<std::int64_t> keys = keys_not_finite(call);
   if (keys.empty()) return std::nullopt;
-  const std::int64_t rows = num_rows(call.problem.sizes);
-  const std::int64_t width = call.problem.sizes.v_head_dim;
-  SeparatedValues separated{{call.v, call.v + call.tensors.v.size()}, std::vector<float>(static_cast<std::size_t>(rows * width))};
+  const std::int64_t out_size = num_rows(call.problem.sizes) * call.problem.sizes.v_head_dim;
+  SeparatedValues separated{
+      std::move(keys), {call.v, call.v + call.tensors.v.size()}, std::vector<float>(static_cast<std::size_t>(out_size))};
   const auto not_finite = [](float value) { return !std::isfinite(value); };
   std::replace_if(separated.finite.begin(), separated.finite.end(), not_finite, 0.f);
-  parallel_ranges(call.num_threads, rows, call.problem.sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) add_seen(call, keys, row, separated.other_sum.data() + row * width);
-  });
   return separated;
 }
+
+void softmax(const Call& call, std::optional<SeparatedValues>& separated) {
+  const Sizes& sizes = call.problem.sizes;
+  parallel_ranges(call.num_threads, separated ? num_rows(sizes) : 0, sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) add_seen(call, row, call.scores_of(row), nullptr, *separated);
+  });
+  onednn::softmax_rows({call.scores, num_rows(sizes), sizes.kv_len}, call.num_threads);
+}
+
+/// Any other normaliser, row by row.
+void normalise(const Call& call, std::optional<SeparatedValues>& separated) {
+  const Sizes& sizes = call.problem.sizes;
+  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> weights(static_cast<std::size_t>(sizes.kv_len + 1)), scratch(2 * weights.size());
+    for (std::int64_t index = begin; index < end; ++index) {
+      float* const scores = call.scores_of(index);
+      const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
+      std::copy_n(scores, sizes.kv_len, weights.data());
+      weigh_row(call.kernels, call.problem.normaliser,
+                {.scores = weights.data(),
+                 .count = sizes.kv_len,
+                 .kv_len = kv_length(call.tensors, sizes, row.batch),
+                 .sink = per_head(call.tensors.sinks, row.q_head, -infinity),
+                 .scratch = scratch.data()});
+      if (separated) add_seen(call, index, scores, weights.data(), *separated);
+      std::copy_n(weights.data(), sizes.kv_len, scores);
+    }
+  });
+}
+
+bool by_softmax(const Call& call) { return call.problem.normaliser.kind() == Normaliser::Kind::softmax; }
 
 /// What a plain softmax does not know: rows that see nothing, rows that are undefined, and sinks. Also lse.
 void finish_row(const Call& call, std::int64_t index) {
@@ -269,6 +273,8 @@ void finish_row(const Call& call, std::int64_t index) {
   double lse = sink;
   if (row_max == -infinity) {
     std::fill_n(out, sizes.v_head_dim, 0.f);
+  } else if (!by_softmax(call)) {
+    return;
   } else if (!(row_max < infinity && sink < infinity)) {
     lse = std::nan("");
     std::fill_n(out, sizes.v_head_dim, std::nanf(""));
@@ -308,8 +314,8 @@ void attend(const Call& call) {
   q_times_k.execute(call.q, call.k, call.scores);
   if (call.problem.softcap) take_tanh(call, scores);
   const bool hides = transform_scores(call);
-  const auto separated = hides ? separate_values(call) : std::nullopt;
-  onednn::softmax_rows(scores, call.num_threads);
+  auto separated = hides ? separate_values(call) : std::nullopt;
+  by_softmax(call) ? softmax(call, separated) : normalise(call, separated);
   p_times_v.execute(call.scores, separated ? separated->finite.data() : call.v, call.out);
   finish_rows(call, separated);
 }
@@ -332,6 +338,7 @@ void attention_unfused(const Tensors& tensors, const Options& options) {
   const Call call{problem,
                   tensors,
                   options,
+                  kernels::kernels_for(options.isa.value_or(default_isa())),
                   threads,
                   as_dense_floats(tensors.q, memory.q, threads),
                   as_dense_floats(tensors.k, memory.k, threads),

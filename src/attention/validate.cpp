@@ -210,9 +210,24 @@ void check_side_tensors(const Tensors& tensors, const Sizes& sizes) {
   require_type("lse", tensors.lse, DType::f32);
 }
 
+/// A normaliser's own numbers, and what goes with it.
+void check_normaliser(const Tensors& tensors, const Normaliser& normaliser) {
+  if (normaliser.kind() == Normaliser::Kind::softmax) return;
+  const float alpha = normaliser.alpha();
+  if (!(std::isfinite(alpha) && alpha >= 1)) reject(fmt::format("normaliser: alpha is {}; it needs a finite value of at least 1", alpha));
+  const float bias = normaliser.bias().value_or(0);
+  if (!std::isfinite(bias)) reject(fmt::format("normaliser: bias is {}; it needs a finite value (leave it empty for -log(kv_len))", bias));
+  const std::string name = normaliser.to_string();
+  if (given(tensors.lse)) reject(fmt::format("lse is given with {}: only softmax has a log of the sum of exp", name));
+  if (given(tensors.sinks) && normaliser.kind() == Normaliser::Kind::sigmoid) {
+    reject(fmt::format("sinks is given with {}: it has no denominator that a sink could join", name));
+  }
+}
+
 Problem with_options(const Sizes& sizes, const Options& options) {
   Problem problem;
   problem.sizes = sizes;
+  problem.normaliser = options.normaliser;
   problem.softmax_scale = options.softmax_scale.value_or(static_cast<float>(1.0 / std::sqrt(static_cast<double>(sizes.head_dim))));
   if (!std::isfinite(problem.softmax_scale)) reject(fmt::format("softmax_scale is {}; it needs a finite value", problem.softmax_scale));
   problem.softcap = options.softcap;
@@ -299,12 +314,14 @@ Problem validate(const Tensors& tensors, const Options& options) {
   take_v(tensors, sizes);
   check_out(tensors, sizes);
   check_side_tensors(tensors, sizes);
+  check_normaliser(tensors, options.normaliser);
   return with_options(sizes, options);
 }
 
 Problem validate_scores(const Tensors& tensors, const Options& options) {
   const Sizes sizes = sizes_of_q_and_k(tensors, options);
   check_side_tensors(tensors, sizes);
+  check_normaliser(tensors, options.normaliser);
   return with_options(sizes, options);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 
+#include "attention/row_tiles.hpp"
 #include "kernels/kernels.hpp"
 #include "tensor/memory.hpp"
 
@@ -31,16 +32,19 @@ ThreadScratch carve_thread(Arena& arena, const ScratchShape& shape) {
   const std::int64_t kv_block = greater([](const Blocking& blocking) { return blocking.kv_block; });
   const std::int64_t q_block = greater([](const Blocking& blocking) { return blocking.q_block; });
   const std::int64_t value_width = greater([](const Blocking& blocking) { return blocking.value_width; });
+  const Blocking& blocks = shape.blocking;
   return {
       .queries = arena.take<float>(greater([](const Blocking& blocking) { return blocking.q_block * blocking.key_words; })),
       .states = carve_states(arena, q_block, value_width),
       .saved = carve_states(arena, kernels::tile_rows, value_width),
-      .scores = arena.take<float>(kernels::tile_rows * greater(score_stride)),
+      .scores = arena.take<float>(kernels::tile_rows * (shape.whole_rows ? row_stride(blocks) : greater(score_stride))),
       .maxima = arena.take<float>(kernels::tile_rows * kernels::max_vector_width),
-      .visible = arena.take<std::uint8_t>(kernels::tile_rows * kv_block),
+      .visible = arena.take<std::uint8_t>(kernels::tile_rows * kv_block * (shape.whole_rows ? blocks.kv_blocks : 1)),
       .mask_rows = arena.take<float>(kernels::tile_rows * kv_block),
       .staging = arena.take<float>(shape.panel_width * std::max(shape.sizes.head_dim, value_width)),
       .score_tile = shape.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
+      .row_scratch = arena.take<float>(shape.whole_rows ? 2 * row_stride(blocks) : 0),
+      .tiles = arena.take<Tile>(shape.whole_rows ? blocks.kv_blocks : 0),
   };
 }
 
@@ -60,6 +64,8 @@ std::byte* align_up(void* memory) {
 
 /// One vector more than the keys, so that the rows of a tile fall into different cache sets.
 std::int64_t score_stride(const Blocking& blocking) noexcept { return blocking.kv_block + kernels::max_vector_width; }
+
+std::int64_t row_stride(const Blocking& blocking) noexcept { return blocking.kv_blocks * blocking.kv_block + kernels::max_vector_width; }
 
 Scratch::Shared Scratch::carve_shared(Arena& arena, const ScratchShape& shape) {
   const std::int64_t heads = shape.sizes.batch * shape.sizes.num_kv_heads;

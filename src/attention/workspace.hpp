@@ -49,16 +49,21 @@ struct RowStates {
   float* row_sum;
 };
 
+struct Tile;
+
 struct ThreadScratch {
   float* queries;         // [q_block, key_words]
   RowStates states;       // of q_block rows
   RowStates saved;        // of tile_rows rows
-  float* scores;          // [tile_rows, score_stride]
+  float* scores;          // [tile_rows, score_stride], or [tile_rows, row_stride] with whole rows
   float* maxima;          // [tile_rows, vector_width]
-  std::uint8_t* visible;  // [tile_rows, kv_block]
+  std::uint8_t* visible;  // [tile_rows, kv_block], with whole rows for each block of keys
   float* mask_rows;       // [tile_rows, kv_block]
   float* staging;         // [panel_width, max(head_dim, value_width)]
   float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
+  // With whole rows:
+  float* row_scratch;  // [2, row_stride]
+  Tile* tiles;         // of each block of keys
 };
 
 /// What decides the size of the scratch.
@@ -73,9 +78,12 @@ struct ScratchShape {
   std::int64_t partial_rows = 0;  // of split heads
   int num_threads = 1;
   bool score_tiles = false;
+  bool whole_rows = false;  // the scores of all keys of a tile's rows exist at the same time
 };
 
 std::int64_t score_stride(const Blocking& blocking) noexcept;
+/// Of rows with the scores of all keys, and one more.
+std::int64_t row_stride(const Blocking& blocking) noexcept;
 
 /// All of a call's scratch.
 class Scratch {

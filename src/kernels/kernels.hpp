@@ -198,6 +198,8 @@ struct Kernels {
   /// dst[n] = src[n] * factor; dst may be src.
   void (*scale)(const float* src, std::int64_t count, float factor, float* dst);
   void (*softcap)(float* scores, std::int64_t count, float cap);
+  /// scores[n] = 1 / (1 + exp(-(scores[n] + bias))); NaN stays NaN, -inf becomes 0.
+  void (*sigmoid)(float* scores, std::int64_t count, float bias);
   /// scores[n] -= slope * |distance - n|
   void (*alibi)(float* scores, std::int64_t count, float slope, std::int64_t distance);
   /// scores[n] += mask[n], and -inf where mask[n] is, whatever the score was.

@@ -54,6 +54,7 @@ constinit const Kernels ATTN_KERNELS = {
     .all_finite = all_finite,
     .scale = scale,
     .softcap = softcap,
+    .sigmoid = sigmoid,
     .alibi = alibi,
     .add_mask = add_mask,
     .hide = hide,

@@ -13,6 +13,18 @@ void softcap(float* scores, std::int64_t count, float cap) {
   for (; n < count; ++n) scores[n] = capped(broadcast(scores[n]))[0];
 }
 
+/// 1 / (1 + exp(-(s + bias))) by exp(-|s + bias|): small weights keep all of their digits.
+void sigmoid(float* scores, std::int64_t count, float bias) {
+  const auto weight = [bias](Vector s) ATTN_INLINE_LAMBDA {
+    const Vector x = s + bias;
+    const Vector e = exp2_nonpositive(from_bits(bits_of(x) | 0x80000000u) * log2e);
+    return select(x < 0.f, e, broadcast(1.f)) / (1.f + e);
+  };
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) store(scores + n, weight(load(scores + n)));
+  for (; n < count; ++n) scores[n] = weight(broadcast(scores[n]))[0];
+}
+
 void alibi(float* scores, std::int64_t count, float slope, std::int64_t distance) {
   for (std::int64_t n = 0; n < count; ++n) {
     const std::int64_t difference = distance - n;

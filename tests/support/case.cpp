@@ -68,6 +68,7 @@ std::string describe(const Options& options) {
   if (options.mask_mod) text += " mask_mod";
   if (options.num_threads) text += fmt::format(" threads {}", *options.num_threads);
   if (options.isa) text += fmt::format(" isa {}", name_of(*options.isa));
+  if (options.normaliser != Normaliser::softmax()) text += fmt::format(" {}", options.normaliser.to_string());
   if (options.score_matmul == ScoreMatmul::onednn) text += " scores by oneDNN";
   return text;
 }

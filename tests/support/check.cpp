@@ -67,7 +67,7 @@ Outputs reference(const Case& c, const Inputs& inputs) {
   Case in_double = c;
   in_double.out_type = DType::f64;
   in_double.layout = Layout::bhsd;
-  in_double.lse = true;
+  in_double.lse = c.options.normaliser == Normaliser::softmax();
   Outputs outputs = make_outputs(in_double);
   attention_reference(bind(inputs, outputs), c.options);
   return outputs;
@@ -81,6 +81,11 @@ double largest_weighted_magnitude(const Case& c, Inputs inputs) {
   return largest_finite(reference(c, inputs).out.values());
 }
 
+double largest_sum_of_weights(const Case& c, Inputs inputs) {
+  inputs.v.assign(std::vector<double>(static_cast<std::size_t>(inputs.v.shape().product()), 1.0));
+  return largest_finite(reference(c, inputs).out.values());
+}
+
 }  // namespace
 
 Expected expected_of(const Case& c, const Inputs& stored_inputs) {
@@ -88,13 +93,16 @@ Expected expected_of(const Case& c, const Inputs& stored_inputs) {
   Outputs truth = reference(c, inputs);
   const PlainResult plain = attention_plain(bind(inputs, truth), c.options);
   Expected expected{truth.out.values(), truth.lse.values()};
-  const double largest_value = largest_finite(inputs.v.values()), largest_lse = std::max(1.0, largest_finite(expected.lse));
+  // The weights of sigmoid may sum to more than 1.
+  const bool sigmoid = c.options.normaliser.kind() == Normaliser::Kind::sigmoid;
+  const double largest_value = largest_finite(inputs.v.values()) * (sigmoid ? std::max(1.0, largest_sum_of_weights(c, inputs)) : 1);
+  const double largest_lse = std::max(1.0, largest_finite(expected.lse));
   const double plain_error = largest_error(plain.out, expected.out);
   // Two who read the contract by themselves: were they to disagree, the tolerance would excuse anything.
   CHECK(plain_error <= 100 * eps * largest_lse * largest_value);
 
   expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value + half_ulp(c.out_type, largest_finite(expected.out));
-  const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16;
+  const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16 && c.options.normaliser == Normaliser::softmax();
   if (bf16_weights) expected.out_tolerance += bf16_eps / 2 * largest_weighted_magnitude(c, inputs);
   expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * largest_lse;
   return expected;

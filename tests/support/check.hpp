@@ -10,7 +10,8 @@ namespace attn::test {
 
 /// The reference's result, and how far from it the engine may lie: at most twice as far as a plain float version on the same
 /// inputs, plus 4 eps max|V|, plus half an ulp of a 16-bit output at max|O|. Where Q, K and V are bf16, weights may be, too: each
-/// may then be off by half an ulp of its own, and O by such a part of P |V|. For lse, 4 eps of its magnitude, or of 1. Of i8, all take
+/// may then be off by half an ulp of its own, and O by such a part of P |V|. Where weights sum to more than 1, max|V| is that many times
+/// as much. For lse, 4 eps of its magnitude, or of 1. Of i8, all take
 /// the exact products with the scales.
 struct Expected {
   std::vector<double> out, lse;

@@ -94,6 +94,38 @@ float exponentiate(std::vector<float>& scores, float sink, float& sum) {
   return maximum;
 }
 
+/// Weights without a sum over keys.
+void sigmoid(std::vector<float>& scores, float bias) {
+  for (float& score : scores) score = score == -infinity ? 0 : 1 / (1 + std::exp(-(score + bias)));
+}
+
+/// tau from halving the interval that it lies in.
+void entmax(std::vector<float>& scores, float alpha) {
+  const float maximum = *std::max_element(scores.begin(), scores.end());
+  const auto weight = [alpha](float above) { return above > 0 ? std::pow(above, 1 / (alpha - 1)) : 0; };
+  for (float& score : scores) score = (alpha - 1) * (score - maximum);
+  float low = -1, high = 0;
+  for (int halving = 0; halving < 40; ++halving) {
+    const float tau = (low + high) / 2;
+    float sum = 0;
+    for (const float score : scores) sum += weight(score - tau);
+    (sum >= 1 ? low : high) = tau;
+  }
+  for (float& score : scores) score = weight(score - low);
+}
+
+/// With a sink as one more score.
+void normalise(const Normaliser& normaliser, std::int64_t kv_len, float sink, std::vector<float>& scores) {
+  const bool none = std::all_of(scores.begin(), scores.end(), [](float score) { return score == -infinity; });
+  if (none) return scores.assign(scores.size(), 0.f);
+  if (normaliser.kind() == Normaliser::Kind::sigmoid) {
+    return sigmoid(scores, normaliser.bias().value_or(-std::log(static_cast<float>(kv_len))));
+  }
+  scores.push_back(sink);
+  entmax(scores, normaliser.alpha());
+  scores.pop_back();
+}
+
 }  // namespace
 
 bool visible(const Tensors& tensors, const Options& options, std::int64_t batch, std::int64_t q_head, std::int64_t i, std::int64_t j) {
@@ -123,9 +155,13 @@ PlainResult attention_plain(const Tensors& tensors, const Options& options) {
     const std::int64_t kv_head = q_head / (tensors.q.shape[1] / tensors.k.shape[1]);
     const KeyRun row{batch, q_head, kv_head, i, position(tensors, options, batch, i), 0, tensors.k.shape[2]};
     std::vector<float> weights = masked_scores(tensors, options, row, queries.row(batch, q_head, i), k);
-    float sum = 0;
     const float sink = tensors.sinks.absent() ? -infinity : per_head(tensors.sinks, q_head);
-    const float maximum = exponentiate(weights, sink, sum);
+    float sum = 1, maximum = 0;
+    if (options.normaliser == Normaliser::softmax()) {
+      maximum = exponentiate(weights, sink, sum);
+    } else {
+      normalise(options.normaliser, key_count(tensors, batch), sink, weights);
+    }
     std::vector<float> out(static_cast<std::size_t>(v_head_dim), 0.f);
     for (std::int64_t j = 0; j < row.count; ++j) {
       const float weight = weights[static_cast<std::size_t>(j)] / sum;
@@ -133,7 +169,7 @@ PlainResult attention_plain(const Tensors& tensors, const Options& options) {
       for (std::int64_t d = 0; d < v_head_dim; ++d) out[static_cast<std::size_t>(d)] += weight * v.row(batch, kv_head, j)[d];
     }
     result.out.insert(result.out.end(), out.begin(), out.end());
-    result.lse.push_back(maximum + std::log(sum));
+    if (options.normaliser == Normaliser::softmax()) result.lse.push_back(maximum + std::log(sum));
   });
   return result;
 }

@@ -13,7 +13,7 @@ bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
 
 struct PlainResult {
   std::vector<float> out;  // [batch, num_q_heads, q_len, v_head_dim]
-  std::vector<float> lse;  // [batch, num_q_heads, q_len]
+  std::vector<float> lse;  // [batch, num_q_heads, q_len] of softmax, else empty
 };
 PlainResult attention_plain(const Tensors& tensors, const Options& options);
 

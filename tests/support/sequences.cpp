@@ -219,7 +219,8 @@ Tensors Together::tensors() {
   const bool ragged = sequences_.ragged_queries;
   outputs_.out =
       StridedTensor(c.out_type, ragged ? Dims{tokens, c.num_q_heads, width} : Dims{c.batch, c.num_q_heads, c.q_len, width}, c.layout);
-  outputs_.lse = StridedTensor(DType::f32, ragged ? Dims{tokens, c.num_q_heads} : Dims{c.batch, c.num_q_heads, c.q_len}, c.layout);
+  const Dims lse_shape = ragged ? Dims{tokens, c.num_q_heads} : Dims{c.batch, c.num_q_heads, c.q_len};
+  if (c.lse) outputs_.lse = StridedTensor(DType::f32, lse_shape, c.layout);
   return {.q = q_.view(),
           .k = k_.view(),
           .v = v_.view(),
@@ -228,7 +229,7 @@ Tensors Together::tensors() {
           .alibi_slopes = shared_.alibi_slopes.view_if_made(),
           .sinks = shared_.sinks.view_if_made(),
           .kv_lens = kv_lens_.view_if_made(),
-          .lse = outputs_.lse.view(),
+          .lse = outputs_.lse.view_if_made(),
           .q_offsets = q_offsets_.view_if_made(),
           .kv_offsets = kv_offsets_.view_if_made(),
           .page_table = page_table_.view_if_made(),
@@ -238,9 +239,12 @@ Tensors Together::tensors() {
 }
 
 Outputs Together::outputs(std::int64_t sequence) const {
-  const TensorView out = outputs_.out.view(), lse = outputs_.lse.view();
-  if (!sequences_.ragged_queries) return {copy_of(out.sliced(0, sequence, sequence + 1)), copy_of(lse.sliced(0, sequence, sequence + 1))};
-  return {copy_of(tokens_of(out, sequences_.q_lens, sequence)), copy_of(tokens_of(lse, sequences_.q_lens, sequence))};
+  const auto part_of = [&](const StridedTensor& tensor) {
+    const TensorView view = tensor.view_if_made();
+    if (view.absent()) return StridedTensor();
+    return copy_of(sequences_.ragged_queries ? tokens_of(view, sequences_.q_lens, sequence) : view.sliced(0, sequence, sequence + 1));
+  };
+  return {part_of(outputs_.out), part_of(outputs_.lse)};
 }
 
 }  // namespace attn::test
