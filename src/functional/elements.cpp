@@ -18,7 +18,8 @@ float* Elements::in_place(std::int64_t first, std::int64_t count) const noexcept
 
 void Elements::read(std::int64_t first, std::int64_t count, const kernels::Kernels& kernels, float* to) const noexcept {
   for (std::int64_t even = count; count > 0; first += even, to += even, count -= even, even = count) {
-    read_row(even_row(first, even), even, kernels, to);
+    const Row row = even_row(first, even);
+    read_row(row, even, kernels, to);
   }
 }
 

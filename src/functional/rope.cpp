@@ -124,7 +124,7 @@ class Turning {
  private:
   void row(const Rope& tables, std::int64_t position, const Row& from, const Row& to, int thread) {
     float* const floats = to.dense_f32() ? to.floats() : staging_.data<float>() + thread * x_.shape[3];
-    if (from.data != to.data || !from.dense_f32()) read_row(from, x_.shape[3], kernels_, floats);
+    if (from.floats() != floats || !from.dense_f32()) read_row(from, x_.shape[3], kernels_, floats);
     rotate(tables, position, kernels_, floats);
     if (!to.dense_f32()) write_row(floats, x_.shape[3], kernels_, to);
   }

@@ -12,7 +12,15 @@ ATTN_INLINE HalfVector load_half(const float* from) {
   __builtin_memcpy(&half, from, sizeof half);
   return half;
 }
-ATTN_INLINE Doubles as_doubles(HalfVector half) { return __builtin_convertvector(half, Doubles); }
+ATTN_INLINE Doubles as_doubles(HalfVector half) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, half);  // GCC 12 would make two conversions of it
+#elif defined(__AVX2__)
+  return _mm256_cvtps_pd(half);
+#else
+  return __builtin_convertvector(half, Doubles);
+#endif
+}
 ATTN_INLINE HalfVector as_floats(Doubles doubles) { return __builtin_convertvector(doubles, HalfVector); }
 
 template <std::size_t... Lane>
@@ -46,25 +54,30 @@ double row_squares(const float* src, std::int64_t count, double center) {
   });
 }
 
-void normalise(const NormalisedRow& row) {
-  const auto finish = [&row](auto normal, auto scale, auto bias) {
-    if (row.scale != nullptr) normal *= scale;
-    if (row.bias != nullptr) normal += bias;
-    return normal;
+template <bool Scaled, bool Biased>
+void normalise_row(const NormalisedRow& row) {
+  const auto [src, count, center, factor, scale, bias, dst] = row;
+  const auto normalise_half = [center = center, factor = factor](HalfVector x, HalfVector times, HalfVector plus) ATTN_INLINE_LAMBDA {
+    HalfVector y = as_floats((as_doubles(x) - center) * factor);
+    if constexpr (Scaled) y *= times;
+    if constexpr (Biased) y += plus;
+    return y;
   };
-  const auto half_or_none = [](const float* from, std::int64_t n) { return from == nullptr ? HalfVector{} : load_half(from + n); };
-  const auto one_or_none = [](const float* from, std::int64_t n) { return from == nullptr ? 0.f : from[n]; };
-  const double center = row.center, factor = row.factor;
+  const HalfVector none{};
   std::int64_t n = 0;
-  for (; n + double_lanes <= row.count; n += double_lanes) {
-    const HalfVector normal = as_floats((as_doubles(load_half(row.src + n)) - center) * factor);
-    const HalfVector result = finish(normal, half_or_none(row.scale, n), half_or_none(row.bias, n));
-    __builtin_memcpy(row.dst + n, &result, sizeof result);
+  for (; n + double_lanes <= count; n += double_lanes) {
+    const HalfVector y = normalise_half(load_half(src + n), Scaled ? load_half(scale + n) : none, Biased ? load_half(bias + n) : none);
+    __builtin_memcpy(dst + n, &y, sizeof y);
   }
-  for (; n < row.count; ++n) {
-    const float normal = static_cast<float>((static_cast<double>(row.src[n]) - center) * factor);
-    row.dst[n] = finish(normal, one_or_none(row.scale, n), one_or_none(row.bias, n));
+  for (; n < count; ++n) {
+    const HalfVector times = Scaled ? scale[n] - none : none, plus = Biased ? bias[n] - none : none;
+    dst[n] = normalise_half(src[n] - none, times, plus)[0];
   }
+}
+
+void normalise(const NormalisedRow& row) {
+  if (row.scale == nullptr) return row.bias == nullptr ? normalise_row<false, false>(row) : normalise_row<false, true>(row);
+  return row.bias == nullptr ? normalise_row<true, false>(row) : normalise_row<true, true>(row);
 }
 
 void turn_halves(float* first, float* second, const float* cos, const float* sin, std::int64_t count) {
