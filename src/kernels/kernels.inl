@@ -23,6 +23,7 @@ namespace {
 #include "kernels/pack.inl"
 #include "kernels/transforms.inl"
 #include "kernels/stored.inl"
+#include "kernels/rows.inl"
 #if defined(__AVX512BF16__)
 #include "kernels/bf16.inl"
 #else
@@ -50,6 +51,7 @@ constinit const Kernels ATTN_KERNELS = {
     .weigh = weigh,
     .pack_transposed = pack_transposed,
     .all_finite = all_finite,
+    .rows = row_kernels,
     .scale = scale,
     .softcap = softcap,
     .alibi = alibi,

@@ -15,6 +15,7 @@ void require_shape(const char* name, const TensorView& tensor, const Dims& shape
 }
 
 void require_elements_apart(const char* name, const MutableTensorView& tensor) {
+  if (tensor.size() == 0) return;
   for (int dim = 0; dim < tensor.rank(); ++dim) {
     if (tensor.strides[dim] == 0 && tensor.shape[dim] > 1) {
       reject(fmt::format("{} has strides {} for shape {}: dim {} has stride 0, but an output needs memory for each element", name,
