@@ -16,6 +16,7 @@
 #include "attn_demo/normaliser_choice.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
+#include "softmax.hpp"
 
 namespace attn::bench {
 namespace {
@@ -29,6 +30,7 @@ struct Arguments {
   std::optional<std::string> kv_dtype, layout;
   std::optional<std::int64_t> page_size;
   bool decode = false;
+  bool softmax = false;  // the command
   int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   double min_time = 0.3;
   std::string isa;
@@ -163,6 +165,7 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
 void run(const Arguments& arguments) {
   if (arguments.num_threads < 1 || arguments.num_threads > 4096) reject("--threads needs to lie in 1..4096");
   const Settings settings{arguments.num_threads, arguments.min_time, arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+  if (arguments.softmax) return measure_softmax(settings, arguments.json);
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
@@ -175,6 +178,13 @@ void run(const Arguments& arguments) {
   measure_decode(common, settings, peak, [&](const Case& each, const Result& result) { print_json(each, settings, result); });
 }
 
+void add_common_options(CLI::App& app, Arguments& arguments) {
+  app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
+  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
+  app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
+  app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
+}
+
 void add_options(CLI::App& app, Arguments& arguments) {
   auto* const shape = app.add_option("--shape", arguments.shape, "B,H,HKV,SQ,SKV,D[,DV]");
   auto* const causal = app.add_flag("--causal", arguments.causal, "bottom-right causal");
@@ -185,14 +195,15 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--decode", arguments.decode, "a table of single queries against caches of many sizes, with the share of memory's speed")
       ->excludes(shape)
       ->excludes(causal);
-  app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
-  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
   app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
   app.add_option("--normaliser", arguments.normaliser.name, "softmax (default), sigmoid, sparsemax, entmax15 or entmax");
   app.add_option("--alpha", arguments.normaliser.alpha, "of entmax");
   app.add_option("--sigmoid-bias", arguments.normaliser.sigmoid_bias, "of sigmoid; default -log(number of keys)");
-  app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
-  app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
+  add_common_options(app, arguments);
+
+  CLI::App* const softmax = app.add_subcommand("softmax", "softmax and its family on a list of shapes, beside a copy and oneDNN");
+  add_common_options(*softmax, arguments);
+  softmax->callback([&arguments] { arguments.softmax = true; });
 }
 
 }  // namespace

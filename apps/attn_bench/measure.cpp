@@ -43,18 +43,6 @@ void verify(const Case& shape, const Tensors& tensors, const Options& options) {
   }
 }
 
-std::vector<double> time_calls(const std::function<void()>& call, double min_time) {
-  std::vector<double> times;
-  const double start = seconds();
-  while (times.size() < 3 || seconds() - start < min_time) {
-    const double before = seconds();
-    call();
-    times.push_back(seconds() - before);
-  }
-  std::sort(times.begin(), times.end());
-  return times;
-}
-
 double visible_pairs(const Case& shape) {
   double pairs = 0;
   for (std::int64_t batch = 0; batch < shape.batch; ++batch) {
@@ -74,6 +62,18 @@ double traffic_in_bytes(const Case& shape) {
 }
 
 }  // namespace
+
+std::vector<double> time_calls(const std::function<void()>& call, double min_time) {
+  std::vector<double> times;
+  const double start = seconds();
+  while (times.size() < 3 || seconds() - start < min_time) {
+    const double before = seconds();
+    call();
+    times.push_back(seconds() - before);
+  }
+  std::sort(times.begin(), times.end());
+  return times;
+}
 
 Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   const Tensor q = random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);

@@ -3,7 +3,9 @@
 
 #include <attn/attn.hpp>
 
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "case.hpp"
 #include "peak.hpp"
@@ -25,6 +27,9 @@ struct Result {
   double fraction_of_peak = 0;  // of the nearer roof: multiply-adds or memory
   std::string path;             // the way taken, in words
 };
+
+/// What whole calls took in seconds, in ascending order: 3 calls at least, and as many as min_time holds.
+std::vector<double> time_calls(const std::function<void()>& call, double min_time);
 
 /// Throws attn::Error if the output is wrong on a sample of rows.
 Result measure(const Case& shape, const Settings& settings, const Peak& peak);

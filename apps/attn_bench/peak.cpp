@@ -1,5 +1,7 @@
 #include "peak.hpp"
 
+#include <attn/tensor.hpp>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -14,7 +16,7 @@
 namespace attn::bench {
 namespace {
 
-constexpr int chains = 12;  // independent, enough to cover the latency of a multiply-add
+constexpr int chains = 12;         // independent, enough to cover the latency of a multiply-add
 constexpr long steps = 8'000'000;  // long enough to leave the clock's first burst behind
 constexpr int rounds = 5;
 
@@ -85,13 +87,41 @@ double read_gbps(int num_threads) {
   return best;
 }
 
+/// `count` is a multiple of what a cache line holds, and both are aligned to lines.
+void copy_past_caches(const float* from, float* to, std::size_t count) {
+#if defined(__x86_64__)
+  for (std::size_t n = 0; n < count; n += 4) _mm_stream_ps(to + n, _mm_load_ps(from + n));
+  _mm_sfence();
+#else
+  std::memcpy(to, from, count * sizeof(float));
+#endif
+}
+
 }  // namespace
+
+double measure_copy_gbps(int num_threads) {
+  constexpr std::size_t count = read_size / sizeof(float), piece = std::size_t{1} << 16;
+  const Tensor from(DType::f32, {static_cast<std::int64_t>(count)});
+  Tensor to(DType::f32, {static_cast<std::int64_t>(count)});
+  const float* const source = from.data<float>();
+  float* const destination = to.data<float>();
+  double best = 0;
+  for (int round = 0; round < rounds; ++round) {
+    const double start = seconds();
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (std::size_t n = 0; n < count; n += piece) copy_past_caches(source + n, destination + n, piece);
+    best = std::max(best, 2 * static_cast<double>(read_size) / (seconds() - start) / 1e9);
+  }
+  return best;
+}
 
 Peak measure_peak(Isa isa, int num_threads) {
   Peak peak{};
 #if defined(__x86_64__)
-  if (isa >= Isa::avx512) peak.multiply_add_gflops = gflops(multiply_add_avx512, num_threads, 2 * 16);
-  else if (isa == Isa::avx2) peak.multiply_add_gflops = gflops(multiply_add_avx2, num_threads, 2 * 8);
+  if (isa >= Isa::avx512)
+    peak.multiply_add_gflops = gflops(multiply_add_avx512, num_threads, 2 * 16);
+  else if (isa == Isa::avx2)
+    peak.multiply_add_gflops = gflops(multiply_add_avx2, num_threads, 2 * 8);
   if (isa == Isa::avx512_bf16) peak.bf16_gflops = gflops(dot_products_bf16, num_threads, 4 * 16);
 #endif
   if (peak.multiply_add_gflops == 0) peak.multiply_add_gflops = gflops(multiply_add_baseline, num_threads, 2 * 4);

@@ -18,4 +18,7 @@ struct Peak {
 
 Peak measure_peak(Isa isa, int num_threads);
 
+/// Bytes read plus bytes written a second by a copy within memory beyond the caches, whose writes go past them where the processor can.
+double measure_copy_gbps(int num_threads);
+
 }  // namespace attn::bench

@@ -164,7 +164,7 @@ void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& 
   const float* const scale_row = scales.floats(kernels);
   const float* const bias_row = biases.floats(kernels);
   for_each_row(x, y, dim, resources, [&](std::int64_t row, const float* src, float* dst) {
-    const double mean = kernels.row_sum(src, extent) / static_cast<double>(extent);
+    const double mean = kernels.rows.sum(src, extent) / static_cast<double>(extent);
     // The second pass is about the mean, not the mean square less the squared mean: that would cancel where the mean is large.
     const double variance = kernels.row_squares(src, extent, mean) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(variance + options.epsilon);

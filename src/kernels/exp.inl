@@ -1,35 +1,70 @@
-// The one exponential of the project, in the log2 domain, and tanh made of it.
+// The one exponential of the project, with arguments in the log2 domain or not, and tanh made of it.
 
 inline constexpr float log2e = 1.44269504088896341f;
 
-// 2^x for x <= 0 (and a little above), within 1.3 ulp; exactly 0 below -126, so that no subnormal is made; NaN stays NaN.
+// A power is taken apart as 2^(n + f), where n is a multiple of a step and f is half a step at most; exp2_of_parts makes it. The
+// functions in front of it differ in how they find the parts.
+#if defined(__AVX512F__) || defined(__AVX2__)
+/// A step of 1/W: the powers of W steps are a table in a register. Few terms of a polynomial are left, and f is so small that what
+/// they round off hardly counts: within 0.54 ulp.
+inline constexpr int step_bits = vector_width > 8 ? 4 : 3;
+inline constexpr float to_steps = 12582912.f / vector_width;  // 1.5 * 2^23 / W: adding it leaves round(W x) in the low bits
+
+inline constexpr float powers[16] = {1.f,         1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
+                                     1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                                     1.68179286f, 1.75625217f, 1.8340081f,  1.91520655f};
+/// What the powers lack, as a part of them.
+inline constexpr float powers_lack[16] = {0.f,         4.629e-08f,  -1.199e-08f, 4.73e-08f,   3.193e-08f, 3.621e-08f,
+                                          -3.099e-08f, -7.475e-09f, 1.711e-08f,  -3.048e-08f, 5.233e-09f, 6.108e-09f,
+                                          -1.472e-08f, -5.259e-09f, -6.128e-09f, 5.141e-09f};
+
+/// Bits of the powers less what their numbers add to the exponent's field, see below.
+template <std::size_t... Lane>
+consteval Bits table_of_powers(std::index_sequence<Lane...>) {
+  return Bits{(__builtin_bit_cast(std::uint32_t, powers[Lane * 16 / vector_width]) - (std::uint32_t{Lane} << (23 - step_bits)))...};
+}
+template <std::size_t... Lane>
+consteval Vector table_of_lacks(std::index_sequence<Lane...>) {
+  return Vector{powers_lack[Lane * 16 / vector_width]...};
+}
+inline constexpr Bits power_table = table_of_powers(std::make_index_sequence<vector_width>{});
+inline constexpr Vector lack_table = table_of_lacks(std::make_index_sequence<vector_width>{});
+
 #if defined(__AVX512F__)
-/// x = n + i/16 + f with n whole, i in 0..15 and |f| <= 1/32: 2^(i/16) from a table in a register, 2^f by Taylor's terms up
-/// to f^3. Three multiply-adds fewer than without a table, where multiply-adds are what bounds a score's exponential.
-ATTN_INLINE Vector exp2_nonpositive(Vector x) {
-  constexpr Vector powers = {
-      1.f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
-      1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
-      1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f,
-  };
-  constexpr float to_sixteenths = 12582912.f / 16;  // 1.5 * 2^19: adding it leaves round(16 x) in the low bits
-  const Vector shifted = x + to_sixteenths;
-  const Vector sixteenths = shifted - to_sixteenths;
-  const Vector f = x - sixteenths;
-  const Vector power = _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(shifted), powers);
-  Vector q = broadcast(5.55041087e-2f);
-  q = q * f + 2.40226507e-1f;
-  q = q * f + 6.93147181e-1f;
-  const Vector p = (power * f) * q + power;
-  const __mmask16 not_below = _mm512_cmp_ps_mask(x, broadcast(-126.f), _CMP_NLT_UQ);
-  return _mm512_maskz_scalef_ps(not_below, p, sixteenths);  // takes the floor of its exponent
+typedef __mmask16 Kept;
+ATTN_INLINE Kept not_below(Vector x, float bound) { return _mm512_cmp_ps_mask(x, broadcast(bound), _CMP_NLT_UQ); }
+ATTN_INLINE Vector keep(Kept kept, Vector v) { return _mm512_maskz_mov_ps(kept, v); }
+/// The table's element that the low bits of each lane say.
+ATTN_INLINE Vector look_up(Bits which, Vector table) {
+  return _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(which), table);
 }
 #else
-/// x = n + f with n whole and |f| <= 1/2; 2^f by a minimax polynomial of degree 6.
-ATTN_INLINE Vector exp2_nonpositive(Vector x) {
-  constexpr float to_whole = 12582912.f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
-  const Vector shifted = x + to_whole;
-  const Vector f = x - (shifted - to_whole);
+typedef Lanes Kept;
+ATTN_INLINE Kept not_below(Vector x, float bound) { return ~(x < bound); }
+ATTN_INLINE Vector keep(Kept kept, Vector v) { return from_bits(bits_of(v) & reinterpret_cast<Bits>(kept)); }
+ATTN_INLINE Vector look_up(Bits which, Vector table) { return _mm256_permutevar8x32_ps(table, reinterpret_cast<__m256i>(which)); }
+#endif
+
+/// 2^(n - m + f), or 0 in lanes that are not kept; shifted = n + to_steps, m is whole.
+ATTN_INLINE Vector exp2_of_parts(Vector shifted, Vector f, std::int32_t m, Kept kept) {
+  // Shifted left, n's whole steps are in the exponent's field, and the others below it, where the table has them taken off.
+  const Bits table = power_table - (static_cast<std::uint32_t>(m) << 23);
+  const Vector power = from_bits(bits_of(look_up(bits_of(shifted), from_bits(table))) + (bits_of(shifted) << (23 - step_bits)));
+  Vector q = broadcast(vector_width > 8 ? 5.55041087e-2f : 9.61812911e-3f);
+  if constexpr (vector_width == 8) q = q * f + 5.55041087e-2f;
+  q = q * f + 2.40226507e-1f;
+  q = q * f + 6.93147181e-1f;
+  const Vector more = f * q + look_up(bits_of(shifted), lack_table);
+  return keep(kept, power * more + power);  // a NaN is in f, and so in the result
+}
+#else
+/// A step of 1: 2^f by a minimax polynomial of degree 6, within 1.5 ulp.
+inline constexpr float to_steps = 12582912.f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
+typedef Lanes Kept;
+ATTN_INLINE Kept not_below(Vector x, float bound) { return ~(x < bound); }
+
+/// 2^(n - m + f), or 0 in lanes that are not kept; shifted = n + to_steps, m is whole.
+ATTN_INLINE Vector exp2_of_parts(Vector shifted, Vector f, std::int32_t m, Kept kept) {
   Vector p = broadcast(1.53458124e-4f);
   p = p * f + 1.33999309e-3f;
   p = p * f + 9.61848907e-3f;
@@ -38,10 +73,41 @@ ATTN_INLINE Vector exp2_nonpositive(Vector x) {
   p = p * f + 6.93147182e-1f;
   p = p * f + 1.f;
   // A product, not an addition to the exponent's bits: that could turn a NaN into a number.
-  const Vector power = from_bits((bits_of(shifted) << 23) + (127u << 23));
-  return select(x < -126.f, Vector{}, p * power);
+  const Vector power = from_bits((bits_of(shifted) << 23) + (static_cast<std::uint32_t>(127 - m) << 23));
+  return select(kept, p * power, Vector{});
 }
 #endif
+
+/// 2^x for x <= 0 (and a little above), within 1.3 ulp; exactly 0 below -126, so that no subnormal is made; NaN stays NaN.
+ATTN_INLINE Vector exp2_nonpositive(Vector x) {
+  const Vector shifted = x + to_steps;
+  return exp2_of_parts(shifted, x - (shifted - to_steps), 0, not_below(x, -126.f));
+}
+
+/// x * k - whole, where whole is x * k but for a small rest: as exact as the rest's own rounding. Finite x.
+ATTN_INLINE Vector rest_of_product(Vector x, const Factor& k, Vector whole) {
+#if defined(ATTN_FUSED_MULTIPLY_ADD)
+  const Vector rest = fused_multiply_subtract(x, broadcast(k.high), whole);
+#else
+  // Products of halves are exact (Dekker 1971).
+  const Vector upper = from_bits(bits_of(x) & 0xfffff000u);
+  const Vector lower = x - upper;
+  const Vector rest = ((upper * k.upper - whole) + upper * k.lower) + (lower * k.upper + lower * k.lower);
+#endif
+  return x * k.low + rest;
+}
+
+/// A term of a row's sum, as its Exponential says.
+template <bool Moved>
+ATTN_INLINE Vector exp_of_row(Vector x, const Exponential& e) {
+  if constexpr (Moved) x = (x * e.shrink - e.shift) * e.stretch;
+  const Vector shifted = x * e.factor.high + to_steps;
+  const Vector f = rest_of_product(x, e.factor, shifted - to_steps);
+  return exp2_of_parts(shifted, f, e.whole, not_below(x, e.bound));
+}
+
+/// e^x for x <= 0 (and a little above); 0 below -87.3, so that no subnormal is made; NaN stays NaN.
+ATTN_INLINE Vector exp_nonpositive(Vector x) { return exp_of_row<false>(x, plain_exponential); }
 
 /// tanh to about 2 ulp: near 0 an odd minimax polynomial, elsewhere (1 - e) / (1 + e) with e = exp(-2 |x|).
 ATTN_INLINE Vector tanh(Vector x) {

@@ -43,10 +43,6 @@ ATTN_INLINE double sum_of_terms(const float* src, std::int64_t count, Term term)
   return sum;
 }
 
-double row_sum(const float* src, std::int64_t count) {
-  return sum_of_terms(src, count, [](auto x) { return x; });
-}
-
 double row_squares(const float* src, std::int64_t count, double center) {
   return sum_of_terms(src, count, [center](auto x) {
     const auto distance = x - center;
@@ -123,36 +119,12 @@ void turn_neighbours(float* row, const float* cos, const float* sin, std::int64_
 // Activations. All are x times something between 0 and 1 that is made from an exponential of a number <= 0, so that nothing
 // overflows, and that is small for negative x without a difference of what is nearly equal.
 
-/// Applies f to each vector. The last one is padded, so that an element has the same bits wherever it lies.
-template <class F>
-ATTN_INLINE void activate(const float* src, std::int64_t count, float* dst, F f) {
-  std::int64_t n = 0;
-  for (; n + vector_width <= count; n += vector_width) store(dst + n, f(load(src + n)));
-  if (n == count) return;
-  const std::size_t rest = static_cast<std::size_t>(count - n) * sizeof(float);
-  Vector last{};
-  __builtin_memcpy(&last, src + n, rest);
-  last = f(last);
-  __builtin_memcpy(dst + n, &last, rest);
-}
-
 /// x, or least if that is greater. NaN stays NaN.
 ATTN_INLINE Vector at_least(Vector x, float least) { return max(broadcast(least), x); }
 /// |x|, at most limit. NaN stays NaN.
 ATTN_INLINE Vector magnitude_up_to(Vector x, float limit) {
   const Vector negative = from_bits(bits_of(x) | 0x80000000u);
   return -at_least(negative, -limit);
-}
-
-/// e^x for x <= 0; 0 below -87.3; NaN stays NaN.
-ATTN_INLINE Vector exp_nonpositive(Vector x) {
-  constexpr float to_whole = 12582912.f;
-  const Vector n = (x * log2e + to_whole) - to_whole;
-  const Vector f = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  const Vector p = exp2_nonpositive(f * log2e);
-  const Vector shifted = n + to_whole;
-  const Vector power = from_bits((bits_of(shifted) << 23) + (127u << 23));
-  return select(x < -87.336f, Vector{}, p * power);
 }
 
 /// x / (1 + exp(-t)) for a t with the sign of x, from e = exp(-|t|). x is not -infinity, which times 0 would be NaN.
@@ -162,7 +134,7 @@ ATTN_INLINE Vector times_logistic(Vector x, Vector e) { return select(x < 0.f, x
 inline constexpr float silu_limit = 128.f;
 
 void silu(const float* src, std::int64_t count, float* dst) {
-  activate(src, count, dst, [](Vector x) {
+  map_row(src, count, dst, false, [](Vector x) {
     const Vector e = exp_nonpositive(-magnitude_up_to(x, silu_limit));
     return times_logistic(at_least(x, -silu_limit), e);
   });
@@ -189,7 +161,7 @@ ATTN_INLINE Vector gelu_tanh_exponential(Vector z) {
 }
 
 void gelu_tanh(const float* src, std::int64_t count, float* dst) {
-  activate(src, count, dst, [](Vector x) {
+  map_row(src, count, dst, false, [](Vector x) {
     const Vector e = gelu_tanh_exponential(magnitude_up_to(x, gelu_limit));
     return times_logistic(at_least(x, -gelu_limit), e);
   });
@@ -223,7 +195,7 @@ ATTN_INLINE Vector normal_tail(Vector z) {
 }
 
 void gelu_erf(const float* src, std::int64_t count, float* dst) {
-  activate(src, count, dst, [](Vector x) {
+  map_row(src, count, dst, false, [](Vector x) {
     const Vector z = magnitude_up_to(x, gelu_limit);
     const Vector missing = z * normal_tail(z);
     return select(x < 0.f, -missing, x - missing);

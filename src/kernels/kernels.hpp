@@ -174,6 +174,88 @@ struct NormalisedRow {
   float* dst;
 };
 
+// Rows of floats, from which a function of a whole row is made.
+
+/// A factor as the sum of two floats; the first of them once more as two halves of 12 bits each, whose products are exact.
+struct Factor {
+  float high;
+  float low;
+  float upper;
+  float lower;
+};
+
+/// The terms of a row's sum: e^((x - shift / shrink) / T) = 2^m * what the kernels make of x.
+///
+/// Near 0 (|greatest| <= 177 T) nothing is subtracted from x, so nothing is rounded: the greatest
+/// element's share of the exponent is taken out as a power of two, 2^m. Far from 0 the difference from a shift close to the
+/// greatest is exact where it matters.
+struct Exponential {
+  bool moved;    // if not, shift is 0, shrink and stretch are 1
+  float shrink;  // a power of two for great T, as is stretch for small T, so that factor is in the middle of the range of floats
+  float shift;   // of x * shrink
+  float stretch;
+  Factor factor;       // log2(e) / (T * shrink * stretch)
+  std::int32_t whole;  // m
+  float bound;         // where (x * shrink - shift) * stretch is less, the term is 0
+};
+
+/// e^x
+inline constexpr Exponential plain_exponential = {
+    .moved = false,
+    .shrink = 1,
+    .shift = 0,
+    .stretch = 1,
+    .factor = {.high = 0x1.715476p+0f, .low = 0x1.4ae0cp-26f, .upper = 0x1.714p+0f, .lower = 0x1.476p-12f},
+    .whole = 0,
+    .bound = -87.336544f,
+};
+
+struct Scaling {
+  Factor factor;
+  bool stream;  // past the caches
+};
+
+/// (x * shrink - shift) * stretch * factor - (high + low), as Exponential has it; factor is 1 / (T * shrink * stretch).
+struct LogTerms {
+  bool moved;
+  float shrink;
+  float shift;
+  float stretch;
+  Factor factor;
+  float high;
+  float low;
+  bool stream;
+};
+
+/// A row's gradient, to be taken through its function's values y.
+struct RowGradient {
+  const float* dy;
+  const float* y;
+  std::int64_t count;
+  float sum;  // of dy y, or of dy
+  float temperature;
+};
+
+/// Sums are taken over blocks in a fixed order, free of a float's rounding within a block, and in double over blocks.
+struct RowKernels {
+  /// -inf for no elements; NaN if there is one.
+  float (*maximum)(const float* x, std::int64_t count);
+  /// The sum of a row's terms. terms may be null or x.
+  double (*sum_terms)(const float* x, std::int64_t count, const Exponential& exponential, float* terms);
+  /// y = a row's terms, scaled; y may be x.
+  void (*scale_terms)(const float* x, std::int64_t count, const Exponential& exponential, const Scaling& scaling, float* y);
+  /// y = x, scaled; y may be x.
+  void (*scale)(const float* x, std::int64_t count, const Scaling& scaling, float* y);
+  void (*log_terms)(const float* x, std::int64_t count, const LogTerms& terms, float* y);
+
+  /// Of x, and of the products of x and y; in double.
+  double (*sum)(const float* x, std::int64_t count);
+  double (*dot)(const float* x, const float* y, std::int64_t count);
+  /// y (dy - sum) / temperature, and (dy - exp(y) sum) / temperature; dx may be dy or y.
+  void (*softmax_gradient)(const RowGradient& gradient, float* dx);
+  void (*log_softmax_gradient)(const RowGradient& gradient, float* dx);
+};
+
 /// What an instruction set's translation unit exports.
 struct Kernels {
   std::int64_t vector_width;
@@ -193,6 +275,8 @@ struct Kernels {
                           std::int64_t dst_stride);
 
   bool (*all_finite)(const float* src, std::int64_t count);
+
+  RowKernels rows;
 
   // Transforms of a run of scores, in place if not said otherwise. Each touches exactly `count` floats.
   /// dst[n] = src[n] * factor; dst may be src.
@@ -223,9 +307,8 @@ struct Kernels {
   void (*narrow_bf16)(const float* src, std::int64_t count, std::uint16_t* dst);
   void (*narrow_f16)(const float* src, std::int64_t count, std::uint16_t* dst);
 
-  // Norms: sums over a row, in double.
-  double (*row_sum)(const float* src, std::int64_t count);
-  /// The sum of (src[n] - center)^2.
+  // Norms.
+  /// The sum of (src[n] - center)^2, in double.
   double (*row_squares)(const float* src, std::int64_t count, double center);
   void (*normalise)(const NormalisedRow& row);
 

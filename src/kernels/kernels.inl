@@ -24,6 +24,7 @@ namespace {
 #include "kernels/transforms.inl"
 #include "kernels/entmax.inl"
 #include "kernels/stored.inl"
+#include "kernels/rows.inl"
 #include "kernels/functional.inl"
 #if defined(__AVX512BF16__)
 #include "kernels/bf16.inl"
@@ -52,6 +53,7 @@ constinit const Kernels ATTN_KERNELS = {
     .weigh = weigh,
     .pack_transposed = pack_transposed,
     .all_finite = all_finite,
+    .rows = row_kernels,
     .scale = scale,
     .softcap = softcap,
     .sigmoid = sigmoid,
@@ -67,7 +69,6 @@ constinit const Kernels ATTN_KERNELS = {
     .widen_i8 = widen_i8,
     .narrow_bf16 = narrow_bf16,
     .narrow_f16 = narrow_f16,
-    .row_sum = row_sum,
     .row_squares = row_squares,
     .normalise = normalise,
     .turn_halves = turn_halves,

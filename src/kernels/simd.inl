@@ -80,3 +80,49 @@ ATTN_INLINE float max_of_lanes(Vector v) {
 
 ATTN_INLINE constexpr std::int64_t round_down(std::int64_t n) { return n & -std::int64_t{vector_width}; }
 ATTN_INLINE constexpr std::int64_t round_up(std::int64_t n) { return round_down(n + vector_width - 1); }
+
+#if defined(__AVX512F__)
+#define ATTN_FUSED_MULTIPLY_ADD
+/// a * b - c, rounded once, where a product and a sum may be rounded each.
+ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) { return _mm512_fmsub_ps(a, b, c); }
+#elif defined(__AVX2__) && defined(__FMA__)
+#define ATTN_FUSED_MULTIPLY_ADD
+ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) { return _mm256_fmsub_ps(a, b, c); }
+#endif
+
+/// The first count < W elements, the others being `fill`.
+ATTN_INLINE Vector load_first(const float* from, std::int64_t count, float fill) {
+#if defined(__AVX512F__)
+  return _mm512_mask_loadu_ps(broadcast(fill), static_cast<__mmask16>((1u << count) - 1), from);
+#else
+  Vector v = broadcast(fill);
+  for (std::int64_t n = 0; n < count; ++n) v[n] = from[n];
+  return v;
+#endif
+}
+ATTN_INLINE void store_first(float* to, std::int64_t count, Vector v) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), v);
+#else
+  for (std::int64_t n = 0; n < count; ++n) to[n] = v[n];
+#endif
+}
+
+/// Past the caches, to memory that nobody reads soon; to is aligned to a vector.
+ATTN_INLINE void stream(float* to, Vector v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(to, v);
+#elif defined(__SSE2__)
+  _mm_stream_ps(to, v);
+#else
+  store(to, v);
+#endif
+}
+/// Streamed data is there for other threads after this.
+ATTN_INLINE void finish_streaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}

@@ -15,6 +15,30 @@ float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_
 void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 
+/// Rows of so many elements stay in a core's second-level cache together with their terms.
+inline constexpr std::int64_t kept_row = 65536;
+
+/// Where a result goes that is written past the caches, and memory beside it.
+struct StreamedRow {
+  float* y;        // not x
+  float* scratch;  // min(count, kept_row) floats
+};
+/// The same for tensors that no cache holds: their memory is written without being read first.
+void softmax_row_streamed(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature,
+                          const StreamedRow& row) noexcept;
+void log_softmax_row_streamed(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature,
+                              const StreamedRow& row) noexcept;
+
+/// What logsumexp's gradient knows of a slice: the gradient of its value, and the value.
+struct LogsumexpGradient {
+  float dout;
+  float out;
+  float temperature;
+};
+/// dx_j = dout exp(x_j / temperature - out) / temperature; zeros where out is -inf.
+void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, const LogsumexpGradient& gradient,
+                            float* dx) noexcept;
+
 struct RowThreshold {
   float tau;
   std::int64_t support;

@@ -219,6 +219,21 @@ std::int64_t Positions::even_from(std::int64_t first, std::int64_t& stride) cons
   return last < 0 ? 1 : shape_[last] - (last == 0 ? first : first % shape_[last]);
 }
 
+Row NumberOfEach::row(std::int64_t index) const noexcept {
+  auto* const data = static_cast<std::byte*>(const_cast<void*>(tensor_.data));
+  return {data + positions_.offset(index) * static_cast<std::int64_t>(size_of(tensor_.dtype)), tensor_.dtype, 1};
+}
+
+float NumberOfEach::read(std::int64_t index, const kernels::Kernels& kernels) const noexcept {
+  float value = 0;
+  read_row(row(index), 1, kernels, &value);
+  return value;
+}
+
+void NumberOfEach::write(std::int64_t index, float value, const kernels::Kernels& kernels) const noexcept {
+  write_row(&value, 1, kernels, row(index));
+}
+
 Resources resources_of(const Execution& execution) {
   if (execution.num_threads) require_positive("num_threads", *execution.num_threads);
   const int threads = default_num_threads();

@@ -47,6 +47,21 @@ class ValueOfEach {
   Positions positions_;
 };
 
+/// One number for each slice, f32, bf16 or f16.
+class NumberOfEach {
+ public:
+  explicit NumberOfEach(const TensorView& tensor) noexcept : tensor_(tensor), positions_(tensor.shape, tensor.strides) {}
+  float read(std::int64_t index, const kernels::Kernels& kernels) const noexcept;
+  /// Rounds to the tensor's type; for tensors that may be written.
+  void write(std::int64_t index, float value, const kernels::Kernels& kernels) const noexcept;
+
+ private:
+  Row row(std::int64_t index) const noexcept;
+
+  TensorView tensor_;
+  Positions positions_;
+};
+
 /// A slice as a function sees it: what it reads, and where it writes. An output may be the memory of an input.
 struct Slice {
   std::int64_t index;   // in row-major order of the other dims

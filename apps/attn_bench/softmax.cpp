@@ -1,0 +1,220 @@
+#include "softmax.hpp"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attn_demo/memory.hpp"
+#include "onednn/softmax.hpp"
+
+namespace attn::bench {
+namespace {
+
+enum class Function { softmax, log_softmax, logsumexp };
+
+constexpr const char* name_of(Function function) {
+  switch (function) {
+    case Function::softmax: return "softmax";
+    case Function::log_softmax: return "log_softmax";
+    case Function::logsumexp: return "logsumexp";
+  }
+  return "";
+}
+
+/// A matrix, one of whose dims the function goes along.
+struct MatrixCase {
+  Function function;
+  std::int64_t rows, columns;
+  int dim = 1;
+  DType dtype = DType::f32;
+  bool in_place = false;
+
+  Dims shape() const { return {rows, columns}; }
+  Dims reduced_shape() const { return {dim == 1 ? rows : columns}; }
+  /// The input once and the output once.
+  double bytes() const {
+    const double elements = static_cast<double>(rows) * static_cast<double>(columns);
+    const double results = function == Function::logsumexp ? static_cast<double>(reduced_shape()[0]) : elements;
+    return (elements + results) * static_cast<double>(size_of(dtype));
+  }
+  std::string name() const {
+    return fmt::format("{} {} x {}{}{}{}", name_of(function), rows, columns, dim == 1 ? "" : ", dim 0",
+                       dtype == DType::f32 ? "" : fmt::format(", {}", attn::name_of(dtype)), in_place ? ", in place" : "");
+  }
+};
+
+std::vector<MatrixCase> standard_cases() {
+  std::vector<MatrixCase> cases;
+  for (const Function function : {Function::softmax, Function::log_softmax, Function::logsumexp}) {
+    cases.push_back({function, 10000, 64});
+    cases.push_back({function, 1000, 1000});
+    cases.push_back({function, 128, 4096});
+    cases.push_back({function, 32, 32000});
+    cases.push_back({function, 4, 1000000});
+    cases.push_back({function, 4096, 32768});
+  }
+  cases.push_back({Function::softmax, 4096, 32768, 1, DType::f32, true});
+  cases.push_back({Function::softmax, 1000, 1000, 0});
+  cases.push_back({Function::softmax, 4096, 4096, 0});
+  cases.push_back({Function::softmax, 1000, 1000, 1, DType::bf16});
+  cases.push_back({Function::softmax, 4096, 32768, 1, DType::bf16});
+  return cases;
+}
+
+/// Normal values, a million of them over and over.
+Tensor many_normal_values(const Dims& shape, DType dtype) {
+  Tensor values(dtype, shape);
+  const Tensor part = random_tensor({std::min<std::int64_t>(values.size(), 1 << 20)}, dtype, 1);
+  auto* const to = static_cast<std::byte*>(values.data());
+  for (std::size_t n = 0; n < values.size_in_bytes(); n += part.size_in_bytes()) {
+    std::memcpy(to + n, part.data(), std::min(part.size_in_bytes(), values.size_in_bytes() - n));
+  }
+  return values;
+}
+
+/// One case's memory and calls.
+class Bench {
+ public:
+  Bench(const MatrixCase& shape, const Settings& settings)
+      : shape_(shape),
+        execution_{.num_threads = settings.num_threads, .isa = settings.isa},
+        x_(many_normal_values(shape.shape(), shape.dtype)),
+        y_(shape.dtype, shape.function == Function::logsumexp ? shape.reduced_shape()
+                        : shape.in_place                      ? Dims{0}
+                                                              : shape.shape()) {}
+
+  void call() {
+    const MutableTensorView out = shape_.in_place ? x_.view() : y_.view();
+    switch (shape_.function) {
+      case Function::softmax: return softmax(x_.view(), out, shape_.dim, 1, execution_);
+      case Function::log_softmax: return log_softmax(x_.view(), out, shape_.dim, 1, execution_);
+      case Function::logsumexp: return logsumexp(x_.view(), out, shape_.dim, 1, execution_);
+    }
+  }
+
+  /// A few slices beside the formulas in double, before and after a call.
+  void verify() {
+    std::mt19937 generator(7);
+    std::vector<std::int64_t> picked;
+    std::vector<std::vector<double>> inputs;
+    for (int n = 0; n < 4; ++n) {
+      picked.push_back(static_cast<std::int64_t>(generator() % static_cast<std::uint64_t>(shape_.reduced_shape()[0])));
+      inputs.push_back(slice(x_.view(), picked.back()));
+    }
+    call();
+    for (std::size_t n = 0; n < picked.size(); ++n) check(inputs[n], picked[n]);
+  }
+
+  /// oneDNN does one function, along the last dim, in place.
+  std::optional<std::function<void()>> onednn_call(int num_threads) {
+    if (shape_.function != Function::softmax || shape_.dim != 1 || shape_.dtype != DType::f32) return std::nullopt;
+    float* const data = (shape_.in_place ? x_ : y_).data<float>();
+    return [this, data, num_threads] { onednn::softmax_rows({data, shape_.rows, shape_.columns}, num_threads); };
+  }
+
+ private:
+  std::vector<double> slice(const TensorView& tensor, std::int64_t index) const {
+    const Tensor values = copy_as(tensor.sliced(1 - shape_.dim, index, index + 1), DType::f64);
+    return {values.data<double>(), values.data<double>() + values.size()};
+  }
+
+  void check(const std::vector<double>& x, std::int64_t index) {
+    const double greatest = *std::max_element(x.begin(), x.end());
+    double sum = 0;
+    for (const double value : x) sum += std::exp(value - greatest);
+    const double tolerance = shape_.dtype == DType::f32 ? 1e-6 : 1e-2;
+    const auto require = [&](double got, double wanted, double scale) {
+      if (!(std::abs(got - wanted) <= tolerance * scale)) {
+        throw Error(ErrorCode::unsupported, fmt::format("{}: wrong result in slice {}: {}, not {}", shape_.name(), index, got, wanted));
+      }
+    };
+    if (shape_.function == Function::logsumexp) {
+      const double wanted = greatest + std::log(sum), got = copy_as(y_.view().sliced(0, index, index + 1), DType::f64).data<double>()[0];
+      return require(got, wanted, std::max(1., std::abs(wanted)));
+    }
+    const std::vector<double> y = slice(shape_.in_place ? x_.view() : y_.view(), index);
+    for (std::size_t n = 0; n < x.size(); ++n) {
+      const double log = x[n] - greatest - std::log(sum);
+      if (shape_.function == Function::softmax) {
+        require(y[n], std::exp(log), std::exp(log));
+      } else {
+        require(y[n], log, std::max(1., std::abs(log)));
+      }
+    }
+  }
+
+  MatrixCase shape_;
+  Execution execution_;
+  Tensor x_, y_;
+};
+
+double median_seconds(const std::function<void()>& call, double min_time) {
+  const std::vector<double> times = time_calls(call, min_time);
+  return times[times.size() / 2];
+}
+
+struct Row {
+  std::string name;
+  double median_ms, gbps;
+  std::optional<double> onednn_ms;
+};
+
+Row measure_case(const MatrixCase& shape, const Settings& settings) {
+  Bench bench(shape, settings);
+  bench.verify();
+  const double median = median_seconds([&] { bench.call(); }, settings.min_time);
+  Row row{shape.name(), median * 1e3, shape.bytes() / median / 1e9, std::nullopt};
+  if (const auto call = bench.onednn_call(settings.num_threads)) row.onednn_ms = median_seconds(*call, settings.min_time) * 1e3;
+  return row;
+}
+
+void print_json(const Row& row, const Settings& settings, double copy_gbps) {
+  nlohmann::ordered_json line = {{"name", row.name},           {"threads", settings.num_threads},
+                                 {"median_ms", row.median_ms}, {"gbps", row.gbps},
+                                 {"copy_gbps", copy_gbps},     {"fraction_of_copy", row.gbps / copy_gbps},
+                                 {"onednn_ms", nullptr},       {"times_as_fast_as_onednn", nullptr}};
+  if (row.onednn_ms) {
+    line["onednn_ms"] = *row.onednn_ms;
+    line["times_as_fast_as_onednn"] = *row.onednn_ms / row.median_ms;
+  }
+  fmt::print("{}\n", line.dump());
+}
+
+void print_row(const Row& row, double copy_gbps) {
+  fmt::print("{:40}{:>10.3f}{:>9.1f}{:>9.0f} %", row.name, row.median_ms, row.gbps, 100 * row.gbps / copy_gbps);
+  if (row.onednn_ms) fmt::print("{:>12.3f}{:>8.2f}", *row.onednn_ms, *row.onednn_ms / row.median_ms);
+  fmt::print("\n");
+}
+
+}  // namespace
+
+void measure_softmax(const Settings& settings, bool json) {
+  const double copy_gbps = measure_copy_gbps(settings.num_threads);
+  if (!json) {
+    fmt::print("{} threads, {}: {:.1f} GB/s copied within memory, reads and writes together\n\n", settings.num_threads,
+               name_of(settings.isa), copy_gbps);
+    fmt::print("{:40}{:>10}{:>9}{:>11}{:>12}{:>8}\n", "", "median ms", "GB/s", "of a copy", "oneDNN ms", "ratio");
+  }
+  for (const MatrixCase& shape : standard_cases()) {
+    if (shape.bytes() > demo::available_memory() / 3) {
+      fmt::print(json ? stderr : stdout, "{:40}  skipped: more than a third of the memory available\n", shape.name());
+      continue;
+    }
+    const Row row = measure_case(shape, settings);
+    if (json) {
+      print_json(row, settings, copy_gbps);
+    } else {
+      print_row(row, copy_gbps);
+    }
+  }
+}
+
+}  // namespace attn::bench

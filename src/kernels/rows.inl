@@ -1,0 +1,195 @@
+// Rows of floats: the greatest element, sums of exponentials, and what is made of them element by element.
+
+inline constexpr int row_unroll = 4;  // independent accumulators, to cover latencies
+
+float maximum_of_row(const float* x, std::int64_t count) {
+  Vector greatest[row_unroll];
+  for (Vector& g : greatest) g = broadcast(minus_infinity);
+  Lanes unordered{};
+  const auto take = [&](int u, Vector v) ATTN_INLINE_LAMBDA {
+    greatest[u] = max(v, greatest[u]);
+    unordered |= v != v;
+  };
+  std::int64_t n = 0;
+  for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) take(u, load(x + n + u * vector_width));
+  }
+  for (; n + vector_width <= count; n += vector_width) take(0, load(x + n));
+  if (n < count) take(0, load_first(x + n, count - n, minus_infinity));
+  for (int lane = 0; lane < vector_width; ++lane) {
+    if (unordered[lane] != 0) return __builtin_nanf("");
+  }
+  return max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
+}
+
+/// A sum of numbers in [0, 2) in each lane, with what each addition rounds off: beginning at 2, a sum is never less than what is
+/// added to it, so that two subtractions find that exactly (Dekker 1971).
+struct ExactSum {
+  static constexpr float begin = 2;
+  Vector sum = broadcast(begin);
+  Vector lost{};
+
+  ATTN_INLINE void add(Vector v) {
+    const Vector more = sum + v;
+    lost += v - (more - sum);
+    sum = more;
+  }
+  ATTN_INLINE void add_to(double* lanes) const {
+    for (int lane = 0; lane < vector_width; ++lane) lanes[lane] += (double{sum[lane]} - begin) + double{lost[lane]};
+  }
+};
+
+/// Elements after which sums go on in double, before what was lost is so much that it loses digits itself.
+inline constexpr std::int64_t sum_block = 256 * vector_width;
+
+template <bool Moved, bool Stored>
+ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, double* lanes) {
+  ExactSum sums[row_unroll];
+  const auto take = [&](int u, Vector v, auto put) ATTN_INLINE_LAMBDA {
+    const Vector term = exp_of_row<Moved>(v, e);
+    if constexpr (Stored) put(term);
+    sums[u].add(term);
+  };
+  std::int64_t n = 0;
+  for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
+      const std::int64_t at = n + u * vector_width;
+      take(u, load(x + at), [&](Vector term) ATTN_INLINE_LAMBDA { store(terms + at, term); });
+    }
+  }
+  for (; n + vector_width <= count; n += vector_width) {
+    take(0, load(x + n), [&](Vector term) ATTN_INLINE_LAMBDA { store(terms + n, term); });
+  }
+  if (n < count) {
+    take(0, load_first(x + n, count - n, minus_infinity), [&](Vector term) ATTN_INLINE_LAMBDA { store_first(terms + n, count - n, term); });
+  }
+  ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) sums[u].add_to(lanes);
+}
+
+template <bool Moved, bool Stored>
+double sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+  const Exponential here = e;  // stores to terms cannot change a copy
+  double lanes[vector_width] = {};
+  for (std::int64_t n = 0; n < count; n += sum_block) {
+    const std::int64_t size = count - n < sum_block ? count - n : sum_block;
+    sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, lanes);
+  }
+  double total = 0;
+  for (const double lane : lanes) total += lane;
+  return total;
+}
+
+double sum_terms(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+  if (terms == nullptr)
+    return e.moved ? sum_terms_of_row<true, false>(x, count, e, terms) : sum_terms_of_row<false, false>(x, count, e, terms);
+  return e.moved ? sum_terms_of_row<true, true>(x, count, e, terms) : sum_terms_of_row<false, true>(x, count, e, terms);
+}
+
+/// y = f(x), vector by vector, y past the caches or not.
+template <class F>
+ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, bool streamed, F f) {
+  std::int64_t n = 0;
+  if (streamed) {
+    constexpr std::uintptr_t bytes = vector_width * sizeof(float);
+    const auto behind = reinterpret_cast<std::uintptr_t>(y) % bytes;
+    const auto first = static_cast<std::int64_t>((bytes - behind) % bytes / sizeof(float));
+    n = first < count ? first : count;
+    if (n > 0) store_first(y, n, f(load_first(x, n, 0)));
+    for (; n + vector_width <= count; n += vector_width) stream(y + n, f(load(x + n)));
+    finish_streaming();
+  } else {
+    for (; n + vector_width <= count; n += vector_width) store(y + n, f(load(x + n)));
+  }
+  if (n < count) store_first(y + n, count - n, f(load_first(x + n, count - n, 0)));
+}
+
+/// v * k, rounded about once.
+ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
+#if defined(ATTN_FUSED_MULTIPLY_ADD)
+  return v * k.high + v * k.low;
+#else
+  const Vector product = v * k.high;
+  return product + rest_of_product(v, k, product);
+#endif
+}
+
+template <bool Moved>
+void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e, const Scaling& scaling, float* y) {
+  map_row(x, count, y, scaling.stream,
+          [e, factor = scaling.factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(exp_of_row<Moved>(v, e), factor); });
+}
+
+void scale_terms(const float* x, std::int64_t count, const Exponential& e, const Scaling& scaling, float* y) {
+  e.moved ? scale_terms_of_row<true>(x, count, e, scaling, y) : scale_terms_of_row<false>(x, count, e, scaling, y);
+}
+
+void scale_row(const float* x, std::int64_t count, const Scaling& scaling, float* y) {
+  map_row(x, count, y, scaling.stream, [factor = scaling.factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(v, factor); });
+}
+
+template <bool Moved>
+void log_terms_of_row(const float* x, std::int64_t count, const LogTerms& terms, float* y) {
+  map_row(x, count, y, terms.stream, [terms](Vector v) ATTN_INLINE_LAMBDA {
+    if constexpr (Moved) v = (v * terms.shrink - terms.shift) * terms.stretch;
+    const Vector rough = v * terms.factor.high;
+    const Vector value = rest_of_product(v, terms.factor, broadcast(terms.high)) - terms.low;
+    return select(rough == minus_infinity, rough - terms.high, value);  // halves of it would be infinities that make a NaN
+  });
+}
+
+void log_terms(const float* x, std::int64_t count, const LogTerms& terms, float* y) {
+  terms.moved ? log_terms_of_row<true>(x, count, terms, y) : log_terms_of_row<false>(x, count, terms, y);
+}
+
+/// The sum of value(n) in double, in as many lanes as floats have, so that its order is fixed and yet vectors can take it.
+template <class Value>
+ATTN_INLINE double sum_in_lanes(std::int64_t count, Value value) {
+  double lanes[vector_width] = {};
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) {
+    for (int lane = 0; lane < vector_width; ++lane) lanes[lane] += value(n + lane);
+  }
+  for (; n < count; ++n) lanes[n % vector_width] += value(n);
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+double sum_of_row(const float* x, std::int64_t count) {
+  return sum_in_lanes(count, [x](std::int64_t n) ATTN_INLINE_LAMBDA { return double{x[n]}; });
+}
+
+double dot_of_rows(const float* x, const float* y, std::int64_t count) {
+  return sum_in_lanes(count, [x, y](std::int64_t n) ATTN_INLINE_LAMBDA { return double{x[n]} * double{y[n]}; });
+}
+
+/// dx = f(dy, y), vector by vector.
+template <class F>
+ATTN_INLINE void map_gradient(const RowGradient& g, float* dx, F f) {
+  std::int64_t n = 0;
+  for (; n + vector_width <= g.count; n += vector_width) store(dx + n, f(load(g.dy + n), load(g.y + n)));
+  if (n < g.count) store_first(dx + n, g.count - n, f(load_first(g.dy + n, g.count - n, 0), load_first(g.y + n, g.count - n, 0)));
+}
+
+void softmax_gradient(const RowGradient& g, float* dx) {
+  map_gradient(g, dx,
+               [sum = g.sum, temperature = g.temperature](Vector dy, Vector y) ATTN_INLINE_LAMBDA { return y * (dy - sum) / temperature; });
+}
+
+void log_softmax_gradient(const RowGradient& g, float* dx) {
+  map_gradient(g, dx, [sum = g.sum, temperature = g.temperature](Vector dy, Vector y) ATTN_INLINE_LAMBDA {
+    return (dy - exp_nonpositive(y) * sum) / temperature;
+  });
+}
+
+inline constexpr RowKernels row_kernels = {
+    .maximum = maximum_of_row,
+    .sum_terms = sum_terms,
+    .scale_terms = scale_terms,
+    .scale = scale_row,
+    .log_terms = log_terms,
+    .sum = sum_of_row,
+    .dot = dot_of_rows,
+    .softmax_gradient = softmax_gradient,
+    .log_softmax_gradient = log_softmax_gradient,
+};

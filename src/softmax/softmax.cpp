@@ -1,0 +1,130 @@
+#include <attn/softmax.hpp>
+
+#include <algorithm>
+
+#include "softmax/arguments.hpp"
+#include "softmax/row_functions.hpp"
+#include "softmax/slices.hpp"
+
+namespace attn {
+namespace {
+
+/// A function of one slice, and its form for results that are written past the caches.
+struct RowFunction {
+  void (*row)(const kernels::Kernels&, const float*, std::int64_t, float, float*) noexcept;
+  void (*streamed)(const kernels::Kernels&, const float*, std::int64_t, float, const StreamedRow&) noexcept;
+};
+
+/// What the functions of one tensor into another of its shape have in common.
+struct MapCall {
+  const TensorView& x;
+  const MutableTensorView& y;
+  int dim;
+  float temperature;
+  const Execution& execution;
+};
+
+/// Whether y is written past the caches: it is too great for them, so that it would push out what comes next, and each of its
+/// lines would be read before it is overwritten. In place they have been read.
+bool streams(const MapCall& call, int dim) {
+  constexpr std::int64_t more_than_caches = std::int64_t{64} << 20;  // bytes
+  constexpr std::int64_t worth_it = 1024;                            // elements of a row: each ends in a fence
+  const MutableTensorView& y = call.y;
+  const bool dense = y.dtype == DType::f32 && y.strides[dim] == 1 && y.shape[dim] >= worth_it;
+  return dense && y.data != call.x.data && y.size() * static_cast<std::int64_t>(sizeof(float)) >= more_than_caches;
+}
+
+void map_slices(const MapCall& call, const RowFunction& function) {
+  require_input("x", call.x);
+  const int dim = checked_dim("x", call.x, call.dim);
+  require_output_like("y", call.y, "x", call.x);
+  require_positive_number("temperature", call.temperature);
+  const Resources resources = resources_of(call.execution);
+  if (!streams(call, dim)) {
+    return for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources, [&](const Slice& slice) {
+      function.row(resources.kernels, slice.in[0], slice.extent, call.temperature, slice.out[0]);
+    });
+  }
+  const std::int64_t scratch = std::min(call.x.shape[dim], kept_row);
+  for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim, .scratch = scratch}, resources, [&](const Slice& slice) {
+    function.streamed(resources.kernels, slice.in[0], slice.extent, call.temperature, {slice.out[0], slice.scratch});
+  });
+}
+
+/// What the gradients of those have in common.
+struct GradientCall {
+  const TensorView& dy;
+  const TensorView& y;
+  const MutableTensorView& dx;
+  int dim;
+  float temperature;
+  const Execution& execution;
+};
+
+template <class F>
+void map_gradients(const GradientCall& call, F&& f) {
+  require_input("dy", call.dy);
+  const int dim = checked_dim("dy", call.dy, call.dim);
+  require_input_like("y", call.y, "dy", call.dy);
+  require_output_like("dx", call.dx, "dy", call.dy);
+  require_positive_number("temperature", call.temperature);
+  const Resources resources = resources_of(call.execution);
+  for_each_slice({.in = {call.dy, call.y}, .out = {call.dx}, .dim = dim}, resources,
+                 [&](const Slice& slice) { f(resources.kernels.rows, slice); });
+}
+
+}  // namespace
+
+void softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
+  map_slices({x, y, dim, temperature, execution}, {softmax_row, softmax_row_streamed});
+}
+
+void log_softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
+  map_slices({x, y, dim, temperature, execution}, {log_softmax_row, log_softmax_row_streamed});
+}
+
+void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float temperature, const Execution& execution) {
+  require_input("x", x);
+  const int along = checked_dim("x", x, dim);
+  require_reduced_output("out", out, "x", x, along);
+  require_positive_number("temperature", temperature);
+  const Resources resources = resources_of(execution);
+  const NumberOfEach values(out);
+  for_each_slice({.in = {x}, .dim = along}, resources, [&](const Slice& slice) {
+    values.write(slice.index, logsumexp_row(resources.kernels, slice.in[0], slice.extent, temperature), resources.kernels);
+  });
+}
+
+void softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim, float temperature,
+                      const Execution& execution) {
+  map_gradients({dy, y, dx, dim, temperature, execution}, [temperature](const kernels::RowKernels& rows, const Slice& slice) {
+    const double mean = rows.dot(slice.in[0], slice.in[1], slice.extent);
+    rows.softmax_gradient({slice.in[0], slice.in[1], slice.extent, static_cast<float>(mean), temperature}, slice.out[0]);
+  });
+}
+
+void log_softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim, float temperature,
+                          const Execution& execution) {
+  map_gradients({dy, y, dx, dim, temperature, execution}, [temperature](const kernels::RowKernels& rows, const Slice& slice) {
+    const double sum = rows.sum(slice.in[0], slice.extent);
+    rows.log_softmax_gradient({slice.in[0], slice.in[1], slice.extent, static_cast<float>(sum), temperature}, slice.out[0]);
+  });
+}
+
+void logsumexp_backward(const TensorView& dout, const TensorView& x, const TensorView& out, const MutableTensorView& dx, int dim,
+                        float temperature, const Execution& execution) {
+  require_input("x", x);
+  const int along = checked_dim("x", x, dim);
+  require_reduced_input("dout", dout, "x", x, along);
+  require_reduced_input("out", out, "x", x, along);
+  require_output_like("dx", dx, "x", x);
+  require_positive_number("temperature", temperature);
+  const Resources resources = resources_of(execution);
+  const NumberOfEach gradients(dout), values(out);
+  for_each_slice({.in = {x}, .out = {dx}, .dim = along}, resources, [&](const Slice& slice) {
+    const float gradient = gradients.read(slice.index, resources.kernels), value = values.read(slice.index, resources.kernels);
+    logsumexp_gradient_row(resources.kernels, slice.in[0], slice.extent, {gradient, value, temperature}, slice.out[0]);
+  });
+}
+
+}  // namespace attn
