@@ -163,6 +163,21 @@ TEST_CASE("rows that are hard for a search") {
   }
 }
 
+TEST_CASE("an element nearer to the threshold than doubles lie to each other may weigh almost half") {
+  // Of {0, d} with alpha = 10 and d just above -1/9, d has an excess of (1 - (-9 d)^(1/9))^9 or so. For the weight itself, its power,
+  // see the plain derivation: it takes the excess as a logarithm.
+  for (const float alpha : {2.25F, 4.F, 10.F, 50.F}) {
+    for (int n = 1; n < 200; ++n) {
+      CAPTURE(alpha);
+      CAPTURE(n);
+      const float d = -std::pow(1 - static_cast<float>(n) / 300, alpha - 1) / (alpha - 1);
+      check_against_plain({0, d}, alpha, {});
+      check_against_plain({d, -3, 0, d, 1.001F * d}, alpha, {});
+      check_against_plain({0.1F * d, 0, d, 0, 0.5F * d, d}, alpha, {});
+    }
+  }
+}
+
 TEST_CASE("100,000 elements, up to alpha = 10") {
   Random random(3);
   for (const double scale : {1e-4, 0.1, 1.}) {

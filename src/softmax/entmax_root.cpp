@@ -54,7 +54,8 @@ double solve(Bracket bracket, const float* d, std::int64_t count, double factor)
     (sums.powers > 1 ? bracket.high : bracket.low) = s;
     const double step = sums.powers / sums.derivative * std::expm1(-std::log(sums.powers) * factor);
     const double newton = s + step;
-    if (std::fabs(step) <= fine * s) return newton;
+    // For p < 1 never below an s whose sum is 1 or more: the last bit may be an element, and an excess of 1e-17 a weight of 1e-2.
+    if (std::fabs(step) <= fine * s) return factor <= 1 ? newton : std::max(s, newton);
     const bool serves = bracket.contains(newton) && std::fabs(step) <= 0.5 * step_before;
     const double next = serves ? newton : bracket.middle();
     step_before = std::fabs(next - s);
