@@ -1,36 +1,15 @@
-// The inputs and options of a call, as the command line names them.
+// How the command line names the inputs and options of a call.
 #pragma once
-
-#include <attn/attention.hpp>
 
 #include <CLI/CLI.hpp>
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "normaliser_choice.hpp"
+#include "call_arguments.hpp"
 
 namespace attn::demo {
-
-/// How a tensor lies in its file.
-enum class Layout {
-  bhsd,          // [batch, heads, seq, dim]
-  bshd,          // [batch, seq, heads, dim]
-  merged_heads,  // [batch, seq, heads * dim]: rank 3
-};
-
-struct CallArguments {
-  std::optional<std::string> q, k, v, past_k, past_v, mask, alibi, sinks, kv_lens;  // files
-  std::optional<Layout> layout;
-  std::optional<std::int64_t> heads, kv_heads;
-  DType dtype = DType::f32;
-  std::optional<DType> kv_dtype;  // of a cache
-  std::optional<std::int64_t> page_size;
-  NormaliserChoice normaliser;
-  Options options;  // but for the normaliser
-};
 
 /// Adds an option whose name and text go to `take`.
 template <class Take>

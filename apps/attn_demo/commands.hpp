@@ -1,9 +1,11 @@
 // The commands of attn_demo, one file each.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <functional>
+
+namespace CLI {
+class App;
+}
 
 namespace attn::demo {
 

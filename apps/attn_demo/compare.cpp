@@ -1,12 +1,14 @@
 // attn_demo compare: the ways to make one call, side by side.
 #include <attn/attn.hpp>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <memory>
 
 #include "arguments.hpp"
+#include "call_options.hpp"
 #include "commands.hpp"
 #include "comparison.hpp"
 #include "memory.hpp"

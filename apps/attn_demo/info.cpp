@@ -1,6 +1,7 @@
 // attn_demo info: what this build can do on this machine.
 #include <attn/attn.hpp>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

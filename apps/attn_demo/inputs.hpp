@@ -9,7 +9,7 @@
 #include <string>
 
 #include "cache.hpp"
-#include "call_options.hpp"
+#include "call_arguments.hpp"
 
 namespace attn::demo {
 

@@ -2,6 +2,7 @@
 #include <attn/error.hpp>
 #include <attn/info.hpp>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>

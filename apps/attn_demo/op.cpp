@@ -1,6 +1,7 @@
 // attn_demo op: one function of tensors in files, its results written to files.
 #include <attn/attn.hpp>
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include <array>

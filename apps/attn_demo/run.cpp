@@ -1,11 +1,14 @@
 // attn_demo run: one call, its results written to files.
 #include <attn/attn.hpp>
 
+#include <CLI/CLI.hpp>
+
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "arguments.hpp"
+#include "call_options.hpp"
 #include "commands.hpp"
 #include "inputs.hpp"
 #include "outputs.hpp"

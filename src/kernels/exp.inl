@@ -97,13 +97,23 @@ ATTN_INLINE Vector rest_of_product(Vector x, const Factor& k, Vector whole) {
   return x * k.low + rest;
 }
 
-/// A term of a row's sum, as its Exponential says.
+/// Terms of a row's sum, in place of x. All vectors take the first steps before one takes the others: the chain of steps is long, and
+/// so fewer of them wait in the processor's queues.
+template <bool Moved, int Count>
+ATTN_INLINE void exp_of_row(Vector (&x)[Count], const Exponential& e) {
+  Vector shifted[Count], f[Count];
+  ATTN_UNROLL for (int v = 0; v < Count; ++v) {
+    if constexpr (Moved) x[v] = (x[v] * e.shrink - e.shift) * e.stretch;
+    shifted[v] = x[v] * e.factor.high + to_steps;
+  }
+  ATTN_UNROLL for (int v = 0; v < Count; ++v) f[v] = rest_of_product(x[v], e.factor, shifted[v] - to_steps);
+  ATTN_UNROLL for (int v = 0; v < Count; ++v) x[v] = exp2_of_parts(shifted[v], f[v], e.whole, not_below(x[v], e.bound));
+}
 template <bool Moved>
 ATTN_INLINE Vector exp_of_row(Vector x, const Exponential& e) {
-  if constexpr (Moved) x = (x * e.shrink - e.shift) * e.stretch;
-  const Vector shifted = x * e.factor.high + to_steps;
-  const Vector f = rest_of_product(x, e.factor, shifted - to_steps);
-  return exp2_of_parts(shifted, f, e.whole, not_below(x, e.bound));
+  Vector one[1] = {x};
+  exp_of_row<Moved>(one, e);
+  return one[0];
 }
 
 /// e^x for x <= 0 (and a little above); 0 below -87.3, so that no subnormal is made; NaN stays NaN.

@@ -44,26 +44,37 @@ inline constexpr std::int64_t sum_block = 256 * vector_width;
 
 template <bool Moved, bool Stored>
 ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, double* lanes) {
-  ExactSum sums[row_unroll];
-  const auto take = [&](int u, Vector v, auto put) ATTN_INLINE_LAMBDA {
-    const Vector term = exp_of_row<Moved>(v, e);
-    if constexpr (Stored) put(term);
-    sums[u].add(term);
-  };
+  constexpr int sums_at_once = 2;
+  ExactSum sums[sums_at_once];
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
+    Vector v[row_unroll];
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) v[u] = load(x + n + u * vector_width);
+    exp_of_row<Moved>(v, e);
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
-      const std::int64_t at = n + u * vector_width;
-      take(u, load(x + at), [&](Vector term) ATTN_INLINE_LAMBDA { store(terms + at, term); });
+      if constexpr (Stored) store(terms + n + u * vector_width, v[u]);
+      sums[u % sums_at_once].add(v[u]);
     }
   }
   for (; n + vector_width <= count; n += vector_width) {
-    take(0, load(x + n), [&](Vector term) ATTN_INLINE_LAMBDA { store(terms + n, term); });
+    const Vector term = exp_of_row<Moved>(load(x + n), e);
+    if constexpr (Stored) store(terms + n, term);
+    sums[0].add(term);
   }
   if (n < count) {
-    take(0, load_first(x + n, count - n, minus_infinity), [&](Vector term) ATTN_INLINE_LAMBDA { store_first(terms + n, count - n, term); });
+    const Vector term = exp_of_row<Moved>(load_first(x + n, count - n, minus_infinity), e);
+    if constexpr (Stored) store_first(terms + n, count - n, term);
+    sums[1].add(term);
   }
-  ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) sums[u].add_to(lanes);
+  ATTN_UNROLL for (const ExactSum& sum : sums) sum.add_to(lanes);
+}
+
+/// Halves upon halves, the same for every run.
+ATTN_INLINE double sum_of_lanes(double (&lanes)[vector_width]) {
+  ATTN_UNROLL for (int half = vector_width / 2; half > 0; half /= 2) {
+    ATTN_UNROLL for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
 }
 
 template <bool Moved, bool Stored>
@@ -74,9 +85,7 @@ double sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;
     sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, lanes);
   }
-  double total = 0;
-  for (const double lane : lanes) total += lane;
-  return total;
+  return sum_of_lanes(lanes);
 }
 
 double sum_terms(const float* x, std::int64_t count, const Exponential& e, float* terms) {
@@ -150,9 +159,7 @@ ATTN_INLINE double sum_in_lanes(std::int64_t count, Value value) {
     for (int lane = 0; lane < vector_width; ++lane) lanes[lane] += value(n + lane);
   }
   for (; n < count; ++n) lanes[n % vector_width] += value(n);
-  double sum = 0;
-  for (const double lane : lanes) sum += lane;
-  return sum;
+  return sum_of_lanes(lanes);
 }
 
 double sum_of_row(const float* x, std::int64_t count) {
