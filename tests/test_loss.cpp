@@ -182,6 +182,24 @@ TEST_CASE("Large logits lose nothing") {
   CHECK(loss_of_class(entmax_case(1.001f), {1e4f, 0}, 1) == doctest::Approx(1e4).epsilon(0.1));
 }
 
+TEST_CASE("A loss near 0 has all its digits") {
+  // The term of the greatest is 1 exactly. The exponentials of others are off by 2e-7 and by what x - max has lost, 2^-24 of 15; the
+  // loss is rounded by as much of itself.
+  constexpr double tolerance = 2e-7 + 16 * 0x1p-24;
+  for (const float shift : {0.f, 3.7f, -170.f, 1000.f}) {
+    for (const std::int64_t count : {2, 100, 5000, 20000}) {
+      for (const std::int64_t at : {std::int64_t{0}, count / 2, count - 1}) {
+        INFO("shift ", shift, " count ", count, " greatest at ", at);
+        std::vector<float> x(static_cast<std::size_t>(count), shift - 15);
+        x[static_cast<std::size_t>(at)] = shift;
+        const double others = static_cast<double>(count - 1) * std::exp(static_cast<double>(shift - 15) - shift);
+        CHECK(loss_of_class(cross, x, at) == doctest::Approx(std::log1p(others)).scale(0).epsilon(tolerance));
+        CHECK(loss_of_class(entmax_case(1), x, at) == doctest::Approx(std::log1p(others)).scale(0).epsilon(tolerance));
+      }
+    }
+  }
+}
+
 TEST_CASE("-inf costs nothing where nothing asks for it, and inf where something does") {
   const std::vector<float> x{0, -infinity, 0};
   const std::vector<float> weight{1, 0, 1};

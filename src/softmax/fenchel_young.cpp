@@ -77,7 +77,7 @@ double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha, c
 
 /// alpha = 1: sum_c q_c log (q_c / p_c), which is the divergence of q and p where both sum to 1; their sums are in it for q that does not.
 double softmax_loss_of(const Targets& targets, const Slice& slice, const kernels::Kernels& kernels) {
-  const LogProbabilities log_p(kernels, slice.in[0], slice.extent, slice.scratch);
+  const LogProbabilities log_p(kernels, slice.in[0], slice.extent);
   if (targets.one_class_counts()) return -log_p[targets.class_of(slice.index)];
   double sum = log_p.empty() ? 0 : 1;  // of p
   targets.for_each_class(slice, [&](std::int64_t c, double q) {
@@ -122,7 +122,7 @@ void entmax_loss(const TensorView& x, const TensorView& target, const MutableTen
   const Targets targets({"x", x}, target, options, resources);
   require_weights_of_targets(targets, options);
   Losses losses(loss, options.reduction, targets);
-  const std::int64_t scratch = (alpha == 1 ? 1 : 3) * targets.classes();
+  const std::int64_t scratch = (alpha == 1 ? 0 : 3) * targets.classes();
   for_each_slice({.in = {x, targets.distributions()}, .dim = targets.class_dim(), .scratch = scratch}, resources, [&](const Slice& slice) {
     if (targets.ignored(slice.index)) return losses.set(slice.index, 0);
     const double here =

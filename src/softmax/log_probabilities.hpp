@@ -12,24 +12,18 @@ namespace attn {
 /// the logarithm, so that large logits lose nothing. Of nothing but -inf, all are -inf.
 class LogProbabilities {
  public:
-  /// scratch: count floats.
-  LogProbabilities(const kernels::Kernels& kernels, const float* x, std::int64_t count, float* scratch) noexcept : x_(x) {
-    const float maximum = greatest(kernels, x, count);
-    empty_ = maximum == -std::numeric_limits<float>::infinity();
-    if (empty_) return;  // shift and log_sum of 0 leave -inf
-    for (std::int64_t c = 0; c < count; ++c) scratch[c] = x[c] - maximum;
-    shift_ = maximum;
-    log_sum_ = logsumexp_row(kernels, scratch, count, 1);
+  LogProbabilities(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept
+      : x_(x), sum_(log_sum_row(kernels, x, count)), empty_(sum_.shift == -std::numeric_limits<float>::infinity()) {
+    if (empty_) sum_ = {0, 0};
   }
   /// No element is above -inf.
   bool empty() const noexcept { return empty_; }
-  double operator[](std::int64_t c) const noexcept { return x_[c] - shift_ - log_sum_; }
+  double operator[](std::int64_t c) const noexcept { return static_cast<double>(x_[c]) - sum_.shift - sum_.rest; }
 
  private:
   const float* x_;
-  double shift_ = 0;
-  double log_sum_ = 0;
-  bool empty_ = false;
+  LogSum sum_;
+  bool empty_;
 };
 
 }  // namespace attn

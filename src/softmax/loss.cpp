@@ -51,7 +51,7 @@ void gather_losses(const TensorView& log_p, const Targets& targets, const Resour
 
 double cross_entropy_of(const Targets& targets, const Slice& slice, const kernels::Kernels& kernels) {
   if (targets.ignored(slice.index)) return 0;
-  const LogProbabilities log_p(kernels, slice.in[0], slice.extent, slice.scratch);
+  const LogProbabilities log_p(kernels, slice.in[0], slice.extent);
   return loss_of_slice(targets, slice, [&](std::int64_t c) { return -log_p[c]; });
 }
 
@@ -121,7 +121,7 @@ void cross_entropy(const TensorView& x, const TensorView& target, const MutableT
   const Resources resources = resources_of(execution);
   const Targets targets({"x", x}, target, options, resources);
   Losses losses(loss, options.reduction, targets);
-  for_each_slice({.in = {x, targets.distributions()}, .dim = targets.class_dim(), .scratch = targets.classes()}, resources,
+  for_each_slice({.in = {x, targets.distributions()}, .dim = targets.class_dim()}, resources,
                  [&](const Slice& slice) { losses.set(slice.index, cross_entropy_of(targets, slice, resources.kernels)); });
   losses.finish(resources.num_threads);
 }

@@ -131,6 +131,24 @@ float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_
   return static_cast<float>(taken_out(sum.exponential, temperature) + std::log(sum.sum));
 }
 
+LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept {
+  Exponential e = kernels::plain_exponential;
+  e.moved = true;
+  e.shift = minus_infinity;
+  double sum = 0;
+  for (std::int64_t n = 0; n < count; n += block_size) {
+    const std::int64_t size = std::min(block_size, count - n);
+    const float here = kernels.rows.maximum(x + n, size);
+    if (here == minus_infinity) continue;
+    if (!(here <= e.shift)) {
+      sum *= std::exp(static_cast<double>(e.shift) - here);
+      e.shift = here;
+    }
+    sum += kernels.rows.sum_terms(x + n, size, e, nullptr);
+  }
+  return {e.shift, std::log(sum)};
+}
+
 void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
   softmax_of(kernels.rows, {x, count, temperature}, count <= kept_row ? y : nullptr, y, false);
 }

@@ -12,6 +12,13 @@ float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t cou
 
 /// log sum_j exp(x_j / temperature)
 float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature) noexcept;
+/// log sum_j exp(x_j) = shift + rest. shift is the greatest element, so that its term is 1 exactly and rest has all that the others
+/// add: log p_c = (x_c - shift) - rest loses nothing in double, neither to large x nor where one element has nearly all of the weight.
+struct LogSum {
+  float shift;  // -inf: there is none above it, and no rest
+  double rest;
+};
+LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept;
 void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 
