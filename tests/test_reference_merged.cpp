@@ -18,21 +18,21 @@ using namespace attn::test;
 namespace {
 
 /// The softmax state of some keys: the identity, one more key, and the merge of disjoint keys.
-struct State {
+struct Running {
   long double max = -infinity;
   long double sum = 0;
   std::vector<long double> out;
 
-  static State of_key(long double score, const double* values, std::int64_t count) {
-    return score == -infinity ? State{} : State{score, 1, {values, values + count}};
+  static Running of_key(long double score, const double* values, std::int64_t count) {
+    return score == -infinity ? Running{} : Running{score, 1, {values, values + count}};
   }
 };
 
-State merge(const State& a, const State& b) {
+Running merge(const Running& a, const Running& b) {
   if (a.max == -infinity) return b;
   if (b.max == -infinity) return a;
-  State merged{std::max(a.max, b.max), 0, std::vector<long double>(a.out.size())};
-  for (const State* part : {&a, &b}) {
+  Running merged{std::max(a.max, b.max), 0, std::vector<long double>(a.out.size())};
+  for (const Running* part : {&a, &b}) {
     const long double share = std::exp(part->max - merged.max);
     merged.sum += share * part->sum;
     for (std::size_t d = 0; d < merged.out.size(); ++d) merged.out[d] += share * part->out[d];
@@ -62,24 +62,24 @@ class MergedRow {
     }
   }
 
-  State result() const {
-    State state = keys(0, example_.shape.kv_len);
+  Running result() const {
+    Running state = keys(0, example_.shape.kv_len);
     const TensorView& sinks = example_.tensors.sinks;
     if (!sinks.absent()) {
       const std::vector<double> nothing(static_cast<std::size_t>(example_.shape.v_head_dim), 0.0);
-      state = merge(state, State::of_key(static_cast<const float*>(sinks.data)[head_], nothing.data(), example_.shape.v_head_dim));
+      state = merge(state, Running::of_key(static_cast<const float*>(sinks.data)[head_], nothing.data(), example_.shape.v_head_dim));
     }
     return state;
   }
 
  private:
-  State keys(std::int64_t begin, std::int64_t end) const {
+  Running keys(std::int64_t begin, std::int64_t end) const {
     if (end - begin == 1) return key(begin);
     const std::int64_t middle = begin + (end - begin + 1) / 2;
     return merge(keys(middle, end), keys(begin, middle));
   }
 
-  State key(std::int64_t j) const {
+  Running key(std::int64_t j) const {
     const Shape& shape = example_.shape;
     const double* q = example_.q.data<double>() + ((batch_ * shape.num_q_heads + head_) * shape.q_len + query_) * shape.head_dim;
     const std::int64_t kv_row = (batch_ * shape.num_kv_heads + kv_head_) * shape.kv_len + j;
@@ -98,7 +98,7 @@ class MergedRow {
           static_cast<const float*>(tensors.mask.data)[((batch_ * shape.num_q_heads + head_) * shape.q_len + query_) * shape.kv_len + j];
     }
     if (j < first_ || j > last_) score = -infinity;
-    return State::of_key(score, example_.v.data<double>() + kv_row * shape.v_head_dim, shape.v_head_dim);
+    return Running::of_key(score, example_.v.data<double>() + kv_row * shape.v_head_dim, shape.v_head_dim);
   }
 
   const Example& example_;
@@ -117,7 +117,7 @@ TEST_CASE("The textbook agrees with merged parts in long double") {
     std::int64_t wrong = 0;
     for (std::int64_t row = 0; row < shape.batch * shape.num_q_heads * shape.q_len; ++row) {
       const std::int64_t head = row / shape.q_len;
-      const State state = MergedRow(example, head / shape.num_q_heads, head % shape.num_q_heads, row % shape.q_len).result();
+      const Running state = MergedRow(example, head / shape.num_q_heads, head % shape.num_q_heads, row % shape.q_len).result();
       const auto lse = static_cast<float>(state.max + std::log(state.sum));
       const float got_lse = example.lse.data<float>()[row];
       wrong += !(lse == got_lse || std::abs(lse - got_lse) < 1e-6);

@@ -46,7 +46,8 @@ struct Case {
 std::string to_string(const Case& c);
 /// The same, and under it the command that runs the test case in hand again.
 std::string repeat_line(const Case& c);
-/// first, first + 1, ...; the one in the environment variable ATTN_TEST_SEED alone where it is set.
+/// first, first + 1, ..., or every n-th of them with n in the environment variable ATTN_TEST_EVERY; the one in ATTN_TEST_SEED alone
+/// where that is set.
 std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count);
 
 /// What a call reads.
