@@ -13,15 +13,28 @@ namespace attn {
 class LogProbabilities {
  public:
   LogProbabilities(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept
-      : x_(x), sum_(log_sum_row(kernels, x, count)), empty_(sum_.shift == -std::numeric_limits<float>::infinity()) {
+      : x_(x), count_(count), sum_(log_sum_row(kernels, x, count)), empty_(sum_.shift == -std::numeric_limits<float>::infinity()) {
     if (empty_) sum_ = {0, 0};
   }
   /// No element is above -inf.
   bool empty() const noexcept { return empty_; }
   double operator[](std::int64_t c) const noexcept { return static_cast<double>(x_[c]) - sum_.shift - sum_.rest; }
+  /// Of all. In several sums, as an addition waits for the one before it.
+  double sum() const noexcept {
+    constexpr std::int64_t lanes = 8;
+    double sums[lanes] = {}, sum = 0;
+    std::int64_t c = 0;
+    for (; c + lanes <= count_; c += lanes) {
+      for (std::int64_t lane = 0; lane < lanes; ++lane) sums[lane] += static_cast<double>(x_[c + lane]) - sum_.shift;
+    }
+    for (; c < count_; ++c) sum += static_cast<double>(x_[c]) - sum_.shift;
+    for (const double one : sums) sum += one;
+    return sum - static_cast<double>(count_) * sum_.rest;
+  }
 
  private:
   const float* x_;
+  std::int64_t count_;
   LogSum sum_;
   bool empty_;
 };

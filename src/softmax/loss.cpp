@@ -52,6 +52,9 @@ void gather_losses(const TensorView& log_p, const Targets& targets, const Resour
 double cross_entropy_of(const Targets& targets, const Slice& slice, const kernels::Kernels& kernels) {
   if (targets.ignored(slice.index)) return 0;
   const LogProbabilities log_p(kernels, slice.in[0], slice.extent);
+  if (targets.evenly_smoothed()) {
+    return weighed(targets.kept(), -log_p[targets.class_of(slice.index)]) - targets.share() * log_p.sum();
+  }
   return loss_of_slice(targets, slice, [&](std::int64_t c) { return -log_p[c]; });
 }
 

@@ -62,6 +62,10 @@ class Targets {
   const TensorView& distributions() const noexcept { return distributions_; }
   /// Targets are classes, and nothing is smoothed: one class of each slice counts.
   bool one_class_counts() const noexcept { return distributions_.absent() && smoothing_ == 0; }
+  /// Targets are classes, smoothed, and classes count alike: q is share() for each, and kept() more for the target.
+  bool evenly_smoothed() const noexcept { return distributions_.absent() && smoothing_ != 0 && weights_.empty(); }
+  double kept() const noexcept { return 1 - smoothing_; }
+  double share() const noexcept { return smoothing_ / static_cast<double>(classes_); }
   /// What a mean divides by.
   double divisor() const noexcept { return divisor_; }
 
@@ -76,12 +80,12 @@ class Targets {
   /// Calls f(c, q_c) for each class in order, with q_c smoothed. The distribution is the slice's in[1].
   template <class F>
   void for_each_class(const Slice& slice, F&& f) const {
-    const double kept = 1 - smoothing_, share = smoothing_ / static_cast<double>(classes_);
+    const double of_q = kept(), of_all = share();
     if (const float* q = slice.in[1]) {
-      for (std::int64_t c = 0; c < classes_; ++c) f(c, kept * q[c] + share);
+      for (std::int64_t c = 0; c < classes_; ++c) f(c, of_q * q[c] + of_all);
     } else {
       const std::int64_t target = class_of(slice.index);
-      for (std::int64_t c = 0; c < classes_; ++c) f(c, c == target ? kept + share : share);
+      for (std::int64_t c = 0; c < classes_; ++c) f(c, c == target ? of_q + of_all : of_all);
     }
   }
 
