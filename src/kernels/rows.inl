@@ -22,10 +22,8 @@ float maximum_of_row(const float* x, std::int64_t count) {
   }
   for (; n + vector_width <= count; n += vector_width) take(0, load(x + n));
   if (n < count) take(0, load_first(x + n, count - n, minus_infinity));
-  for (int lane = 0; lane < vector_width; ++lane) {
-    if (unordered[lane] != 0) return __builtin_nanf("");
-  }
-  return max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
+  const float maximum = max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
+  return max_of_lanes(select(unordered, broadcast(1.f), Vector{})) > 0 ? __builtin_nanf("") : maximum;
 }
 
 /// A sum of numbers in [0, 2) in each lane, with what each addition rounds off: beginning at 2, a sum is never less than what is

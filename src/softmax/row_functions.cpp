@@ -13,6 +13,7 @@ using kernels::Factor;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr double log2e = 1.4426950408889634074;
+constexpr double ln2 = 0.69314718055994530942;
 
 Factor factor_of(double value) {
   const auto high = static_cast<float>(value);
@@ -24,24 +25,26 @@ Factor factor_of(double value) {
 Exponential exponential_for(float greatest, float temperature) {
   constexpr double near = 256;  // in the log2 domain: parts of so great an exponent are exact, and greater ones differ exactly
   constexpr double least = -126;
-  constexpr float far = 0x1p60f;  // so great a temperature, or so small a one, leaves too little room for products' halves
+  constexpr float far = 0x1p60f;         // so great a temperature, or so small a one, leaves too little room for products' halves
+  constexpr double to_whole = 0x1.8p52;  // adding it rounds
   const float shrink = temperature > far ? 1 / far : 1, stretch = temperature < 1 / far ? far : 1;
-  const double factor = log2e / (static_cast<double>(temperature) * shrink * stretch);
-  const double exponent = greatest * (log2e / temperature);
+  const double scaled = static_cast<double>(temperature) * shrink * stretch;
+  const double factor = log2e / scaled;
+  const double exponent = greatest * factor;
   const bool moved = shrink != 1 || stretch != 1 || !(std::abs(exponent) <= near);
-  const double whole = moved ? 0 : std::rint(exponent);
+  const double whole = moved ? 0 : (exponent + to_whole) - to_whole;
   return {.moved = moved,
           .shrink = shrink,
           .shift = moved ? greatest * shrink : 0,
           .stretch = stretch,
           .factor = factor_of(factor),
           .whole = static_cast<std::int32_t>(whole),
-          .bound = static_cast<float>((whole + least) / factor)};
+          .bound = static_cast<float>((whole + least) * (scaled * ln2))};
 }
 
 /// What exp's argument has less in a term than in its formula.
 double taken_out(const Exponential& e, float temperature) {
-  return e.shift / (static_cast<double>(temperature) * e.shrink) + e.whole / log2e;
+  return e.shift / (static_cast<double>(temperature) * e.shrink) + e.whole * ln2;
 }
 
 /// The sum of a row's terms, and what they are.
@@ -54,8 +57,8 @@ constexpr std::int64_t block_size = 4096;  // elements: L1 keeps them from their
 constexpr std::int64_t kept_row = 65536;   // rows of so many elements stay in a core's second-level cache, with their terms
 
 /// What memory is asked for while a row's terms are summed, from element n on, and then while its results are written. The next row
-/// comes in while this one is computed, which takes no memory otherwise: three quarters of it beside the sum, the rest beside writing.
-constexpr std::int64_t quarters_beside_sum = 3;
+/// comes in while this one is computed, which takes no memory otherwise: half of it beside the sum, half beside writing.
+constexpr std::int64_t quarters_beside_sum = 2;
 kernels::FloatsAhead ahead_of_sum(const RowCall& row, std::int64_t n) {
   if (row.next == nullptr) return {};
   if (row.count > kept_row) return {row.x + n + block_size, 4};
@@ -116,7 +119,7 @@ void log_softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* 
     return;
   }
   const Exponential& e = sum.exponential;
-  const Factor log_sum = factor_of(e.whole / log2e + std::log(sum.sum));
+  const Factor log_sum = factor_of(e.whole * ln2 + std::log(sum.sum));
   rows.log_terms(row.x, row.count,
                  {.moved = e.moved,
                   .shrink = e.shrink,
