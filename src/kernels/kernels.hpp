@@ -210,9 +210,16 @@ inline constexpr Exponential plain_exponential = {
     .bound = -87.336544f,
 };
 
+/// Memory to ask for while a row is read: so many cache lines for every four of the row, from data on.
+struct FloatsAhead {
+  const float* data = nullptr;
+  std::int64_t quarters = 0;
+};
+
 struct Scaling {
   Factor factor;
   bool stream;  // past the caches
+  FloatsAhead ahead{};
 };
 
 /// (x * shrink - shift) * stretch * factor - (high + low), as Exponential has it; factor is 1 / (T * shrink * stretch).
@@ -225,6 +232,7 @@ struct LogTerms {
   float high;
   float low;
   bool stream;
+  FloatsAhead ahead{};
 };
 
 /// A row's gradient, to be taken through its function's values y.
@@ -241,7 +249,7 @@ struct RowKernels {
   /// -inf for no elements; NaN if there is one.
   float (*maximum)(const float* x, std::int64_t count);
   /// The sum of a row's terms. terms may be null or x.
-  double (*sum_terms)(const float* x, std::int64_t count, const Exponential& exponential, float* terms);
+  double (*sum_terms)(const float* x, std::int64_t count, const Exponential& exponential, float* terms, const FloatsAhead& ahead);
   /// y = a row's terms, scaled; y may be x.
   void (*scale_terms)(const float* x, std::int64_t count, const Exponential& exponential, const Scaling& scaling, float* y);
   /// y = x, scaled; y may be x.

@@ -13,6 +13,7 @@ using kernels::Factor;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr double log2e = 1.4426950408889634074;
+constexpr double ln2 = 0.69314718055994530942;
 
 Factor factor_of(double value) {
   const auto high = static_cast<float>(value);
@@ -24,31 +25,27 @@ Factor factor_of(double value) {
 Exponential exponential_for(float greatest, float temperature) {
   constexpr double near = 256;  // in the log2 domain: parts of so great an exponent are exact, and greater ones differ exactly
   constexpr double least = -126;
-  constexpr float far = 0x1p60f;  // so great a temperature, or so small a one, leaves too little room for products' halves
+  constexpr float far = 0x1p60f;         // so great a temperature, or so small a one, leaves too little room for products' halves
+  constexpr double to_whole = 0x1.8p52;  // adding it rounds
   const float shrink = temperature > far ? 1 / far : 1, stretch = temperature < 1 / far ? far : 1;
-  const double factor = log2e / (static_cast<double>(temperature) * shrink * stretch);
-  const double exponent = greatest * (log2e / temperature);
+  const double scaled = static_cast<double>(temperature) * shrink * stretch;
+  const double factor = log2e / scaled;
+  const double exponent = greatest * factor;
   const bool moved = shrink != 1 || stretch != 1 || !(std::abs(exponent) <= near);
-  const double whole = moved ? 0 : std::rint(exponent);
+  const double whole = moved ? 0 : (exponent + to_whole) - to_whole;
   return {.moved = moved,
           .shrink = shrink,
           .shift = moved ? greatest * shrink : 0,
           .stretch = stretch,
           .factor = factor_of(factor),
           .whole = static_cast<std::int32_t>(whole),
-          .bound = static_cast<float>((whole + least) / factor)};
+          .bound = static_cast<float>((whole + least) * (scaled * ln2))};
 }
 
 /// What exp's argument has less in a term than in its formula.
 double taken_out(const Exponential& e, float temperature) {
-  return e.shift / (static_cast<double>(temperature) * e.shrink) + e.whole / log2e;
+  return e.shift / (static_cast<double>(temperature) * e.shrink) + e.whole * ln2;
 }
-
-struct RowOf {
-  const float* x;
-  std::int64_t count;
-  float temperature;
-};
 
 /// The sum of a row's terms, and what they are.
 struct RowSum {
@@ -57,17 +54,31 @@ struct RowSum {
 };
 
 constexpr std::int64_t block_size = 4096;  // elements: L1 keeps them from their maximum to their sum
+constexpr std::int64_t kept_row = 65536;   // rows of so many elements stay in a core's second-level cache, with their terms
+
+/// What memory is asked for while a row's terms are summed, from element n on, and then while its results are written. The next row
+/// comes in while this one is computed, which takes no memory otherwise: half of it beside the sum, half beside writing.
+constexpr std::int64_t quarters_beside_sum = 2;
+kernels::FloatsAhead ahead_of_sum(const RowCall& row, std::int64_t n) {
+  if (row.next == nullptr) return {};
+  if (row.count > kept_row) return {row.x + n + block_size, 4};
+  return {row.next + n / 4 * quarters_beside_sum, quarters_beside_sum};
+}
+kernels::FloatsAhead ahead_of_results(const RowCall& row) {
+  if (row.next == nullptr || row.count > kept_row) return {};
+  return {row.next + row.count / 4 * quarters_beside_sum, 4 - quarters_beside_sum};
+}
 
 /// In two passes over the whole row; terms may be null.
-RowSum sum_in_passes(const kernels::RowKernels& rows, const RowOf& row, float* terms) {
+RowSum sum_in_passes(const kernels::RowKernels& rows, const RowCall& row, float* terms) {
   const float maximum = rows.maximum(row.x, row.count);
   if (maximum == minus_infinity) return {{}, 0};
   const Exponential e = exponential_for(maximum, row.temperature);
-  return {e, rows.sum_terms(row.x, row.count, e, terms)};
+  return {e, rows.sum_terms(row.x, row.count, e, terms, {})};
 }
 
 /// In one pass, block by block: where a block's maximum is a new one, the sum so far is multiplied with a power of two, exactly.
-RowSum sum_in_one_pass(const kernels::RowKernels& rows, const RowOf& row) {
+RowSum sum_in_one_pass(const kernels::RowKernels& rows, const RowCall& row) {
   RowSum result{{}, 0};
   float maximum = minus_infinity;
   for (std::int64_t n = 0; n < row.count; n += block_size) {
@@ -81,19 +92,19 @@ RowSum sum_in_one_pass(const kernels::RowKernels& rows, const RowOf& row) {
       result.exponential = e;
       maximum = here;
     }
-    result.sum += rows.sum_terms(row.x + n, size, result.exponential, nullptr);
+    result.sum += rows.sum_terms(row.x + n, size, result.exponential, nullptr, ahead_of_sum(row, n));
   }
   return result;
 }
 
 /// terms is where they may be kept: null if making them twice costs less than writing and reading them.
-void softmax_of(const kernels::RowKernels& rows, const RowOf& row, float* terms, float* y, bool stream) {
+void softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* terms, float* y) {
   const RowSum sum = terms == nullptr ? sum_in_one_pass(rows, row) : sum_in_passes(rows, row, terms);
   if (sum.sum == 0) {
     std::fill(y, y + row.count, 0.f);
     return;
   }
-  const kernels::Scaling scaling{factor_of(1 / sum.sum), stream};
+  const kernels::Scaling scaling{factor_of(1 / sum.sum), row.stream, ahead_of_results(row)};
   if (terms == nullptr) {
     rows.scale_terms(row.x, row.count, sum.exponential, scaling, y);
   } else {
@@ -101,14 +112,14 @@ void softmax_of(const kernels::RowKernels& rows, const RowOf& row, float* terms,
   }
 }
 
-void log_softmax_of(const kernels::RowKernels& rows, const RowOf& row, float* y, bool stream) {
+void log_softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* y) {
   const RowSum sum = sum_in_one_pass(rows, row);
   if (sum.sum == 0) {
     std::fill(y, y + row.count, minus_infinity);
     return;
   }
   const Exponential& e = sum.exponential;
-  const Factor log_sum = factor_of(e.whole / log2e + std::log(sum.sum));
+  const Factor log_sum = factor_of(e.whole * ln2 + std::log(sum.sum));
   rows.log_terms(row.x, row.count,
                  {.moved = e.moved,
                   .shrink = e.shrink,
@@ -117,7 +128,8 @@ void log_softmax_of(const kernels::RowKernels& rows, const RowOf& row, float* y,
                   .factor = factor_of(1 / (static_cast<double>(row.temperature) * e.shrink * e.stretch)),
                   .high = log_sum.high,
                   .low = log_sum.low,
-                  .stream = stream},
+                  .stream = row.stream,
+                  .ahead = ahead_of_results(row)},
                  y);
 }
 
@@ -125,10 +137,21 @@ void log_softmax_of(const kernels::RowKernels& rows, const RowOf& row, float* y,
 
 float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept { return kernels.rows.maximum(x, count); }
 
-float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature) noexcept {
-  const RowSum sum = sum_in_one_pass(kernels.rows, {x, count, temperature});
+float logsumexp_row(const kernels::Kernels& kernels, const RowCall& row) noexcept {
+  const RowSum sum = sum_in_one_pass(kernels.rows, row);
   if (sum.sum == 0) return minus_infinity;
-  return static_cast<float>(taken_out(sum.exponential, temperature) + std::log(sum.sum));
+  return static_cast<float>(taken_out(sum.exponential, row.temperature) + std::log(sum.sum));
+}
+
+void softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept {
+  const bool near = row.count <= kept_row && row.next == nullptr && !row.stream;
+  softmax_of(kernels.rows, row, near ? y : nullptr, y);
+}
+
+void log_softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept { log_softmax_of(kernels.rows, row, y); }
+
+float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature) noexcept {
+  return logsumexp_row(kernels, {x, count, temperature});
 }
 
 LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept {
@@ -150,21 +173,11 @@ LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t
 }
 
 void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
-  softmax_of(kernels.rows, {x, count, temperature}, count <= kept_row ? y : nullptr, y, false);
-}
-
-void softmax_row_streamed(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature,
-                          const StreamedRow& row) noexcept {
-  softmax_of(kernels.rows, {x, count, temperature}, count <= kept_row ? row.scratch : nullptr, row.y, true);
+  softmax_row(kernels, {x, count, temperature}, y);
 }
 
 void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
-  log_softmax_of(kernels.rows, {x, count, temperature}, y, false);
-}
-
-void log_softmax_row_streamed(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature,
-                              const StreamedRow& row) noexcept {
-  log_softmax_of(kernels.rows, {x, count, temperature}, row.y, true);
+  log_softmax_row(kernels, {x, count, temperature}, y);
 }
 
 void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, const LogsumexpGradient& gradient,

@@ -22,19 +22,18 @@ LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t
 void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 
-/// Rows of so many elements stay in a core's second-level cache together with their terms.
-inline constexpr std::int64_t kept_row = 65536;
-
-/// Where a result goes that is written past the caches, and memory beside it.
-struct StreamedRow {
-  float* y;        // not x
-  float* scratch;  // min(count, kept_row) floats
+/// The same for a row among others.
+struct RowCall {
+  const float* x;
+  std::int64_t count;
+  float temperature;
+  /// The row after it, of the same length, if it comes from memory beyond the caches and is to be asked for meanwhile; else null.
+  const float* next = nullptr;
+  bool stream = false;  // write y, which is not x, past the caches
 };
-/// The same for tensors that no cache holds: their memory is written without being read first.
-void softmax_row_streamed(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature,
-                          const StreamedRow& row) noexcept;
-void log_softmax_row_streamed(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature,
-                              const StreamedRow& row) noexcept;
+float logsumexp_row(const kernels::Kernels& kernels, const RowCall& row) noexcept;
+void softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept;
+void log_softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept;
 
 /// What logsumexp's gradient knows of a slice: the gradient of its value, and the value.
 struct LogsumexpGradient {

@@ -56,15 +56,17 @@ class Rows {
 
 bool across_slices(const TensorView& tensor, int dim) { return !tensor.absent() && tensor.strides[dim] != 1; }
 
-/// How many slices a thread takes at a time: enough for its turn to be worth taking, and where slices may lie side by side, whole
-/// cache lines of them.
+/// How many slices a thread takes at a time: enough for its turn to be worth taking. Where slices may lie side by side, whole cache
+/// lines of them; else some even of great ones, as long as there are plenty, since a slice can ask for the next one's memory.
 std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, std::int64_t count, int num_threads) {
-  constexpr std::int64_t elements = 8192;
+  constexpr std::int64_t elements = 8192, great = 8, turns = 8;
   const std::int64_t enough = elements / std::max<std::int64_t>(extent, 1) + 1;
   const std::int64_t share = (count + num_threads - 1) / num_threads;
   const auto across = [&](const TensorView& tensor) { return across_slices(tensor, tensors.dim); };
-  const bool lines = std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across);
-  return round_up(std::min(enough, share), lines ? line_floats : 1);
+  if (std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across)) {
+    return round_up(std::min(enough, share), line_floats);
+  }
+  return std::max(std::min(enough, share), std::min(great, share / turns));
 }
 
 /// One thread's way through the loop.
@@ -88,9 +90,10 @@ class Worker {
   void take(std::int64_t first, std::int64_t count, const std::function<void(const Slice&)>& f) {
     for (std::size_t n = 0; n < inputs; ++n) read(operands_[n], first, count);
     for (std::int64_t n = 0; n < count; ++n) {
-      Slice slice{.index = first + n, .extent = extent_, .in = {}, .out = {}, .scratch = scratch_.get()};
+      Slice slice{.index = first + n, .extent = extent_, .in = {}, .out = {}, .next = nullptr, .scratch = scratch_.get()};
       for (std::size_t i = 0; i < inputs; ++i) slice.in[i] = floats(operands_[i], first, n);
       for (std::size_t i = 0; i < outputs; ++i) slice.out[i] = floats(operands_[inputs + i], first, n);
+      if (n + 1 < count && !operands_[0].staging) slice.next = floats(operands_[0], first, n + 1);
       f(slice);
     }
     for (std::size_t n = 0; n < outputs; ++n) write(operands_[inputs + n], first, count);
@@ -145,6 +148,9 @@ class Worker {
   void read_side_by_side(const Operand& operand, std::int64_t first, float* to) {
     Row across = operand.rows.row(first);
     const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
+    if (across.dtype == DType::f32) {
+      return kernels_.pack_transposed(across.floats(), across.stride, extent_, line_floats, to, row_stride_);
+    }
     across.stride = 1;
     for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
       const std::int64_t count = std::min(line_floats, extent_ - begin);
@@ -156,6 +162,9 @@ class Worker {
   void write_side_by_side(const Operand& operand, std::int64_t first, const float* from) {
     Row across = operand.rows.row(first);
     const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
+    if (across.dtype == DType::f32) {
+      return kernels_.pack_transposed(from, row_stride_, line_floats, extent_, across.floats(), across.stride);
+    }
     across.stride = 1;
     for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
       const std::int64_t count = std::min(line_floats, extent_ - begin);

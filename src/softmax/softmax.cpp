@@ -1,7 +1,5 @@
 #include <attn/softmax.hpp>
 
-#include <algorithm>
-
 #include "softmax/arguments.hpp"
 #include "softmax/row_functions.hpp"
 #include "softmax/slices.hpp"
@@ -9,11 +7,13 @@
 namespace attn {
 namespace {
 
-/// A function of one slice, and its form for results that are written past the caches.
-struct RowFunction {
-  void (*row)(const kernels::Kernels&, const float*, std::int64_t, float, float*) noexcept;
-  void (*streamed)(const kernels::Kernels&, const float*, std::int64_t, float, const StreamedRow&) noexcept;
-};
+using RowFunction = void (*)(const kernels::Kernels&, const RowCall&, float*) noexcept;
+
+/// Whether a tensor is too great for the caches.
+bool beyond_caches(const TensorView& tensor) {
+  constexpr std::int64_t caches = std::int64_t{64} << 20;  // bytes
+  return tensor.size() * static_cast<std::int64_t>(size_of(tensor.dtype)) >= caches;
+}
 
 /// What the functions of one tensor into another of its shape have in common.
 struct MapCall {
@@ -24,30 +24,25 @@ struct MapCall {
   const Execution& execution;
 };
 
-/// Whether y is written past the caches: it is too great for them, so that it would push out what comes next, and each of its
-/// lines would be read before it is overwritten. In place they have been read.
+/// Whether y is written past the caches: it would push out what comes next, and each of its lines be read before it is overwritten.
+/// In place they have been read.
 bool streams(const MapCall& call, int dim) {
-  constexpr std::int64_t more_than_caches = std::int64_t{64} << 20;  // bytes
-  constexpr std::int64_t worth_it = 1024;                            // elements of a row: each ends in a fence
+  constexpr std::int64_t worth_it = 1024;  // elements of a row: each ends in a fence
   const MutableTensorView& y = call.y;
   const bool dense = y.dtype == DType::f32 && y.strides[dim] == 1 && y.shape[dim] >= worth_it;
-  return dense && y.data != call.x.data && y.size() * static_cast<std::int64_t>(sizeof(float)) >= more_than_caches;
+  return dense && y.data != call.x.data && beyond_caches(y);
 }
 
-void map_slices(const MapCall& call, const RowFunction& function) {
+void map_slices(const MapCall& call, RowFunction function) {
   require_input("x", call.x);
   const int dim = checked_dim("x", call.x, call.dim);
   require_output_like("y", call.y, "x", call.x);
   require_positive_number("temperature", call.temperature);
   const Resources resources = resources_of(call.execution);
-  if (!streams(call, dim)) {
-    return for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources, [&](const Slice& slice) {
-      function.row(resources.kernels, slice.in[0], slice.extent, call.temperature, slice.out[0]);
-    });
-  }
-  const std::int64_t scratch = std::min(call.x.shape[dim], kept_row);
-  for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim, .scratch = scratch}, resources, [&](const Slice& slice) {
-    function.streamed(resources.kernels, slice.in[0], slice.extent, call.temperature, {slice.out[0], slice.scratch});
+  const bool far = beyond_caches(call.x), stream = streams(call, dim);
+  for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources, [&](const Slice& slice) {
+    const RowCall row{slice.in[0], slice.extent, call.temperature, far ? slice.next : nullptr, stream};
+    function(resources.kernels, row, slice.out[0]);
   });
 }
 
@@ -76,11 +71,11 @@ void map_gradients(const GradientCall& call, F&& f) {
 }  // namespace
 
 void softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
-  map_slices({x, y, dim, temperature, execution}, {softmax_row, softmax_row_streamed});
+  map_slices({x, y, dim, temperature, execution}, softmax_row);
 }
 
 void log_softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
-  map_slices({x, y, dim, temperature, execution}, {log_softmax_row, log_softmax_row_streamed});
+  map_slices({x, y, dim, temperature, execution}, log_softmax_row);
 }
 
 void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float temperature, const Execution& execution) {
@@ -90,8 +85,10 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   require_positive_number("temperature", temperature);
   const Resources resources = resources_of(execution);
   const NumberOfEach values(out);
+  const bool far = beyond_caches(x);
   for_each_slice({.in = {x}, .dim = along}, resources, [&](const Slice& slice) {
-    values.write(slice.index, logsumexp_row(resources.kernels, slice.in[0], slice.extent, temperature), resources.kernels);
+    const RowCall row{slice.in[0], slice.extent, temperature, far ? slice.next : nullptr};
+    values.write(slice.index, logsumexp_row(resources.kernels, row), resources.kernels);
   });
 }
 
