@@ -167,7 +167,7 @@ LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t
       sum *= std::exp(static_cast<double>(e.shift) - here);
       e.shift = here;
     }
-    sum += kernels.rows.sum_terms(x + n, size, e, nullptr);
+    sum += kernels.rows.sum_terms(x + n, size, e, nullptr, {});
   }
   return {e.shift, std::log(sum)};
 }
