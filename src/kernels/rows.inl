@@ -144,7 +144,7 @@ ATTN_INLINE void map_row(const float* x, std::int64_t count, const RowTarget& to
 /// v * k, rounded about once.
 ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
 #if defined(ATTN_FUSED_MULTIPLY_ADD)
-  return v * k.high + v * k.low;
+  return fused_multiply_subtract(v, broadcast(k.high), v * -k.low);  // left to itself, a compiler may round the great product
 #else
   const Vector product = v * k.high;
   return product + rest_of_product(v, k, product);
