@@ -18,13 +18,16 @@
 namespace attn::bench {
 namespace {
 
-enum class Function { softmax, log_softmax, logsumexp };
+enum class Function { softmax, log_softmax, logsumexp, cross_entropy, sparsemax, entmax15 };
 
 constexpr const char* name_of(Function function) {
   switch (function) {
     case Function::softmax: return "softmax";
     case Function::log_softmax: return "log_softmax";
     case Function::logsumexp: return "logsumexp";
+    case Function::cross_entropy: return "cross_entropy";
+    case Function::sparsemax: return "sparsemax";
+    case Function::entmax15: return "entmax15";
   }
   return "";
 }
@@ -38,12 +41,13 @@ struct MatrixCase {
   bool in_place = false;
 
   Dims shape() const { return {rows, columns}; }
+  /// To one number a slice, f32.
+  bool reduces() const { return function == Function::logsumexp || function == Function::cross_entropy; }
   Dims reduced_shape() const { return {dim == 1 ? rows : columns}; }
-  /// The input once and the output once.
+  /// The input once, and the output once where it is as large.
   double bytes() const {
     const double elements = static_cast<double>(rows) * static_cast<double>(columns);
-    const double results = function == Function::logsumexp ? static_cast<double>(reduced_shape()[0]) : elements;
-    return (elements + results) * static_cast<double>(size_of(dtype));
+    return elements * static_cast<double>(size_of(dtype)) * (reduces() ? 1 : 2);
   }
   std::string name() const {
     return fmt::format("{} {} x {}{}{}{}", name_of(function), rows, columns, dim == 1 ? "" : ", dim 0",
@@ -53,7 +57,7 @@ struct MatrixCase {
 
 std::vector<MatrixCase> standard_cases() {
   std::vector<MatrixCase> cases;
-  for (const Function function : {Function::softmax, Function::log_softmax, Function::logsumexp}) {
+  for (const Function function : {Function::softmax, Function::log_softmax, Function::logsumexp, Function::cross_entropy}) {
     cases.push_back({function, 10000, 64});
     cases.push_back({function, 1000, 1000});
     cases.push_back({function, 128, 4096});
@@ -66,6 +70,8 @@ std::vector<MatrixCase> standard_cases() {
   cases.push_back({Function::softmax, 4096, 4096, 0});
   cases.push_back({Function::softmax, 1000, 1000, 1, DType::bf16});
   cases.push_back({Function::softmax, 4096, 32768, 1, DType::bf16});
+  cases.push_back({Function::sparsemax, 32, 32000});
+  cases.push_back({Function::entmax15, 32, 32000});
   return cases;
 }
 
@@ -87,9 +93,12 @@ class Bench {
       : shape_(shape),
         execution_{.num_threads = settings.num_threads, .isa = settings.isa},
         x_(many_normal_values(shape.shape(), shape.dtype)),
-        y_(shape.dtype, shape.function == Function::logsumexp ? shape.reduced_shape()
-                        : shape.in_place                      ? Dims{0}
-                                                              : shape.shape()) {}
+        y_(shape.dtype, shape.reduces()  ? shape.reduced_shape()
+                        : shape.in_place ? Dims{0}
+                                         : shape.shape()),
+        target_(DType::i64, {shape.rows}) {
+    for (std::int64_t row = 0; row < shape.rows; ++row) target_.data<std::int64_t>()[row] = target_of(row);
+  }
 
   void call() {
     const MutableTensorView out = shape_.in_place ? x_.view() : y_.view();
@@ -97,6 +106,9 @@ class Bench {
       case Function::softmax: return softmax(x_.view(), out, shape_.dim, 1, execution_);
       case Function::log_softmax: return log_softmax(x_.view(), out, shape_.dim, 1, execution_);
       case Function::logsumexp: return logsumexp(x_.view(), out, shape_.dim, 1, execution_);
+      case Function::cross_entropy: return cross_entropy(x_.view(), target_.view(), out, {.reduction = Reduction::none}, execution_);
+      case Function::sparsemax: return sparsemax(x_.view(), out, shape_.dim, {}, execution_);
+      case Function::entmax15: return entmax15(x_.view(), out, shape_.dim, {}, execution_);
     }
   }
 
@@ -126,34 +138,59 @@ class Bench {
     return {values.data<double>(), values.data<double>() + values.size()};
   }
 
-  void check(const std::vector<double>& x, std::int64_t index) {
-    const double greatest = *std::max_element(x.begin(), x.end());
-    double sum = 0;
-    for (const double value : x) sum += std::exp(value - greatest);
+  std::int64_t target_of(std::int64_t row) const { return row * 7919 % shape_.columns; }
+
+  void check(const std::vector<double>& x, std::int64_t index) const {
+    const std::vector<double> wanted = plain(x, index);
+    const std::vector<double> got = shape_.reduces() ? element(index) : slice(shape_.in_place ? x_.view() : y_.view(), index);
     const double tolerance = shape_.dtype == DType::f32 ? 1e-6 : 1e-2;
-    const auto require = [&](double got, double wanted, double scale) {
-      if (!(std::abs(got - wanted) <= tolerance * scale)) {
-        throw Error(ErrorCode::unsupported, fmt::format("{}: wrong result in slice {}: {}, not {}", shape_.name(), index, got, wanted));
-      }
-    };
-    if (shape_.function == Function::logsumexp) {
-      const double wanted = greatest + std::log(sum), got = copy_as(y_.view().sliced(0, index, index + 1), DType::f64).data<double>()[0];
-      return require(got, wanted, std::max(1., std::abs(wanted)));
-    }
-    const std::vector<double> y = slice(shape_.in_place ? x_.view() : y_.view(), index);
-    for (std::size_t n = 0; n < x.size(); ++n) {
-      const double log = x[n] - greatest - std::log(sum);
-      if (shape_.function == Function::softmax) {
-        require(y[n], std::exp(log), std::exp(log));
-      } else {
-        require(y[n], log, std::max(1., std::abs(log)));
+    for (std::size_t n = 0; n < wanted.size(); ++n) {
+      const double scale = shape_.function == Function::softmax ? wanted[n] : std::max(1., std::abs(wanted[n]));
+      if (!(std::abs(got[n] - wanted[n]) <= tolerance * scale)) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("{}: wrong result in slice {}: {}, not {}", shape_.name(), index, got[n], wanted[n]));
       }
     }
   }
 
+  std::vector<double> element(std::int64_t index) const {
+    return {copy_as(y_.view().sliced(0, index, index + 1), DType::f64).data<double>()[0]};
+  }
+
+  /// By the formulas.
+  std::vector<double> plain(const std::vector<double>& x, std::int64_t index) const {
+    if (shape_.function == Function::sparsemax) return plain_entmax(x, 2);
+    if (shape_.function == Function::entmax15) return plain_entmax(x, 1.5);
+    const double greatest = *std::max_element(x.begin(), x.end());
+    double sum = 0;
+    for (const double value : x) sum += std::exp(value - greatest);
+    const double log_sum = greatest + std::log(sum);
+    if (shape_.function == Function::logsumexp) return {log_sum};
+    if (shape_.function == Function::cross_entropy) return {log_sum - x[static_cast<std::size_t>(target_of(index))]};
+    std::vector<double> y;
+    for (const double value : x) y.push_back(shape_.function == Function::softmax ? std::exp(value - log_sum) : value - log_sum);
+    return y;
+  }
+
+  /// The threshold by halving.
+  static std::vector<double> plain_entmax(const std::vector<double>& x, double alpha) {
+    const double greatest = *std::max_element(x.begin(), x.end());
+    double low = (alpha - 1) * greatest - 1, high = (alpha - 1) * greatest;
+    const auto at = [&](double value, double tau) { return std::pow(std::max((alpha - 1) * value - tau, 0.), 1 / (alpha - 1)); };
+    for (int n = 0; n < 60; ++n) {
+      const double tau = (low + high) / 2;
+      double sum = 0;
+      for (const double value : x) sum += at(value, tau);
+      (sum > 1 ? low : high) = tau;
+    }
+    std::vector<double> y;
+    for (const double value : x) y.push_back(at(value, low));
+    return y;
+  }
+
   MatrixCase shape_;
   Execution execution_;
-  Tensor x_, y_;
+  Tensor x_, y_, target_;
 };
 
 double median_seconds(const std::function<void()>& call, double min_time) {
