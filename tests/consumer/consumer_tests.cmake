@@ -24,7 +24,7 @@ endfunction()
 add_test(NAME consumer.install COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --prefix ${consumer_prefix})
 add_consumer_test(find_package -Dattn_ROOT=${consumer_prefix})
 # Debug compiles fastest, and this test is about finding and linking. It still takes longest, so it starts first.
-add_consumer_test(add_subdirectory -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR} -DCMAKE_BUILD_TYPE=Debug)
+add_consumer_test(add_subdirectory -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR} -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0)
 set_tests_properties(consumer.add_subdirectory PROPERTIES COST 100)
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_prefix)
 set_tests_properties(consumer.find_package PROPERTIES FIXTURES_REQUIRED consumer_prefix)
