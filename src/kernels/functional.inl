@@ -134,7 +134,7 @@ ATTN_INLINE Vector times_logistic(Vector x, Vector e) { return select(x < 0.f, x
 inline constexpr float silu_limit = 128.f;
 
 void silu(const float* src, std::int64_t count, float* dst) {
-  map_row(src, count, {dst, false, {}}, [](Vector x) {
+  map_row(src, count, dst, [](Vector x) {
     const Vector e = exp_nonpositive(-magnitude_up_to(x, silu_limit));
     return times_logistic(at_least(x, -silu_limit), e);
   });
@@ -161,7 +161,7 @@ ATTN_INLINE Vector gelu_tanh_exponential(Vector z) {
 }
 
 void gelu_tanh(const float* src, std::int64_t count, float* dst) {
-  map_row(src, count, {dst, false, {}}, [](Vector x) {
+  map_row(src, count, dst, [](Vector x) {
     const Vector e = gelu_tanh_exponential(magnitude_up_to(x, gelu_limit));
     return times_logistic(at_least(x, -gelu_limit), e);
   });
@@ -195,7 +195,7 @@ ATTN_INLINE Vector normal_tail(Vector z) {
 }
 
 void gelu_erf(const float* src, std::int64_t count, float* dst) {
-  map_row(src, count, {dst, false, {}}, [](Vector x) {
+  map_row(src, count, dst, [](Vector x) {
     const Vector z = magnitude_up_to(x, gelu_limit);
     const Vector missing = z * normal_tail(z);
     return select(x < 0.f, -missing, x - missing);

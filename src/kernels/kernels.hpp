@@ -210,18 +210,6 @@ inline constexpr Exponential plain_exponential = {
     .bound = -87.336544f,
 };
 
-/// Memory to ask for while a row is read: so many cache lines for every four of the row, from data on.
-struct FloatsAhead {
-  const float* data = nullptr;
-  std::int64_t quarters = 0;
-};
-
-struct Scaling {
-  Factor factor;
-  bool stream;  // past the caches
-  FloatsAhead ahead{};
-};
-
 /// (x * shrink - shift) * stretch * factor - (high + low), as Exponential has it; factor is 1 / (T * shrink * stretch).
 struct LogTerms {
   bool moved;
@@ -231,8 +219,6 @@ struct LogTerms {
   Factor factor;
   float high;
   float low;
-  bool stream;
-  FloatsAhead ahead{};
 };
 
 /// A row's gradient, to be taken through its function's values y.
@@ -249,11 +235,11 @@ struct RowKernels {
   /// -inf for no elements; NaN if there is one.
   float (*maximum)(const float* x, std::int64_t count);
   /// The sum of a row's terms. terms may be null or x.
-  double (*sum_terms)(const float* x, std::int64_t count, const Exponential& exponential, float* terms, const FloatsAhead& ahead);
+  double (*sum_terms)(const float* x, std::int64_t count, const Exponential& exponential, float* terms);
   /// y = a row's terms, scaled; y may be x.
-  void (*scale_terms)(const float* x, std::int64_t count, const Exponential& exponential, const Scaling& scaling, float* y);
+  void (*scale_terms)(const float* x, std::int64_t count, const Exponential& exponential, const Factor& factor, float* y);
   /// y = x, scaled; y may be x.
-  void (*scale)(const float* x, std::int64_t count, const Scaling& scaling, float* y);
+  void (*scale)(const float* x, std::int64_t count, const Factor& factor, float* y);
   void (*log_terms)(const float* x, std::int64_t count, const LogTerms& terms, float* y);
 
   /// Of x, and of the products of x and y; in double.

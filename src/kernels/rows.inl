@@ -2,12 +2,6 @@
 
 inline constexpr int row_unroll = 4;  // independent accumulators, to cover latencies
 
-/// While row_unroll vectors from the row's element n on are read.
-ATTN_INLINE void ask_for(const FloatsAhead& ahead, std::int64_t n) {
-  const float* const from = ahead.data + n / row_unroll * ahead.quarters;
-  for (std::int64_t line = 0; line < ahead.quarters; ++line) __builtin_prefetch(from + line * vector_width, 0, 2);
-}
-
 float maximum_of_row(const float* x, std::int64_t count) {
   Vector greatest[row_unroll];
   for (Vector& g : greatest) g = broadcast(minus_infinity);
@@ -46,16 +40,21 @@ struct ExactSum {
 /// Elements after which sums go on in double, before what was lost is so much that it loses digits itself.
 inline constexpr std::int64_t sum_block = 256 * vector_width;
 
+/// A row that comes from memory is read once, a few thousand elements at a time: for their maximum, and again for their sum, while
+/// memory would be idle. So the next ones are asked for then. Past the row's end lies the next row, or nothing that matters.
+inline constexpr std::int64_t elements_ahead = 4096;
+
 template <bool Moved, bool Stored>
-ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, const FloatsAhead& ahead,
-                                    double* lanes) {
+ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, double* lanes) {
   constexpr int sums_at_once = 2;
   ExactSum sums[sums_at_once];
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
-    ask_for(ahead, n);
     Vector v[row_unroll];
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) v[u] = load(x + n + u * vector_width);
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
+      v[u] = load(x + n + u * vector_width);
+      if constexpr (!Stored) __builtin_prefetch(x + n + u * vector_width + elements_ahead, 0, 2);
+    }
     exp_of_row<Moved>(v, e);
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
       if constexpr (Stored) store(terms + n + u * vector_width, v[u]);
@@ -84,61 +83,33 @@ ATTN_INLINE double sum_of_lanes(double (&lanes)[vector_width]) {
 }
 
 template <bool Moved, bool Stored>
-double sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms, FloatsAhead ahead) {
+double sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
   const Exponential here = e;  // stores to terms cannot change a copy
   double lanes[vector_width] = {};
   for (std::int64_t n = 0; n < count; n += sum_block) {
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;
-    sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, ahead, lanes);
-    ahead.data += sum_block / row_unroll * ahead.quarters;
+    sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, lanes);
   }
   return sum_of_lanes(lanes);
 }
 
-double sum_terms(const float* x, std::int64_t count, const Exponential& e, float* terms, const FloatsAhead& ahead) {
+double sum_terms(const float* x, std::int64_t count, const Exponential& e, float* terms) {
   if (terms == nullptr) {
-    return e.moved ? sum_terms_of_row<true, false>(x, count, e, terms, ahead) : sum_terms_of_row<false, false>(x, count, e, terms, ahead);
+    return e.moved ? sum_terms_of_row<true, false>(x, count, e, terms) : sum_terms_of_row<false, false>(x, count, e, terms);
   }
-  return e.moved ? sum_terms_of_row<true, true>(x, count, e, terms, ahead) : sum_terms_of_row<false, true>(x, count, e, terms, ahead);
+  return e.moved ? sum_terms_of_row<true, true>(x, count, e, terms) : sum_terms_of_row<false, true>(x, count, e, terms);
 }
 
-/// Where the results of a row go, and what to ask for meanwhile.
-struct RowTarget {
-  float* y;
-  bool stream;
-  FloatsAhead ahead;
-};
-
+/// y = f(x), vector by vector; y may be x.
 template <class F>
-ATTN_INLINE void map_whole_vectors(const float* x, std::int64_t begin, std::int64_t end, const RowTarget& to, F f) {
+ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
   constexpr std::int64_t at_once = row_unroll * vector_width;
-  std::int64_t n = begin;
-  for (; n + at_once <= end; n += at_once) {
-    ask_for(to.ahead, n);
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) f(n + u * vector_width, load(x + n + u * vector_width));
+  std::int64_t n = 0;
+  for (; n + at_once <= count; n += at_once) {
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) store(y + n + u * vector_width, f(load(x + n + u * vector_width)));
   }
-  for (; n < end; n += vector_width) f(n, load(x + n));
-}
-
-/// y = f(x), vector by vector.
-template <class F>
-ATTN_INLINE void map_row(const float* x, std::int64_t count, const RowTarget& to, F f) {
-  float* const y = to.y;
-  std::int64_t begin = 0;
-  if (to.stream) {
-    constexpr std::uintptr_t bytes = vector_width * sizeof(float);
-    const auto first = static_cast<std::int64_t>((bytes - reinterpret_cast<std::uintptr_t>(y) % bytes) % bytes / sizeof(float));
-    begin = first < count ? first : count;
-    if (begin > 0) store_first(y, begin, f(load_first(x, begin, 0)));
-  }
-  const std::int64_t end = begin + round_down(count - begin);
-  if (to.stream) {
-    map_whole_vectors(x, begin, end, to, [&](std::int64_t n, Vector v) ATTN_INLINE_LAMBDA { stream(y + n, f(v)); });
-    finish_streaming();
-  } else {
-    map_whole_vectors(x, begin, end, to, [&](std::int64_t n, Vector v) ATTN_INLINE_LAMBDA { store(y + n, f(v)); });
-  }
-  if (end < count) store_first(y + end, count - end, f(load_first(x + end, count - end, 0)));
+  for (; n + vector_width <= count; n += vector_width) store(y + n, f(load(x + n)));
+  if (n < count) store_first(y + n, count - n, f(load_first(x + n, count - n, 0)));
 }
 
 /// v * k, rounded about once.
@@ -152,23 +123,21 @@ ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
 }
 
 template <bool Moved>
-void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e, const Scaling& scaling, float* y) {
-  map_row(x, count, {y, scaling.stream, scaling.ahead},
-          [e, factor = scaling.factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(exp_of_row<Moved>(v, e), factor); });
+void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e, const Factor& factor, float* y) {
+  map_row(x, count, y, [e, factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(exp_of_row<Moved>(v, e), factor); });
 }
 
-void scale_terms(const float* x, std::int64_t count, const Exponential& e, const Scaling& scaling, float* y) {
-  e.moved ? scale_terms_of_row<true>(x, count, e, scaling, y) : scale_terms_of_row<false>(x, count, e, scaling, y);
+void scale_terms(const float* x, std::int64_t count, const Exponential& e, const Factor& factor, float* y) {
+  e.moved ? scale_terms_of_row<true>(x, count, e, factor, y) : scale_terms_of_row<false>(x, count, e, factor, y);
 }
 
-void scale_row(const float* x, std::int64_t count, const Scaling& scaling, float* y) {
-  map_row(x, count, {y, scaling.stream, scaling.ahead},
-          [factor = scaling.factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(v, factor); });
+void scale_row(const float* x, std::int64_t count, const Factor& factor, float* y) {
+  map_row(x, count, y, [factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(v, factor); });
 }
 
 template <bool Moved>
 void log_terms_of_row(const float* x, std::int64_t count, const LogTerms& terms, float* y) {
-  map_row(x, count, {y, terms.stream, terms.ahead}, [terms](Vector v) ATTN_INLINE_LAMBDA {
+  map_row(x, count, y, [terms](Vector v) ATTN_INLINE_LAMBDA {
     if constexpr (Moved) v = (v * terms.shrink - terms.shift) * terms.stretch;
     const Vector rough = v * terms.factor.high;
     const Vector value = rest_of_product(v, terms.factor, broadcast(terms.high)) - terms.low;

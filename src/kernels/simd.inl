@@ -107,22 +107,3 @@ ATTN_INLINE void store_first(float* to, std::int64_t count, Vector v) {
   for (std::int64_t n = 0; n < count; ++n) to[n] = v[n];
 #endif
 }
-
-/// Past the caches, to memory that nobody reads soon; to is aligned to a vector.
-ATTN_INLINE void stream(float* to, Vector v) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(to, v);
-#elif defined(__AVX2__)
-  _mm256_stream_ps(to, v);
-#elif defined(__SSE2__)
-  _mm_stream_ps(to, v);
-#else
-  store(to, v);
-#endif
-}
-/// Streamed data is there for other threads after this.
-ATTN_INLINE void finish_streaming() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}

@@ -56,25 +56,12 @@ struct RowSum {
 constexpr std::int64_t block_size = 4096;  // elements: L1 keeps them from their maximum to their sum
 constexpr std::int64_t kept_row = 65536;   // rows of so many elements stay in a core's second-level cache, with their terms
 
-/// What memory is asked for while a row's terms are summed, from element n on, and then while its results are written. The next row
-/// comes in while this one is computed, which takes no memory otherwise: half of it beside the sum, half beside writing.
-constexpr std::int64_t quarters_beside_sum = 2;
-kernels::FloatsAhead ahead_of_sum(const RowCall& row, std::int64_t n) {
-  if (row.next == nullptr) return {};
-  if (row.count > kept_row) return {row.x + n + block_size, 4};
-  return {row.next + n / 4 * quarters_beside_sum, quarters_beside_sum};
-}
-kernels::FloatsAhead ahead_of_results(const RowCall& row) {
-  if (row.next == nullptr || row.count > kept_row) return {};
-  return {row.next + row.count / 4 * quarters_beside_sum, 4 - quarters_beside_sum};
-}
-
 /// In two passes over the whole row; terms may be null.
 RowSum sum_in_passes(const kernels::RowKernels& rows, const RowCall& row, float* terms) {
   const float maximum = rows.maximum(row.x, row.count);
   if (maximum == minus_infinity) return {{}, 0};
   const Exponential e = exponential_for(maximum, row.temperature);
-  return {e, rows.sum_terms(row.x, row.count, e, terms, {})};
+  return {e, rows.sum_terms(row.x, row.count, e, terms)};
 }
 
 /// In one pass, block by block: where a block's maximum is a new one, the sum so far is multiplied with a power of two, exactly.
@@ -92,7 +79,7 @@ RowSum sum_in_one_pass(const kernels::RowKernels& rows, const RowCall& row) {
       result.exponential = e;
       maximum = here;
     }
-    result.sum += rows.sum_terms(row.x + n, size, result.exponential, nullptr, ahead_of_sum(row, n));
+    result.sum += rows.sum_terms(row.x + n, size, result.exponential, nullptr);
   }
   return result;
 }
@@ -104,11 +91,11 @@ void softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* term
     std::fill(y, y + row.count, 0.f);
     return;
   }
-  const kernels::Scaling scaling{factor_of(1 / sum.sum), row.stream, ahead_of_results(row)};
+  const Factor factor = factor_of(1 / sum.sum);
   if (terms == nullptr) {
-    rows.scale_terms(row.x, row.count, sum.exponential, scaling, y);
+    rows.scale_terms(row.x, row.count, sum.exponential, factor, y);
   } else {
-    rows.scale(terms, row.count, scaling, y);
+    rows.scale(terms, row.count, factor, y);
   }
 }
 
@@ -127,9 +114,7 @@ void log_softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* 
                   .stretch = e.stretch,
                   .factor = factor_of(1 / (static_cast<double>(row.temperature) * e.shrink * e.stretch)),
                   .high = log_sum.high,
-                  .low = log_sum.low,
-                  .stream = row.stream,
-                  .ahead = ahead_of_results(row)},
+                  .low = log_sum.low},
                  y);
 }
 
@@ -144,8 +129,7 @@ float logsumexp_row(const kernels::Kernels& kernels, const RowCall& row) noexcep
 }
 
 void softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept {
-  const bool near = row.count <= kept_row && row.next == nullptr && !row.stream;
-  softmax_of(kernels.rows, row, near ? y : nullptr, y);
+  softmax_of(kernels.rows, row, row.count <= kept_row ? y : nullptr, y);
 }
 
 void log_softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept { log_softmax_of(kernels.rows, row, y); }
@@ -167,7 +151,7 @@ LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t
       sum *= std::exp(static_cast<double>(e.shift) - here);
       e.shift = here;
     }
-    sum += kernels.rows.sum_terms(x + n, size, e, nullptr, {});
+    sum += kernels.rows.sum_terms(x + n, size, e, nullptr);
   }
   return {e.shift, std::log(sum)};
 }
@@ -189,7 +173,7 @@ void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std
   const double temperature = gradient.temperature;
   const Exponential e = exponential_for(static_cast<float>(gradient.out * temperature), gradient.temperature);
   const double rest = taken_out(e, gradient.temperature) - gradient.out;
-  kernels.rows.scale_terms(x, count, e, {factor_of(gradient.dout * std::exp(rest) / temperature), false}, dx);
+  kernels.rows.scale_terms(x, count, e, factor_of(gradient.dout * std::exp(rest) / temperature), dx);
 }
 
 }  // namespace attn

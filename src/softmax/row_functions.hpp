@@ -27,9 +27,6 @@ struct RowCall {
   const float* x;
   std::int64_t count;
   float temperature;
-  /// The row after it, of the same length, if it comes from memory beyond the caches and is to be asked for meanwhile; else null.
-  const float* next = nullptr;
-  bool stream = false;  // write y, which is not x, past the caches
 };
 float logsumexp_row(const kernels::Kernels& kernels, const RowCall& row) noexcept;
 void softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept;

@@ -56,17 +56,17 @@ class Rows {
 
 bool across_slices(const TensorView& tensor, int dim) { return !tensor.absent() && tensor.strides[dim] != 1; }
 
-/// How many slices a thread takes at a time: enough for its turn to be worth taking. Where slices may lie side by side, whole cache
-/// lines of them; else some even of great ones, as long as there are plenty, since a slice can ask for the next one's memory.
+/// How many slices a thread takes at a time: enough for its turn to be worth taking, and whole cache lines of them where slices may
+/// lie side by side.
 std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, std::int64_t count, int num_threads) {
-  constexpr std::int64_t elements = 8192, great = 8, turns = 8;
+  constexpr std::int64_t elements = 8192;
   const std::int64_t enough = elements / std::max<std::int64_t>(extent, 1) + 1;
   const std::int64_t share = (count + num_threads - 1) / num_threads;
   const auto across = [&](const TensorView& tensor) { return across_slices(tensor, tensors.dim); };
   if (std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across)) {
     return round_up(std::min(enough, share), line_floats);
   }
-  return std::max(std::min(enough, share), std::min(great, share / turns));
+  return std::min(enough, share);
 }
 
 /// One thread's way through the loop.
@@ -90,10 +90,9 @@ class Worker {
   void take(std::int64_t first, std::int64_t count, const std::function<void(const Slice&)>& f) {
     for (std::size_t n = 0; n < inputs; ++n) read(operands_[n], first, count);
     for (std::int64_t n = 0; n < count; ++n) {
-      Slice slice{.index = first + n, .extent = extent_, .in = {}, .out = {}, .next = nullptr, .scratch = scratch_.get()};
+      Slice slice{.index = first + n, .extent = extent_, .in = {}, .out = {}, .scratch = scratch_.get()};
       for (std::size_t i = 0; i < inputs; ++i) slice.in[i] = floats(operands_[i], first, n);
       for (std::size_t i = 0; i < outputs; ++i) slice.out[i] = floats(operands_[inputs + i], first, n);
-      if (n + 1 < count && !operands_[0].staging) slice.next = floats(operands_[0], first, n + 1);
       f(slice);
     }
     for (std::size_t n = 0; n < outputs; ++n) write(operands_[inputs + n], first, count);

@@ -68,8 +68,7 @@ struct Slice {
   std::int64_t extent;  // elements
   std::array<const float*, 3> in;
   std::array<float*, 2> out;
-  const float* next;  // where the same thread finds the next slice of the first input; null if it is not known, or not read in place
-  float* scratch;     // as many floats as were asked for, 64-byte aligned
+  float* scratch;  // as many floats as were asked for, 64-byte aligned
 };
 
 /// Tensors of one shape: up to three inputs, up to two outputs, each f32, bf16 or f16. Absent ones are null in a Slice.

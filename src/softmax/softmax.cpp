@@ -9,12 +9,6 @@ namespace {
 
 using RowFunction = void (*)(const kernels::Kernels&, const RowCall&, float*) noexcept;
 
-/// Whether a tensor is too great for the caches.
-bool beyond_caches(const TensorView& tensor) {
-  constexpr std::int64_t caches = std::int64_t{64} << 20;  // bytes
-  return tensor.size() * static_cast<std::int64_t>(size_of(tensor.dtype)) >= caches;
-}
-
 /// What the functions of one tensor into another of its shape have in common.
 struct MapCall {
   const TensorView& x;
@@ -24,24 +18,14 @@ struct MapCall {
   const Execution& execution;
 };
 
-/// Whether y is written past the caches: it would push out what comes next, and each of its lines be read before it is overwritten.
-/// In place they have been read.
-bool streams(const MapCall& call, int dim) {
-  constexpr std::int64_t worth_it = 1024;  // elements of a row: each ends in a fence
-  const MutableTensorView& y = call.y;
-  const bool dense = y.dtype == DType::f32 && y.strides[dim] == 1 && y.shape[dim] >= worth_it;
-  return dense && y.data != call.x.data && beyond_caches(y);
-}
-
 void map_slices(const MapCall& call, RowFunction function) {
   require_input("x", call.x);
   const int dim = checked_dim("x", call.x, call.dim);
   require_output_like("y", call.y, "x", call.x);
   require_positive_number("temperature", call.temperature);
   const Resources resources = resources_of(call.execution);
-  const bool far = beyond_caches(call.x), stream = streams(call, dim);
   for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources, [&](const Slice& slice) {
-    const RowCall row{slice.in[0], slice.extent, call.temperature, far ? slice.next : nullptr, stream};
+    const RowCall row{slice.in[0], slice.extent, call.temperature};
     function(resources.kernels, row, slice.out[0]);
   });
 }
@@ -85,9 +69,8 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   require_positive_number("temperature", temperature);
   const Resources resources = resources_of(execution);
   const NumberOfEach values(out);
-  const bool far = beyond_caches(x);
   for_each_slice({.in = {x}, .dim = along}, resources, [&](const Slice& slice) {
-    const RowCall row{slice.in[0], slice.extent, temperature, far ? slice.next : nullptr};
+    const RowCall row{slice.in[0], slice.extent, temperature};
     values.write(slice.index, logsumexp_row(resources.kernels, row), resources.kernels);
   });
 }
