@@ -47,6 +47,12 @@ double taken_out(const Exponential& e, float temperature) {
   return e.shift / (static_cast<double>(temperature) * e.shrink) + e.whole * ln2;
 }
 
+struct RowCall {
+  const float* x;
+  std::int64_t count;
+  float temperature;
+};
+
 /// The sum of a row's terms, and what they are.
 struct RowSum {
   Exponential exponential;
@@ -99,43 +105,37 @@ void softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* term
   }
 }
 
-void log_softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* y) {
-  const RowSum sum = sum_in_one_pass(rows, row);
-  if (sum.sum == 0) {
-    std::fill(y, y + row.count, minus_infinity);
-    return;
-  }
-  const Exponential& e = sum.exponential;
-  const Factor log_sum = factor_of(e.whole * ln2 + std::log(sum.sum));
-  rows.log_terms(row.x, row.count,
-                 {.moved = e.moved,
-                  .shrink = e.shrink,
-                  .shift = e.shift,
-                  .stretch = e.stretch,
-                  .factor = factor_of(1 / (static_cast<double>(row.temperature) * e.shrink * e.stretch)),
-                  .high = log_sum.high,
-                  .low = log_sum.low},
-                 y);
-}
-
 }  // namespace
 
 float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept { return kernels.rows.maximum(x, count); }
 
-float logsumexp_row(const kernels::Kernels& kernels, const RowCall& row) noexcept {
-  const RowSum sum = sum_in_one_pass(kernels.rows, row);
-  if (sum.sum == 0) return minus_infinity;
-  return static_cast<float>(taken_out(sum.exponential, row.temperature) + std::log(sum.sum));
-}
-
-void softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept {
-  softmax_of(kernels.rows, row, row.count <= kept_row ? y : nullptr, y);
-}
-
-void log_softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept { log_softmax_of(kernels.rows, row, y); }
-
 float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature) noexcept {
-  return logsumexp_row(kernels, {x, count, temperature});
+  const RowSum sum = sum_in_one_pass(kernels.rows, {x, count, temperature});
+  if (sum.sum == 0) return minus_infinity;
+  return static_cast<float>(taken_out(sum.exponential, temperature) + std::log(sum.sum));
+}
+
+void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
+  softmax_of(kernels.rows, {x, count, temperature}, count <= kept_row ? y : nullptr, y);
+}
+
+void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
+  const RowSum sum = sum_in_one_pass(kernels.rows, {x, count, temperature});
+  if (sum.sum == 0) {
+    std::fill(y, y + count, minus_infinity);
+    return;
+  }
+  const Exponential& e = sum.exponential;
+  const Factor log_sum = factor_of(e.whole * ln2 + std::log(sum.sum));
+  kernels.rows.log_terms(x, count,
+                         {.moved = e.moved,
+                          .shrink = e.shrink,
+                          .shift = e.shift,
+                          .stretch = e.stretch,
+                          .factor = factor_of(1 / (static_cast<double>(temperature) * e.shrink * e.stretch)),
+                          .high = log_sum.high,
+                          .low = log_sum.low},
+                         y);
 }
 
 LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept {
@@ -154,14 +154,6 @@ LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t
     sum += kernels.rows.sum_terms(x + n, size, e, nullptr);
   }
   return {e.shift, std::log(sum)};
-}
-
-void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
-  softmax_row(kernels, {x, count, temperature}, y);
-}
-
-void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
-  log_softmax_row(kernels, {x, count, temperature}, y);
 }
 
 void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, const LogsumexpGradient& gradient,

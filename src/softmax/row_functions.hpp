@@ -22,16 +22,6 @@ LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t
 void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 
-/// The same for a row among others.
-struct RowCall {
-  const float* x;
-  std::int64_t count;
-  float temperature;
-};
-float logsumexp_row(const kernels::Kernels& kernels, const RowCall& row) noexcept;
-void softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept;
-void log_softmax_row(const kernels::Kernels& kernels, const RowCall& row, float* y) noexcept;
-
 /// What logsumexp's gradient knows of a slice: the gradient of its value, and the value.
 struct LogsumexpGradient {
   float dout;

@@ -7,7 +7,7 @@
 namespace attn {
 namespace {
 
-using RowFunction = void (*)(const kernels::Kernels&, const RowCall&, float*) noexcept;
+using RowFunction = void (*)(const kernels::Kernels&, const float* x, std::int64_t count, float temperature, float* y) noexcept;
 
 /// What the functions of one tensor into another of its shape have in common.
 struct MapCall {
@@ -24,10 +24,8 @@ void map_slices(const MapCall& call, RowFunction function) {
   require_output_like("y", call.y, "x", call.x);
   require_positive_number("temperature", call.temperature);
   const Resources resources = resources_of(call.execution);
-  for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources, [&](const Slice& slice) {
-    const RowCall row{slice.in[0], slice.extent, call.temperature};
-    function(resources.kernels, row, slice.out[0]);
-  });
+  for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources,
+                 [&](const Slice& slice) { function(resources.kernels, slice.in[0], slice.extent, call.temperature, slice.out[0]); });
 }
 
 /// What the gradients of those have in common.
@@ -70,8 +68,7 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   const Resources resources = resources_of(execution);
   const NumberOfEach values(out);
   for_each_slice({.in = {x}, .dim = along}, resources, [&](const Slice& slice) {
-    const RowCall row{slice.in[0], slice.extent, temperature};
-    values.write(slice.index, logsumexp_row(resources.kernels, row), resources.kernels);
+    values.write(slice.index, logsumexp_row(resources.kernels, slice.in[0], slice.extent, temperature), resources.kernels);
   });
 }
 
