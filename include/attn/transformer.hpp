@@ -230,6 +230,7 @@ class TransformerLayer {
   void forward(const MutableTensorView& x, const CacheRef& cache, const ForwardOptions& options = {});
 
  private:
+  friend class Decoder;
   struct Parts;
   std::unique_ptr<Parts> parts_;
 };
