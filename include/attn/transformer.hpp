@@ -29,6 +29,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -167,12 +168,21 @@ struct ForwardTimes {
   Duration output{};
 };
 
+/// What a forward shows of itself on its way, for inspection; each is called once for each layer, in their order.
+struct ForwardHooks {
+  /// The attention call that comes next, output unwritten.
+  std::function<void(const Tensors& tensors, const Options& options)> attention{};
+  /// The residual stream [tokens, hidden] behind a layer.
+  std::function<void(const TensorView& x)> layer{};
+};
+
 struct ForwardOptions {
   TensorView mask{};  // as in Tensors, over all keys
   /// Without a cache: i32 or i64 [batch], tokens from there on are padding.
   TensorView kv_lens{};
   AttentionKernel kernel = AttentionKernel::tiled;
   ForwardTimes* times = nullptr;
+  const ForwardHooks* hooks = nullptr;
 };
 
 /// Scratch memory of forwards, which grows as needed. Blocks and layers that never run at the same time share one.

@@ -254,6 +254,7 @@ void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens, c
     Tensors tensors = bind(heads, cache, options);
     const MutableTensorView by_token(attended.data, attended.dtype, {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
     tensors.out = by_token.permuted({0, 2, 1, 3});
+    if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, settings.options);
     attend(tensors, options);
   }
   const Timed timed(options.times, &ForwardTimes::projections);

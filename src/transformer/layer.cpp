@@ -102,8 +102,11 @@ void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& 
                                   const ForwardOptions& options) {
   attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x, Linear::Result::add, options);
   const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
-  const Timed timed(options.times, &ForwardTimes::mlp);
-  mlp.add(mlp_input, x, attention.activations->memory());
+  {
+    const Timed timed(options.times, &ForwardTimes::mlp);
+    mlp.add(mlp_input, x, attention.activations->memory());
+  }
+  if (options.hooks != nullptr && options.hooks->layer) options.hooks->layer(x);
 }
 
 TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
