@@ -256,6 +256,11 @@ class Decoder {
   /// Bytes of packed weights; and those of what is used where it lies.
   std::size_t size_in_bytes() const noexcept;
   std::size_t in_place_bytes() const noexcept;
+  /// Bytes of weights that a forward of one token reads: all but most rows of the embedding, if that is not the output as well, and
+  /// of the positions.
+  std::size_t bytes_read_per_step() const noexcept;
+  /// Of scratch memory, as far as it has grown.
+  std::size_t activation_bytes() const noexcept;
 
   /// ids: i32 or i64 [batch, seq]. caches: one for each layer. logits: f32 [batch, vocab_size], of each sequence's last token, or
   /// [batch, seq, vocab_size]; absent: none are computed. Throws Error before anything changes, for ids outside the vocabulary too.

@@ -179,6 +179,13 @@ std::size_t Decoder::size_in_bytes() const noexcept {
 
 std::size_t Decoder::in_place_bytes() const noexcept { return parts_->in_place_bytes; }
 
+std::size_t Decoder::bytes_read_per_step() const noexcept {
+  const TensorView& output = parts_->head.weight();
+  return size_in_bytes() - parts_->head.size_in_bytes() + static_cast<std::size_t>(output.size()) * size_of(output.dtype);
+}
+
+std::size_t Decoder::activation_bytes() const noexcept { return parts_->activations->size_in_bytes(); }
+
 void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches, const MutableTensorView& logits,
                       const ForwardOptions& options) {
   const TokenShape tokens = parts_->checked(ids, caches, logits, options);

@@ -15,6 +15,9 @@ class OutputHead {
 
   /// x f32 [rows, hidden], dense; logits f32 [rows, vocab_size], any stride between rows.
   void forward(const TensorView& x, const MutableTensorView& logits, Buffer& padded) const;
+  /// As it is read.
+  const TensorView& weight() const noexcept { return weight_; }
+  /// Of a copy.
   std::size_t size_in_bytes() const noexcept { return copy_.size_in_bytes(); }
 
  private:
