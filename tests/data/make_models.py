@@ -15,6 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+sys.dont_write_bytecode = True
+
+from model_configs import GPT2, LLAMA, QWEN2, QWEN3
+
 PROMPT = list(b"Attention is all we need")
 NEW_TOKENS = 8
 
@@ -22,130 +26,6 @@ NEW_TOKENS = 8
 SEEDS = {"llama_tiny": 14, "qwen2_tiny": 11, "qwen3_tiny": 0, "gpt2_tiny": 3}
 SMALLEST_MARGIN = 0.05
 SMALLEST_VARIETY = 5
-
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "head_dim": 8,
-    "hidden_act": "silu",
-    "hidden_size": 32,
-    "initializer_range": 0.02,
-    "intermediate_size": 64,
-    "max_position_embeddings": 1024,
-    "mlp_bias": False,
-    "model_type": "llama",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "pretraining_tp": 1,
-    "rms_norm_eps": 1e-05,
-    # Wavelengths are 2 pi 10^n: one stays, one is blended, and two are stretched eight times.
-    "rope_scaling": {
-        "factor": 8.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 128,
-        "rope_type": "llama3",
-    },
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "transformers_version": "4.45.0",
-    "use_cache": True,
-    "vocab_size": 256,
-}
-
-# As older releases write it: no head_dim, "type" for "rope_type", and a sliding window that use_sliding_window switches off.
-QWEN2 = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "hidden_act": "silu",
-    "hidden_size": 32,
-    "initializer_range": 0.02,
-    "intermediate_size": 48,
-    "max_position_embeddings": 256,
-    "max_window_layers": 2,
-    "model_type": "qwen2",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 1,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": {"factor": 2.0, "type": "linear"},
-    "rope_theta": 1000000.0,
-    "sliding_window": 16,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float16",
-    "transformers_version": "4.40.1",
-    "use_cache": True,
-    "use_sliding_window": False,
-    "vocab_size": 128,
-}
-
-# As release 5 writes it: "dtype" for "torch_dtype", and all of RoPE in "rope_parameters".
-QWEN3 = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "dtype": "bfloat16",
-    "eos_token_id": 1,
-    "head_dim": 16,
-    "hidden_act": "silu",
-    "hidden_size": 32,
-    "initializer_range": 0.02,
-    "intermediate_size": 48,
-    "layer_types": ["full_attention", "full_attention"],
-    "max_position_embeddings": 256,
-    "max_window_layers": 2,
-    "model_type": "qwen3",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": None,
-    "rms_norm_eps": 0.001,
-    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
-    "sliding_window": None,
-    "tie_word_embeddings": True,
-    "transformers_version": "5.0.0",
-    "use_cache": True,
-    "use_sliding_window": False,
-    "vocab_size": 128,
-}
-
-GPT2 = {
-    "activation_function": "gelu_new",
-    "architectures": ["GPT2LMHeadModel"],
-    "attn_pdrop": 0.1,
-    "bos_token_id": 0,
-    "embd_pdrop": 0.1,
-    "eos_token_id": 1,
-    "initializer_range": 0.02,
-    "layer_norm_epsilon": 0.001,
-    "model_type": "gpt2",
-    "n_embd": 32,
-    "n_head": 4,
-    "n_inner": None,
-    "n_layer": 2,
-    "n_positions": 64,
-    "reorder_and_upcast_attn": False,
-    "resid_pdrop": 0.1,
-    "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True,
-    "summary_activation": None,
-    "summary_first_dropout": 0.1,
-    "summary_proj_to_labels": True,
-    "summary_type": "cls_index",
-    "summary_use_proj": True,
-    "torch_dtype": "float16",
-    "transformers_version": "4.45.0",
-    "use_cache": True,
-    "vocab_size": 128,
-}
 
 # ---- weights ----
 
