@@ -37,6 +37,8 @@ class InputFile {
   void read(std::uint64_t offset, void* to, std::size_t count) const;
   /// The elements of a dense tensor, which lie inside size().
   Tensor read_tensor(std::uint64_t offset, DType dtype, const Dims& shape) const;
+  /// All of its bytes, read only, as they lie in the file: pages are read as they are touched. Kept as long as someone holds it.
+  std::shared_ptr<const std::byte> map() const;
   [[noreturn]] void fail(const std::string& what) const { io::fail(name_, what); }
 
  private:
