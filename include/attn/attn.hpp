@@ -18,3 +18,4 @@
 #include <attn/softmax.hpp>
 #include <attn/state.hpp>
 #include <attn/tensor.hpp>
+#include <attn/transformer.hpp>
