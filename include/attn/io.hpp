@@ -1,10 +1,11 @@
-// Files: NumPy .npy and .safetensors, read and written whole. A library of its own: link attn::io.
+// Files: NumPy .npy and .safetensors, read and written whole, or mapped into memory. A library of its own: link attn::io.
 #pragma once
 
 #include <attn/tensor.hpp>
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,6 +19,31 @@ namespace attn {
 /// Throws Error(io) with one line that names the file and what is wrong with it; sizes are checked against the file's
 /// before memory is taken.
 Tensor read_tensor(const std::string& file);
+
+/// All tensors of a .safetensors file, mapped into memory: nothing is copied, and pages are read as they are touched. Only a tensor that
+/// does not begin at a multiple of its element's size is copied, when the file is opened.
+///
+/// Views hold as long as the object, wherever it is moved. Nobody may make the file shorter meanwhile: who touches what was cut off gets
+/// SIGBUS, as with every mapping. To replace a file under a running program, rename a new one to its place, as write_safetensors does.
+class MappedTensors {
+ public:
+  /// Throws Error(io) as read_tensor does. Tensors of types that are not read may be there; tensor() refuses them.
+  explicit MappedTensors(const std::string& file);
+  MappedTensors(MappedTensors&&) noexcept;
+  MappedTensors& operator=(MappedTensors&&) noexcept;
+  ~MappedTensors();
+
+  const std::string& file() const noexcept;
+  /// In the order of their bytes.
+  const std::vector<std::string>& names() const noexcept;
+  bool contains(const std::string& name) const noexcept;
+  /// Dense; any byte of a boolean but 0 is true. Throws Error(io), which names file and tensor, if it is not there or of another type.
+  TensorView tensor(const std::string& name) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
 
 struct NamedTensor {
   std::string name;

@@ -4,6 +4,7 @@
 #include <attn/io.hpp>
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -35,7 +36,9 @@ std::string errno_message() { return std::generic_category().message(errno); }
 
 }  // namespace
 
-void fail(const std::string& file, const std::string& what) { throw Error(ErrorCode::io, fmt::format("{}: {}", escaped(file), what)); }
+void fail(const std::string& file, const std::string& what, ErrorCode code) {
+  throw Error(code, fmt::format("{}: {}", escaped(file), what));
+}
 
 std::string in_quotes(std::string_view text) {
   constexpr std::size_t max_size = 100;
@@ -75,6 +78,13 @@ Tensor InputFile::read_tensor(std::uint64_t offset, DType dtype, const Dims& sha
     std::transform(bytes, bytes + tensor.size(), bytes, [](unsigned char byte) { return static_cast<unsigned char>(byte != 0); });
   }
   return tensor;
+}
+
+std::shared_ptr<const std::byte> InputFile::map() const {
+  const std::size_t size = size_;
+  void* const memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fileno(handle_.get()), 0);
+  if (memory == MAP_FAILED) fail(fmt::format("cannot be mapped: {}", errno_message()));
+  return {static_cast<const std::byte*>(memory), [memory, size](const std::byte*) { munmap(memory, size); }};
 }
 
 OutputFile::OutputFile(const fs::path& path, std::string name) : name_(std::move(name)), handle_(std::fopen(path.c_str(), "wb")) {

@@ -33,25 +33,11 @@ constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"F32", DType
                                                                    {"I64", DType::i64},
                                                                    {"BOOL", DType::boolean}}};
 
-/// Nothing for a type that is not read; tensors of such types may stand beside the one that is wanted.
-std::optional<DType> parse_dtype(std::string_view name) {
-  for (const auto& [known, dtype] : types) {
-    if (known == name) return dtype;
-  }
-  return std::nullopt;
-}
-
 std::string_view dtype_name(DType dtype) {
   return std::find_if(types.begin(), types.end(), [dtype](const auto& type) { return type.second == dtype; })->first;
 }
 
-struct Entry {
-  std::string name;
-  std::string dtype;
-  Dims shape;
-  std::uint64_t begin = 0;  // bytes after the header
-  std::uint64_t end = 0;
-};
+using Entry = SafetensorsEntry;
 
 /// Takes the header's parts as the parser meets them, and refuses what is out of place at once: whatever the file says, no more
 /// is kept than the entries.
@@ -59,7 +45,7 @@ class HeaderReader final : public json::json_sax_t {
  public:
   explicit HeaderReader(const InputFile& file) : file_(file) {}
 
-  std::vector<Entry> entries;
+  std::vector<Entry> entries;  // whose bytes are counted from the end of the header
 
   bool null() override { misplaced("null"); }
   bool boolean(bool) override { misplaced("a boolean"); }
@@ -77,7 +63,7 @@ class HeaderReader final : public json::json_sax_t {
 
   bool string(string_t& value) override {
     if (place_ == Place::entry && key_ == "dtype")
-      entry_.dtype = value;
+      entry_.type = value;
     else if (place_ != Place::metadata)
       misplaced("a string");
     return true;
@@ -88,7 +74,8 @@ class HeaderReader final : public json::json_sax_t {
       place_ = Place::names;
     } else if (place_ == Place::names) {
       place_ = key_ == metadata_key ? Place::metadata : Place::entry;
-      entry_ = {key_, {}, {}};
+      entry_ = Entry{};
+      entry_.name = key_;
       keys_.clear();
     } else {
       misplaced("an object");
@@ -194,34 +181,25 @@ void check_offsets(const InputFile& file, std::vector<Entry>& entries, std::uint
 }
 
 void check_size(const InputFile& file, const Entry& entry) {
-  const std::optional<DType> dtype = parse_dtype(entry.dtype);
+  const std::optional<DType> dtype = type_of(entry);
   if (!dtype) return;
   const std::optional<std::int64_t> needed = dense_size_in_bytes(entry.shape, *dtype);
   const std::string tensor = fmt::format("tensor {} of shape {}", in_quotes(entry.name), entry.shape.to_string());
   if (!needed) file.fail(fmt::format("{} is too large", tensor));
   const std::uint64_t held = entry.end - entry.begin;
   if (static_cast<std::uint64_t>(*needed) != held) {
-    file.fail(fmt::format("{} and type {} needs {} bytes, but its data_offsets hold {}", tensor, entry.dtype, *needed, held));
+    file.fail(fmt::format("{} and type {} needs {} bytes, but its data_offsets hold {}", tensor, entry.type, *needed, held));
   }
-}
-
-std::string list_names(const std::vector<Entry>& entries) {
-  constexpr std::size_t max_listed = 20;
-  std::string list;
-  for (std::size_t n = 0; n < std::min(entries.size(), max_listed); ++n)
-    list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(entries[n].name));
-  if (entries.size() > max_listed) list += fmt::format(" and {} more", entries.size() - max_listed);
-  return list.empty() ? "no tensors" : list;
 }
 
 const Entry& find_entry(const InputFile& file, const std::vector<Entry>& entries, const std::optional<std::string>& name) {
-  if (!name) {
-    if (entries.size() != 1) file.fail(fmt::format("name one tensor as {}:NAME; it holds {}", file.name(), list_names(entries)));
-    return entries.front();
-  }
-  const auto found = std::find_if(entries.begin(), entries.end(), [&](const Entry& entry) { return entry.name == *name; });
-  if (found == entries.end()) file.fail(fmt::format("no tensor {}; it holds {}", in_quotes(*name), list_names(entries)));
-  return *found;
+  if (!name && entries.size() == 1) return entries.front();
+  const auto found = std::find_if(entries.begin(), entries.end(), [&](const Entry& entry) { return entry.name == name; });
+  if (found != entries.end()) return *found;
+  std::vector<std::string> names;
+  for (const Entry& entry : entries) names.push_back(entry.name);
+  if (!name) file.fail(fmt::format("name one tensor as {}:NAME; it holds {}", file.name(), list_names(names)));
+  file.fail(fmt::format("no tensor {}; it holds {}", in_quotes(*name), list_names(names)));
 }
 
 void check_names(std::span<const NamedTensor> tensors) {
@@ -256,7 +234,7 @@ std::string make_header(const std::vector<NamedTensor>& tensors) {
 
 }  // namespace
 
-Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {
+std::vector<Entry> read_safetensors_header(const InputFile& file) {
   std::uint64_t header_size = 0;
   if (file.size() < sizeof header_size)
     file.fail(fmt::format("truncated: it ends after {} bytes, inside the header's length", file.size()));
@@ -273,15 +251,39 @@ Tensor read_safetensors(const InputFile& file, const std::optional<std::string>&
   if (const std::size_t zero = header.find('\0'); zero != std::string::npos) reader.refuse_byte(zero);
   json::sax_parse(header, &reader);
   check_offsets(file, reader.entries, rest - header_size);
-  for (const Entry& entry : reader.entries) check_size(file, entry);
-
-  const Entry& entry = find_entry(file, reader.entries, name);
-  const std::optional<DType> dtype = parse_dtype(entry.dtype);
-  if (!dtype) {
-    file.fail(fmt::format("tensor {} has element type {}, which is not supported; it needs F32, F16, BF16, F64, I32, I64 or BOOL",
-                          in_quotes(entry.name), in_quotes(entry.dtype)));
+  for (Entry& entry : reader.entries) {
+    check_size(file, entry);
+    entry.begin += sizeof header_size + header_size;
+    entry.end += sizeof header_size + header_size;
   }
-  return file.read_tensor(sizeof header_size + header_size + entry.begin, *dtype, entry.shape);
+  return std::move(reader.entries);
+}
+
+std::optional<DType> type_of(const Entry& entry) {
+  for (const auto& [known, dtype] : types) {
+    if (known == entry.type) return dtype;
+  }
+  return std::nullopt;
+}
+
+void refuse_type(const std::string& file, const std::string& tensor, const std::string& type) {
+  fail(file, fmt::format("tensor {} has element type {}, which is not supported; it needs F32, F16, BF16, F64, I8, I32, I64 or BOOL",
+                         in_quotes(tensor), in_quotes(type)));
+}
+
+std::string list_names(std::span<const std::string> names, std::size_t max_listed) {
+  std::string list;
+  for (std::size_t n = 0; n < std::min(names.size(), max_listed); ++n) list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(names[n]));
+  if (names.size() > max_listed) list += fmt::format(" and {} more", names.size() - max_listed);
+  return list.empty() ? "no tensors" : list;
+}
+
+Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {
+  const std::vector<Entry> entries = read_safetensors_header(file);
+  const Entry& entry = find_entry(file, entries, name);
+  const std::optional<DType> dtype = type_of(entry);
+  if (!dtype) refuse_type(file.name(), entry.name, entry.type);
+  return file.read_tensor(entry.begin, *dtype, entry.shape);
 }
 
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors) {

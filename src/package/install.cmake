@@ -1,7 +1,7 @@
 # What `cmake --install` puts where, and how others find it: attn-config.cmake for find_package, attn.pc for pkg-config.
 include(CMakePackageConfigHelpers)
 
-install(TARGETS attn attn_io EXPORT attn-targets)
+install(TARGETS attn attn_io attn_model EXPORT attn-targets)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/attn DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 

@@ -1,0 +1,81 @@
+#include <attn/error.hpp>
+#include <attn/io.hpp>
+
+#include <fmt/format.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "io/files.hpp"
+#include "io/safetensors.hpp"
+
+namespace attn {
+
+struct MappedTensors::Parts {
+  struct Place {
+    TensorView view;
+    std::string unread_type;  // of a tensor that has no view
+  };
+
+  explicit Parts(const io::InputFile& input) : file(input.name()), bytes(input.map()) {}
+  void add(const io::SafetensorsEntry& entry);
+
+  std::string file;
+  std::shared_ptr<const std::byte> bytes;
+  std::vector<Tensor> copies;
+  std::vector<std::string> names;
+  std::map<std::string, Place, std::less<>> places;
+};
+
+void MappedTensors::Parts::add(const io::SafetensorsEntry& entry) {
+  names.push_back(entry.name);
+  Place& place = places[entry.name];
+  const std::optional<DType> dtype = io::type_of(entry);
+  if (!dtype) {
+    place.unread_type = entry.type;
+    return;
+  }
+  const std::byte* data = bytes.get() + entry.begin;
+  place.view = TensorView(static_cast<const void*>(data), *dtype, entry.shape);
+  // The mapping begins at a page's start, so places in the file tell alignment.
+  if (entry.begin % size_of(*dtype) == 0 || entry.begin == entry.end) return;
+  Tensor& copy = copies.emplace_back(*dtype, entry.shape);
+  std::memcpy(copy.data(), data, copy.size_in_bytes());
+  place.view = std::as_const(copy).view();
+}
+
+MappedTensors::MappedTensors(const std::string& file) {
+  const io::InputFile input(file);
+  const std::vector<io::SafetensorsEntry> entries = io::read_safetensors_header(input);
+  parts_ = std::make_unique<Parts>(input);
+  for (const io::SafetensorsEntry& entry : entries) parts_->add(entry);
+}
+
+MappedTensors::MappedTensors(MappedTensors&&) noexcept = default;
+MappedTensors& MappedTensors::operator=(MappedTensors&&) noexcept = default;
+MappedTensors::~MappedTensors() = default;
+
+const std::string& MappedTensors::file() const noexcept { return parts_->file; }
+
+const std::vector<std::string>& MappedTensors::names() const noexcept { return parts_->names; }
+
+bool MappedTensors::contains(const std::string& name) const noexcept { return parts_->places.contains(name); }
+
+TensorView MappedTensors::tensor(const std::string& name) const {
+  const auto found = parts_->places.find(name);
+  if (found == parts_->places.end()) {
+    io::fail(parts_->file, fmt::format("no tensor {}; it holds {}", io::in_quotes(name), io::list_names(parts_->names)));
+  }
+  const auto& [view, unread_type] = found->second;
+  if (view.data == nullptr) io::refuse_type(parts_->file, name, unread_type);
+  return view;
+}
+
+}  // namespace attn
