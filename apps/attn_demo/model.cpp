@@ -1,6 +1,11 @@
 #include "model.hpp"
 
+#include <attn/error.hpp>
+#include <attn/model.hpp>
+
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "arguments.hpp"
 #include "call_options.hpp"
@@ -52,6 +57,27 @@ Model toy_model(const ModelChoice& choice) {
           .execution = choice.execution};
 }
 
+/// bf16 is computed with as it is; f16, which products do not take, widens.
+DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : DType::f32; }
+
+Model folder_model(const ModelChoice& choice) {
+  auto folder = std::make_shared<ModelFolder>(*choice.folder);
+  DecoderSettings settings = folder->settings();
+  AttentionSettings& attention = settings.layer.attention;
+  attention.dtype = choice.dtype.value_or(compute_type(folder->stored_dtype()));
+  if (choice.max_positions > attention.max_positions) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} positions are asked for; the model in {} has {}", choice.max_positions,
+                                                         *choice.folder, attention.max_positions));
+  }
+  // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
+  if (choice.max_positions > 0 && folder->weights().positions.absent()) attention.max_positions = choice.max_positions;
+  return {.description = fmt::format("the {} in {}, stored as {}", folder->model_type(), *choice.folder, name_of(folder->stored_dtype())),
+          .settings = settings,
+          .weights = folder,
+          .decoder = Decoder(settings, folder->weights(), choice.execution),
+          .execution = choice.execution};
+}
+
 }  // namespace
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {
@@ -65,7 +91,7 @@ void add_model_options(CLI::App& command, ModelChoice& choice) {
   add_execution_options(command, choice.execution.num_threads, choice.execution.isa);
 }
 
-Model load_model(const ModelChoice& choice) { return toy_model(choice); }
+Model load_model(const ModelChoice& choice) { return choice.folder ? folder_model(choice) : toy_model(choice); }
 
 Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity)
     : caches(make_caches(model.settings, batch, capacity)), refs(caches.begin(), caches.end()) {}

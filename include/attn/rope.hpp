@@ -29,6 +29,8 @@ void rope(const TensorView& x, const Rope& tables, const TensorView& position_id
 /// Positions are divided by `factor` (Chen et al. 2023, arXiv:2306.15595).
 struct LinearRopeScaling {
   double factor = 1;
+
+  friend bool operator==(const LinearRopeScaling&, const LinearRopeScaling&) = default;
 };
 /// Llama 3.1's: frequencies whose wavelength is above original_max_positions / low_freq_factor are divided by `factor`, those below
 /// original_max_positions / high_freq_factor stay, and between the two it is a mean of both, linear in 1 / wavelength.
@@ -37,6 +39,8 @@ struct Llama3RopeScaling {
   double low_freq_factor = 1;
   double high_freq_factor = 4;
   std::int64_t original_max_positions = 8192;
+
+  friend bool operator==(const Llama3RopeScaling&, const Llama3RopeScaling&) = default;
 };
 
 /// How a model turns: pair n of rotary_dim / 2 by position * theta^(-2 n / rotary_dim), scaled.
@@ -45,6 +49,8 @@ struct RopeSettings {
   std::optional<std::int64_t> rotary_dim{};  // even; default: head_dim
   bool interleaved = false;
   std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling> scaling{};
+
+  friend bool operator==(const RopeSettings&, const RopeSettings&) = default;
 };
 
 /// Radians for each position, pair by pair: [rotary_dim / 2]. Throws Error(invalid_argument), naming the setting, for what makes none.

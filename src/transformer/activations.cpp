@@ -21,6 +21,13 @@ onednn::PackedMatmul& Activations::Memory::matmul(const onednn::PackedMatmulShap
   return found != matmuls.end() ? found->second : matmuls.emplace(shape, onednn::PackedMatmul(shape)).first->second;
 }
 
+std::shared_ptr<const RopeTables> Activations::Memory::rope_tables(const RopeKey& key) {
+  for (const auto& [known, tables] : ropes) {
+    if (known == key) return tables;
+  }
+  return ropes.emplace_back(key, std::make_shared<const RopeTables>(key.settings, key.head_dim, key.positions)).second;
+}
+
 Activations::Activations() : memory_(std::make_unique<Memory>()) {}
 Activations::Activations(Activations&&) noexcept = default;
 Activations& Activations::operator=(Activations&&) noexcept = default;

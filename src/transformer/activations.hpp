@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "onednn/packed_matmul.hpp"
@@ -37,7 +39,18 @@ struct Activations::Memory {
   Workspace workspace{0};
   std::map<onednn::PackedMatmulShape, onednn::PackedMatmul> matmuls;
 
+  /// What rope's tables are made of.
+  struct RopeKey {
+    RopeSettings settings;
+    std::int64_t head_dim;
+    std::int64_t positions;
+    friend bool operator==(const RopeKey&, const RopeKey&) = default;
+  };
+  std::vector<std::pair<RopeKey, std::shared_ptr<const RopeTables>>> ropes;
+
   Workspace& workspace_of(std::size_t size_in_bytes);
+  /// The same tables for all blocks that turn alike: those of a long context are large.
+  std::shared_ptr<const RopeTables> rope_tables(const RopeKey& key);
   onednn::PackedMatmul& matmul(const onednn::PackedMatmulShape& shape);
 };
 

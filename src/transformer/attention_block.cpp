@@ -162,7 +162,7 @@ AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeig
   check_norm_scale("q_norm", q_norm, settings.head_dim);
   check_norm_scale("k_norm", k_norm, settings.head_dim);
   settings.options = with_resources(settings.options, execution);
-  if (settings.rope) rope.emplace(*settings.rope, settings.head_dim, settings.max_positions);
+  if (settings.rope) rope = activations->memory().rope_tables({*settings.rope, settings.head_dim, settings.max_positions});
 }
 
 void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const {

@@ -33,7 +33,7 @@ struct AttentionBlock::Parts {
   Execution execution;
   Resources resources;
   std::shared_ptr<Activations> activations;
-  std::optional<RopeTables> rope;
+  std::shared_ptr<const RopeTables> rope;  // null: none
   Linear qkv, out;
 
  private:
