@@ -3,12 +3,14 @@
     python3 tests/pytorch/llama_layers.py [--hidden 1024 --heads 16 --kv-heads 4 --layers 8 --seq 1024 --dtype f32 --threads 2]
 
 Needs python3 with torch 2.5 or newer. Prints one line of JSON: prefill of --seq tokens into an empty cache, and steps of one token with
-that many keys. Layers only: no embedding, no logits. Of two ways to write attention and the projections the faster is taken.
+that many keys. Layers only: no embedding, no logits; eager. The layers are written in several ways, and each figure is the best of them:
+which one that is depends on how torch was built (in some builds bf16 attention is many times slower than f32's).
 """
 
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import time
@@ -16,6 +18,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def rope_tables(positions, head_dim, dtype):
@@ -29,11 +32,32 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def grouped_attention(q, k, v, causal):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+
+
+def repeated_attention(q, k, v, causal):
+    k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def matmul_attention(q, k, v, causal):
+    with sdpa_kernel(SDPBackend.MATH):
+        return grouped_attention(q, k, v, causal)
+
+
+def float_attention(q, k, v, causal):
+    return grouped_attention(q.float(), k.float(), v.float(), causal).to(q.dtype)
+
+
+ATTENTION = {"enable_gqa": grouped_attention, "repeated heads": repeated_attention, "two matmuls": matmul_attention}
+
+
 class Layer(nn.Module):
-    def __init__(self, shape, fused, repeat_heads):
+    def __init__(self, shape, fused, attend):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.hidden // shape.heads
-        self.fused, self.repeat_heads = fused, repeat_heads
+        self.fused, self.attend = fused, attend
         kv_size = self.kv_heads * self.head_dim
         self.qkv_sizes, self.gate_up_sizes = (shape.hidden, kv_size, kv_size), (shape.intermediate, shape.intermediate)
         self.qkv_proj = self.projections(shape.hidden, self.qkv_sizes)
@@ -59,9 +83,7 @@ class Layer(nn.Module):
         self.key_cache[:, :, start:end] = rotate(k, cos[start:end], sin[start:end])
         self.value_cache[:, :, start:end] = v
         k, v = self.key_cache[:, :, :end], self.value_cache[:, :, :end]
-        if self.repeat_heads:
-            k, v = (part.repeat_interleave(self.heads // self.kv_heads, dim=1) for part in (k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=start == 0, enable_gqa=not self.repeat_heads)
+        out = self.attend(q, k, v, start == 0)
         return self.o_proj(out.transpose(1, 2).flatten(-2))
 
     def forward(self, x, cos, sin, start):
@@ -71,9 +93,9 @@ class Layer(nn.Module):
 
 
 class Stack:
-    def __init__(self, shape, dtype, fused, repeat_heads):
+    def __init__(self, shape, dtype, fused, attend):
         torch.manual_seed(0)
-        self.layers = nn.Sequential(*(Layer(shape, fused, repeat_heads) for _ in range(shape.layers))).to(dtype).eval()
+        self.layers = nn.Sequential(*(Layer(shape, fused, attend) for _ in range(shape.layers))).to(dtype).eval()
         self.cos, self.sin = rope_tables(shape.seq, shape.hidden // shape.heads, dtype)
 
     def forward(self, x, start):
@@ -82,30 +104,34 @@ class Stack:
         return x
 
 
-def median_ms(run, seconds):
+def run_ms(run):
+    began = time.perf_counter()
     run()
+    return 1000.0 * (time.perf_counter() - began)
+
+
+def median_ms(run, seconds, best):
+    """A run that takes more than twice the best median so far is not repeated."""
     run()
-    times, began = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < seconds:
-        before = time.perf_counter()
-        run()
-        times.append(1000.0 * (time.perf_counter() - before))
+    times = [run_ms(run)]
+    while times[0] < 2.0 * best and (len(times) < 3 or sum(times) < 1000.0 * seconds):
+        times.append(run_ms(run))
     return statistics.median(times)
 
 
 def measure(shape, dtype):
-    """The best of each over the ways to write it; each way's figures, so that the choice can be seen."""
+    """The best of each figure over the ways to write it, and the figures of each way, so that the choice can be seen."""
     tokens = torch.randn(1, shape.seq, shape.hidden).to(dtype)
-    ways = {}
-    for fused, repeat_heads in itertools.product((False, True), (False, True)):
-        stack = Stack(shape, dtype, fused, repeat_heads)
-        name = ("fused" if fused else "separate") + (", repeated heads" if repeat_heads else ", enable_gqa")
-        prefill = median_ms(lambda: stack.forward(tokens, 0), shape.min_time)
+    attention = ATTENTION if dtype == torch.float32 else ATTENTION | {"attention in f32": float_attention}
+    best, ways = {"prefill_ms": math.inf, "decode_ms": math.inf}, {}
+    for fused, (name, attend) in itertools.product((True, False), attention.items()):
+        stack = Stack(shape, dtype, fused, attend)
         # A step overwrites the last place of the cache: always one query and seq keys, the last its own.
-        decode = median_ms(lambda: stack.forward(tokens[:, -1:], shape.seq - 1), shape.min_time)
-        ways[name] = {"prefill_ms": prefill, "decode_ms": decode}
-    best = {key: min(way[key] for way in ways.values()) for key in ("prefill_ms", "decode_ms")}
-    return best, {name: {key: round(value, 3) for key, value in way.items()} for name, way in ways.items()}
+        runs = {"prefill_ms": (tokens, 0), "decode_ms": (tokens[:, -1:], shape.seq - 1)}
+        way = {key: median_ms(lambda: stack.forward(*call), shape.min_time, best[key]) for key, call in runs.items()}
+        best = {key: min(best[key], way[key]) for key in best}
+        ways[f"{'fused' if fused else 'separate'}, {name}"] = {key: round(value, 3) for key, value in way.items()}
+    return best, ways
 
 
 def arguments():
