@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "arguments.hpp"
+#include "call_options.hpp"
 #include "commands.hpp"
 #include "layers_measured.hpp"
 #include "model.hpp"
@@ -122,9 +123,8 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
   fmt::print("{}\n", all.dump());
 }
 
-int run_layers(LayersArguments arguments) {
-  arguments.model.max_positions = arguments.run.positions();
-  Model model = load_model(arguments.model);
+int run_layers(const LayersArguments& arguments) {
+  Model model = ModelSource(arguments.model).load(arguments.run.positions());
   const LayersMeasured measured = measure_layers(model, arguments.run);
   if (arguments.json) {
     print_json(model, arguments.run, measured);
@@ -144,6 +144,7 @@ void add_layers(CLI::App& app, Command& chosen) {
   CLI::App& command = *app.add_subcommand("layers", "transformer layers: how far the kernels are apart, and where the time goes");
   add_model_options(command, arguments->model);
   constexpr std::int64_t most = std::int64_t{1} << 20;
+  add_seed_option(command, "of a toy's weights; default 0", [arguments](std::uint64_t seed) { arguments->model.toy.seed = seed; });
   const auto add_integer = [&](const std::string& name, std::int64_t& value, const char* help) {
     command
         .add_option_function<std::string>(

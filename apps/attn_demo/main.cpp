@@ -43,6 +43,7 @@ int run_command_line(int argc, char** argv) {
   add_op(app, chosen);
   add_plot(app, chosen);
   add_layers(app, chosen);
+  add_generate(app, chosen);
   add_info(app, chosen);
   try {
     app.parse(argc, argv);

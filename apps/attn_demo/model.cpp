@@ -1,11 +1,12 @@
 #include "model.hpp"
 
 #include <attn/error.hpp>
-#include <attn/model.hpp>
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <utility>
 
 #include "arguments.hpp"
 #include "call_options.hpp"
@@ -31,52 +32,20 @@ void add_toy_options(CLI::App& command, ModelChoice& choice, CLI::Option* folder
   add_value(command, "--kv-heads", "N", "of a toy; default: a quarter of the heads in llama, all in gpt2", [&](auto option, auto text) {
     choice.num_kv_heads = integer_value(option, text, 1, largest_size);
   })->excludes(folder);
-  add_value(command, "--seed", "N", "of a toy's weights; default 0", [&](auto option, auto text) {
-    toy.seed = static_cast<std::uint64_t>(integer_value(option, text, 0));
-  })->excludes(folder);
 }
 
 /// What the options leave open.
-ToyShape completed(const ModelChoice& choice) {
+ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
   ToyShape toy = choice.toy;
   const std::int64_t by_default = toy.family == Family::gpt2 ? toy.num_q_heads : std::max<std::int64_t>(1, toy.num_q_heads / 4);
   toy.num_kv_heads = choice.num_kv_heads.value_or(by_default);
   toy.dtype = choice.dtype.value_or(DType::f32);
-  toy.max_positions = choice.max_positions;
+  toy.max_positions = positions;
   return toy;
-}
-
-Model toy_model(const ModelChoice& choice) {
-  const ToyShape shape = completed(choice);
-  auto toy = std::make_shared<ToyWeights>(make_toy_weights(shape));
-  const char* const family = shape.family == Family::llama ? "llama" : "gpt2";
-  return {.description = fmt::format("a toy {} with random weights, seed {}", family, shape.seed),
-          .settings = toy->settings,
-          .weights = toy,
-          .decoder = Decoder(toy->settings, toy->weights, choice.execution),
-          .execution = choice.execution};
 }
 
 /// bf16 is computed with as it is; f16, which products do not take, widens.
 DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : DType::f32; }
-
-Model folder_model(const ModelChoice& choice) {
-  auto folder = std::make_shared<ModelFolder>(*choice.folder);
-  DecoderSettings settings = folder->settings();
-  AttentionSettings& attention = settings.layer.attention;
-  attention.dtype = choice.dtype.value_or(compute_type(folder->stored_dtype()));
-  if (choice.max_positions > attention.max_positions) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("{} positions are asked for; the model in {} has {}", choice.max_positions,
-                                                         *choice.folder, attention.max_positions));
-  }
-  // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
-  if (choice.max_positions > 0 && folder->weights().positions.absent()) attention.max_positions = choice.max_positions;
-  return {.description = fmt::format("the {} in {}, stored as {}", folder->model_type(), *choice.folder, name_of(folder->stored_dtype())),
-          .settings = settings,
-          .weights = folder,
-          .decoder = Decoder(settings, folder->weights(), choice.execution),
-          .execution = choice.execution};
-}
 
 }  // namespace
 
@@ -91,7 +60,58 @@ void add_model_options(CLI::App& command, ModelChoice& choice) {
   add_execution_options(command, choice.execution.num_threads, choice.execution.isa);
 }
 
-Model load_model(const ModelChoice& choice) { return choice.folder ? folder_model(choice) : toy_model(choice); }
+void add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take) {
+  add_value(command, "--seed", "N", description,
+            [take = std::move(take)](auto option, auto text) { take(static_cast<std::uint64_t>(integer_value(option, text, 0))); });
+}
+
+ModelSource::ModelSource(const ModelChoice& choice)
+    : choice_(choice), folder_(choice.folder ? std::make_shared<const ModelFolder>(*choice.folder) : nullptr) {}
+
+std::int64_t ModelSource::most_positions() const { return folder_ ? folder_->settings().layer.attention.max_positions : largest_size; }
+
+std::optional<Tokeniser> ModelSource::tokeniser() const {
+  constexpr std::int64_t num_bytes = 256;
+  if (!folder_) return Tokeniser::bytes();
+  const std::filesystem::path file = std::filesystem::path(*choice_.folder) / "tokenizer.json";
+  if (std::filesystem::exists(file)) return Tokeniser::from_file(file);
+  return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokeniser::bytes()) : std::nullopt;
+}
+
+Model ModelSource::load(std::int64_t positions) const {
+  if (positions > most_positions()) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("prompt and new tokens are {}, but the model has {} positions", positions, most_positions()));
+  }
+  return folder_ ? load_folder(positions) : load_toy(positions);
+}
+
+Model ModelSource::load_folder(std::int64_t positions) const {
+  DecoderSettings settings = folder_->settings();
+  AttentionSettings& attention = settings.layer.attention;
+  attention.dtype = choice_.dtype.value_or(compute_type(folder_->stored_dtype()));
+  // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
+  if (folder_->weights().positions.absent()) attention.max_positions = positions;
+  return {
+      .description = fmt::format("the {} in {}, stored as {}", folder_->model_type(), *choice_.folder, name_of(folder_->stored_dtype())),
+      .settings = settings,
+      .weights = folder_,
+      .decoder = Decoder(settings, folder_->weights(), choice_.execution),
+      .execution = choice_.execution,
+      .eos_ids = folder_->eos_ids()};
+}
+
+Model ModelSource::load_toy(std::int64_t positions) const {
+  const ToyShape shape = completed(choice_, positions);
+  const auto toy = std::make_shared<const ToyWeights>(make_toy_weights(shape));
+  const char* const family = shape.family == Family::llama ? "llama" : "gpt2";
+  return {.description = fmt::format("a toy {} with random weights, seed {}", family, shape.seed),
+          .settings = toy->settings,
+          .weights = toy,
+          .decoder = Decoder(toy->settings, toy->weights, choice_.execution),
+          .execution = choice_.execution,
+          .eos_ids = {}};
+}
 
 Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity)
     : caches(make_caches(model.settings, batch, capacity)), refs(caches.begin(), caches.end()) {}

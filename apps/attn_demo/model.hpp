@@ -2,12 +2,16 @@
 #pragma once
 
 #include <attn/attn.hpp>
+#include <attn/model.hpp>
+#include <attn/tokeniser.hpp>
 
 #include <CLI/CLI.hpp>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "toy_weights.hpp"
 
@@ -19,11 +23,12 @@ struct ModelChoice {
   std::optional<std::int64_t> num_kv_heads;
   std::optional<DType> dtype;  // default: f32 of a toy, the stored type of a folder
   Execution execution;
-  std::int64_t max_positions = 0;  // that the command needs; 0: as many as the model has
 };
 
-/// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa.
+/// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. A toy's seed is the command's own option.
 void add_model_options(CLI::App& command, ModelChoice& choice);
+/// Adds --seed.
+void add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take);
 
 struct Model {
   std::string description;
@@ -31,10 +36,28 @@ struct Model {
   std::shared_ptr<const void> weights;  // the memory that views in the decoder point to
   Decoder decoder;
   Execution execution;
+  std::vector<std::int64_t> eos_ids;  // tokens that end a text
 };
 
-/// Throws attn::Error for a folder that cannot be read, and for sizes that make no model.
-Model load_model(const ModelChoice& choice);
+/// What a choice leads to, before weights are packed. Throws attn::Error for a folder that cannot be read.
+class ModelSource {
+ public:
+  explicit ModelSource(const ModelChoice& choice);
+
+  /// No sequence of this model can be longer.
+  std::int64_t most_positions() const;
+  /// The folder's tokenizer.json; bytes where there is none and all ids are bytes; else empty.
+  std::optional<Tokeniser> tokeniser() const;
+  /// With room for so many positions. Throws attn::Error if the model has less, and for sizes that make no model.
+  Model load(std::int64_t positions) const;
+
+ private:
+  Model load_folder(std::int64_t positions) const;
+  Model load_toy(std::int64_t positions) const;
+
+  ModelChoice choice_;
+  std::shared_ptr<const ModelFolder> folder_;  // null: a toy
+};
 
 /// A cache for each layer, and the references to them that a forward takes.
 struct Caches {

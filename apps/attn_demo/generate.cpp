@@ -1,0 +1,219 @@
+// attn_demo generate: text from a model, token by token.
+#include <attn/attn.hpp>
+#include <attn/error.hpp>
+#include <attn/tokeniser.hpp>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "arguments.hpp"
+#include "call_options.hpp"
+#include "commands.hpp"
+#include "model.hpp"
+#include "text.hpp"
+#include "text_stream.hpp"
+
+namespace attn::demo {
+namespace {
+
+struct GenerateArguments {
+  ModelChoice model;
+  std::optional<std::string> prompt, logits;
+  std::optional<std::vector<std::int64_t>> prompt_ids;
+  std::optional<std::int64_t> max_new;
+  SampleOptions sampling;
+  bool print_ids = false, ignore_eos = false, quiet = false;
+};
+
+constexpr std::int64_t default_max_new = 64;
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// How long the parts of a generation took.
+struct Timing {
+  std::int64_t prompt_tokens = 0, new_tokens = 0;
+  double prefill = 0, decode = 0;  // seconds; the first new token comes out of the prefill
+};
+
+/// New tokens as they come: text, or ids.
+class Output {
+ public:
+  Output(const Tokeniser* tokeniser, bool ids) : tokeniser_(ids ? nullptr : tokeniser) {}
+
+  void show(std::int64_t id) {
+    if (tokeniser_ != nullptr) {
+      // A model's vocabulary is often padded beyond its tokeniser's.
+      if (id < tokeniser_->vocab_size()) text_.write(tokeniser_->piece(id));
+      return;
+    }
+    fmt::print("{}{}", first_ ? "" : ",", id);
+    std::fflush(stdout);
+    first_ = false;
+  }
+  void finish() {
+    text_.finish();
+    fmt::print("\n");
+  }
+
+ private:
+  const Tokeniser* tokeniser_;
+  TextStream text_;
+  bool first_ = true;
+};
+
+std::vector<std::int64_t> prompt_of(const GenerateArguments& arguments, const std::optional<Tokeniser>& tokeniser) {
+  if (arguments.prompt_ids) return *arguments.prompt_ids;
+  if (!arguments.prompt) throw Error(ErrorCode::invalid_argument, "generate needs --prompt TEXT or --prompt-ids 1,2,3");
+  if (!tokeniser) throw Error(ErrorCode::invalid_argument, "--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
+  std::vector<std::int64_t> ids = tokeniser->encode(*arguments.prompt);
+  if (ids.empty()) throw Error(ErrorCode::invalid_argument, "--prompt is empty, and the model begins texts with no token of its own");
+  return ids;
+}
+
+/// A model and the prompt it is given.
+class Generation {
+ public:
+  Generation(Model& model, std::vector<std::int64_t> prompt, std::int64_t max_new, const GenerateArguments& arguments)
+      : model_(model),
+        arguments_(arguments),
+        prompt_(std::move(prompt)),
+        max_new_(max_new),
+        caches_(model, 1, std::ssize(prompt_) + max_new),
+        logits_(DType::f32, {1, model.settings.vocab_size}) {}
+
+  Timing run(Output& output) {
+    Timing timing{.prompt_tokens = std::ssize(prompt_)};
+    auto begin = std::chrono::steady_clock::now();
+    prefill();
+    timing.prefill = seconds_since(begin);
+    begin = std::chrono::steady_clock::now();
+    while (timing.new_tokens < max_new_) {
+      const std::int64_t id = draw(timing.new_tokens);
+      if (!arguments_.ignore_eos && std::find(model_.eos_ids.begin(), model_.eos_ids.end(), id) != model_.eos_ids.end()) break;
+      output.show(id);
+      if (++timing.new_tokens == max_new_) break;
+      model_.decoder.forward({&id, {1, 1}}, caches_.refs, logits_.view());
+    }
+    timing.decode = seconds_since(begin);
+    return timing;
+  }
+
+ private:
+  /// The whole prompt at once; writes the logits of all its tokens if they were asked for.
+  void prefill() {
+    const TensorView ids(prompt_.data(), {1, std::ssize(prompt_)});
+    if (!arguments_.logits) return model_.decoder.forward(ids, caches_.refs, logits_.view());
+    OutputFiles files;
+    files.add(*arguments_.logits);
+    Tensor all(DType::f32, {1, std::ssize(prompt_), model_.settings.vocab_size});
+    model_.decoder.forward(ids, caches_.refs, all.view());
+    copy_into(std::as_const(all).view().sliced(1, std::ssize(prompt_) - 1, std::ssize(prompt_)),
+              {logits_.data(), DType::f32, {1, 1, model_.settings.vocab_size}});
+    files.write(*arguments_.logits, all.view(), "logits");
+    files.commit();
+  }
+
+  std::int64_t draw(std::int64_t number) {
+    SampleOptions sampling = arguments_.sampling;
+    sampling.first_draw = static_cast<std::uint64_t>(number);
+    std::int64_t id = 0;
+    sample(logits_.view(), {&id, {1, 1}}, sampling, model_.execution);
+    return id;
+  }
+
+  Model& model_;
+  const GenerateArguments& arguments_;
+  std::vector<std::int64_t> prompt_;
+  std::int64_t max_new_;
+  Caches caches_;
+  Tensor logits_;
+};
+
+void print_timing(const Timing& timing, const Model& model) {
+  const auto rate = [](std::int64_t tokens, double time) { return time > 0 ? static_cast<double>(tokens) / time : 0; };
+  const std::int64_t steps = std::max<std::int64_t>(0, timing.new_tokens - 1);
+  fmt::print("\n{}\n", model.description);
+  fmt::print("prompt  {} tokens in {}, {:.1f} tokens/s\n", timing.prompt_tokens, format_seconds(timing.prefill),
+             rate(timing.prompt_tokens, timing.prefill));
+  fmt::print("new     {} tokens, {} steps in {}, {:.1f} tokens/s\n", timing.new_tokens, steps, format_seconds(timing.decode),
+             rate(steps, timing.decode));
+}
+
+int generate(const GenerateArguments& arguments) {
+  const ModelSource source(arguments.model);
+  const std::optional<Tokeniser> tokeniser = source.tokeniser();
+  std::vector<std::int64_t> prompt = prompt_of(arguments, tokeniser);
+  const std::int64_t room = source.most_positions() - std::ssize(prompt);
+  const std::int64_t max_new = arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
+  Model model = source.load(std::ssize(prompt) + max_new);
+  Output output(tokeniser ? &*tokeniser : nullptr, arguments.print_ids);
+  const Timing timing = Generation(model, std::move(prompt), max_new, arguments).run(output);
+  output.finish();
+  if (!arguments.quiet) print_timing(timing, model);
+  return 0;
+}
+
+std::vector<std::int64_t> ids_value(const std::string& option, const std::string& text) {
+  std::vector<std::int64_t> ids;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    ids.push_back(integer_value(option, text.substr(begin, end - begin), 0));
+    begin = end + 1;
+  }
+  return ids;
+}
+
+float share_value(const std::string& option, const std::string& text) {
+  const float value = float_value(option, text);
+  if (value < 0 || value > 1) reject_value(option, text, "a number in 0..1");
+  return value;
+}
+
+void add_sampling_options(CLI::App& command, SampleOptions& sampling) {
+  add_value(command, "--temperature", "T", "0 takes the most probable token; default 1", [&](auto option, auto text) {
+    sampling.temperature = float_value(option, text);
+    if (sampling.temperature < 0) reject_value(option, text, "a number of at least 0");
+  });
+  add_value(command, "--top-k", "K", "of the K most probable tokens",
+            [&](auto option, auto text) { sampling.top_k = integer_value(option, text, 1); });
+  add_value(command, "--top-p", "P", "of the most probable tokens that reach P together", [&](auto option, auto text) {
+    sampling.top_p = share_value(option, text);
+    if (*sampling.top_p == 0) reject_value(option, text, "a number above 0 and at most 1");
+  });
+  add_value(command, "--min-p", "P", "of the tokens at least P times as probable as the first",
+            [&](auto option, auto text) { sampling.min_p = share_value(option, text); });
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Command& chosen) {
+  const auto arguments = std::make_shared<GenerateArguments>();
+  CLI::App& command = *app.add_subcommand("generate", "text from a model, token by token");
+  add_model_options(command, arguments->model);
+  auto* const prompt = add_file(command, "--prompt", arguments->prompt, "the text to go on from");
+  prompt->type_name("TEXT");
+  add_value(command, "--prompt-ids", "IDS", "token ids in its place, with commas between them", [arguments](auto option, auto text) {
+    arguments->prompt_ids = ids_value(option, text);
+  })->excludes(prompt);
+  add_value(command, "--max-new", "N", "tokens at most; default 64",
+            [arguments](auto option, auto text) { arguments->max_new = integer_value(option, text, 0, std::int64_t{1} << 24); });
+  add_sampling_options(command, arguments->sampling);
+  add_seed_option(command, "of the draws, and of a toy's weights; default 0", [arguments](std::uint64_t seed) {
+    arguments->sampling.seed = seed;
+    arguments->model.toy.seed = seed;
+  });
+  add_file(command, "--logits", arguments->logits, "writes the logits of the prompt, [1, tokens, vocabulary]");
+  command.add_flag("--print-ids", arguments->print_ids, "ids instead of text");
+  command.add_flag("--ignore-eos", arguments->ignore_eos, "go on past the token that ends a text");
+  command.add_flag("--quiet", arguments->quiet, "nothing but the new text");
+  command.callback([arguments, &chosen] { chosen = [arguments] { return generate(*arguments); }; });
+}
+
+}  // namespace attn::demo
