@@ -36,7 +36,9 @@ std::string errno_message() { return std::generic_category().message(errno); }
 
 }  // namespace
 
-void fail(const std::string& file, const std::string& what) { throw Error(ErrorCode::io, fmt::format("{}: {}", escaped(file), what)); }
+void fail(const std::string& file, const std::string& what, ErrorCode code) {
+  throw Error(code, fmt::format("{}: {}", escaped(file), what));
+}
 
 std::string in_quotes(std::string_view text) {
   constexpr std::size_t max_size = 100;

@@ -1,6 +1,7 @@
 // Files as the formats see them: sized input, checked output, errors that name the file.
 #pragma once
 
+#include <attn/error.hpp>
 #include <attn/tensor.hpp>
 
 #include <bit>
@@ -16,8 +17,8 @@ namespace attn::io {
 
 static_assert(std::endian::native == std::endian::little, "both formats are read and written as they lie in memory: little endian");
 
-/// Throws Error(io) with one line: "FILE: what".
-[[noreturn]] void fail(const std::string& file, const std::string& what);
+/// Throws Error with one line: "FILE: what".
+[[noreturn]] void fail(const std::string& file, const std::string& what, ErrorCode code = ErrorCode::io);
 /// Text from a file, fit for one line of a message: quoted, control characters escaped, cut when long.
 std::string in_quotes(std::string_view text);
 
