@@ -26,7 +26,17 @@ void check_npy_refused(const std::string& bytes, const std::string& fault) {
 
 void check_safetensors_refused(const std::string& bytes, const std::string& fault, const std::string& name = "a") {
   const Folder folder;
-  check_refused(folder.write("x.safetensors", bytes) + ":" + name, fault);
+  const std::string file = folder.write("x.safetensors", bytes);
+  check_refused(file + ":" + name, fault);
+  const std::string mapped = refusal([&] { MappedTensors(file).tensor(name); });
+  CAPTURE(mapped);
+  CHECK(mapped.find(file) != std::string::npos);
+  CHECK(mapped.find(fault) != std::string::npos);
+}
+
+/// Reads each byte of all mapped tensors.
+void touch(const MappedTensors& tensors) {
+  for (const std::string& name : tensors.names()) copy_as(tensors.tensor(name), DType::f64);
 }
 
 }  // namespace
@@ -219,7 +229,9 @@ TEST_CASE("no file, however cut or changed, does more than be refused") {
   const auto attempt = [&](const std::string& name, const std::string& bytes) {
     const std::string file = folder.write(name, bytes);
     refusal([&] { read_tensor(file); });
-    if (name == "x.safetensors") refusal([&] { read_tensor(file + ":a"); });
+    if (name != "x.safetensors") return;
+    refusal([&] { read_tensor(file + ":a"); });
+    refusal([&] { touch(MappedTensors(file)); });
   };
   std::mt19937 random(1);
   for (const auto& [name, bytes] : files) {

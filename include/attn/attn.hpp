@@ -11,6 +11,7 @@
 #include <attn/kv_cache.hpp>
 #include <attn/loss.hpp>
 #include <attn/mask.hpp>
+#include <attn/model.hpp>
 #include <attn/normaliser.hpp>
 #include <attn/reference.hpp>
 #include <attn/rope.hpp>

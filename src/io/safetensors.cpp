@@ -271,8 +271,7 @@ void refuse_type(const std::string& file, const std::string& tensor, const std::
                          in_quotes(tensor), in_quotes(type)));
 }
 
-std::string list_names(std::span<const std::string> names) {
-  constexpr std::size_t max_listed = 20;
+std::string list_names(std::span<const std::string> names, std::size_t max_listed) {
   std::string list;
   for (std::size_t n = 0; n < std::min(names.size(), max_listed); ++n) list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(names[n]));
   if (names.size() > max_listed) list += fmt::format(" and {} more", names.size() - max_listed);

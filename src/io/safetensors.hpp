@@ -29,7 +29,7 @@ std::optional<DType> type_of(const SafetensorsEntry& entry);
 /// Refuses a tensor of a type that is not read, because it is wanted.
 [[noreturn]] void refuse_type(const std::string& file, const std::string& tensor, const std::string& type);
 /// For messages: the first names, and how many more there are.
-std::string list_names(std::span<const std::string> names);
+std::string list_names(std::span<const std::string> names, std::size_t max_listed = 20);
 
 /// Without a name: the only tensor.
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name);

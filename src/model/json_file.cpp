@@ -94,7 +94,7 @@ bool JsonObject::is_null(std::string_view key) const {
 
 const json& JsonObject::at(std::string_view key) const {
   const json* const value = find(key);
-  if (value == nullptr) fail(fmt::format("lacks {}{}", prefix_, key));
+  if (value == nullptr) fail(fmt::format("lacks {}", named(key)));
   return *value;
 }
 
@@ -102,17 +102,6 @@ JsonObject JsonObject::object(std::string_view key) const {
   const json& value = at(key);
   if (!value.is_object()) refuse(key, "an object");
   return {file_, fmt::format("{}{}.", prefix_, key), value};
-}
-
-std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
-  std::vector<JsonObject> list;
-  if (!has(key)) return list;
-  if (!at(key).is_array()) refuse(key, "a list of objects");
-  for (const json& value : at(key)) {
-    if (!value.is_object()) fail(fmt::format("{}{}[{}] is {}; it needs to be an object", prefix_, key, list.size(), shown(value)));
-    list.push_back({file_, fmt::format("{}{}[{}].", prefix_, key, list.size()), value});
-  }
-  return list;
 }
 
 std::int64_t JsonObject::integer(std::string_view key, std::int64_t low, std::int64_t high) const {
@@ -153,7 +142,9 @@ double JsonObject::number_or(std::string_view key, double missing, double low, d
 
 bool JsonObject::flag_or(std::string_view key, bool missing) const { return find(key) != nullptr ? flag(key) : missing; }
 
-std::string JsonObject::got(std::string_view key) const { return fmt::format("{}{} is {}", prefix_, key, shown(at(key))); }
+std::string JsonObject::got(std::string_view key) const { return fmt::format("{} is {}", named(key), shown(at(key))); }
+
+std::string JsonObject::named(std::string_view key) const { return io::in_quotes(fmt::format("{}{}", prefix_, key)); }
 
 void JsonObject::fail(const std::string& what) const { io::fail(file_, what); }
 

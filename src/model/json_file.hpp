@@ -8,7 +8,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 namespace attn::model {
 
@@ -28,8 +27,6 @@ class JsonObject {
   /// What stands there; the key has to be there.
   const nlohmann::json& at(std::string_view key) const;
   JsonObject object(std::string_view key) const;
-  /// Of a list of objects; none if the key is missing or null.
-  std::vector<JsonObject> objects(std::string_view key) const;
 
   std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high) const;
   double number(std::string_view key, double low, double high) const;
@@ -51,6 +48,7 @@ class JsonObject {
       : file_(std::move(file)), prefix_(std::move(prefix)), json_(std::move(json)) {}
   const nlohmann::json* find(std::string_view key) const;
   std::string got(std::string_view key) const;
+  std::string named(std::string_view key) const;
 
   std::string file_;
   std::string prefix_;  // of keys in messages: "rope_scaling."
