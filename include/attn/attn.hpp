@@ -19,4 +19,5 @@
 #include <attn/softmax.hpp>
 #include <attn/state.hpp>
 #include <attn/tensor.hpp>
+#include <attn/tokeniser.hpp>
 #include <attn/transformer.hpp>

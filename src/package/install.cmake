@@ -11,13 +11,13 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/attn-config.cmake.in ${P
                               INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/attn-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/attn-config.cmake ${PROJECT_BINARY_DIR}/attn-config-version.cmake
-              ${PROJECT_SOURCE_DIR}/src/onednn/find_onednn.cmake
+              ${PROJECT_SOURCE_DIR}/src/onednn/find_onednn.cmake ${PROJECT_SOURCE_DIR}/src/model/find_text_libraries.cmake
         DESTINATION ${package_dir})
 
 # A static library passes what it is built on to whoever links it; a shared one has linked it already.
 if(NOT BUILD_SHARED_LIBS)
   cmake_path(GET ONEDNN_LIBRARY PARENT_PATH onednn_dir)
-  set(pc_requires fmt)
+  set(pc_requires "fmt libpcre2-8 libutf8proc")
   set(pc_libs "-L${onednn_dir} -ldnnl ${OpenMP_CXX_FLAGS}")
 endif()
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig OUTPUT_VARIABLE pc_prefix)
