@@ -19,6 +19,7 @@ void add_run(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_op(CLI::App& app, Command& chosen);
 void add_plot(CLI::App& app, Command& chosen);
+void add_layers(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
 
 /// attn_demo without a command.

@@ -42,6 +42,7 @@ int run_command_line(int argc, char** argv) {
   add_compare(app, chosen);
   add_op(app, chosen);
   add_plot(app, chosen);
+  add_layers(app, chosen);
   add_info(app, chosen);
   try {
     app.parse(argc, argv);

@@ -48,5 +48,7 @@ enum class GeluForm {
 void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form = GeluForm::erf, const Execution& execution = {});
 /// x / (1 + exp(-x)).
 void silu(const TensorView& x, const MutableTensorView& y, const Execution& execution = {});
+/// y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), all of one shape. y may be the memory of either.
+void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y, const Execution& execution = {});
 
 }  // namespace attn

@@ -29,6 +29,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -167,12 +168,21 @@ struct ForwardTimes {
   Duration output{};
 };
 
+/// What a forward shows of itself on its way, for inspection; each is called once for each layer, in their order.
+struct ForwardHooks {
+  /// The attention call that comes next, output unwritten.
+  std::function<void(const Tensors& tensors, const Options& options)> attention{};
+  /// The residual stream [tokens, hidden] behind a layer.
+  std::function<void(const TensorView& x)> layer{};
+};
+
 struct ForwardOptions {
   TensorView mask{};  // as in Tensors, over all keys
   /// Without a cache: i32 or i64 [batch], tokens from there on are padding.
   TensorView kv_lens{};
   AttentionKernel kernel = AttentionKernel::tiled;
   ForwardTimes* times = nullptr;
+  const ForwardHooks* hooks = nullptr;
 };
 
 /// Scratch memory of forwards, which grows as needed. Blocks and layers that never run at the same time share one.
@@ -230,6 +240,7 @@ class TransformerLayer {
   void forward(const MutableTensorView& x, const CacheRef& cache, const ForwardOptions& options = {});
 
  private:
+  friend class Decoder;
   struct Parts;
   std::unique_ptr<Parts> parts_;
 };
@@ -245,6 +256,11 @@ class Decoder {
   /// Bytes of packed weights; and those of what is used where it lies.
   std::size_t size_in_bytes() const noexcept;
   std::size_t in_place_bytes() const noexcept;
+  /// Bytes of weights that a forward of one token reads: all but most rows of the embedding, if that is not the output as well, and
+  /// of the positions.
+  std::size_t bytes_read_per_step() const noexcept;
+  /// Of scratch memory, as far as it has grown.
+  std::size_t activation_bytes() const noexcept;
 
   /// ids: i32 or i64 [batch, seq]. caches: one for each layer. logits: f32 [batch, vocab_size], of each sequence's last token, or
   /// [batch, seq, vocab_size]; absent: none are computed. Throws Error before anything changes, for ids outside the vocabulary too.

@@ -133,11 +133,19 @@ ATTN_INLINE Vector times_logistic(Vector x, Vector e) { return select(x < 0.f, x
 /// exp(-128) is 0 in floats that are not subnormal; so are the exponentials of everything beyond such limits.
 inline constexpr float silu_limit = 128.f;
 
+ATTN_INLINE Vector silu_of(Vector x) {
+  const Vector e = exp_nonpositive(-magnitude_up_to(x, silu_limit));
+  return times_logistic(at_least(x, -silu_limit), e);
+}
+
 void silu(const float* src, std::int64_t count, float* dst) {
-  map_row(src, count, dst, [](Vector x) {
-    const Vector e = exp_nonpositive(-magnitude_up_to(x, silu_limit));
-    return times_logistic(at_least(x, -silu_limit), e);
-  });
+  map_row(src, count, dst, [](Vector x) { return silu_of(x); });
+}
+
+void swiglu(const float* gate, const float* up, std::int64_t count, float* dst) {
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) store(dst + n, silu_of(load(gate + n)) * load(up + n));
+  if (n < count) store_first(dst + n, count - n, silu_of(load_first(gate + n, count - n, 0)) * load_first(up + n, count - n, 0));
 }
 
 inline constexpr float gelu_limit = 16.f;  // both forms are x or -0 long before

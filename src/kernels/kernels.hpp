@@ -314,6 +314,8 @@ struct Kernels {
 
   // Activations. dst may be src.
   void (*silu)(const float* src, std::int64_t count, float* dst);
+  /// dst = silu(gate) * up; dst may be either.
+  void (*swiglu)(const float* gate, const float* up, std::int64_t count, float* dst);
   void (*gelu_erf)(const float* src, std::int64_t count, float* dst);
   void (*gelu_tanh)(const float* src, std::int64_t count, float* dst);
 };

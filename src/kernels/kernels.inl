@@ -74,6 +74,7 @@ constinit const Kernels ATTN_KERNELS = {
     .turn_halves = turn_halves,
     .turn_neighbours = turn_neighbours,
     .silu = silu,
+    .swiglu = swiglu,
     .gelu_erf = gelu_erf,
     .gelu_tanh = gelu_tanh,
 };

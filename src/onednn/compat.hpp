@@ -15,6 +15,17 @@ inline dnnl::matmul::primitive_desc matmul_descriptor(const dnnl::engine& engine
 #endif
 }
 
+/// With a bias, unless its descriptor is empty.
+inline dnnl::matmul::primitive_desc packed_matmul_descriptor(const dnnl::engine& engine, const dnnl::primitive_attr& attributes,
+                                                             const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+                                                             const dnnl::memory::desc& bias, const dnnl::memory::desc& c) {
+#if DNNL_VERSION_MAJOR < 3
+  return {dnnl::matmul::desc(a, b, bias, c), attributes, engine};
+#else
+  return {engine, a, b, bias, c, attributes};
+#endif
+}
+
 /// Softmax over one axis; source and destination are laid out alike.
 inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engine& engine, const dnnl::memory::desc& data, int axis) {
   constexpr auto inference = dnnl::prop_kind::forward_inference;

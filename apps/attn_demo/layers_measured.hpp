@@ -1,0 +1,51 @@
+// A model run with each attention kernel, and timed.
+#pragma once
+
+#include <attn/attn.hpp>
+
+#include <cstdint>
+#include <vector>
+
+#include "model.hpp"
+#include "tolerance.hpp"
+
+namespace attn::demo {
+
+struct LayersRun {
+  std::int64_t seq = 256;
+  std::int64_t batch = 1;
+  double min_time = 0.5;  // seconds, for prefill and decode each
+
+  static constexpr std::int64_t decode_steps = 32;  // before the cache is cut back
+  std::int64_t positions() const noexcept { return seq + decode_steps; }
+};
+
+/// Of the residual stream behind a layer, against naive attention in all layers.
+struct LayerDistance {
+  Errors tiled, unfused;
+  double rms;  // of the stream itself
+};
+
+/// The median of several forwards.
+struct Phase {
+  double seconds = 0;
+  double tokens_per_second = 0;
+  ForwardTimes times{};  // of the mean forward
+};
+
+struct LayersMeasured {
+  std::vector<LayerDistance> layers;
+  Phase prefill, decode;
+  double unfused_seconds = 0, naive_seconds = 0;  // of one prefill
+  double prefill_gflops = 0, peak_gflops = 0;     // of matmuls and visible pairs of attention
+  double decode_bytes = 0, decode_gbps = 0, read_gbps = 0;
+  double packed_bytes = 0, in_place_bytes = 0, cache_bytes = 0, activation_bytes = 0;
+  int num_threads = 1;
+  Isa isa = Isa::baseline;
+};
+
+LayersMeasured measure_layers(Model& model, const LayersRun& run);
+
+double seconds(ForwardTimes::Duration duration);
+
+}  // namespace attn::demo

@@ -1,0 +1,139 @@
+#include "toy_weights.hpp"
+
+#include <attn/error.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "random.hpp"
+
+namespace attn::demo {
+namespace {
+
+/// center + deviation * normal.
+struct Draw {
+  Dims shape;
+  float center;
+  float deviation;
+};
+
+Tensor drawn(const Draw& draw, DType dtype, std::uint64_t seed) {
+  Tensor tensor = normal_tensor(draw.shape, DType::f32, seed);
+  float* const values = tensor.data<float>();
+  std::transform(values, values + tensor.size(), values, [&](float x) { return draw.center + draw.deviation * x; });
+  return dtype == DType::f32 ? std::move(tensor) : copy_as(tensor.view(), dtype);
+}
+
+/// Tensors are planned first and drawn together, as drawing them takes longer than anything else about a toy.
+class Drawing {
+ public:
+  explicit Drawing(const ToyShape& shape) : shape_(shape) {}
+
+  /// A view whose memory comes with finish().
+  void plan(TensorView& view, const Draw& draw) {
+    draws_.push_back(draw);
+    views_.push_back(&view);
+  }
+  void linear(LinearWeights& weights, std::int64_t out, std::int64_t in, float gain = 1) {
+    plan(weights.weight, {{out, in}, 0, gain / std::sqrt(static_cast<float>(in))});
+    if (biased()) plan(weights.bias, {{out}, 0, 0.1f});
+  }
+  void norm(NormWeights& weights) {
+    plan(weights.scale, {{shape_.hidden}, 1, 0.1f});
+    if (biased()) plan(weights.bias, {{shape_.hidden}, 0, 0.1f});
+  }
+  std::vector<Tensor> finish();
+
+ private:
+  bool biased() const { return shape_.family == Family::gpt2; }
+
+  const ToyShape& shape_;
+  std::vector<Draw> draws_;
+  std::vector<TensorView*> views_;
+};
+
+std::vector<Tensor> Drawing::finish() {
+  std::vector<Tensor> tensors(draws_.size());
+  std::atomic<std::size_t> next{0};
+  const auto draw_some = [&] {
+    for (std::size_t n = next++; n < draws_.size(); n = next++) tensors[n] = drawn(draws_[n], shape_.dtype, shape_.seed * 1'000'003 + n);
+  };
+  {
+    std::vector<std::jthread> others;
+    for (unsigned n = 1; n < std::thread::hardware_concurrency(); ++n) others.emplace_back(draw_some);
+    draw_some();
+  }
+  for (std::size_t n = 0; n < tensors.size(); ++n) *views_[n] = std::as_const(tensors[n]).view();
+  return tensors;
+}
+
+std::int64_t mlp_width(const ToyShape& shape) {
+  if (shape.family == Family::gpt2) return 4 * shape.hidden;
+  constexpr std::int64_t step = 256;
+  return (8 * shape.hidden / 3 + step - 1) / step * step;
+}
+
+LayerSettings layer_settings(const ToyShape& shape) {
+  const bool llama = shape.family == Family::llama;
+  LayerSettings layer;
+  layer.attention = {.hidden = shape.hidden,
+                     .num_q_heads = shape.num_q_heads,
+                     .num_kv_heads = shape.num_kv_heads,
+                     .head_dim = shape.hidden / shape.num_q_heads,
+                     .rope = llama ? std::optional<RopeSettings>(RopeSettings{}) : std::nullopt,
+                     .max_positions = shape.max_positions,
+                     .dtype = shape.dtype};
+  layer.norm.kind = llama ? NormKind::rms : NormKind::layer;
+  layer.mlp = llama ? MlpKind::swiglu : MlpKind::gelu_tanh;
+  layer.mlp_width = mlp_width(shape);
+  return layer;
+}
+
+void plan_layer(Drawing& drawing, const ToyShape& shape, LayerWeights& layer) {
+  const LayerSettings settings = layer_settings(shape);
+  const std::int64_t hidden = shape.hidden, head_dim = settings.attention.head_dim;
+  const std::int64_t q = shape.num_q_heads * head_dim, kv = shape.num_kv_heads * head_dim;
+  // What many layers add to the residual stream stays of order 1 (as GPT-2 is initialised).
+  const float gain = 1 / std::sqrt(2 * static_cast<float>(shape.num_layers));
+  drawing.norm(layer.attention_norm);
+  drawing.linear(layer.attention.q, q, hidden);
+  drawing.linear(layer.attention.k, kv, hidden);
+  drawing.linear(layer.attention.v, kv, hidden);
+  drawing.linear(layer.attention.out, hidden, q, gain);
+  drawing.norm(layer.mlp_norm);
+  if (settings.mlp == MlpKind::swiglu) drawing.linear(layer.mlp.gate, settings.mlp_width, hidden);
+  drawing.linear(layer.mlp.up, settings.mlp_width, hidden);
+  drawing.linear(layer.mlp.down, hidden, settings.mlp_width, gain);
+}
+
+void require_even_heads(const ToyShape& shape) {
+  const std::int64_t head_dim = shape.hidden / shape.num_q_heads;
+  if (shape.hidden % shape.num_q_heads != 0 || (shape.family == Family::llama && head_dim % 2 != 0)) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("hidden {} does not make {} heads of {} dim", shape.hidden, shape.num_q_heads,
+                                                         shape.family == Family::llama ? "an even" : "a whole"));
+  }
+}
+
+}  // namespace
+
+ToyWeights make_toy_weights(const ToyShape& shape) {
+  require_even_heads(shape);
+  ToyWeights toy;
+  toy.settings = {.layer = layer_settings(shape), .num_layers = shape.num_layers, .vocab_size = shape.vocab_size};
+  toy.weights.layers.resize(static_cast<std::size_t>(shape.num_layers));
+  Drawing drawing(shape);
+  drawing.plan(toy.weights.embedding, {{shape.vocab_size, shape.hidden}, 0, 1});
+  if (shape.family == Family::gpt2) drawing.plan(toy.weights.positions, {{shape.max_positions, shape.hidden}, 0, 0.1f});
+  for (LayerWeights& layer : toy.weights.layers) plan_layer(drawing, shape, layer);
+  drawing.norm(toy.weights.final_norm);
+  toy.tensors = drawing.finish();
+  return toy;
+}
+
+}  // namespace attn::demo

@@ -1,0 +1,39 @@
+#include "transformer/activations.hpp"
+
+#include <algorithm>
+
+namespace attn {
+
+MutableTensorView Buffer::view(DType dtype, const Dims& shape) {
+  const auto bytes = static_cast<std::size_t>(shape.product()) * size_of(dtype);
+  constexpr std::size_t word = sizeof(float);
+  if (bytes > memory_.size_in_bytes()) memory_ = Tensor(DType::f32, {static_cast<std::int64_t>((bytes + word - 1) / word)});
+  return {memory_.data(), dtype, shape};
+}
+
+Workspace& Activations::Memory::workspace_of(std::size_t size_in_bytes) {
+  if (workspace.size() < size_in_bytes) workspace = Workspace(size_in_bytes);
+  return workspace;
+}
+
+onednn::PackedMatmul& Activations::Memory::matmul(const onednn::PackedMatmulShape& shape) {
+  const auto found = matmuls.find(shape);
+  return found != matmuls.end() ? found->second : matmuls.emplace(shape, onednn::PackedMatmul(shape)).first->second;
+}
+
+Activations::Activations() : memory_(std::make_unique<Memory>()) {}
+Activations::Activations(Activations&&) noexcept = default;
+Activations& Activations::operator=(Activations&&) noexcept = default;
+Activations::~Activations() = default;
+
+std::size_t Activations::size_in_bytes() const noexcept {
+  const Memory& m = *memory_;
+  std::size_t sum = m.workspace.size();
+  for (const Buffer* buffer :
+       {&m.input, &m.qkv, &m.attended, &m.projected, &m.normed, &m.mlp_hidden, &m.mlp_active, &m.residual, &m.last}) {
+    sum += buffer->size_in_bytes();
+  }
+  return sum;
+}
+
+}  // namespace attn

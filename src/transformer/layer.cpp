@@ -1,0 +1,139 @@
+#include "transformer/layer.hpp"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/checks.hpp"
+
+namespace attn {
+namespace {
+
+void check_vector(const std::string& name, const TensorView& vector, std::int64_t width) {
+  require_rank(name.c_str(), vector, 1, "[width]");
+  require_float(name.c_str(), vector);
+  require_extent(name.c_str(), vector, 0, width, "width");
+  require_data(name.c_str(), vector);
+}
+
+std::vector<NamedWeights> up_parts(const LayerSettings& settings, const MlpWeights& weights) {
+  std::vector<NamedWeights> parts;
+  if (settings.mlp == MlpKind::swiglu) parts.push_back({"gate", weights.gate, settings.mlp_width});
+  parts.push_back({"up", weights.up, settings.mlp_width});
+  return parts;
+}
+
+Linear make_up(const LayerSettings& settings, const MlpWeights& weights, const Resources& resources) {
+  require_positive("mlp_width", settings.mlp_width);
+  const std::vector<NamedWeights> parts = up_parts(settings, weights);
+  for (const NamedWeights& part : parts) check_linear(part, settings.attention.hidden);
+  if (settings.mlp != MlpKind::swiglu && !weights.gate.weight.absent()) {
+    reject("gate.weight is given; it needs to be absent in an MLP without a gate");
+  }
+  return {parts, settings.attention.hidden, settings.attention.dtype, resources};
+}
+
+Linear make_down(const LayerSettings& settings, const MlpWeights& weights, const Resources& resources) {
+  const NamedWeights down{"down", weights.down, settings.attention.hidden};
+  check_linear(down, settings.mlp_width);
+  return {{&down, 1}, settings.mlp_width, settings.attention.dtype, resources};
+}
+
+}  // namespace
+
+void check_norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width) {
+  check_vector(std::string(name) + ".scale", weights.scale, width);
+  if (weights.bias.absent()) return;
+  if (settings.kind == NormKind::rms) reject(fmt::format("{}.bias is given; it needs to be absent: an RMS norm has none", name));
+  check_vector(std::string(name) + ".bias", weights.bias, width);
+}
+
+void apply_norm(const NormSettings& settings, const NormWeights& weights, const TensorView& x, const MutableTensorView& y,
+                const Execution& execution) {
+  const NormOptions options{.dim = -1, .epsilon = settings.epsilon};
+  if (settings.kind == NormKind::rms) return rms_norm(x, weights.scale, y, options, execution);
+  layer_norm(x, weights.scale, weights.bias, y, options, {}, execution);
+}
+
+Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution, const Resources& resources)
+    : kind_(settings.mlp),
+      width_(settings.mlp_width),
+      dtype_(settings.attention.dtype),
+      execution_(execution),
+      up_(make_up(settings, weights, resources)),
+      down_(make_down(settings, weights, resources)) {}
+
+void Mlp::activate(const TensorView& hidden, const MutableTensorView& active) const {
+  switch (kind_) {
+    case MlpKind::swiglu: return swiglu(hidden.sliced(1, 0, width_), hidden.sliced(1, width_, 2 * width_), active, execution_);
+    case MlpKind::gelu: return gelu(hidden, active, GeluForm::erf, execution_);
+    case MlpKind::gelu_tanh: return gelu(hidden, active, GeluForm::tanh, execution_);
+  }
+}
+
+void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const {
+  const std::int64_t tokens = x.shape[0];
+  const MutableTensorView hidden = memory.mlp_hidden.view(dtype_, {tokens, up_.out_features()});
+  const MutableTensorView active = memory.mlp_active.view(down_.operands(), {tokens, width_});
+  up_.forward(x, hidden, Linear::Result::replace, memory);
+  activate(hidden, active);
+  down_.forward(active, y, Linear::Result::add, memory);
+}
+
+TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights, const Execution& execution,
+                               std::shared_ptr<Activations> activations)
+    : settings(given),
+      attention_norm(weights.attention_norm),
+      mlp_norm(weights.mlp_norm),
+      attention(settings.attention, weights.attention, execution, std::move(activations)),
+      mlp(settings, weights.mlp, execution, attention.resources) {
+  check_norm("attention_norm", settings.norm, attention_norm, settings.attention.hidden);
+  check_norm("mlp_norm", settings.norm, mlp_norm, settings.attention.hidden);
+}
+
+TensorView TransformerLayer::Parts::normed(const NormWeights& weights, const TensorView& x, DType dtype, const ForwardOptions& options) {
+  const Timed timed(options.times, &ForwardTimes::norms);
+  const MutableTensorView y = attention.activations->memory().normed.view(dtype, x.shape);
+  apply_norm(settings.norm, weights, x, y, attention.execution);
+  return y;
+}
+
+void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache,
+                                  const ForwardOptions& options) {
+  attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x, Linear::Result::add, options);
+  const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
+  {
+    const Timed timed(options.times, &ForwardTimes::mlp);
+    mlp.add(mlp_input, x, attention.activations->memory());
+  }
+  if (options.hooks != nullptr && options.hooks->layer) options.hooks->layer(x);
+}
+
+TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
+                                   std::shared_ptr<Activations> activations)
+    : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
+TransformerLayer::TransformerLayer(TransformerLayer&&) noexcept = default;
+TransformerLayer& TransformerLayer::operator=(TransformerLayer&&) noexcept = default;
+TransformerLayer::~TransformerLayer() = default;
+
+const LayerSettings& TransformerLayer::settings() const noexcept { return parts_->settings; }
+
+std::size_t TransformerLayer::size_in_bytes() const noexcept {
+  return parts_->attention.qkv.size_in_bytes() + parts_->attention.out.size_in_bytes() + parts_->mlp.size_in_bytes();
+}
+
+void TransformerLayer::forward(const MutableTensorView& x, const CacheRef& cache, const ForwardOptions& options) {
+  require_rank("x", x, 3, "[batch, seq, hidden]");
+  require_type("x", x, DType::f32);
+  require_extent("x", x, 2, parts_->settings.attention.hidden, "hidden");
+  require_data("x", x);
+  if (x.strides != dense_strides(x.shape)) {
+    reject(fmt::format("x has strides {} for shape {}; it needs to be dense", x.strides.to_string(), x.shape.to_string()));
+  }
+  const TokenShape tokens{x.shape[0], x.shape[1]};
+  parts_->attention.check(tokens, cache, options);
+  if (x.size() == 0) return;
+  parts_->run({x.data, x.dtype, {tokens.count(), x.shape[2]}}, tokens, cache, options);
+}
+
+}  // namespace attn

@@ -1,0 +1,54 @@
+// A layer's inside, as a decoder uses it.
+#pragma once
+
+#include <attn/transformer.hpp>
+
+#include <memory>
+#include <optional>
+
+#include "transformer/attention_block.hpp"
+#include "transformer/linear.hpp"
+
+namespace attn {
+
+/// Throws unless the weights are those of such a norm, [width].
+void check_norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width);
+/// y = norm(x), both [tokens, width].
+void apply_norm(const NormSettings& settings, const NormWeights& weights, const TensorView& x, const MutableTensorView& y,
+                const Execution& execution);
+
+/// Two projections and what stands between them.
+class Mlp {
+ public:
+  Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution, const Resources& resources);
+  /// y += mlp(x); x of operands(), y f32, both dense [tokens, hidden].
+  void add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const;
+  DType operands() const noexcept { return up_.operands(); }
+  std::size_t size_in_bytes() const noexcept { return up_.size_in_bytes() + down_.size_in_bytes(); }
+
+ private:
+  void activate(const TensorView& hidden, const MutableTensorView& active) const;
+
+  MlpKind kind_;
+  std::int64_t width_;
+  DType dtype_;
+  Execution execution_;
+  Linear up_;  // gate and up, or up alone
+  Linear down_;
+};
+
+struct TransformerLayer::Parts {
+  Parts(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution, std::shared_ptr<Activations> activations);
+  /// x [tokens, hidden], f32. Checked.
+  void run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options);
+
+  LayerSettings settings;
+  NormWeights attention_norm, mlp_norm;
+  AttentionBlock::Parts attention;
+  Mlp mlp;
+
+ private:
+  TensorView normed(const NormWeights& weights, const TensorView& x, DType dtype, const ForwardOptions& options);
+};
+
+}  // namespace attn
