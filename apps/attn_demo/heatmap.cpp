@@ -81,6 +81,10 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   }
 }
 
+std::string title_of(const HeatmapArguments& arguments, const std::string& usual) {
+  return arguments.title ? readable_title(*arguments.title) : usual;
+}
+
 /// The chosen head, or each of them. Values play no part in weights, so keys stand in for them.
 std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
   CallArguments call_arguments = arguments.call;
@@ -98,7 +102,7 @@ std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
   };
   if (arguments.head) {
     const std::string entry = q[0] > 1 ? fmt::format("batch entry {}, ", arguments.batch) : "";
-    add(*arguments.head, arguments.title.value_or(fmt::format("attention weights, {}head {}", entry, *arguments.head)));
+    add(*arguments.head, title_of(arguments, fmt::format("attention weights, {}head {}", entry, *arguments.head)));
   } else {
     for (std::int64_t head = 0; head < q[1]; ++head) add(head, fmt::format("head {}", head));
   }
@@ -117,8 +121,9 @@ int show(const HeatmapArguments& arguments) {
     flush_output();
   }
   if (!arguments.out) return 0;
-  const std::string title = arguments.title.value_or("attention weights");
-  write_text(*arguments.out, png_bytes(arguments.head ? draw_map(maps.front(), scale) : draw_maps(maps, scale, title)));
+  const Canvas picture =
+      arguments.head ? draw_map(maps.front(), scale) : draw_maps(maps, scale, title_of(arguments, "attention weights of all heads"));
+  write_text(*arguments.out, png_bytes(picture));
   return 0;
 }
 

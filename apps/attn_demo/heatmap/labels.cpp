@@ -41,6 +41,12 @@ std::string readable(std::string_view token) {
   return label;
 }
 
+std::string readable_title(std::string_view text) {
+  std::string title = readable(text);
+  std::replace(title.begin(), title.end(), middle_dot, ' ');
+  return title;
+}
+
 std::string shortened(const std::string& label, std::size_t most) {
   return label.size() <= most ? label : label.substr(0, most - 1) + ellipsis;
 }

@@ -13,6 +13,9 @@ namespace attn::demo {
 /// \x and its two hexadecimal digits.
 std::string readable(std::string_view token);
 
+/// The same of a title, whose spaces stay.
+std::string readable_title(std::string_view text);
+
 /// At most so many letters, the last one an ellipsis where some are left out.
 std::string shortened(const std::string& label, std::size_t most);
 
