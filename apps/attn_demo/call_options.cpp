@@ -102,10 +102,9 @@ void add_execution_options(CLI::App& command, std::optional<int>& num_threads, s
   add_value(command, "--isa", "NAME", "which kernels; attn_demo info lists them", [&](auto, auto text) { isa = isa_value(text); });
 }
 
-std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
+std::vector<CLI::Option*> add_score_files(CLI::App& command, CallArguments& arguments) {
   auto* const q = add_file(command, "--q", arguments.q, "queries: x.npy, or x.safetensors:NAME");
   auto* const k = add_file(command, "--k", arguments.k, "keys");
-  auto* const v = add_file(command, "--v", arguments.v, "values");
   auto* const layout = add_value(command, "--layout", "ORDER", "of rank-4 inputs: bhsd [batch, heads, seq, dim] (default) or bshd",
                                  [&](auto option, auto text) {
                                    arguments.layout = choice_value<Layout>(option, text, {{"bhsd", Layout::bhsd}, {"bshd", Layout::bshd}});
@@ -115,17 +114,28 @@ std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& argu
   auto* const kv_heads = add_value(command, "--kv-heads", "HKV", "their key and value heads; default H",
                                    [&](auto option, auto text) { arguments.kv_heads = integer_value(option, text, 1); });
   kv_heads->needs(heads);
+  return {q, k, layout, heads, kv_heads};
+}
+
+std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
+  std::vector<CLI::Option*> options = add_score_files(command, arguments);
+  auto* const v = add_file(command, "--v", arguments.v, "values");
   auto* const past_k = add_file(command, "--past-k", arguments.past_k, "earlier keys, always [batch, kv_heads, past_len, dim]");
   auto* const past_v = add_file(command, "--past-v", arguments.past_v, "earlier values");
   past_k->needs(past_v);
   past_v->needs(past_k);
-  return {q, k, v, layout, heads, kv_heads, past_k, past_v};
+  options.insert(options.end(), {v, past_k, past_v});
+  return options;
 }
 
-void add_call_options(CLI::App& command, CallArguments& arguments) {
+void add_weight_options(CLI::App& command, CallArguments& arguments) {
   add_mask_options(command, arguments);
   add_score_options(command, arguments);
   add_normaliser_options(command, arguments);
+}
+
+void add_call_options(CLI::App& command, CallArguments& arguments) {
+  add_weight_options(command, arguments);
   add_engine_options(command, arguments);
 }
 

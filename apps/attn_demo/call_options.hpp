@@ -23,7 +23,11 @@ CLI::Option* add_file(CLI::App& command, const std::string& option, std::optiona
 void add_execution_options(CLI::App& command, std::optional<int>& num_threads, std::optional<Isa>& isa);
 /// Adds the options that `run` and `compare` share, but for --q, --k and --v: those that say which call is made.
 void add_call_options(CLI::App& command, CallArguments& arguments);
-/// Adds --q, --k, --v, and what says how they are laid out and what comes before them. Returns all of these options.
+/// Adds those of them that say how scores become weights: masks, scores and the normaliser.
+void add_weight_options(CLI::App& command, CallArguments& arguments);
+/// Adds --q, --k, and what says how inputs are laid out. Returns all of these options.
+std::vector<CLI::Option*> add_score_files(CLI::App& command, CallArguments& arguments);
+/// Adds these, --v, and what comes before keys and values. Returns all of these options.
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
 
 }  // namespace attn::demo

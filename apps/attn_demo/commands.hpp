@@ -21,7 +21,11 @@ void add_op(CLI::App& app, Command& chosen);
 void add_plot(CLI::App& app, Command& chosen);
 void add_layers(CLI::App& app, Command& chosen);
 void add_generate(CLI::App& app, Command& chosen);
+void add_heatmap(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
+
+/// Throws Error(io) if what was printed cannot be written.
+void flush_output();
 
 /// attn_demo without a command.
 int compare_samples();

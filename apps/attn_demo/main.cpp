@@ -2,8 +2,8 @@
 #include <attn/error.hpp>
 #include <attn/info.hpp>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cctype>
@@ -44,6 +44,7 @@ int run_command_line(int argc, char** argv) {
   add_plot(app, chosen);
   add_layers(app, chosen);
   add_generate(app, chosen);
+  add_heatmap(app, chosen);
   add_info(app, chosen);
   try {
     app.parse(argc, argv);
@@ -53,11 +54,11 @@ int run_command_line(int argc, char** argv) {
   return chosen();
 }
 
+}  // namespace
+
 void flush_output() {
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) throw Error(ErrorCode::io, "cannot write to standard output");
 }
-
-}  // namespace
 
 void require_name(CLI::App& command) {
   command.require_subcommand(0, 1);

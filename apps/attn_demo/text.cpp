@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,15 +13,6 @@
 
 namespace attn::demo {
 namespace {
-
-bool coloured() {
-  static const bool wanted = [] {
-    const char* const terminal = std::getenv("TERM");
-    const bool capable = terminal != nullptr && std::string_view(terminal) != "dumb";
-    return isatty(STDOUT_FILENO) != 0 && capable && std::getenv("NO_COLOR") == nullptr;
-  }();
-  return wanted;
-}
 
 /// Three digits that count, without an exponent.
 std::string three_digits(double value) {
@@ -49,6 +41,24 @@ std::string format_speedup(double factor) { return three_digits(factor) + " x"; 
 
 std::string format_index(const std::vector<std::int64_t>& index) {
   return index.empty() ? "-" : fmt::format("[{}]", fmt::join(index, ", "));
+}
+
+bool coloured() {
+  static const bool wanted = [] {
+    const char* const terminal = std::getenv("TERM");
+    const bool capable = terminal != nullptr && std::string_view(terminal) != "dumb";
+    return isatty(STDOUT_FILENO) != 0 && capable && std::getenv("NO_COLOR") == nullptr;
+  }();
+  return wanted;
+}
+
+int terminal_width() {
+  constexpr int usual = 100, least = 20;
+  winsize size{};
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return std::max<int>(least, size.ws_col);
+  const char* const columns = std::getenv("COLUMNS");
+  const int number = columns != nullptr ? std::atoi(columns) : 0;
+  return number > 0 ? std::max(least, number) : usual;
 }
 
 std::string styled(Style style, const std::string& text) {

@@ -1,0 +1,159 @@
+// attn_demo heatmap: attention weights as a picture, in a PNG file or in the terminal.
+#include <attn/attn.hpp>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arguments.hpp"
+#include "call_options.hpp"
+#include "commands.hpp"
+#include "heatmap/call_weights.hpp"
+#include "heatmap/labels.hpp"
+#include "heatmap/picture.hpp"
+#include "heatmap/png.hpp"
+#include "heatmap/terminal.hpp"
+#include "inputs.hpp"
+#include "memory.hpp"
+#include "outputs.hpp"
+#include "text.hpp"
+
+namespace attn::demo {
+namespace {
+
+struct HeatmapArguments {
+  CallArguments call;
+  std::int64_t batch = 0;
+  std::optional<std::int64_t> head = 0;  // none: all
+  std::optional<std::string> labels, tokens, key_labels, title, out;
+  ScaleKind scale = ScaleKind::linear;
+  bool terminal = false;
+};
+
+std::string read_text(const std::string& file) {
+  std::error_code ignored;
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream || !std::filesystem::is_regular_file(file, ignored)) throw Error(ErrorCode::io, fmt::format("{}: cannot be read", file));
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+LabelTexts label_texts(const HeatmapArguments& arguments) {
+  LabelTexts texts;
+  if (arguments.labels) texts = {"--labels", comma_labels(*arguments.labels), {}};
+  if (arguments.tokens) texts = {"--tokens", line_labels(read_text(*arguments.tokens)), {}};
+  if (arguments.key_labels) texts.key_labels = comma_labels(*arguments.key_labels);
+  return texts;
+}
+
+void require_place(const char* option, std::int64_t place, std::int64_t count, const char* what) {
+  if (place < count) return;
+  reject_value(option, fmt::format("{}", place), fmt::format("an integer in 0..{}: there are {} {}", count - 1, count, what));
+}
+
+/// Checks the whole call, not only the part that is drawn.
+void check_call(const Call& call, const HeatmapArguments& arguments) {
+  Tensors tensors = call.tensors;
+  const Dims& q = tensors.q.shape;
+  tensors.out = {nullptr, call.dtype, q};
+  const Plan checks_shapes(tensors, call.options);
+  const std::int64_t kv_len = tensors.k.shape[2];
+  if (q.product() == 0 || kv_len == 0) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("q has shape {} and k {}: there are no weights to draw", q.to_string(), tensors.k.shape.to_string()));
+  }
+  require_place("--batch", arguments.batch, q[0], "batch entries");
+  if (arguments.head) require_place("--head", *arguments.head, q[1], "query heads");
+  constexpr double bytes_a_weight = 5, bytes_a_score = 8;
+  const double weights = static_cast<double>(q[2]) * static_cast<double>(kv_len);
+  const double bytes = weights * (bytes_a_weight * static_cast<double>(arguments.head ? 1 : q[1]) + 2 * bytes_a_score);
+  if (bytes > available_memory()) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} x {} weights a head need about {} of memory; {} are available", q[2], kv_len,
+                                                         format_bytes(bytes), format_bytes(available_memory())));
+  }
+}
+
+std::string title_of(const HeatmapArguments& arguments, const std::string& usual) {
+  return arguments.title ? readable_title(*arguments.title) : usual;
+}
+
+/// The chosen head, or each of them. Values play no part in weights, so keys stand in for them.
+std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
+  CallArguments call_arguments = arguments.call;
+  call_arguments.v = call_arguments.k;
+  const Call call = load_call(call_arguments);
+  check_call(call, arguments);
+  const Dims& q = call.tensors.q.shape;
+  const AxisLabels labels = axis_labels(label_texts(arguments), q[2], call.tensors.k.shape[2]);
+  std::vector<WeightMap> maps;
+  const auto add = [&](std::int64_t head, const std::string& title) {
+    maps.push_back(call_weights(call, arguments.batch, head));
+    maps.back().title = title;
+    maps.back().row_labels = labels.rows;
+    maps.back().column_labels = labels.columns;
+  };
+  if (arguments.head) {
+    const std::string entry = q[0] > 1 ? fmt::format("batch entry {}, ", arguments.batch) : "";
+    add(*arguments.head, title_of(arguments, fmt::format("attention weights, {}head {}", entry, *arguments.head)));
+  } else {
+    for (std::int64_t head = 0; head < q[1]; ++head) add(head, fmt::format("head {}", head));
+  }
+  return maps;
+}
+
+int show(const HeatmapArguments& arguments) {
+  if (arguments.out && !arguments.out->ends_with(".png")) reject_value("--out", *arguments.out, "a name that ends in .png");
+  if (!arguments.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
+    throw Error(ErrorCode::invalid_argument, "--head is all: its small pictures have no room for labels");
+  }
+  const std::vector<WeightMap> maps = weights_of(arguments);
+  const ColourScale scale(arguments.scale, maps);
+  if (arguments.terminal || !arguments.out) {
+    for (const WeightMap& map : maps) fmt::print("{}", terminal_map(map, scale, {coloured(), terminal_width()}));
+    flush_output();
+  }
+  if (!arguments.out) return 0;
+  const Canvas picture =
+      arguments.head ? draw_map(maps.front(), scale) : draw_maps(maps, scale, title_of(arguments, "attention weights of all heads"));
+  write_text(*arguments.out, png_bytes(picture));
+  return 0;
+}
+
+void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
+  auto* const labels = add_file(command, "--labels", arguments.labels, "of the tokens, with commas between; default: numbers");
+  labels->type_name("A,B,C");
+  add_file(command, "--tokens", arguments.tokens, "the same from a text file, one a line")->excludes(labels);
+  add_file(command, "--key-labels", arguments.key_labels, "of the keys, where queries are other tokens")->type_name("A,B,C");
+  add_file(command, "--title", arguments.title, "of the picture")->type_name("TEXT");
+}
+
+}  // namespace
+
+void add_heatmap(CLI::App& app, Command& chosen) {
+  const auto arguments = std::make_shared<HeatmapArguments>();
+  CLI::App& command = *app.add_subcommand("heatmap", "attention weights as a picture, in a PNG file or in the terminal");
+  add_score_files(command, arguments->call);
+  add_file(command, "--out", arguments->out, "a file that ends in .png; without it the picture is shown in the terminal");
+  command.add_flag("--terminal", arguments->terminal, "in the terminal too");
+  add_value(command, "--batch", "N", "which batch entry; default 0",
+            [arguments](auto option, auto text) { arguments->batch = integer_value(option, text, 0); });
+  add_value(command, "--head", "N", "which query head, or all; default 0", [arguments](auto option, auto text) {
+    arguments->head = text == "all" ? std::nullopt : std::optional(integer_value(option, text, 0));
+  });
+  add_label_options(command, *arguments);
+  add_value(command, "--scale-colours", "KIND", "linear (default) or log", [arguments](auto option, auto text) {
+    arguments->scale = choice_value<ScaleKind>(option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});
+  });
+  add_weight_options(command, arguments->call);
+  command.callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });
+}
+
+}  // namespace attn::demo

@@ -1,0 +1,50 @@
+#include "call_weights.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace attn::demo {
+namespace {
+
+/// One place of a dim; an extent of 1 serves all places.
+TensorView at(const TensorView& tensor, int dim, std::int64_t place) {
+  return tensor.shape[dim] == 1 ? tensor : tensor.sliced(dim, place, place + 1);
+}
+
+/// The same call of one batch entry and query head alone.
+Tensors one_head(const Tensors& all, std::int64_t batch, std::int64_t head) {
+  const std::int64_t group_size = all.q.shape[1] / all.k.shape[1];
+  Tensors one;
+  one.q = at(at(all.q, 0, batch), 1, head);
+  one.k = at(at(all.k, 0, batch), 1, head / group_size);
+  one.mask = all.mask;
+  if (all.mask.rank() == 4) one.mask = at(at(all.mask, 0, batch), 1, head);
+  if (all.mask.rank() == 3) one.mask = at(all.mask, 0, head);
+  if (!all.alibi_slopes.absent()) one.alibi_slopes = at(all.alibi_slopes, 0, head);
+  if (!all.sinks.absent()) one.sinks = at(all.sinks, 0, head);
+  if (!all.kv_lens.absent()) one.kv_lens = at(all.kv_lens, 0, batch);
+  return one;
+}
+
+Tensor scores_of(const Tensors& tensors, const Options& options, ScoreStage stage) {
+  // In double: in f32 a score that is very small, but seen, would become -inf.
+  Tensor scores(DType::f64, {1, 1, tensors.q.shape[2], tensors.k.shape[2]});
+  reference_scores(tensors, options, stage, scores.view());
+  return scores;
+}
+
+}  // namespace
+
+WeightMap call_weights(const Call& call, std::int64_t batch, std::int64_t head) {
+  const Tensors tensors = one_head(call.tensors, batch, head);
+  WeightMap map;
+  map.grid = Grid(tensors.q.shape[2], tensors.k.shape[2]);
+  const Tensor masked = scores_of(tensors, call.options, ScoreStage::masked);
+  std::transform(masked.data<double>(), masked.data<double>() + masked.size(), map.grid.hidden.begin(),
+                 [](double score) { return static_cast<unsigned char>(std::isinf(score) && score < 0); });
+  const Tensor weights = scores_of(tensors, call.options, ScoreStage::weights);
+  copy_into(weights.view(), {map.grid.weights.data(), weights.shape()});
+  return map;
+}
+
+}  // namespace attn::demo

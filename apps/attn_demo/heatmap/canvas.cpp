@@ -1,0 +1,66 @@
+#include "canvas.hpp"
+
+#include <algorithm>
+
+#include "font.hpp"
+
+namespace attn::demo {
+namespace {
+
+constexpr int hatch_period = 8, hatch_width = 2;
+
+/// Calls set(x, y) for each pixel of the words in the font's own size, read from left to right.
+template <class Set>
+void for_glyph_pixels(std::string_view words, Set set) {
+  for (std::size_t n = 0; n < words.size(); ++n) {
+    for (int y = 0; y < glyph_height; ++y) {
+      for (int x = 0; x < glyph_width; ++x) {
+        if (glyph_pixel(words[n], x, y)) set(static_cast<int>(n) * glyph_step + x, y);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int text_width(std::string_view text, int scale) { return text.empty() ? 0 : (static_cast<int>(text.size()) * glyph_step - 1) * scale; }
+int text_height(int scale) { return glyph_height * scale; }
+
+Canvas::Canvas(int width, int height)
+    : width_(width), height_(height), pixels_(static_cast<std::size_t>(width) * static_cast<std::size_t>(height), white) {}
+
+void Canvas::fill(const Box& box, Colour colour) {
+  const int left = std::clamp(box.left, 0, width_), right = std::clamp(box.left + box.width, left, width_);
+  for (int y = std::max(box.top, 0); y < std::min(box.top + box.height, height_); ++y) {
+    const auto row = pixels_.begin() + static_cast<std::ptrdiff_t>(y) * width_;
+    std::fill(row + left, row + right, colour);
+  }
+}
+
+void Canvas::hatch(const Box& box) {
+  fill(box, hidden_colour);
+  for (int y = std::max(box.top, 0); y < std::min(box.top + box.height, height_); ++y) {
+    for (int x = std::max(box.left, 0); x < std::min(box.left + box.width, width_); ++x) {
+      if ((x + y) % hatch_period < hatch_width) fill({x, y, 1, 1}, hatch_colour);
+    }
+  }
+}
+
+void Canvas::frame(const Box& box, Colour colour) {
+  fill({box.left - 1, box.top - 1, box.width + 2, 1}, colour);
+  fill({box.left - 1, box.top + box.height, box.width + 2, 1}, colour);
+  fill({box.left - 1, box.top, 1, box.height}, colour);
+  fill({box.left + box.width, box.top, 1, box.height}, colour);
+}
+
+void Canvas::text(int left, int top, std::string_view words, const Lettering& lettering) {
+  const int scale = lettering.scale;
+  for_glyph_pixels(words, [&](int x, int y) { fill({left + x * scale, top + y * scale, scale, scale}, lettering.colour); });
+}
+
+void Canvas::upright_text(int left, int bottom, std::string_view words, const Lettering& lettering) {
+  const int scale = lettering.scale;
+  for_glyph_pixels(words, [&](int x, int y) { fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.colour); });
+}
+
+}  // namespace attn::demo
