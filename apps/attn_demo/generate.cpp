@@ -15,6 +15,7 @@
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "model.hpp"
+#include "prompt.hpp"
 #include "text.hpp"
 #include "text_stream.hpp"
 
@@ -23,8 +24,8 @@ namespace {
 
 struct GenerateArguments {
   ModelChoice model;
-  std::optional<std::string> prompt, logits;
-  std::optional<std::vector<std::int64_t>> prompt_ids;
+  PromptChoice prompt;
+  std::optional<std::string> logits;
   std::optional<std::int64_t> max_new;
   SampleOptions sampling;
   bool print_ids = false, ignore_eos = false, quiet = false;
@@ -40,6 +41,7 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 struct Timing {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
   double prefill = 0, decode = 0;  // seconds; the first new token comes out of the prefill
+  std::optional<std::int64_t> ended_by{};
 };
 
 /// New tokens as they come: text, or ids.
@@ -68,15 +70,6 @@ class Output {
   bool first_ = true;
 };
 
-std::vector<std::int64_t> prompt_of(const GenerateArguments& arguments, const std::optional<Tokeniser>& tokeniser) {
-  if (arguments.prompt_ids) return *arguments.prompt_ids;
-  if (!arguments.prompt) throw Error(ErrorCode::invalid_argument, "generate needs --prompt TEXT or --prompt-ids 1,2,3");
-  if (!tokeniser) throw Error(ErrorCode::invalid_argument, "--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
-  std::vector<std::int64_t> ids = tokeniser->encode(*arguments.prompt);
-  if (ids.empty()) throw Error(ErrorCode::invalid_argument, "--prompt is empty, and the model begins texts with no token of its own");
-  return ids;
-}
-
 /// A model and the prompt it is given.
 class Generation {
  public:
@@ -96,7 +89,10 @@ class Generation {
     begin = std::chrono::steady_clock::now();
     while (timing.new_tokens < max_new_) {
       const std::int64_t id = draw(timing.new_tokens);
-      if (!arguments_.ignore_eos && std::find(model_.eos_ids.begin(), model_.eos_ids.end(), id) != model_.eos_ids.end()) break;
+      if (!arguments_.ignore_eos && std::find(model_.eos_ids.begin(), model_.eos_ids.end(), id) != model_.eos_ids.end()) {
+        timing.ended_by = id;
+        break;
+      }
       output.show(id);
       if (++timing.new_tokens == max_new_) break;
       model_.decoder.forward({&id, {1, 1}}, caches_.refs, logits_.view());
@@ -142,14 +138,14 @@ void print_timing(const Timing& timing, const Model& model) {
   fmt::print("\n{}\n", model.description);
   fmt::print("prompt  {} tokens in {}, {:.1f} tokens/s\n", timing.prompt_tokens, format_seconds(timing.prefill),
              rate(timing.prompt_tokens, timing.prefill));
-  fmt::print("new     {} tokens, {} steps in {}, {:.1f} tokens/s\n", timing.new_tokens, steps, format_seconds(timing.decode),
-             rate(steps, timing.decode));
+  fmt::print("new     {} tokens, {} steps in {}, {:.1f} tokens/s{}\n", timing.new_tokens, steps, format_seconds(timing.decode),
+             rate(steps, timing.decode), timing.ended_by ? fmt::format("; token {} ended the text", *timing.ended_by) : "");
 }
 
 int generate(const GenerateArguments& arguments) {
   const ModelSource source(arguments.model);
   const std::optional<Tokeniser> tokeniser = source.tokeniser();
-  std::vector<std::int64_t> prompt = prompt_of(arguments, tokeniser);
+  std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokeniser);
   const std::int64_t room = source.most_positions() - std::ssize(prompt);
   const std::int64_t max_new = arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
   Model model = source.load(std::ssize(prompt) + max_new);
@@ -158,16 +154,6 @@ int generate(const GenerateArguments& arguments) {
   output.finish();
   if (!arguments.quiet) print_timing(timing, model);
   return 0;
-}
-
-std::vector<std::int64_t> ids_value(const std::string& option, const std::string& text) {
-  std::vector<std::int64_t> ids;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    ids.push_back(integer_value(option, text.substr(begin, end - begin), 0));
-    begin = end + 1;
-  }
-  return ids;
 }
 
 float share_value(const std::string& option, const std::string& text) {
@@ -197,11 +183,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<GenerateArguments>();
   CLI::App& command = *app.add_subcommand("generate", "text from a model, token by token");
   add_model_options(command, arguments->model);
-  auto* const prompt = add_file(command, "--prompt", arguments->prompt, "the text to go on from");
-  prompt->type_name("TEXT");
-  add_value(command, "--prompt-ids", "IDS", "token ids in its place, with commas between them", [arguments](auto option, auto text) {
-    arguments->prompt_ids = ids_value(option, text);
-  })->excludes(prompt);
+  add_prompt_options(command, arguments->prompt);
   add_value(command, "--max-new", "N", "tokens at most; default 64",
             [arguments](auto option, auto text) { arguments->max_new = integer_value(option, text, 0, std::int64_t{1} << 24); });
   add_sampling_options(command, arguments->sampling);

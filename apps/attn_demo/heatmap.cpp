@@ -19,6 +19,7 @@
 #include "commands.hpp"
 #include "heatmap/call_weights.hpp"
 #include "heatmap/labels.hpp"
+#include "heatmap/model_weights.hpp"
 #include "heatmap/picture.hpp"
 #include "heatmap/png.hpp"
 #include "heatmap/terminal.hpp"
@@ -32,6 +33,9 @@ namespace {
 
 struct HeatmapArguments {
   CallArguments call;
+  std::optional<std::string> model;  // in place of the call
+  PromptChoice prompt;
+  std::int64_t layer = 0;
   std::int64_t batch = 0;
   std::optional<std::int64_t> head = 0;  // none: all
   std::optional<std::string> labels, tokens, key_labels, title, out;
@@ -85,8 +89,19 @@ std::string title_of(const HeatmapArguments& arguments, const std::string& usual
   return arguments.title ? readable_title(*arguments.title) : usual;
 }
 
+/// Of a model's own attention; the call's options have no say in it.
+std::vector<WeightMap> weights_of_model(const HeatmapArguments& arguments) {
+  if (arguments.call.q || arguments.call.k)
+    throw Error(ErrorCode::invalid_argument, "--model makes its own q and k; --q and --k are for calls without it");
+  std::vector<WeightMap> maps =
+      model_weights({.folder = *arguments.model, .prompt = arguments.prompt, .layer = arguments.layer, .head = arguments.head});
+  if (arguments.head) maps.front().title = title_of(arguments, maps.front().title);
+  return maps;
+}
+
 /// The chosen head, or each of them. Values play no part in weights, so keys stand in for them.
 std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
+  if (arguments.model) return weights_of_model(arguments);
   CallArguments call_arguments = arguments.call;
   call_arguments.v = call_arguments.k;
   const Call call = load_call(call_arguments);
@@ -95,7 +110,7 @@ std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
   const AxisLabels labels = axis_labels(label_texts(arguments), q[2], call.tensors.k.shape[2]);
   std::vector<WeightMap> maps;
   const auto add = [&](std::int64_t head, const std::string& title) {
-    maps.push_back(call_weights(call, arguments.batch, head));
+    maps.push_back(call_weights(call.tensors, call.options, {arguments.batch, head}));
     maps.back().title = title;
     maps.back().row_labels = labels.rows;
     maps.back().column_labels = labels.columns;
@@ -107,6 +122,10 @@ std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
     for (std::int64_t head = 0; head < q[1]; ++head) add(head, fmt::format("head {}", head));
   }
   return maps;
+}
+
+std::string usual_title_of_all(const HeatmapArguments& arguments) {
+  return arguments.model ? fmt::format("attention weights, layer {}, all heads", arguments.layer) : "attention weights of all heads";
 }
 
 int show(const HeatmapArguments& arguments) {
@@ -122,7 +141,7 @@ int show(const HeatmapArguments& arguments) {
   }
   if (!arguments.out) return 0;
   const Canvas picture =
-      arguments.head ? draw_map(maps.front(), scale) : draw_maps(maps, scale, title_of(arguments, "attention weights of all heads"));
+      arguments.head ? draw_map(maps.front(), scale) : draw_maps(maps, scale, title_of(arguments, usual_title_of_all(arguments)));
   write_text(*arguments.out, png_bytes(picture));
   return 0;
 }
@@ -141,6 +160,10 @@ void add_heatmap(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<HeatmapArguments>();
   CLI::App& command = *app.add_subcommand("heatmap", "attention weights as a picture, in a PNG file or in the terminal");
   add_score_files(command, arguments->call);
+  add_file(command, "--model", arguments->model, "a model's folder in their place, for --prompt or --prompt-ids")->type_name("DIR");
+  add_prompt_options(command, arguments->prompt);
+  add_value(command, "--layer", "N", "of the model; default 0",
+            [arguments](auto option, auto text) { arguments->layer = integer_value(option, text, 0); });
   add_file(command, "--out", arguments->out, "a file that ends in .png; without it the picture is shown in the terminal");
   command.add_flag("--terminal", arguments->terminal, "in the terminal too");
   add_value(command, "--batch", "N", "which batch entry; default 0",

@@ -132,6 +132,7 @@ ToyWeights make_toy_weights(const ToyShape& shape) {
   if (shape.family == Family::gpt2) drawing.plan(toy.weights.positions, {{shape.max_positions, shape.hidden}, 0, 0.1f});
   for (LayerWeights& layer : toy.weights.layers) plan_layer(drawing, shape, layer);
   drawing.norm(toy.weights.final_norm);
+  drawing.plan(toy.weights.output, {{shape.vocab_size, shape.hidden}, 0, 2 / std::sqrt(static_cast<float>(shape.hidden))});
   toy.tensors = drawing.finish();
   return toy;
 }

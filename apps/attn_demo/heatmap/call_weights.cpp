@@ -1,5 +1,7 @@
 #include "call_weights.hpp"
 
+#include <attn/reference.hpp>
+
 #include <algorithm>
 #include <cmath>
 
@@ -35,14 +37,14 @@ Tensor scores_of(const Tensors& tensors, const Options& options, ScoreStage stag
 
 }  // namespace
 
-WeightMap call_weights(const Call& call, std::int64_t batch, std::int64_t head) {
-  const Tensors tensors = one_head(call.tensors, batch, head);
+WeightMap call_weights(const Tensors& all, const Options& options, const HeadChoice& choice) {
+  const Tensors tensors = one_head(all, choice.batch, choice.head);
   WeightMap map;
   map.grid = Grid(tensors.q.shape[2], tensors.k.shape[2]);
-  const Tensor masked = scores_of(tensors, call.options, ScoreStage::masked);
+  const Tensor masked = scores_of(tensors, options, ScoreStage::masked);
   std::transform(masked.data<double>(), masked.data<double>() + masked.size(), map.grid.hidden.begin(),
                  [](double score) { return static_cast<unsigned char>(std::isinf(score) && score < 0); });
-  const Tensor weights = scores_of(tensors, call.options, ScoreStage::weights);
+  const Tensor weights = scores_of(tensors, options, ScoreStage::weights);
   copy_into(weights.view(), {map.grid.weights.data(), weights.shape()});
   return map;
 }

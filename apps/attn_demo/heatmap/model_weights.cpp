@@ -1,0 +1,57 @@
+#include "model_weights.hpp"
+
+#include <fmt/format.h>
+
+#include "attn_demo/arguments.hpp"
+#include "attn_demo/model.hpp"
+#include "call_weights.hpp"
+#include "labels.hpp"
+
+namespace attn::demo {
+namespace {
+
+void require_place(const char* option, std::int64_t place, std::int64_t count, const char* what) {
+  if (place < count) return;
+  reject_value(option, fmt::format("{}", place), fmt::format("an integer in 0..{}: the model has {} {}", count - 1, count, what));
+}
+
+std::vector<std::string> labels_of(const std::vector<std::int64_t>& ids, const std::optional<Tokeniser>& tokeniser) {
+  std::vector<std::string> labels;
+  for (const std::int64_t id : ids) {
+    const bool known = tokeniser && id < tokeniser->vocab_size();
+    labels.push_back(known ? readable(tokeniser->piece(id)) : std::to_string(id));
+  }
+  return labels;
+}
+
+}  // namespace
+
+std::vector<WeightMap> model_weights(const ModelWeights& choice) {
+  ModelChoice folder;
+  folder.folder = choice.folder;
+  const ModelSource source(folder);
+  const std::optional<Tokeniser> tokeniser = source.tokeniser();
+  const std::vector<std::int64_t> ids = prompt_ids(choice.prompt, tokeniser);
+  Model model = source.load(std::ssize(ids));
+  const std::int64_t num_heads = model.settings.layer.attention.num_q_heads;
+  require_place("--layer", choice.layer, model.settings.num_layers, "layers");
+  if (choice.head) require_place("--head", *choice.head, num_heads, "query heads");
+
+  const std::vector<std::string> labels = labels_of(ids, tokeniser);
+  std::vector<WeightMap> maps;
+  std::int64_t layer = 0;
+  const ForwardHooks hooks{.attention = [&](const Tensors& tensors, const Options& options) {
+    if (layer++ != choice.layer) return;
+    const std::int64_t first = choice.head.value_or(0), last = choice.head ? first + 1 : num_heads;
+    for (std::int64_t head = first; head < last; ++head) {
+      maps.push_back(call_weights(tensors, options, {.batch = 0, .head = head}));
+      maps.back().title = choice.head ? fmt::format("attention weights, layer {}, head {}", layer - 1, head) : fmt::format("head {}", head);
+      maps.back().row_labels = maps.back().column_labels = labels;
+    }
+  }};
+  const std::vector<CacheRef> no_caches(static_cast<std::size_t>(model.settings.num_layers));
+  model.decoder.forward({ids.data(), {1, std::ssize(ids)}}, no_caches, {}, {.hooks = &hooks});
+  return maps;
+}
+
+}  // namespace attn::demo

@@ -1,0 +1,43 @@
+#include "prompt.hpp"
+
+#include <attn/error.hpp>
+
+#include <algorithm>
+
+#include "arguments.hpp"
+#include "call_options.hpp"
+
+namespace attn::demo {
+namespace {
+
+std::vector<std::int64_t> ids_value(const std::string& option, const std::string& text) {
+  std::vector<std::int64_t> ids;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    ids.push_back(integer_value(option, text.substr(begin, end - begin), 0));
+    begin = end + 1;
+  }
+  return ids;
+}
+
+}  // namespace
+
+void add_prompt_options(CLI::App& command, PromptChoice& choice) {
+  auto* const text = add_file(command, "--prompt", choice.text, "the text that the model reads");
+  text->type_name("TEXT");
+  add_value(command, "--prompt-ids", "IDS", "token ids in its place, with commas between them", [&choice](auto option, auto value) {
+    choice.ids = ids_value(option, value);
+  })->excludes(text);
+}
+
+std::vector<std::int64_t> prompt_ids(const PromptChoice& choice, const std::optional<Tokeniser>& tokeniser) {
+  const auto refuse = [](const char* message) { throw Error(ErrorCode::invalid_argument, message); };
+  if (choice.ids) return *choice.ids;
+  if (!choice.text) refuse("a model needs --prompt TEXT or --prompt-ids 1,2,3");
+  if (!tokeniser) refuse("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
+  std::vector<std::int64_t> ids = tokeniser->encode(*choice.text);
+  if (ids.empty()) refuse("--prompt is empty, and the model begins texts with no token of its own");
+  return ids;
+}
+
+}  // namespace attn::demo

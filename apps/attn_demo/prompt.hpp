@@ -1,0 +1,27 @@
+// What a model is given to read.
+#pragma once
+
+#include <attn/tokeniser.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace attn::demo {
+
+struct PromptChoice {
+  std::optional<std::string> text;
+  std::optional<std::vector<std::int64_t>> ids;
+  bool given() const noexcept { return text || ids; }
+};
+
+/// Adds --prompt and --prompt-ids.
+void add_prompt_options(CLI::App& command, PromptChoice& choice);
+
+/// At least one id. Throws attn::Error where there is none, or a text and no tokeniser.
+std::vector<std::int64_t> prompt_ids(const PromptChoice& choice, const std::optional<Tokeniser>& tokeniser);
+
+}  // namespace attn::demo
