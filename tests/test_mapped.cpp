@@ -52,7 +52,7 @@ TEST_CASE("every type and shape is what it was") {
 TEST_CASE("aligned tensors lie as in the file, and views survive moves") {
   const Folder folder;
   std::string header = table(entry("b", "F32", "[2]", 8, 16) + "," + entry("a", "I64", "[1]", 0, 8));
-  header.resize((header.size() + 7) / 8 * 8, \' \');
+  header.resize((header.size() + 7) / 8 * 8, ' ');
   MappedTensors first(folder.write("x.safetensors", safetensors(header, little_endian(7, 8) + raw<float>({1, 2}))));
   CHECK(first.names() == Names{"a", "b"});  // in the order of their bytes
   const TensorView a = first.tensor("a"), b = first.tensor("b");

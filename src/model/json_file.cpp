@@ -104,6 +104,18 @@ JsonObject JsonObject::object(std::string_view key) const {
   return {file_, fmt::format("{}{}.", prefix_, key), value};
 }
 
+std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
+  std::vector<JsonObject> list;
+  if (!has(key)) return list;
+  if (!at(key).is_array()) refuse(key, "a list of objects");
+  for (const json& value : at(key)) {
+    const std::string item = fmt::format("{}[{}]", key, list.size());
+    if (!value.is_object()) fail(fmt::format("{} is {}; it needs to be an object", named(item), shown(value)));
+    list.push_back({file_, fmt::format("{}{}.", prefix_, item), value});
+  }
+  return list;
+}
+
 std::int64_t JsonObject::integer(std::string_view key, std::int64_t low, std::int64_t high) const {
   const json& value = at(key);
   // Of numbers that are not negative the parser makes unsigned ones.

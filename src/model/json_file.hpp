@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace attn::model {
 
@@ -27,6 +28,8 @@ class JsonObject {
   /// What stands there; the key has to be there.
   const nlohmann::json& at(std::string_view key) const;
   JsonObject object(std::string_view key) const;
+  /// Of a list of objects; none if the key is missing or null.
+  std::vector<JsonObject> objects(std::string_view key) const;
 
   std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high) const;
   double number(std::string_view key, double low, double high) const;

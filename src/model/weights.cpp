@@ -85,14 +85,6 @@ LinearWeights Taker::transposed(const std::string& name, std::int64_t in, std::i
   return weights;
 }
 
-/// Outputs begin..end-1 of a fused projection, where it is there.
-LinearWeights outputs_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end) {
-  LinearWeights part;
-  if (!fused.weight.absent()) part.weight = fused.weight.sliced(0, begin, end);
-  if (!fused.bias.absent()) part.bias = fused.bias.sliced(0, begin, end);
-  return part;
-}
-
 /// The last projection, to the vocabulary. Tied, it may be in the file all the same, and is the embedding.
 TensorView take_output(Taker& taker, const ModelConfig& config) {
   const std::string name = "lm_head.weight";
@@ -150,9 +142,11 @@ LayerWeights gpt2_layer(Taker& taker, const ModelConfig& config, const std::stri
   LayerWeights weights;
   weights.attention_norm = layer_norm_weights(taker, name + "ln_1", hidden);
   const LinearWeights qkv = taker.transposed(name + "attn.c_attn", hidden, 3 * hidden);
-  weights.attention.q = outputs_of(qkv, 0, hidden);
-  weights.attention.k = outputs_of(qkv, hidden, 2 * hidden);
-  weights.attention.v = outputs_of(qkv, 2 * hidden, 3 * hidden);
+  if (!qkv.weight.absent()) {
+    weights.attention.q = part_of(qkv, 0, hidden);
+    weights.attention.k = part_of(qkv, hidden, 2 * hidden);
+    weights.attention.v = part_of(qkv, 2 * hidden, 3 * hidden);
+  }
   weights.attention.out = taker.transposed(name + "attn.c_proj", hidden, hidden);
   weights.mlp_norm = layer_norm_weights(taker, name + "ln_2", hidden);
   weights.mlp.up = taker.transposed(name + "mlp.c_fc", hidden, layer.mlp_width);
