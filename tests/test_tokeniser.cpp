@@ -313,8 +313,8 @@ void check_changed(ErrorCode code, const std::string& fault, Change&& change) {
 TEST_CASE("broken files are refused") {
   const auto check = [](const std::string& fault, auto&& change) { check_changed(ErrorCode::io, fault, change); };
   check("it needs to be an object", [](json& file) { file = json::array(); });
-  check("lacks model", [](json& file) { file.erase("model"); });
-  check("model is", [](json& file) { file["model"] = 3; });
+  check("lacks 'model'", [](json& file) { file.erase("model"); });
+  check("'model' is 3", [](json& file) { file["model"] = 3; });
   check("vocab", [](json& file) { file["model"].erase("vocab"); });
   check("vocab", [](json& file) { file["model"]["vocab"] = json::array(); });
   check("model.vocab is empty", [](json& file) { file["model"]["vocab"] = json::object(); });

@@ -5,7 +5,8 @@
 #include <fmt/format.h>
 
 #include <cstddef>
-#include <set>
+#include <memory>
+#include <unordered_set>
 #include <vector>
 
 #include "io/files.hpp"
@@ -48,7 +49,7 @@ class Watch {
 
  private:
   const io::InputFile& file_;
-  std::vector<std::set<std::string>> keys_;  // of the objects around the current place
+  std::vector<std::unordered_set<std::string>> keys_;  // of the objects around the current place
 };
 
 }  // namespace
@@ -73,13 +74,14 @@ json parse_json_file(const std::filesystem::path& path) {
   return parsed;
 }
 
-JsonObject::JsonObject(const std::filesystem::path& file) : file_(file.string()), json_(parse_json_file(file)) {
-  if (!json_.is_object()) fail(fmt::format("is {}; it needs to be an object", shown(json_)));
+JsonObject::JsonObject(const std::filesystem::path& file)
+    : file_(file.string()), json_(std::make_shared<const json>(parse_json_file(file))) {
+  if (!json_->is_object()) fail(fmt::format("is {}; it needs to be an object", shown(*json_)));
 }
 
 const json* JsonObject::find(std::string_view key) const {
-  const auto found = json_.find(std::string(key));
-  return found == json_.end() ? nullptr : &*found;
+  const auto found = json_->find(std::string(key));
+  return found == json_->end() ? nullptr : &*found;
 }
 
 bool JsonObject::has(std::string_view key) const {
@@ -101,7 +103,7 @@ const json& JsonObject::at(std::string_view key) const {
 JsonObject JsonObject::object(std::string_view key) const {
   const json& value = at(key);
   if (!value.is_object()) refuse(key, "an object");
-  return {file_, fmt::format("{}{}.", prefix_, key), value};
+  return {file_, fmt::format("{}{}.", prefix_, key), {json_, &value}};
 }
 
 std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
@@ -111,7 +113,7 @@ std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
   for (const json& value : at(key)) {
     const std::string item = fmt::format("{}[{}]", key, list.size());
     if (!value.is_object()) fail(fmt::format("{} is {}; it needs to be an object", named(item), shown(value)));
-    list.push_back({file_, fmt::format("{}{}.", prefix_, item), value});
+    list.push_back({file_, fmt::format("{}{}.", prefix_, item), {json_, &value}});
   }
   return list;
 }

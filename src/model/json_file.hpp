@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -47,15 +48,15 @@ class JsonObject {
   [[noreturn]] void unsupported(std::string_view key, const std::string& supported) const;
 
  private:
-  JsonObject(std::string file, std::string prefix, nlohmann::json json)
+  JsonObject(std::string file, std::string prefix, std::shared_ptr<const nlohmann::json> json)
       : file_(std::move(file)), prefix_(std::move(prefix)), json_(std::move(json)) {}
   const nlohmann::json* find(std::string_view key) const;
   std::string got(std::string_view key) const;
   std::string named(std::string_view key) const;
 
   std::string file_;
-  std::string prefix_;  // of keys in messages: "rope_scaling."
-  nlohmann::json json_;
+  std::string prefix_;                          // of keys in messages: "rope_scaling."
+  std::shared_ptr<const nlohmann::json> json_;  // a part of the file, which it keeps whole: vocabularies are not copied
 };
 
 }  // namespace attn::model

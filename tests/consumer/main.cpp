@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <string>
 
 int main() {
   constexpr std::int64_t keys = 3, dim = 4;
@@ -26,6 +27,12 @@ int main() {
       std::fprintf(stderr, "output %d is %g, not %g\n", static_cast<int>(i), static_cast<double>(got), static_cast<double>(mean));
       return 1;
     }
+  }
+  const attn::Tokeniser tokeniser = attn::Tokeniser::bytes();
+  const std::string text = "found";
+  if (tokeniser.decode(tokeniser.encode(text)) != text) {
+    std::fprintf(stderr, "tokens do not spell the text\n");
+    return 1;
   }
   std::puts("attn: found, linked and run");
 }

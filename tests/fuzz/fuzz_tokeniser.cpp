@@ -1,0 +1,40 @@
+// tokenizer.json: read, or refused with Error; and what is read encodes and decodes.
+#include <attn/error.hpp>
+#include <attn/tokeniser.hpp>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "fuzz/scratch_file.hpp"
+
+namespace {
+
+/// Each id that encode returns is one that decode knows.
+void use(const attn::Tokeniser& tokeniser, const std::string& text) {
+  std::vector<std::int64_t> ids;
+  try {
+    ids = tokeniser.encode(text);
+  } catch (const attn::Error&) {
+    return;
+  }
+  tokeniser.decode(ids);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const attn::test::ScratchFile file(".json");
+  constexpr std::size_t max_text_size = 200;
+  file.write(data, size);
+  std::optional<attn::Tokeniser> tokeniser;
+  try {
+    tokeniser = attn::Tokeniser::from_file(file.name());
+  } catch (const attn::Error&) {
+    return 0;
+  }
+  use(*tokeniser, "<s>The bed!! 123 the e\xcc\x81the\n </s> \xff\xe2\x82 don't aaaaaaaaaaaaaaaaaaaaaaaa<|endoftext|>");
+  const std::size_t text_size = std::min(size, max_text_size);
+  use(*tokeniser, std::string(reinterpret_cast<const char*>(data + size - text_size), text_size));
+  return 0;
+}
