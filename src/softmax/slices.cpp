@@ -1,6 +1,7 @@
 #include "softmax/slices.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -41,6 +42,8 @@ class Rows {
     return {data_ + positions_.offset(index) * static_cast<std::int64_t>(size_of(dtype_)), dtype_, stride_};
   }
   bool dense_f32() const { return dtype_ == DType::f32 && stride_ == 1; }
+  /// How many rows from `first` on are evenly spaced for certain, and by how much.
+  std::int64_t even_from(std::int64_t first, std::int64_t& stride) const { return positions_.even_from(first, stride); }
   /// Neighbouring slices are neighbours in memory too, so that reading one by one would fetch each cache line many times.
   bool side_by_side(std::int64_t first, std::int64_t count) const {
     std::int64_t between = 0;
@@ -73,7 +76,7 @@ std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, st
 class Worker {
  public:
   Worker(const SliceTensors& tensors, const kernels::Kernels& kernels, std::int64_t at_once)
-      : kernels_(kernels), extent_(extent_of(tensors)), row_stride_(row_stride(extent_)) {
+      : kernels_(kernels), extent_(extent_of(tensors)), row_stride_(row_stride(extent_)), rows_at_once_(rows_at_once(extent_)) {
     for (const TensorView& tensor : tensors.in) add(tensor, tensors.dim, at_once);
     for (const MutableTensorView& tensor : tensors.out) add(tensor, tensors.dim, at_once);
     scratch_ = allocate_floats(tensors.scratch);
@@ -87,13 +90,19 @@ class Worker {
     return tensors.out[0].shape[tensors.dim];
   }
 
-  void take(std::int64_t first, std::int64_t count, const std::function<void(const Slice&)>& f) {
+  void take(std::int64_t first, std::int64_t count, const std::function<void(const Slices&)>& f) {
     for (std::size_t n = 0; n < inputs; ++n) read(operands_[n], first, count);
-    for (std::int64_t n = 0; n < count; ++n) {
-      Slice slice{.index = first + n, .extent = extent_, .in = {}, .out = {}, .scratch = scratch_.get()};
-      for (std::size_t i = 0; i < inputs; ++i) slice.in[i] = floats(operands_[i], first, n);
-      for (std::size_t i = 0; i < outputs; ++i) slice.out[i] = floats(operands_[inputs + i], first, n);
-      f(slice);
+    for (std::int64_t n = 0; n < count;) {
+      Slices slices{.first = first + n, .count = std::min(rows_at_once_, count - n), .in = {}, .out = {}, .scratch = scratch_.get()};
+      std::array<EvenFloats, inputs + outputs> even;
+      for (std::size_t i = 0; i < even.size(); ++i) {
+        even[i] = floats(operands_[i], first, n);
+        slices.count = std::min(slices.count, even[i].count);
+      }
+      for (std::size_t i = 0; i < inputs; ++i) slices.in[i] = {even[i].data, even[i].stride, slices.count, extent_};
+      for (std::size_t i = 0; i < outputs; ++i) slices.out[i] = {even[inputs + i].data, even[inputs + i].stride};
+      f(slices);
+      n += slices.count;
     }
     for (std::size_t n = 0; n < outputs; ++n) write(operands_[inputs + n], first, count);
   }
@@ -113,6 +122,12 @@ class Worker {
     return (lines + 1 - lines % 2) * line_floats;
   }
 
+  /// Few enough for L1 to keep what is read and what is written.
+  static std::int64_t rows_at_once(std::int64_t extent) {
+    constexpr std::int64_t elements = 4096;
+    return std::clamp<std::int64_t>(elements / std::max<std::int64_t>(extent, 1), 1, kernels::rows_at_once);
+  }
+
   void add(const TensorView& tensor, int dim, std::int64_t at_once) {
     if (tensor.absent()) return operands_.push_back({Rows(TensorView(nullptr, DType::f32, {0}), 0), nullptr});
     Rows rows(tensor, dim);
@@ -120,9 +135,18 @@ class Worker {
     operands_.push_back({rows, std::move(staging)});
   }
 
-  float* floats(const Operand& operand, std::int64_t first, std::int64_t n) const {
-    if (operand.rows.absent()) return nullptr;
-    return operand.staging ? operand.staging.get() + n * row_stride_ : operand.rows.row(first + n).floats();
+  /// Rows of floats, and how many are evenly spaced for certain.
+  struct EvenFloats {
+    float* data = nullptr;
+    std::int64_t stride = 0;
+    std::int64_t count = std::numeric_limits<std::int64_t>::max();
+  };
+  EvenFloats floats(const Operand& operand, std::int64_t first, std::int64_t n) const {
+    if (operand.rows.absent()) return {};
+    if (operand.staging) return {.data = operand.staging.get() + n * row_stride_, .stride = row_stride_};
+    EvenFloats even{.data = operand.rows.row(first + n).floats()};
+    even.count = operand.rows.even_from(first + n, even.stride);
+    return even;
   }
 
   void read(const Operand& operand, std::int64_t first, std::int64_t count) {
@@ -175,6 +199,7 @@ class Worker {
   const kernels::Kernels& kernels_;
   std::int64_t extent_;
   std::int64_t row_stride_;
+  std::int64_t rows_at_once_;
   std::vector<Operand> operands_;
   Floats scratch_, line_;
 };
@@ -253,7 +278,24 @@ int threads_for(std::int64_t elements, int num_threads) noexcept {
   return static_cast<int>(std::clamp<std::int64_t>(elements / worth_waking_for, 1, num_threads));
 }
 
+Slice Slices::slice(std::int64_t n) const noexcept {
+  Slice slice{.index = first + n, .extent = in[0].count, .in = {}, .out = {}, .scratch = scratch};
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (in[i].data != nullptr) slice.in[i] = in[i].data + n * in[i].stride;
+  }
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (out[i].data != nullptr) slice.out[i] = out[i].data + n * out[i].stride;
+  }
+  return slice;
+}
+
 void for_each_slice(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slice&)>& f) {
+  for_each_slices(tensors, resources, [&](const Slices& slices) {
+    for (std::int64_t n = 0; n < slices.count; ++n) f(slices.slice(n));
+  });
+}
+
+void for_each_slices(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slices&)>& f) {
   const std::int64_t count = count_of(tensors), extent = Worker::extent_of(tensors);
   if (count == 0) return;
   const int num_threads = threads_for(count * std::max<std::int64_t>(extent, 1), resources.num_threads);
