@@ -52,7 +52,12 @@ inline constexpr int doubles_width = vector_width / 2;
 
 template <int Half>
 ATTN_INLINE Doubles half_as_doubles(Vector v) {
-  return __builtin_convertvector((part_of<Half * doubles_width, doubles_width>(v, std::make_index_sequence<doubles_width>{})), Doubles);
+  const auto half = part_of<Half * doubles_width, doubles_width>(v, std::make_index_sequence<doubles_width>{});
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, half);  // left to itself, GCC 12 converts quarters
+#else
+  return __builtin_convertvector(half, Doubles);
+#endif
 }
 ATTN_INLINE Doubles sum_of_halves(Vector v) { return half_as_doubles<0>(v) + half_as_doubles<1>(v); }
 
@@ -79,19 +84,19 @@ struct ExactSum {
     lost += v - (more - sum);
     sum = more;
   }
-  /// begin leaves a sum without rounding.
-  ATTN_INLINE Doubles value() const { return sum_of_halves(sum - begin) + sum_of_halves(lost); }
 };
 
 /// Elements after which sums go on in double, before what was lost is so much that it loses digits itself.
 inline constexpr std::int64_t sum_block = 256 * vector_width;
 
-/// A row that comes from memory is read once, a few thousand elements at a time: for their maximum, and again for their sum, while
-/// memory would be idle. So the next ones are asked for then. Past the row's end lies the next row, or nothing that matters.
+/// What comes from memory is read once, a few thousand elements at a time: for their maxima, and again for their sums, while memory would
+/// be idle. So the next ones are asked for then; half as many where L1 keeps terms too. Past a row's end lies the next row, or nothing
+/// that matters.
 inline constexpr std::int64_t elements_ahead = 4096;
 
 template <bool Moved, bool Stored>
 ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, Doubles& lanes) {
+  constexpr std::int64_t ahead = Stored ? elements_ahead / 2 : elements_ahead;
   constexpr int sums_at_once = 2;
   ExactSum sums[sums_at_once];
   std::int64_t n = 0;
@@ -99,7 +104,7 @@ ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Ex
     Vector v[row_unroll];
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
       v[u] = load(x + n + u * vector_width);
-      if constexpr (!Stored) __builtin_prefetch(x + n + u * vector_width + elements_ahead, 0, 2);
+      __builtin_prefetch(x + n + u * vector_width + ahead, 0, 2);
     }
     exp_of_row<Moved>(v, e);
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
@@ -117,28 +122,33 @@ ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Ex
     if constexpr (Stored) store_first(terms + n, count - n, term);
     sums[1].add(term);
   }
-  ATTN_UNROLL for (const ExactSum& sum : sums) lanes += sum.value();
+  // Without rounding but for what was lost, of which digits enough are left.
+  lanes += (sum_of_halves(sums[0].sum - ExactSum::begin) + sum_of_halves(sums[1].sum - ExactSum::begin)) +
+           sum_of_halves(sums[0].lost + sums[1].lost);
 }
 
 template <bool Moved, bool Stored>
-double sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
   const Exponential here = e;  // stores to terms cannot change a copy
   Doubles lanes{};
   for (std::int64_t n = 0; n < count; n += sum_block) {
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;
     sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, lanes);
   }
-  return sum_of_doubles(lanes);
+  return lanes;
 }
 
+/// Lanes of all rows are added up at last, as that is a chain of steps in each row.
 template <bool Stored>
 void sum_terms_of_rows(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums) {
+  Doubles lanes[rows_at_once];
   for (std::int64_t r = 0; r < x.rows; ++r) {
     const float* const row = x.data + r * x.stride;
     float* const to = Stored ? terms.data + r * terms.stride : nullptr;
     const Exponential& e = exponentials[r];
-    sums[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to) : sum_terms_of_row<false, Stored>(row, x.count, e, to);
+    lanes[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to) : sum_terms_of_row<false, Stored>(row, x.count, e, to);
   }
+  for (std::int64_t r = 0; r < x.rows; ++r) sums[r] = sum_of_doubles(lanes[r]);
 }
 
 void sum_terms(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums) {
