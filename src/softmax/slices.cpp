@@ -113,7 +113,7 @@ class Worker {
 
   struct Operand {
     Rows rows;
-    Floats staging;  // of the slices that are not floats side by side
+    float* staging;  // of the slices that are not floats side by side
   };
 
   /// An odd number of cache lines: rows a power of two apart would share the same places of a cache.
@@ -130,10 +130,14 @@ class Worker {
 
   void add(const TensorView& tensor, int dim, std::int64_t at_once) {
     if (tensor.absent()) return operands_.push_back({Rows(TensorView(nullptr, DType::f32, {0}), 0), nullptr});
-    Rows rows(tensor, dim);
-    Floats staging = rows.dense_f32() ? nullptr : allocate_floats(at_once * row_stride_);
-    operands_.push_back({rows, std::move(staging)});
+    const Rows rows(tensor, dim);
+    // The first output may be the memory of the first input, and so takes its place: it is in the caches.
+    const bool takes_place = operands_.size() == inputs && operands_[0].staging != nullptr;
+    float* const staging = rows.dense_f32() ? nullptr : takes_place ? operands_[0].staging : allocate_staging(at_once);
+    operands_.push_back({rows, staging});
   }
+
+  float* allocate_staging(std::int64_t at_once) { return staging_.emplace_back(allocate_floats(at_once * row_stride_)).get(); }
 
   /// Rows of floats, and how many are evenly spaced for certain.
   struct EvenFloats {
@@ -143,7 +147,7 @@ class Worker {
   };
   EvenFloats floats(const Operand& operand, std::int64_t first, std::int64_t n) const {
     if (operand.rows.absent()) return {};
-    if (operand.staging) return {.data = operand.staging.get() + n * row_stride_, .stride = row_stride_};
+    if (operand.staging) return {.data = operand.staging + n * row_stride_, .stride = row_stride_};
     EvenFloats even{.data = operand.rows.row(first + n).floats()};
     even.count = operand.rows.even_from(first + n, even.stride);
     return even;
@@ -153,18 +157,18 @@ class Worker {
     if (operand.rows.absent() || !operand.staging) return;
     std::int64_t n = 0;
     for (; n + line_floats <= count && operand.rows.side_by_side(first + n, line_floats); n += line_floats) {
-      read_side_by_side(operand, first + n, operand.staging.get() + n * row_stride_);
+      read_side_by_side(operand, first + n, operand.staging + n * row_stride_);
     }
-    for (; n < count; ++n) read_row(operand.rows.row(first + n), extent_, kernels_, operand.staging.get() + n * row_stride_);
+    for (; n < count; ++n) read_row(operand.rows.row(first + n), extent_, kernels_, operand.staging + n * row_stride_);
   }
 
   void write(const Operand& operand, std::int64_t first, std::int64_t count) {
     if (operand.rows.absent() || !operand.staging) return;
     std::int64_t n = 0;
     for (; n + line_floats <= count && operand.rows.side_by_side(first + n, line_floats); n += line_floats) {
-      write_side_by_side(operand, first + n, operand.staging.get() + n * row_stride_);
+      write_side_by_side(operand, first + n, operand.staging + n * row_stride_);
     }
-    for (; n < count; ++n) write_row(operand.staging.get() + n * row_stride_, extent_, kernels_, operand.rows.row(first + n));
+    for (; n < count; ++n) write_row(operand.staging + n * row_stride_, extent_, kernels_, operand.rows.row(first + n));
   }
 
   /// A square of 16 elements of 16 slices at a time, through a transposition.
@@ -201,6 +205,7 @@ class Worker {
   std::int64_t row_stride_;
   std::int64_t rows_at_once_;
   std::vector<Operand> operands_;
+  std::vector<Floats> staging_;
   Floats scratch_, line_;
 };
 
