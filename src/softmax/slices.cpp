@@ -23,6 +23,7 @@ Floats allocate_floats(std::int64_t count) {
 }
 
 constexpr std::int64_t line_floats = 16;  // of a cache line
+constexpr std::int64_t lines_at_once = 4;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
@@ -44,11 +45,6 @@ class Rows {
   bool dense_f32() const { return dtype_ == DType::f32 && stride_ == 1; }
   /// How many rows from `first` on are evenly spaced for certain, and by how much.
   std::int64_t even_from(std::int64_t first, std::int64_t& stride) const { return positions_.even_from(first, stride); }
-  /// Neighbouring slices are neighbours in memory too, so that reading one by one would fetch each cache line many times.
-  bool side_by_side(std::int64_t first, std::int64_t count) const {
-    std::int64_t between = 0;
-    return stride_ != 1 && positions_.evenly(first, count, between) && between == 1;
-  }
 
  private:
   std::byte* data_;
@@ -67,7 +63,10 @@ std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, st
   const std::int64_t share = (count + num_threads - 1) / num_threads;
   const auto across = [&](const TensorView& tensor) { return across_slices(tensor, tensors.dim); };
   if (std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across)) {
-    return round_up(std::min(enough, share), line_floats);
+    // Neighbouring lines of memory are best read together, as long as a core's second-level cache keeps what they hold.
+    constexpr std::int64_t kept = 131072;
+    const std::int64_t lines = std::clamp<std::int64_t>(kept / (std::max<std::int64_t>(extent, 1) * line_floats), 1, lines_at_once);
+    return round_up(std::min(std::max(enough, lines * line_floats), share), line_floats);
   }
   return std::min(enough, share);
 }
@@ -80,7 +79,7 @@ class Worker {
     for (const TensorView& tensor : tensors.in) add(tensor, tensors.dim, at_once);
     for (const MutableTensorView& tensor : tensors.out) add(tensor, tensors.dim, at_once);
     scratch_ = allocate_floats(tensors.scratch);
-    line_ = allocate_floats(line_floats * line_floats);
+    line_ = allocate_floats(line_floats * at_once);
   }
 
   static std::int64_t extent_of(const SliceTensors& tensors) {
@@ -153,11 +152,18 @@ class Worker {
     return even;
   }
 
+  /// How many of these slices lie side by side, in whole cache lines.
+  static std::int64_t side_by_side(const Operand& operand, std::int64_t first, std::int64_t count) {
+    std::int64_t between = 0;
+    const std::int64_t even = std::min(operand.rows.even_from(first, between), count);
+    return operand.rows.stride() != 1 && between == 1 ? even / line_floats * line_floats : 0;
+  }
+
   void read(const Operand& operand, std::int64_t first, std::int64_t count) {
     if (operand.rows.absent() || !operand.staging) return;
     std::int64_t n = 0;
-    for (; n + line_floats <= count && operand.rows.side_by_side(first + n, line_floats); n += line_floats) {
-      read_side_by_side(operand, first + n, operand.staging + n * row_stride_);
+    for (std::int64_t width = 0; (width = side_by_side(operand, first + n, count - n)) > 0; n += width) {
+      read_side_by_side(operand, first + n, width, operand.staging + n * row_stride_);
     }
     for (; n < count; ++n) read_row(operand.rows.row(first + n), extent_, kernels_, operand.staging + n * row_stride_);
   }
@@ -165,38 +171,38 @@ class Worker {
   void write(const Operand& operand, std::int64_t first, std::int64_t count) {
     if (operand.rows.absent() || !operand.staging) return;
     std::int64_t n = 0;
-    for (; n + line_floats <= count && operand.rows.side_by_side(first + n, line_floats); n += line_floats) {
-      write_side_by_side(operand, first + n, operand.staging + n * row_stride_);
+    for (std::int64_t width = 0; (width = side_by_side(operand, first + n, count - n)) > 0; n += width) {
+      write_side_by_side(operand, first + n, width, operand.staging + n * row_stride_);
     }
     for (; n < count; ++n) write_row(operand.staging + n * row_stride_, extent_, kernels_, operand.rows.row(first + n));
   }
 
-  /// A square of 16 elements of 16 slices at a time, through a transposition.
-  void read_side_by_side(const Operand& operand, std::int64_t first, float* to) {
+  /// Through a transposition; of 16-bit types, 16 elements of all slices at a time.
+  void read_side_by_side(const Operand& operand, std::int64_t first, std::int64_t width, float* to) {
     Row across = operand.rows.row(first);
     const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
     if (across.dtype == DType::f32) {
-      return kernels_.pack_transposed(across.floats(), across.stride, extent_, line_floats, to, row_stride_);
+      return kernels_.pack_transposed(across.floats(), across.stride, extent_, width, to, row_stride_);
     }
     across.stride = 1;
     for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
       const std::int64_t count = std::min(line_floats, extent_ - begin);
-      for (std::int64_t i = 0; i < count; ++i, across.data += step) read_row(across, line_floats, kernels_, line_.get() + i * line_floats);
-      kernels_.pack_transposed(line_.get(), line_floats, count, line_floats, to + begin, row_stride_);
+      for (std::int64_t i = 0; i < count; ++i, across.data += step) read_row(across, width, kernels_, line_.get() + i * width);
+      kernels_.pack_transposed(line_.get(), width, count, width, to + begin, row_stride_);
     }
   }
 
-  void write_side_by_side(const Operand& operand, std::int64_t first, const float* from) {
+  void write_side_by_side(const Operand& operand, std::int64_t first, std::int64_t width, const float* from) {
     Row across = operand.rows.row(first);
     const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
     if (across.dtype == DType::f32) {
-      return kernels_.pack_transposed(from, row_stride_, line_floats, extent_, across.floats(), across.stride);
+      return kernels_.pack_transposed(from, row_stride_, width, extent_, across.floats(), across.stride);
     }
     across.stride = 1;
     for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
       const std::int64_t count = std::min(line_floats, extent_ - begin);
-      kernels_.pack_transposed(from + begin, row_stride_, line_floats, count, line_.get(), line_floats);
-      for (std::int64_t i = 0; i < count; ++i, across.data += step) write_row(line_.get() + i * line_floats, line_floats, kernels_, across);
+      kernels_.pack_transposed(from + begin, row_stride_, width, count, line_.get(), width);
+      for (std::int64_t i = 0; i < count; ++i, across.data += step) write_row(line_.get() + i * width, width, kernels_, across);
     }
   }
 
@@ -242,13 +248,6 @@ std::int64_t Positions::offset(std::int64_t index) const noexcept {
     index /= shape_[dim];
   }
   return shape_.rank() == 0 ? 0 : offset + index * strides_[0];
-}
-
-bool Positions::evenly(std::int64_t first, std::int64_t count, std::int64_t& stride) const noexcept {
-  const int last = shape_.rank() - 1;
-  if (last < 0 || (last > 0 && first % shape_[last] + count > shape_[last])) return false;
-  stride = strides_[last];
-  return true;
 }
 
 std::int64_t Positions::even_from(std::int64_t first, std::int64_t& stride) const noexcept {

@@ -23,8 +23,6 @@ class Positions {
 
   /// In elements from the tensor's first.
   std::int64_t offset(std::int64_t index) const noexcept;
-  /// The stride between elements first, ..., first + count - 1 if they lie evenly; else nothing useful and false.
-  bool evenly(std::int64_t first, std::int64_t count, std::int64_t& stride) const noexcept;
   /// How many elements from `first` on lie evenly for certain, and the stride between them.
   std::int64_t even_from(std::int64_t first, std::int64_t& stride) const noexcept;
 
