@@ -25,13 +25,6 @@ Factor factor_of(double value) {
   return {.high = high, .low = static_cast<float>(value - high), .upper = upper, .lower = high - upper};
 }
 
-/// Terms that are all 0, but for NaN.
-Exponential no_terms() {
-  Exponential e = kernels::plain_exponential;
-  e.bound = std::numeric_limits<float>::infinity();
-  return e;
-}
-
 constexpr float near = 256;  // in the log2 domain: parts of so great an exponent are exact, and greater ones differ exactly
 constexpr float all_far = -1;
 
@@ -51,8 +44,8 @@ class Terms {
   /// For a row with this greatest element, whose term is 2 at most.
   Exponential below(float greatest) const {
     constexpr double least = -126;
-    constexpr double to_whole = 0x1.8p52;  // adding it rounds
-    if (greatest == minus_infinity) return no_terms();
+    constexpr double to_whole = 0x1.8p52;                               // adding it rounds
+    if (greatest == minus_infinity) return kernels::plain_exponential;  // of -inf that is 0
     const double exponent = greatest * factor_;
     const bool moved = shrink_ != 1 || stretch_ != 1 || !(std::abs(exponent) <= unmoved_);
     const double whole = moved ? 0 : (exponent + to_whole) - to_whole;
@@ -114,7 +107,7 @@ RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& t
 /// One row in one pass, block by block: where a block's maximum is a new one, the sum so far is multiplied to fit.
 void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& terms, Exponential& e, double& sum) {
   float maximum = minus_infinity;
-  e = no_terms();
+  e = kernels::plain_exponential;
   sum = 0;
   for (std::int64_t n = 0; n < row.count; n += block_size) {
     const FloatRows block{row.data + n, 0, 1, std::min(block_size, row.count - n)};
