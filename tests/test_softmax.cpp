@@ -224,6 +224,71 @@ TEST_CASE("-inf weighs nothing; NaN and +inf make NaN, in their own slice only")
   }
 }
 
+namespace {
+
+/// Rows of all kinds, one after the other.
+std::vector<float> row_of_kind(std::int64_t kind, std::int64_t count, std::uint64_t seed) {
+  constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const auto at = static_cast<std::size_t>(seed % static_cast<std::uint64_t>(count));
+  std::vector<float> row = normal_floats(count, kind % 8 == 1 ? 3000 : kind % 8 == 2 ? -170 : 0, 3, seed);
+  if (kind % 8 == 3 || kind % 8 == 6) row.assign(row.size(), -inf);
+  if (kind % 8 == 4 || kind % 8 == 6) row[at] = nan;
+  if (kind % 8 == 5) row[at] = inf;
+  if (kind % 8 == 7) row[at] = -inf;
+  return row;
+}
+
+/// Rows of all kinds with gaps between them: each is its formula, and has the bits that it has alone.
+void check_rows(std::int64_t rows, std::int64_t count, float temperature, Isa isa) {
+  CAPTURE(name_of(isa));
+  CAPTURE(rows);
+  CAPTURE(count);
+  CAPTURE(temperature);
+  const std::int64_t stride = count + 3;
+  const Dims shape{rows, count};
+  std::vector<float> x(static_cast<std::size_t>(rows * stride), 1e30f), y(static_cast<std::size_t>(rows * count)), logs(y);
+  std::vector<float> sums(static_cast<std::size_t>(rows)), alone(static_cast<std::size_t>(count)), log_alone(alone);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::vector<float> row = row_of_kind(r, count, static_cast<std::uint64_t>(r * 1000 + count));
+    std::copy(row.begin(), row.end(), x.begin() + r * stride);
+  }
+  const TensorView all(x.data(), shape, {stride, 1});
+  softmax(all, {y.data(), shape}, 1, temperature, {.isa = isa});
+  log_softmax(all, {logs.data(), shape}, 1, temperature, {.isa = isa});
+  logsumexp(all, {sums.data(), {rows}}, 1, temperature, {.isa = isa});
+  const auto same = [](const float* a, const float* b, std::int64_t n) {
+    return std::equal(a, a + n, b,
+                      [](float one, float other) { return std::bit_cast<std::int32_t>(one) == std::bit_cast<std::int32_t>(other); });
+  };
+  for (std::int64_t r = 0; r < rows; ++r) {
+    CAPTURE(r);
+    const float* const row = x.data() + r * stride;
+    const Exact exact = exact_of(Values(row, row + count), temperature);
+    const float *const p = y.data() + r * count, *const log_p = logs.data() + r * count;
+    CHECK(wrong_softmax(Values(p, p + count), exact.softmax, softmax_tolerance(isa)) == "");
+    CHECK(wrong_log(Values(log_p, log_p + count), exact.log_softmax, log_tolerance(isa)) == "");
+    CHECK(wrong_log({sums[static_cast<std::size_t>(r)]}, {exact.logsumexp}, log_tolerance(isa)) == "");
+    float sum = 0;
+    softmax({row, {count}}, {alone.data(), {count}}, 0, temperature, {.isa = isa});
+    log_softmax({row, {count}}, {log_alone.data(), {count}}, 0, temperature, {.isa = isa});
+    logsumexp({row, {count}}, {&sum, Dims{}}, 0, temperature, {.isa = isa});
+    CHECK(same(alone.data(), p, count));
+    CHECK(same(log_alone.data(), log_p, count));
+    CHECK(same(&sum, &sums[static_cast<std::size_t>(r)], 1));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("short rows of all kinds, side by side: each is its formula, and what it is alone") {
+  for (const Isa isa : available_isas()) {
+    for (std::int64_t count = 1; count <= 4 * 16 + 1; ++count) check_rows(19, count, count % 3 == 0 ? 0.5f : 1.f, isa);
+    for (std::int64_t rows = 1; rows <= 34; ++rows) check_rows(rows, 21, 1, isa);
+    for (const std::int64_t count : {127, 255, 256, 257, 273, 1024, 2048, 4095, 4096, 4097}) check_rows(9, count, 1, isa);
+    for (const float temperature : {1e-45f, 1e-30f, 1e30f}) check_rows(18, 40, temperature, isa);
+  }
+}
+
 TEST_CASE("any layout, type and dim; thread counts change no bit; gaps are left alone") {
   std::uint64_t seed = 100;
   for (const Dims& shape :

@@ -230,17 +230,36 @@ struct RowGradient {
   float temperature;
 };
 
-/// Sums are taken over blocks in a fixed order, free of a float's rounding within a block, and in double over blocks.
+/// Rows that a function takes in one call, at most: a row's steps wait for each other, and so stand beside other rows'.
+inline constexpr std::int64_t rows_at_once = 16;
+
+/// Rows of `count` floats side by side, the first floats of neighbouring rows `stride` apart.
+struct FloatRows {
+  const float* data;
+  std::int64_t stride;
+  std::int64_t rows;
+  std::int64_t count;
+};
+/// Where as many rows are written.
+struct FloatRowsOut {
+  float* data;
+  std::int64_t stride;
+};
+
+/// Sums are taken over blocks in a fixed order, free of a float's rounding within a block, and in double over blocks. What is given as a
+/// pointer has one value for each row. What a row becomes does not depend on the rows beside it.
 struct RowKernels {
   /// -inf for no elements; NaN if there is one.
   float (*maximum)(const float* x, std::int64_t count);
-  /// The sum of a row's terms. terms may be null or x.
-  double (*sum_terms)(const float* x, std::int64_t count, const Exponential& exponential, float* terms);
-  /// y = a row's terms, scaled; y may be x.
-  void (*scale_terms)(const float* x, std::int64_t count, const Exponential& exponential, const Factor& factor, float* y);
+  /// -inf for no elements; NaN is passed over.
+  void (*maxima)(const FloatRows& x, float* maxima);
+  /// The sums of rows' terms. terms may be null or x.
+  void (*sum_terms)(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums);
+  /// y = rows' terms, scaled; y may be x.
+  void (*scale_terms)(const FloatRows& x, const Exponential* exponentials, const Factor* factors, const FloatRowsOut& y);
   /// y = x, scaled; y may be x.
-  void (*scale)(const float* x, std::int64_t count, const Factor& factor, float* y);
-  void (*log_terms)(const float* x, std::int64_t count, const LogTerms& terms, float* y);
+  void (*scale)(const FloatRows& x, const Factor* factors, const FloatRowsOut& y);
+  void (*log_terms)(const FloatRows& x, const LogTerms* terms, const FloatRowsOut& y);
 
   /// Of x, and of the products of x and y; in double.
   double (*sum)(const float* x, std::int64_t count);

@@ -2,22 +2,74 @@
 
 inline constexpr int row_unroll = 4;  // independent accumulators, to cover latencies
 
-float maximum_of_row(const float* x, std::int64_t count) {
-  Vector greatest[row_unroll];
-  for (Vector& g : greatest) g = broadcast(minus_infinity);
+/// The greatest of each lane; NaN is passed over.
+struct LaneMaxima {
+  Vector greatest = broadcast(minus_infinity);
+  ATTN_INLINE void take(Vector v) { greatest = max(v, greatest); }
+};
+/// The same, and which lanes had a NaN.
+struct LaneMaximaOrNan : LaneMaxima {
   Lanes unordered{};
-  const auto take = [&](int u, Vector v) ATTN_INLINE_LAMBDA {
-    greatest[u] = max(v, greatest[u]);
+  ATTN_INLINE void take(Vector v) {
+    LaneMaxima::take(v);
     unordered |= v != v;
-  };
+  }
+};
+
+template <class Maxima>
+ATTN_INLINE void take_row(const float* x, std::int64_t count, Maxima (&lanes)[row_unroll]) {
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) take(u, load(x + n + u * vector_width));
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) lanes[u].take(load(x + n + u * vector_width));
   }
-  for (; n + vector_width <= count; n += vector_width) take(0, load(x + n));
-  if (n < count) take(0, load_first(x + n, count - n, minus_infinity));
-  const float maximum = max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
-  return max_of_lanes(select(unordered, broadcast(1.f), Vector{})) > 0 ? __builtin_nanf("") : maximum;
+  for (; n + vector_width <= count; n += vector_width) lanes[0].take(load(x + n));
+  if (n < count) lanes[0].take(load_first(x + n, count - n, minus_infinity));
+}
+
+template <class Maxima>
+ATTN_INLINE float greatest_of(const Maxima (&lanes)[row_unroll]) {
+  return max_of_lanes(max(max(lanes[0].greatest, lanes[1].greatest), max(lanes[2].greatest, lanes[3].greatest)));
+}
+
+float maximum_of_row(const float* x, std::int64_t count) {
+  LaneMaximaOrNan lanes[row_unroll];
+  take_row(x, count, lanes);
+  const Lanes unordered = lanes[0].unordered | lanes[1].unordered | lanes[2].unordered | lanes[3].unordered;
+  return max_of_lanes(select(unordered, broadcast(1.f), Vector{})) > 0 ? __builtin_nanf("") : greatest_of(lanes);
+}
+
+void maxima_of_rows(const FloatRows& x, float* maxima) {
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    LaneMaxima lanes[row_unroll];
+    take_row(x.data + r * x.stride, x.count, lanes);
+    maxima[r] = greatest_of(lanes);
+  }
+}
+
+/// As many doubles as fill a vector.
+typedef double Doubles __attribute__((vector_size(vector_width * 4)));
+inline constexpr int doubles_width = vector_width / 2;
+
+template <int Half>
+ATTN_INLINE Doubles half_as_doubles(Vector v) {
+  const auto half = part_of<Half * doubles_width, doubles_width>(v, std::make_index_sequence<doubles_width>{});
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, half);  // left to itself, GCC 12 converts quarters
+#else
+  return __builtin_convertvector(half, Doubles);
+#endif
+}
+ATTN_INLINE Doubles sum_of_halves(Vector v) { return half_as_doubles<0>(v) + half_as_doubles<1>(v); }
+
+/// Halves upon halves, the same for every run.
+template <int Width = doubles_width, class From>
+ATTN_INLINE double sum_of_doubles(From v) {
+  if constexpr (Width == 2) {
+    return v[0] + v[1];
+  } else {
+    constexpr auto half = std::make_index_sequence<Width / 2>{};
+    return sum_of_doubles<Width / 2>(part_of<0, Width / 2>(v, half) + part_of<Width / 2, Width / 2>(v, half));
+  }
 }
 
 /// A sum of numbers in [0, 2) in each lane, with what each addition rounds off: beginning at 2, a sum is never less than what is
@@ -32,20 +84,19 @@ struct ExactSum {
     lost += v - (more - sum);
     sum = more;
   }
-  ATTN_INLINE void add_to(double* lanes) const {
-    for (int lane = 0; lane < vector_width; ++lane) lanes[lane] += (double{sum[lane]} - begin) + double{lost[lane]};
-  }
 };
 
 /// Elements after which sums go on in double, before what was lost is so much that it loses digits itself.
 inline constexpr std::int64_t sum_block = 256 * vector_width;
 
-/// A row that comes from memory is read once, a few thousand elements at a time: for their maximum, and again for their sum, while
-/// memory would be idle. So the next ones are asked for then. Past the row's end lies the next row, or nothing that matters.
+/// What comes from memory is read once, a few thousand elements at a time: for their maxima, and again for their sums, while memory would
+/// be idle. So the next ones are asked for then; half as many where L1 keeps terms too. Past a row's end lies the next row, or nothing
+/// that matters.
 inline constexpr std::int64_t elements_ahead = 4096;
 
 template <bool Moved, bool Stored>
-ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, double* lanes) {
+ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, Doubles& lanes) {
+  constexpr std::int64_t ahead = Stored ? elements_ahead / 2 : elements_ahead;
   constexpr int sums_at_once = 2;
   ExactSum sums[sums_at_once];
   std::int64_t n = 0;
@@ -53,7 +104,7 @@ ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Ex
     Vector v[row_unroll];
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
       v[u] = load(x + n + u * vector_width);
-      if constexpr (!Stored) __builtin_prefetch(x + n + u * vector_width + elements_ahead, 0, 2);
+      __builtin_prefetch(x + n + u * vector_width + ahead, 0, 2);
     }
     exp_of_row<Moved>(v, e);
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
@@ -71,33 +122,37 @@ ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Ex
     if constexpr (Stored) store_first(terms + n, count - n, term);
     sums[1].add(term);
   }
-  ATTN_UNROLL for (const ExactSum& sum : sums) sum.add_to(lanes);
-}
-
-/// Halves upon halves, the same for every run.
-ATTN_INLINE double sum_of_lanes(double (&lanes)[vector_width]) {
-  ATTN_UNROLL for (int half = vector_width / 2; half > 0; half /= 2) {
-    ATTN_UNROLL for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  }
-  return lanes[0];
+  // Without rounding but for what was lost, of which digits enough are left.
+  lanes += (sum_of_halves(sums[0].sum - ExactSum::begin) + sum_of_halves(sums[1].sum - ExactSum::begin)) +
+           sum_of_halves(sums[0].lost + sums[1].lost);
 }
 
 template <bool Moved, bool Stored>
-double sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
   const Exponential here = e;  // stores to terms cannot change a copy
-  double lanes[vector_width] = {};
+  Doubles lanes{};
   for (std::int64_t n = 0; n < count; n += sum_block) {
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;
     sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, lanes);
   }
-  return sum_of_lanes(lanes);
+  return lanes;
 }
 
-double sum_terms(const float* x, std::int64_t count, const Exponential& e, float* terms) {
-  if (terms == nullptr) {
-    return e.moved ? sum_terms_of_row<true, false>(x, count, e, terms) : sum_terms_of_row<false, false>(x, count, e, terms);
+/// Lanes of all rows are added up at last, as that is a chain of steps in each row.
+template <bool Stored>
+void sum_terms_of_rows(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums) {
+  Doubles lanes[rows_at_once];
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    const float* const row = x.data + r * x.stride;
+    float* const to = Stored ? terms.data + r * terms.stride : nullptr;
+    const Exponential& e = exponentials[r];
+    lanes[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to) : sum_terms_of_row<false, Stored>(row, x.count, e, to);
   }
-  return e.moved ? sum_terms_of_row<true, true>(x, count, e, terms) : sum_terms_of_row<false, true>(x, count, e, terms);
+  for (std::int64_t r = 0; r < x.rows; ++r) sums[r] = sum_of_doubles(lanes[r]);
+}
+
+void sum_terms(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums) {
+  terms.data == nullptr ? sum_terms_of_rows<false>(x, exponentials, terms, sums) : sum_terms_of_rows<true>(x, exponentials, terms, sums);
 }
 
 /// y = f(x), vector by vector; y may be x.
@@ -127,12 +182,18 @@ void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e
   map_row(x, count, y, [e, factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(exp_of_row<Moved>(v, e), factor); });
 }
 
-void scale_terms(const float* x, std::int64_t count, const Exponential& e, const Factor& factor, float* y) {
-  e.moved ? scale_terms_of_row<true>(x, count, e, factor, y) : scale_terms_of_row<false>(x, count, e, factor, y);
+void scale_terms(const FloatRows& x, const Exponential* exponentials, const Factor* factors, const FloatRowsOut& y) {
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    const auto scale_row = exponentials[r].moved ? scale_terms_of_row<true> : scale_terms_of_row<false>;
+    scale_row(x.data + r * x.stride, x.count, exponentials[r], factors[r], y.data + r * y.stride);
+  }
 }
 
-void scale_row(const float* x, std::int64_t count, const Factor& factor, float* y) {
-  map_row(x, count, y, [factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(v, factor); });
+void scale_rows(const FloatRows& x, const Factor* factors, const FloatRowsOut& y) {
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    map_row(x.data + r * x.stride, x.count, y.data + r * y.stride,
+            [factor = factors[r]](Vector v) ATTN_INLINE_LAMBDA { return scaled(v, factor); });
+  }
 }
 
 template <bool Moved>
@@ -145,28 +206,32 @@ void log_terms_of_row(const float* x, std::int64_t count, const LogTerms& terms,
   });
 }
 
-void log_terms(const float* x, std::int64_t count, const LogTerms& terms, float* y) {
-  terms.moved ? log_terms_of_row<true>(x, count, terms, y) : log_terms_of_row<false>(x, count, terms, y);
-}
-
-/// The sum of value(n) in double, in as many lanes as floats have, so that its order is fixed and yet vectors can take it.
-template <class Value>
-ATTN_INLINE double sum_in_lanes(std::int64_t count, Value value) {
-  double lanes[vector_width] = {};
-  std::int64_t n = 0;
-  for (; n + vector_width <= count; n += vector_width) {
-    for (int lane = 0; lane < vector_width; ++lane) lanes[lane] += value(n + lane);
+void log_terms(const FloatRows& x, const LogTerms* terms, const FloatRowsOut& y) {
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    const auto write_row = terms[r].moved ? log_terms_of_row<true> : log_terms_of_row<false>;
+    write_row(x.data + r * x.stride, x.count, terms[r], y.data + r * y.stride);
   }
-  for (; n < count; ++n) lanes[n % vector_width] += value(n);
-  return sum_of_lanes(lanes);
 }
 
 double sum_of_row(const float* x, std::int64_t count) {
-  return sum_in_lanes(count, [x](std::int64_t n) ATTN_INLINE_LAMBDA { return double{x[n]}; });
+  Doubles lanes{};
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) lanes += sum_of_halves(load(x + n));
+  if (n < count) lanes += sum_of_halves(load_first(x + n, count - n, 0));
+  return sum_of_doubles(lanes);
+}
+
+/// Products of floats are exact in double.
+ATTN_INLINE Doubles sum_of_products(Vector x, Vector y) {
+  return half_as_doubles<0>(x) * half_as_doubles<0>(y) + half_as_doubles<1>(x) * half_as_doubles<1>(y);
 }
 
 double dot_of_rows(const float* x, const float* y, std::int64_t count) {
-  return sum_in_lanes(count, [x, y](std::int64_t n) ATTN_INLINE_LAMBDA { return double{x[n]} * double{y[n]}; });
+  Doubles lanes{};
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) lanes += sum_of_products(load(x + n), load(y + n));
+  if (n < count) lanes += sum_of_products(load_first(x + n, count - n, 0), load_first(y + n, count - n, 0));
+  return sum_of_doubles(lanes);
 }
 
 /// dx = f(dy, y), vector by vector.
@@ -190,9 +255,10 @@ void log_softmax_gradient(const RowGradient& g, float* dx) {
 
 inline constexpr RowKernels row_kernels = {
     .maximum = maximum_of_row,
+    .maxima = maxima_of_rows,
     .sum_terms = sum_terms,
     .scale_terms = scale_terms,
-    .scale = scale_row,
+    .scale = scale_rows,
     .log_terms = log_terms,
     .sum = sum_of_row,
     .dot = dot_of_rows,

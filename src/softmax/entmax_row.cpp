@@ -28,9 +28,10 @@ using kernels::Kernels;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 RowThreshold softmax_threshold(const Kernels& kernels, const float* x, std::int64_t count, float* y, float* scratch) noexcept {
-  const float tau = logsumexp_row(kernels, x, count, 1);
+  float tau = 0;
+  logsumexp_rows(kernels, {x, 0, 1, count}, 1, &tau);
   float* const probabilities = y != nullptr ? y : scratch;
-  softmax_row(kernels, x, count, 1, probabilities);
+  softmax_rows(kernels, {x, 0, 1, count}, 1, {probabilities, 0});
   return {tau, std::count_if(probabilities, probabilities + count, [](float p) { return p > 0; })};
 }
 

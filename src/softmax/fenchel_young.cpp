@@ -77,7 +77,9 @@ double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha, c
 
 /// alpha = 1: sum_c q_c log (q_c / p_c), which is the divergence of q and p where both sum to 1; their sums are in it for q that does not.
 double softmax_loss_of(const Targets& targets, const Slice& slice, const kernels::Kernels& kernels) {
-  const LogProbabilities log_p(kernels, slice.in[0], slice.extent);
+  LogSum log_sum;
+  log_sum_rows(kernels, {slice.in[0], 0, 1, slice.extent}, &log_sum);
+  const LogProbabilities log_p(slice.in[0], slice.extent, log_sum);
   if (targets.one_class_counts()) return -log_p[targets.class_of(slice.index)];
   double sum = log_p.empty() ? 0 : 1;  // of p
   targets.for_each_class(slice, [&](std::int64_t c, double q) {

@@ -12,9 +12,9 @@ namespace attn {
 /// the logarithm, so that large logits lose nothing. Of nothing but -inf, all are -inf.
 class LogProbabilities {
  public:
-  LogProbabilities(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept
-      : x_(x), count_(count), sum_(log_sum_row(kernels, x, count)), empty_(sum_.shift == -std::numeric_limits<float>::infinity()) {
-    if (empty_) sum_ = {0, 0};
+  LogProbabilities(const float* x, std::int64_t count, const LogSum& sum) noexcept
+      : x_(x), count_(count), sum_(sum), empty_(sum.rest == -std::numeric_limits<double>::infinity()) {
+    if (empty_) sum_.rest = 0;
   }
   /// No element is above -inf.
   bool empty() const noexcept { return empty_; }

@@ -49,9 +49,9 @@ void gather_losses(const TensorView& log_p, const Targets& targets, const Resour
   });
 }
 
-double cross_entropy_of(const Targets& targets, const Slice& slice, const kernels::Kernels& kernels) {
+double cross_entropy_of(const Targets& targets, const Slice& slice, const LogSum& log_sum) {
   if (targets.ignored(slice.index)) return 0;
-  const LogProbabilities log_p(kernels, slice.in[0], slice.extent);
+  const LogProbabilities log_p(slice.in[0], slice.extent, log_sum);
   if (targets.evenly_smoothed()) {
     return weighed(targets.kept(), -log_p[targets.class_of(slice.index)]) - targets.share() * log_p.sum();
   }
@@ -66,13 +66,13 @@ void one_class_gradient(const Slice& slice, std::int64_t target, double factor, 
   dx[target] = static_cast<float>(of_target);
 }
 
+/// The slice's dx is softmax of x, and becomes the gradient.
 void cross_entropy_gradient(const Targets& targets, const Slice& slice, double factor, const kernels::Kernels& kernels) {
   float* const dx = slice.out[0];
   if (targets.ignored(slice.index)) {
     std::fill(dx, dx + slice.extent, 0.f);
     return;
   }
-  softmax_row(kernels, slice.in[0], slice.extent, 1, dx);
   if (targets.one_class_counts()) {
     const std::int64_t target = targets.class_of(slice.index);
     return one_class_gradient(slice, target, factor * targets.weight(target), kernels);
@@ -124,8 +124,13 @@ void cross_entropy(const TensorView& x, const TensorView& target, const MutableT
   const Resources resources = resources_of(execution);
   const Targets targets({"x", x}, target, options, resources);
   Losses losses(loss, options.reduction, targets);
-  for_each_slice({.in = {x, targets.distributions()}, .dim = targets.class_dim()}, resources,
-                 [&](const Slice& slice) { losses.set(slice.index, cross_entropy_of(targets, slice, resources.kernels)); });
+  for_each_slices({.in = {x, targets.distributions()}, .dim = targets.class_dim()}, resources, [&](const Slices& slices) {
+    LogSum log_sums[kernels::rows_at_once];
+    log_sum_rows(resources.kernels, slices.in[0], log_sums);
+    for (std::int64_t n = 0; n < slices.count; ++n) {
+      losses.set(slices.first + n, cross_entropy_of(targets, slices.slice(n), log_sums[n]));
+    }
+  });
   losses.finish(resources.num_threads);
 }
 
@@ -149,8 +154,12 @@ void cross_entropy_backward(const TensorView& dloss, const TensorView& x, const 
   const Resources resources = resources_of(execution);
   const Targets targets({"x", x}, target, options, resources);
   const Factors factors(dloss, options.reduction, targets);
-  for_each_slice({.in = {x, targets.distributions()}, .out = {dx}, .dim = targets.class_dim()}, resources,
-                 [&](const Slice& slice) { cross_entropy_gradient(targets, slice, factors[slice.index], resources.kernels); });
+  for_each_slices({.in = {x, targets.distributions()}, .out = {dx}, .dim = targets.class_dim()}, resources, [&](const Slices& slices) {
+    softmax_rows(resources.kernels, slices.in[0], 1, slices.out[0]);
+    for (std::int64_t n = 0; n < slices.count; ++n) {
+      cross_entropy_gradient(targets, slices.slice(n), factors[slices.first + n], resources.kernels);
+    }
+  });
 }
 
 }  // namespace attn

@@ -10,6 +10,10 @@ namespace {
 
 using kernels::Exponential;
 using kernels::Factor;
+using kernels::FloatRows;
+using kernels::FloatRowsOut;
+using kernels::LogTerms;
+using kernels::RowKernels;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr double log2e = 1.4426950408889634074;
@@ -21,139 +25,152 @@ Factor factor_of(double value) {
   return {.high = high, .low = static_cast<float>(value - high), .upper = upper, .lower = high - upper};
 }
 
-/// Terms that are 2 at most for the row's greatest element.
-Exponential exponential_for(float greatest, float temperature) {
-  constexpr double near = 256;  // in the log2 domain: parts of so great an exponent are exact, and greater ones differ exactly
-  constexpr double least = -126;
-  constexpr float far = 0x1p60f;         // so great a temperature, or so small a one, leaves too little room for products' halves
-  constexpr double to_whole = 0x1.8p52;  // adding it rounds
-  const float shrink = temperature > far ? 1 / far : 1, stretch = temperature < 1 / far ? far : 1;
-  const double scaled = static_cast<double>(temperature) * shrink * stretch;
-  const double factor = log2e / scaled;
-  const double exponent = greatest * factor;
-  const bool moved = shrink != 1 || stretch != 1 || !(std::abs(exponent) <= near);
-  const double whole = moved ? 0 : (exponent + to_whole) - to_whole;
-  return {.moved = moved,
-          .shrink = shrink,
-          .shift = moved ? greatest * shrink : 0,
-          .stretch = stretch,
-          .factor = factor_of(factor),
-          .whole = static_cast<std::int32_t>(whole),
-          .bound = static_cast<float>((whole + least) * (scaled * ln2))};
-}
+constexpr float near = 256;  // in the log2 domain: parts of so great an exponent are exact, and greater ones differ exactly
+constexpr float all_far = -1;
 
-/// What exp's argument has less in a term than in its formula.
-double taken_out(const Exponential& e, float temperature) {
-  return e.shift / (static_cast<double>(temperature) * e.shrink) + e.whole * ln2;
-}
+/// The terms of sums at a temperature.
+class Terms {
+ public:
+  /// Where the greatest exponent is above `unmoved`, terms are moved.
+  explicit Terms(float temperature, float unmoved = near)
+      : unmoved_(unmoved),
+        shrink_(temperature > far ? 1 / far : 1),
+        stretch_(temperature < 1 / far ? far : 1),
+        temperature_(static_cast<double>(temperature) * shrink_ * stretch_),
+        factor_(log2e / temperature_),
+        factors_(factor_of(factor_)),
+        inverse_(factor_of(1 / temperature_)) {}
 
-struct RowCall {
-  const float* x;
-  std::int64_t count;
-  float temperature;
+  /// For a row with this greatest element, whose term is 2 at most.
+  Exponential below(float greatest) const {
+    constexpr double least = -126;
+    constexpr double to_whole = 0x1.8p52;                               // adding it rounds
+    if (greatest == minus_infinity) return kernels::plain_exponential;  // of -inf that is 0
+    const double exponent = greatest * factor_;
+    const bool moved = shrink_ != 1 || stretch_ != 1 || !(std::abs(exponent) <= unmoved_);
+    const double whole = moved ? 0 : (exponent + to_whole) - to_whole;
+    return {.moved = moved,
+            .shrink = shrink_,
+            .shift = moved ? greatest * shrink_ : 0,
+            .stretch = stretch_,
+            .factor = factors_,
+            .whole = static_cast<std::int32_t>(whole),
+            .bound = static_cast<float>((whole + least) * (temperature_ * ln2))};
+  }
+
+  /// What exp's argument has less in a term of `e` than in one of `base`, or than in its formula.
+  double taken_out(const Exponential& e, const Exponential& base = kernels::plain_exponential) const {
+    return (static_cast<double>(e.shift) - base.shift) / (temperature_ / stretch_) + (e.whole - base.whole) * ln2;
+  }
+
+  /// What turns elements of the row into their logarithms of softmax; -inf into itself where there are no terms.
+  LogTerms logarithms(const Exponential& e, double sum) const {
+    const Factor log_sum = sum == 0 ? Factor{} : factor_of(e.whole * ln2 + std::log(sum));
+    return {.moved = e.moved,
+            .shrink = e.shrink,
+            .shift = e.shift,
+            .stretch = e.stretch,
+            .factor = inverse_,
+            .high = log_sum.high,
+            .low = log_sum.low};
+  }
+
+ private:
+  static constexpr float far = 0x1p60f;  // so great a temperature, or so small a one, leaves too little room for products' halves
+
+  double unmoved_;
+  float shrink_, stretch_;
+  double temperature_;  // within that room
+  double factor_;
+  Factor factors_, inverse_;
 };
 
-/// The sum of a row's terms, and what they are.
-struct RowSum {
-  Exponential exponential;
-  double sum;  // 0: the row is empty or nothing but -inf
+/// The sums of a few rows' terms, and what the terms are. 0: a row is empty or nothing but -inf.
+struct RowSums {
+  Exponential exponentials[kernels::rows_at_once];
+  double sums[kernels::rows_at_once];
 };
 
 constexpr std::int64_t block_size = 4096;  // elements: L1 keeps them from their maximum to their sum
 constexpr std::int64_t kept_row = 65536;   // rows of so many elements stay in a core's second-level cache, with their terms
 
-/// In two passes over the whole row; terms may be null.
-RowSum sum_in_passes(const kernels::RowKernels& rows, const RowCall& row, float* terms) {
-  const float maximum = rows.maximum(row.x, row.count);
-  if (maximum == minus_infinity) return {{}, 0};
-  const Exponential e = exponential_for(maximum, row.temperature);
-  return {e, rows.sum_terms(row.x, row.count, e, terms)};
-}
-
-/// In one pass, block by block: where a block's maximum is a new one, the sum so far is multiplied with a power of two, exactly.
-RowSum sum_in_one_pass(const kernels::RowKernels& rows, const RowCall& row) {
-  RowSum result{{}, 0};
-  float maximum = minus_infinity;
-  for (std::int64_t n = 0; n < row.count; n += block_size) {
-    const std::int64_t size = std::min(block_size, row.count - n);
-    const float here = rows.maximum(row.x + n, size);
-    if (here == minus_infinity) continue;
-    if (!(here <= maximum)) {
-      const Exponential e = exponential_for(here, row.temperature);
-      if (e.moved) return sum_in_passes(rows, row, nullptr);
-      if (maximum != minus_infinity) result.sum = std::ldexp(result.sum, result.exponential.whole - e.whole);
-      result.exponential = e;
-      maximum = here;
-    }
-    result.sum += rows.sum_terms(row.x + n, size, result.exponential, nullptr);
-  }
+/// In two passes over whole rows. to may be null; else terms are kept there.
+RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& terms, const FloatRowsOut& to) {
+  RowSums result;
+  float maxima[kernels::rows_at_once];
+  rows.maxima(x, maxima);
+  for (std::int64_t r = 0; r < x.rows; ++r) result.exponentials[r] = terms.below(maxima[r]);
+  rows.sum_terms(x, result.exponentials, to, result.sums);
   return result;
 }
 
-/// terms is where they may be kept: null if making them twice costs less than writing and reading them.
-void softmax_of(const kernels::RowKernels& rows, const RowCall& row, float* terms, float* y) {
-  const RowSum sum = terms == nullptr ? sum_in_one_pass(rows, row) : sum_in_passes(rows, row, terms);
-  if (sum.sum == 0) {
-    std::fill(y, y + row.count, 0.f);
-    return;
+/// One row in one pass, block by block: where a block's maximum is a new one, the sum so far is multiplied to fit.
+void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& terms, Exponential& e, double& sum) {
+  float maximum = minus_infinity;
+  e = kernels::plain_exponential;
+  sum = 0;
+  for (std::int64_t n = 0; n < row.count; n += block_size) {
+    const FloatRows block{row.data + n, 0, 1, std::min(block_size, row.count - n)};
+    float here = 0;
+    rows.maxima(block, &here);
+    if (here > maximum) {
+      const Exponential grown = terms.below(here);
+      if (maximum != minus_infinity) sum *= std::exp(terms.taken_out(e, grown));
+      e = grown;
+      maximum = here;
+    }
+    double more = 0;
+    rows.sum_terms(block, &e, {}, &more);
+    sum += more;
   }
-  const Factor factor = factor_of(1 / sum.sum);
-  if (terms == nullptr) {
-    rows.scale_terms(row.x, row.count, sum.exponential, factor, y);
-  } else {
-    rows.scale(terms, row.count, factor, y);
+}
+
+/// Reads x once from memory.
+RowSums sum_once(const RowKernels& rows, const FloatRows& x, const Terms& terms) {
+  if (x.count <= block_size) return sum_in_passes(rows, x, terms, {});
+  RowSums result;
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, terms, result.exponentials[r], result.sums[r]);
   }
+  return result;
 }
 
 }  // namespace
 
 float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept { return kernels.rows.maximum(x, count); }
 
-float logsumexp_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature) noexcept {
-  const RowSum sum = sum_in_one_pass(kernels.rows, {x, count, temperature});
-  if (sum.sum == 0) return minus_infinity;
-  return static_cast<float>(taken_out(sum.exponential, temperature) + std::log(sum.sum));
-}
-
-void softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
-  softmax_of(kernels.rows, {x, count, temperature}, count <= kept_row ? y : nullptr, y);
-}
-
-void log_softmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, float temperature, float* y) noexcept {
-  const RowSum sum = sum_in_one_pass(kernels.rows, {x, count, temperature});
-  if (sum.sum == 0) {
-    std::fill(y, y + count, minus_infinity);
-    return;
+void logsumexp_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature, float* out) noexcept {
+  const Terms terms(temperature);
+  const RowSums sums = sum_once(kernels.rows, x, terms);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    out[r] = static_cast<float>(terms.taken_out(sums.exponentials[r]) + std::log(sums.sums[r]));
   }
-  const Exponential& e = sum.exponential;
-  const Factor log_sum = factor_of(e.whole * ln2 + std::log(sum.sum));
-  kernels.rows.log_terms(x, count,
-                         {.moved = e.moved,
-                          .shrink = e.shrink,
-                          .shift = e.shift,
-                          .stretch = e.stretch,
-                          .factor = factor_of(1 / (static_cast<double>(temperature) * e.shrink * e.stretch)),
-                          .high = log_sum.high,
-                          .low = log_sum.low},
-                         y);
 }
 
-LogSum log_sum_row(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept {
-  Exponential e = kernels::plain_exponential;
-  e.moved = true;
-  e.shift = minus_infinity;
-  double sum = 0;
-  for (std::int64_t n = 0; n < count; n += block_size) {
-    const std::int64_t size = std::min(block_size, count - n);
-    const float here = kernels.rows.maximum(x + n, size);
-    if (here == minus_infinity) continue;
-    if (!(here <= e.shift)) {
-      sum *= std::exp(static_cast<double>(e.shift) - here);
-      e.shift = here;
-    }
-    sum += kernels.rows.sum_terms(x + n, size, e, nullptr);
+void softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature, const FloatRowsOut& y) noexcept {
+  const bool kept = x.count <= kept_row;  // else making terms twice costs less than writing and reading them
+  const Terms terms(temperature);
+  const RowSums sums = kept ? sum_in_passes(kernels.rows, x, terms, y) : sum_once(kernels.rows, x, terms);
+  Factor factors[kernels::rows_at_once];
+  for (std::int64_t r = 0; r < x.rows; ++r) factors[r] = factor_of(sums.sums[r] == 0 ? 0 : 1 / sums.sums[r]);
+  if (kept) {
+    kernels.rows.scale({y.data, y.stride, x.rows, x.count}, factors, y);
+  } else {
+    kernels.rows.scale_terms(x, sums.exponentials, factors, y);
   }
-  return {e.shift, std::log(sum)};
+}
+
+void log_softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature, const FloatRowsOut& y) noexcept {
+  const Terms terms(temperature);
+  const RowSums sums = sum_once(kernels.rows, x, terms);
+  LogTerms logarithms[kernels::rows_at_once];
+  for (std::int64_t r = 0; r < x.rows; ++r) logarithms[r] = terms.logarithms(sums.exponentials[r], sums.sums[r]);
+  kernels.rows.log_terms(x, logarithms, y);
+}
+
+void log_sum_rows(const kernels::Kernels& kernels, const FloatRows& x, LogSum* log_sums) noexcept {
+  const RowSums sums = sum_once(kernels.rows, x, Terms(1, all_far));
+  for (std::int64_t r = 0; r < x.rows; ++r) log_sums[r] = {sums.exponentials[r].shift, std::log(sums.sums[r])};
 }
 
 void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, const LogsumexpGradient& gradient,
@@ -163,9 +180,10 @@ void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std
     return;
   }
   const double temperature = gradient.temperature;
-  const Exponential e = exponential_for(static_cast<float>(gradient.out * temperature), gradient.temperature);
-  const double rest = taken_out(e, gradient.temperature) - gradient.out;
-  kernels.rows.scale_terms(x, count, e, factor_of(gradient.dout * std::exp(rest) / temperature), dx);
+  const Terms terms(gradient.temperature);
+  const Exponential e = terms.below(static_cast<float>(gradient.out * temperature));
+  const Factor factor = factor_of(gradient.dout * std::exp(terms.taken_out(e) - gradient.out) / temperature);
+  kernels.rows.scale_terms({x, 0, 1, count}, &e, &factor, {dx, 0});
 }
 
 }  // namespace attn

@@ -23,8 +23,6 @@ class Positions {
 
   /// In elements from the tensor's first.
   std::int64_t offset(std::int64_t index) const noexcept;
-  /// The stride between elements first, ..., first + count - 1 if they lie evenly; else nothing useful and false.
-  bool evenly(std::int64_t first, std::int64_t count, std::int64_t& stride) const noexcept;
   /// How many elements from `first` on lie evenly for certain, and the stride between them.
   std::int64_t even_from(std::int64_t first, std::int64_t& stride) const noexcept;
 
@@ -71,6 +69,17 @@ struct Slice {
   float* scratch;  // as many floats as were asked for, 64-byte aligned
 };
 
+/// A few neighbouring slices, at most kernels::rows_at_once and as many as L1 keeps, whose rows are evenly spaced in each tensor.
+struct Slices {
+  std::int64_t first;  // index
+  std::int64_t count;
+  std::array<kernels::FloatRows, 3> in;
+  std::array<kernels::FloatRowsOut, 2> out;
+  float* scratch;  // one for all
+
+  Slice slice(std::int64_t n) const noexcept;
+};
+
 /// Tensors of one shape: up to three inputs, up to two outputs, each f32, bf16 or f16. Absent ones are null in a Slice.
 struct SliceTensors {
   std::array<TensorView, 3> in{};
@@ -93,6 +102,9 @@ int threads_for(std::int64_t elements, int num_threads) noexcept;
 /// Calls f for each slice, from several threads at once; outputs are written behind it. The first exception that leaves f ends the
 /// loop and reaches the caller. Memory is taken before the first call.
 void for_each_slice(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slice&)>& f);
+
+/// The same, a few slices at a time.
+void for_each_slices(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slices&)>& f);
 
 /// The product of the extents but for dim.
 std::int64_t number_of_slices(const Dims& shape, int dim) noexcept;

@@ -7,7 +7,8 @@
 namespace attn {
 namespace {
 
-using RowFunction = void (*)(const kernels::Kernels&, const float* x, std::int64_t count, float temperature, float* y) noexcept;
+using RowsFunction = void (*)(const kernels::Kernels&, const kernels::FloatRows& x, float temperature,
+                              const kernels::FloatRowsOut& y) noexcept;
 
 /// What the functions of one tensor into another of its shape have in common.
 struct MapCall {
@@ -18,14 +19,14 @@ struct MapCall {
   const Execution& execution;
 };
 
-void map_slices(const MapCall& call, RowFunction function) {
+void map_slices(const MapCall& call, RowsFunction function) {
   require_input("x", call.x);
   const int dim = checked_dim("x", call.x, call.dim);
   require_output_like("y", call.y, "x", call.x);
   require_positive_number("temperature", call.temperature);
   const Resources resources = resources_of(call.execution);
-  for_each_slice({.in = {call.x}, .out = {call.y}, .dim = dim}, resources,
-                 [&](const Slice& slice) { function(resources.kernels, slice.in[0], slice.extent, call.temperature, slice.out[0]); });
+  for_each_slices({.in = {call.x}, .out = {call.y}, .dim = dim}, resources,
+                  [&](const Slices& slices) { function(resources.kernels, slices.in[0], call.temperature, slices.out[0]); });
 }
 
 /// What the gradients of those have in common.
@@ -53,11 +54,11 @@ void map_gradients(const GradientCall& call, F&& f) {
 }  // namespace
 
 void softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
-  map_slices({x, y, dim, temperature, execution}, softmax_row);
+  map_slices({x, y, dim, temperature, execution}, softmax_rows);
 }
 
 void log_softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
-  map_slices({x, y, dim, temperature, execution}, log_softmax_row);
+  map_slices({x, y, dim, temperature, execution}, log_softmax_rows);
 }
 
 void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float temperature, const Execution& execution) {
@@ -67,8 +68,10 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   require_positive_number("temperature", temperature);
   const Resources resources = resources_of(execution);
   const NumberOfEach values(out);
-  for_each_slice({.in = {x}, .dim = along}, resources, [&](const Slice& slice) {
-    values.write(slice.index, logsumexp_row(resources.kernels, slice.in[0], slice.extent, temperature), resources.kernels);
+  for_each_slices({.in = {x}, .dim = along}, resources, [&](const Slices& slices) {
+    float sums[kernels::rows_at_once];
+    logsumexp_rows(resources.kernels, slices.in[0], temperature, sums);
+    for (std::int64_t n = 0; n < slices.count; ++n) values.write(slices.first + n, sums[n], resources.kernels);
   });
 }
 
