@@ -1,8 +1,8 @@
 // attn_demo compare: the ways to make one call, side by side.
 #include <attn/attn.hpp>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include <memory>
@@ -11,7 +11,7 @@
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "comparison.hpp"
-#include "memory.hpp"
+#include "require_memory.hpp"
 #include "text.hpp"
 
 namespace attn::demo {
@@ -27,18 +27,14 @@ struct CompareArguments {
 
 constexpr int same = 0, different = 1;
 
-/// Refuses what would not fit, before the system has to stop this process.
-void require_memory(const std::string& option, const RandomInputs& inputs) {
+void require_room(const std::string& option, const RandomInputs& inputs) {
   const auto product = [](auto... extents) { return (1.0 * ... * static_cast<double>(extents)); };
   const double q_rows = product(inputs.batch, inputs.num_q_heads, inputs.q_len);
   const double kv_rows = product(inputs.batch, inputs.num_kv_heads, inputs.kv_len);
   const double head_dim = static_cast<double>(inputs.head_dim), v_head_dim = static_cast<double>(inputs.v_head_dim);
   // Each input as given, in float and in double; each output in double, beside those of the other kernels.
   const double inputs_and_outputs = 16 * (q_rows * head_dim + kv_rows * (head_dim + v_head_dim)) + 24 * q_rows * (v_head_dim + 1);
-  if (inputs_and_outputs > available_memory()) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("--shape {} needs about {} of memory; {} are available", option,
-                                                         format_bytes(inputs_and_outputs), format_bytes(available_memory())));
-  }
+  require_memory("--shape " + option, inputs_and_outputs);
 }
 
 RandomInputs shape_value(const std::string& text) {
@@ -48,7 +44,7 @@ RandomInputs shape_value(const std::string& text) {
   const bool negative = std::any_of(sizes.begin(), sizes.end(), [](std::int64_t size) { return size < 0; });
   if (!six_or_seven || negative) reject_value("--shape", text, needed);
   const RandomInputs inputs{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[sizes.rank() - 1]};
-  require_memory(text, inputs);
+  require_room(text, inputs);
   return inputs;
 }
 

@@ -16,6 +16,7 @@
 #include "commands.hpp"
 #include "model.hpp"
 #include "prompt.hpp"
+#include "require_memory.hpp"
 #include "text.hpp"
 #include "text_stream.hpp"
 
@@ -79,7 +80,12 @@ class Generation {
         prompt_(std::move(prompt)),
         max_new_(max_new),
         caches_(model, 1, std::ssize(prompt_) + max_new),
-        logits_(DType::f32, {1, model.settings.vocab_size}) {}
+        logits_(DType::f32, {1, model.settings.vocab_size}) {
+    if (!arguments.logits) return;
+    const double values = static_cast<double>(prompt_.size()) * static_cast<double>(model.settings.vocab_size);
+    require_memory("--logits", values * static_cast<double>(sizeof(float)));
+    prompt_logits_ = Tensor(DType::f32, {1, std::ssize(prompt_), model.settings.vocab_size});
+  }
 
   Timing run(Output& output) {
     Timing timing{.prompt_tokens = std::ssize(prompt_)};
@@ -100,20 +106,17 @@ class Generation {
     timing.decode = seconds_since(begin);
     return timing;
   }
+  /// Of all tokens of the prompt, if they were asked for.
+  TensorView prompt_logits() const { return prompt_logits_.view(); }
 
  private:
-  /// The whole prompt at once; writes the logits of all its tokens if they were asked for.
+  /// The whole prompt at once.
   void prefill() {
     const TensorView ids(prompt_.data(), {1, std::ssize(prompt_)});
     if (!arguments_.logits) return model_.decoder.forward(ids, caches_.refs, logits_.view());
-    OutputFiles files;
-    files.add(*arguments_.logits);
-    Tensor all(DType::f32, {1, std::ssize(prompt_), model_.settings.vocab_size});
-    model_.decoder.forward(ids, caches_.refs, all.view());
-    copy_into(std::as_const(all).view().sliced(1, std::ssize(prompt_) - 1, std::ssize(prompt_)),
+    model_.decoder.forward(ids, caches_.refs, prompt_logits_.view());
+    copy_into(prompt_logits().sliced(1, std::ssize(prompt_) - 1, std::ssize(prompt_)),
               {logits_.data(), DType::f32, {1, 1, model_.settings.vocab_size}});
-    files.write(*arguments_.logits, all.view(), "logits");
-    files.commit();
   }
 
   std::int64_t draw(std::int64_t number) {
@@ -129,7 +132,7 @@ class Generation {
   std::vector<std::int64_t> prompt_;
   std::int64_t max_new_;
   Caches caches_;
-  Tensor logits_;
+  Tensor logits_, prompt_logits_;
 };
 
 void print_timing(const Timing& timing, const Model& model) {
@@ -148,11 +151,18 @@ int generate(const GenerateArguments& arguments) {
   std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokeniser);
   const std::int64_t room = source.most_positions() - std::ssize(prompt);
   const std::int64_t max_new = arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
+  OutputFiles files;
+  if (arguments.logits) files.add(*arguments.logits);
   Model model = source.load(std::ssize(prompt) + max_new);
   Output output(tokeniser ? &*tokeniser : nullptr, arguments.print_ids);
-  const Timing timing = Generation(model, std::move(prompt), max_new, arguments).run(output);
+  Generation generation(model, std::move(prompt), max_new, arguments);
+  const Timing timing = generation.run(output);
   output.finish();
   if (!arguments.quiet) print_timing(timing, model);
+  if (!arguments.logits) return 0;
+  flush_output();  // a run that fails there leaves no file
+  files.write(*arguments.logits, generation.prompt_logits(), "logits");
+  files.commit();
   return 0;
 }
 

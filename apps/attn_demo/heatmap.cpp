@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -24,8 +26,8 @@
 #include "heatmap/png.hpp"
 #include "heatmap/terminal.hpp"
 #include "inputs.hpp"
-#include "memory.hpp"
 #include "outputs.hpp"
+#include "require_memory.hpp"
 #include "text.hpp"
 
 namespace attn::demo {
@@ -79,20 +81,14 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   constexpr double bytes_a_weight = 5, bytes_a_score = 8;
   const double weights = static_cast<double>(q[2]) * static_cast<double>(kv_len);
   const double bytes = weights * (bytes_a_weight * static_cast<double>(arguments.head ? 1 : q[1]) + 2 * bytes_a_score);
-  if (bytes > available_memory()) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("{} x {} weights a head need about {} of memory; {} are available", q[2], kv_len,
-                                                         format_bytes(bytes), format_bytes(available_memory())));
-  }
+  require_memory(fmt::format("a picture of {} x {} weights a head", q[2], kv_len), bytes);
 }
 
 std::string title_of(const HeatmapArguments& arguments, const std::string& usual) {
   return arguments.title ? readable_title(*arguments.title) : usual;
 }
 
-/// Of a model's own attention; the call's options have no say in it.
 std::vector<WeightMap> weights_of_model(const HeatmapArguments& arguments) {
-  if (arguments.call.q || arguments.call.k)
-    throw Error(ErrorCode::invalid_argument, "--model makes its own q and k; --q and --k are for calls without it");
   std::vector<WeightMap> maps =
       model_weights({.folder = *arguments.model, .prompt = arguments.prompt, .layer = arguments.layer, .head = arguments.head});
   if (arguments.head) maps.front().title = title_of(arguments, maps.front().title);
@@ -154,6 +150,22 @@ void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
   add_file(command, "--title", arguments.title, "of the picture")->type_name("TEXT");
 }
 
+/// A model has masks, scale and labels of its own: options that say something about either a call or a model refuse to be ignored.
+void keep_apart(CLI::App& command) {
+  constexpr std::array of_models = {"--prompt", "--prompt-ids", "--layer"};
+  constexpr std::array of_both = {"--model", "--head", "--out", "--terminal", "--title", "--scale-colours", "--help"};
+  CLI::Option& model = *command.get_option("--model");
+  for (CLI::Option* const option : command.get_options()) {
+    const std::string name = option->get_name();
+    if (std::find(of_both.begin(), of_both.end(), name) != of_both.end()) continue;
+    if (std::find(of_models.begin(), of_models.end(), name) != of_models.end()) {
+      option->needs(&model);
+    } else {
+      model.excludes(option);
+    }
+  }
+}
+
 }  // namespace
 
 void add_heatmap(CLI::App& app, Command& chosen) {
@@ -176,6 +188,7 @@ void add_heatmap(CLI::App& app, Command& chosen) {
     arguments->scale = choice_value<ScaleKind>(option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});
   });
   add_weight_options(command, arguments->call);
+  keep_apart(command);
   command.callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });
 }
 

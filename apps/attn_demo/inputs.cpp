@@ -6,9 +6,8 @@
 #include <array>
 #include <utility>
 
-#include "memory.hpp"
 #include "random.hpp"
-#include "text.hpp"
+#include "require_memory.hpp"
 
 namespace attn::demo {
 namespace {
@@ -106,14 +105,11 @@ void check_without_cache(const Call& call) {
 }
 
 /// Pages are as long as the option says, however few keys there are.
-void require_memory(const CacheSettings& settings) {
+void require_room(const CacheSettings& settings) {
   const double keys = static_cast<double>(std::max(settings.capacity, settings.page_size) + settings.page_size);
   const double rows = static_cast<double>(settings.batch) * static_cast<double>(settings.num_kv_heads) * keys;
   const double bytes = rows * static_cast<double>(settings.head_dim + settings.v_head_dim) * static_cast<double>(size_of(settings.dtype));
-  if (bytes > available_memory()) {
-    reject(fmt::format("a cache of K and V needs about {} of memory; {} are available", format_bytes(bytes),
-                       format_bytes(available_memory())));
-  }
+  require_memory("a cache of K and V", bytes);
 }
 
 /// Appends K and V to a cache of the type and pages that the options ask for.
@@ -126,7 +122,7 @@ void fill_cache(Call& call, const CallArguments& arguments) {
   if (tensors.k.size() == 0 || tensors.v.size() == 0) return;
   CacheSettings settings = cache_settings(tensors.k.shape, tensors.v.shape, *call.kv_dtype);
   settings.page_size = call.page_size;
-  require_memory(settings);
+  require_room(settings);
   call.cache = std::make_unique<AnyCache>(settings);
   call.cache->append(tensors.k, tensors.v);
 }

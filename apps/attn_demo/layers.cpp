@@ -5,7 +5,9 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "arguments.hpp"
 #include "call_options.hpp"
@@ -17,20 +19,34 @@
 namespace attn::demo {
 namespace {
 
+constexpr std::int64_t most = std::int64_t{1} << 20;  // tokens, sequences
+
 struct LayersArguments {
   ModelChoice model;
+  std::optional<std::int64_t> seq;  // default: that of LayersRun, or what the model has room for
   LayersRun run;
   bool json = false;
 };
 
-using Part = std::pair<const char*, ForwardTimes::Duration ForwardTimes::*>;
-constexpr Part parts[] = {{"projections", &ForwardTimes::projections},
-                          {"attention", &ForwardTimes::attention},
-                          {"cache, rope", &ForwardTimes::cache},
-                          {"MLP", &ForwardTimes::mlp},
-                          {"norms", &ForwardTimes::norms},
-                          {"embedding", &ForwardTimes::embedding},
-                          {"logits", &ForwardTimes::output}};
+struct Part {
+  const char* name;
+  const char* key;  // in JSON
+  ForwardTimes::Duration ForwardTimes::*time;
+};
+constexpr Part parts[] = {{"q, k, v, out projections", "projections", &ForwardTimes::projections},
+                          {"attention", "attention", &ForwardTimes::attention},
+                          {"cache, rope, norms of q and k", "cache", &ForwardTimes::cache},
+                          {"MLP", "mlp", &ForwardTimes::mlp},
+                          {"norms", "norms", &ForwardTimes::norms},
+                          {"embedding", "embedding", &ForwardTimes::embedding},
+                          {"logits", "logits", &ForwardTimes::output}};
+
+/// What a forward takes that no part of it counts.
+double rest(const Phase& phase) {
+  double sum = 0;
+  for (const Part& part : parts) sum += seconds(phase.times.*part.time);
+  return std::max(0.0, phase.seconds - sum);
+}
 
 std::string percent(double share) { return fmt::format("{:.0f} %", 100 * share); }
 
@@ -44,34 +60,40 @@ void print_model(const Model& model, const LayersRun& run, const LayersMeasured&
 }
 
 void print_distances(const LayersMeasured& measured) {
-  std::vector<std::vector<std::string>> rows = {{"behind layer", "tiled max abs", "RMS", "unfused max abs", "RMS", "RMS of x"}};
+  std::vector<std::vector<std::string>> rows = {{"layer", "tiled: max abs", "tiled: RMS", "unfused: max abs", "unfused: RMS", "RMS of x"}};
   for (std::size_t n = 0; n < measured.layers.size(); ++n) {
     const LayerDistance& layer = measured.layers[n];
     rows.push_back({std::to_string(n), format_error(layer.tiled.max_abs), format_error(layer.tiled.rms),
                     format_error(layer.unfused.max_abs), format_error(layer.unfused.rms), fmt::format("{:.2f}", layer.rms)});
   }
   print_table(rows);
-  fmt::print("\nDistance of the residual stream x from that of a stack whose attention is naive: textbook, in double.\n\n");
+  fmt::print(
+      "\nx is the residual stream behind a layer. Errors are its differences from x of the same model with naive attention (textbook,\n"
+      "in double) in all layers; all else is alike. They add up from layer to layer.\n\n");
 }
 
 void print_times(const LayersMeasured& measured) {
-  std::vector<std::vector<std::string>> rows = {{"time", "prefill", "", "decode step", ""}};
-  const auto share = [](double part, double whole) { return percent(whole > 0 ? part / whole : 0); };
-  for (const auto& [name, part] : parts) {
-    const double prefill = seconds(measured.prefill.times.*part), decode = seconds(measured.decode.times.*part);
-    rows.push_back({name, format_seconds(prefill), share(prefill, measured.prefill.seconds), format_seconds(decode),
-                    share(decode, measured.decode.seconds)});
-  }
-  rows.push_back({"whole forward", format_seconds(measured.prefill.seconds), "", format_seconds(measured.decode.seconds), ""});
+  std::vector<std::vector<std::string>> rows = {{"time of", "prefill", "share", "decode step", "share"}};
+  const auto add = [&](const char* name, double prefill, double decode) {
+    rows.push_back({name, format_seconds(prefill), percent(prefill / measured.prefill.seconds), format_seconds(decode),
+                    percent(decode / measured.decode.seconds)});
+  };
+  for (const Part& part : parts) add(part.name, seconds(measured.prefill.times.*part.time), seconds(measured.decode.times.*part.time));
+  add("rest", rest(measured.prefill), rest(measured.decode));
+  add("whole forward", measured.prefill.seconds, measured.decode.seconds);
   print_table(rows);
+  fmt::print("\nOf the forward of median time, with tiled attention.\n");
 }
 
 void print_speed(const LayersMeasured& m) {
-  fmt::print("\nprefill  {:.0f} tokens/s, {:.1f} GFLOP/s, {} of the multiply-add peak ({:.0f} GFLOP/s)\n", m.prefill.tokens_per_second,
-             m.prefill_gflops, percent(m.prefill_gflops / m.peak_gflops), m.peak_gflops);
-  fmt::print("decode   {:.1f} tokens/s, {} of weights and cache read a step: {:.1f} GB/s, {} of reading alone ({:.1f} GB/s)\n",
-             m.decode.tokens_per_second, format_bytes(m.decode_bytes), m.decode_gbps, percent(m.decode_gbps / m.read_gbps), m.read_gbps);
-  fmt::print("whole forward of prefill with attention unfused: {}; naive: {}\n", format_seconds(m.unfused_seconds),
+  fmt::print("\nprefill  {:.0f} tokens/s, {:.1f} GFLOP/s, {} of the multiply-add peak measured here ({:.0f} GFLOP/s)\n",
+             m.prefill.tokens_per_second, m.prefill_gflops, percent(m.prefill_gflops / m.peak_gflops), m.peak_gflops);
+  fmt::print(
+      "decode   {:.1f} tokens/s; a step reads {} of weights and cache, at {:.1f} GB/s: {} of what reading memory reaches here "
+      "({:.1f} GB/s){}\n",
+      m.decode.tokens_per_second, format_bytes(m.decode_bytes), m.decode_gbps, percent(m.decode_gbps / m.read_gbps), m.read_gbps,
+      m.decode_gbps > m.read_gbps ? ", as they stay in the processor's caches" : "");
+  fmt::print("prefill with unfused attention takes {}, with naive attention {} (one run each)\n", format_seconds(m.unfused_seconds),
              format_seconds(m.naive_seconds));
   fmt::print("\nmemory   weights packed {}, in place {}, KV cache {}, activations {}\n", format_bytes(m.packed_bytes),
              format_bytes(m.in_place_bytes), format_bytes(m.cache_bytes), format_bytes(m.activation_bytes));
@@ -79,7 +101,8 @@ void print_speed(const LayersMeasured& m) {
 
 nlohmann::ordered_json json_of(const Phase& phase) {
   nlohmann::ordered_json times;
-  for (const auto& [name, part] : parts) times[name] = seconds(phase.times.*part) * 1e3;
+  for (const Part& part : parts) times[part.key] = seconds(phase.times.*part.time) * 1e3;
+  times["rest"] = rest(phase) * 1e3;
   return {{"ms", phase.seconds * 1e3}, {"tokens_per_second", phase.tokens_per_second}, {"parts_ms", times}};
 }
 
@@ -120,17 +143,21 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
                                         {"in_place_bytes", m.in_place_bytes},
                                         {"cache_bytes", m.cache_bytes},
                                         {"activation_bytes", m.activation_bytes}}}};
-  fmt::print("{}\n", all.dump());
+  // A folder's name may be any bytes.
+  fmt::print("{}\n", all.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 int run_layers(const LayersArguments& arguments) {
-  Model model = ModelSource(arguments.model).load(arguments.run.positions());
-  const LayersMeasured measured = measure_layers(model, arguments.run);
+  const ModelSource source(arguments.model);
+  LayersRun run = arguments.run;
+  run.seq = arguments.seq.value_or(std::clamp<std::int64_t>(source.most_positions() - LayersRun::decode_steps, 1, run.seq));
+  Model model = source.load(run.positions(), run.batch);
+  const LayersMeasured measured = measure_layers(model, run);
   if (arguments.json) {
-    print_json(model, arguments.run, measured);
+    print_json(model, run, measured);
     return 0;
   }
-  print_model(model, arguments.run, measured);
+  print_model(model, run, measured);
   print_distances(measured);
   print_times(measured);
   print_speed(measured);
@@ -143,19 +170,17 @@ void add_layers(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<LayersArguments>();
   CLI::App& command = *app.add_subcommand("layers", "transformer layers: how far the kernels are apart, and where the time goes");
   add_model_options(command, arguments->model);
-  constexpr std::int64_t most = std::int64_t{1} << 20;
-  add_seed_option(command, "of a toy's weights; default 0", [arguments](std::uint64_t seed) { arguments->model.toy.seed = seed; });
-  const auto add_integer = [&](const std::string& name, std::int64_t& value, const char* help) {
-    command
-        .add_option_function<std::string>(
-            name, [name, &value](const std::string& text) { value = integer_value(name, text, 1, most); }, help)
-        ->type_name("N");
-  };
-  add_integer("--seq", arguments->run.seq, "tokens of the prompt; default 256");
-  add_integer("--batch", arguments->run.batch, "sequences; default 1");
-  command.add_option_function<std::string>(
-      "--min-time", [arguments](const std::string& text) { arguments->run.min_time = number_value("--min-time", text); },
-      "seconds to time prefill and decode for, each; default 0.5");
+  add_seed_option(command, "of a toy's weights; default 0", [arguments](std::uint64_t seed) {
+    arguments->model.toy.seed = seed;
+  })->excludes(command.get_option("--model"));
+  add_value(command, "--seq", "N", "tokens of the prompt; default 256, or what the model has room for",
+            [arguments](auto option, auto text) { arguments->seq = integer_value(option, text, 1, most); });
+  add_value(command, "--batch", "N", "sequences; default 1",
+            [arguments](auto option, auto text) { arguments->run.batch = integer_value(option, text, 1, most); });
+  add_value(command, "--min-time", "S", "seconds to time prefill and decode for, each; default 0.5", [arguments](auto option, auto text) {
+    arguments->run.min_time = number_value(option, text);
+    if (arguments->run.min_time < 0) reject_value(option, text, "a number of at least 0");
+  });
   command.add_flag("--json", arguments->json, "one JSON object instead of the tables");
   command.callback([arguments, &chosen] { chosen = [arguments] { return run_layers(*arguments); }; });
 }

@@ -1,5 +1,7 @@
 #include "layers_measured.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -7,6 +9,7 @@
 #include <random>
 
 #include "attn_bench/peak.hpp"
+#include "require_memory.hpp"
 
 namespace attn::demo {
 namespace {
@@ -22,28 +25,22 @@ Tensor random_ids(const LayersRun& run, std::int64_t vocab_size) {
   return ids;
 }
 
-/// Runs f at least three times and for min_time; f's own durations in seconds, ascending.
-std::vector<double> repeat(double min_time, const std::function<double()>& f) {
+/// Runs f at least three times and for min_time; the run of median time. It took `tokens` tokens.
+Phase median_of(double min_time, std::int64_t tokens, const std::function<Phase()>& f) {
   constexpr std::size_t least = 3;
-  std::vector<double> times;
+  std::vector<Phase> runs;
   const auto begin = Clock::now();
-  while (times.size() < least || seconds(Clock::now() - begin) < min_time) times.push_back(f());
-  std::sort(times.begin(), times.end());
-  return times;
+  while (runs.size() < least || seconds(Clock::now() - begin) < min_time) runs.push_back(f());
+  const auto middle = runs.begin() + std::ssize(runs) / 2;
+  std::nth_element(runs.begin(), middle, runs.end(), [](const Phase& a, const Phase& b) { return a.seconds < b.seconds; });
+  middle->tokens_per_second = static_cast<double>(tokens) / middle->seconds;
+  return *middle;
 }
 
 double timed(const std::function<void()>& f) {
   const auto begin = Clock::now();
   f();
   return seconds(Clock::now() - begin);
-}
-
-ForwardTimes divided(ForwardTimes times, std::size_t by) {
-  for (const auto part : {&ForwardTimes::projections, &ForwardTimes::attention, &ForwardTimes::cache, &ForwardTimes::mlp,
-                          &ForwardTimes::norms, &ForwardTimes::embedding, &ForwardTimes::output}) {
-    times.*part /= static_cast<ForwardTimes::Duration::rep>(by);
-  }
-  return times;
 }
 
 /// One model and prompt, run in several ways.
@@ -66,32 +63,28 @@ class Runs {
   }
 
   Phase prefill() {
-    ForwardTimes times;
-    const auto once = [&](ForwardTimes* into) {
+    const auto once = [&] {
       caches_.truncate(0);
-      return timed([&] { forward(ids_.view(), {.times = into}); });
+      return timed_forward(ids_.view());
     };
-    once(nullptr);
-    const std::vector<double> all = repeat(run_.min_time, [&] { return once(&times); });
-    return phase(all, times, run_.batch * run_.seq);
+    once();
+    return median_of(run_.min_time, run_.batch * run_.seq, once);
   }
 
   /// Steps behind the prompt.
   Phase decode() {
-    ForwardTimes times;
     const TensorView token = std::as_const(ids_).view().sliced(1, 0, 1);
     std::int64_t step = LayersRun::decode_steps;
-    const auto once = [&](ForwardTimes* into) {
+    const auto once = [&] {
       if (step == LayersRun::decode_steps) {
         caches_.truncate(run_.seq);
         step = 0;
       }
       ++step;
-      return timed([&] { forward(token, {.times = into}); });
+      return timed_forward(token);
     };
-    for (int warm_up = 0; warm_up < 3; ++warm_up) once(nullptr);
-    const std::vector<double> all = repeat(run_.min_time, [&] { return once(&times); });
-    return phase(all, times, run_.batch);
+    for (int warm_up = 0; warm_up < 3; ++warm_up) once();
+    return median_of(run_.min_time, run_.batch, once);
   }
 
   std::size_t cache_bytes() const { return caches_.size_in_bytes(); }
@@ -99,9 +92,10 @@ class Runs {
  private:
   void forward(const TensorView& ids, const ForwardOptions& options) { model_.decoder.forward(ids, caches_.refs, logits_.view(), options); }
 
-  static Phase phase(const std::vector<double>& all, const ForwardTimes& times, std::int64_t tokens) {
-    const double median = all[all.size() / 2];
-    return {.seconds = median, .tokens_per_second = static_cast<double>(tokens) / median, .times = divided(times, all.size())};
+  Phase timed_forward(const TensorView& ids) {
+    Phase phase;
+    phase.seconds = timed([&] { forward(ids, {.times = &phase.times}); });
+    return phase;
   }
 
   Model& model_;
@@ -120,6 +114,7 @@ double rms_of(const Tensor& tensor) {
 void measure_distances(Runs& runs, LayersMeasured& measured) {
   double first_time = 0;  // has the compiling of kernels in it
   const std::vector<Tensor> tiled = runs.streams(AttentionKernel::tiled, first_time);
+  runs.streams(AttentionKernel::unfused, first_time);
   const std::vector<Tensor> unfused = runs.streams(AttentionKernel::unfused, measured.unfused_seconds);
   const std::vector<Tensor> naive = runs.streams(AttentionKernel::reference, measured.naive_seconds);
   for (std::size_t n = 0; n < naive.size(); ++n) {
@@ -127,15 +122,6 @@ void measure_distances(Runs& runs, LayersMeasured& measured) {
                                .unfused = errors_between(unfused[n].view(), naive[n].view()),
                                .rms = rms_of(naive[n])});
   }
-}
-
-/// Multiply-adds of one token's projections in all layers.
-double projection_weights(const DecoderSettings& settings) {
-  const LayerSettings& layer = settings.layer;
-  const AttentionSettings& a = layer.attention;
-  const std::int64_t attention = a.hidden * a.head_dim * (2 * a.num_q_heads + 2 * a.num_kv_heads);
-  const std::int64_t mlp = a.hidden * layer.mlp_width * (layer.mlp == MlpKind::swiglu ? 3 : 2);
-  return static_cast<double>(settings.num_layers) * static_cast<double>(attention + mlp);
 }
 
 /// Logits are made of the last tokens alone, and left out.
@@ -148,9 +134,18 @@ double prefill_flops(const DecoderSettings& settings, const LayersRun& run) {
 
 /// Keys and values of the prompt and half of the steps.
 double cache_bytes_read(const DecoderSettings& settings, const LayersRun& run) {
+  return cache_bytes_per_token(settings) * static_cast<double>(run.batch) * (static_cast<double>(run.seq) + LayersRun::decode_steps / 2.0);
+}
+
+/// Of the streams behind all layers for three kernels, the widest activations, and the scores of all heads that unfused holds.
+void require_room(const DecoderSettings& settings, const LayersRun& run) {
   const AttentionSettings& a = settings.layer.attention;
-  const std::int64_t a_key = 2 * a.num_kv_heads * a.head_dim * static_cast<std::int64_t>(size_of(a.dtype)) * settings.num_layers;
-  return static_cast<double>(a_key * run.batch) * (static_cast<double>(run.seq) + LayersRun::decode_steps / 2.0);
+  const auto seq = static_cast<double>(run.seq), tokens = seq * static_cast<double>(run.batch);
+  const double streams = 3 * tokens * static_cast<double>(a.hidden * settings.num_layers);
+  const double activations = tokens * static_cast<double>(2 * settings.layer.mlp_width + 2 * a.hidden);
+  const double scores = tokens * seq * static_cast<double>(a.num_q_heads);
+  require_memory(fmt::format("attention without fusion to {} x {} tokens, to compare with,", run.batch, run.seq),
+                 static_cast<double>(sizeof(float)) * (streams + activations + scores));
 }
 
 }  // namespace
@@ -158,6 +153,7 @@ double cache_bytes_read(const DecoderSettings& settings, const LayersRun& run) {
 double seconds(ForwardTimes::Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 LayersMeasured measure_layers(Model& model, const LayersRun& run) {
+  require_room(model.settings, run);
   LayersMeasured measured;
   measured.isa = model.execution.isa.value_or(default_isa());
   measured.num_threads = model.execution.num_threads.value_or(build_info().num_threads);

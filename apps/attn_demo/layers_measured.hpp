@@ -26,24 +26,25 @@ struct LayerDistance {
   double rms;  // of the stream itself
 };
 
-/// The median of several forwards.
+/// The forward of median time among several.
 struct Phase {
   double seconds = 0;
   double tokens_per_second = 0;
-  ForwardTimes times{};  // of the mean forward
+  ForwardTimes times{};
 };
 
 struct LayersMeasured {
   std::vector<LayerDistance> layers;
   Phase prefill, decode;
   double unfused_seconds = 0, naive_seconds = 0;  // of one prefill
-  double prefill_gflops = 0, peak_gflops = 0;     // of matmuls and visible pairs of attention
+  double prefill_gflops = 0, peak_gflops = 0;     // of projections, MLPs and visible pairs of attention
   double decode_bytes = 0, decode_gbps = 0, read_gbps = 0;
   double packed_bytes = 0, in_place_bytes = 0, cache_bytes = 0, activation_bytes = 0;
   int num_threads = 1;
   Isa isa = Isa::baseline;
 };
 
+/// Throws attn::Error for a run that would not fit into memory.
 LayersMeasured measure_layers(Model& model, const LayersRun& run);
 
 double seconds(ForwardTimes::Duration duration);

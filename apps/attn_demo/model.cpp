@@ -10,6 +10,7 @@
 
 #include "arguments.hpp"
 #include "call_options.hpp"
+#include "require_memory.hpp"
 
 namespace attn::demo {
 namespace {
@@ -47,6 +48,18 @@ ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
 /// bf16 is computed with as it is; f16, which products do not take, widens.
 DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : DType::f32; }
 
+/// Of packed weights and caches; a toy has its weights as drawn besides. (A folder's lie in its files.)
+void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens, bool toy) {
+  const AttentionSettings& attention = settings.layer.attention;
+  const double output = static_cast<double>(settings.vocab_size) * static_cast<double>(attention.hidden);
+  const double packed = projection_weights(settings) + output;
+  const double positions = static_cast<double>(attention.max_positions) * static_cast<double>(attention.hidden);
+  const double drawn = toy ? packed + output + (attention.rope ? 0 : positions) : 0;
+  const double bytes = (packed + drawn) * static_cast<double>(size_of(attention.dtype));
+  require_memory(fmt::format("{} with a cache of {} tokens", name, tokens),
+                 bytes + cache_bytes_per_token(settings) * static_cast<double>(tokens));
+}
+
 }  // namespace
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {
@@ -60,9 +73,9 @@ void add_model_options(CLI::App& command, ModelChoice& choice) {
   add_execution_options(command, choice.execution.num_threads, choice.execution.isa);
 }
 
-void add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take) {
-  add_value(command, "--seed", "N", description,
-            [take = std::move(take)](auto option, auto text) { take(static_cast<std::uint64_t>(integer_value(option, text, 0))); });
+CLI::Option* add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take) {
+  return add_value(command, "--seed", "N", description,
+                   [take = std::move(take)](auto option, auto text) { take(static_cast<std::uint64_t>(integer_value(option, text, 0))); });
 }
 
 ModelSource::ModelSource(const ModelChoice& choice)
@@ -78,20 +91,21 @@ std::optional<Tokeniser> ModelSource::tokeniser() const {
   return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokeniser::bytes()) : std::nullopt;
 }
 
-Model ModelSource::load(std::int64_t positions) const {
+Model ModelSource::load(std::int64_t positions, std::int64_t batch) const {
   if (positions > most_positions()) {
     throw Error(ErrorCode::invalid_argument,
-                fmt::format("prompt and new tokens are {}, but the model has {} positions", positions, most_positions()));
+                fmt::format("the prompt and the tokens after it take {} positions; the model has {}", positions, most_positions()));
   }
-  return folder_ ? load_folder(positions) : load_toy(positions);
+  return folder_ ? load_folder(positions, batch) : load_toy(positions, batch);
 }
 
-Model ModelSource::load_folder(std::int64_t positions) const {
+Model ModelSource::load_folder(std::int64_t positions, std::int64_t batch) const {
   DecoderSettings settings = folder_->settings();
   AttentionSettings& attention = settings.layer.attention;
   attention.dtype = choice_.dtype.value_or(compute_type(folder_->stored_dtype()));
   // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
   if (folder_->weights().positions.absent()) attention.max_positions = positions;
+  require_room(*choice_.folder, settings, positions * batch, false);
   return {
       .description = fmt::format("the {} in {}, stored as {}", folder_->model_type(), *choice_.folder, name_of(folder_->stored_dtype())),
       .settings = settings,
@@ -101,8 +115,9 @@ Model ModelSource::load_folder(std::int64_t positions) const {
       .eos_ids = folder_->eos_ids()};
 }
 
-Model ModelSource::load_toy(std::int64_t positions) const {
+Model ModelSource::load_toy(std::int64_t positions, std::int64_t batch) const {
   const ToyShape shape = completed(choice_, positions);
+  require_room("a toy of these sizes", toy_settings(shape), positions * batch, true);
   const auto toy = std::make_shared<const ToyWeights>(make_toy_weights(shape));
   const char* const family = shape.family == Family::llama ? "llama" : "gpt2";
   return {.description = fmt::format("a toy {} with random weights, seed {}", family, shape.seed),
@@ -111,6 +126,21 @@ Model ModelSource::load_toy(std::int64_t positions) const {
           .decoder = Decoder(toy->settings, toy->weights, choice_.execution),
           .execution = choice_.execution,
           .eos_ids = {}};
+}
+
+double projection_weights(const DecoderSettings& settings) {
+  const LayerSettings& layer = settings.layer;
+  const AttentionSettings& a = layer.attention;
+  const auto hidden = static_cast<double>(a.hidden);
+  const double attention = hidden * static_cast<double>(a.head_dim) * 2 * static_cast<double>(a.num_q_heads + a.num_kv_heads);
+  const double mlp = hidden * static_cast<double>(layer.mlp_width) * (layer.mlp == MlpKind::swiglu ? 3 : 2);
+  return static_cast<double>(settings.num_layers) * (attention + mlp);
+}
+
+double cache_bytes_per_token(const DecoderSettings& settings) {
+  const AttentionSettings& a = settings.layer.attention;
+  const double values = 2 * static_cast<double>(a.num_kv_heads) * static_cast<double>(a.head_dim);
+  return values * static_cast<double>(size_of(a.dtype)) * static_cast<double>(settings.num_layers);
 }
 
 Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity)

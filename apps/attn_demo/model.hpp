@@ -28,7 +28,7 @@ struct ModelChoice {
 /// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. A toy's seed is the command's own option.
 void add_model_options(CLI::App& command, ModelChoice& choice);
 /// Adds --seed.
-void add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take);
+CLI::Option* add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take);
 
 struct Model {
   std::string description;
@@ -48,16 +48,22 @@ class ModelSource {
   std::int64_t most_positions() const;
   /// The folder's tokenizer.json; bytes where there is none and all ids are bytes; else empty.
   std::optional<Tokeniser> tokeniser() const;
-  /// With room for so many positions. Throws attn::Error if the model has less, and for sizes that make no model.
-  Model load(std::int64_t positions) const;
+  /// With room for so many positions in each sequence of a batch. Throws attn::Error if the model has less, for sizes that make no model,
+  /// and for what would not fit into memory.
+  Model load(std::int64_t positions, std::int64_t batch = 1) const;
 
  private:
-  Model load_folder(std::int64_t positions) const;
-  Model load_toy(std::int64_t positions) const;
+  Model load_folder(std::int64_t positions, std::int64_t batch) const;
+  Model load_toy(std::int64_t positions, std::int64_t batch) const;
 
   ModelChoice choice_;
   std::shared_ptr<const ModelFolder> folder_;  // null: a toy
 };
+
+/// How many weights the projections and MLPs of all layers have, which is also the multiply-adds that one token takes there.
+double projection_weights(const DecoderSettings& settings);
+/// Of the keys and values of one token in all layers.
+double cache_bytes_per_token(const DecoderSettings& settings);
 
 /// A cache for each layer, and the references to them that a forward takes.
 struct Caches {

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdio>
+#include <optional>
 
 namespace attn::demo {
 namespace {
@@ -16,9 +16,31 @@ std::size_t length_of_character(unsigned char first) {
   return first >= 0xf0 && first <= 0xf4 ? 4 : 0;
 }
 
-bool continues(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; }
+/// Whether a byte may follow at this place. After some first bytes the second is bounded: the rest would be written in too many bytes,
+/// a surrogate, or above U+10FFFF.
+bool continues(unsigned char first, std::size_t place, unsigned char byte) {
+  const bool second = place == 1;
+  const unsigned char least = second && first == 0xe0 ? 0xa0 : second && first == 0xf0 ? 0x90 : 0x80;
+  const unsigned char most = second && first == 0xed ? 0x9f : second && first == 0xf4 ? 0x8f : 0xbf;
+  return least <= byte && byte <= most;
+}
 
-bool obeyed_by_terminals(unsigned char byte) { return (byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7f; }
+/// How many bytes from `at` on can be the beginning of one character; 0 if the first cannot.
+std::size_t fitting_bytes(std::string_view bytes, std::size_t at, std::size_t length) {
+  if (length == 0) return 0;
+  const auto first = static_cast<unsigned char>(bytes[at]);
+  std::size_t count = 1;
+  while (count < length && at + count < bytes.size() && continues(first, count, static_cast<unsigned char>(bytes[at + count]))) ++count;
+  return count;
+}
+
+/// The code of a character that terminals obey: those below space, DEL, and U+0080..U+009F.
+std::optional<unsigned> control_code(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character.front()), last = static_cast<unsigned char>(character.back());
+  if (character.size() == 1)
+    return (first < 0x20 && first != '\n' && first != '\t') || first == 0x7f ? std::optional<unsigned>(first) : std::nullopt;
+  return character.size() == 2 && first == 0xc2 && last < 0xa0 ? std::optional<unsigned>(last) : std::nullopt;
+}
 
 }  // namespace
 
@@ -29,16 +51,16 @@ std::string take_printable(std::string& bytes, bool last) {
   while (at < bytes.size()) {
     const auto first = static_cast<unsigned char>(bytes[at]);
     const std::size_t length = length_of_character(first);
-    const auto begin = bytes.begin() + static_cast<std::ptrdiff_t>(at);
-    const auto end = begin + static_cast<std::ptrdiff_t>(std::min(length, bytes.size() - at));
-    const bool whole = length > 0 && std::all_of(begin + 1, end, continues);
-    if (whole && at + length > bytes.size() && !last) break;
-    if (!whole || at + length > bytes.size()) {
+    const std::size_t fitting = fitting_bytes(bytes, at, length);
+    if (fitting < length && at + fitting == bytes.size() && !last) break;
+    if (length == 0 || fitting < length) {
       text += replacement;
       ++at;
       continue;
     }
-    text += obeyed_by_terminals(first) ? fmt::format("\\x{:02x}", first) : std::string(begin, end);
+    const std::string character = bytes.substr(at, length);
+    const std::optional<unsigned> control = control_code(character);
+    text += control ? fmt::format("\\x{:02x}", *control) : character;
     at += length;
   }
   bytes.erase(0, at);

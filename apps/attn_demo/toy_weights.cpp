@@ -122,10 +122,14 @@ void require_even_heads(const ToyShape& shape) {
 
 }  // namespace
 
-ToyWeights make_toy_weights(const ToyShape& shape) {
+DecoderSettings toy_settings(const ToyShape& shape) {
   require_even_heads(shape);
+  return {.layer = layer_settings(shape), .num_layers = shape.num_layers, .vocab_size = shape.vocab_size};
+}
+
+ToyWeights make_toy_weights(const ToyShape& shape) {
   ToyWeights toy;
-  toy.settings = {.layer = layer_settings(shape), .num_layers = shape.num_layers, .vocab_size = shape.vocab_size};
+  toy.settings = toy_settings(shape);
   toy.weights.layers.resize(static_cast<std::size_t>(shape.num_layers));
   Drawing drawing(shape);
   drawing.plan(toy.weights.embedding, {{shape.vocab_size, shape.hidden}, 0, 1});
