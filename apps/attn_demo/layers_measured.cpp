@@ -144,7 +144,7 @@ void require_room(const DecoderSettings& settings, const LayersRun& run) {
   const double streams = 3 * tokens * static_cast<double>(a.hidden * settings.num_layers);
   const double activations = tokens * static_cast<double>(2 * settings.layer.mlp_width + 2 * a.hidden);
   const double scores = tokens * seq * static_cast<double>(a.num_q_heads);
-  require_memory(fmt::format("attention without fusion to {} x {} tokens, to compare with,", run.batch, run.seq),
+  require_memory(fmt::format("unfused attention of {} x {} tokens, which tiled is compared with,", run.batch, run.seq),
                  static_cast<double>(sizeof(float)) * (streams + activations + scores));
 }
 
