@@ -27,7 +27,6 @@
 #include "heatmap/terminal.hpp"
 #include "inputs.hpp"
 #include "outputs.hpp"
-#include "require_memory.hpp"
 #include "text.hpp"
 
 namespace attn::demo {
@@ -78,10 +77,7 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   }
   require_place("--batch", arguments.batch, q[0], "batch entries");
   if (arguments.head) require_place("--head", *arguments.head, q[1], "query heads");
-  constexpr double bytes_a_weight = 5, bytes_a_score = 8;
-  const double weights = static_cast<double>(q[2]) * static_cast<double>(kv_len);
-  const double bytes = weights * (bytes_a_weight * static_cast<double>(arguments.head ? 1 : q[1]) + 2 * bytes_a_score);
-  require_memory(fmt::format("a picture of {} x {} weights a head", q[2], kv_len), bytes);
+  require_room_for_weights(q[2], kv_len, arguments.head ? 1 : q[1]);
 }
 
 std::string title_of(const HeatmapArguments& arguments, const std::string& usual) {

@@ -2,8 +2,12 @@
 
 #include <attn/reference.hpp>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "attn_demo/require_memory.hpp"
 
 namespace attn::demo {
 namespace {
@@ -47,6 +51,13 @@ WeightMap call_weights(const Tensors& all, const Options& options, const HeadCho
   const Tensor weights = scores_of(tensors, options, ScoreStage::weights);
   copy_into(weights.view(), {map.grid.weights.data(), weights.shape()});
   return map;
+}
+
+void require_room_for_weights(std::int64_t q_len, std::int64_t kv_len, std::int64_t num_heads) {
+  constexpr double bytes_a_weight = 5, bytes_a_score = 8;
+  const double weights = static_cast<double>(q_len) * static_cast<double>(kv_len);
+  require_memory(fmt::format("a picture of {} x {} weights a head", q_len, kv_len),
+                 weights * (bytes_a_weight * static_cast<double>(num_heads) + 2 * bytes_a_score));
 }
 
 }  // namespace attn::demo

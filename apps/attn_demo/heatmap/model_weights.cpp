@@ -37,6 +37,7 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
   require_place("--layer", choice.layer, model.settings.num_layers, "layers");
   if (choice.head) require_place("--head", *choice.head, num_heads, "query heads");
 
+  require_room_for_weights(std::ssize(ids), std::ssize(ids), choice.head ? 1 : num_heads);
   const std::vector<std::string> labels = labels_of(ids, tokeniser);
   std::vector<WeightMap> maps;
   std::int64_t layer = 0;
