@@ -121,7 +121,7 @@ TEST_CASE("Settings that make no block are named") {
        [](auto& s) {
          s.options.window = Window{-2, {}};
        }},
-      {{"epsilon", "-1"}, [](auto& s) { s.qk_norm_epsilon = -1; }},
+      {{"qk_norm_epsilon is -1"}, [](auto& s) { s.qk_norm_epsilon = -1; }},
   };
   for (const auto& [words, change] : changes) {
     AttentionSettings settings = c.settings;
@@ -162,7 +162,7 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   fails(invalid, {"kv_lens is given", "absent"}, x, cache, {.kv_lens = lengths.view()});
   fails(invalid, {"kv_lens[0] is -1"}, x, {}, {.kv_lens = lengths.view()});
   fails(invalid, {"batch", "1"}, x, CacheRef(cache, 1));
-  fails(invalid, {"sequence is 2"}, x.sliced(0, 0, 0 + 1), CacheRef(cache, 2));
+  refused({"sequence is 2"}, [&] { block.forward(x.sliced(0, 0, 1), CacheRef(cache, 2), y.view().sliced(0, 0, 1)); });
   for (auto [change, word] : {std::pair{&KvCache::Settings::batch, "batch"},
                               {&KvCache::Settings::num_kv_heads, "num_kv_heads"},
                               {&KvCache::Settings::head_dim, "head_dim"}}) {
@@ -222,6 +222,7 @@ TEST_CASE("Layers and decoders name what does not fit") {
       {{"positions has shape [32, 40]", "33"},
        [](auto& d) { d.weights.positions = d.positions.view(), d.settings.layer.attention.max_positions = 33; }},
       {{"output has shape [40]", "rank 2"}, [](auto& d) { d.weights.output = d.scale.view(); }},
+      {{"norm.epsilon is -1"}, [](auto& d) { d.settings.layer.norm.epsilon = -1; }},
       {{"final_norm.scale"}, [](auto& d) { d.weights.final_norm.scale = {}; }},
       {{"final_norm.bias is given"}, [](auto& d) { d.weights.final_norm.bias = d.bias.view(); }},
       {{"layer 1", "attention_norm.bias is given"}, [](auto& d) { d.weights.layers[1].attention_norm.bias = d.bias.view(); }},

@@ -23,9 +23,7 @@ Dims dims_from(const Dims& dims, int dim) { return Dims(dims.begin() + dim, dims
 int checked_row_dim(const TensorView& x, const MutableTensorView& y, const NormOptions& options) {
   require_input("x", x);
   require_output_like("y", y, "x", x);
-  if (!(std::isfinite(options.epsilon) && options.epsilon >= 0)) {
-    reject(fmt::format("options.epsilon is {}; it needs a finite number, 0 or more", options.epsilon));
-  }
+  require_epsilon("options.epsilon", options.epsilon);
   return checked_dim("x", x, options.dim);
 }
 

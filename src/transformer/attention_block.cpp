@@ -19,6 +19,7 @@ void check_settings(const AttentionSettings& settings) {
   require_positive("num_q_heads", settings.num_q_heads);
   require_positive("head_dim", settings.head_dim);
   require_positive("max_positions", settings.max_positions);
+  require_epsilon("qk_norm_epsilon", settings.qk_norm_epsilon);
   if (settings.num_q_heads % settings.num_kv_heads != 0) {
     reject(fmt::format("num_q_heads is {}; it needs to be a multiple of num_kv_heads = {}", settings.num_q_heads, settings.num_kv_heads));
   }

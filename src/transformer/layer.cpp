@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "softmax/arguments.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn {
@@ -42,6 +43,7 @@ Linear make_down(const LayerSettings& settings, const MlpWeights& weights, const
 }  // namespace
 
 Norm::Norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width) : settings_(settings) {
+  require_epsilon("norm.epsilon", settings.epsilon);
   check_vector(std::string(name) + ".scale", weights.scale, width);
   scale_ = copy_as(weights.scale, DType::f32);
   if (weights.bias.absent()) return;
