@@ -80,7 +80,9 @@ std::string random_text(Random& random) {
 TEST_CASE("tokens are those of the plain version") {
   const json expected = json::parse(bytes_of(ATTN_TEST_DATA "/tokens_expected.json"));
   CHECK(expected.size() == 3);
-  for (const auto& [family, cases] : expected.items()) {
+  for (const auto& item : expected.items()) {
+    const std::string family = item.key();
+    const json& cases = item.value();
     const Tokeniser tokeniser = made(family);
     CHECK(cases.size() > 80);
     for (const json& each : cases) {
