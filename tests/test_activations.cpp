@@ -201,3 +201,67 @@ TEST_CASE("What does not fit is refused before anything is written") {
     CHECK(y.untouched());
   }
 }
+
+TEST_CASE("swiglu is silu of the gate times up, in any layout and type, in place, on any number of threads") {
+  Random random(6);
+  for (const Dims& shape : {Dims{}, Dims{0}, Dims{1}, Dims{5, 7}, Dims{3, 0}, Dims{3, 40, 50, 9}}) {
+    for (const Layout layout : all_layouts) {
+      for (const DType dtype : float_types) {
+        const std::string place = fmt::format("{} {} {}", shape.to_string(), name_of(layout), name_of(dtype));
+        CAPTURE(place);
+        StridedTensor gate = tensor_of(dtype, shape, layout, normal_values(random, shape.product(), 0, 3));
+        StridedTensor up = tensor_of(random.pick(float_types), shape, random.pick(all_layouts), normal_values(random, shape.product()));
+        StridedTensor y(DType::f32, shape, random.pick(all_layouts)), again(DType::f32, shape);
+        swiglu(gate.view(), up.view(), y.view(), {.num_threads = 1});
+        swiglu(gate.view(), up.view(), again.view(), {.num_threads = 3});
+        CHECK(y.bits() == again.bits());
+        CHECK(y.gaps_untouched());
+        const std::vector<double> gates = gate.values(), ups = up.values();
+        std::vector<double> wanted(gates.size());
+        for (std::size_t n = 0; n < wanted.size(); ++n) wanted[n] = activations[2].exact(gates[n]) * ups[n];
+        // That of silu, and the product's rounding.
+        CHECK(first_difference(y.values(), wanted, [&](std::size_t n) {
+                return (activations[2].tolerance + float_unit) * std::fabs(wanted[n]) + vanishing;
+              }) == "");
+        StridedTensor over_up = up, rounded = tensor_of(dtype, shape, layout, y.values());
+        const StridedTensor up_rounded = tensor_of(up.dtype(), shape, Layout::bhsd, y.values());
+        swiglu(gate.view(), over_up.view(), over_up.view());
+        CHECK(over_up.bits() == up_rounded.bits());
+        swiglu(gate.view(), up.view(), gate.view());
+        CHECK(gate.bits() == rounded.bits());
+        CHECK(gate.gaps_untouched());
+      }
+    }
+  }
+}
+
+TEST_CASE("swiglu of what is not finite, with each instruction set") {
+  const std::vector<double> gates = {infinity, -infinity, not_a_number, 1, 2, 0, infinity, -infinity, -200, 3};
+  const std::vector<double> ups = {2, 3, 1, not_a_number, -infinity, infinity, 0, infinity, 4, -1};
+  for (const Isa isa : available_isas()) {
+    StridedTensor gate = tensor_of(DType::f32, {10}, Layout::bhsd, gates), up = tensor_of(DType::f32, {10}, Layout::bhsd, ups);
+    StridedTensor y(DType::f32, {10});
+    swiglu(gate.view(), up.view(), y.view(), {.isa = isa});
+    const std::vector<double> got = y.values();
+    CHECK(got[0] == infinity);
+    CHECK((got[1] == 0 && std::signbit(got[1])));
+    for (const std::size_t n : {2, 3, 5, 6, 7}) CHECK(std::isnan(got[n]));
+    CHECK(got[4] == -infinity);
+    CHECK((std::fabs(got[8]) < vanishing && std::signbit(got[8])));
+    CHECK(std::fabs(got[9] + 3 / (1 + std::exp(-3.))) < 3e-6);
+  }
+}
+
+TEST_CASE("What swiglu refuses") {
+  StridedTensor gate(DType::f32, {2, 3}), up(DType::f32, {2, 3}), y(DType::f32, {2, 3}), other(DType::f32, {3, 2}),
+      integers(DType::i32, {2, 3});
+  const auto refused = [&](const std::vector<std::string>& words, const TensorView& a, const TensorView& b, const MutableTensorView& to) {
+    check_fails(ErrorCode::invalid_argument, words, [&] { swiglu(a, b, to); });
+  };
+  refused({"gate has type i32"}, integers.view(), up.view(), y.view());
+  refused({"up has shape [3, 2]", "[2, 3] (the shape of gate)"}, gate.view(), other.view(), y.view());
+  refused({"up has type i32"}, gate.view(), integers.view(), y.view());
+  refused({"y has shape [3, 2]", "[2, 3]"}, gate.view(), up.view(), other.view());
+  refused({"gate of shape []", "no data"}, {}, up.view(), y.view());
+  CHECK(y.untouched());
+}

@@ -1,15 +1,18 @@
 // A prepared plan takes no memory when run.
 #include <attn/attention.hpp>
 #include <attn/kv_cache.hpp>
+#include <attn/transformer.hpp>
 
 #include <doctest/doctest.h>
 
 #include <array>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "support/allocations.hpp"
 #include "support/case.hpp"
+#include "support/random.hpp"
 #include "support/sequences.hpp"
 
 using namespace attn;
@@ -20,6 +23,49 @@ namespace {
 constexpr std::int64_t q_len = 120, kv_len = 300;
 
 Case sized() { return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 4, .q_len = q_len, .kv_len = kv_len, .head_dim = 32}; }
+
+/// Random numbers that a decoder is made of.
+class Weights {
+ public:
+  TensorView operator()(const Dims& shape, DType dtype) {
+    Tensor floats(DType::f32, shape);
+    for (std::int64_t n = 0; n < floats.size(); ++n) floats.data<float>()[n] = static_cast<float>(0.1 * random_.normal());
+    return memory_.emplace_back(copy_as(floats.view(), dtype)).view();
+  }
+
+ private:
+  Random random_{1};
+  std::vector<Tensor> memory_;
+};
+
+/// With everything that a decode step may meet; weights of its own type, norms and embedding included.
+Decoder llama_like(DType dtype, int num_threads, Weights& made) {
+  constexpr std::int64_t hidden = 256, heads = 8, kv_heads = 2, dim = 32, width = 512, vocab = 1000, layers = 2;
+  const DecoderSettings settings{.layer = {.attention = {.hidden = hidden,
+                                                         .num_q_heads = heads,
+                                                         .num_kv_heads = kv_heads,
+                                                         .head_dim = dim,
+                                                         .rope = RopeSettings{},
+                                                         .max_positions = 64,
+                                                         .dtype = dtype},
+                                           .mlp_width = width},
+                                 .num_layers = layers,
+                                 .vocab_size = vocab};
+  const auto weight = [&](std::int64_t out, std::int64_t in) { return LinearWeights{made({out, in}, dtype), made({out}, dtype)}; };
+  DecoderWeights weights{.embedding = made({vocab, hidden}, dtype), .final_norm = {made({hidden}, dtype)}};
+  for (std::int64_t n = 0; n < layers; ++n) {
+    weights.layers.push_back({.attention_norm = {made({hidden}, dtype)},
+                              .attention = {.q = weight(heads * dim, hidden),
+                                            .k = weight(kv_heads * dim, hidden),
+                                            .v = weight(kv_heads * dim, hidden),
+                                            .out = weight(hidden, heads * dim),
+                                            .q_norm = made({dim}, dtype),
+                                            .k_norm = made({dim}, dtype)},
+                              .mlp_norm = {made({hidden}, dtype)},
+                              .mlp = {.gate = weight(width, hidden), .up = weight(width, hidden), .down = weight(hidden, width)}});
+  }
+  return Decoder(settings, weights, {.num_threads = num_threads});
+}
 
 /// What a run takes once OpenMP has its threads.
 std::int64_t allocations_of_run(const Plan& plan, const Tensors& tensors) {
@@ -188,5 +234,28 @@ TEST_CASE("A decode step: append and bind") {
     const std::int64_t before = allocations();
     grow();
     CHECK(allocations() == before);
+  }
+}
+
+TEST_CASE("A decoder's step") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int num_threads : {1, 2}) {
+      for (const std::int64_t batch : {1, 7}) {
+        CAPTURE(name_of(dtype));
+        CAPTURE(num_threads);
+        CAPTURE(batch);
+        Weights weights;
+        Decoder decoder = llama_like(dtype, num_threads, weights);
+        std::vector<KvCache> caches = make_caches(decoder.settings(), batch, 40);
+        const std::vector<CacheRef> refs(caches.begin(), caches.end());
+        const std::vector<std::int32_t> ids(static_cast<std::size_t>(batch), 3);
+        Tensor logits(DType::f32, {batch, decoder.settings().vocab_size});
+        const auto step = [&] { decoder.forward({ids.data(), {batch, 1}}, refs, logits.view()); };
+        step();
+        const std::int64_t before = allocations();
+        for (int n = 0; n < 30; ++n) step();
+        CHECK(allocations() == before);
+      }
+    }
   }
 }

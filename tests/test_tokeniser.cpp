@@ -80,7 +80,9 @@ std::string random_text(Random& random) {
 TEST_CASE("tokens are those of the plain version") {
   const json expected = json::parse(bytes_of(ATTN_TEST_DATA "/tokens_expected.json"));
   CHECK(expected.size() == 3);
-  for (const auto& [family, cases] : expected.items()) {
+  for (const auto& item : expected.items()) {
+    const std::string family = item.key();
+    const json& cases = item.value();
     const Tokeniser tokeniser = made(family);
     CHECK(cases.size() > 80);
     for (const json& each : cases) {
@@ -191,6 +193,8 @@ TEST_CASE("splits: every behaviour, inverted or not") {
   check(split("x.", "Removed", false, "String"), "abxx|xxab");
   check(split("(?=ab)", "Isolated"), "abxx|xx|ab");
   check(split("b\\K", "Isolated"), "ab|xx|xxab");
+  check(split("x", "MergedWithNext"), "ab|x|x|x|x|ab");      // one match goes with what follows, those before it stand alone
+  check(split("x+|(?=a)", "MergedWithNext"), "ab|xx|xxab");  // no empty match right after another
   check(split("nothing", "Removed"), "abxx|xxab");
 }
 
@@ -218,6 +222,28 @@ TEST_CASE("digits, prefix spaces and unknown bytes") {
   CHECK(cut(from_json(folder, file), "aXYb") == "a|?|?|b");
   file["model"]["fuse_unk"] = true;
   CHECK(cut(from_json(folder, file), "aXYb") == "a|?|b");
+}
+
+TEST_CASE("bytes that are no UTF-8 are merged among themselves") {
+  const Folder folder;
+  json file = small_file();
+  file["model"]["vocab"].update({{"\u00ff", 30}, {"\u00ff\u00ff", 31}, {"a\u00ff", 32}});
+  file["model"]["merges"] = json::array({"\u00ff \u00ff", "a \u00ff"});
+  CHECK(from_json(folder, file).encode("a\xff\xff") == Ids{0, 31});
+}
+
+TEST_CASE("added tokens are normalised as the text is, unless they are special") {
+  const Folder folder;
+  json file = small_file();
+  file["normalizer"] = {{"type", "NFC"}};
+  file["model"]["unk_token"] = "z";
+  for (const bool special : {false, true}) {
+    file["added_tokens"][0] = {{"id", 40}, {"content", "e\u0301"}, {"special", special}};
+    const Tokeniser tokeniser = from_json(folder, file);
+    CHECK((tokeniser.encode("\u00e9") == Ids{40}) == !special);
+    CHECK(tokeniser.encode("e\u0301") == Ids{40});
+    CHECK(tokeniser.piece(40) == "e\u0301");
+  }
 }
 
 TEST_CASE("templates put tokens around a text") {

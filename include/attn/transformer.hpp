@@ -10,14 +10,17 @@
 //
 // Types. settings.dtype is the compute type: f32, or bf16, where weights, the inputs of products, queries, keys and values are bf16
 // and sums, norms and the residual stream are f32. Weights of another type are converted once. On instruction sets that do not
-// multiply bf16, weights are widened and multiplied as f32.
+// multiply bf16, and for an odd number of inputs, weights are widened and multiplied as f32.
 //
 // Weights. Projections are packed once, when a block is made, into the panels that both oneDNN's matmul (8 rows and more) and the
-// library's own micro-kernel (fewer: decode) read; their views may be gone after that. Norms, biases of norms, embeddings, positions,
-// sinks and slopes are used where they lie, and have to outlive the object.
+// library's own micro-kernel (fewer: decode) read; their views may be gone after that, and those of norms and biases. Embeddings,
+// positions, the output's weight, sinks and slopes are used where they lie, and have to outlive the object.
 //
-// Objects hold scratch memory, so each is for one forward at a time. A decode step whose shapes were seen before allocates nothing
-// (a PagedKvCache's page table grows now and then).
+// Objects hold scratch memory, so each is for one forward at a time. A decode step of up to 7 tokens whose shapes were those of the last
+// one allocates nothing (but a PagedKvCache's page table grows now and then, oneDNN may, and so do 16-bit rows of more than 8192 elements).
+//
+// Errors. Whatever a forward throws, std::bad_alloc and what leaves a hook or a mod included, its caches hold what they held; a rolling
+// one lacks what had been overwritten by then. Error(invalid_argument) comes before that.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -178,7 +181,8 @@ struct ForwardHooks {
 
 struct ForwardOptions {
   TensorView mask{};  // as in Tensors, over all keys
-  /// Without a cache: i32 or i64 [batch], tokens from there on are padding.
+  /// Without a cache: i32 or i64 [batch], tokens from there on are padding, which no token sees. With a window or ALiBi, of causal
+  /// blocks alone.
   TensorView kv_lens{};
   AttentionKernel kernel = AttentionKernel::tiled;
   ForwardTimes* times = nullptr;
@@ -216,7 +220,7 @@ class AttentionBlock {
   std::size_t size_in_bytes() const noexcept;
 
   /// x [batch, seq, hidden] f32, bf16 or f16, y the same or another of these types; any strides. y may be the memory of x.
-  /// Throws Error before anything changes: invalid_argument for what does not fit, exhausted for a cache without enough room.
+  /// Throws Error before anything is written to y: invalid_argument for what does not fit, exhausted for a cache without enough room.
   void forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y, const ForwardOptions& options = {});
 
  private:
@@ -236,7 +240,7 @@ class TransformerLayer {
   const LayerSettings& settings() const noexcept;
   std::size_t size_in_bytes() const noexcept;
 
-  /// x: the residual stream, f32 [batch, seq, hidden], dense; it is changed in place. Errors as AttentionBlock::forward.
+  /// x: the residual stream, f32 [batch, seq, hidden], dense; it is changed in place. Throws as AttentionBlock::forward.
   void forward(const MutableTensorView& x, const CacheRef& cache, const ForwardOptions& options = {});
 
  private:
@@ -262,8 +266,9 @@ class Decoder {
   /// Of scratch memory, as far as it has grown.
   std::size_t activation_bytes() const noexcept;
 
-  /// ids: i32 or i64 [batch, seq]. caches: one for each layer. logits: f32 [batch, vocab_size], of each sequence's last token, or
-  /// [batch, seq, vocab_size]; absent: none are computed. Throws Error before anything changes, for ids outside the vocabulary too.
+  /// ids: i32 or i64 [batch, seq]. caches: one for each layer, its own, all at the same positions. logits: f32 [batch, vocab_size], of each
+  /// sequence's last token, or [batch, seq, vocab_size]; absent: none are computed. Throws as AttentionBlock::forward, for ids outside the
+  /// vocabulary too.
   void forward(const TensorView& ids, std::span<const CacheRef> caches, const MutableTensorView& logits,
                const ForwardOptions& options = {});
 

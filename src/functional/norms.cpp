@@ -2,10 +2,10 @@
 // comes from the cache after the first time.
 #include <attn/functional.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <functional>
 #include <optional>
 
 #include "functional/elements.hpp"
@@ -23,9 +23,7 @@ Dims dims_from(const Dims& dims, int dim) { return Dims(dims.begin() + dim, dims
 int checked_row_dim(const TensorView& x, const MutableTensorView& y, const NormOptions& options) {
   require_input("x", x);
   require_output_like("y", y, "x", x);
-  if (!(std::isfinite(options.epsilon) && options.epsilon >= 0)) {
-    reject(fmt::format("options.epsilon is {}; it needs a finite number, 0 or more", options.epsilon));
-  }
+  require_epsilon("options.epsilon", options.epsilon);
   return checked_dim("x", x, options.dim);
 }
 
@@ -107,10 +105,9 @@ std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<V
   return BasicTensorView<Void>(tensor.data, tensor.dtype, shape, strides);
 }
 
-using RowFunction = std::function<void(std::int64_t row, const float* src, float* dst)>;
-
-/// Rows that lie in several pieces.
-void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const RowFunction& f) {
+/// Rows that lie in several pieces, through memory that is taken for the call.
+template <class F>
+void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const std::int64_t rows = Dims(x.shape.begin(), dim).product();
   const InAndOut elements{Elements(x), Elements(y)};
@@ -125,12 +122,35 @@ void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int
   });
 }
 
-void for_each_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const RowFunction& f) {
+constexpr std::int64_t most_on_stack = 8192;  // elements of a row
+
+/// Rows whose elements lie side by side: nothing is allocated.
+template <class F>
+void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
+  const std::int64_t extent = x.shape[dim], rows = Dims(x.shape.begin(), dim).product();
+  const std::int64_t share = (rows + resources.num_threads - 1) / resources.num_threads;
+  const std::int64_t at_once = std::max<std::int64_t>(1, std::min(share, most_on_stack / std::max<std::int64_t>(1, extent)));
+  const InAndOut elements{Elements(x), Elements(y)};
+  parallel_for(resources.num_threads, (rows + at_once - 1) / at_once, [&](std::int64_t piece) {
+    std::array<float, most_on_stack> x_staging, y_staging;
+    const Staging staging{resources.kernels, x_staging.data(), y_staging.data()};
+    const std::int64_t first = piece * at_once, last = std::min(first + at_once, rows);
+    for (std::int64_t row = first; row < last; ++row) {
+      elements.apply(row * extent, extent, staging, [&](const float* src, float* dst) { f(row, src, dst); });
+    }
+  });
+}
+
+/// Calls f(row, src, dst) with dense floats.
+template <class F>
+void for_each_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
   constexpr std::int64_t lighter = 4;  // than an exponential is what is done with an element
   const Resources worthwhile{resources.kernels, threads_for(x.size() / lighter, resources.num_threads)};
   const auto x_rows = with_row_as_one_dim(x, dim);
   const auto y_rows = with_row_as_one_dim(y, dim);
   if (!x_rows || !y_rows) return for_each_scattered_row(x, y, dim, worthwhile, f);
+  const bool dense = x_rows->strides[dim] == 1 && y_rows->strides[dim] == 1;
+  if (dense && x_rows->shape[dim] <= most_on_stack) return for_each_dense_row(*x_rows, *y_rows, dim, worthwhile, f);
   for_each_slice({.in = {*x_rows}, .out = {*y_rows}, .dim = dim}, worthwhile,
                  [&](const Slice& slice) { f(slice.index, slice.in[0], slice.out[0]); });
 }

@@ -27,6 +27,7 @@ void check_tables(const std::string& name, const Rope& rope, std::int64_t head_d
   check_table(cos, rope.cos, rank, layout);
   check_table(sin, rope.sin, rank, layout);
   for (int dim = 0; dim < rank; ++dim) {
+    if (rope.sin.shape[dim] == rope.cos.shape[dim]) continue;
     const std::string meaning = (dim == rank - 1 ? "rotary_dim / 2 of " : dim == rank - 2 ? "positions of " : "batch of ") + cos;
     require_extent(sin.c_str(), rope.sin, dim, rope.cos.shape[dim], meaning.c_str());
   }
@@ -107,32 +108,37 @@ void check_arguments(const TensorView& x, const Rope& tables, const TensorView& 
 /// The rows of some positions of one batch entry, turned: all that a thread takes at a time.
 class Turning {
  public:
-  Turning(const TensorView& x, const MutableTensorView& y, const Resources& resources)
-      : x_(x), y_(y), kernels_(resources.kernels), staging_(DType::f32, {resources.num_threads, x.shape[3]}) {}
+  Turning(const TensorView& x, const MutableTensorView& y, const Resources& resources) : x_(x), y_(y), kernels_(resources.kernels) {
+    if (x.shape[3] > most_on_stack) staging_ = Tensor(DType::f32, {resources.num_threads, x.shape[3]});
+  }
 
   void rows(const Rope& tables, const PositionIds& positions, std::int64_t entry, std::int64_t first, std::int64_t last, int thread) {
+    std::array<float, most_on_stack> on_stack;
+    float* const staging = staging_.size() > 0 ? staging_.data<float>() + thread * x_.shape[3] : on_stack.data();
     // In the order of memory.
     const bool heads_apart = std::abs(y_.strides[1]) > std::abs(y_.strides[2]);
     const std::int64_t heads = x_.shape[1], count = last - first;
     for (std::int64_t n = 0; n < heads * count; ++n) {
       const std::int64_t head = heads_apart ? n / count : n % heads;
       const std::int64_t at = first + (heads_apart ? n % count : n / heads);
-      row(tables, positions.at(entry, at), row_of(x_, entry, head, at), row_of(y_, entry, head, at), thread);
+      row(tables, positions.at(entry, at), row_of(x_, entry, head, at), row_of(y_, entry, head, at), staging);
     }
   }
 
  private:
-  void row(const Rope& tables, std::int64_t position, const Row& from, const Row& to, int thread) {
-    float* const floats = to.dense_f32() ? to.floats() : staging_.data<float>() + thread * x_.shape[3];
+  void row(const Rope& tables, std::int64_t position, const Row& from, const Row& to, float* staging) {
+    float* const floats = to.dense_f32() ? to.floats() : staging;
     if (from.floats() != floats || !from.dense_f32()) read_row(from, x_.shape[3], kernels_, floats);
     rotate(tables, position, kernels_, floats);
     if (!to.dense_f32()) write_row(floats, x_.shape[3], kernels_, to);
   }
 
+  static constexpr std::int64_t most_on_stack = 2048;  // elements of a row
+
   TensorView x_;
   MutableTensorView y_;
   const kernels::Kernels& kernels_;
-  Tensor staging_;  // a row for each thread
+  Tensor staging_;  // a longer row for each thread
 };
 
 }  // namespace

@@ -81,7 +81,9 @@ void read_merges(const JsonObject& model, const Vocabulary& vocabulary, Tokenise
     const std::uint32_t rank = number++;
     // Lists that began as GPT-2's merges.txt may still have its first line.
     if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
-    const auto [left, right] = sides_of(model, merge, rank);
+    const std::pair<std::string, std::string> sides = sides_of(model, merge, rank);
+    const auto& left = sides.first;  // lambdas of Clang 14 take no structured bindings
+    const auto& right = sides.second;
     const auto id_of = [&](const std::string& text) {
       const auto found = vocabulary.find(text);
       if (found == vocabulary.end()) {

@@ -8,14 +8,13 @@
 namespace attn {
 namespace {
 
-void require_shape(const char* name, const TensorView& tensor, const Dims& shape, const std::string& meaning) {
-  if (!(tensor.shape == shape)) {
-    reject(fmt::format("{} has shape {}; it needs {} ({})", name, tensor.shape.to_string(), shape.to_string(), meaning));
-  }
+[[noreturn]] void reject_shape(const char* name, const TensorView& tensor, const Dims& needed, const std::string& meaning) {
+  reject(fmt::format("{} has shape {}; it needs {} ({})", name, tensor.shape.to_string(), needed.to_string(), meaning));
 }
 
 void require_reduced(const char* name, const TensorView& tensor, const char* of_name, const TensorView& of, int dim) {
-  require_shape(name, tensor, without(of.shape, dim), fmt::format("the shape of {} without dim {}", of_name, dim));
+  const Dims needed = without(of.shape, dim);
+  if (!(tensor.shape == needed)) reject_shape(name, tensor, needed, fmt::format("the shape of {} without dim {}", of_name, dim));
   require_data(name, tensor);
 }
 
@@ -36,7 +35,7 @@ void require_input(const char* name, const TensorView& tensor) {
 }
 
 void require_input_like(const char* name, const TensorView& tensor, const char* like_name, const TensorView& like) {
-  require_shape(name, tensor, like.shape, fmt::format("the shape of {}", like_name));
+  if (!(tensor.shape == like.shape)) reject_shape(name, tensor, like.shape, fmt::format("the shape of {}", like_name));
   require_float(name, tensor);
   require_data(name, tensor);
 }
@@ -76,6 +75,10 @@ void require_reduced_input(const char* name, const TensorView& tensor, const cha
 
 void require_positive_number(const char* name, float value) {
   if (!(std::isfinite(value) && value > 0)) reject(fmt::format("{} is {}; it needs a finite number greater than 0", name, value));
+}
+
+void require_epsilon(const char* name, float epsilon) {
+  if (!(std::isfinite(epsilon) && epsilon >= 0)) reject(fmt::format("{} is {}; it needs a finite number, 0 or more", name, epsilon));
 }
 
 void require_alpha(float alpha) {

@@ -23,6 +23,8 @@ void require_reduced_output(const char* name, const MutableTensorView& tensor, c
 void require_reduced_input(const char* name, const TensorView& tensor, const char* of_name, const TensorView& of, int dim);
 /// Finite and greater than 0.
 void require_positive_number(const char* name, float value);
+/// What a norm adds to a mean of squares: finite, 0 or more.
+void require_epsilon(const char* name, float epsilon);
 /// Of entmax: finite, 1 or more.
 void require_alpha(float alpha);
 

@@ -6,7 +6,7 @@
 #include <array>
 #include <utility>
 
-#include "functional/rope.hpp"
+#include "attention/problem.hpp"
 #include "softmax/arguments.hpp"
 #include "tensor/checks.hpp"
 
@@ -19,6 +19,7 @@ void check_settings(const AttentionSettings& settings) {
   require_positive("num_q_heads", settings.num_q_heads);
   require_positive("head_dim", settings.head_dim);
   require_positive("max_positions", settings.max_positions);
+  require_epsilon("qk_norm_epsilon", settings.qk_norm_epsilon);
   if (settings.num_q_heads % settings.num_kv_heads != 0) {
     reject(fmt::format("num_q_heads is {}; it needs to be a multiple of num_kv_heads = {}", settings.num_q_heads, settings.num_kv_heads));
   }
@@ -27,12 +28,31 @@ void check_settings(const AttentionSettings& settings) {
   }
 }
 
-void check_norm_scale(const char* name, const TensorView& scale, std::int64_t width) {
-  if (scale.absent()) return;
+/// A norm's scale as f32; empty if there is none.
+Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t head_dim) {
+  if (scale.absent()) return {};
   require_rank(name, scale, 1, "[head_dim]");
   require_float(name, scale);
-  require_extent(name, scale, 0, width, "head_dim");
+  require_extent(name, scale, 0, head_dim, "head_dim");
   require_data(name, scale);
+  return copy_as(scale, DType::f32);
+}
+
+/// The options, and tensors whose shapes no forward changes, as attention() checks them: of a call of one token.
+void check_options(const AttentionSettings& settings, const AttentionWeights& weights) {
+  const Dims q{1, settings.num_q_heads, 1, settings.head_dim}, kv{1, settings.num_kv_heads, 1, settings.head_dim};
+  const auto shaped = [&](const Dims& shape) { return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape); };
+  validate(
+      {.q = shaped(q), .k = shaped(kv), .v = shaped(kv), .out = shaped(q), .alibi_slopes = weights.alibi_slopes, .sinks = weights.sinks},
+      settings.options);
+  if (!weights.alibi_slopes.absent()) require_data("alibi_slopes", weights.alibi_slopes);
+  if (!weights.sinks.absent()) require_data("sinks", weights.sinks);
+}
+
+/// Without a cache, token n is at position n, however many of the sequence's tokens are padding.
+Options aligned_to_first(Options options) {
+  if (options.causal && !options.causal->offset) options.causal = Causal::top_left();
+  return options;
 }
 
 struct ProjectionWidths {
@@ -87,10 +107,14 @@ TensorView entry_of(const TensorView& view, std::int64_t entry) {
   return {one.data, one.dtype, {one.shape[1], one.shape[2], one.shape[3]}, {one.strides[1], one.strides[2], one.strides[3]}};
 }
 
+/// Drops the last keys of the first sequences.
+void truncate_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences, std::int64_t count) {
+  for (const auto sequence : sequences) cache.truncate(sequence, cache.length(sequence) - count);
+}
+
 /// To every sequence, or to none.
 void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences, const Tensors& keys,
                   const std::optional<Rope>& rope) {
-  const std::int64_t count = keys.k.shape[2];
   std::size_t done = 0;
   try {
     for (; done < sequences.size(); ++done) {
@@ -98,7 +122,7 @@ void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> s
       cache.append(sequences[done], entry_of(keys.k, entry), entry_of(keys.v, entry), rope);
     }
   } catch (...) {
-    while (done-- > 0) cache.truncate(sequences[done], cache.length(sequences[done]) - count);
+    truncate_pages(cache, sequences.first(done), keys.k.shape[2]);
     throw;
   }
 }
@@ -107,6 +131,12 @@ void append(const CacheRef& cache, const Tensors& keys, const std::optional<Rope
   if (cache.paged() != nullptr) return append_pages(*cache.paged(), cache.sequences(), keys, rope);
   if (cache.sequence()) return cache.contiguous()->append_to(*cache.sequence(), entry_of(keys.k, 0), entry_of(keys.v, 0), rope);
   cache.contiguous()->append(keys.k, keys.v, rope);
+}
+
+/// Whether a projection can read or write the tensor where it lies: strangers' memory may be aligned to nothing.
+bool dense_words(const TensorView& tensor, DType dtype) {
+  const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data) % alignof(float) == 0;
+  return aligned && tensor.dtype == dtype && tensor.strides == dense_strides(tensor.shape);
 }
 
 void require_cache_extent(const char* name, std::int64_t value, const char* block_name, std::int64_t needed) {
@@ -141,6 +171,16 @@ void check_room(const KvCache& cache, std::int64_t sequence, std::int64_t count)
 
 }  // namespace
 
+void take_back(const CacheRef& cache, const TokenShape& tokens) {
+  if (cache.paged() != nullptr) return truncate_pages(*cache.paged(), cache.sequences(), tokens.seq);
+  if (cache.contiguous() == nullptr) return;
+  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
+    KvCache& contiguous = *cache.contiguous();
+    const std::int64_t sequence = cache.sequence().value_or(entry), end = contiguous.position(sequence);
+    contiguous.truncate(sequence, end - std::min(tokens.seq, contiguous.length(sequence)));
+  }
+}
+
 std::int64_t next_position(const CacheRef& cache, std::int64_t entry) {
   if (cache.paged() != nullptr) return cache.paged()->length(cache.sequences()[static_cast<std::size_t>(entry)]);
   if (cache.contiguous() != nullptr) return cache.contiguous()->position(cache.sequence().value_or(entry));
@@ -150,8 +190,6 @@ std::int64_t next_position(const CacheRef& cache, std::int64_t entry) {
 AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeights& weights, const Execution& given_execution,
                              std::shared_ptr<Activations> given_activations)
     : settings(given),
-      q_norm(weights.q_norm),
-      k_norm(weights.k_norm),
       alibi_slopes(weights.alibi_slopes),
       sinks(weights.sinks),
       execution(given_execution),
@@ -159,9 +197,11 @@ AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeig
       activations(given_activations ? std::move(given_activations) : std::make_shared<Activations>()),
       qkv(make_qkv(settings, weights, resources)),
       out(make_out(settings, weights, resources)) {
-  check_norm_scale("q_norm", q_norm, settings.head_dim);
-  check_norm_scale("k_norm", k_norm, settings.head_dim);
+  q_norm = checked_scale("q_norm", weights.q_norm, settings.head_dim);
+  k_norm = checked_scale("k_norm", weights.k_norm, settings.head_dim);
   settings.options = with_resources(settings.options, execution);
+  check_options(settings, weights);
+  padded_options = aligned_to_first(settings.options);
   if (settings.rope) rope = activations->memory().rope_tables({*settings.rope, settings.head_dim, settings.max_positions});
 }
 
@@ -174,14 +214,54 @@ void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cach
     check_geometry(paged->settings(), settings);
     check_sequences(cache.sequences(), *paged, tokens);
   }
-  if (!options.kv_lens.absent() && (cache.contiguous() != nullptr || cache.paged() != nullptr)) {
-    reject("kv_lens is given; it needs to be absent where a cache knows its lengths");
-  }
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t position = next_position(cache, entry);
     if (tokens.seq <= settings.max_positions - position) continue;
     reject(fmt::format("x has {} tokens for batch entry {}, which is at position {}: there are {} positions (max_positions)", tokens.seq,
                        entry, position, settings.max_positions));
+  }
+  check_visibility(tokens, cache, options);
+}
+
+/// What only this forward's options say, as attention() will check it: that is when the cache has changed already.
+void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const {
+  if (options.mask.absent() && options.kv_lens.absent()) return;
+  std::int64_t kv_len = tokens.seq;
+  if (const KvCache* contiguous = cache.contiguous()) {
+    kv_len = contiguous->settings().capacity;
+  } else if (const PagedKvCache* paged = cache.paged()) {
+    const std::int64_t page_size = paged->settings().page_size;
+    kv_len = page_size;
+    for (const auto sequence : cache.sequences()) {
+      const std::int64_t pages = (paged->length(sequence) + tokens.seq + page_size - 1) / page_size;
+      kv_len = std::max(kv_len, pages * page_size);
+    }
+  }
+  const Dims q{tokens.batch, settings.num_q_heads, tokens.seq, settings.head_dim};
+  const Dims kv{tokens.batch, settings.num_kv_heads, kv_len, settings.head_dim};
+  const auto shaped = [&](const Dims& shape) { return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape); };
+  validate({.q = shaped(q), .k = shaped(kv), .v = shaped(kv), .out = shaped(q), .mask = options.mask, .kv_lens = options.kv_lens},
+           settings.options);
+  if (!options.mask.absent()) require_data("mask", options.mask);
+  if (!options.kv_lens.absent()) check_padding(tokens, cache, options.kv_lens);
+}
+
+void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheRef& cache, const TensorView& kv_lens) const {
+  if (cache.contiguous() != nullptr || cache.paged() != nullptr) {
+    reject("kv_lens is given; it needs to be absent where a cache knows its lengths");
+  }
+  require_data("kv_lens", kv_lens);
+  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
+    const std::int64_t length = integer_at(kv_lens, entry);
+    if (length < 0 || length > tokens.seq) {
+      reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..{} (seq of the tokens)", entry, length, tokens.seq));
+    }
+  }
+  // Queries of attention() stand at the end of the keys unless a causal offset says otherwise.
+  if (!settings.options.causal && (settings.options.window || !alibi_slopes.absent())) {
+    throw Error(ErrorCode::unsupported,
+                "kv_lens is given to a block with a window or alibi_slopes that is not causal: distances would be those from the end of "
+                "each sequence");
   }
 }
 
@@ -207,8 +287,8 @@ TensorView AttentionBlock::Parts::position_ids(const TokenShape& tokens, const C
 /// q and k become what the scores are made of, k but for its rotation where the cache does that.
 void AttentionBlock::Parts::normalise_and_turn(const Heads& heads, const TokenShape& tokens, const CacheRef& cache) {
   const NormOptions norm{.dim = -1, .epsilon = settings.qk_norm_epsilon};
-  if (!q_norm.absent()) rms_norm(heads.q, q_norm, heads.q, norm, execution);
-  if (!k_norm.absent()) rms_norm(heads.k, k_norm, heads.k, norm, execution);
+  if (q_norm.size() > 0) rms_norm(heads.q, q_norm.view(), heads.q, norm, execution);
+  if (k_norm.size() > 0) rms_norm(heads.k, k_norm.view(), heads.k, norm, execution);
   if (!rope) return;
   const TensorView ids = position_ids(tokens, cache);
   attn::rope(heads.q, rope->rope(), ids, heads.q, execution);
@@ -226,9 +306,11 @@ Tensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache, c
 }
 
 void AttentionBlock::Parts::attend(const Tensors& tensors, const ForwardOptions& options) {
-  if (options.kernel == AttentionKernel::unfused) return attention_unfused(tensors, settings.options);
-  if (options.kernel == AttentionKernel::reference) return attention_reference(tensors, settings.options);
-  if (!planned_ || !alike(planned_->shapes, tensors)) planned_.emplace(Planned{tensors, Plan(tensors, settings.options)});
+  const Options& call = options.kv_lens.absent() ? settings.options : padded_options;
+  if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, call);
+  if (options.kernel == AttentionKernel::unfused) return attention_unfused(tensors, call);
+  if (options.kernel == AttentionKernel::reference) return attention_reference(tensors, call);
+  if (!planned_ || !alike(planned_->shapes, tensors)) planned_.emplace(Planned{tensors, Plan(tensors, call)});
   planned_->plan.run(tensors, activations->memory().workspace_of(planned_->plan.workspace_size()));
 }
 
@@ -236,7 +318,6 @@ void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens, c
                                 Linear::Result result, const ForwardOptions& options) {
   Activations::Memory& memory = activations->memory();
   const MutableTensorView rows = memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});
-  const MutableTensorView attended = memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
   const Heads heads = heads_of(rows, tokens);
   {
     const Timed timed(options.times, &ForwardTimes::projections);
@@ -249,12 +330,19 @@ void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens, c
       append(cache, {.k = heads.k, .v = heads.v}, rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
     }
   }
+  or_take_back(cache, tokens, [&] { attend_and_project(heads, tokens, cache, y, result, options); });
+}
+
+/// New keys are in the cache.
+void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                                               const MutableTensorView& y, Linear::Result result, const ForwardOptions& options) {
+  Activations::Memory& memory = activations->memory();
+  const MutableTensorView attended = memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
   {
     const Timed timed(options.times, &ForwardTimes::attention);
     Tensors tensors = bind(heads, cache, options);
     const MutableTensorView by_token(attended.data, attended.dtype, {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
     tensors.out = by_token.permuted({0, 2, 1, 3});
-    if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, settings.options);
     attend(tensors, options);
   }
   const Timed timed(options.times, &ForwardTimes::projections);
@@ -282,9 +370,16 @@ void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const M
   if (x.size() == 0) return;
   Activations::Memory& memory = parts_->activations->memory();
   const Dims rows{tokens.count(), parts_->settings.hidden};
-  const MutableTensorView input = memory.input.view(parts_->qkv.operands(), rows);
+  TensorView input(x.data, x.dtype, rows);
+  if (!dense_words(x, parts_->qkv.operands())) {
+    const MutableTensorView copy = memory.input.view(parts_->qkv.operands(), rows);
+    copy_into(x, {copy.data, copy.dtype, x.shape});
+    input = copy;
+  }
+  if (dense_words(y, DType::f32)) {
+    return parts_->run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace, options);
+  }
   const MutableTensorView output = memory.projected.view(DType::f32, rows);
-  copy_into(x, {input.data, input.dtype, x.shape});
   parts_->run(input, tokens, cache, output, Linear::Result::replace, options);
   copy_into({output.data, output.dtype, y.shape}, y);
 }

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "transformer/activations.hpp"
 #include "transformer/linear.hpp"
@@ -24,12 +25,15 @@ struct AttentionBlock::Parts {
 
   /// Throws, before anything changes, unless such a forward fits this block and its cache.
   void check(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const;
-  /// x [tokens, hidden] of qkv.operands(), y [tokens, hidden] as Linear::forward has it. Checked.
+  /// x [tokens, hidden] of qkv.operands(), y [tokens, hidden] as Linear::forward has it; y may be x's memory. Checked. If it throws,
+  /// the cache holds what it held.
   void run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache, const MutableTensorView& y, Linear::Result result,
            const ForwardOptions& options);
 
   AttentionSettings settings;
-  TensorView q_norm, k_norm, alibi_slopes, sinks;
+  Tensor q_norm, k_norm;  // f32; empty: none
+  TensorView alibi_slopes, sinks;
+  Options padded_options;  // those of forwards with kv_lens
   Execution execution;
   Resources resources;
   std::shared_ptr<Activations> activations;
@@ -42,9 +46,13 @@ struct AttentionBlock::Parts {
     MutableTensorView q, k, v;
   };
   Heads heads_of(const MutableTensorView& qkv_rows, const TokenShape& tokens) const;
+  void check_visibility(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const;
+  void check_padding(const TokenShape& tokens, const CacheRef& cache, const TensorView& kv_lens) const;
   TensorView position_ids(const TokenShape& tokens, const CacheRef& cache);
   void normalise_and_turn(const Heads& heads, const TokenShape& tokens, const CacheRef& cache);
   Tensors bind(const Heads& heads, const CacheRef& cache, const ForwardOptions& options);
+  void attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache, const MutableTensorView& y,
+                          Linear::Result result, const ForwardOptions& options);
   void attend(const Tensors& tensors, const ForwardOptions& options);
 
   /// The last plan, and what it was made for.
@@ -57,5 +65,18 @@ struct AttentionBlock::Parts {
 
 /// The positions of a batch entry's next token; 0 without a cache.
 std::int64_t next_position(const CacheRef& cache, std::int64_t entry);
+
+/// Drops the keys that a forward of such tokens appended.
+void take_back(const CacheRef& cache, const TokenShape& tokens);
+/// What comes after an append; if it fails, the keys are taken back.
+template <class F>
+void or_take_back(const CacheRef& cache, const TokenShape& tokens, F&& f) {
+  try {
+    std::forward<F>(f)();
+  } catch (...) {
+    take_back(cache, tokens);
+    throw;
+  }
+}
 
 }  // namespace attn

@@ -1,5 +1,6 @@
 #include <attn/transformer.hpp>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -29,7 +30,6 @@ const DecoderWeights& checked(const DecoderSettings& settings, const DecoderWeig
     check_table("positions", weights.positions, settings.layer.attention.max_positions, "max_positions", hidden);
   }
   if (!weights.output.absent()) check_table("output", weights.output, settings.vocab_size, "vocab_size", hidden);
-  check_norm("final_norm", settings.layer.norm, weights.final_norm, hidden);
   if (std::ssize(weights.layers) != settings.num_layers) {
     reject(fmt::format("layers has {} layers; it needs {} (num_layers)", weights.layers.size(), settings.num_layers));
   }
@@ -43,6 +43,29 @@ auto naming_layer(std::size_t layer, F&& f) {
     return std::forward<F>(f)();
   } catch (const Error& error) {
     throw Error(error.code(), fmt::format("layer {}: {}", layer, error.what()));
+  }
+}
+
+/// A sequence's keys, whichever cache they are in.
+bool same_keys(const CacheRef& a, const CacheRef& b) {
+  if (a.contiguous() != nullptr) {
+    return a.contiguous() == b.contiguous() && (!a.sequence() || !b.sequence() || *a.sequence() == *b.sequence());
+  }
+  const auto in_b = [&](PagedKvCache::Sequence s) { return std::ranges::find(b.sequences(), s) != b.sequences().end(); };
+  return a.paged() != nullptr && a.paged() == b.paged() && std::ranges::any_of(a.sequences(), in_b);
+}
+
+/// A layer's cache is its own, and as far as the first one's.
+void check_alike(std::span<const CacheRef> caches, std::size_t layer, const TokenShape& tokens) {
+  for (std::size_t other = 0; other < layer; ++other) {
+    if (same_keys(caches[layer], caches[other]))
+      reject(fmt::format("layers {} and {} have the same cache; each needs its own", other, layer));
+  }
+  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
+    const std::int64_t position = next_position(caches[layer], entry), first = next_position(caches[0], entry);
+    if (position == first) continue;
+    reject(fmt::format("layer {}: cache is at position {} for batch entry {}; it needs to be at {}, as the first layer's", layer, position,
+                       entry, first));
   }
 }
 
@@ -71,7 +94,7 @@ struct Decoder::Parts {
   Resources resources;
   std::shared_ptr<Activations> activations;
   TensorView embedding, positions;
-  NormWeights final_norm;
+  Norm final_norm;
   std::vector<TransformerLayer::Parts> layers;
   OutputHead head;
   std::size_t in_place_bytes;
@@ -85,7 +108,7 @@ Decoder::Parts::Parts(const DecoderSettings& given, const DecoderWeights& weight
       activations(std::make_shared<Activations>()),
       embedding(attn::checked(settings, weights).embedding),
       positions(weights.positions),
-      final_norm(weights.final_norm),
+      final_norm("final_norm", settings.layer.norm, weights.final_norm, settings.layer.attention.hidden),
       head(weights.output.absent() ? embedding : weights.output, resources) {
   layers.reserve(weights.layers.size());
   for (std::size_t n = 0; n < weights.layers.size(); ++n) {
@@ -113,6 +136,7 @@ TokenShape Decoder::Parts::checked(const TensorView& ids, std::span<const CacheR
   if (caches.size() != layers.size()) reject(fmt::format("caches are {}; {} are needed, one for each layer", caches.size(), layers.size()));
   for (std::size_t n = 0; n < layers.size(); ++n) {
     naming_layer(n, [&] { layers[n].attention.check(tokens, caches[n], options); });
+    check_alike(caches, n, tokens);
   }
   if (logits.absent()) return tokens;
   require_type("logits", logits, DType::f32);
@@ -157,7 +181,7 @@ void Decoder::Parts::make_logits(const TensorView& x, const TokenShape& tokens, 
     rows = {last, DType::f32, {tokens.batch, hidden}, {tokens.seq * hidden, 1}};
   }
   const MutableTensorView normed = activations->memory().last.view(DType::f32, rows.shape);
-  apply_norm(settings.layer.norm, final_norm, rows, normed, execution);
+  final_norm.apply(rows, normed, execution);
   head.forward(normed, {logits.data, logits.dtype, {rows.shape[0], settings.vocab_size}}, padded);
 }
 
@@ -193,8 +217,14 @@ void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches, c
   const MutableTensorView x =
       parts_->activations->memory().residual.view(DType::f32, {tokens.count(), parts_->settings.layer.attention.hidden});
   parts_->embed(ids, caches.front(), x, options.times);
-  for (std::size_t n = 0; n < parts_->layers.size(); ++n) parts_->layers[n].run(x, tokens, caches[n], options);
-  if (!logits.absent()) parts_->make_logits(x, tokens, logits, options.times);
+  std::size_t done = 0;
+  try {
+    for (; done < parts_->layers.size(); ++done) parts_->layers[done].run(x, tokens, caches[done], options);
+    if (!logits.absent()) parts_->make_logits(x, tokens, logits, options.times);
+  } catch (...) {
+    while (done-- > 0) take_back(caches[done], tokens);
+    throw;
+  }
 }
 
 std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch, std::int64_t capacity, std::optional<DType> dtype) {

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "softmax/arguments.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn {
@@ -41,18 +42,20 @@ Linear make_down(const LayerSettings& settings, const MlpWeights& weights, const
 
 }  // namespace
 
-void check_norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width) {
+Norm::Norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width) : settings_(settings) {
+  require_epsilon("norm.epsilon", settings.epsilon);
   check_vector(std::string(name) + ".scale", weights.scale, width);
+  scale_ = copy_as(weights.scale, DType::f32);
   if (weights.bias.absent()) return;
   if (settings.kind == NormKind::rms) reject(fmt::format("{}.bias is given; it needs to be absent: an RMS norm has none", name));
   check_vector(std::string(name) + ".bias", weights.bias, width);
+  bias_ = copy_as(weights.bias, DType::f32);
 }
 
-void apply_norm(const NormSettings& settings, const NormWeights& weights, const TensorView& x, const MutableTensorView& y,
-                const Execution& execution) {
-  const NormOptions options{.dim = -1, .epsilon = settings.epsilon};
-  if (settings.kind == NormKind::rms) return rms_norm(x, weights.scale, y, options, execution);
-  layer_norm(x, weights.scale, weights.bias, y, options, {}, execution);
+void Norm::apply(const TensorView& x, const MutableTensorView& y, const Execution& execution) const {
+  const NormOptions options{.dim = -1, .epsilon = settings_.epsilon};
+  if (settings_.kind == NormKind::rms) return rms_norm(x, scale_.view(), y, options, execution);
+  layer_norm(x, scale_.view(), bias_.size() > 0 ? bias_.view() : TensorView{}, y, options, {}, execution);
 }
 
 Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution, const Resources& resources)
@@ -83,30 +86,29 @@ void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memo
 TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights, const Execution& execution,
                                std::shared_ptr<Activations> activations)
     : settings(given),
-      attention_norm(weights.attention_norm),
-      mlp_norm(weights.mlp_norm),
+      attention_norm("attention_norm", settings.norm, weights.attention_norm, settings.attention.hidden),
+      mlp_norm("mlp_norm", settings.norm, weights.mlp_norm, settings.attention.hidden),
       attention(settings.attention, weights.attention, execution, std::move(activations)),
-      mlp(settings, weights.mlp, execution, attention.resources) {
-  check_norm("attention_norm", settings.norm, attention_norm, settings.attention.hidden);
-  check_norm("mlp_norm", settings.norm, mlp_norm, settings.attention.hidden);
-}
+      mlp(settings, weights.mlp, execution, attention.resources) {}
 
-TensorView TransformerLayer::Parts::normed(const NormWeights& weights, const TensorView& x, DType dtype, const ForwardOptions& options) {
+TensorView TransformerLayer::Parts::normed(const Norm& norm, const TensorView& x, DType dtype, const ForwardOptions& options) {
   const Timed timed(options.times, &ForwardTimes::norms);
   const MutableTensorView y = attention.activations->memory().normed.view(dtype, x.shape);
-  apply_norm(settings.norm, weights, x, y, attention.execution);
+  norm.apply(x, y, attention.execution);
   return y;
 }
 
 void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache,
                                   const ForwardOptions& options) {
   attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x, Linear::Result::add, options);
-  const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
-  {
-    const Timed timed(options.times, &ForwardTimes::mlp);
-    mlp.add(mlp_input, x, attention.activations->memory());
-  }
-  if (options.hooks != nullptr && options.hooks->layer) options.hooks->layer(x);
+  or_take_back(cache, tokens, [&] {
+    const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
+    {
+      const Timed timed(options.times, &ForwardTimes::mlp);
+      mlp.add(mlp_input, x, attention.activations->memory());
+    }
+    if (options.hooks != nullptr && options.hooks->layer) options.hooks->layer(x);
+  });
 }
 
 TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,

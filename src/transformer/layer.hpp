@@ -11,11 +11,18 @@
 
 namespace attn {
 
-/// Throws unless the weights are those of such a norm, [width].
-void check_norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width);
-/// y = norm(x), both [tokens, width].
-void apply_norm(const NormSettings& settings, const NormWeights& weights, const TensorView& x, const MutableTensorView& y,
-                const Execution& execution);
+class Norm {
+ public:
+  /// Throws unless the weights, which errors call `name`, are those of such a norm, [width]. Takes a copy, as f32.
+  Norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width);
+  /// y = norm(x), both [tokens, width].
+  void apply(const TensorView& x, const MutableTensorView& y, const Execution& execution) const;
+
+ private:
+  NormSettings settings_;
+  Tensor scale_;
+  Tensor bias_;  // empty: none
+};
 
 /// Two projections and what stands between them.
 class Mlp {
@@ -39,16 +46,16 @@ class Mlp {
 
 struct TransformerLayer::Parts {
   Parts(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution, std::shared_ptr<Activations> activations);
-  /// x [tokens, hidden], f32. Checked.
+  /// x [tokens, hidden], f32. Checked. If it throws, the cache holds what it held, and x is unspecified.
   void run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options);
 
   LayerSettings settings;
-  NormWeights attention_norm, mlp_norm;
+  Norm attention_norm, mlp_norm;
   AttentionBlock::Parts attention;
   Mlp mlp;
 
  private:
-  TensorView normed(const NormWeights& weights, const TensorView& x, DType dtype, const ForwardOptions& options);
+  TensorView normed(const Norm& norm, const TensorView& x, DType dtype, const ForwardOptions& options);
 };
 
 }  // namespace attn
