@@ -16,11 +16,13 @@
 // library's own micro-kernel (fewer: decode) read; their views may be gone after that, and those of norms and biases. Embeddings,
 // positions, the output's weight, sinks and slopes are used where they lie, and have to outlive the object.
 //
-// Objects hold scratch memory, so each is for one forward at a time. A decode step of up to 7 tokens whose shapes were those of the last
-// one allocates nothing (but a PagedKvCache's page table grows now and then, oneDNN may, and so do 16-bit rows of more than 8192 elements).
+// Objects hold scratch memory, so each is for one forward at a time. A decode step of up to 7 tokens whose shapes were those of the
+// step before allocates nothing, but for a PagedKvCache's page table, which grows now and then, and norms of 16-bit rows of more than
+// 8192 elements. With more tokens, oneDNN allocates a little inside each product.
 //
-// Errors. Whatever a forward throws, std::bad_alloc and what leaves a hook or a mod included, its caches hold what they held; a rolling
-// one lacks what had been overwritten by then. Error(invalid_argument) comes before that.
+// Errors. Arguments are checked before anything is written. Whatever a forward throws later, Error(exhausted) of a pool of pages,
+// std::bad_alloc and what leaves a hook or a mod included, its caches hold what they held. A rolling one lacks what had been
+// overwritten by then; if that was all of it, it has to be cleared.
 #pragma once
 
 #include <attn/attention.hpp>

@@ -124,19 +124,38 @@ void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int
 
 constexpr std::int64_t most_on_stack = 8192;  // elements of a row
 
-/// Rows whose elements lie side by side: nothing is allocated.
+/// Rows whose elements lie side by side.
+class DenseRows {
+ public:
+  DenseRows(const TensorView& tensor, int dim) noexcept
+      : data_(static_cast<std::byte*>(const_cast<void*>(tensor.data))),
+        dtype_(tensor.dtype),
+        positions_(Dims(tensor.shape.begin(), dim), Dims(tensor.strides.begin(), dim)) {}
+  Row operator[](std::int64_t row) const noexcept {
+    return {data_ + positions_.offset(row) * static_cast<std::int64_t>(size_of(dtype_)), dtype_, 1};
+  }
+
+ private:
+  std::byte* data_;
+  DType dtype_;
+  Positions positions_;
+};
+
+/// Nothing is allocated.
 template <class F>
 void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
   const std::int64_t extent = x.shape[dim], rows = Dims(x.shape.begin(), dim).product();
   const std::int64_t share = (rows + resources.num_threads - 1) / resources.num_threads;
   const std::int64_t at_once = std::max<std::int64_t>(1, std::min(share, most_on_stack / std::max<std::int64_t>(1, extent)));
-  const InAndOut elements{Elements(x), Elements(y)};
+  const DenseRows x_rows(x, dim), y_rows(y, dim);
   parallel_for(resources.num_threads, (rows + at_once - 1) / at_once, [&](std::int64_t piece) {
     std::array<float, most_on_stack> x_staging, y_staging;
-    const Staging staging{resources.kernels, x_staging.data(), y_staging.data()};
     const std::int64_t first = piece * at_once, last = std::min(first + at_once, rows);
     for (std::int64_t row = first; row < last; ++row) {
-      elements.apply(row * extent, extent, staging, [&](const float* src, float* dst) { f(row, src, dst); });
+      const Row to = y_rows[row];
+      float* const dst = to.dense_f32() ? to.floats() : y_staging.data();
+      f(row, as_floats(x_rows[row], extent, resources.kernels, x_staging.data()), dst);
+      if (!to.dense_f32()) write_row(dst, extent, resources.kernels, to);
     }
   });
 }
