@@ -142,7 +142,7 @@ class RandomRun {
   KvCache::Settings settings_;
   KvCache cache_;
   std::vector<ModelSequence> model_;
-  std::optional<RopeTables> tables_;
+  std::optional<RandomRopeTables> tables_;
 };
 
 /// [1, 1, 1, n]
@@ -178,7 +178,7 @@ struct Append {
 void check_append_refused(const std::vector<std::string>& words, const std::function<void(Append&)>& change) {
   Random random(1);
   KvCache cache(right());
-  const RopeTables tables(random, 4, 2, false, Layout::bhsd);
+  const RandomRopeTables tables(random, 4, 2, false, Layout::bhsd);
   const GivenKeys first{random_rows(random, {2, 3, 2, 6}), random_rows(random, {2, 3, 2, 5})};
   cache.append(first.k.view(), first.v.view());
   const std::vector<ModelSequence> model = {{first.stored_in(DType::f32, 0, 0, {})}, {first.stored_in(DType::f32, 1, 0, {})}};
@@ -485,13 +485,13 @@ TEST_CASE("Tables of rope that do not fit are refused") {
 TEST_CASE("Tables need a row for the furthest of all sequences") {
   Random random(1);
   KvCache cache({.batch = 3, .num_kv_heads = 1, .capacity = 4, .head_dim = 2});
-  const RopeTables tables(random, 3, 1, false, Layout::bhsd);
+  const RandomRopeTables tables(random, 3, 1, false, Layout::bhsd);
   const std::vector<float> rows(6);
   cache.append_to(1, {rows.data(), {1, 3, 2}}, {rows.data(), {1, 3, 2}}, tables.rope());
   const TensorView all(rows.data(), {3, 1, 1, 2});
   check_fails(ErrorCode::invalid_argument, {"rope.cos", "dim 0 is 3", "at least 4"}, [&] { cache.append(all, all, tables.rope()); });
   for (const std::int64_t sequence : {0, 2}) CHECK(cache.length(sequence) == 0);
-  const RopeTables short_ones(random, 1, 1, false, Layout::bhsd);
+  const RandomRopeTables short_ones(random, 1, 1, false, Layout::bhsd);
   const TensorView none = all.sliced(2, 0, 0);
   cache.append(none, none, short_ones.rope());  // no key, no row
 }

@@ -194,7 +194,7 @@ class RandomRun {
   PagedKvCache::Settings settings_;
   PagedKvCache cache_;
   Model model_;
-  std::optional<RopeTables> tables_;
+  std::optional<RandomRopeTables> tables_;
 };
 
 using Pages = std::vector<std::int32_t>;
@@ -401,9 +401,9 @@ TEST_CASE("What does not fit is refused, and changes nothing") {
   refused({"v has shape", "count of k"}, [&] { cache.append(sequence, k, v.sliced(1, 0, 2)); });
   refused({"v has shape", "v_head_dim"}, [&] { cache.append(sequence, k, v.sliced(2, 0, 2)); });
   refused({"rank 4", "rank 3"}, [&] { cache.append(sequence, {k.data, DType::f32, {1, 1, 1, 6}}, v); });
-  const RopeTables tables(random, 5, 3, true, Layout::bhsd);
+  const RandomRopeTables tables(random, 5, 3, true, Layout::bhsd);
   refused({"rope.cos", "dim 0 is 5", "at least 6"}, [&] { cache.append(sequence, k, v, tables.rope()); });
-  const RopeTables short_ones(random, 1, 3, true, Layout::bhsd);
+  const RandomRopeTables short_ones(random, 1, 3, true, Layout::bhsd);
   cache.append(sequence, k.sliced(1, 0, 0), v.sliced(1, 0, 0), short_ones.rope());  // no key, no row
   refused({"length is 4", "0..3"}, [&] { cache.truncate(sequence, 4); });
   refused({"length is -1", "0..3"}, [&] { cache.truncate(sequence, -1); });

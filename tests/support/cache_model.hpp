@@ -50,8 +50,8 @@ inline ModelRow stored(DType dtype, const std::vector<double>& values, double er
 }
 
 /// Tables of random angles: no two positions are alike.
-struct RopeTables {
-  RopeTables(Random& random, std::int64_t positions, std::int64_t pairs, bool in_pairs, Layout layout)
+struct RandomRopeTables {
+  RandomRopeTables(Random& random, std::int64_t positions, std::int64_t pairs, bool in_pairs, Layout layout)
       : cos(DType::f32, {positions, pairs}, layout), sin(DType::f32, {positions, pairs}, layout), interleaved(in_pairs) {
     for_each_index(cos.shape(), [&](const Dims& at) {
       const double angle = 6.28 * random.uniform();
@@ -85,7 +85,7 @@ struct GivenKeys {
   StridedTensor k, v;
 
   /// What a sequence has to hold after it got batch entry `batch` of them from position `first` on.
-  std::vector<ModelKey> stored_in(DType dtype, std::int64_t batch, std::int64_t first, const std::optional<RopeTables>& tables) const {
+  std::vector<ModelKey> stored_in(DType dtype, std::int64_t batch, std::int64_t first, const std::optional<RandomRopeTables>& tables) const {
     const int heads = k.shape().rank() - 3;
     const std::vector<double> keys = k.values(), values = v.values();
     const auto row = [&](const std::vector<double>& all, const Dims& shape, std::int64_t head, std::int64_t n) {
@@ -122,13 +122,13 @@ inline StridedTensor random_rows(Random& random, const Dims& shape) {
 }
 
 /// Tables for a cache's life, or none.
-inline std::optional<RopeTables> random_tables(Random& random, std::int64_t positions, std::int64_t head_dim) {
+inline std::optional<RandomRopeTables> random_tables(Random& random, std::int64_t positions, std::int64_t head_dim) {
   if (random.chance(0.4)) return {};
   const std::int64_t pairs = random.integer(0, head_dim / 2);
-  return RopeTables(random, positions, pairs, random.chance(0.5), random.pick(given_layouts));
+  return RandomRopeTables(random, positions, pairs, random.chance(0.5), random.pick(given_layouts));
 }
 
-inline std::optional<Rope> rope_of(const std::optional<RopeTables>& tables) {
+inline std::optional<Rope> rope_of(const std::optional<RandomRopeTables>& tables) {
   return tables ? std::optional(tables->rope()) : std::nullopt;
 }
 
