@@ -1,5 +1,6 @@
 #include "transformer/layer.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,12 +76,15 @@ void Mlp::activate(const TensorView& hidden, const MutableTensorView& active) co
 }
 
 void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const {
-  const std::int64_t tokens = x.shape[0];
-  const MutableTensorView hidden = memory.mlp_hidden.view(dtype_, {tokens, up_.out_features()});
-  const MutableTensorView active = memory.mlp_active.view(down_.operands(), {tokens, width_});
-  up_.forward(x, hidden, Linear::Result::replace, memory);
-  activate(hidden, active);
-  down_.forward(active, y, Linear::Result::add, memory);
+  constexpr std::int64_t tokens_at_once = 256;  // so that memory for hidden values does not grow with the prompt
+  for (std::int64_t begin = 0; begin < x.shape[0]; begin += tokens_at_once) {
+    const std::int64_t end = std::min(begin + tokens_at_once, x.shape[0]), tokens = end - begin;
+    const MutableTensorView hidden = memory.mlp_hidden.view(dtype_, {tokens, up_.out_features()});
+    const MutableTensorView active = memory.mlp_active.view(down_.operands(), {tokens, width_});
+    up_.forward(x.sliced(0, begin, end), hidden, Linear::Result::replace, memory);
+    activate(hidden, active);
+    down_.forward(active, y.sliced(0, begin, end), Linear::Result::add, memory);
+  }
 }
 
 TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights, const Execution& execution,

@@ -16,7 +16,7 @@ std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return divide_up(n, to) * to; }
 
 constexpr std::int64_t least_onednn_rows = 8;
-constexpr std::int64_t most_onednn_rows = 1024;
+constexpr std::int64_t most_onednn_rows = 256;  // more were no faster
 constexpr std::int64_t widest_panel = 64;
 
 std::byte* at(const MutableTensorView& matrix, std::int64_t row, std::int64_t column = 0) {
