@@ -37,7 +37,7 @@ endif()
 find_program(PKG_CONFIG pkg-config)
 if(PKG_CONFIG)
   file(MAKE_DIRECTORY ${consumer_build})
-  set(consumer_compile "${CMAKE_CXX_COMPILER} -std=c++20 ${consumer_source}/main.cpp $(${PKG_CONFIG} --cflags --libs attn) -o consumer")
+  set(consumer_compile "${CMAKE_CXX_COMPILER} -std=c++20 ${consumer_source}/main.cpp ${consumer_source}/whole_package.cpp $(${PKG_CONFIG} --cflags --libs attn) -o consumer")
   add_test(NAME consumer.pkg_config COMMAND sh -c "${consumer_compile} && ./consumer"
     WORKING_DIRECTORY ${consumer_build})
   set(consumer_libraries ${consumer_prefix}/${CMAKE_INSTALL_LIBDIR})

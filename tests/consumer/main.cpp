@@ -1,11 +1,11 @@
-// Uses each library of the package once: attends to three keys, and takes the result through a file.
-#include <attn/attn.hpp>
+// Uses the library once: attends to three keys.
+#include <attn/attention.hpp>
+#include <attn/tensor.hpp>
 
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
-#include <filesystem>
-#include <string>
 
 int main() {
   constexpr std::int64_t keys = 3, dim = 4;
@@ -15,24 +15,12 @@ int main() {
 
   attn::Tensor out(attn::DType::f32, {1, 1, 1, dim});
   attn::attention({query.data(), {1, 1, 1, dim}}, {key.data(), {1, 1, keys, dim}}, {value.data(), {1, 1, keys, dim}}, out.view());
-
-  const std::filesystem::path file = "consumer.npy";
-  attn::write_tensor(file, out.view());
-  const attn::Tensor read = attn::read_tensor(file.string());
-  std::filesystem::remove(file);
-
   for (std::int64_t i = 0; i < dim; ++i) {
-    const float mean = static_cast<float>(i + dim), got = read.data<float>()[i];
+    const float mean = static_cast<float>(i + dim), got = out.data<float>()[i];
     if (!(std::abs(got - mean) < 1e-5f)) {
       std::fprintf(stderr, "output %d is %g, not %g\n", static_cast<int>(i), static_cast<double>(got), static_cast<double>(mean));
       return 1;
     }
-  }
-  const attn::Tokeniser tokeniser = attn::Tokeniser::bytes();
-  const std::string text = "found";
-  if (tokeniser.decode(tokeniser.encode(text)) != text) {
-    std::fprintf(stderr, "tokens do not spell the text\n");
-    return 1;
   }
   std::puts("attn: found, linked and run");
 }

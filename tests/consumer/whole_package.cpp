@@ -1,0 +1,32 @@
+// Uses the package's other libraries once, before main: a tensor through a file, a text through tokens.
+#include <attn/attn.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+namespace {
+
+bool file_keeps_tensor() {
+  const float value = 42;
+  const std::filesystem::path file = "consumer.npy";
+  attn::write_tensor(file, {&value, {1}});
+  const attn::Tensor read = attn::read_tensor(file.string());
+  std::filesystem::remove(file);
+  return read.data<float>()[0] == value;
+}
+
+bool tokens_spell_text() {
+  const attn::Tokeniser tokeniser = attn::Tokeniser::bytes();
+  const std::string text = "found";
+  return tokeniser.decode(tokeniser.encode(text)) == text;
+}
+
+[[maybe_unused]] const bool checked = [] {
+  if (file_keeps_tensor() && tokens_spell_text()) return true;
+  std::fputs("attn::io or attn::model gives other results than expected\n", stderr);
+  std::exit(1);
+}();
+
+}  // namespace
