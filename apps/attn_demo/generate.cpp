@@ -52,8 +52,8 @@ class Output {
 
   void show(std::int64_t id) {
     if (tokeniser_ != nullptr) {
-      // A model's vocabulary is often padded beyond its tokeniser's.
-      if (id < tokeniser_->vocab_size()) text_.write(tokeniser_->piece(id));
+      // Logits may be more than there are tokens.
+      if (tokeniser_->has(id)) text_.write(tokeniser_->piece(id));
       return;
     }
     fmt::print("{}{}", first_ ? "" : ",", id);

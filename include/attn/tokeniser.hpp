@@ -44,8 +44,10 @@ class Tokeniser {
   /// The tokens' bytes one after another. A character may be spread over several tokens: a part of them may begin or end within one.
   /// Throws Error(invalid_argument) for an id that names no token.
   std::string decode(std::span<const std::int64_t> ids, SpecialTokens special = SpecialTokens::keep) const;
-  /// The bytes of one token.
+  /// The bytes of one token. Throws as decode does.
   std::string piece(std::int64_t id) const;
+  /// Whether an id names a token: a vocabulary may have gaps, and a model's logits may be more than there are tokens.
+  bool has(std::int64_t id) const noexcept;
 
   /// One more than the highest id. A model's logits may be more, padded to a round number.
   std::int64_t vocab_size() const noexcept;

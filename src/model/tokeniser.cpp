@@ -137,6 +137,8 @@ std::string Tokeniser::piece(std::int64_t id) const {
   return parts_->pieces[static_cast<std::size_t>(id)];
 }
 
+bool Tokeniser::has(std::int64_t id) const noexcept { return parts_->names(id); }
+
 std::int64_t Tokeniser::vocab_size() const noexcept { return static_cast<std::int64_t>(parts_->pieces.size()); }
 
 std::optional<std::int64_t> Tokeniser::added_token(std::string_view text) const {

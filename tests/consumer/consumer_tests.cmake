@@ -14,18 +14,17 @@ set(consumer_build ${CMAKE_CURRENT_BINARY_DIR}/consumer)
 set(consumer_prefix ${consumer_build}/prefix)
 
 function(add_consumer_test name)
+  cmake_parse_arguments(consumer "" "" "OPTIONS;THEN" ${ARGN})
   add_test(NAME consumer.${name}
     COMMAND ${CMAKE_CTEST_COMMAND} --build-and-test ${consumer_source} ${consumer_build}/${name}
-            --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM}
-            --build-options -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} "-DCMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH}" ${ARGN}
-            --test-command consumer)
+            --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM} --build-target consumer
+            --build-options -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} "-DCMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH}" ${consumer_OPTIONS}
+            ${consumer_THEN})
 endfunction()
 
 add_test(NAME consumer.install COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --prefix ${consumer_prefix})
-add_consumer_test(find_package -Dattn_ROOT=${consumer_prefix})
-# Debug compiles fastest, and this test is about finding and linking. It still takes longest, so it starts first.
-add_consumer_test(add_subdirectory -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR} -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0)
-set_tests_properties(consumer.add_subdirectory PROPERTIES COST 100)
+add_consumer_test(find_package OPTIONS -Dattn_ROOT=${consumer_prefix} THEN --test-command consumer)
+add_consumer_test(add_subdirectory OPTIONS -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR})
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_prefix)
 set_tests_properties(consumer.find_package PROPERTIES FIXTURES_REQUIRED consumer_prefix)
 

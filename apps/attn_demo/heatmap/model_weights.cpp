@@ -18,7 +18,7 @@ void require_place(const char* option, std::int64_t place, std::int64_t count, c
 std::vector<std::string> labels_of(const std::vector<std::int64_t>& ids, const std::optional<Tokeniser>& tokeniser) {
   std::vector<std::string> labels;
   for (const std::int64_t id : ids) {
-    const bool known = tokeniser && id < tokeniser->vocab_size();
+    const bool known = tokeniser && tokeniser->has(id);
     labels.push_back(known ? readable(tokeniser->piece(id)) : std::to_string(id));
   }
   return labels;
