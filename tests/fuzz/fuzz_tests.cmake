@@ -18,6 +18,7 @@ function(attn_fuzz_test name library)
   endif()
   target_sources(fuzz_${name} PRIVATE fuzz/driver.cpp)
   attn_register_test(fuzz.${name} fuzz_${name} ${fuzz_seconds} 1 ${ARGN})
+  set_tests_properties(fuzz.${name} PROPERTIES COST 50)  # first, or the last one runs alone
 endfunction()
 
 set(data ${PROJECT_SOURCE_DIR}/data)
