@@ -17,7 +17,7 @@ namespace attn {
 /// Memory for one tensor at a time, which grows to the largest of them.
 class Buffer {
  public:
-  /// Contents are those of the last view, as far as it had any.
+  /// Contents are unspecified. Views made before are void if it has to grow.
   MutableTensorView view(DType dtype, const Dims& shape);
   std::size_t size_in_bytes() const noexcept { return memory_.size_in_bytes(); }
 
