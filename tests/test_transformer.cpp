@@ -318,3 +318,19 @@ TEST_CASE("No tokens, and no sequences, change nothing") {
   block.forward(none.view(), {pages, {}}, none.view());
   CHECK(pages.free_pages() == 2);
 }
+
+TEST_CASE("A padded forward after a cached one of the same shapes is as if it were the first") {
+  BlockCase c;
+  c.batch = 2;
+  c.seq = 6;
+  const BlockData data(c);
+  const std::vector<std::int64_t> lengths{6, 3};
+  const ForwardOptions padded{.kv_lens = {lengths.data(), {c.batch}}};
+  StridedTensor first(DType::f32, data.x.shape()), later(DType::f32, data.x.shape());
+  AttentionBlock(c.settings, data.weights()).forward(data.x.view(), {}, first.view(), padded);
+  AttentionBlock block(c.settings, data.weights());
+  KvCache cache = contiguous(c, c.seq);
+  block.forward(data.x.view(), cache, later.view());
+  block.forward(data.x.view(), {}, later.view(), padded);
+  CHECK(later.values() == first.values());
+}

@@ -306,11 +306,14 @@ Tensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache, c
 }
 
 void AttentionBlock::Parts::attend(const Tensors& tensors, const ForwardOptions& options) {
-  const Options& call = options.kv_lens.absent() ? settings.options : padded_options;
+  const bool padded = !options.kv_lens.absent();
+  const Options& call = padded ? padded_options : settings.options;
   if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, call);
   if (options.kernel == AttentionKernel::unfused) return attention_unfused(tensors, call);
   if (options.kernel == AttentionKernel::reference) return attention_reference(tensors, call);
-  if (!planned_ || !alike(planned_->shapes, tensors)) planned_.emplace(Planned{tensors, Plan(tensors, call)});
+  if (!planned_ || planned_->padded != padded || !alike(planned_->shapes, tensors)) {
+    planned_.emplace(Planned{padded, tensors, Plan(tensors, call)});
+  }
   planned_->plan.run(tensors, activations->memory().workspace_of(planned_->plan.workspace_size()));
 }
 

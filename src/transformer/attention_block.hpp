@@ -57,6 +57,7 @@ struct AttentionBlock::Parts {
 
   /// The last plan, and what it was made for.
   struct Planned {
+    bool padded;  // with padded_options
     Tensors shapes;
     Plan plan;
   };
