@@ -1,7 +1,7 @@
 # What `cmake --install` puts where, and how others find it: attn-config.cmake for find_package, attn.pc for pkg-config.
 include(CMakePackageConfigHelpers)
 
-install(TARGETS attn attn_io attn_model EXPORT attn-targets)
+install(TARGETS ${attn_libraries} EXPORT attn-targets)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/attn DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
@@ -11,13 +11,19 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/attn-config.cmake.in ${P
                               INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/attn-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/attn-config.cmake ${PROJECT_BINARY_DIR}/attn-config-version.cmake
-              ${PROJECT_SOURCE_DIR}/src/onednn/find_onednn.cmake ${PROJECT_SOURCE_DIR}/src/model/find_text_libraries.cmake
+              ${PROJECT_SOURCE_DIR}/src/onednn/find_onednn.cmake $<$<BOOL:${ATTN_BUILD_MODEL}>:${PROJECT_SOURCE_DIR}/src/model/find_text_libraries.cmake>
         DESTINATION ${package_dir})
 
 # A static library passes what it is built on to whoever links it; a shared one has linked it already.
+list(TRANSFORM attn_libraries PREPEND -l OUTPUT_VARIABLE pc_own_libs)
+list(REVERSE pc_own_libs)
+list(JOIN pc_own_libs " " pc_own_libs)
 if(NOT BUILD_SHARED_LIBS)
   cmake_path(GET ONEDNN_LIBRARY PARENT_PATH onednn_dir)
-  set(pc_requires "fmt libpcre2-8 libutf8proc")
+  set(pc_requires "fmt")
+  if(ATTN_BUILD_MODEL)
+    string(APPEND pc_requires " libpcre2-8 libutf8proc")
+  endif()
   set(pc_libs "-L${onednn_dir} -ldnnl ${OpenMP_CXX_FLAGS}")
 endif()
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig OUTPUT_VARIABLE pc_prefix)

@@ -5,8 +5,8 @@ if(ATTN_CONFORMANCE AND ATTN_BUILD_APPS)
   add_test(NAME conformance COMMAND ${ATTN_CONFORMANCE} $<TARGET_FILE:attn_demo>)
 endif()
 
-# A sanitized library needs a runtime that its users lack.
-if(NOT ATTN_INSTALL OR ATTN_SANITIZE)
+# They use all of it; and a sanitized library needs a runtime that its users lack.
+if(NOT ATTN_INSTALL OR NOT ATTN_BUILD_MODEL OR ATTN_SANITIZE)
   return()
 endif()
 set(consumer_source ${CMAKE_CURRENT_LIST_DIR})

@@ -23,9 +23,13 @@ endfunction()
 
 set(data ${PROJECT_SOURCE_DIR}/data)
 set(test_data ${CMAKE_CURRENT_SOURCE_DIR}/data)
-attn_fuzz_test(npy attn::io ${data}/decode_k.npy ${data}/decode_q.npy ${data}/padded_mask.npy)
-attn_fuzz_test(safetensors attn::io ${test_data}/qwen3_tiny/model-00001-of-00002.safetensors
-               ${test_data}/qwen3_tiny/model-00002-of-00002.safetensors)
-set(tokenizer ${test_data}/tokenisers/tokenizer)
-attn_fuzz_test(tokeniser attn::model ${tokenizer}_small.json ${tokenizer}_small.json ${tokenizer}_gpt2.json ${tokenizer}_llama3.json
-               ${tokenizer}_qwen.json)
+if(ATTN_BUILD_IO)
+  attn_fuzz_test(npy attn::io ${data}/decode_k.npy ${data}/decode_q.npy ${data}/padded_mask.npy)
+  attn_fuzz_test(safetensors attn::io ${test_data}/qwen3_tiny/model-00001-of-00002.safetensors
+                 ${test_data}/qwen3_tiny/model-00002-of-00002.safetensors)
+endif()
+if(ATTN_BUILD_MODEL)
+  set(tokenizer ${test_data}/tokenisers/tokenizer)
+  attn_fuzz_test(tokeniser attn::model ${tokenizer}_small.json ${tokenizer}_small.json ${tokenizer}_gpt2.json ${tokenizer}_llama3.json
+                 ${tokenizer}_qwen.json)
+endif()
