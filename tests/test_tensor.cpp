@@ -10,11 +10,14 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "support/check_fails.hpp"
 
 using namespace attn;
 
@@ -23,17 +26,7 @@ namespace {
 constexpr std::int64_t huge = std::numeric_limits<std::int64_t>::max();
 constexpr std::array all_types{DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean};
 
-/// The message of the Error that f throws; empty if it throws none.
-template <class F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    CHECK(error.code() == ErrorCode::invalid_argument);
-    return error.what();
-  }
-  return {};
-}
+std::string refusal(const std::function<void()>& run) { return test::refusal(run, ErrorCode::invalid_argument); }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -317,8 +318,7 @@ TEST_CASE("several threads use one tokeniser") {
 namespace {
 
 /// Changes small_file() and expects a refusal that says `fault`.
-template <class Change>
-void check_changed(ErrorCode code, const std::string& fault, Change&& change) {
+void check_changed(ErrorCode code, const std::string& fault, const std::function<void(json&)>& change) {
   const Folder folder;
   json file = small_file();
   change(file);
@@ -339,7 +339,7 @@ void check_changed(ErrorCode code, const std::string& fault, Change&& change) {
 }  // namespace
 
 TEST_CASE("broken files are refused") {
-  const auto check = [](const std::string& fault, auto&& change) { check_changed(ErrorCode::io, fault, change); };
+  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) { check_changed(ErrorCode::io, fault, change); };
   check("it needs to be an object", [](json& file) { file = json::array(); });
   check("lacks 'model'", [](json& file) { file.erase("model"); });
   check("'model' is 3", [](json& file) { file["model"] = 3; });
@@ -403,7 +403,9 @@ TEST_CASE("broken files are refused") {
 }
 
 TEST_CASE("what is not supported is refused") {
-  const auto check = [](const std::string& fault, auto&& change) { check_changed(ErrorCode::unsupported, fault, change); };
+  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) {
+    check_changed(ErrorCode::unsupported, fault, change);
+  };
   check("model.type", [](json& file) { file["model"]["type"] = "Unigram"; });
   check("byte_fallback", [](json& file) { file["model"]["byte_fallback"] = true; });
   check("dropout", [](json& file) { file["model"]["dropout"] = 0.1; });

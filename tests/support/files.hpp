@@ -1,4 +1,4 @@
-// Files for tests: a folder to hold them, bytes as others write them, and refusals.
+// Files for tests: a folder to hold them, bytes as others write them, and what is refused of them.
 #pragma once
 
 #include <attn/error.hpp>
@@ -15,6 +15,8 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include "support/check_fails.hpp"
 
 namespace attn::test {
 
@@ -91,20 +93,6 @@ inline std::string table(const std::string& entries) {
 inline std::string entry(const std::string& name, const std::string& dtype, const std::string& shape, int begin, int end) {
   return '"' + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":[)" + std::to_string(begin) + ',' +
          std::to_string(end) + "]}";
-}
-
-/// The message of the Error(io) that f throws: one line. Empty if it throws none.
-template <class F>
-inline std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    CHECK(error.code() == ErrorCode::io);
-    CHECK(message.find('\n') == std::string::npos);
-    return message;
-  }
-  return {};
 }
 
 /// Checks that reading is refused, and that the line names the file and the fault.
