@@ -237,7 +237,7 @@ void softmax(const Call& call, std::optional<SeparatedValues>& separated) {
   parallel_ranges(call.num_threads, separated ? num_rows(sizes) : 0, sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) add_seen(call, row, call.scores_of(row), nullptr, *separated);
   });
-  onednn::softmax_rows({call.scores, num_rows(sizes), sizes.kv_len}, call.num_threads);
+  onednn::softmax_rows({call.scores, num_rows(sizes), sizes.kv_len}, call.scores, call.num_threads);
 }
 
 /// Any other normaliser, row by row.
