@@ -139,6 +139,10 @@ TEST_CASE("scaled positions") {
   CHECK(std::get<LinearRopeScaling>(scaling("'rope_scaling': {'type': 'linear', 'factor': 2.5}")).factor == 2.5);
   CHECK(std::get<LinearRopeScaling>(scaling("'rope_scaling': {'rope_type': 'linear', 'type': 'linear', 'factor': 4}")).factor == 4);
   CHECK(std::holds_alternative<std::monostate>(scaling("'rope_scaling': {'rope_type': 'default'}")));
+  CHECK(std::holds_alternative<std::monostate>(scaling("'rope_scaling': {'type': 'dynamic', 'factor': 2}")));
+  CHECK(std::get<Llama3RopeScaling>(scaling("'max_position_embeddings': 512, 'rope_scaling': {'rope_type': 'llama3', 'factor': 8, "
+                                            "'low_freq_factor': 1, 'high_freq_factor': 4}"))
+            .original_max_positions == 512);
   const std::string llama3 =
       "'rope_type': 'llama3', 'factor': 32.0, 'low_freq_factor': 1.5, 'high_freq_factor': 5.0, 'original_max_position_embeddings': 4096";
   for (const std::string name : {"rope_scaling", "rope_parameters"}) {
@@ -154,12 +158,14 @@ TEST_CASE("scaled positions") {
   CHECK(newer.theta == 1e6);
   CHECK(newer.rotary_dim == 32);
   CHECK(std::holds_alternative<std::monostate>(newer.scaling));
+  CHECK(of("llama", "'rope_theta': 7, 'rope_scaling': {'rope_theta': 9}, 'rope_parameters': {'rope_theta': 8}")
+            .settings.layer.attention.rope->theta == 9);
   CHECK(of("llama", "'rope_theta': 7, 'rope_parameters': {}").settings.layer.attention.rope->theta == 7);
 
   const auto text = [](const std::string& more) { return json(sizes_of("llama") + ", " + more); };
-  for (const std::string type : {"yarn", "dynamic", "longrope", "su", "mrope", "", "Linear"}) {
+  for (const std::string type : {"yarn", "longrope", "su", "mrope", "", "Linear"}) {
     check_unsupported(text("'rope_scaling': {'type': '" + type + "', 'factor': 2}"),
-                      "'rope_scaling.type' is the text '" + type + "', which is not supported; it needs default, linear or llama3");
+                      "'rope_scaling.type' is the text '" + type + "', which is not supported; it needs default, dynamic, linear or llama3");
     check_unsupported(text("'rope_parameters': {'rope_type': '" + type + "', 'factor': 2}"), "'rope_parameters.rope_type' is");
   }
   check_unsupported(text("'rope_parameters': {'full_attention': {'rope_type': 'default'}}"), "the same positions in all layers");

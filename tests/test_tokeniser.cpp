@@ -217,7 +217,7 @@ TEST_CASE("digits, prefix spaces and unknown bytes") {
   CHECK(cut(from_json(folder, file), "a<end>a") == " a|<end>| a");
   CHECK(cut(from_json(folder, file), " a") == " a");
 
-  CHECK(refusal([&] { from_json(folder, file).encode("aXY"); }).find("no token for the byte 0x58") != std::string::npos);
+  CHECK(cut(from_json(folder, file), "aXYb") == " a|b");  // what has no token is left out
   file["model"]["unk_token"] = "?";
   file["pre_tokenizer"] = byte_level(false, true);
   CHECK(cut(from_json(folder, file), "aXYb") == "a|?|?|b");

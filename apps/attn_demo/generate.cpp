@@ -147,7 +147,7 @@ void print_timing(const Timing& timing, const Model& model) {
 
 int generate(const GenerateArguments& arguments) {
   const ModelSource source(arguments.model);
-  const std::optional<Tokeniser> tokeniser = source.tokeniser();
+  const std::optional<Tokeniser> tokeniser = tokeniser_for(arguments.prompt, source);
   std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokeniser);
   const std::int64_t room = source.most_positions() - std::ssize(prompt);
   const std::int64_t max_new = arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));

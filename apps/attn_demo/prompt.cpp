@@ -30,6 +30,15 @@ void add_prompt_options(CLI::App& command, PromptChoice& choice) {
   })->excludes(text);
 }
 
+std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSource& source) {
+  try {
+    return source.tokeniser();
+  } catch (const Error& error) {
+    if (!choice.ids || error.code() != ErrorCode::unsupported) throw;
+    return std::nullopt;
+  }
+}
+
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice, const std::optional<Tokeniser>& tokeniser) {
   const auto refuse = [](const char* message) { throw Error(ErrorCode::invalid_argument, message); };
   if (choice.ids) return *choice.ids;

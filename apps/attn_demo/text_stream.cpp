@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 
@@ -55,7 +56,7 @@ std::string take_printable(std::string& bytes, bool last) {
     if (fitting < length && at + fitting == bytes.size() && !last) break;
     if (length == 0 || fitting < length) {
       text += replacement;
-      ++at;
+      at += std::max<std::size_t>(fitting, 1);  // one for each longest part of a character, as Unicode advises
       continue;
     }
     const std::string character = bytes.substr(at, length);

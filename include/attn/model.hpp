@@ -3,7 +3,7 @@
 //   config.json                      what the model is: model_type llama, mistral, qwen2, qwen3 or gpt2
 //   model.safetensors                its weights, f32, f16 or bf16; or
 //   model.safetensors.index.json     shards, each a .safetensors file in the same folder
-//   generation_config.json           may be there: its token ids take the place of config.json's
+//   generation_config.json           may be there: its token ids take the place of config.json's; how to sample is not read from it
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -30,7 +30,8 @@ class ModelFolder {
 
   /// As config.json has them. The compute type is f32 and max_positions the model's own; callers change a copy as they need.
   const DecoderSettings& settings() const noexcept;
-  /// Views of the mapped files, which last as long as this object, wherever it is moved. A tied output is absent.
+  /// Views of the mapped files, which last as long as this object, wherever it is moved. The output is absent where it is tied to the
+  /// embedding and the file has no lm_head.weight of its own.
   const DecoderWeights& weights() const noexcept;
 
   /// "llama", "gpt2", ...

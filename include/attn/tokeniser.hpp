@@ -31,6 +31,8 @@ enum class SpecialTokens { keep, skip };
 /// Truncation and padding are the caller's. Anything else is refused with Error(unsupported); what contradicts itself, with Error(io).
 /// Either is one line that names the file.
 ///
+/// A byte that the vocabulary lacks becomes unk_token, or nothing where the file names none, as SmolLM2's do: so its model was trained.
+///
 /// Text is bytes. Those that are no UTF-8 pass through: each run of them is a piece by itself, and comes back from decode as it was.
 class Tokeniser {
  public:
@@ -38,8 +40,7 @@ class Tokeniser {
   /// Ids 0..255 are the bytes themselves, for toy models.
   static Tokeniser bytes();
 
-  /// Throws Error(io) if the vocabulary lacks a byte of the text and names no unk_token, or if one of the file's patterns takes too many
-  /// steps on it.
+  /// Throws Error(io) if one of the file's patterns takes too many steps on the text.
   std::vector<std::int64_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
   /// The tokens' bytes one after another. A character may be spread over several tokens: a part of them may begin or end within one.
   /// Throws Error(invalid_argument) for an id that names no token.

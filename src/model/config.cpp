@@ -66,25 +66,26 @@ void refuse_quantised(const JsonObject& json) {
 
 LinearRopeScaling linear_scaling(const JsonObject& json) { return {json.number("factor", 1, max_factor)}; }
 
-Llama3RopeScaling llama3_scaling(const JsonObject& json) {
+Llama3RopeScaling llama3_scaling(const JsonObject& json, std::int64_t model_positions) {
   Llama3RopeScaling scaling;
   scaling.factor = json.number("factor", 1, max_factor);
   scaling.low_freq_factor = json.number("low_freq_factor", smallest, max_factor);
   scaling.high_freq_factor = json.number("high_freq_factor", smallest, max_factor);
-  scaling.original_max_positions = json.integer("original_max_position_embeddings", 1, max_positions);
+  scaling.original_max_positions = json.integer_or("original_max_position_embeddings", model_positions, 1, max_positions);
   if (!(scaling.low_freq_factor < scaling.high_freq_factor)) json.refuse("low_freq_factor", "to be smaller than high_freq_factor");
   return scaling;
 }
 
-void set_scaling(const JsonObject& json, RopeSettings& rope) {
+void set_scaling(const JsonObject& json, std::int64_t model_positions, RopeSettings& rope) {
   const std::string_view type_key = json.has("type") && !json.has("rope_type") ? "type" : "rope_type";
+  if (!json.has(type_key) && !json.has("factor")) return;
   const std::string& type = json.text(type_key);
   if (type == "linear")
     rope.scaling = linear_scaling(json);
   else if (type == "llama3")
-    rope.scaling = llama3_scaling(json);
-  else if (type != "default")
-    json.unsupported(type_key, "default, linear or llama3");
+    rope.scaling = llama3_scaling(json, model_positions);
+  else if (type != "default" && type != "dynamic")  // dynamic scales positions beyond the model's own, where it is not run
+    json.unsupported(type_key, "default, dynamic, linear or llama3");
 }
 
 double theta_or(const JsonObject& json, double missing) { return json.number_or("rope_theta", missing, smallest, max_theta); }
@@ -97,21 +98,21 @@ std::int64_t rotary_dim(const JsonObject& json, std::int64_t head_dim) {
   return dim;
 }
 
-/// Older files have rope_theta, rope_scaling and partial_rotary_factor beside each other, newer ones all of it in rope_parameters.
-RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim) {
+/// Older files have rope_theta, rope_scaling and partial_rotary_factor beside each other, newer ones all of it in rope_parameters; what
+/// stands further inside goes before.
+RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim, std::int64_t model_positions) {
   RopeSettings rope;
   rope.theta = theta_or(json, rope.theta);
   if (json.has("partial_rotary_factor")) rope.rotary_dim = rotary_dim(json, head_dim);
-  if (json.has("rope_parameters")) {
-    const JsonObject parameters = json.object("rope_parameters");
-    for (const auto& item : json.at("rope_parameters").items()) {
+  const std::string_view parameters_key = json.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+  if (json.has(parameters_key)) {
+    const JsonObject parameters = json.object(parameters_key);
+    for (const auto& item : json.at(parameters_key).items()) {
       if (item.value().is_object()) parameters.unsupported(item.key(), "the same positions in all layers");
     }
     rope.theta = theta_or(parameters, rope.theta);
     if (parameters.has("partial_rotary_factor")) rope.rotary_dim = rotary_dim(parameters, head_dim);
-    if (parameters.has("rope_type") || parameters.has("type")) set_scaling(parameters, rope);
-  } else if (json.has("rope_scaling")) {
-    set_scaling(json.object("rope_scaling"), rope);
+    set_scaling(parameters, model_positions, rope);
   }
   const std::int64_t turned = rope.rotary_dim.value_or(head_dim);
   if (turned % 2 != 0) json.fail("head_dim " + std::to_string(head_dim) + " is odd; rotary positions need pairs");
@@ -197,7 +198,7 @@ void read_llama(const JsonObject& json, const Kin& kin, ModelConfig& config) {
   layer.norm = {NormKind::rms, epsilon_or(json, "rms_norm_eps", 1e-6)};
   layer.attention.qk_norm_epsilon = layer.norm.epsilon;
   layer.attention.max_positions = json.integer_or("max_position_embeddings", kin.max_positions, 1, max_positions);
-  layer.attention.rope = read_rope(json, layer.attention.head_dim);
+  layer.attention.rope = read_rope(json, layer.attention.head_dim, layer.attention.max_positions);
   layer.attention.options.window = read_window(json, kin.model_type, decoder.num_layers);
   layer.mlp = MlpKind::swiglu;
   if (json.has("hidden_act") && json.text("hidden_act") != "silu" && json.text("hidden_act") != "swish") {

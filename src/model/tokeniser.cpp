@@ -79,9 +79,7 @@ class Encoder {
       const auto byte = static_cast<unsigned char>(each);
       if (file_.byte_ids[byte]) {
         symbols_.push_back(*file_.byte_ids[byte]);
-      } else if (!file_.unknown) {
-        io::fail(file_.name, fmt::format("its vocabulary has no token for the byte 0x{:02x} of the text, and no unk_token", byte));
-      } else if (!file_.fuse_unknown || symbols_.empty() || symbols_.back() != *file_.unknown) {
+      } else if (file_.unknown && (!file_.fuse_unknown || symbols_.empty() || symbols_.back() != *file_.unknown)) {
         symbols_.push_back(*file_.unknown);
       }
     }

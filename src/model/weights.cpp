@@ -25,7 +25,7 @@ class Taker {
   TensorView take_named(const std::string& name, const Dims& shape);
   /// A tensor that may be there, and of which nothing is needed.
   void skip(const std::string& name) { known_.insert(prefix_ + name); }
-  void skip_named(const std::string& name) { known_.insert(name); }
+  bool has_named(const std::string& name) const { return checkpoint_.contains(name); }
   /// Throws for missing and for unknown tensors.
   void finish() const;
 
@@ -85,12 +85,11 @@ LinearWeights Taker::transposed(const std::string& name, std::int64_t in, std::i
   return weights;
 }
 
-/// The last projection, to the vocabulary. Tied, it may be in the file all the same, and is the embedding.
+/// The last projection, to the vocabulary. Tied, it is the embedding; but what a file says in so many numbers is believed first.
 TensorView take_output(Taker& taker, const ModelConfig& config) {
   const std::string name = "lm_head.weight";
-  if (!config.tied) return taker.take_named(name, {config.settings.vocab_size, config.settings.layer.attention.hidden});
-  taker.skip_named(name);
-  return {};
+  if (config.tied && !taker.has_named(name)) return {};
+  return taker.take_named(name, {config.settings.vocab_size, config.settings.layer.attention.hidden});
 }
 
 LayerWeights llama_layer(Taker& taker, const ModelConfig& config, const std::string& name) {

@@ -30,7 +30,7 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
   ModelChoice folder;
   folder.folder = choice.folder;
   const ModelSource source(folder);
-  const std::optional<Tokeniser> tokeniser = source.tokeniser();
+  const std::optional<Tokeniser> tokeniser = tokeniser_for(choice.prompt, source);
   const std::vector<std::int64_t> ids = prompt_ids(choice.prompt, tokeniser);
   Model model = source.load(std::ssize(ids));
   const std::int64_t num_heads = model.settings.layer.attention.num_q_heads;
