@@ -307,12 +307,13 @@ void for_each_slices(const SliceTensors& tensors, const Resources& resources, co
   std::vector<Worker> workers;
   workers.reserve(static_cast<std::size_t>(num_threads));
   for (int thread = 0; thread < num_threads; ++thread) workers.emplace_back(tensors, resources.kernels, at_once);
-  std::atomic<std::int64_t> next{0};
+  Shares pieces((count + at_once - 1) / at_once, num_threads);
   parallel(num_threads, [&](Team& team, int thread) {
     Worker& worker = workers[static_cast<std::size_t>(thread)];
-    for (std::int64_t first = next.fetch_add(at_once); first < count && !team.failed(); first = next.fetch_add(at_once)) {
+    pieces.take(thread, [&](std::int64_t piece) {
+      const std::int64_t first = piece * at_once;
       team.attempt([&] { worker.take(first, std::min(at_once, count - first), f); });
-    }
+    });
   });
 }
 
