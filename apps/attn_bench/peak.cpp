@@ -73,16 +73,20 @@ double gflops(float (*loop)(), int num_threads, double flops) {
   return best;
 }
 
+/// In huge pages, as a Tensor is.
 double read_gbps(int num_threads) {
-  const std::vector<long> memory(read_size / sizeof(long), 1);
+  constexpr std::size_t count = read_size / sizeof(std::int64_t);
+  Tensor memory(DType::i64, {static_cast<std::int64_t>(count)});
+  std::int64_t* const numbers = memory.data<std::int64_t>();
+  std::fill(numbers, numbers + count, 1);
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
-    long sum = 0;
+    std::int64_t sum = 0;
     const double start = seconds();
 #pragma omp parallel for num_threads(num_threads) reduction(+ : sum) schedule(static)
-    for (std::size_t n = 0; n < memory.size(); ++n) sum += memory[n];
+    for (std::size_t n = 0; n < count; ++n) sum += numbers[n];
     const double took = seconds() - start;
-    if (sum == static_cast<long>(memory.size())) best = std::max(best, static_cast<double>(memory.size() * sizeof(long)) / took / 1e9);
+    if (sum == static_cast<std::int64_t>(count)) best = std::max(best, static_cast<double>(read_size) / took / 1e9);
   }
   return best;
 }

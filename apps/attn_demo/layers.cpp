@@ -92,7 +92,7 @@ void print_speed(const LayersMeasured& m) {
       "decode   {:.1f} tokens/s; a step reads {} of weights and cache, at {:.1f} GB/s: {} of what reading memory reaches here "
       "({:.1f} GB/s){}\n",
       m.decode.tokens_per_second, format_bytes(m.decode_bytes), m.decode_gbps, percent(m.decode_gbps / m.read_gbps), m.read_gbps,
-      m.decode_gbps > m.read_gbps ? ", as they stay in the processor's caches" : "");
+      m.decode_gbps > m.read_gbps ? ", more than a plain loop reads from memory" : "");
   fmt::print("prefill with unfused attention takes {}, with naive attention {} (one run each)\n", format_seconds(m.unfused_seconds),
              format_seconds(m.naive_seconds));
   fmt::print("\nmemory   weights packed {}, in place {}, KV cache {}, activations {}\n", format_bytes(m.packed_bytes),
