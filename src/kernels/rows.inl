@@ -127,9 +127,39 @@ ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Ex
            sum_of_halves(sums[0].lost + sums[1].lost);
 }
 
+/// Of so few elements that adding them up in double takes fewer steps than ending an ExactSum does.
+inline constexpr std::int64_t short_row = 2 * row_unroll * vector_width;
+
+template <bool Moved, bool Stored>
+ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+  constexpr std::int64_t at_once = row_unroll * vector_width;
+  Doubles sums[2] = {};
+  std::int64_t n = 0;
+  for (; n + at_once <= count; n += at_once) {
+    Vector v[row_unroll];
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
+      v[u] = load(x + n + u * vector_width);
+      __builtin_prefetch(x + n + u * vector_width + elements_ahead / 2, 0, 2);
+    }
+    exp_of_row<Moved>(v, e);
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
+      if constexpr (Stored) store(terms + n + u * vector_width, v[u]);
+      sums[u % 2] += sum_of_halves(v[u]);
+    }
+  }
+  for (; n < count; n += vector_width) {
+    const std::int64_t size = count - n < vector_width ? count - n : vector_width;
+    const Vector term = exp_of_row<Moved>(load_first(x + n, size, minus_infinity), e);
+    if constexpr (Stored) store_first(terms + n, size, term);
+    sums[0] += sum_of_halves(term);
+  }
+  return sums[0] + sums[1];
+}
+
 template <bool Moved, bool Stored>
 ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
   const Exponential here = e;  // stores to terms cannot change a copy
+  if (count <= short_row) return sum_terms_of_short_row<Moved, Stored>(x, count, here, terms);
   Doubles lanes{};
   for (std::int64_t n = 0; n < count; n += sum_block) {
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;

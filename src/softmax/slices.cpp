@@ -241,15 +241,6 @@ Positions::Positions(const Dims& shape, const Dims& strides) noexcept {
   strides_ = Dims(steps.data(), rank);
 }
 
-std::int64_t Positions::offset(std::int64_t index) const noexcept {
-  std::int64_t offset = 0;
-  for (int dim = shape_.rank() - 1; dim > 0; --dim) {
-    offset += index % shape_[dim] * strides_[dim];
-    index /= shape_[dim];
-  }
-  return shape_.rank() == 0 ? 0 : offset + index * strides_[0];
-}
-
 std::int64_t Positions::even_from(std::int64_t first, std::int64_t& stride) const noexcept {
   const int last = shape_.rank() - 1;
   stride = last < 0 ? 1 : strides_[last];

@@ -22,7 +22,14 @@ class Positions {
   Positions(const Dims& shape, const Dims& strides) noexcept;
 
   /// In elements from the tensor's first.
-  std::int64_t offset(std::int64_t index) const noexcept;
+  std::int64_t offset(std::int64_t index) const noexcept {
+    std::int64_t offset = 0;
+    for (int dim = shape_.rank() - 1; dim > 0; --dim) {
+      offset += index % shape_[dim] * strides_[dim];
+      index /= shape_[dim];
+    }
+    return shape_.rank() == 0 ? 0 : offset + index * strides_[0];
+  }
   /// How many elements from `first` on lie evenly for certain, and the stride between them.
   std::int64_t even_from(std::int64_t first, std::int64_t& stride) const noexcept;
 
