@@ -37,22 +37,28 @@ class Worker {
         normalised_rows_(prepared, tensors, layout, row_scores, packer_, own_),
         short_rows_(prepared, tensors, layout, row_scores, own_) {}
 
-  void work(Team& team) {
-    for (std::int64_t ticket = scratch_.next_ticket()++; ticket < schedule_.size(); ticket = scratch_.next_ticket()++) {
-      const WorkItem item = schedule_.item(ticket);
-      if (item.kind == WorkItem::Kind::pack) {
-        pack_ahead(item);
-        continue;
-      }
-      switch (schedule_.head(item.head).way) {
-        case Way::whole: whole_head(team, item.head); break;
-        case Way::shared: compute_packed(team, item); break;
-        case Way::in_place: compute_in_place(team, item, probably_next_keys(ticket + team.size())); break;
-      }
-    }
+  /// By ticket: an item may wait for those before it.
+  void work_in_order(Team& team) {
+    const auto take = [&] { return scratch_.next_ticket()++; };
+    for (std::int64_t ticket = take(); ticket < schedule_.size(); ticket = take()) work_on(team, ticket, ticket + team.size());
+  }
+
+  void work_in_shares(Team& team, Shares& shares) {
+    shares.take(thread_, [&](std::int64_t ticket) { work_on(team, ticket, ticket + 1); });
   }
 
  private:
+  /// `next` is the ticket that this thread will have next, as far as it can tell.
+  void work_on(Team& team, std::int64_t ticket, std::int64_t next) {
+    const WorkItem item = schedule_.item(ticket);
+    if (item.kind == WorkItem::Kind::pack) return pack_ahead(item);
+    switch (schedule_.head(item.head).way) {
+      case Way::whole: return whole_head(team, item.head, next);
+      case Way::shared: return compute_packed(team, item);
+      case Way::in_place: return compute_in_place(team, item, probably_next_keys(next));
+    }
+  }
+
   HeadPlace place_of(std::int64_t head) const {
     const HeadWork& work = schedule_.head(head);
     const std::int64_t rows = layout_.q_len(work.batch) * prepared_.problem.sizes.group_size;
@@ -83,21 +89,21 @@ class Worker {
     schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_release);
   }
 
-  void whole_head(Team& team, std::int64_t head) {
+  void whole_head(Team& team, std::int64_t head, std::int64_t next_ticket) {
     const HeadPlace place = place_of(head);
     const PackedHead packed = scratch_.packed(thread_);
     for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block) pack(place, block, packed);
-    team.attempt([&] { compute_rows(place, 0, packed, probably_next(team, head)); });
+    team.attempt([&] { compute_rows(place, 0, packed, probably_next_head(next_ticket)); });
   }
 
-  /// Threads take heads at one pace, more or less. A head that would fill the cache is left alone.
-  std::optional<HeadIndex> probably_next(const Team& team, std::int64_t head) const {
+  /// A head that would fill the cache is left alone.
+  std::optional<HeadIndex> probably_next_head(std::int64_t ticket) const {
     constexpr std::int64_t most_bytes = 256 * 1024;
     const Sizes& sizes = prepared_.problem.sizes;
-    const std::int64_t next = head + team.size();
     const auto bytes = static_cast<std::int64_t>(size_of(prepared_.kv_type)) * sizes.kv_len * (sizes.head_dim + sizes.v_head_dim);
-    if (next >= schedule_.num_heads() || bytes > most_bytes) return std::nullopt;
-    return HeadIndex{schedule_.head(next).batch, schedule_.head(next).kv_head};
+    if (ticket >= schedule_.size() || bytes > most_bytes) return std::nullopt;
+    const HeadWork& next = schedule_.head(schedule_.item(ticket).head);
+    return HeadIndex{next.batch, next.kv_head};
   }
 
   /// The keys of an item that is computed in place.
@@ -108,7 +114,6 @@ class Worker {
     return {begin, std::min(begin + splits.keys, visible.end)};
   }
 
-  /// Threads take items at one pace, more or less.
   NextKeys probably_next_keys(std::int64_t ticket) const {
     if (ticket >= schedule_.size()) return {};
     const WorkItem item = schedule_.item(ticket);
@@ -181,10 +186,13 @@ void run(const PreparedCall& prepared, const Tensors& tensors, void* memory) {
   const Schedule schedule(scratch.entries(), sizes.num_kv_heads, prepared.scratch.slots, scratch.heads(), scratch.progress());
   if (schedule.size() == 0) return;
   const RowScores row_scores(prepared.problem, tensors, prepared.options, *prepared.kernels);
+  Shares shares(schedule.size(), prepared.num_threads);
   parallel(prepared.num_threads, [&](Team& team, int thread) {
     std::optional<Worker> worker;
     team.attempt([&] { worker.emplace(prepared, tensors, layout, row_scores, schedule, scratch, thread); });
-    if (worker) worker->work(team);
+    if (!worker) return;
+    if (schedule.in_any_order()) return worker->work_in_shares(team, shares);
+    worker->work_in_order(team);
   });
 }
 

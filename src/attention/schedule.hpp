@@ -59,6 +59,8 @@ class Schedule {
   Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots, HeadWork* heads, HeadProgress* progress) noexcept;
 
   std::int64_t size() const noexcept { return size_; }
+  /// No item waits for another one.
+  bool in_any_order() const noexcept { return count_ == 0 || heads_[0].way != Way::shared; }
   std::int64_t num_heads() const noexcept { return count_; }
   WorkItem item(std::int64_t ticket) const noexcept;
   const HeadWork& head(std::int64_t index) const noexcept { return heads_[index]; }
