@@ -257,7 +257,7 @@ TEST_CASE("streamed text holds whole characters, and nothing that a terminal obe
       "\\x9b2J\\x85\xc2\xa0");
   check("\x80z", lost + "z");
   check("\xc3z", lost + "z");
-  check("\xe2\x82z", lost + "z");  // one for the part of a character that there is
+  check("\xe2\x82z", lost + "z");                    // one for the part of a character that there is
   check("\xc0\xafz", lost + lost + "z");             // "/" in two bytes
   check("\xe0\x80\xafz", lost + lost + lost + "z");  // and in three
   check("\xed\xa0\x80z", lost + lost + lost + "z");  // a surrogate

@@ -164,8 +164,9 @@ TEST_CASE("scaled positions") {
 
   const auto text = [](const std::string& more) { return json(sizes_of("llama") + ", " + more); };
   for (const std::string type : {"yarn", "longrope", "su", "mrope", "", "Linear"}) {
-    check_unsupported(text("'rope_scaling': {'type': '" + type + "', 'factor': 2}"),
-                      "'rope_scaling.type' is the text '" + type + "', which is not supported; it needs default, dynamic, linear or llama3");
+    check_unsupported(
+        text("'rope_scaling': {'type': '" + type + "', 'factor': 2}"),
+        "'rope_scaling.type' is the text '" + type + "', which is not supported; it needs default, dynamic, linear or llama3");
     check_unsupported(text("'rope_parameters': {'rope_type': '" + type + "', 'factor': 2}"), "'rope_parameters.rope_type' is");
   }
   check_unsupported(text("'rope_parameters': {'full_attention': {'rope_type': 'default'}}"), "the same positions in all layers");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <string>
 #include <tuple>
@@ -13,6 +14,7 @@
 #include "attention/schedule.hpp"
 #include "kernels/select.hpp"
 #include "support/masks.hpp"
+#include "threads/parallel.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -295,4 +297,37 @@ TEST_CASE("Splits cover all keys, are no more than announced, and depend on one 
 TEST_CASE("Without heads or rows there is no work") {
   CHECK(OwnSchedule({entry(0, Way::shared, 3, 0), entry(1, Way::in_place, 0, 0)}, 3, 2).schedule.size() == 0);
   CHECK(OwnSchedule({entry(0, Way::shared, 3, 3)}, 0, 2).schedule.size() == 0);
+}
+
+TEST_CASE("Threads take each index once: their own shares in order, then the rest of others'") {
+  for (const int threads : {1, 2, 3, 64, 65, 200}) {
+    for (const std::int64_t count : {0, 1, 2, 7, 63, 64, 65, 1000}) {
+      CAPTURE(threads);
+      CAPTURE(count);
+      const auto taken = [](Shares& shares, int thread) {
+        std::vector<std::int64_t> indices;
+        shares.take(thread, [&](std::int64_t index) { indices.push_back(index); });
+        return indices;
+      };
+      // The first to come takes all of it, beginning with its own.
+      for (const int first : {0, threads / 2, threads - 1}) {
+        Shares shares(count, threads);
+        std::vector<std::int64_t> all = taken(shares, first);
+        const std::int64_t kinds = std::min(threads, 64);
+        if (count % kinds == 0 && count > 0) CHECK(all.front() == count / kinds * (first % kinds));
+        std::sort(all.begin(), all.end());
+        REQUIRE(std::ssize(all) == count);
+        for (std::int64_t n = 0; n < count; ++n) REQUIRE(all[static_cast<std::size_t>(n)] == n);
+        CHECK(taken(shares, 0).empty());
+      }
+    }
+  }
+  std::vector<std::atomic<int>> times(1000);
+  parallel_for(4, 1000, [&](std::int64_t index) { ++times[static_cast<std::size_t>(index)]; });
+  CHECK(std::all_of(times.begin(), times.end(), [](const auto& n) { return n == 1; }));
+  CHECK_THROWS_AS(parallel_for(4, 100,
+                               [](std::int64_t index) {
+                                 if (index == 50) throw 1;
+                               }),
+                  int);
 }

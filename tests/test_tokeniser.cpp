@@ -339,7 +339,9 @@ void check_changed(ErrorCode code, const std::string& fault, const std::function
 }  // namespace
 
 TEST_CASE("broken files are refused") {
-  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) { check_changed(ErrorCode::io, fault, change); };
+  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) {
+    check_changed(ErrorCode::io, fault, change);
+  };
   check("it needs to be an object", [](json& file) { file = json::array(); });
   check("lacks 'model'", [](json& file) { file.erase("model"); });
   check("'model' is 3", [](json& file) { file["model"] = 3; });

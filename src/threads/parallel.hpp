@@ -93,9 +93,7 @@ template <class F>
 void parallel_for(int num_threads, std::int64_t count, F&& f) {
   const int threads = static_cast<int>(std::clamp<std::int64_t>(count, 1, num_threads));
   Shares shares(count, threads);
-  parallel(threads, [&](Team& team, int thread) {
-    shares.take(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); });
-  });
+  parallel(threads, [&](Team& team, int thread) { shares.take(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); }); });
 }
 
 }  // namespace attn
