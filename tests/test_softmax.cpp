@@ -46,7 +46,7 @@ Exact exact_of(const Values& x, double temperature) {
   return exact;
 }
 
-/// What softmax.hpp promises, on every instruction set. For softmax: an exponential is off by 0.7 ulp at most (0.98 on the baseline), and
+/// What softmax.hpp promises, on every instruction set. For softmax: an exponential is off by 0.7 ulp at most (0.99 on the baseline), and
 /// the sum by as much where one element makes most of it; the quotient is rounded once more. For its logarithm: two roundings (three),
 /// the first that of a difference as great as the result or of parts of 2^-24 of it; and the sum's error.
 constexpr double promised = 2e-7;

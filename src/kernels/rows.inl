@@ -94,11 +94,12 @@ inline constexpr std::int64_t sum_block = 256 * vector_width;
 /// that matters.
 inline constexpr std::int64_t elements_ahead = 4096;
 
-template <bool Moved, bool Stored>
-ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms, Doubles& lanes) {
+inline constexpr int sums_at_once = 2;
+
+/// Adds terms to the sums by turns.
+template <bool Moved, bool Stored, class Sum>
+ATTN_INLINE void add_terms(const float* x, std::int64_t count, const Exponential& e, float* terms, Sum (&sums)[sums_at_once]) {
   constexpr std::int64_t ahead = Stored ? elements_ahead / 2 : elements_ahead;
-  constexpr int sums_at_once = 2;
-  ExactSum sums[sums_at_once];
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
     Vector v[row_unroll];
@@ -122,38 +123,30 @@ ATTN_INLINE void sum_terms_of_block(const float* x, std::int64_t count, const Ex
     if constexpr (Stored) store_first(terms + n, count - n, term);
     sums[1].add(term);
   }
+}
+
+template <bool Moved, bool Stored>
+ATTN_INLINE Doubles sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+  ExactSum sums[sums_at_once];
+  add_terms<Moved, Stored>(x, count, e, terms, sums);
   // Without rounding but for what was lost, of which digits enough are left.
-  lanes += (sum_of_halves(sums[0].sum - ExactSum::begin) + sum_of_halves(sums[1].sum - ExactSum::begin)) +
-           sum_of_halves(sums[0].lost + sums[1].lost);
+  return (sum_of_halves(sums[0].sum - ExactSum::begin) + sum_of_halves(sums[1].sum - ExactSum::begin)) +
+         sum_of_halves(sums[0].lost + sums[1].lost);
 }
 
 /// Of so few elements that adding them up in double takes fewer steps than ending an ExactSum does.
 inline constexpr std::int64_t short_row = 2 * row_unroll * vector_width;
 
+struct DoubleSum {
+  Doubles sum{};
+  ATTN_INLINE void add(Vector v) { sum += sum_of_halves(v); }
+};
+
 template <bool Moved, bool Stored>
 ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
-  constexpr std::int64_t at_once = row_unroll * vector_width;
-  Doubles sums[2] = {};
-  std::int64_t n = 0;
-  for (; n + at_once <= count; n += at_once) {
-    Vector v[row_unroll];
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
-      v[u] = load(x + n + u * vector_width);
-      __builtin_prefetch(x + n + u * vector_width + elements_ahead / 2, 0, 2);
-    }
-    exp_of_row<Moved>(v, e);
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
-      if constexpr (Stored) store(terms + n + u * vector_width, v[u]);
-      sums[u % 2] += sum_of_halves(v[u]);
-    }
-  }
-  for (; n < count; n += vector_width) {
-    const std::int64_t size = count - n < vector_width ? count - n : vector_width;
-    const Vector term = exp_of_row<Moved>(load_first(x + n, size, minus_infinity), e);
-    if constexpr (Stored) store_first(terms + n, size, term);
-    sums[0] += sum_of_halves(term);
-  }
-  return sums[0] + sums[1];
+  DoubleSum sums[sums_at_once];
+  add_terms<Moved, Stored>(x, count, e, terms, sums);
+  return sums[0].sum + sums[1].sum;
 }
 
 template <bool Moved, bool Stored>
@@ -163,7 +156,7 @@ ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const E
   Doubles lanes{};
   for (std::int64_t n = 0; n < count; n += sum_block) {
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;
-    sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr, lanes);
+    lanes += sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr);
   }
   return lanes;
 }

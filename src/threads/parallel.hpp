@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -62,7 +63,7 @@ void parallel(int num_threads, F&& f) {
 class Shares {
  public:
   Shares(std::int64_t count, int num_threads) noexcept : count_(count), size_(std::clamp(num_threads, 1, most)) {
-    for (int n = 0; n < size_; ++n) next_[n].index.store(begin_of(n), std::memory_order_relaxed);
+    for (int n = 0; n < size_; ++n) new (&next_[n].index) std::atomic<std::int64_t>(begin_of(n));
   }
 
   /// f(index) for each index that this thread takes.
@@ -77,7 +78,8 @@ class Shares {
 
  private:
   static constexpr int most = 64;  // more threads begin with others' shares
-  struct alignas(64) Next {        // a cache line each
+  union alignas(64) Next {         // a cache line each, made where there is a share for it
+    Next() {}
     std::atomic<std::int64_t> index;
   };
 
