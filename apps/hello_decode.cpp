@@ -7,7 +7,8 @@
 
 namespace {
 
-constexpr std::int64_t hidden = 64, num_q_heads = 4, num_kv_heads = 2, head_dim = 16, prompt = 5, steps = 3;
+constexpr std::int64_t hidden = 64, num_q_heads = 4, num_kv_heads = 2, head_dim = 16, prompt = 5,
+                       steps = 3;
 
 /// Weights of a model would come from its files; these are any numbers that differ.
 std::vector<float> weights_of(std::int64_t out, std::int64_t in) {
@@ -21,8 +22,10 @@ std::vector<float> weights_of(std::int64_t out, std::int64_t in) {
 }  // namespace
 
 int main() {
-  const auto q = weights_of(num_q_heads * head_dim, hidden), k = weights_of(num_kv_heads * head_dim, hidden),
-             v = weights_of(num_kv_heads * head_dim, hidden), out = weights_of(hidden, num_q_heads * head_dim);
+  const auto q = weights_of(num_q_heads * head_dim, hidden),
+             k = weights_of(num_kv_heads * head_dim, hidden),
+             v = weights_of(num_kv_heads * head_dim, hidden),
+             out = weights_of(hidden, num_q_heads * head_dim);
   attn::AttentionBlock block({.hidden = hidden,
                               .num_q_heads = num_q_heads,
                               .num_kv_heads = num_kv_heads,
@@ -33,17 +36,20 @@ int main() {
                               .k = {.weight = {k.data(), {num_kv_heads * head_dim, hidden}}},
                               .v = {.weight = {v.data(), {num_kv_heads * head_dim, hidden}}},
                               .out = {.weight = {out.data(), {hidden, num_q_heads * head_dim}}}});
-  attn::KvCache cache({.num_kv_heads = num_kv_heads, .capacity = prompt + steps, .head_dim = head_dim});
+  attn::KvCache cache(
+      {.num_kv_heads = num_kv_heads, .capacity = prompt + steps, .head_dim = head_dim});
 
   std::vector<float> x(prompt * hidden), y(prompt * hidden);
   for (std::size_t n = 0; n < x.size(); ++n) x[n] = std::cos(static_cast<float>(n));
   block.forward({x.data(), {1, prompt, hidden}}, cache, {y.data(), {1, prompt, hidden}});
 
-  // What follows a token would be made of its output by the rest of a model; here it is the output itself.
+  // What follows a token would be made of its output by the rest of a model; here it is the output
+  // itself.
   std::vector<float> token(y.end() - hidden, y.end());
   for (int step = 0; step < steps; ++step) {
     const attn::MutableTensorView row(token.data(), {1, 1, hidden});
     block.forward(row, cache, row);
-    std::printf("%lld keys cached, y = %.3f %.3f ...\n", static_cast<long long>(cache.length(0)), token[0], token[1]);
+    std::printf("%lld keys cached, y = %.3f %.3f ...\n", static_cast<long long>(cache.length(0)),
+                token[0], token[1]);
   }
 }

@@ -28,7 +28,8 @@ void make_prefill(const std::filesystem::path& folder) {
 /// One new token behind a cache of 511, in half precision.
 void make_decode(const std::filesystem::path& folder) {
   const auto write = [&](const char* name, const Dims& shape, std::uint64_t stream) {
-    write_tensor(folder / name, demo::normal_tensor(shape, DType::f16, decode_seed + stream).view());
+    write_tensor(folder / name,
+                 demo::normal_tensor(shape, DType::f16, decode_seed + stream).view());
   };
   write("decode_q.npy", {1, 8, 1, 64}, 0);
   write("decode_k.npy", {1, 2, 1, 64}, 1);
@@ -37,8 +38,8 @@ void make_decode(const std::filesystem::path& folder) {
   write("decode_past_v.npy", {1, 2, 511, 64}, 4);
 }
 
-/// Texts of different lengths in one batch, [batch, seq, heads * dim]. Keys and values of the padding are NaN, as memory that
-/// nobody wrote may be: the mask keeps them out of the result.
+/// Texts of different lengths in one batch, [batch, seq, heads * dim]. Keys and values of the
+/// padding are NaN, as memory that nobody wrote may be: the mask keeps them out of the result.
 void make_padded(const std::filesystem::path& folder) {
   constexpr std::array<std::int64_t, 3> lengths = {80, 53, 21};
   constexpr std::int64_t batch = 3, seq = 80, width = 4 * 32;
@@ -49,8 +50,10 @@ void make_padded(const std::filesystem::path& folder) {
   for (std::int64_t b = 0; b < batch; ++b) {
     const std::int64_t begin = (b * seq + lengths[b]) * width, end = (b + 1) * seq * width;
     for (Tensor* padded : {&k, &v})
-      std::fill(padded->data<float>() + begin, padded->data<float>() + end, std::numeric_limits<float>::quiet_NaN());
-    for (std::int64_t i = 0; i < lengths[b]; ++i) std::fill_n(mask.data<bool>() + (b * seq + i) * seq, lengths[b], true);
+      std::fill(padded->data<float>() + begin, padded->data<float>() + end,
+                std::numeric_limits<float>::quiet_NaN());
+    for (std::int64_t i = 0; i < lengths[b]; ++i)
+      std::fill_n(mask.data<bool>() + (b * seq + i) * seq, lengths[b], true);
   }
   write_tensor(folder / "padded_q.npy", q.view());
   write_tensor(folder / "padded_k.npy", k.view());

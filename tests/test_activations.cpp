@@ -1,4 +1,5 @@
-// gelu and silu beside their definitions in double, over all 16-bit floats and over all exponents of f32.
+// gelu and silu beside their definitions in double, over all 16-bit floats and over all exponents
+// of f32.
 #include <attn/functional.hpp>
 
 #include <doctest/doctest.h>
@@ -24,18 +25,24 @@ constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 struct Activation {
   const char* name;
   std::function<void(const TensorView&, const MutableTensorView&, const Execution&)> run;
-  std::function<double(double)> exact;  // of a finite number, without a difference of what is nearly equal
-  double tolerance;                     // relative, as the header promises
+  std::function<double(double)>
+      exact;         // of a finite number, without a difference of what is nearly equal
+  double tolerance;  // relative, as the header promises
 };
 
-double gelu_tanh_exact(double x) { return x / (1 + std::exp(-2 * std::sqrt(2 / pi) * (x + 0.044715 * x * x * x))); }
+double gelu_tanh_exact(double x) {
+  return x / (1 + std::exp(-2 * std::sqrt(2 / pi) * (x + 0.044715 * x * x * x)));
+}
 
 const std::array activations = {
-    Activation{"gelu erf", [](auto& x, auto& y, auto& execution) { gelu(x, y, GeluForm::erf, execution); },
+    Activation{"gelu erf",
+               [](auto& x, auto& y, auto& execution) { gelu(x, y, GeluForm::erf, execution); },
                [](double x) { return x / 2 * std::erfc(-x / std::sqrt(2.)); }, 1e-6},
-    Activation{"gelu tanh", [](auto& x, auto& y, auto& execution) { gelu(x, y, GeluForm::tanh, execution); }, gelu_tanh_exact, 5e-7},
-    Activation{"silu", [](auto& x, auto& y, auto& execution) { silu(x, y, execution); }, [](double x) { return x / (1 + std::exp(-x)); },
-               5e-7},
+    Activation{"gelu tanh",
+               [](auto& x, auto& y, auto& execution) { gelu(x, y, GeluForm::tanh, execution); },
+               gelu_tanh_exact, 5e-7},
+    Activation{"silu", [](auto& x, auto& y, auto& execution) { silu(x, y, execution); },
+               [](double x) { return x / (1 + std::exp(-x)); }, 5e-7},
 };
 
 /// The limits at the infinities.
@@ -48,8 +55,10 @@ double exact_at(const Activation& activation, double x) {
 /// Results smaller than this may be 0, as the header says.
 constexpr double vanishing = 2e-36;
 
-/// y has to be the exact value of x as it was rounded to its own type, within the promise and the rounding to the type of y.
-void check_values(const Activation& activation, DType dtype, const std::vector<double>& x, const std::vector<double>& y) {
+/// y has to be the exact value of x as it was rounded to its own type, within the promise and the
+/// rounding to the type of y.
+void check_values(const Activation& activation, DType dtype, const std::vector<double>& x,
+                  const std::vector<double>& y) {
   CAPTURE(activation.name);
   std::vector<double> wanted;
   for (const double value : x) wanted.push_back(exact_at(activation, value));
@@ -60,7 +69,8 @@ void check_values(const Activation& activation, DType dtype, const std::vector<d
         }) == "");
 }
 
-void check_on(const Activation& activation, StridedTensor& x, DType out_type, const Execution& execution) {
+void check_on(const Activation& activation, StridedTensor& x, DType out_type,
+              const Execution& execution) {
   StridedTensor y(out_type, x.shape());
   activation.run(x.view(), y.view(), execution);
   check_values(activation, out_type, x.values(), y.values());
@@ -74,7 +84,9 @@ std::vector<double> floats_of_each_exponent() {
     for (const std::uint32_t mantissa : {0u, 1u, mantissas / 2, mantissas - 1}) {
       values.push_back(std::bit_cast<float>(top << 23 | mantissa));
     }
-    for (int n = 0; n < 200; ++n) values.push_back(std::bit_cast<float>(top << 23 | static_cast<std::uint32_t>(random.bits()) % mantissas));
+    for (int n = 0; n < 200; ++n)
+      values.push_back(
+          std::bit_cast<float>(top << 23 | static_cast<std::uint32_t>(random.bits()) % mantissas));
   }
   return values;
 }
@@ -90,7 +102,8 @@ std::vector<std::uint64_t> numbers_up_to(std::uint64_t count) {
 TEST_CASE("Every 16-bit float has its exact value, rounded") {
   for (const DType dtype : {DType::bf16, DType::f16}) {
     StridedTensor x(dtype, {1 << 16});
-    for (const std::uint64_t bits : numbers_up_to(1 << 16)) x.set_bits({static_cast<std::int64_t>(bits)}, bits);
+    for (const std::uint64_t bits : numbers_up_to(1 << 16))
+      x.set_bits({static_cast<std::int64_t>(bits)}, bits);
     for (const Activation& activation : activations) {
       check_on(activation, x, dtype, {});
       check_on(activation, x, DType::f32, {});
@@ -101,11 +114,14 @@ TEST_CASE("Every 16-bit float has its exact value, rounded") {
 TEST_CASE("Floats of each exponent, and many where the functions bend, with each instruction set") {
   std::vector<double> values = floats_of_each_exponent();
   Random random(2);
-  for (int n = 0; n < 200000; ++n) values.push_back(static_cast<float>(-15 + 25 * random.uniform()));
-  for (int n = 0; n < 100000; ++n) values.push_back(static_cast<float>(-110 + 220 * random.uniform()));
+  for (int n = 0; n < 200000; ++n)
+    values.push_back(static_cast<float>(-15 + 25 * random.uniform()));
+  for (int n = 0; n < 100000; ++n)
+    values.push_back(static_cast<float>(-110 + 220 * random.uniform()));
   StridedTensor x = tensor_of(DType::f32, {std::ssize(values)}, Layout::bhsd, values);
   for (const Isa isa : available_isas()) {
-    for (const Activation& activation : activations) check_on(activation, x, DType::f32, {.isa = isa});
+    for (const Activation& activation : activations)
+      check_on(activation, x, DType::f32, {.isa = isa});
   }
 }
 
@@ -118,7 +134,8 @@ TEST_CASE("The tanh form is that of the tanh, and nearly that of erf") {
 }
 
 TEST_CASE("Zeros keep their sign, -inf gives -0, +inf itself, and a NaN touches nothing else") {
-  const std::vector<double> values = {0., -0., infinity, -infinity, not_a_number, -1e30, 1e30, 1, -1e-30};
+  const std::vector<double> values = {0.,    -0.,  infinity, -infinity, not_a_number,
+                                      -1e30, 1e30, 1,        -1e-30};
   for (const Isa isa : available_isas()) {
     for (const Activation& activation : activations) {
       CAPTURE(activation.name);
@@ -138,17 +155,22 @@ TEST_CASE("Zeros keep their sign, -inf gives -0, +inf itself, and a NaN touches 
   }
 }
 
-TEST_CASE("Any rank, type and layout gives the bits of a dense row, also in place and on any number of threads") {
+TEST_CASE(
+    "Any rank, type and layout gives the bits of a dense row, also in place and on any number of "
+    "threads") {
   Random random(3);
-  for (const Dims& shape : {Dims{}, Dims{0}, Dims{1}, Dims{33}, Dims{3, 0, 2}, Dims{5, 7}, Dims{2, 3, 5, 17}, Dims{3, 40, 50, 9},
-                            Dims{2, 1, 3, 2, 1, 2, 2, 3}}) {
+  for (const Dims& shape : {Dims{}, Dims{0}, Dims{1}, Dims{33}, Dims{3, 0, 2}, Dims{5, 7},
+                            Dims{2, 3, 5, 17}, Dims{3, 40, 50, 9}, Dims{2, 1, 3, 2, 1, 2, 2, 3}}) {
     for (const Layout layout : all_layouts) {
       for (const DType dtype : float_types) {
         for (const Activation& activation : activations) {
-          const std::string place = fmt::format("{} of {} {} {}", activation.name, shape.to_string(), name_of(layout), name_of(dtype));
+          const std::string place = fmt::format("{} of {} {} {}", activation.name,
+                                                shape.to_string(), name_of(layout), name_of(dtype));
           CAPTURE(place);
-          StridedTensor x = tensor_of(dtype, shape, layout, normal_values(random, shape.product(), 0, 3));
-          StridedTensor row = tensor_of(dtype, {shape.product()}, Layout::bhsd, x.values()), wanted(DType::f32, {shape.product()});
+          StridedTensor x =
+              tensor_of(dtype, shape, layout, normal_values(random, shape.product(), 0, 3));
+          StridedTensor row = tensor_of(dtype, {shape.product()}, Layout::bhsd, x.values()),
+                        wanted(DType::f32, {shape.product()});
           activation.run(row.view(), wanted.view(), {.num_threads = 1});
           StridedTensor y(DType::f32, shape, random.pick(all_layouts));
           activation.run(x.view(), y.view(), {.num_threads = 3});
@@ -164,11 +186,14 @@ TEST_CASE("Any rank, type and layout gives the bits of a dense row, also in plac
   }
 }
 
-TEST_CASE("An element has the same bits wherever it lies, and a broadcast input is read again and again") {
+TEST_CASE(
+    "An element has the same bits wherever it lies, and a broadcast input is read again and "
+    "again") {
   Random random(4);
   const std::vector<double> values = normal_values(random, 97, 0, 4);
   for (const Activation& activation : activations) {
-    StridedTensor x = tensor_of(DType::f32, {97}, Layout::bhsd, values), y(DType::f32, {97}), z(DType::f32, {97});
+    StridedTensor x = tensor_of(DType::f32, {97}, Layout::bhsd, values), y(DType::f32, {97}),
+                  z(DType::f32, {97});
     activation.run(x.view(), y.view(), {});
     for (std::int64_t begin = 0; begin < 97; ++begin) {
       activation.run(x.view().sliced(0, begin, std::min<std::int64_t>(begin + 5, 97)),
@@ -183,11 +208,12 @@ TEST_CASE("An element has the same bits wherever it lies, and a broadcast input 
 }
 
 TEST_CASE("What does not fit is refused before anything is written") {
-  StridedTensor x(DType::f32, {2, 3}), y(DType::f32, {2, 3}), integers(DType::i32, {2, 3}), other(DType::f32, {3, 2});
+  StridedTensor x(DType::f32, {2, 3}), y(DType::f32, {2, 3}), integers(DType::i32, {2, 3}),
+      other(DType::f32, {3, 2});
   const MutableTensorView repeated(y.view().data, DType::f32, {2, 3}, {0, 1});
   for (const Activation& activation : activations) {
-    const auto refused = [&](const std::vector<std::string>& words, const TensorView& from, const MutableTensorView& to,
-                             const Execution& execution = {}) {
+    const auto refused = [&](const std::vector<std::string>& words, const TensorView& from,
+                             const MutableTensorView& to, const Execution& execution = {}) {
       check_fails(ErrorCode::invalid_argument, words, [&] { activation.run(from, to, execution); });
     };
     refused({"x has type i32"}, integers.view(), y.view());
@@ -195,22 +221,28 @@ TEST_CASE("What does not fit is refused before anything is written") {
     refused({"y has type i32"}, x.view(), integers.view());
     refused({"y has shape [3, 2]", "[2, 3]"}, x.view(), other.view());
     refused({"y has shape []"}, x.view(), {});
-    refused({"y of shape [2, 3] has no data"}, x.view(), {static_cast<void*>(nullptr), DType::f32, {2, 3}});
+    refused({"y of shape [2, 3] has no data"}, x.view(),
+            {static_cast<void*>(nullptr), DType::f32, {2, 3}});
     refused({"y has strides [0, 1]"}, x.view(), repeated);
     refused({"num_threads is 0"}, x.view(), y.view(), {.num_threads = 0});
     CHECK(y.untouched());
   }
 }
 
-TEST_CASE("swiglu is silu of the gate times up, in any layout and type, in place, on any number of threads") {
+TEST_CASE(
+    "swiglu is silu of the gate times up, in any layout and type, in place, on any number of "
+    "threads") {
   Random random(6);
   for (const Dims& shape : {Dims{}, Dims{0}, Dims{1}, Dims{5, 7}, Dims{3, 0}, Dims{3, 40, 50, 9}}) {
     for (const Layout layout : all_layouts) {
       for (const DType dtype : float_types) {
-        const std::string place = fmt::format("{} {} {}", shape.to_string(), name_of(layout), name_of(dtype));
+        const std::string place =
+            fmt::format("{} {} {}", shape.to_string(), name_of(layout), name_of(dtype));
         CAPTURE(place);
-        StridedTensor gate = tensor_of(dtype, shape, layout, normal_values(random, shape.product(), 0, 3));
-        StridedTensor up = tensor_of(random.pick(float_types), shape, random.pick(all_layouts), normal_values(random, shape.product()));
+        StridedTensor gate =
+            tensor_of(dtype, shape, layout, normal_values(random, shape.product(), 0, 3));
+        StridedTensor up = tensor_of(random.pick(float_types), shape, random.pick(all_layouts),
+                                     normal_values(random, shape.product()));
         StridedTensor y(DType::f32, shape, random.pick(all_layouts)), again(DType::f32, shape);
         swiglu(gate.view(), up.view(), y.view(), {.num_threads = 1});
         swiglu(gate.view(), up.view(), again.view(), {.num_threads = 3});
@@ -218,7 +250,8 @@ TEST_CASE("swiglu is silu of the gate times up, in any layout and type, in place
         CHECK(y.gaps_untouched());
         const std::vector<double> gates = gate.values(), ups = up.values();
         std::vector<double> wanted(gates.size());
-        for (std::size_t n = 0; n < wanted.size(); ++n) wanted[n] = activations[2].exact(gates[n]) * ups[n];
+        for (std::size_t n = 0; n < wanted.size(); ++n)
+          wanted[n] = activations[2].exact(gates[n]) * ups[n];
         // That of silu, and the product's rounding.
         CHECK(first_difference(y.values(), wanted, [&](std::size_t n) {
                 return (activations[2].tolerance + float_unit) * std::fabs(wanted[n]) + vanishing;
@@ -236,10 +269,12 @@ TEST_CASE("swiglu is silu of the gate times up, in any layout and type, in place
 }
 
 TEST_CASE("swiglu of what is not finite, with each instruction set") {
-  const std::vector<double> gates = {infinity, -infinity, not_a_number, 1, 2, 0, infinity, -infinity, -200, 3};
+  const std::vector<double> gates = {infinity, -infinity, not_a_number, 1,    2,
+                                     0,        infinity,  -infinity,    -200, 3};
   const std::vector<double> ups = {2, 3, 1, not_a_number, -infinity, infinity, 0, infinity, 4, -1};
   for (const Isa isa : available_isas()) {
-    StridedTensor gate = tensor_of(DType::f32, {10}, Layout::bhsd, gates), up = tensor_of(DType::f32, {10}, Layout::bhsd, ups);
+    StridedTensor gate = tensor_of(DType::f32, {10}, Layout::bhsd, gates),
+                  up = tensor_of(DType::f32, {10}, Layout::bhsd, ups);
     StridedTensor y(DType::f32, {10});
     swiglu(gate.view(), up.view(), y.view(), {.isa = isa});
     const std::vector<double> got = y.values();
@@ -253,13 +288,15 @@ TEST_CASE("swiglu of what is not finite, with each instruction set") {
 }
 
 TEST_CASE("What swiglu refuses") {
-  StridedTensor gate(DType::f32, {2, 3}), up(DType::f32, {2, 3}), y(DType::f32, {2, 3}), other(DType::f32, {3, 2}),
-      integers(DType::i32, {2, 3});
-  const auto refused = [&](const std::vector<std::string>& words, const TensorView& a, const TensorView& b, const MutableTensorView& to) {
+  StridedTensor gate(DType::f32, {2, 3}), up(DType::f32, {2, 3}), y(DType::f32, {2, 3}),
+      other(DType::f32, {3, 2}), integers(DType::i32, {2, 3});
+  const auto refused = [&](const std::vector<std::string>& words, const TensorView& a,
+                           const TensorView& b, const MutableTensorView& to) {
     check_fails(ErrorCode::invalid_argument, words, [&] { swiglu(a, b, to); });
   };
   refused({"gate has type i32"}, integers.view(), up.view(), y.view());
-  refused({"up has shape [3, 2]", "[2, 3] (the shape of gate)"}, gate.view(), other.view(), y.view());
+  refused({"up has shape [3, 2]", "[2, 3] (the shape of gate)"}, gate.view(), other.view(),
+          y.view());
   refused({"up has type i32"}, gate.view(), integers.view(), y.view());
   refused({"y has shape [3, 2]", "[2, 3]"}, gate.view(), up.view(), other.view());
   refused({"gate of shape []", "no data"}, {}, up.view(), y.view());

@@ -22,14 +22,22 @@ namespace {
 
 constexpr std::int64_t q_len = 120, kv_len = 300;
 
-Case sized() { return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 4, .q_len = q_len, .kv_len = kv_len, .head_dim = 32}; }
+Case sized() {
+  return {.batch = 2,
+          .num_q_heads = 4,
+          .num_kv_heads = 4,
+          .q_len = q_len,
+          .kv_len = kv_len,
+          .head_dim = 32};
+}
 
 /// Random numbers that a decoder is made of.
 class Weights {
  public:
   TensorView operator()(const Dims& shape, DType dtype) {
     Tensor floats(DType::f32, shape);
-    for (std::int64_t n = 0; n < floats.size(); ++n) floats.data<float>()[n] = static_cast<float>(0.1 * random_.normal());
+    for (std::int64_t n = 0; n < floats.size(); ++n)
+      floats.data<float>()[n] = static_cast<float>(0.1 * random_.normal());
     return memory_.emplace_back(copy_as(floats.view(), dtype)).view();
   }
 
@@ -38,9 +46,11 @@ class Weights {
   std::vector<Tensor> memory_;
 };
 
-/// With everything that a decode step may meet; weights of its own type, norms and embedding included.
+/// With everything that a decode step may meet; weights of its own type, norms and embedding
+/// included.
 Decoder llama_like(DType dtype, int num_threads, Weights& made) {
-  constexpr std::int64_t hidden = 256, heads = 8, kv_heads = 2, dim = 32, width = 512, vocab = 1000, layers = 2;
+  constexpr std::int64_t hidden = 256, heads = 8, kv_heads = 2, dim = 32, width = 512, vocab = 1000,
+                         layers = 2;
   const DecoderSettings settings{.layer = {.attention = {.hidden = hidden,
                                                          .num_q_heads = heads,
                                                          .num_kv_heads = kv_heads,
@@ -51,8 +61,11 @@ Decoder llama_like(DType dtype, int num_threads, Weights& made) {
                                            .mlp_width = width},
                                  .num_layers = layers,
                                  .vocab_size = vocab};
-  const auto weight = [&](std::int64_t out, std::int64_t in) { return LinearWeights{made({out, in}, dtype), made({out}, dtype)}; };
-  DecoderWeights weights{.embedding = made({vocab, hidden}, dtype), .final_norm = {made({hidden}, dtype)}};
+  const auto weight = [&](std::int64_t out, std::int64_t in) {
+    return LinearWeights{made({out, in}, dtype), made({out}, dtype)};
+  };
+  DecoderWeights weights{.embedding = made({vocab, hidden}, dtype),
+                         .final_norm = {made({hidden}, dtype)}};
   for (std::int64_t n = 0; n < layers; ++n) {
     weights.layers.push_back({.attention_norm = {made({hidden}, dtype)},
                               .attention = {.q = weight(heads * dim, hidden),
@@ -62,7 +75,9 @@ Decoder llama_like(DType dtype, int num_threads, Weights& made) {
                                             .q_norm = made({dim}, dtype),
                                             .k_norm = made({dim}, dtype)},
                               .mlp_norm = {made({hidden}, dtype)},
-                              .mlp = {.gate = weight(width, hidden), .up = weight(width, hidden), .down = weight(hidden, width)}});
+                              .mlp = {.gate = weight(width, hidden),
+                                      .up = weight(width, hidden),
+                                      .down = weight(hidden, width)}});
   }
   return Decoder(settings, weights, {.num_threads = num_threads});
 }
@@ -104,7 +119,8 @@ TEST_CASE("default options") {
   Outputs outputs = make_outputs(sized());
   const Tensors tensors = bind(inputs, outputs);
   const Plan plan(tensors);
-  const bool by_onednn = plan.description().find("oneDNN") != std::string::npos;  // which allocates a little
+  const bool by_onednn =
+      plan.description().find("oneDNN") != std::string::npos;  // which allocates a little
   if (!by_onednn) CHECK(allocations_of_run(plan, tensors) == 0);
 }
 
@@ -135,8 +151,8 @@ TEST_CASE("ALiBi, softcap, sinks, lengths and a window") {
 }
 
 TEST_CASE("Normalisers that take whole rows") {
-  for (const Normaliser& normaliser :
-       {Normaliser::sigmoid(), Normaliser::sparsemax(), Normaliser::entmax(1.5f), Normaliser::entmax(1.2f)}) {
+  for (const Normaliser& normaliser : {Normaliser::sigmoid(), Normaliser::sparsemax(),
+                                       Normaliser::entmax(1.5f), Normaliser::entmax(1.2f)}) {
     Case c = sized();
     c.lse = false;
     c.options.normaliser = normaliser;
@@ -195,10 +211,11 @@ TEST_CASE("Few rows: in one part and in several, of each type, with values that 
 TEST_CASE("Sequences of different lengths, with keys in each form") {
   for (const KeyForm form : key_forms) {
     for (const DType dtype : {DType::f32, DType::i8}) {
-      Together together({.common = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64, .kv_type = dtype},
-                         .q_lens = {1, 60, 0, 7, 130},
-                         .kv_lens = {1100, 300, 20, 0, 600},
-                         .key_form = form});
+      Together together(
+          {.common = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64, .kv_type = dtype},
+           .q_lens = {1, 60, 0, 7, 130},
+           .kv_lens = {1100, 300, 20, 0, 600},
+           .key_form = form});
       const Tensors tensors = together.tensors();
       for (const Isa isa : available_isas()) {
         const Plan plan(tensors, {.isa = isa, .score_matmul = ScoreMatmul::built_in});
@@ -213,7 +230,11 @@ TEST_CASE("A decode step: append and bind") {
   const StridedTensor row(DType::bf16, {1, heads, 1, dim}), key(DType::bf16, {heads, 1, dim});
   for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
     for (const bool rolling : {false, true}) {
-      KvCache cache({.num_kv_heads = heads, .capacity = 40, .head_dim = dim, .dtype = dtype, .rolling = rolling});
+      KvCache cache({.num_kv_heads = heads,
+                     .capacity = 40,
+                     .head_dim = dim,
+                     .dtype = dtype,
+                     .rolling = rolling});
       const std::int64_t before = allocations();
       for (int step = 0; step < 40; ++step) {
         cache.append(row.view(), row.view());
@@ -221,7 +242,8 @@ TEST_CASE("A decode step: append and bind") {
       }
       CHECK(allocations() == before);
     }
-    PagedKvCache cache({.num_pages = 20, .page_size = 4, .num_kv_heads = heads, .head_dim = dim, .dtype = dtype});
+    PagedKvCache cache(
+        {.num_pages = 20, .page_size = 4, .num_kv_heads = heads, .head_dim = dim, .dtype = dtype});
     const std::array sequences{cache.create(), cache.create()};
     const auto grow = [&] {
       for (int step = 0; step < 30; ++step) {

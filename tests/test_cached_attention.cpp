@@ -1,4 +1,5 @@
-// Attention over what caches hold, against the reference on the keys that were put in; and what no sequence holds may be anything.
+// Attention over what caches hold, against the reference on the keys that were put in; and what no
+// sequence holds may be anything.
 #include <attn/kv_cache.hpp>
 #include <attn/reference.hpp>
 
@@ -21,7 +22,8 @@ namespace {
 
 constexpr std::int64_t num_kv_heads = 2, num_q_heads = 6, head_dim = 24, v_head_dim = 17;
 
-/// Keys and values of one sequence, in order, [1, num_kv_heads, count, dim], as floats that the cache's type holds exactly.
+/// Keys and values of one sequence, in order, [1, num_kv_heads, count, dim], as floats that the
+/// cache's type holds exactly.
 struct Model {
   DType dtype = DType::f32;
   StridedTensor k, v;
@@ -32,7 +34,8 @@ struct Model {
     v = rows(random, count, v_head_dim);
   }
 
-  /// Of i8: multiples of 1/64 up to 127/64, the greatest in each row, so that its scale is exactly that and nothing is rounded.
+  /// Of i8: multiples of 1/64 up to 127/64, the greatest in each row, so that its scale is exactly
+  /// that and nothing is rounded.
   StridedTensor rows(Random& random, std::int64_t count, std::int64_t width) const {
     StridedTensor tensor(dtype == DType::i8 ? DType::f32 : dtype, {1, num_kv_heads, count, width});
     for_each_index(tensor.shape(), [&](const Dims& at) {
@@ -42,11 +45,17 @@ struct Model {
     return tensor;
   }
 
-  TensorView keys(std::int64_t begin, std::int64_t end) const { return head_major(k.view().sliced(2, begin, end)); }
-  TensorView values(std::int64_t begin, std::int64_t end) const { return head_major(v.view().sliced(2, begin, end)); }
+  TensorView keys(std::int64_t begin, std::int64_t end) const {
+    return head_major(k.view().sliced(2, begin, end));
+  }
+  TensorView values(std::int64_t begin, std::int64_t end) const {
+    return head_major(v.view().sliced(2, begin, end));
+  }
   static TensorView head_major(const TensorView& entry) {
-    return {
-        entry.data, entry.dtype, {entry.shape[1], entry.shape[2], entry.shape[3]}, {entry.strides[1], entry.strides[2], entry.strides[3]}};
+    return {entry.data,
+            entry.dtype,
+            {entry.shape[1], entry.shape[2], entry.shape[3]},
+            {entry.strides[1], entry.strides[2], entry.strides[3]}};
   }
 };
 
@@ -79,8 +88,10 @@ void poison_row(const TensorView& rows, const Dims& at) {
   const auto element = static_cast<std::int64_t>(size_of(rows.dtype));
   auto* data = static_cast<std::byte*>(const_cast<void*>(rows.data));
   for (std::int64_t n = 0; n < rows.shape[3]; ++n) {
-    std::memset(data + (offset_of({rows.strides[0], rows.strides[1], rows.strides[2]}, at) + n * rows.strides[3]) * element, 0xff,
-                size_of(rows.dtype));
+    std::memset(data + (offset_of({rows.strides[0], rows.strides[1], rows.strides[2]}, at) +
+                        n * rows.strides[3]) *
+                           element,
+                0xff, size_of(rows.dtype));
   }
 }
 
@@ -92,18 +103,21 @@ void poison_unused(const Tensors& bound, Used used) {
     poison_row(bound.k, at);
     poison_row(bound.v, at);
     for (const TensorView* scales : {&bound.k_scales, &bound.v_scales}) {
-      if (!scales->absent()) static_cast<float*>(const_cast<void*>(scales->data))[offset_of(scales->strides, at)] = NAN;
+      if (!scales->absent())
+        static_cast<float*>(const_cast<void*>(scales->data))[offset_of(scales->strides, at)] = NAN;
     }
   });
 }
 
 /// Queries of all sequences in one padded batch, and what they get.
 struct Step {
-  Step(const std::vector<Held>& sequences, std::int64_t q_len, std::uint64_t seed) : held(sequences) {
+  Step(const std::vector<Held>& sequences, std::int64_t q_len, std::uint64_t seed)
+      : held(sequences) {
     const auto batch = static_cast<std::int64_t>(held.size());
     q = StridedTensor(DType::f32, {batch, num_q_heads, q_len, head_dim});
     for (std::int64_t b = 0; b < batch; ++b) {
-      cases.push_back(case_of(held[static_cast<std::size_t>(b)], q_len, seed + static_cast<std::uint64_t>(b)));
+      cases.push_back(
+          case_of(held[static_cast<std::size_t>(b)], q_len, seed + static_cast<std::uint64_t>(b)));
       inputs.push_back(inputs_of(held[static_cast<std::size_t>(b)], cases.back()));
       copy_into(inputs.back().q.view(), q.view().sliced(0, b, b + 1));
     }
@@ -125,17 +139,20 @@ struct Step {
   StridedTensor q, out, lse;
 };
 
-/// Runs a bound step with and without poison on each ISA. The cache's type brings no error of its own: the models are exact in it.
+/// Runs a bound step with and without poison on each ISA. The cache's type brings no error of its
+/// own: the models are exact in it.
 template <class Used>
 void check_step(Step& step, const Tensors& bound, Used used) {
   std::vector<Expected> expected;
-  for (std::size_t b = 0; b < step.cases.size(); ++b) expected.push_back(expected_of(step.cases[b], step.inputs[b]));
+  for (std::size_t b = 0; b < step.cases.size(); ++b)
+    expected.push_back(expected_of(step.cases[b], step.inputs[b]));
   const auto run_all = [&] {
     std::vector<std::vector<Outputs>> all;
     for (const Isa isa : available_isas()) {
       attention(bound, {.causal = Causal::bottom_right(), .isa = isa});
       all.emplace_back();
-      for (std::size_t b = 0; b < expected.size(); ++b) all.back().push_back(step.outputs(static_cast<std::int64_t>(b)));
+      for (std::size_t b = 0; b < expected.size(); ++b)
+        all.back().push_back(step.outputs(static_cast<std::int64_t>(b)));
     }
     return all;
   };
@@ -152,13 +169,15 @@ void check_step(Step& step, const Tensors& bound, Used used) {
   }
 }
 
-void check_kv_cache(const KvCache::Settings& settings, const std::vector<std::int64_t>& counts, const std::vector<std::int64_t>& dropped) {
+void check_kv_cache(const KvCache::Settings& settings, const std::vector<std::int64_t>& counts,
+                    const std::vector<std::int64_t>& dropped) {
   CAPTURE(std::string(name_of(settings.dtype)));
   CAPTURE(std::string(name_of(settings.layout)));
   CAPTURE(settings.rolling);
   KvCache cache(settings);
   std::vector<Model> models;
-  for (std::size_t b = 0; b < counts.size(); ++b) models.emplace_back(settings.dtype, counts[b], 50 + b);
+  for (std::size_t b = 0; b < counts.size(); ++b)
+    models.emplace_back(settings.dtype, counts[b], 50 + b);
   std::vector<Held> held;
   for (std::size_t b = 0; b < counts.size(); ++b) {
     const auto sequence = static_cast<std::int64_t>(b);
@@ -167,14 +186,16 @@ void check_kv_cache(const KvCache::Settings& settings, const std::vector<std::in
       cache.append_to(sequence, models[b].keys(n, end), models[b].values(n, end));
     }
     cache.truncate(sequence, counts[b] - dropped[b]);
-    held.push_back({&models[b], counts[b] - dropped[b] - cache.length(sequence), counts[b] - dropped[b]});
+    held.push_back(
+        {&models[b], counts[b] - dropped[b] - cache.length(sequence), counts[b] - dropped[b]});
   }
   for (const std::int64_t q_len : {1, 3, 20}) {
     Step step(held, q_len, 7);
     const Tensors bound = cache.bind(step.unbound());
     check_step(step, bound, [&](std::int64_t entry, std::int64_t row) {
       const Held& h = held[static_cast<std::size_t>(entry)];
-      const std::int64_t length = h.last - h.first, first_row = settings.rolling ? h.first % settings.capacity : 0;
+      const std::int64_t length = h.last - h.first,
+                         first_row = settings.rolling ? h.first % settings.capacity : 0;
       return (row - first_row + settings.capacity) % settings.capacity < length;
     });
   }
@@ -224,7 +245,8 @@ TEST_CASE("PagedKvCache of each type and layout, with pages of any size, shared 
       const auto third = cache.create();
       cache.append(third, model.keys(20, 50), model.values(20, 50));
       const std::vector<PagedKvCache::Sequence> sequences{child, third, parent, child};
-      const std::vector<Held> held{{&model, 0, 72}, {&model, 20, 50}, {&model, 0, 140}, {&model, 0, 72}};
+      const std::vector<Held> held{
+          {&model, 0, 72}, {&model, 20, 50}, {&model, 0, 140}, {&model, 0, 72}};
       for (const std::int64_t q_len : {1, 20}) {
         Step step(held, q_len, 7);
         const Tensors bound = cache.bind(step.unbound(), sequences);
@@ -232,7 +254,9 @@ TEST_CASE("PagedKvCache of each type and layout, with pages of any size, shared 
           for (const auto sequence : sequences) {
             const auto pages = cache.pages(sequence);
             for (std::size_t n = 0; n < pages.size(); ++n) {
-              if (pages[n] == page && static_cast<std::int64_t>(n) * page_size + row < cache.length(sequence)) return true;
+              if (pages[n] == page &&
+                  static_cast<std::int64_t>(n) * page_size + row < cache.length(sequence))
+                return true;
             }
           }
           return false;
@@ -251,19 +275,29 @@ TEST_CASE("Token by token is one causal prefill") {
     const Case prefill = case_of(all, count, 3);
     const Inputs inputs = inputs_of(all, prefill);
     const Expected expected = expected_of(prefill, inputs);
-    KvCache cache({.num_kv_heads = num_kv_heads, .capacity = count, .head_dim = head_dim, .v_head_dim = v_head_dim, .dtype = dtype});
-    PagedKvCache paged({.num_pages = 9, .num_kv_heads = num_kv_heads, .head_dim = head_dim, .v_head_dim = v_head_dim, .dtype = dtype});
+    KvCache cache({.num_kv_heads = num_kv_heads,
+                   .capacity = count,
+                   .head_dim = head_dim,
+                   .v_head_dim = v_head_dim,
+                   .dtype = dtype});
+    PagedKvCache paged({.num_pages = 9,
+                        .num_kv_heads = num_kv_heads,
+                        .head_dim = head_dim,
+                        .v_head_dim = v_head_dim,
+                        .dtype = dtype});
     const PagedKvCache::Sequence sequence = paged.create();
     Outputs outputs = make_outputs(prefill), paged_outputs = make_outputs(prefill);
     const auto step = [&](Outputs& to, std::int64_t n) {
-      return Tensors{
-          .q = inputs.q.view().sliced(2, n, n + 1), .out = to.out.view().sliced(2, n, n + 1), .lse = to.lse.view().sliced(2, n, n + 1)};
+      return Tensors{.q = inputs.q.view().sliced(2, n, n + 1),
+                     .out = to.out.view().sliced(2, n, n + 1),
+                     .lse = to.lse.view().sliced(2, n, n + 1)};
     };
     for (std::int64_t n = 0; n < count; ++n) {
       cache.append_to(0, model.keys(n, n + 1), model.values(n, n + 1));
       paged.append(sequence, model.keys(n, n + 1), model.values(n, n + 1));
       attention(cache.bind(step(outputs, n)), {.causal = Causal::bottom_right()});
-      attention(paged.bind(step(paged_outputs, n), std::array{sequence}), {.causal = Causal::bottom_right()});
+      attention(paged.bind(step(paged_outputs, n), std::array{sequence}),
+                {.causal = Causal::bottom_right()});
     }
     CHECK(difference(outputs, expected) == "");
     CHECK(bit_difference(outputs, paged_outputs) == "");
@@ -274,19 +308,29 @@ TEST_CASE("A rolling cache with a window sees what a long one sees") {
   constexpr std::int64_t window = 10, chunk = 4, count = 60;
   const Model model(DType::bf16, count, 9);
   const Options options{.causal = Causal::bottom_right(), .window = Window{window - 1, {}}};
-  const KvCache::Settings settings{
-      .num_kv_heads = num_kv_heads, .capacity = count, .head_dim = head_dim, .v_head_dim = v_head_dim, .dtype = DType::bf16};
+  const KvCache::Settings settings{.num_kv_heads = num_kv_heads,
+                                   .capacity = count,
+                                   .head_dim = head_dim,
+                                   .v_head_dim = v_head_dim,
+                                   .dtype = DType::bf16};
   KvCache::Settings short_settings = settings;
   short_settings.capacity = window - 1 + chunk;
   short_settings.rolling = true;
   KvCache whole(settings), rolling(short_settings);
   for (std::int64_t n = 0; n < count; n += chunk) {
-    for (KvCache* cache : {&whole, &rolling}) cache->append_to(0, model.keys(n, n + chunk), model.values(n, n + chunk));
+    for (KvCache* cache : {&whole, &rolling})
+      cache->append_to(0, model.keys(n, n + chunk), model.values(n, n + chunk));
     const Case c = case_of({&model, 0, n + chunk}, chunk, static_cast<std::uint64_t>(n));
     const Inputs inputs = make_inputs(c);
     Outputs long_outputs = make_outputs(c), rolling_outputs = make_outputs(c);
-    attention(whole.bind({.q = inputs.q.view(), .out = long_outputs.out.view(), .lse = long_outputs.lse.view()}), options);
-    attention(rolling.bind({.q = inputs.q.view(), .out = rolling_outputs.out.view(), .lse = rolling_outputs.lse.view()}), options);
+    attention(
+        whole.bind(
+            {.q = inputs.q.view(), .out = long_outputs.out.view(), .lse = long_outputs.lse.view()}),
+        options);
+    attention(rolling.bind({.q = inputs.q.view(),
+                            .out = rolling_outputs.out.view(),
+                            .lse = rolling_outputs.lse.view()}),
+              options);
     CHECK(difference(rolling_outputs.out.values(), long_outputs.out.values(), 1e-6) == "");
   }
 }

@@ -1,4 +1,5 @@
-// Folders of models: tensors by name from one file or several, as a decoder takes them; folders that lie.
+// Folders of models: tensors by name from one file or several, as a decoder takes them; folders
+// that lie.
 #include <attn/model.hpp>
 
 #include <doctest/doctest.h>
@@ -54,7 +55,8 @@ void check_refused_open(const Folder& folder, const std::string& fault) {
 }
 
 // A Llama of 4 query heads and 2 KV heads of 3 dims, width 8, MLP width 5.
-constexpr const char* llama_config = R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
+constexpr const char* llama_config =
+    R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
   "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 5, "vocab_size": 11, "max_position_embeddings": 16)";
 
 std::string llama_json(const std::string& more = "") { return llama_config + more + "}"; }
@@ -77,12 +79,17 @@ Shapes llama_shapes(bool tied = false) {
 }
 
 Shapes gpt2_shapes(const std::string& prefix) {
-  Shapes shapes{
-      {prefix + "wte.weight", {11, 6}}, {prefix + "wpe.weight", {7, 6}}, {prefix + "ln_f.weight", {6}}, {prefix + "ln_f.bias", {6}}};
+  Shapes shapes{{prefix + "wte.weight", {11, 6}},
+                {prefix + "wpe.weight", {7, 6}},
+                {prefix + "ln_f.weight", {6}},
+                {prefix + "ln_f.bias", {6}}};
   const std::string layer = prefix + "h.0.";
-  for (const std::string norm : {"ln_1", "ln_2"}) shapes[layer + norm + ".weight"] = shapes[layer + norm + ".bias"] = {6};
-  const std::vector<std::pair<std::string, Dims>> products{
-      {"attn.c_attn", {6, 18}}, {"attn.c_proj", {6, 6}}, {"mlp.c_fc", {6, 24}}, {"mlp.c_proj", {24, 6}}};
+  for (const std::string norm : {"ln_1", "ln_2"})
+    shapes[layer + norm + ".weight"] = shapes[layer + norm + ".bias"] = {6};
+  const std::vector<std::pair<std::string, Dims>> products{{"attn.c_attn", {6, 18}},
+                                                           {"attn.c_proj", {6, 6}},
+                                                           {"mlp.c_fc", {6, 24}},
+                                                           {"mlp.c_proj", {24, 6}}};
   for (const auto& [name, shape] : products) {
     shapes[layer + name + ".weight"] = shape;
     shapes[layer + name + ".bias"] = {shape[1]};
@@ -90,7 +97,8 @@ Shapes gpt2_shapes(const std::string& prefix) {
   return shapes;
 }
 
-constexpr const char* gpt2_json = R"({"model_type": "gpt2", "n_embd": 6, "n_layer": 1, "n_head": 2, "n_positions": 7, "vocab_size": 11})";
+constexpr const char* gpt2_json =
+    R"({"model_type": "gpt2", "n_embd": 6, "n_layer": 1, "n_head": 2, "n_positions": 7, "vocab_size": 11})";
 
 Shapes with(Shapes shapes, const std::string& name, const Dims& shape) {
   shapes[name] = shape;
@@ -100,7 +108,8 @@ Shapes with(Shapes shapes, const std::string& name, const Dims& shape) {
 /// Two shards, and an index that says so.
 struct Shards {
   Folder folder;
-  std::string index = R"({"metadata": {"total_size": 8}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})";
+  std::string index =
+      R"({"metadata": {"total_size": 8}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})";
 
   Shards() {
     write_tensor(folder / "one.safetensors", counted(DType::f32, {1}).view(), "a");
@@ -170,16 +179,20 @@ TEST_CASE("biases and head norms of Llama's kin") {
     shapes[name + "k_proj.bias"] = shapes[name + "v_proj.bias"] = {8};
   }
   const auto config = [](const std::string& type, const std::string& more = "") {
-    return R"({"model_type": ")" + type + llama_json(more).substr(std::string(R"({"model_type": "llama)").size());
+    return R"({"model_type": ")" + type +
+           llama_json(more).substr(std::string(R"({"model_type": "llama)").size());
   };
   SUBCASE("qwen2") {
     folder.write("config.json", config("qwen2"));
     const Weights weights(shapes);
     weights.write(folder / "model.safetensors");
     const ModelFolder model(folder / "");
-    CHECK(same(model.weights().layers[0].attention.q.bias, weights.tensors.at(attention + "q_proj.bias").view()));
-    CHECK(same(model.weights().layers[1].attention.k.bias, weights.tensors.at(other + "k_proj.bias").view()));
-    CHECK(same(model.weights().layers[1].attention.v.bias, weights.tensors.at(other + "v_proj.bias").view()));
+    CHECK(same(model.weights().layers[0].attention.q.bias,
+               weights.tensors.at(attention + "q_proj.bias").view()));
+    CHECK(same(model.weights().layers[1].attention.k.bias,
+               weights.tensors.at(other + "k_proj.bias").view()));
+    CHECK(same(model.weights().layers[1].attention.v.bias,
+               weights.tensors.at(other + "v_proj.bias").view()));
     CHECK(model.weights().layers[0].attention.out.bias.absent());
     CHECK(!model.bos_id());
     CHECK(model.eos_ids().empty());
@@ -193,9 +206,12 @@ TEST_CASE("biases and head norms of Llama's kin") {
     const Weights weights(shapes);
     weights.write(folder / "model.safetensors");
     const ModelFolder model(folder / "");
-    CHECK(same(model.weights().layers[1].attention.q_norm, weights.tensors.at(other + "q_norm.weight").view()));
-    CHECK(same(model.weights().layers[0].attention.k_norm, weights.tensors.at(attention + "k_norm.weight").view()));
-    CHECK(same(model.weights().layers[0].attention.out.bias, weights.tensors.at(attention + "o_proj.bias").view()));
+    CHECK(same(model.weights().layers[1].attention.q_norm,
+               weights.tensors.at(other + "q_norm.weight").view()));
+    CHECK(same(model.weights().layers[0].attention.k_norm,
+               weights.tensors.at(attention + "k_norm.weight").view()));
+    CHECK(same(model.weights().layers[0].attention.out.bias,
+               weights.tensors.at(attention + "o_proj.bias").view()));
   }
   SUBCASE("llama with biases in its MLP") {
     for (const std::string mlp : {"model.layers.0.mlp.", "model.layers.1.mlp."}) {
@@ -207,8 +223,10 @@ TEST_CASE("biases and head norms of Llama's kin") {
     const Weights weights(shapes);
     weights.write(folder / "model.safetensors");
     const ModelFolder model(folder / "");
-    CHECK(same(model.weights().layers[1].mlp.gate.bias, weights.tensors.at("model.layers.1.mlp.gate_proj.bias").view()));
-    CHECK(same(model.weights().layers[1].mlp.down.bias, weights.tensors.at("model.layers.1.mlp.down_proj.bias").view()));
+    CHECK(same(model.weights().layers[1].mlp.gate.bias,
+               weights.tensors.at("model.layers.1.mlp.gate_proj.bias").view()));
+    CHECK(same(model.weights().layers[1].mlp.down.bias,
+               weights.tensors.at("model.layers.1.mlp.down_proj.bias").view()));
   }
 }
 
@@ -225,7 +243,9 @@ TEST_CASE("GPT-2's fused and transposed weights come apart without copies") {
     folder.write("config.json", gpt2_json);
     weights.write(folder / "model.safetensors");
     const ModelFolder model(folder / "");
-    const auto tensor = [&](const std::string& name) { return weights.tensors.at(prefix + name).view(); };
+    const auto tensor = [&](const std::string& name) {
+      return weights.tensors.at(prefix + name).view();
+    };
     const DecoderWeights& got = model.weights();
     CHECK(same(got.embedding, tensor("wte.weight")));
     CHECK(same(got.positions, tensor("wpe.weight")));
@@ -241,10 +261,12 @@ TEST_CASE("GPT-2's fused and transposed weights come apart without copies") {
       REQUIRE(linear.weight.shape == Dims{6, 6});
       const Tensor dense = copy_as(linear.weight, DType::f32);
       for (int out = 0; out < 6; ++out) {
-        for (int in = 0; in < 6; ++in) CHECK(dense.data<float>()[out * 6 + in] == fused[in * 18 + part * 6 + out]);
+        for (int in = 0; in < 6; ++in)
+          CHECK(dense.data<float>()[out * 6 + in] == fused[in * 18 + part * 6 + out]);
       }
       CHECK(same(linear.bias, tensor("h.0.attn.c_attn.bias").sliced(0, part * 6, part * 6 + 6)));
-      const auto distance = static_cast<const float*>(linear.weight.data) - static_cast<const float*>(parts[0].weight.data);
+      const auto distance = static_cast<const float*>(linear.weight.data) -
+                            static_cast<const float*>(parts[0].weight.data);
       CHECK(distance == part * 6);
     }
     CHECK(same(layer.attention.out.weight, tensor("h.0.attn.c_proj.weight").permuted({1, 0})));
@@ -259,9 +281,11 @@ TEST_CASE("GPT-2's fused and transposed weights come apart without copies") {
 TEST_CASE("a tied output, a body alone, ids of generation_config.json") {
   const Folder folder;
   Shapes shapes;
-  for (const auto& [name, shape] : llama_shapes(true)) shapes[name.substr(std::string("model.").size())] = shape;
+  for (const auto& [name, shape] : llama_shapes(true))
+    shapes[name.substr(std::string("model.").size())] = shape;
   shapes["layers.0.self_attn.rotary_emb.inv_freq"] = {2};
-  folder.write("config.json", llama_json(R"(, "tie_word_embeddings": true, "eos_token_id": [3, 4])"));
+  folder.write("config.json",
+               llama_json(R"(, "tie_word_embeddings": true, "eos_token_id": [3, 4])"));
   Weights(shapes).write(folder / "model.safetensors");
   CHECK(ModelFolder(folder / "").weights().output.absent());
   CHECK(ModelFolder(folder / "").eos_ids() == std::vector<std::int64_t>{3, 4});
@@ -269,7 +293,8 @@ TEST_CASE("a tied output, a body alone, ids of generation_config.json") {
   CHECK(ModelFolder(folder / "").bos_id() == 9);
   CHECK(ModelFolder(folder / "").eos_ids() == std::vector<std::int64_t>{5, 6, 7});
   folder.write("generation_config.json", R"({"eos_token_id": [5, -6]})");
-  check_refused_open(folder, "generation_config.json: 'eos_token_id' is a list; it needs token ids");
+  check_refused_open(folder,
+                     "generation_config.json: 'eos_token_id' is a list; it needs token ids");
 }
 
 TEST_CASE("missing, unknown and misshapen tensors are named") {
@@ -283,27 +308,41 @@ TEST_CASE("missing, unknown and misshapen tensors are named") {
   shapes.erase("model.layers.1.mlp.up_proj.weight");
   check(shapes, "1 missing: 'model.layers.1.mlp.up_proj.weight'");
   shapes["model.layers.1.mlp.up_proj.bias"] = {5};
-  check(shapes, "1 missing: 'model.layers.1.mlp.up_proj.weight'; 1 that the model does not have: 'model.layers.1.mlp.up_proj.bias'");
+  check(shapes,
+        "1 missing: 'model.layers.1.mlp.up_proj.weight'; 1 that the model does not have: "
+        "'model.layers.1.mlp.up_proj.bias'");
   check(llama_shapes(true), "1 missing: 'lm_head.weight'");
-  check(with({}, "x", {1}),
-        "21 missing: 'model.embed_tokens.weight', 'model.layers.0.input_layernorm.weight', "
-        "'model.layers.0.self_attn.q_proj.weight', 'model.layers.0.self_attn.k_proj.weight', "
-        "'model.layers.0.self_attn.v_proj.weight' and 16 more; 1 that the model does not have: 'x'");
-  check(with(llama_shapes(), "model.layers.2.input_layernorm.weight", {8}), "1 that the model does not have: 'model.layers.2.");
-  check(with(llama_shapes(), "model.norm.weight", {9}), "model.safetensors: tensor 'model.norm.weight' has shape [9]; it needs [8]");
-  check(with(llama_shapes(), "model.layers.1.self_attn.o_proj.weight", {16, 8}), "o_proj.weight' has shape [16, 8]; it needs [8, 16]");
-  check(with(llama_shapes(), "model.embed_tokens.weight", {8, 11}), "embed_tokens.weight' has shape [8, 11]; it needs [11, 8]");
+  check(
+      with({}, "x", {1}),
+      "21 missing: 'model.embed_tokens.weight', 'model.layers.0.input_layernorm.weight', "
+      "'model.layers.0.self_attn.q_proj.weight', 'model.layers.0.self_attn.k_proj.weight', "
+      "'model.layers.0.self_attn.v_proj.weight' and 16 more; 1 that the model does not have: 'x'");
+  check(with(llama_shapes(), "model.layers.2.input_layernorm.weight", {8}),
+        "1 that the model does not have: 'model.layers.2.");
+  check(with(llama_shapes(), "model.norm.weight", {9}),
+        "model.safetensors: tensor 'model.norm.weight' has shape [9]; it needs [8]");
+  check(with(llama_shapes(), "model.layers.1.self_attn.o_proj.weight", {16, 8}),
+        "o_proj.weight' has shape [16, 8]; it needs [8, 16]");
+  check(with(llama_shapes(), "model.embed_tokens.weight", {8, 11}),
+        "embed_tokens.weight' has shape [8, 11]; it needs [11, 8]");
   check(llama_shapes(), "embed_tokens.weight' has type f64; it needs f32, bf16 or f16", DType::f64);
 
   folder.write("config.json", gpt2_json);
-  check(with(gpt2_shapes(""), "h.0.attn.c_attn.weight", {18, 6}), "'h.0.attn.c_attn.weight' has shape [18, 6]; it needs [6, 18]");
-  check(with(gpt2_shapes(""), "wpe.weight", {8, 6}), "'wpe.weight' has shape [8, 6]; it needs [7, 6]");
-  check(with(gpt2_shapes(""), "h.0.attn.c_attn.extra", {1}), "does not have: 'h.0.attn.c_attn.extra'");
+  check(with(gpt2_shapes(""), "h.0.attn.c_attn.weight", {18, 6}),
+        "'h.0.attn.c_attn.weight' has shape [18, 6]; it needs [6, 18]");
+  check(with(gpt2_shapes(""), "wpe.weight", {8, 6}),
+        "'wpe.weight' has shape [8, 6]; it needs [7, 6]");
+  check(with(gpt2_shapes(""), "h.0.attn.c_attn.extra", {1}),
+        "does not have: 'h.0.attn.c_attn.extra'");
   Shapes lacking = gpt2_shapes("transformer.");
   lacking.erase("transformer.h.0.attn.c_attn.weight");
   check(lacking, "1 missing: 'transformer.h.0.attn.c_attn.weight'");
-  folder.write("model.safetensors", safetensors(table(entry("wte.weight", "F8_E5M2", "[11,6]", 0, 66)), std::string(66, 'x')));
-  check_refused_open(folder, "model.safetensors: tensor 'wte.weight' has element type 'F8_E5M2', which is not supported");
+  folder.write(
+      "model.safetensors",
+      safetensors(table(entry("wte.weight", "F8_E5M2", "[11,6]", 0, 66)), std::string(66, 'x')));
+  check_refused_open(
+      folder,
+      "model.safetensors: tensor 'wte.weight' has element type 'F8_E5M2', which is not supported");
 }
 
 TEST_CASE("folders that hold no model") {
@@ -316,10 +355,14 @@ TEST_CASE("folders that hold no model") {
   folder.write("model.safetensors", whole.substr(0, whole.size() - 1));
   check_refused_open(folder, "model.safetensors: data_offsets");
   folder.write("model.safetensors", little_endian(std::uint64_t{1} << 60, 8) + whole);
-  check_refused_open(folder, "model.safetensors: truncated, or no .safetensors file: its header should have 1152921504606846976 bytes");
+  check_refused_open(folder,
+                     "model.safetensors: truncated, or no .safetensors file: its header should "
+                     "have 1152921504606846976 bytes");
   folder.write("model.safetensors", "");
   check_refused_open(folder, "model.safetensors: is empty");
-  CHECK(refusal([&] { model::Checkpoint(folder / "config.json"); }).find("is no folder of a model") != std::string::npos);
+  CHECK(refusal([&] {
+          model::Checkpoint(folder / "config.json");
+        }).find("is no folder of a model") != std::string::npos);
 }
 
 TEST_CASE("shards are what the index says") {
@@ -348,11 +391,15 @@ TEST_CASE("shards that are not what the index says") {
     shards.check("two.safetensors", "data_offsets 0..8 of tensor 'b' go beyond the 4 bytes");
   }
   SUBCASE("a tensor is in another shard") {
-    shards.index = R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})";
-    shards.check("one.safetensors", "lacks tensor 'b', which model.safetensors.index.json says is there; two.safetensors holds it");
+    shards.index =
+        R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})";
+    shards.check("one.safetensors",
+                 "lacks tensor 'b', which model.safetensors.index.json says is there; "
+                 "two.safetensors holds it");
   }
   SUBCASE("a tensor is nowhere") {
-    shards.index = R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}})";
+    shards.index =
+        R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}})";
     shards.check("two.safetensors", "lacks tensor 'c'");
   }
   SUBCASE("a tensor is in two shards") {
@@ -361,12 +408,14 @@ TEST_CASE("shards that are not what the index says") {
   }
   SUBCASE("the index does not know a tensor") {
     const Tensor tensor = counted(DType::f32, {2});
-    write_safetensors(shards.folder / "two.safetensors", std::vector<NamedTensor>{{"b", tensor.view()}, {"c", tensor.view()}});
+    write_safetensors(shards.folder / "two.safetensors",
+                      std::vector<NamedTensor>{{"b", tensor.view()}, {"c", tensor.view()}});
     shards.check("two.safetensors", "tensor 'c' is not in model.safetensors.index.json");
   }
   SUBCASE("names that lead elsewhere") {
-    for (const std::string name : {"../one.safetensors", "/one.safetensors", "sub/one.safetensors", "..", "", R"(a\\one.safetensors)",
-                                   "model.safetensors.index.json", R"(one\u0000.safetensors)"}) {
+    for (const std::string name :
+         {"../one.safetensors", "/one.safetensors", "sub/one.safetensors", "..", "",
+          R"(a\\one.safetensors)", "model.safetensors.index.json", R"(one\u0000.safetensors)"}) {
       shards.index = R"({"weight_map": {"a": ")" + name + R"("}})";
       shards.check(index, "it needs the name of a .safetensors file in the same folder");
     }
@@ -382,7 +431,8 @@ TEST_CASE("shards that are not what the index says") {
     check(R"({"weight_map": []})", "'weight_map' is a list; it needs an object");
     check(R"({"weight_map": {"a": 1}})", "'weight_map.a' is 1; it needs a text");
     check(R"({"weight_map": {"a\nb": null}})", "it needs a text");
-    check(R"({"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}})", "'a' stands twice");
+    check(R"({"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}})",
+          "'a' stands twice");
     check(R"({"weight_map": {"a": "one.safetensors")", "is no JSON");
     check(R"({"weight_map": )" + std::string(100'000, '['), "is nested deeper than 32 levels");
     check(std::string((1 << 25) + 1, ' '), "at most 33554432 are read");

@@ -21,14 +21,16 @@ nlohmann::json measured(const std::string& options) {
 /// Bytes of Q, K, V and O that the figures stand for, for K and V rows of so many bytes together.
 void check_traffic(const nlohmann::json& result, double element, double kv_row) {
   const double bytes = 2 * 4 * (16 + 24) * element + 2 * 2 * 70 * kv_row;
-  CHECK(result["gbps"].get<double>() * result["median_ms"].get<double>() * 1e6 == doctest::Approx(bytes));
+  CHECK(result["gbps"].get<double>() * result["median_ms"].get<double>() * 1e6 ==
+        doctest::Approx(bytes));
 }
 
 }  // namespace
 
 TEST_CASE("a shape is timed on plain tensors or on a cache of any type") {
   const nlohmann::json plain = measured("--dtype bf16");
-  for (const char* field : {"name", "threads", "median_ms", "min_ms", "gflops", "peak_gflops", "fraction_of_peak", "path"}) {
+  for (const char* field : {"name", "threads", "median_ms", "min_ms", "gflops", "peak_gflops",
+                            "fraction_of_peak", "path"}) {
     CHECK(plain.contains(field));
   }
   CHECK(plain["dtype"] == "bf16");
@@ -54,7 +56,8 @@ TEST_CASE("attn_bench refuses what makes no sense in one line") {
   const std::string shape = "--shape 1,1,1,1,1,1 ";
   check(shape + "--kv-dtype i4", "f32, bf16, f16 or i8");
   check(shape + "--dtype i8", "f32, bf16 or f16");
-  for (const char* size : {"-1", "2000000"}) check(shape + "--page-size " + size, "an integer in 0..");
+  for (const char* size : {"-1", "2000000"})
+    check(shape + "--page-size " + size, "an integer in 0..");
   check(shape + "--page-size many", "--page-size");
   check(shape + "--layout sbhd", "bhsd or bshd");
   check(shape + "--kv-dtype f32 --kernel naive", "--kernel tiled");

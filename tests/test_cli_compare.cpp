@@ -23,7 +23,8 @@ std::size_t widest_line(const std::string& text) {
 }  // namespace
 
 TEST_CASE("help, version and info end with 0") {
-  for (const char* arguments : {"--help", "run --help", "compare --help", "info --help", "--version", "info"}) {
+  for (const char* arguments :
+       {"--help", "run --help", "compare --help", "info --help", "--version", "info"}) {
     CAPTURE(arguments);
     const Ran ran = attn_demo(arguments);
     CHECK(ran.code == 0);
@@ -58,7 +59,8 @@ TEST_CASE("compare ends with 0 within the tolerance and with 1 past it") {
   CAPTURE(table.out);
   CHECK(table.code == 0);
   CHECK(table.err == "");
-  for (const char* word : {"tiled", "unfused", "naive", "max abs", "RMS", "worst", "scratch", "2 e + 4 eps max|V|", "within tolerance"}) {
+  for (const char* word : {"tiled", "unfused", "naive", "max abs", "RMS", "worst", "scratch",
+                           "2 e + 4 eps max|V|", "within tolerance"}) {
     CHECK(table.out.find(word) != std::string::npos);
   }
   CHECK(attn_demo("compare --tolerance 1 " + sample.inputs).code == 0);
@@ -71,7 +73,8 @@ TEST_CASE("compare ends with 0 within the tolerance and with 1 past it") {
 }
 
 TEST_CASE("compare takes a shape in place of files") {
-  const Ran ran = attn_demo("compare --shape 2,6,3,33,70,24,40 --seed 7 --causal --softcap 20 --window 30,-1 --json");
+  const Ran ran = attn_demo(
+      "compare --shape 2,6,3,33,70,24,40 --seed 7 --causal --softcap 20 --window 30,-1 --json");
   CAPTURE(ran.out);
   REQUIRE(ran.code == 0);
   CHECK(ran.err == "");
@@ -91,18 +94,22 @@ TEST_CASE("compare takes a shape in place of files") {
   CHECK(result["score_matrix_bytes"] == 2 * 6 * 33 * 70 * 4);
 
   const std::string errors = result["tiled"]["out"].dump();
-  const Ran again = attn_demo("compare --shape 2,6,3,33,70,24,40 --seed 7 --causal --softcap 20 --window 30,-1 --json --threads 1");
+  const Ran again = attn_demo(
+      "compare --shape 2,6,3,33,70,24,40 --seed 7 --causal --softcap 20 --window 30,-1 --json "
+      "--threads 1");
   CHECK(nlohmann::json::parse(again.out)["tiled"]["out"].dump() == errors);
-  for (const char* dtype : {"bf16", "f16"}) CHECK(attn_demo(fmt::format("compare --shape 1,2,2,20,20,16 --dtype {}", dtype)).code == 0);
+  for (const char* dtype : {"bf16", "f16"})
+    CHECK(attn_demo(fmt::format("compare --shape 1,2,2,20,20,16 --dtype {}", dtype)).code == 0);
   for (const char* empty : {"0,2,1,4,4,8", "1,2,1,0,4,8", "1,2,1,4,0,8"})
     CHECK(attn_demo(fmt::format("compare --shape {}", empty)).code == 0);
 }
 
 TEST_CASE("compare takes other normalisers, which have no lse") {
-  for (const char* normaliser :
-       {"sigmoid", "sigmoid --sigmoid-bias 0", "sparsemax", "entmax15", "entmax --alpha 1.2", "entmax --alpha 3"}) {
+  for (const char* normaliser : {"sigmoid", "sigmoid --sigmoid-bias 0", "sparsemax", "entmax15",
+                                 "entmax --alpha 1.2", "entmax --alpha 3"}) {
     CAPTURE(normaliser);
-    const std::string arguments = fmt::format("compare --shape 2,6,3,33,70,24,40 --causal --normaliser {}", normaliser);
+    const std::string arguments =
+        fmt::format("compare --shape 2,6,3,33,70,24,40 --causal --normaliser {}", normaliser);
     const Ran ran = attn_demo(arguments + " --json");
     CAPTURE(ran.out);
     REQUIRE(ran.code == 0);
@@ -115,7 +122,8 @@ TEST_CASE("compare takes other normalisers, which have no lse") {
     }
     const Ran table = attn_demo(arguments);
     CHECK(table.code == 0);
-    CHECK(table.out.find("weights of whole rows by " + std::string(normaliser).substr(0, 6)) != std::string::npos);
+    CHECK(table.out.find("weights of whole rows by " + std::string(normaliser).substr(0, 6)) !=
+          std::string::npos);
   }
 }
 
@@ -127,7 +135,8 @@ TEST_CASE("compare shows what a cache's type costs, and pages cost nothing") {
     const auto result = nlohmann::json::parse(ran.out);
     CHECK(result["unfused"]["out"]["max_abs"].get<double>() <= result["tolerance"].get<double>());
     CHECK(result["shape"] == nlohmann::json({2, 6, 3, 2, 70, 24, 40}));
-    return std::pair(result["tiled"]["out"]["max_abs"].get<double>(), result["kv_dtype"].dump() + " " + result["page_size"].dump());
+    return std::pair(result["tiled"]["out"]["max_abs"].get<double>(),
+                     result["kv_dtype"].dump() + " " + result["page_size"].dump());
   };
   CHECK(error_with("").second == "\"f32\" 0");
   const auto [rounding, paged] = error_with("--page-size 3");
@@ -138,10 +147,11 @@ TEST_CASE("compare shows what a cache's type costs, and pages cost nothing") {
   CHECK(rounding < 1e-5);
   CHECK(half > 10 * rounding);
   CHECK(quantized > 3 * half);
-  CHECK(attn_demo("compare --shape 2,6,3,2,70,24,40 --kv-dtype i8 --page-size 16").out.find("cached in i8 in pages of 16") !=
-        std::string::npos);
+  CHECK(attn_demo("compare --shape 2,6,3,2,70,24,40 --kv-dtype i8 --page-size 16")
+            .out.find("cached in i8 in pages of 16") != std::string::npos);
   for (const char* empty : {"0,2,1,4,4,8", "1,2,1,4,0,8"}) {
-    CHECK(attn_demo(fmt::format("compare --kv-dtype i8 --page-size 2 --shape {}", empty)).code == 0);
+    CHECK(attn_demo(fmt::format("compare --kv-dtype i8 --page-size 2 --shape {}", empty)).code ==
+          0);
   }
 }
 

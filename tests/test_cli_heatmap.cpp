@@ -1,4 +1,5 @@
-// attn_demo heatmap: pictures read back and compared with weights computed here; its parts; refusals.
+// attn_demo heatmap: pictures read back and compared with weights computed here; its parts;
+// refusals.
 #include <algorithm>
 #include <cmath>
 #include <set>
@@ -21,10 +22,12 @@ namespace {
 
 Pixel pixel_of(demo::Colour colour) { return {colour.red, colour.green, colour.blue}; }
 
-/// One head of three queries and keys. With --scale 1 the scores are 0, 1 and 2 in every row, shifted by one from row to row.
+/// One head of three queries and keys. With --scale 1 the scores are 0, 1 and 2 in every row,
+/// shifted by one from row to row.
 struct Three {
   Folder folder;
-  std::string inputs = fmt::format("heatmap --q {} --k {} --scale 1 ", folder / "q.npy", folder / "k.npy");
+  std::string inputs =
+      fmt::format("heatmap --q {} --k {} --scale 1 ", folder / "q.npy", folder / "k.npy");
   std::string out = folder / "map.png";
 
   Three() {
@@ -32,7 +35,9 @@ struct Three {
     write_tensor(folder / "q.npy", TensorView(q, {1, 1, 3, 3}));
     write_tensor(folder / "k.npy", TensorView(k, {1, 1, 3, 3}));
   }
-  std::string draw(const std::string& options) const { return fmt::format("{} --out {} {}", inputs, out, options); }
+  std::string draw(const std::string& options) const {
+    return fmt::format("{} --out {} {}", inputs, out, options);
+  }
 };
 
 /// The weights of a row of Three in which the scores at `seen` are visible.
@@ -57,7 +62,8 @@ Pixel corner(const Png& png, const demo::CellArea& cells, std::int64_t row, std:
 
 /// Bytes differ by at most so many, since the weights may by an ulp.
 bool near(const Pixel& a, const Pixel& b, int most = 1) {
-  return std::equal(a.begin(), a.end(), b.begin(), [most](int x, int y) { return std::abs(x - y) <= most; });
+  return std::equal(a.begin(), a.end(), b.begin(),
+                    [most](int x, int y) { return std::abs(x - y) <= most; });
 }
 
 std::set<Pixel> colours_of(const Png& png, const demo::Box& box) {
@@ -78,7 +84,8 @@ TEST_CASE("cells have the colours of their weights, and hidden ones are hatched"
   const Png png = read_png(sample.out);
   REQUIRE(png.pixels.size() > 0);
   const demo::CellArea cells = cells_of(3, 3);
-  CHECK(corner(png, cells, 0, 0) == pixel_of(demo::map_colour(1)));  // it sees itself alone: the largest weight
+  CHECK(corner(png, cells, 0, 0) ==
+        pixel_of(demo::map_colour(1)));  // it sees itself alone: the largest weight
   for (int row = 0; row < 3; ++row) {
     for (int key = 0; key < 3; ++key) {
       CAPTURE(row);
@@ -86,29 +93,34 @@ TEST_CASE("cells have the colours of their weights, and hidden ones are hatched"
       if (key > row)
         CHECK(colours_of(png, cells.cell(row, key)) == hatched);
       else
-        CHECK(near(corner(png, cells, row, key), pixel_of(demo::map_colour(weight_of(row, key, row + 1)))));
+        CHECK(near(corner(png, cells, row, key),
+                   pixel_of(demo::map_colour(weight_of(row, key, row + 1)))));
     }
   }
 }
 
 TEST_CASE("what is small is no hidden key") {
   const Three sample;
-  // sparsemax gives the third key of the first row all of the weight, and the others 0 that are seen.
+  // sparsemax gives the third key of the first row all of the weight, and the others 0 that are
+  // seen.
   check_done(sample.draw("--normaliser sparsemax"));
   const Png png = read_png(sample.out);
   CHECK(corner(png, cells_of(3, 3), 0, 0) == pixel_of(demo::map_colour(0)));
   CHECK(corner(png, cells_of(3, 3), 0, 2) == pixel_of(demo::map_colour(1)));
-  CHECK(std::none_of(png.pixels.begin(), png.pixels.end(), [](const Pixel& pixel) { return hatched.count(pixel) > 0; }));
+  CHECK(std::none_of(png.pixels.begin(), png.pixels.end(),
+                     [](const Pixel& pixel) { return hatched.count(pixel) > 0; }));
 
   const std::string ninf = "--causal-offset -3";  // nobody sees anything
   check_done(sample.draw(ninf + " --scale-colours log"));
   const Png hidden = read_png(sample.out);
-  for (int n = 0; n < 9; ++n) CHECK(colours_of(hidden, cells_of(3, 3).cell(n / 3, n % 3)) == hatched);
+  for (int n = 0; n < 9; ++n)
+    CHECK(colours_of(hidden, cells_of(3, 3).cell(n / 3, n % 3)) == hatched);
 }
 
 TEST_CASE("one head of many, with all that a call has") {
   const Sample sample;
-  const Tensor additive = random_tensor({2, 4, 3, 5}, 4), slopes = random_tensor({4}, 5), sinks = random_tensor({4}, 6);
+  const Tensor additive = random_tensor({2, 4, 3, 5}, 4), slopes = random_tensor({4}, 5),
+               sinks = random_tensor({4}, 6);
   const std::int64_t lengths[] = {5, 4};
   const TensorView kv_lens(lengths, {2});
   Tensors tensors;
@@ -119,13 +131,16 @@ TEST_CASE("one head of many, with all that a call has") {
   tensors.sinks = sinks.view();
   tensors.kv_lens = kv_lens;
   Tensor weights(DType::f64, {2, 4, 3, 5});
-  reference_scores(tensors, {.softcap = 2.f, .causal = Causal::bottom_right()}, ScoreStage::weights, weights.view());
+  reference_scores(tensors, {.softcap = 2.f, .causal = Causal::bottom_right()}, ScoreStage::weights,
+                   weights.view());
 
   const std::string out = sample.folder / "map.png";
-  const std::string command =
-      fmt::format("heatmap --q {} --k {} --mask {} --alibi {} --sinks {} --kv-lens {} --softcap 2 --causal --out {}",
-                  sample.folder / "q.npy", sample.folder / "k.npy", sample.file("mask.npy", additive.view()),
-                  sample.file("slopes.npy", slopes.view()), sample.file("sinks.npy", sinks.view()), sample.file("lens.npy", kv_lens), out);
+  const std::string command = fmt::format(
+      "heatmap --q {} --k {} --mask {} --alibi {} --sinks {} --kv-lens {} --softcap 2 --causal "
+      "--out {}",
+      sample.folder / "q.npy", sample.folder / "k.npy", sample.file("mask.npy", additive.view()),
+      sample.file("slopes.npy", slopes.view()), sample.file("sinks.npy", sinks.view()),
+      sample.file("lens.npy", kv_lens), out);
   for (const std::int64_t head : {0, 1, 3}) {
     check_done(fmt::format("{} --batch 1 --head {}", command, head));
     const Png png = read_png(out);
@@ -133,7 +148,8 @@ TEST_CASE("one head of many, with all that a call has") {
     const double* const own = weights.data<double>() + (4 + head) * 15;
     const double largest = *std::max_element(own, own + 15);
     for (std::int64_t n = 0; n < 15; ++n) {
-      const bool hidden = n % 5 >= 4 || n % 5 > n / 5 + 4 - 3;  // by length, and by the causal mask of what is left
+      const bool hidden =
+          n % 5 >= 4 || n % 5 > n / 5 + 4 - 3;  // by length, and by the causal mask of what is left
       CAPTURE(n);
       const Pixel pixel = corner(png, cells_of(3, 5), n / 5, n % 5);
       if (hidden)
@@ -186,11 +202,14 @@ TEST_CASE("in the terminal, with colours") {
   map.grid.hidden[9999] = 1;
   const demo::ColourScale scale(demo::ScaleKind::linear, {&map, 1});
   const std::string text = demo::terminal_map(map, scale, {true, 60});
-  const auto background = [](demo::Colour c) { return fmt::format("\033[48;2;{:03};{:03};{:03}m", c.red, c.green, c.blue); };
+  const auto background = [](demo::Colour c) {
+    return fmt::format("\033[48;2;{:03};{:03};{:03}m", c.red, c.green, c.blue);
+  };
   CHECK(text.find(background(demo::map_colour(1))) != std::string::npos);
   CHECK(text.find(background(demo::map_colour(0))) != std::string::npos);
   CHECK(text.find("each cell: the largest of 3 x 4 weights\n") != std::string::npos);
-  // Nothing but a hidden block is hidden: the last one, of one row and four keys, has three that are seen.
+  // Nothing but a hidden block is hidden: the last one, of one row and four keys, has three that
+  // are seen.
   CHECK(text.find("//") == text.rfind("//"));  // in the legend
 }
 
@@ -210,7 +229,8 @@ TEST_CASE("blocks have their largest weight") {
       std::vector<float> seen;
       for (std::int64_t n = 0; n < 35; ++n) {
         const bool inside = n / 7 / 2 == row && n % 7 / 3 == column;
-        if (inside && grid.hidden[static_cast<std::size_t>(n)] == 0) seen.push_back(grid.weights[static_cast<std::size_t>(n)]);
+        if (inside && grid.hidden[static_cast<std::size_t>(n)] == 0)
+          seen.push_back(grid.weights[static_cast<std::size_t>(n)]);
       }
       CHECK(small.is_hidden(row, column) == seen.empty());
       if (row == 1 && column == 1)
@@ -221,7 +241,8 @@ TEST_CASE("blocks have their largest weight") {
   }
 }
 
-TEST_CASE("the colour map grows lighter all the way, and what is not on it differs from all of it") {
+TEST_CASE(
+    "the colour map grows lighter all the way, and what is not on it differs from all of it") {
   const auto brightness = [](demo::Colour c) { return 299 * c.red + 587 * c.green + 114 * c.blue; };
   const auto distance = [](demo::Colour a, demo::Colour b) {
     return std::abs(a.red - b.red) + std::abs(a.green - b.green) + std::abs(a.blue - b.blue);
@@ -229,7 +250,8 @@ TEST_CASE("the colour map grows lighter all the way, and what is not on it diffe
   for (int n = 0; n <= 100; ++n) {
     const demo::Colour colour = demo::map_colour(n / 100.);
     if (n > 0) CHECK(brightness(colour) > brightness(demo::map_colour((n - 1) / 100.)));
-    for (const demo::Colour other : {demo::hidden_colour, demo::hatch_colour, demo::nan_colour}) CHECK(distance(colour, other) > 90);
+    for (const demo::Colour other : {demo::hidden_colour, demo::hatch_colour, demo::nan_colour})
+      CHECK(distance(colour, other) > 90);
   }
 }
 
@@ -238,7 +260,8 @@ TEST_CASE("colour scales") {
   map.grid = Grid(1, 5);
   map.grid.weights = {0, 1e-9f, 1e-3f, 1e-1f, 5};
   map.grid.hidden = {0, 0, 0, 0, 1};  // what is hidden does not count
-  const demo::ColourScale linear(demo::ScaleKind::linear, {&map, 1}), logarithmic(demo::ScaleKind::logarithmic, {&map, 1});
+  const demo::ColourScale linear(demo::ScaleKind::linear, {&map, 1}),
+      logarithmic(demo::ScaleKind::logarithmic, {&map, 1});
   CHECK(linear.position(0.1f) == 1);
   CHECK(linear.position(0.05f) == doctest::Approx(0.5));
   CHECK(linear.position(0) == 0);
@@ -276,7 +299,8 @@ TEST_CASE("every letter has its own glyph") {
 
 TEST_CASE("labels") {
   using Labels = std::vector<std::string>;
-  CHECK(demo::readable(" a\n\t\r\x01\xc3\x7f~") == std::string{demo::middle_dot} + "a\\n\\t\\r\\x01\\xc3\\x7f~");
+  CHECK(demo::readable(" a\n\t\r\x01\xc3\x7f~") ==
+        std::string{demo::middle_dot} + "a\\n\\t\\r\\x01\\xc3\\x7f~");
   CHECK(demo::readable("") == "");
   CHECK(demo::readable_title("a b\n\x85") == "a b\\n\\x85");
   CHECK(demo::shortened("abcd", 4) == "abcd");
@@ -285,8 +309,12 @@ TEST_CASE("labels") {
   CHECK(demo::line_labels("a\n\nb,c\n") == Labels{"a", "", "b,c"});
   CHECK(demo::utf8("a\xb7\x85") == "a\xc2\xb7\xe2\x80\xa6");
 
-  const auto rows = [](const Labels& labels, const Labels& keys) { return demo::axis_labels({"--labels", labels, keys}, 2, 3).rows; };
-  const auto columns = [](const Labels& labels, const Labels& keys) { return demo::axis_labels({"--labels", labels, keys}, 2, 3).columns; };
+  const auto rows = [](const Labels& labels, const Labels& keys) {
+    return demo::axis_labels({"--labels", labels, keys}, 2, 3).rows;
+  };
+  const auto columns = [](const Labels& labels, const Labels& keys) {
+    return demo::axis_labels({"--labels", labels, keys}, 2, 3).columns;
+  };
   CHECK(rows({"a", "b", "c"}, {}) == Labels{"b", "c"});
   CHECK(columns({"a", "b", "c"}, {}) == Labels{"a", "b", "c"});
   CHECK(rows({"x", "y"}, {}) == Labels{"x", "y"});
@@ -297,8 +325,8 @@ TEST_CASE("labels") {
 }
 
 TEST_CASE("pictures of any shape hold their cells") {
-  for (const Dims& shape :
-       {Dims{1, 1}, Dims{1, 40}, Dims{40, 1}, Dims{64, 64}, Dims{577, 577}, Dims{3, 1000}, Dims{961, 2}, Dims{2000, 1}, Dims{1, 100000}}) {
+  for (const Dims& shape : {Dims{1, 1}, Dims{1, 40}, Dims{40, 1}, Dims{64, 64}, Dims{577, 577},
+                            Dims{3, 1000}, Dims{961, 2}, Dims{2000, 1}, Dims{1, 100000}}) {
     CAPTURE(shape.to_string());
     demo::WeightMap map;
     map.grid = Grid(shape[0], shape[1]);
@@ -347,9 +375,13 @@ TEST_CASE("heatmap refuses what it cannot draw") {
   check(sample.inputs + "--out " + sample.folder / "map.jpg", ".png");
   check(sample.inputs + "--out " + sample.folder / "nowhere/map.png", "cannot be written");
   fs::create_directory(sample.folder / "taken.png");
-  check_refused_with(attn_demo(sample.inputs + "--out " + sample.folder / "taken.png"), "cannot be written");
+  check_refused_with(attn_demo(sample.inputs + "--out " + sample.folder / "taken.png"),
+                     "cannot be written");
   fs::remove(sample.folder / "taken.png");
-  check(fmt::format("heatmap --q {} --k {}", sample.folder / "missing.npy", sample.folder / "k.npy"), "missing.npy");
-  check(fmt::format("heatmap --q {} --k {}", sample.folder / "none.npy", sample.folder / "k.npy"), "no weights to draw");
+  check(
+      fmt::format("heatmap --q {} --k {}", sample.folder / "missing.npy", sample.folder / "k.npy"),
+      "missing.npy");
+  check(fmt::format("heatmap --q {} --k {}", sample.folder / "none.npy", sample.folder / "k.npy"),
+        "no weights to draw");
   check(sample.draw("--mask " + sample.folder / "none.npy"), "mask");
 }

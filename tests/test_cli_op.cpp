@@ -33,14 +33,18 @@ struct OpSample {
     return folder / name;
   }
   template <class T>
-  std::string file(const std::string& name, const Dims& shape, const std::vector<T>& numbers) const {
+  std::string file(const std::string& name, const Dims& shape,
+                   const std::vector<T>& numbers) const {
     return file(name, TensorView(numbers.data(), shape));
   }
   std::string op(const std::string& options, const std::string& input = "x.npy") const {
     const std::size_t space = std::min(options.find(' '), options.size());
-    return fmt::format("op {} --input {} --out {} {}", options.substr(0, space), folder / input, out, options.substr(space));
+    return fmt::format("op {} --input {} --out {} {}", options.substr(0, space), folder / input,
+                       out, options.substr(space));
   }
-  double at(std::int64_t a, std::int64_t b, std::int64_t c) const { return static_cast<double>(x.data<float>()[(a * 3 + b) * 4 + c]); }
+  double at(std::int64_t a, std::int64_t b, std::int64_t c) const {
+    return static_cast<double>(x.data<float>()[(a * 3 + b) * 4 + c]);
+  }
   /// f along one axis of x, in place.
   Values along(int axis, const std::function<void(Values&)>& f) const {
     Values all = values_of(x);
@@ -48,9 +52,11 @@ struct OpSample {
     for (std::int64_t first = 0; first < x.size(); ++first) {
       if (first / stride % extent != 0) continue;
       Values slice;
-      for (std::int64_t n = 0; n < extent; ++n) slice.push_back(all[static_cast<std::size_t>(first + n * stride)]);
+      for (std::int64_t n = 0; n < extent; ++n)
+        slice.push_back(all[static_cast<std::size_t>(first + n * stride)]);
       f(slice);
-      for (std::int64_t n = 0; n < extent; ++n) all[static_cast<std::size_t>(first + n * stride)] = slice[static_cast<std::size_t>(n)];
+      for (std::int64_t n = 0; n < extent; ++n)
+        all[static_cast<std::size_t>(first + n * stride)] = slice[static_cast<std::size_t>(n)];
     }
     return all;
   }
@@ -59,7 +65,8 @@ struct OpSample {
 /// Numbers of order 1 that were computed in f32 in some ten roundings.
 constexpr double rounding = 4e-6;
 
-void check_file(const std::string& file, const Dims& shape, const Values& wanted, double tolerance = rounding) {
+void check_file(const std::string& file, const Dims& shape, const Values& wanted,
+                double tolerance = rounding) {
   CAPTURE(file);
   const Tensor tensor = read_tensor(file);
   CHECK(tensor.shape() == shape);
@@ -126,17 +133,20 @@ TEST_CASE("softmax, log_softmax and logsumexp") {
   check_done(sample.op("logsumexp --axis 1"));
   Values sums;
   for (int a = 0; a < 2; ++a) {
-    for (int c = 0; c < 4; ++c) sums.push_back(log_of_sum({sample.at(a, 0, c), sample.at(a, 1, c), sample.at(a, 2, c)}));
+    for (int c = 0; c < 4; ++c)
+      sums.push_back(log_of_sum({sample.at(a, 0, c), sample.at(a, 1, c), sample.at(a, 2, c)}));
   }
   check_file(sample.out, {2, 4}, sums);
 }
 
 TEST_CASE("the result has the type of the input, and f64 becomes f32") {
   const OpSample sample;
-  const auto check = [&](DType given, const std::string& in, const std::string& out, DType written) {
+  const auto check = [&](DType given, const std::string& in, const std::string& out,
+                         DType written) {
     write_tensor(sample.folder / in, copy_as(sample.x.view(), given).view(), "x");
     const std::string input = in.ends_with(".npy") ? in : in + ":x";
-    check_done(fmt::format("op softmax --input {} --out {}", sample.folder / input, sample.folder / out));
+    check_done(
+        fmt::format("op softmax --input {} --out {}", sample.folder / input, sample.folder / out));
     const Tensor result = read_tensor(sample.folder / (out.ends_with(".npy") ? out : out + ":out"));
     CHECK(result.dtype() == written);
     const Values got = values_of(result), wanted = sample.along(2, softmax_of);
@@ -156,9 +166,11 @@ TEST_CASE("sparsemax and entmax, with tau and support") {
     Values taus, supports;
     const Values wanted = sample.along(2, [&](Values& x) {
       taus.push_back(entmax_of(x, alpha));
-      supports.push_back(static_cast<double>(std::count_if(x.begin(), x.end(), [](double p) { return p > 0; })));
+      supports.push_back(
+          static_cast<double>(std::count_if(x.begin(), x.end(), [](double p) { return p > 0; })));
     });
-    check_done(sample.op(fmt::format("{} --tau {} --support {}", options, sample.folder / "tau.npy", sample.folder / "support.npy")));
+    check_done(sample.op(fmt::format("{} --tau {} --support {}", options, sample.folder / "tau.npy",
+                                     sample.folder / "support.npy")));
     check_file(sample.out, {2, 3, 4}, wanted, 1e-5);
     check_file(sample.folder / "tau.npy", {2, 3}, taus, 1e-5);
     check_file(sample.folder / "support.npy", {2, 3}, supports, 0);
@@ -176,10 +188,12 @@ TEST_CASE("cross_entropy and nll_loss") {
   const OpSample sample;  // [N = 2, C = 3, d = 4]
   const std::vector<std::int64_t> classes = {0, 2, 1, 7, 2, 2, 0, 1};
   const std::vector<float> weights = {1, 0.5f, 2};
-  const std::string options = fmt::format(" --target {} --weight {} --ignore-index 7 --label-smoothing 0.25",
-                                          sample.file("target.npy", {2, 4}, classes), sample.file("weight.npy", {3}, weights));
+  const std::string options = fmt::format(
+      " --target {} --weight {} --ignore-index 7 --label-smoothing 0.25",
+      sample.file("target.npy", {2, 4}, classes), sample.file("weight.npy", {3}, weights));
   const Values log_p = sample.along(1, log_softmax_at(1));
-  write_tensor(sample.folder / "log_p.npy", copy_as(TensorView(log_p.data(), {2, 3, 4}), DType::f32).view());
+  write_tensor(sample.folder / "log_p.npy",
+               copy_as(TensorView(log_p.data(), {2, 3, 4}), DType::f32).view());
   Values losses, weights_met;
   for (std::size_t n = 0; n < 2; ++n) {
     for (std::size_t d = 0; d < 4; ++d) {
@@ -188,13 +202,17 @@ TEST_CASE("cross_entropy and nll_loss") {
         losses.push_back(0);
         continue;
       }
-      const auto cost = [&](std::size_t c) { return -static_cast<double>(weights[c]) * log_p[(n * 3 + c) * 4 + d]; };
+      const auto cost = [&](std::size_t c) {
+        return -static_cast<double>(weights[c]) * log_p[(n * 3 + c) * 4 + d];
+      };
       losses.push_back(0.75 * cost(target) + 0.25 / 3 * (cost(0) + cost(1) + cost(2)));
       weights_met.push_back(static_cast<double>(weights[target]));
     }
   }
-  for (const auto& [name, input] : {std::pair{"cross_entropy", "x.npy"}, std::pair{"nll_loss", "log_p.npy"}}) {
-    check_done(sample.op(name + options + " --reduction none --log-prob " + sample.folder / "all.npy", input));
+  for (const auto& [name, input] :
+       {std::pair{"cross_entropy", "x.npy"}, std::pair{"nll_loss", "log_p.npy"}}) {
+    check_done(sample.op(
+        name + options + " --reduction none --log-prob " + sample.folder / "all.npy", input));
     check_file(sample.out, {2, 4}, losses);
     check_file(sample.folder / "all.npy", {2, 3, 4}, log_p);
     check_done(sample.op(name + options + " --reduction sum", input));
@@ -222,7 +240,8 @@ TEST_CASE("cross_entropy and nll_loss") {
 TEST_CASE("sparsemax_loss and entmax_loss") {
   const OpSample sample;
   const std::vector<std::int64_t> classes = {0, 2, 1, 0, 2, 2, 0, 1};
-  const std::string target = " --reduction sum --target " + sample.file("target.npy", {2, 4}, classes);
+  const std::string target =
+      " --reduction sum --target " + sample.file("target.npy", {2, 4}, classes);
   const auto loss = [&](double alpha) {
     double sum = 0;
     for (std::int64_t n = 0; n < 8; ++n) {
@@ -235,7 +254,8 @@ TEST_CASE("sparsemax_loss and entmax_loss") {
         sum += p[c] * x[c];
         powers += std::pow(p[c], alpha);
       }
-      sum += (1 - powers) / (alpha * (alpha - 1)) - x[static_cast<std::size_t>(classes[static_cast<std::size_t>(n)])];
+      sum += (1 - powers) / (alpha * (alpha - 1)) -
+             x[static_cast<std::size_t>(classes[static_cast<std::size_t>(n)])];
     }
     return sum;
   };
@@ -247,7 +267,8 @@ TEST_CASE("sparsemax_loss and entmax_loss") {
 
 TEST_CASE("sample draws what the library draws") {
   const OpSample sample;
-  const auto check = [&](const std::string& arguments, std::int64_t count, const SampleOptions& options) {
+  const auto check = [&](const std::string& arguments, std::int64_t count,
+                         const SampleOptions& options) {
     CAPTURE(arguments);
     Tensor expected(DType::i64, {2, 3, count});
     attn::sample(sample.x.view(), expected.view(), options);
@@ -284,12 +305,15 @@ TEST_CASE("rms_norm and layer_norm") {
   const Values wanted = sample.along(2, [&](Values& x) {
     means.push_back(sum_of(x) / 4);
     for (double& each : x) each -= means.back();
-    deviations.push_back(1 / std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.) / 4 + 1e-5));
+    deviations.push_back(
+        1 / std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.) / 4 + 1e-5));
     for (double& each : x) each *= deviations.back();
     scaled(x, true);
   });
-  check_done(sample.op(fmt::format("layer_norm --axis -1 {} --bias-file {} --mean {} --inv-std-dev {}", of_scale,
-                                   sample.file("bias.npy", {4}, bias), sample.folder / "mean.npy", sample.folder / "deviation.npy")));
+  check_done(
+      sample.op(fmt::format("layer_norm --axis -1 {} --bias-file {} --mean {} --inv-std-dev {}",
+                            of_scale, sample.file("bias.npy", {4}, bias),
+                            sample.folder / "mean.npy", sample.folder / "deviation.npy")));
   check_file(sample.out, {2, 3, 4}, wanted, 1e-5);
   check_file(sample.folder / "mean.npy", {2, 3, 1}, means);
   check_file(sample.folder / "deviation.npy", {2, 3, 1}, deviations, 1e-5);
@@ -307,7 +331,8 @@ TEST_CASE("rms_norm and layer_norm") {
 TEST_CASE("rope turns pairs, in both layouts and with both kinds of tables") {
   const OpSample sample;
   constexpr std::int64_t heads = 2, seq = 3, dim = 6, positions = 5;  // of 6 elements 4 are turned
-  const Tensor x = random_tensor({2, heads, seq, dim}, 2), angles = random_tensor({positions, 2}, 3);
+  const Tensor x = random_tensor({2, heads, seq, dim}, 2),
+               angles = random_tensor({positions, 2}, 3);
   Tensor cos(DType::f32, {positions, 2}), sin(DType::f32, {positions, 2});
   for (int n = 0; n < 10; ++n) {
     cos.data<float>()[n] = std::cos(angles.data<float>()[n]);
@@ -317,9 +342,11 @@ TEST_CASE("rope turns pairs, in both layouts and with both kinds of tables") {
   const auto wanted = [&](bool interleaved, const std::vector<std::int64_t>& places) {
     Values y = values_of(x);
     for (std::int64_t row = 0; row < 2 * heads * seq; ++row) {
-      const std::int64_t place = places[static_cast<std::size_t>(row / (heads * seq) * seq + row % seq)];
+      const std::int64_t place =
+          places[static_cast<std::size_t>(row / (heads * seq) * seq + row % seq)];
       for (std::int64_t n = 0; n < 2; ++n) {
-        const double c = static_cast<double>(cos.data<float>()[place * 2 + n]), s = static_cast<double>(sin.data<float>()[place * 2 + n]);
+        const double c = static_cast<double>(cos.data<float>()[place * 2 + n]),
+                     s = static_cast<double>(sin.data<float>()[place * 2 + n]);
         double& first = y[static_cast<std::size_t>(row * dim + (interleaved ? 2 * n : n))];
         double& second = y[static_cast<std::size_t>(row * dim + (interleaved ? 2 * n + 1 : n + 2))];
         const double turned = first * c - second * s;
@@ -330,7 +357,8 @@ TEST_CASE("rope turns pairs, in both layouts and with both kinds of tables") {
     return y;
   };
   sample.file("rows.npy", x.view());
-  const std::string tables = fmt::format(" --cos {} --sin {}", sample.file("cos.npy", cos.view()), sample.file("sin.npy", sin.view()));
+  const std::string tables = fmt::format(" --cos {} --sin {}", sample.file("cos.npy", cos.view()),
+                                         sample.file("sin.npy", sin.view()));
   const std::string of_ids = " --position-ids " + sample.file("ids.npy", {2, 3}, ids);
   check_done(sample.op("rope" + tables, "rows.npy"));
   check_file(sample.out, x.shape(), wanted(false, {0, 1, 2, 0, 1, 2}));
@@ -343,28 +371,37 @@ TEST_CASE("rope turns pairs, in both layouts and with both kinds of tables") {
   Tensor cos_at(DType::f32, {2, seq, 2}), sin_at(DType::f32, {2, seq, 2});
   for (std::size_t n = 0; n < ids.size(); ++n) {
     for (std::int64_t pair = 0; pair < 2; ++pair) {
-      cos_at.data<float>()[2 * static_cast<std::int64_t>(n) + pair] = cos.data<float>()[2 * ids[n] + pair];
-      sin_at.data<float>()[2 * static_cast<std::int64_t>(n) + pair] = sin.data<float>()[2 * ids[n] + pair];
+      cos_at.data<float>()[2 * static_cast<std::int64_t>(n) + pair] =
+          cos.data<float>()[2 * ids[n] + pair];
+      sin_at.data<float>()[2 * static_cast<std::int64_t>(n) + pair] =
+          sin.data<float>()[2 * ids[n] + pair];
     }
   }
   const std::string rows =
-      fmt::format(" --cos {} --sin {}", sample.file("cos_at.npy", cos_at.view()), sample.file("sin_at.npy", sin_at.view()));
+      fmt::format(" --cos {} --sin {}", sample.file("cos_at.npy", cos_at.view()),
+                  sample.file("sin_at.npy", sin_at.view()));
   check_done(sample.op("rope" + rows, "rows.npy"));
   check_file(sample.out, x.shape(), wanted(false, ids));
 
   // [batch, seq, heads * dim]
-  const auto merged = [](const Tensor& tensor) { return copy_as(tensor.view().permuted({0, 2, 1, 3}), DType::f32); };
+  const auto merged = [](const Tensor& tensor) {
+    return copy_as(tensor.view().permuted({0, 2, 1, 3}), DType::f32);
+  };
   const Tensor by_seq = merged(x);
   sample.file("merged.npy", TensorView(by_seq.data(), DType::f32, {2, seq, heads * dim}));
   check_done(sample.op("rope --heads 2" + tables + of_ids, "merged.npy"));
   const Values turned = wanted(false, ids);
-  const Values turned_by_seq = values_of(merged(copy_as(TensorView(turned.data(), x.shape()), DType::f32)));
+  const Values turned_by_seq =
+      values_of(merged(copy_as(TensorView(turned.data(), x.shape()), DType::f32)));
   check_file(sample.out, {2, seq, heads * dim}, turned_by_seq);
 
   check_refused_with(attn_demo(sample.op("rope" + tables, "merged.npy")), "with --heads");
-  check_refused_with(attn_demo(sample.op("rope --heads 5" + tables, "merged.npy")), "no multiple of its 5 heads");
-  check_refused_with(attn_demo(sample.op("rope --heads 2" + tables, "rows.npy")), "--heads is for rank-3 inputs");
-  check_refused_with(attn_demo(sample.op("rope --rotary-dim 6" + tables, "rows.npy")), "--rotary-dim is 6");
+  check_refused_with(attn_demo(sample.op("rope --heads 5" + tables, "merged.npy")),
+                     "no multiple of its 5 heads");
+  check_refused_with(attn_demo(sample.op("rope --heads 2" + tables, "rows.npy")),
+                     "--heads is for rank-3 inputs");
+  check_refused_with(attn_demo(sample.op("rope --rotary-dim 6" + tables, "rows.npy")),
+                     "--rotary-dim is 6");
 }
 
 TEST_CASE("gelu and silu") {
@@ -377,7 +414,9 @@ TEST_CASE("gelu and silu") {
     check_file(sample.out, {2, 3, 4}, wanted);
   };
   const auto erf_form = [](double x) { return x / 2 * (1 + std::erf(x / std::sqrt(2.))); };
-  const auto tanh_form = [](double x) { return x / 2 * (1 + std::tanh(std::sqrt(2 / std::acos(-1.)) * (x + 0.044715 * x * x * x))); };
+  const auto tanh_form = [](double x) {
+    return x / 2 * (1 + std::tanh(std::sqrt(2 / std::acos(-1.)) * (x + 0.044715 * x * x * x)));
+  };
   check("gelu", erf_form);
   check("gelu --approximate none", erf_form);
   check("gelu --approximate tanh", tanh_form);
@@ -387,7 +426,8 @@ TEST_CASE("gelu and silu") {
 TEST_CASE("op refuses what does not go together, in one line, and leaves nothing behind") {
   const OpSample sample;
   const Tensor integers = counted(DType::i64, {2, 3, 4});
-  const std::string classes = sample.file("classes.npy", {2, 4}, std::vector<std::int64_t>{0, 2, 1, 3, 2, 2, 0, 1});
+  const std::string classes =
+      sample.file("classes.npy", {2, 4}, std::vector<std::int64_t>{0, 2, 1, 3, 2, 2, 0, 1});
   const std::string four = sample.file("four.npy", counted(DType::f32, {4}).view());
   sample.file("integers.npy", integers.view());
   sample.file("nan.npy", {2, 2}, std::vector<float>{0, 1, std::nanf(""), 2});
@@ -448,7 +488,8 @@ TEST_CASE("op refuses what does not go together, in one line, and leaves nothing
   check(sample.op("sparsemax --tau " + sample.folder / "nowhere/tau.npy"), "nowhere");
   const Folder other;
   write_tensor(other / "x.safetensors", copy_as(sample.x.view(), DType::bf16).view(), "x");
-  check(fmt::format("op silu --input {}:x --out {}", other / "x.safetensors", sample.out), ".npy has no bf16");
+  check(fmt::format("op silu --input {}:x --out {}", other / "x.safetensors", sample.out),
+        ".npy has no bf16");
 }
 
 TEST_CASE("plot makes the pictures of data/ again, byte for byte") {
@@ -465,7 +506,8 @@ TEST_CASE("plot draws the logits of a file, and refuses what it cannot draw") {
   const OpSample sample;
   const std::vector<float> logits = {3, 0.25f, -7.5f};
   const std::string file = sample.file("logits.npy", {3}, logits);
-  check_done(fmt::format("plot sparsity --out {} --logits {}", sample.folder / "picture.svg", file));
+  check_done(
+      fmt::format("plot sparsity --out {} --logits {}", sample.folder / "picture.svg", file));
   const std::string picture = bytes_of(sample.folder / "picture.svg");
   CHECK(picture.starts_with("<svg "));
   CHECK(picture.ends_with("</svg>\n"));

@@ -27,8 +27,10 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   check(sample.run("--causal --causal-offset 1"), "excludes");
   check(sample.run("--causal-offset 1.5"), "an integer");
   check(sample.run("--causal-offset 99999999999999999999"), "an integer");
-  for (const char* value : {"1", "1,2,3", "-2,0", "a,b", "1,", "''"}) check(sample.run(fmt::format("--window {}", value)), "L,R");
-  for (const char* value : {"0", "-1", "1000000", "two"}) check(sample.run(fmt::format("--threads {}", value)), "an integer");
+  for (const char* value : {"1", "1,2,3", "-2,0", "a,b", "1,", "''"})
+    check(sample.run(fmt::format("--window {}", value)), "L,R");
+  for (const char* value : {"0", "-1", "1000000", "two"})
+    check(sample.run(fmt::format("--threads {}", value)), "an integer");
   check(sample.run("--isa sse9"), "baseline");
   check(sample.run("--normaliser hardmax"), "one of softmax, sigmoid, sparsemax, entmax15, entmax");
   check(sample.run("--normaliser entmax"), "needs --alpha");
@@ -40,7 +42,8 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   check(sample.run("--normaliser sparsemax --lse x.npy"), "lse is given with sparsemax");
   check(sample.run("--dtype f8"), "one of f32, bf16, f16");
   check(sample.run("--kv-dtype i4"), "one of f32, bf16, f16, i8");
-  for (const char* size : {"-1", "2000000", "x"}) check(sample.run(fmt::format("--page-size {}", size)), "--page-size");
+  for (const char* size : {"-1", "2000000", "x"})
+    check(sample.run(fmt::format("--page-size {}", size)), "--page-size");
   check(sample.run("--kernel fastest"), "one of tiled, naive, unfused");
   check(sample.run("--layout sbhd"), "one of bhsd, bshd");
   check(sample.run("--scores-stage raw --scores x.npy"), "one of scaled");
@@ -71,10 +74,13 @@ TEST_CASE("bad input is refused in one line, and nothing is left behind") {
   check("--alibi " + write("slopes.npy", counted(DType::f32, {3})), "alibi_slopes has shape [3]");
   check("--sinks " + write("sinks.npy", counted(DType::i64, {4})), "floating-point");
   check("--kv-lens " + write("lens.npy", counted(DType::f32, {2})), "i32 or i64");
-  check("--kv-lens " + write("too_long.npy", copy_as(TensorView(std::vector<float>{2, 6}.data(), {2}), DType::i64)), "kv_lens[1] is 6");
+  check("--kv-lens " + write("too_long.npy",
+                             copy_as(TensorView(std::vector<float>{2, 6}.data(), {2}), DType::i64)),
+        "kv_lens[1] is 6");
   // Pages have room for more keys than there are.
   check("--page-size 4 --kv-lens " + bad / "too_long.npy", "kv_lens[1] is 6");
-  check("--page-size 4 --mask " + write("wide.npy", counted(DType::f32, {3, 6})), "mask has shape [3, 6]");
+  check("--page-size 4 --mask " + write("wide.npy", counted(DType::f32, {3, 6})),
+        "mask has shape [3, 6]");
 }
 
 TEST_CASE("outputs appear together or not at all") {
@@ -91,23 +97,31 @@ TEST_CASE("outputs appear together or not at all") {
   check("--lse " + sample.folder / "lse.txt", "lse.txt");
   check("--lse " + sample.folder / "lse.safetensors:lse", "lse.safetensors:lse");
 
-  // A file that cannot grow stands for a full disk. It may grow to 2 MiB: LLVM's OpenMP and sanitizers have files of their own.
+  // A file that cannot grow stands for a full disk. It may grow to 2 MiB: LLVM's OpenMP and
+  // sanitizers have files of their own.
   const std::string full = "trap '' XFSZ; ulimit -f 4096;";
   const std::string large = sample.file("large.npy", random_tensor({1200, 1, 2, 512}, 6).view());
   const Names before = sample.folder.names();
-  check_refused_with(shell(full, ATTN_DEMO_PATH, fmt::format("run --q {0} --k {0} --v {0} --out {1}", large, sample.out)), "out.npy");
+  check_refused_with(shell(full, ATTN_DEMO_PATH,
+                           fmt::format("run --q {0} --k {0} --v {0} --out {1}", large, sample.out)),
+                     "out.npy");
   CHECK(sample.folder.names() == before);
 }
 
 TEST_CASE("compare refuses shapes that make no sense or do not fit") {
-  for (const char* shape : {"1,2,3", "1,2,1,4,4,8,8,8", "1,2,1,4,4,x", "1,2,1,4,-4,8", "''", "99999999999999999999,1,1,1,1,1"}) {
-    check_refused_with(attn_demo(fmt::format("compare --shape {}", shape)), "B,H,HKV,SQ,SKV,D[,DV]");
+  for (const char* shape : {"1,2,3", "1,2,1,4,4,8,8,8", "1,2,1,4,4,x", "1,2,1,4,-4,8", "''",
+                            "99999999999999999999,1,1,1,1,1"}) {
+    check_refused_with(attn_demo(fmt::format("compare --shape {}", shape)),
+                       "B,H,HKV,SQ,SKV,D[,DV]");
   }
   check_refused_with(attn_demo("compare --shape 1,3,2,4,4,8"), "multiple of num_kv_heads");
   check_refused_with(attn_demo("compare --shape 1,2,1,4,4,0"), "head_dim is 0");
-  check_refused_with(attn_demo("compare --shape 1,1,1,1000000000000,1000000000000,64"), "of memory");
-  check_refused_with(attn_demo("compare --shape 9000000000000000000,9000000000000000000,1,1,1,64"), "of memory");
-  check_refused_with(attn_demo("compare --shape 64,64,64,1,1,128 --page-size 1000000"), "a cache of K and V needs about");
+  check_refused_with(attn_demo("compare --shape 1,1,1,1000000000000,1000000000000,64"),
+                     "of memory");
+  check_refused_with(attn_demo("compare --shape 9000000000000000000,9000000000000000000,1,1,1,64"),
+                     "of memory");
+  check_refused_with(attn_demo("compare --shape 64,64,64,1,1,128 --page-size 1000000"),
+                     "a cache of K and V needs about");
   check_refused_with(attn_demo("compare --shape 1,2,1,4,4,8 --layout bhsd"), "excludes");
   check_refused_with(attn_demo("compare --seed 1"), "--seed requires --shape");
 }

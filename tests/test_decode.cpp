@@ -1,5 +1,6 @@
-// Few rows of queries, which meet keys and values where they lie, up to and beyond the number from which those are packed instead.
-// Long sequences are split by keys, by numbers that are written down here again.
+// Few rows of queries, which meet keys and values where they lie, up to and beyond the number from
+// which those are packed instead. Long sequences are split by keys, by numbers that are written
+// down here again.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -14,7 +15,8 @@ using namespace attn::test;
 
 namespace {
 
-/// Rows up to which K and V are read in place: floats and bf16, and what has to be widened to be packed.
+/// Rows up to which K and V are read in place: floats and bf16, and what has to be widened to be
+/// packed.
 constexpr std::int64_t most_rows_in_place = 32, most_widened_rows_in_place = 48;
 
 /// Keys of a split where there are not enough for 16.
@@ -30,15 +32,19 @@ void choose_few_rows(Random& random, Case& c) {
   c.num_q_heads = c.num_kv_heads * group_size;
   const bool near_threshold = random.chance(0.3);
   const std::int64_t rows = near_threshold
-                                ? random.pick({most_rows_in_place, most_widened_rows_in_place}) + random.integer(-1, 1) * group_size
+                                ? random.pick({most_rows_in_place, most_widened_rows_in_place}) +
+                                      random.integer(-1, 1) * group_size
                                 : random.integer(1, 40);
   c.q_len = std::max<std::int64_t>(1, rows / group_size);
   const std::int64_t near_block = 128 * random.integer(1, 3) + random.integer(-2, 2);
   c.kv_len = random.chance(0.5) ? near_block : random.integer(0, 90);
-  const auto dim = [&] { return random.chance(0.2) ? random.integer(65, 130) : random.integer(1, 64); };
+  const auto dim = [&] {
+    return random.chance(0.2) ? random.integer(65, 130) : random.integer(1, 64);
+  };
   c.head_dim = dim();
   if (random.chance(0.5)) c.v_head_dim = dim();
-  c.layout = random.pick({Layout::bhsd, Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed});
+  c.layout = random.pick({Layout::bhsd, Layout::bhsd, Layout::bshd, Layout::padded,
+                          Layout::strided_dim, Layout::reversed});
 }
 
 Case random_case(std::uint64_t seed) {
@@ -56,7 +62,8 @@ Case random_split_case(std::uint64_t seed) {
   Random random(seed);
   Case c{.seed = seed};
   choose_few_rows(random, c);
-  c.q_len = std::max<std::int64_t>(1, random.integer(1, most_rows_in_place) * c.num_kv_heads / c.num_q_heads);
+  c.q_len = std::max<std::int64_t>(
+      1, random.integer(1, most_rows_in_place) * c.num_kv_heads / c.num_q_heads);
   c.batch = random.integer(1, 2);
   c.head_dim = random.integer(60, 140);
   c.v_head_dim = random.integer(60, 140);
@@ -69,7 +76,15 @@ Case random_split_case(std::uint64_t seed) {
 
 constexpr std::initializer_list<DType> key_types = {DType::f32, DType::bf16, DType::f16, DType::i8};
 
-Case usual() { return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 3, .kv_len = 150, .head_dim = 20, .v_head_dim = 33}; }
+Case usual() {
+  return {.batch = 2,
+          .num_q_heads = 4,
+          .num_kv_heads = 2,
+          .q_len = 3,
+          .kv_len = 150,
+          .head_dim = 20,
+          .v_head_dim = 33};
+}
 
 }  // namespace
 
@@ -84,8 +99,14 @@ TEST_CASE("Random combinations of all options, split by keys") {
 TEST_CASE("Every number of rows, by queries and by heads, with each type of keys") {
   for (const DType kv_type : key_types) {
     for (std::int64_t rows = 1; rows <= most_widened_rows_in_place + 2; ++rows) {
-      check_case({.num_q_heads = rows, .q_len = 1, .kv_len = 40, .head_dim = 16, .kv_type = kv_type});
-      check_case({.num_q_heads = 1, .q_len = rows, .kv_len = 40, .head_dim = 16, .kv_type = kv_type, .options = {.causal = Causal{}}});
+      check_case(
+          {.num_q_heads = rows, .q_len = 1, .kv_len = 40, .head_dim = 16, .kv_type = kv_type});
+      check_case({.num_q_heads = 1,
+                  .q_len = rows,
+                  .kv_len = 40,
+                  .head_dim = 16,
+                  .kv_type = kv_type,
+                  .options = {.causal = Causal{}}});
     }
   }
 }
@@ -93,14 +114,19 @@ TEST_CASE("Every number of rows, by queries and by heads, with each type of keys
 TEST_CASE("Every head dim, with each type of keys") {
   for (const DType kv_type : key_types) {
     for (std::int64_t dim = 1; dim <= 130; dim += dim < 34 ? 1 : 3) {
-      check_case({.num_q_heads = 2, .kv_len = 33, .head_dim = dim, .v_head_dim = 131 - dim, .kv_type = kv_type});
+      check_case({.num_q_heads = 2,
+                  .kv_len = 33,
+                  .head_dim = dim,
+                  .v_head_dim = 131 - dim,
+                  .kv_type = kv_type});
     }
   }
 }
 
 TEST_CASE("Every layout, with each type of keys") {
   for (const DType kv_type : key_types) {
-    for (const Layout layout : {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
+    for (const Layout layout :
+         {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
       Case c = usual();
       c.kv_type = kv_type;
       c.layout = layout;
@@ -112,7 +138,8 @@ TEST_CASE("Every layout, with each type of keys") {
 TEST_CASE("Keys, values and their scales, each with strides of its own") {
   Case c = usual();
   c.kv_type = DType::i8;
-  constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+  constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
+                                Layout::reversed};
   for (std::size_t n = 0; n < std::size(layouts); ++n) {
     Inputs inputs = make_inputs(c);
     std::size_t turn = n;
@@ -126,7 +153,8 @@ TEST_CASE("Keys, values and their scales, each with strides of its own") {
 }
 
 TEST_CASE("Every kv_len about blocks, and none") {
-  for (const std::int64_t kv_len : {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 383, 384, 385}) {
+  for (const std::int64_t kv_len : {0,  1,   2,   3,   4,   5,   15,  16,  17,  63,  64,
+                                    65, 127, 128, 129, 130, 255, 256, 257, 383, 384, 385}) {
     Case c = usual();
     c.kv_len = kv_len;
     check_case(c);
@@ -160,7 +188,11 @@ TEST_CASE("Dense masks of every shape and type") {
 TEST_CASE("Scales of either sign, none and tiny ones, in one part and in several") {
   for (const std::int64_t kv_len : {150, 2100}) {
     for (const float scale : {0.2f, -0.2f, 0.f, -0.f, 1e-40f, 1e-30f}) {
-      Case c{.num_q_heads = 2, .q_len = 2, .kv_len = kv_len, .head_dim = 64, .options = {.softmax_scale = scale}};
+      Case c{.num_q_heads = 2,
+             .q_len = 2,
+             .kv_len = kv_len,
+             .head_dim = 64,
+             .options = {.softmax_scale = scale}};
       check_case(c);
       c.sinks = c.alibi = true;
       check_case(c);
@@ -200,7 +232,8 @@ TEST_CASE("Parts that some rows, or all, see nothing of") {
   c.options.window.reset();
   for (const std::int64_t first_key : {1000, 1024, 2500, 3200}) {
     c.options.mask_mod = [first_key](const KeyRun& run, bool* seen) {
-      for (std::int64_t n = 0; n < run.count; ++n) seen[n] = run.key_begin + n >= first_key + 300 * run.q_index;
+      for (std::int64_t n = 0; n < run.count; ++n)
+        seen[n] = run.key_begin + n >= first_key + 300 * run.q_index;
     };
     check_case(c);
   }

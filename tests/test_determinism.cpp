@@ -1,4 +1,5 @@
-// The same call gives the same bits for any number of threads, any other content of the batch, and wherever it is made from.
+// The same call gives the same bits for any number of threads, any other content of the batch, and
+// wherever it is made from.
 #include <doctest/doctest.h>
 
 #include <omp.h>
@@ -16,31 +17,65 @@ namespace {
 
 /// Few rows and many, few heads and many, one block of keys and several, plain and with everything.
 std::vector<Case> cases() {
-  const Case everything{.batch = 3,
-                        .num_q_heads = 6,
-                        .num_kv_heads = 2,
-                        .q_len = 70,
-                        .kv_len = 260,
-                        .head_dim = 24,
-                        .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{150, {}}},
-                        .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 70, 260}},
-                        .alibi = true,
-                        .sinks = true,
-                        .kv_lens = {260, 100, 0}};
+  const Case everything{
+      .batch = 3,
+      .num_q_heads = 6,
+      .num_kv_heads = 2,
+      .q_len = 70,
+      .kv_len = 260,
+      .head_dim = 24,
+      .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{150, {}}},
+      .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 70, 260}},
+      .alibi = true,
+      .sinks = true,
+      .kv_lens = {260, 100, 0}};
   Case pairs = everything;
   pairs.q_type = pairs.kv_type = pairs.out_type = DType::bf16;
   Case sparse = everything;
   sparse.lse = false;
   sparse.options.normaliser = Normaliser::sparsemax();
-  const Case sigmoid{
-      .num_q_heads = 4, .q_len = 100, .kv_len = 600, .head_dim = 64, .options = {.normaliser = Normaliser::sigmoid()}, .lse = false};
+  const Case sigmoid{.num_q_heads = 4,
+                     .q_len = 100,
+                     .kv_len = 600,
+                     .head_dim = 64,
+                     .options = {.normaliser = Normaliser::sigmoid()},
+                     .lse = false};
   return {
-      {.batch = 1, .num_q_heads = 1, .num_kv_heads = 1, .q_len = 230, .kv_len = 230, .head_dim = 16},
-      {.batch = 1, .num_q_heads = 4, .num_kv_heads = 1, .q_len = 100, .kv_len = 600, .head_dim = 64},
-      {.batch = 2, .num_q_heads = 8, .num_kv_heads = 8, .q_len = 90, .kv_len = 130, .head_dim = 32, .options = {.causal = Causal{}}},
+      {.batch = 1,
+       .num_q_heads = 1,
+       .num_kv_heads = 1,
+       .q_len = 230,
+       .kv_len = 230,
+       .head_dim = 16},
+      {.batch = 1,
+       .num_q_heads = 4,
+       .num_kv_heads = 1,
+       .q_len = 100,
+       .kv_len = 600,
+       .head_dim = 64},
+      {.batch = 2,
+       .num_q_heads = 8,
+       .num_kv_heads = 8,
+       .q_len = 90,
+       .kv_len = 130,
+       .head_dim = 32,
+       .options = {.causal = Causal{}}},
       {.batch = 4, .num_q_heads = 8, .num_kv_heads = 2, .q_len = 1, .kv_len = 700, .head_dim = 64},
-      {.batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 3, .kv_len = 3100, .head_dim = 64, .kv_lens = {3100, 1500}},
-      {.batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = 2, .kv_len = 2100, .head_dim = 64, .kv_type = DType::i8, .sinks = true},
+      {.batch = 2,
+       .num_q_heads = 6,
+       .num_kv_heads = 2,
+       .q_len = 3,
+       .kv_len = 3100,
+       .head_dim = 64,
+       .kv_lens = {3100, 1500}},
+      {.batch = 2,
+       .num_q_heads = 2,
+       .num_kv_heads = 1,
+       .q_len = 2,
+       .kv_len = 2100,
+       .head_dim = 64,
+       .kv_type = DType::i8,
+       .sinks = true},
       everything,
       pairs,
       sparse,
@@ -70,8 +105,8 @@ StridedTensor entry(const StridedTensor& tensor, std::int64_t b) {
 
 Inputs entry(const Inputs& inputs, std::int64_t b) {
   Inputs one = inputs;
-  for (StridedTensor Inputs::*member :
-       {&Inputs::q, &Inputs::k, &Inputs::v, &Inputs::mask, &Inputs::kv_lens, &Inputs::k_scales, &Inputs::v_scales}) {
+  for (StridedTensor Inputs::*member : {&Inputs::q, &Inputs::k, &Inputs::v, &Inputs::mask,
+                                        &Inputs::kv_lens, &Inputs::k_scales, &Inputs::v_scales}) {
     one.*member = entry(inputs.*member, b);
   }
   return one;
@@ -128,7 +163,8 @@ TEST_CASE("From several threads at once") {
     std::vector<std::thread> threads;
     for (std::string& difference : differences) {
       threads.emplace_back([&] {
-        for (int repeat = 0; repeat < 2 && difference.empty(); ++repeat) difference = bit_difference(run(inputs, c), expected);
+        for (int repeat = 0; repeat < 2 && difference.empty(); ++repeat)
+          difference = bit_difference(run(inputs, c), expected);
       });
     }
     for (std::thread& thread : threads) thread.join();

@@ -1,4 +1,5 @@
-// sparsemax and entmax against a plain derivation in long double, and against what makes them what they are.
+// sparsemax and entmax against a plain derivation in long double, and against what makes them what
+// they are.
 #include <attn/softmax.hpp>
 
 #include <doctest/doctest.h>
@@ -35,7 +36,8 @@ Result run(const Floats& x, float alpha, const Execution& execution = {}) {
   const auto count = static_cast<std::int64_t>(x.size());
   Result result{Floats(x.size(), -1)};
   entmax(TensorView(x.data(), {count}), MutableTensorView(result.y.data(), {count}), alpha, -1,
-         {MutableTensorView(&result.tau, Dims{}), MutableTensorView(&result.support, Dims{})}, execution);
+         {MutableTensorView(&result.tau, Dims{}), MutableTensorView(&result.support, Dims{})},
+         execution);
   return result;
 }
 
@@ -43,12 +45,14 @@ Result run(const Floats& x, float alpha, const Execution& execution = {}) {
 Floats grid(std::int64_t count, double scale, std::uint64_t seed) {
   Random random(seed);
   Floats x;
-  for (std::int64_t n = 0; n < count; ++n) x.push_back(static_cast<float>(std::round(random.normal() * scale * 0x1p12) * 0x1p-12));
+  for (std::int64_t n = 0; n < count; ++n)
+    x.push_back(static_cast<float>(std::round(random.normal() * scale * 0x1p12) * 0x1p-12));
   return x;
 }
 
-/// Of y: for alpha = 1.5 and 2 the excess is rounded twice and squared at most, and its square rounded, 5 half ulps; the threshold is
-/// such that all errors together are at most 2^-23. Else all is in double until y is rounded. Softmax: as softmax.hpp says.
+/// Of y: for alpha = 1.5 and 2 the excess is rounded twice and squared at most, and its square
+/// rounded, 5 half ulps; the threshold is such that all errors together are at most 2^-23. Else all
+/// is in double until y is rounded. Softmax: as softmax.hpp says.
 double tolerance(float alpha, double y) {
   if (alpha == 1) return 2e-7 * y + 1e-30;
   if (alpha == 1.5F || alpha == 2) return 5 * half_ulp * y + 0x1p-23;
@@ -71,15 +75,18 @@ void check_against_plain(const Floats& x, float alpha, const Execution& executio
   if (alpha == 1) return;
   constexpr long double margin = 1e-6L;  // nearer to the threshold, rounding decides
   const auto above = [&](long double by) {
-    return std::count_if(wanted.excess.begin(), wanted.excess.end(), [by](long double excess) { return excess > by; });
+    return std::count_if(wanted.excess.begin(), wanted.excess.end(),
+                         [by](long double excess) { return excess > by; });
   };
   CHECK(got.support >= above(alpha > 2 ? 0 : margin));
   CHECK(got.support <= above(alpha > 2 ? 0 : -margin));
-  if (alpha >= 1.5F) CHECK(got.support == std::count_if(got.y.begin(), got.y.end(), [](float y) { return y > 0; }));
+  if (alpha >= 1.5F)
+    CHECK(got.support == std::count_if(got.y.begin(), got.y.end(), [](float y) { return y > 0; }));
 }
 
-/// The certificate of a solution: on the support y^(alpha - 1) = (alpha - 1) x - tau, elsewhere (alpha - 1) x <= tau, and the sum is 1. In
-/// x - max x a float has lost half an ulp of at most 1 / (alpha - 1), the threshold as much, and tau and y are rounded.
+/// The certificate of a solution: on the support y^(alpha - 1) = (alpha - 1) x - tau, elsewhere
+/// (alpha - 1) x <= tau, and the sum is 1. In x - max x a float has lost half an ulp of at most 1 /
+/// (alpha - 1), the threshold as much, and tau and y are rounded.
 void check_certificate(const Floats& x, float alpha, const Execution& execution) {
   CAPTURE(alpha);
   const Result got = run(x, alpha, execution);
@@ -110,12 +117,14 @@ void with_each_isa(F&& f) {
 TEST_CASE("every alpha, against the plain derivation") {
   for (const std::int64_t count : {1, 2, 3, 5, 15, 16, 17, 33, 100, 300}) {
     for (const double scale : {0.002, 0.05, 1., 6.}) {
-      for (const float alpha : {1.F, 1.000001F, 1.0001F, 1.001F, 1.25F, 1.5F, 1.75F, 2.F, 2.5F, 4.F, 10.F, 50.F}) {
+      for (const float alpha :
+           {1.F, 1.000001F, 1.0001F, 1.001F, 1.25F, 1.5F, 1.75F, 2.F, 2.5F, 4.F, 10.F, 50.F}) {
         CAPTURE(count);
         CAPTURE(scale);
         CAPTURE(alpha);
         const Floats x = grid(count, scale, static_cast<std::uint64_t>(count) * 31 + 7);
-        with_each_isa([&](const Execution& execution) { check_against_plain(x, alpha, execution); });
+        with_each_isa(
+            [&](const Execution& execution) { check_against_plain(x, alpha, execution); });
       }
     }
   }
@@ -143,10 +152,12 @@ TEST_CASE("alpha = 1.5 and 2 exactly, for rows long enough to be sampled, in eve
 TEST_CASE("rows that are hard for a search") {
   std::vector<Floats> rows(5);
   rows[0].push_back(0);
-  for (int n = 0; n < 120; ++n) rows[0].push_back(-std::exp2(-static_cast<float>(n) / 4));  // each step leaves a few behind
-  for (int n = 0; n < 3000; ++n) rows[1].push_back(static_cast<float>(n % 2) * 0x1p-11F);   // two values, both in
-  for (int n = 0; n < 100; ++n) rows[2].push_back(-static_cast<float>(n) * 0x1p-20F);       // neighbours
-  rows[3] = Floats(5000, -0.984375F);                                                       // one, and many that are just in
+  for (int n = 0; n < 120; ++n)
+    rows[0].push_back(-std::exp2(-static_cast<float>(n) / 4));  // each step leaves a few behind
+  for (int n = 0; n < 3000; ++n)
+    rows[1].push_back(static_cast<float>(n % 2) * 0x1p-11F);  // two values, both in
+  for (int n = 0; n < 100; ++n) rows[2].push_back(-static_cast<float>(n) * 0x1p-20F);  // neighbours
+  rows[3] = Floats(5000, -0.984375F);  // one, and many that are just in
   rows[3][4999] = 0;
   rows[4] = Floats(3000, -1.F);  // many that are just out, or just in
   rows[4][0] = 0;
@@ -163,9 +174,10 @@ TEST_CASE("rows that are hard for a search") {
   }
 }
 
-TEST_CASE("an element nearer to the threshold than doubles lie to each other may weigh almost half") {
-  // Of {0, d} with alpha = 10 and d just above -1/9, d has an excess of (1 - (-9 d)^(1/9))^9 or so. For the weight itself, its power,
-  // see the plain derivation: it takes the excess as a logarithm.
+TEST_CASE(
+    "an element nearer to the threshold than doubles lie to each other may weigh almost half") {
+  // Of {0, d} with alpha = 10 and d just above -1/9, d has an excess of (1 - (-9 d)^(1/9))^9 or so.
+  // For the weight itself, its power, see the plain derivation: it takes the excess as a logarithm.
   for (const float alpha : {2.25F, 4.F, 10.F, 50.F}) {
     for (int n = 1; n < 200; ++n) {
       CAPTURE(alpha);
@@ -189,11 +201,13 @@ TEST_CASE("100,000 elements, up to alpha = 10") {
       CAPTURE(alpha);
       const Result got = run(x, alpha);
       CHECK(std::fabs(std::accumulate(got.y.begin(), got.y.end(), 0.) - 1) <= 1e-6);
-      CHECK(got.support == std::count_if(got.y.begin(), got.y.end(), [](float y) { return y > 0; }));
+      CHECK(got.support ==
+            std::count_if(got.y.begin(), got.y.end(), [](float y) { return y > 0; }));
       // Nobody outside the support is greater than anybody within.
       float least_in = infinity, greatest_out = -infinity;
       for (std::size_t n = 0; n < x.size(); ++n)
-        (got.y[n] > 0) ? least_in = std::min(least_in, x[n]) : greatest_out = std::max(greatest_out, x[n]);
+        (got.y[n] > 0) ? least_in = std::min(least_in, x[n])
+                       : greatest_out = std::max(greatest_out, x[n]);
       CHECK(greatest_out < least_in);
     }
   }
@@ -207,7 +221,8 @@ TEST_CASE("equal logits share alike") {
       const Result got = run(Floats(static_cast<std::size_t>(count), 2.75F), alpha);
       const float share = 1 / static_cast<float>(count);
       CHECK(got.support == count);
-      CHECK(std::all_of(got.y.begin(), got.y.end(), [&](float y) { return std::fabs(y - share) <= 2.4e-7F * share; }));
+      CHECK(std::all_of(got.y.begin(), got.y.end(),
+                        [&](float y) { return std::fabs(y - share) <= 2.4e-7F * share; }));
     }
   }
 }
@@ -225,16 +240,19 @@ TEST_CASE("a shift changes nothing, a permutation permutes") {
     CHECK(std::fabs(of_shifted.tau - plain.tau - (alpha - 1) * 16) <= 64 * half_ulp);
     CHECK(of_reversed.support == plain.support);
     for (std::size_t n = 0; n < x.size(); ++n) {
-      CHECK(std::fabs(of_reversed.y[x.size() - 1 - n] - plain.y[n]) <= 2 * tolerance(alpha, plain.y[n]));
+      CHECK(std::fabs(of_reversed.y[x.size() - 1 - n] - plain.y[n]) <=
+            2 * tolerance(alpha, plain.y[n]));
     }
   }
 }
 
 TEST_CASE("continuous in alpha at 1, 1.5 and 2") {
-  // |dy / dalpha| is at most some (log y)^2 y < 1, near a threshold a little more: a step of 1e-4 moves y by less than 2e-4.
+  // |dy / dalpha| is at most some (log y)^2 y < 1, near a threshold a little more: a step of 1e-4
+  // moves y by less than 2e-4.
   const Floats x = grid(64, 0.3, 11);
   for (const float alpha : {1.F, 1.5F, 2.F}) {
-    const Result at = run(x, alpha), above = run(x, alpha + 1e-4F), below = run(x, std::max(1.F, alpha - 1e-4F));
+    const Result at = run(x, alpha), above = run(x, alpha + 1e-4F),
+                 below = run(x, std::max(1.F, alpha - 1e-4F));
     double moved = 0;
     for (std::size_t n = 0; n < x.size(); ++n) {
       CHECK(std::fabs(above.y[n] - at.y[n]) < 2e-4);
@@ -249,7 +267,9 @@ TEST_CASE("continuous in alpha at 1, 1.5 and 2") {
 
 TEST_CASE("values that are not finite") {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const auto all = [](const Floats& y, auto holds) { return std::all_of(y.begin(), y.end(), holds); };
+  const auto all = [](const Floats& y, auto holds) {
+    return std::all_of(y.begin(), y.end(), holds);
+  };
   for (const float alpha : {1.F, 1.25F, 1.5F, 2.F, 3.F}) {
     for (const std::size_t count : {1U, 3U, 40U}) {
       CAPTURE(alpha);
@@ -271,7 +291,8 @@ TEST_CASE("values that are not finite") {
         const Result got = run(masked, alpha, execution);
         CHECK(got.support == static_cast<std::int64_t>(count));
         for (std::size_t n = 0; n < masked.size(); ++n) {
-          CHECK(got.y[n] == doctest::Approx(n < count ? 1. / static_cast<double>(count) : 0).epsilon(3e-7));
+          CHECK(got.y[n] ==
+                doctest::Approx(n < count ? 1. / static_cast<double>(count) : 0).epsilon(3e-7));
         }
       });
     }

@@ -44,7 +44,8 @@ struct Setting {
   Layout in_layout = Layout::bhsd, out_layout = Layout::bhsd;
 };
 
-Outputs call(const Doubles& values, const Dims& shape, int dim, float alpha, const Setting& setting, const Execution& execution = {}) {
+Outputs call(const Doubles& values, const Dims& shape, int dim, float alpha, const Setting& setting,
+             const Execution& execution = {}) {
   const int counted = dim < 0 ? dim + shape.rank() : dim;
   const Dims rest = without(shape, counted);
   StridedTensor x(setting.in, shape, setting.in_layout), dy(setting.in, shape, setting.in_layout);
@@ -62,7 +63,8 @@ Outputs call(const Doubles& values, const Dims& shape, int dim, float alpha, con
   entmax(x.view(), y.view(), alpha, dim, {}, execution);
   entmax_backward(dy.view(), y.view(), out.dx.view(), alpha, dim, execution);
   entmax_backward_alpha(dy.view(), y.view(), out.dalpha.view(), alpha, dim, execution);
-  for (const StridedTensor* tensor : {&out.y, &out.tau, &out.support, &out.dx, &out.dalpha}) CHECK(tensor->gaps_untouched());
+  for (const StridedTensor* tensor : {&out.y, &out.tau, &out.support, &out.dx, &out.dalpha})
+    CHECK(tensor->gaps_untouched());
   return out;
 }
 
@@ -79,7 +81,8 @@ std::vector<std::size_t> places_of(const Dims& shape, int dim, std::int64_t numb
   for (int n = dim + 1; n < shape.rank(); ++n) step *= shape[n];
   std::vector<std::size_t> places;
   for (std::int64_t n = 0; n < shape[dim]; ++n) {
-    places.push_back(static_cast<std::size_t>((number / step * shape[dim] + n) * step + number % step));
+    places.push_back(
+        static_cast<std::size_t>((number / step * shape[dim] + n) * step + number % step));
   }
   return places;
 }
@@ -105,8 +108,10 @@ void check_slices(const Dims& shape, int dim, float alpha, const Setting& settin
     std::int64_t support = 0;
     entmax(TensorView(x.data(), row), MutableTensorView(y.data(), row), alpha, 0,
            {MutableTensorView(&tau, Dims{}), MutableTensorView(&support, Dims{})});
-    entmax_backward(TensorView(gradient.data(), row), TensorView(y.data(), row), MutableTensorView(dx.data(), row), alpha);
-    entmax_backward_alpha(TensorView(gradient.data(), row), TensorView(y.data(), row), MutableTensorView(&dalpha, Dims{}), alpha);
+    entmax_backward(TensorView(gradient.data(), row), TensorView(y.data(), row),
+                    MutableTensorView(dx.data(), row), alpha);
+    entmax_backward_alpha(TensorView(gradient.data(), row), TensorView(y.data(), row),
+                          MutableTensorView(&dalpha, Dims{}), alpha);
     const auto of = static_cast<std::size_t>(number);
     for (std::size_t n = 0; n < places.size(); ++n) {
       CHECK(got.y.values()[places[n]] == rounded({y[n]}, {1}, setting.out)[0]);
@@ -142,7 +147,8 @@ void check_refused(const std::function<void()>& f, const std::vector<std::string
 TEST_CASE("layouts and types, along each dim") {
   const Dims shape{2, 3, 5, 4};
   for (int dim = 0; dim < shape.rank(); ++dim) {
-    for (const Layout layout : {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
+    for (const Layout layout :
+         {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
       check_slices(shape, dim, 1.5F, {.in_layout = layout, .out_layout = Layout::padded});
       check_slices(shape, dim, 1.25F, {.in = DType::f16, .in_layout = layout});
     }
@@ -220,7 +226,8 @@ TEST_CASE("no elements") {
   float tau = 0, dalpha = 1;
   std::int64_t support = 7;
   const MutableTensorView nothing(static_cast<float*>(nullptr), {0});
-  entmax(nothing, nothing, 1.5F, 0, {MutableTensorView(&tau, Dims{}), MutableTensorView(&support, Dims{})});
+  entmax(nothing, nothing, 1.5F, 0,
+         {MutableTensorView(&tau, Dims{}), MutableTensorView(&support, Dims{})});
   CHECK(tau == -std::numeric_limits<float>::infinity());
   CHECK(support == 0);
   entmax_backward(nothing, nothing, nothing, 1.5F);
@@ -233,27 +240,44 @@ TEST_CASE("no elements") {
 
 TEST_CASE("refusals") {
   const Dims shape{2, 3};
-  StridedTensor x(DType::f32, shape), y(DType::f32, shape), other(DType::f32, {3, 2}), rest(DType::f32, {2}), wide(DType::f64, shape);
+  StridedTensor x(DType::f32, shape), y(DType::f32, shape), other(DType::f32, {3, 2}),
+      rest(DType::f32, {2}), wide(DType::f64, shape);
   StridedTensor numbers(DType::i64, {2});
-  for (const float alpha : {0.5F, -1.F, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float alpha : {0.5F, -1.F, std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN()}) {
     check_refused([&] { entmax(x.view(), y.view(), alpha); }, {"alpha", "1 or more"});
-    check_refused([&] { entmax_backward(x.view(), x.view(), y.view(), alpha); }, {"alpha", "1 or more"});
-    check_refused([&] { entmax_backward_alpha(x.view(), x.view(), rest.view(), alpha); }, {"alpha", "1 or more"});
+    check_refused([&] { entmax_backward(x.view(), x.view(), y.view(), alpha); },
+                  {"alpha", "1 or more"});
+    check_refused([&] { entmax_backward_alpha(x.view(), x.view(), rest.view(), alpha); },
+                  {"alpha", "1 or more"});
   }
   check_refused([&] { sparsemax(x.view(), y.view(), 2); }, {"dim is 2", "-2..1"});
-  check_refused([&] { sparsemax_backward(x.view(), x.view(), y.view(), -3); }, {"dim is -3", "-2..1"});
+  check_refused([&] { sparsemax_backward(x.view(), x.view(), y.view(), -3); },
+                {"dim is -3", "-2..1"});
   check_refused([&] { entmax15(x.view(), other.view()); }, {"y has shape [3, 2]", "[2, 3]"});
   check_refused([&] { entmax15(wide.view(), y.view()); }, {"x has type f64"});
-  check_refused([&] { entmax15(x.view(), {y.view().data, DType::f32, shape, {0, 1}}); }, {"y", "stride 0"});
+  check_refused(
+      [&] {
+        entmax15(x.view(), {y.view().data, DType::f32, shape, {0, 1}});
+      },
+      {"y", "stride 0"});
   check_refused([&] { entmax15(x.view(), {nullptr, DType::f32, shape}); }, {"y", "no data"});
-  check_refused([&] { entmax15(TensorView(x.view().data, DType::f32, Dims{}), y.view()); }, {"x", "rank 0"});
-  check_refused([&] { entmax15(x.view(), y.view(), 0, {.tau = rest.view()}); }, {"tau has shape [2]", "[3]"});
-  check_refused([&] { entmax15(x.view(), y.view(), 1, {.tau = numbers.view()}); }, {"tau has type i64", "f32"});
-  check_refused([&] { entmax15(x.view(), y.view(), 1, {.support = rest.view()}); }, {"support has type f32", "i64"});
+  check_refused([&] { entmax15(TensorView(x.view().data, DType::f32, Dims{}), y.view()); },
+                {"x", "rank 0"});
+  check_refused([&] { entmax15(x.view(), y.view(), 0, {.tau = rest.view()}); },
+                {"tau has shape [2]", "[3]"});
+  check_refused([&] { entmax15(x.view(), y.view(), 1, {.tau = numbers.view()}); },
+                {"tau has type i64", "f32"});
+  check_refused([&] { entmax15(x.view(), y.view(), 1, {.support = rest.view()}); },
+                {"support has type f32", "i64"});
   check_refused([&] { entmax15(x.view(), y.view(), 1, {}, {.num_threads = 0}); }, {"num_threads"});
-  check_refused([&] { sparsemax_backward(other.view(), x.view(), y.view()); }, {"dy has shape [3, 2]"});
-  check_refused([&] { sparsemax_backward(x.view(), x.view(), other.view()); }, {"dx has shape [3, 2]"});
-  check_refused([&] { entmax_backward_alpha(x.view(), x.view(), rest.view(), 2, 0); }, {"dalpha has shape [2]", "[3]"});
-  check_refused([&] { entmax_backward_alpha(x.view(), x.view(), numbers.view(), 2); }, {"dalpha has type i64"});
+  check_refused([&] { sparsemax_backward(other.view(), x.view(), y.view()); },
+                {"dy has shape [3, 2]"});
+  check_refused([&] { sparsemax_backward(x.view(), x.view(), other.view()); },
+                {"dx has shape [3, 2]"});
+  check_refused([&] { entmax_backward_alpha(x.view(), x.view(), rest.view(), 2, 0); },
+                {"dalpha has shape [2]", "[3]"});
+  check_refused([&] { entmax_backward_alpha(x.view(), x.view(), numbers.view(), 2); },
+                {"dalpha has type i64"});
   for (const StridedTensor* tensor : {&y, &rest, &numbers, &other}) CHECK(tensor->untouched());
 }

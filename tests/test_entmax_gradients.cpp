@@ -37,7 +37,9 @@ Point point_away_from_kinks(std::int64_t count, double scale, float alpha, std::
       point.greatest_dy = std::max<double>(point.greatest_dy, std::fabs(point.dy.back()));
     }
     const PlainEntmax plain = plain_entmax(point.x, alpha);
-    const auto close = [&](long double excess) { return std::fabs(excess) < 0.02L * std::min(1.F, alpha - 1); };
+    const auto close = [&](long double excess) {
+      return std::fabs(excess) < 0.02L * std::min(1.F, alpha - 1);
+    };
     if (std::any_of(plain.excess.begin(), plain.excess.end(), close)) continue;
     for (const long double y : plain.y) point.y.push_back(static_cast<float>(y));
     return point;
@@ -65,7 +67,8 @@ double difference_in_alpha(const Point& point, float alpha) {
   const long double step = std::min(2e-6L, (static_cast<long double>(alpha) - 1) / 8);
   if (step > 0) return static_cast<double>((at(alpha + step) - at(alpha - step)) / (2 * step));
   constexpr long double one_sided = 2e-5L;
-  return static_cast<double>((4 * at(1 + one_sided) - 3 * at(1) - at(1 + 2 * one_sided)) / (2 * one_sided));
+  return static_cast<double>((4 * at(1 + one_sided) - 3 * at(1) - at(1 + 2 * one_sided)) /
+                             (2 * one_sided));
 }
 
 Dims row_of(const Point& point) { return {static_cast<std::int64_t>(point.y.size())}; }
@@ -73,33 +76,42 @@ Dims row_of(const Point& point) { return {static_cast<std::int64_t>(point.y.size
 Floats backward(const Point& point, float alpha) {
   Floats dx(point.y.size(), -1);
   const Dims row = row_of(point);
-  entmax_backward(TensorView(point.dy.data(), row), TensorView(point.y.data(), row), MutableTensorView(dx.data(), row), alpha);
+  entmax_backward(TensorView(point.dy.data(), row), TensorView(point.y.data(), row),
+                  MutableTensorView(dx.data(), row), alpha);
   return dx;
 }
 
 double backward_alpha(const Point& point, float alpha) {
   float dalpha = 0;
   const Dims row = row_of(point);
-  entmax_backward_alpha(TensorView(point.dy.data(), row), TensorView(point.y.data(), row), MutableTensorView(&dalpha, Dims{}), alpha);
+  entmax_backward_alpha(TensorView(point.dy.data(), row), TensorView(point.y.data(), row),
+                        MutableTensorView(&dalpha, Dims{}), alpha);
   return dalpha;
 }
 
-/// y is off by half an ulp, s = y^(2 - alpha) by |2 - alpha| of them, the weighted mean of dy by twice that times the greatest dy,
-/// and the result is rounded; a difference is off by step^2 y''' / 6, less than 1e-8 at this distance from kinks.
+/// y is off by half an ulp, s = y^(2 - alpha) by |2 - alpha| of them, the weighted mean of dy by
+/// twice that times the greatest dy, and the result is rounded; a difference is off by step^2 y'''
+/// / 6, less than 1e-8 at this distance from kinks.
 double tolerance_in_x(const Point& point, float y, float alpha) {
   const double s = std::pow(y, 2 - static_cast<double>(alpha));
-  return s * point.greatest_dy * half_ulp * (4 * std::fabs(2 - static_cast<double>(alpha)) + 2) + 1e-8;
+  return s * point.greatest_dy * half_ulp * (4 * std::fabs(2 - static_cast<double>(alpha)) + 2) +
+         1e-8;
 }
 
-/// With b = alpha - 1, dy_i / dalpha is made of y_i l_i^2 phi(b l_i) <= y_i l_i^2 / 2 * max(1, y_i^-b) and of its sum shared out by
-/// s; half an ulp of y in each moves l by as much, y and s by 1 and |2 - alpha|. Differences are off by 1e-7: step^2 times
-/// a third derivative of order 10^4 where p = 1 / (alpha - 1) is large, or by digits that cancel.
+/// With b = alpha - 1, dy_i / dalpha is made of y_i l_i^2 phi(b l_i) <= y_i l_i^2 / 2 * max(1,
+/// y_i^-b) and of its sum shared out by s; half an ulp of y in each moves l by as much, y and s by
+/// 1 and |2 - alpha|. Differences are off by 1e-7: step^2 times a third derivative of order 10^4
+/// where p = 1 / (alpha - 1) is large, or by digits that cancel.
 double tolerance_in_alpha(const Point& point, float alpha) {
   double parts = 0;
   for (const float y : point.y) {
-    if (y > 0) parts += y * (1 + std::pow(std::log(y), 2)) * std::max(1., std::pow(y, 1 - static_cast<double>(alpha)));
+    if (y > 0)
+      parts += y * (1 + std::pow(std::log(y), 2)) *
+               std::max(1., std::pow(y, 1 - static_cast<double>(alpha)));
   }
-  return half_ulp * point.greatest_dy * parts * (4 + 4 * std::fabs(2 - static_cast<double>(alpha))) + 1e-7;
+  return half_ulp * point.greatest_dy * parts *
+             (4 + 4 * std::fabs(2 - static_cast<double>(alpha))) +
+         1e-7;
 }
 
 }  // namespace
@@ -109,7 +121,8 @@ TEST_CASE("in x") {
     for (const std::int64_t count : {2, 5, 12}) {
       CAPTURE(alpha);
       CAPTURE(count);
-      const Point point = point_away_from_kinks(count, 0.3, alpha, static_cast<std::uint64_t>(count));
+      const Point point =
+          point_away_from_kinks(count, 0.3, alpha, static_cast<std::uint64_t>(count));
       const Floats dx = backward(point, alpha);
       for (std::size_t n = 0; n < dx.size(); ++n) {
         const double wanted = difference_in_x(point, n, alpha);
@@ -125,14 +138,17 @@ TEST_CASE("in x") {
 }
 
 TEST_CASE("in alpha, at its limit and near it, too") {
-  for (const float alpha : {1.F, 1.00001F, 1.001F, 1.1F, 1.25F, 1.5F, 1.9F, 1.999F, 2.F, 2.001F, 2.5F, 4.F}) {
+  for (const float alpha :
+       {1.F, 1.00001F, 1.001F, 1.1F, 1.25F, 1.5F, 1.9F, 1.999F, 2.F, 2.001F, 2.5F, 4.F}) {
     for (const double scale : {0.3, 2.}) {
       for (const std::int64_t count : {2, 5, 12}) {
         CAPTURE(alpha);
         CAPTURE(scale);
         CAPTURE(count);
-        const Point point = point_away_from_kinks(count, scale, alpha, static_cast<std::uint64_t>(count));
-        CHECK(std::fabs(backward_alpha(point, alpha) - difference_in_alpha(point, alpha)) <= tolerance_in_alpha(point, alpha));
+        const Point point =
+            point_away_from_kinks(count, scale, alpha, static_cast<std::uint64_t>(count));
+        CHECK(std::fabs(backward_alpha(point, alpha) - difference_in_alpha(point, alpha)) <=
+              tolerance_in_alpha(point, alpha));
       }
     }
   }
@@ -145,7 +161,9 @@ TEST_CASE("supports of none and of one, and what is not finite") {
     const Point none{.x = {}, .y = {0, 0, 0}, .dy = {1, 2, nan}};
     CHECK(backward(none, alpha) == Floats{0, 0, 0});
     CHECK(backward_alpha(none, alpha) == 0);
-    const Point one{.x = {}, .y = {0, 1, 0}, .dy = {nan, 2, 3}};  // what has no part in y has none in the gradient
+    const Point one{.x = {},
+                    .y = {0, 1, 0},
+                    .dy = {nan, 2, 3}};  // what has no part in y has none in the gradient
     CHECK(backward(one, alpha) == Floats{0, 0, 0});
     CHECK(backward_alpha(one, alpha) == 0);
     const Point bad{.x = {}, .y = {nan, nan, nan}, .dy = {1, 2, 3}};

@@ -1,4 +1,5 @@
-// Errors in what tells where sequences and keys lie, one test each: the message names the tensor, and nothing has been written.
+// Errors in what tells where sequences and keys lie, one test each: the message names the tensor,
+// and nothing has been written.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -19,8 +20,13 @@ namespace {
 
 /// Three sequences of 2, 0 and 30 queries (or 2 each) and 5, 20 and 37 keys.
 Sequences right(KeyForm form, bool ragged_queries = true, DType kv_type = DType::f32) {
-  return {.common = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8, .v_head_dim = 6, .kv_type = kv_type},
-          .q_lens = ragged_queries ? std::vector<std::int64_t>{2, 0, 30} : std::vector<std::int64_t>{2, 2, 2},
+  return {.common = {.num_q_heads = 4,
+                     .num_kv_heads = 2,
+                     .head_dim = 8,
+                     .v_head_dim = 6,
+                     .kv_type = kv_type},
+          .q_lens = ragged_queries ? std::vector<std::int64_t>{2, 0, 30}
+                                   : std::vector<std::int64_t>{2, 2, 2},
           .kv_lens = {5, 20, 37},
           .ragged_queries = ragged_queries,
           .key_form = form};
@@ -33,8 +39,8 @@ struct Call {
 using Change = std::function<void(Call&)>;
 using Run = std::function<void(const Call&)>;
 
-void check_error(const std::string& way, const Sequences& sequences, const Run& run, const Change& change, ErrorCode code,
-                 const std::vector<std::string>& words) {
+void check_error(const std::string& way, const Sequences& sequences, const Run& run,
+                 const Change& change, ErrorCode code, const std::vector<std::string>& words) {
   Together together(sequences);
   Call call{together.tensors(), {}};
   change(call);
@@ -54,14 +60,19 @@ void check_error(const std::string& way, const Sequences& sequences, const Run& 
 }
 
 /// What only the data tells.
-void check_rejected_run(const Sequences& s, const Change& change, const std::vector<std::string>& words,
+void check_rejected_run(const Sequences& s, const Change& change,
+                        const std::vector<std::string>& words,
                         ErrorCode code = ErrorCode::invalid_argument) {
   check_error(
-      "attention", s, [](const Call& call) { attention(call.tensors, call.options); }, change, code, words);
+      "attention", s, [](const Call& call) { attention(call.tensors, call.options); }, change, code,
+      words);
   check_error(
-      "attention_reference", s, [](const Call& call) { attention_reference(call.tensors, call.options); }, change, code, words);
+      "attention_reference", s,
+      [](const Call& call) { attention_reference(call.tensors, call.options); }, change, code,
+      words);
   check_error(
-      "attention_unfused", s, [](const Call& call) { attention_unfused(call.tensors, call.options); }, change, code, words);
+      "attention_unfused", s,
+      [](const Call& call) { attention_unfused(call.tensors, call.options); }, change, code, words);
 }
 
 /// What shapes, types and presence tell.
@@ -72,7 +83,9 @@ void check_rejected(const Sequences& s, const Change& change, const std::vector<
       "Plan", s, [](const Call& call) { Plan(call.tensors, call.options); }, change, code, words);
 }
 
-TensorView reshaped(const TensorView& view, const Dims& shape) { return {view.data, view.dtype, shape}; }
+TensorView reshaped(const TensorView& view, const Dims& shape) {
+  return {view.data, view.dtype, shape};
+}
 
 template <class View>
 View retyped(View view, DType dtype) {
@@ -80,7 +93,8 @@ View retyped(View view, DType dtype) {
   return view;
 }
 
-constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(), most = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(),
+                       most = std::numeric_limits<std::int64_t>::max();
 
 }  // namespace
 
@@ -94,50 +108,101 @@ TEST_CASE("The calls are right before they are changed") {
 }
 
 TEST_CASE("Offsets that are none: each is named") {
-  const std::int64_t bad[][4] = {{1, 2, 2, 32},       {-1, 2, 2, 32},  {0, 3, 2, 32},      {0, 2, 33, 32},    {0, 2, 2, 31},
-                                 {0, 2, 2, 33},       {0, -5, 2, 32},  {0, 40, 2, 32},     {0, 2, least, 32}, {most, least, 2, 32},
-                                 {0, most, most, 32}, {0, 2, 2, most}, {least, most, 2, 0}};
+  const std::int64_t bad[][4] = {{1, 2, 2, 32},        {-1, 2, 2, 32},      {0, 3, 2, 32},
+                                 {0, 2, 33, 32},       {0, 2, 2, 31},       {0, 2, 2, 33},
+                                 {0, -5, 2, 32},       {0, 40, 2, 32},      {0, 2, least, 32},
+                                 {most, least, 2, 32}, {0, most, most, 32}, {0, 2, 2, most},
+                                 {least, most, 2, 0}};
   const std::int64_t bad_keys[][4] = {{2, 5, 25, 62}, {0, 30, 25, 62}, {0, 5, 25, 61},
                                       {0, 5, 25, 63}, {0, 5, 25, 25},  {most, least, 0, 62}};
   for (const auto& offsets : bad) {
-    check_rejected_run(right(KeyForm::padded), [&](Call& c) { c.tensors.q_offsets = {offsets, {4}}; }, {"q_offsets"});
+    check_rejected_run(right(KeyForm::padded),
+                       [&](Call& c) {
+                         c.tensors.q_offsets = {offsets, {4}};
+                       },
+                       {"q_offsets"});
   }
   for (const auto& offsets : bad_keys) {
-    check_rejected_run(right(KeyForm::ragged), [&](Call& c) { c.tensors.kv_offsets = {offsets, {4}}; }, {"kv_offsets"});
+    check_rejected_run(right(KeyForm::ragged),
+                       [&](Call& c) {
+                         c.tensors.kv_offsets = {offsets, {4}};
+                       },
+                       {"kv_offsets"});
   }
   const std::int32_t narrow[] = {0, 2, 1, 32};
-  check_rejected_run(right(KeyForm::padded), [&](Call& c) { c.tensors.q_offsets = {narrow, {4}}; }, {"q_offsets[2]", "1", "2"});
+  check_rejected_run(right(KeyForm::padded),
+                     [&](Call& c) {
+                       c.tensors.q_offsets = {narrow, {4}};
+                     },
+                     {"q_offsets[2]", "1", "2"});
 }
 
 TEST_CASE("Offsets of another rank, type or length") {
   const Sequences s = right(KeyForm::ragged);
-  check_rejected(s, [](Call& c) { c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {2, 2}); }, {"q_offsets", "[2, 2]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {4, 1}); }, {"kv_offsets", "[4, 1]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.q_offsets.dtype = DType::f32; }, {"q_offsets", "f32", "i32"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets.dtype = DType::boolean; }, {"kv_offsets", "boolean", "i32"});
-  check_rejected(s, [](Call& c) { c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {0}); }, {"q_offsets", "[0]"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {0}); }, {"kv_offsets"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = c.tensors.kv_offsets.sliced(0, 0, 3); }, {"kv_offsets", "3", "4"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {2, 2});
+                 },
+                 {"q_offsets", "[2, 2]", "rank"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {4, 1});
+                 },
+                 {"kv_offsets", "[4, 1]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.q_offsets.dtype = DType::f32; },
+                 {"q_offsets", "f32", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets.dtype = DType::boolean; },
+                 {"kv_offsets", "boolean", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {0}); },
+                 {"q_offsets", "[0]"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {0}); },
+                 {"kv_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = c.tensors.kv_offsets.sliced(0, 0, 3); },
+                 {"kv_offsets", "3", "4"});
 }
 
 TEST_CASE("Ragged tensors of another rank or extent") {
   const Sequences s = right(KeyForm::ragged);
-  check_rejected(s, [](Call& c) { c.tensors.q = reshaped(c.tensors.q, {1, 4, 32, 8}); }, {"q", "rank", "q_offsets"});
-  check_rejected(s, [](Call& c) { c.tensors.k = reshaped(c.tensors.k, {1, 2, 62, 8}); }, {"k", "rank", "kv_offsets"});
-  check_rejected(s, [](Call& c) { c.tensors.v = reshaped(c.tensors.v, {1, 2, 62, 6}); }, {"v", "rank", "kv_offsets"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.q = reshaped(c.tensors.q, {1, 4, 32, 8});
+                 },
+                 {"q", "rank", "q_offsets"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.k = reshaped(c.tensors.k, {1, 2, 62, 8});
+                 },
+                 {"k", "rank", "kv_offsets"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.v = reshaped(c.tensors.v, {1, 2, 62, 6});
+                 },
+                 {"v", "rank", "kv_offsets"});
   check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(0, 0, 61); }, {"v", "61", "62"});
-  check_rejected(s, [](Call& c) { c.tensors.out = c.tensors.out.sliced(0, 0, 31); }, {"out", "31", "32"});
-  check_rejected(s, [](Call& c) { c.tensors.out = {c.tensors.out.data, DType::f32, {1, 4, 32, 6}}; }, {"out", "rank", "q_offsets"});
-  check_rejected(s, [](Call& c) { c.tensors.lse = {c.tensors.lse.data, DType::f32, {1, 4, 32}}; }, {"lse", "rank", "q_offsets"});
-  check_rejected(s, [](Call& c) { c.tensors.lse = c.tensors.lse.sliced(1, 0, 3); }, {"lse", "3", "4"});
+  check_rejected(s, [](Call& c) { c.tensors.out = c.tensors.out.sliced(0, 0, 31); },
+                 {"out", "31", "32"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.out = {c.tensors.out.data, DType::f32, {1, 4, 32, 6}};
+                 },
+                 {"out", "rank", "q_offsets"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.lse = {c.tensors.lse.data, DType::f32, {1, 4, 32}};
+                 },
+                 {"lse", "rank", "q_offsets"});
+  check_rejected(s, [](Call& c) { c.tensors.lse = c.tensors.lse.sliced(1, 0, 3); },
+                 {"lse", "3", "4"});
   check_rejected(s, [](Call& c) { c.options.max_q_len = -1; }, {"max_q_len", "-1"});
   check_rejected(s, [](Call& c) { c.options.max_kv_len = -7; }, {"max_kv_len", "-7"});
 }
 
 TEST_CASE("A sequence that is longer than announced") {
   const Sequences s = right(KeyForm::ragged);
-  check_rejected_run(s, [](Call& c) { c.options.max_q_len = 29; }, {"q_offsets", "sequence 2", "30", "29"});
-  check_rejected_run(s, [](Call& c) { c.options.max_kv_len = 19; }, {"kv_offsets", "sequence 1", "20", "19"});
+  check_rejected_run(s, [](Call& c) { c.options.max_q_len = 29; },
+                     {"q_offsets", "sequence 2", "30", "29"});
+  check_rejected_run(s, [](Call& c) { c.options.max_kv_len = 19; },
+                     {"kv_offsets", "sequence 1", "20", "19"});
 }
 
 TEST_CASE("A plan of bounded lengths runs what keeps to them, and nothing else") {
@@ -146,7 +211,8 @@ TEST_CASE("A plan of bounded lengths runs what keeps to them, and nothing else")
   const Plan bounded(tensors, {.max_q_len = 30, .max_kv_len = 37}), unbounded(tensors);
   CHECK(bounded.workspace_size() <= unbounded.workspace_size());
   Workspace workspace(unbounded.workspace_size());
-  const std::int64_t longer_queries[] = {0, 31, 31, 32}, longer_keys[] = {0, 38, 40, 62}, other_queries[] = {0, 30, 32, 32};
+  const std::int64_t longer_queries[] = {0, 31, 31, 32}, longer_keys[] = {0, 38, 40, 62},
+                     other_queries[] = {0, 30, 32, 32};
   const Tensors right_tensors = tensors;
   tensors.q_offsets = {longer_queries, {4}};
   CHECK_THROWS_WITH_AS(bounded.run(tensors, workspace), doctest::Contains("q_offsets"), Error);
@@ -173,25 +239,54 @@ TEST_CASE("A mask for ragged queries is unsupported") {
 TEST_CASE("Forms that contradict each other") {
   const std::int64_t offsets[] = {0, 5, 25, 62}, starts[] = {0, 0, 0};
   const std::int32_t pages[] = {0, 0, 0};
-  const Sequences paged = right(KeyForm::paged, false), ragged = right(KeyForm::ragged), ring = right(KeyForm::ring);
-  check_rejected(paged, [&](Call& c) { c.tensors.kv_offsets = {offsets, {4}}; }, {"page_table", "kv_offsets"});
-  check_rejected(paged, [&](Call& c) { c.tensors.kv_starts = {starts, {3}}; }, {"page_table", "kv_starts"});
-  check_rejected(ragged, [&](Call& c) { c.tensors.kv_starts = {starts, {3}}; }, {"kv_offsets", "kv_starts"});
-  check_rejected(ragged, [&](Call& c) { c.tensors.page_table = {pages, {3, 1}}; }, {"kv_offsets", "page_table"});
-  check_rejected(ragged, [&](Call& c) { c.tensors.kv_lens = {starts, {3}}; }, {"kv_offsets", "kv_lens"});
+  const Sequences paged = right(KeyForm::paged, false), ragged = right(KeyForm::ragged),
+                  ring = right(KeyForm::ring);
+  check_rejected(paged,
+                 [&](Call& c) {
+                   c.tensors.kv_offsets = {offsets, {4}};
+                 },
+                 {"page_table", "kv_offsets"});
+  check_rejected(paged,
+                 [&](Call& c) {
+                   c.tensors.kv_starts = {starts, {3}};
+                 },
+                 {"page_table", "kv_starts"});
+  check_rejected(ragged,
+                 [&](Call& c) {
+                   c.tensors.kv_starts = {starts, {3}};
+                 },
+                 {"kv_offsets", "kv_starts"});
+  check_rejected(ragged,
+                 [&](Call& c) {
+                   c.tensors.page_table = {pages, {3, 1}};
+                 },
+                 {"kv_offsets", "page_table"});
+  check_rejected(ragged,
+                 [&](Call& c) {
+                   c.tensors.kv_lens = {starts, {3}};
+                 },
+                 {"kv_offsets", "kv_lens"});
   check_rejected(paged, [](Call& c) { c.tensors.kv_lens = {}; }, {"page_table", "kv_lens"});
   check_rejected(ring, [](Call& c) { c.tensors.kv_lens = {}; }, {"kv_starts", "kv_lens"});
 }
 
 TEST_CASE("page_table of another rank, batch or type, and pools that do not fit") {
   const Sequences s = right(KeyForm::paged);
-  check_rejected(s, [](Call& c) { c.tensors.page_table = reshaped(c.tensors.page_table, {12}); }, {"page_table", "[12]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.page_table = c.tensors.page_table.sliced(0, 0, 2); }, {"page_table", "2", "3"});
-  check_rejected(s, [](Call& c) { c.tensors.page_table.dtype = DType::i64; }, {"page_table", "i64", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.page_table = reshaped(c.tensors.page_table, {12}); },
+                 {"page_table", "[12]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.page_table = c.tensors.page_table.sliced(0, 0, 2); },
+                 {"page_table", "2", "3"});
+  check_rejected(s, [](Call& c) { c.tensors.page_table.dtype = DType::i64; },
+                 {"page_table", "i64", "i32"});
   check_rejected(s, [](Call& c) { c.tensors.k = c.tensors.k.sliced(2, 0, 0); }, {"k", "page_size"});
-  check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(2, 0, 15); }, {"v", "15", "16", "page_size"});
+  check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(2, 0, 15); },
+                 {"v", "15", "16", "page_size"});
   check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(0, 0, 1); }, {"v", "num_pages"});
-  check_rejected(s, [](Call& c) { c.tensors.k = reshaped(c.tensors.k, {8, 2, 128}); }, {"k", "rank", "page_table"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.k = reshaped(c.tensors.k, {8, 2, 128});
+                 },
+                 {"k", "rank", "page_table"});
 }
 
 TEST_CASE("Pages that are not in the pool, where they are used") {
@@ -202,7 +297,8 @@ TEST_CASE("Pages that are not in the pool, where they are used") {
       c.tensors.page_table = {pages, {3, 2}};
     };
   };
-  const std::int32_t negative[] = {-1, 0, 0, 0, 0, 0}, beyond[] = {0, 0, 0, 99, 0, 0}, unused[] = {0, -1, 0, 1, 99, -7};
+  const std::int32_t negative[] = {-1, 0, 0, 0, 0, 0}, beyond[] = {0, 0, 0, 99, 0, 0},
+                     unused[] = {0, -1, 0, 1, 99, -7};
   check_rejected_run(right(KeyForm::paged), with(negative), {"page_table[0, 0]", "-1"});
   check_rejected_run(right(KeyForm::paged), with(beyond), {"page_table[1, 1]", "99"});
   Together together(right(KeyForm::paged));
@@ -213,18 +309,28 @@ TEST_CASE("Pages that are not in the pool, where they are used") {
 
 TEST_CASE("kv_starts of another length, rank or type, or out of range") {
   const Sequences s = right(KeyForm::ring);
-  check_rejected(s, [](Call& c) { c.tensors.kv_starts = c.tensors.kv_starts.sliced(0, 0, 2); }, {"kv_starts", "2", "3"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_starts = reshaped(c.tensors.kv_starts, {1, 3}); }, {"kv_starts", "[1, 3]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_starts.dtype = DType::f32; }, {"kv_starts", "f32", "i32"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_starts = c.tensors.kv_starts.sliced(0, 0, 2); },
+                 {"kv_starts", "2", "3"});
+  check_rejected(s,
+                 [](Call& c) {
+                   c.tensors.kv_starts = reshaped(c.tensors.kv_starts, {1, 3});
+                 },
+                 {"kv_starts", "[1, 3]", "rank"});
+  check_rejected(s, [](Call& c) { c.tensors.kv_starts.dtype = DType::f32; },
+                 {"kv_starts", "f32", "i32"});
   const std::int64_t beyond[] = {0, 37, 0}, negative[] = {0, 0, -1};
-  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = beyond; }, {"kv_starts[1]", "37", "36"});
-  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = negative; }, {"kv_starts[2]", "-1"});
+  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = beyond; },
+                     {"kv_starts[1]", "37", "36"});
+  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = negative; },
+                     {"kv_starts[2]", "-1"});
 }
 
 TEST_CASE("Lengths beyond the capacity of pages or rings") {
   const std::int64_t too_long[] = {5, 65, 1};
-  check_rejected_run(right(KeyForm::paged), [&](Call& c) { c.tensors.kv_lens.data = too_long; }, {"kv_lens[1]", "65", "64"});
-  check_rejected_run(right(KeyForm::ring), [&](Call& c) { c.tensors.kv_lens.data = too_long; }, {"kv_lens[1]", "65", "37"});
+  check_rejected_run(right(KeyForm::paged), [&](Call& c) { c.tensors.kv_lens.data = too_long; },
+                     {"kv_lens[1]", "65", "64"});
+  check_rejected_run(right(KeyForm::ring), [&](Call& c) { c.tensors.kv_lens.data = too_long; },
+                     {"kv_lens[1]", "65", "37"});
 }
 
 TEST_CASE("i8 without scales, scales without i8, and scales that do not fit") {
@@ -233,27 +339,45 @@ TEST_CASE("i8 without scales, scales without i8, and scales that do not fit") {
     const float scale[] = {1};
     check_rejected(s, [](Call& c) { c.tensors.k_scales = {}; }, {"k", "i8", "k_scales"});
     check_rejected(s, [](Call& c) { c.tensors.v_scales = {}; }, {"v", "i8", "v_scales"});
-    check_rejected(floats, [&](Call& c) { c.tensors.k_scales = {scale, {1}}; }, {"k_scales", "f32", "i8"});
-    check_rejected(floats, [&](Call& c) { c.tensors.v_scales = {scale, {1}}; }, {"v_scales", "f32", "i8"});
-    check_rejected(s, [](Call& c) { c.tensors.k_scales.dtype = DType::f16; }, {"k_scales", "f16", "f32"});
-    check_rejected(s, [](Call& c) { c.tensors.v_scales = reshaped(c.tensors.v_scales, {1}); }, {"v_scales", "rank"});
-    check_rejected(s, [](Call& c) { c.tensors.k_scales = c.tensors.k_scales.sliced(1, 0, 1); }, {"k_scales", "dim 1", "2"});
+    check_rejected(floats,
+                   [&](Call& c) {
+                     c.tensors.k_scales = {scale, {1}};
+                   },
+                   {"k_scales", "f32", "i8"});
+    check_rejected(floats,
+                   [&](Call& c) {
+                     c.tensors.v_scales = {scale, {1}};
+                   },
+                   {"v_scales", "f32", "i8"});
+    check_rejected(s, [](Call& c) { c.tensors.k_scales.dtype = DType::f16; },
+                   {"k_scales", "f16", "f32"});
+    check_rejected(s, [](Call& c) { c.tensors.v_scales = reshaped(c.tensors.v_scales, {1}); },
+                   {"v_scales", "rank"});
+    check_rejected(s, [](Call& c) { c.tensors.k_scales = c.tensors.k_scales.sliced(1, 0, 1); },
+                   {"k_scales", "dim 1", "2"});
   }
 }
 
 TEST_CASE("i8 where it has no place") {
   const Sequences s = right(KeyForm::padded);
   check_rejected(s, [](Call& c) { c.tensors.q.dtype = DType::i8; }, {"q", "i8", "f32"});
-  check_rejected(s, [](Call& c) { c.tensors.out = retyped(c.tensors.out, DType::i8); }, {"out", "i8", "f32"});
+  check_rejected(s, [](Call& c) { c.tensors.out = retyped(c.tensors.out, DType::i8); },
+                 {"out", "i8", "f32"});
   check_rejected(s, [](Call& c) { c.tensors.v.dtype = DType::i8; }, {"v", "i8"});
 }
 
 TEST_CASE("Null data where there are elements") {
   const Sequences ragged = right(KeyForm::ragged, true, DType::i8);
-  check_rejected_run(ragged, [](Call& c) { c.tensors.q_offsets.data = nullptr; }, {"q_offsets", "null"});
-  check_rejected_run(ragged, [](Call& c) { c.tensors.kv_offsets.data = nullptr; }, {"kv_offsets", "null"});
-  check_rejected_run(ragged, [](Call& c) { c.tensors.k_scales.data = nullptr; }, {"k_scales", "null"});
-  check_rejected_run(ragged, [](Call& c) { c.tensors.v_scales.data = nullptr; }, {"v_scales", "null"});
-  check_rejected_run(right(KeyForm::paged), [](Call& c) { c.tensors.page_table.data = nullptr; }, {"page_table", "null"});
-  check_rejected_run(right(KeyForm::ring), [](Call& c) { c.tensors.kv_starts.data = nullptr; }, {"kv_starts", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.q_offsets.data = nullptr; },
+                     {"q_offsets", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.kv_offsets.data = nullptr; },
+                     {"kv_offsets", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.k_scales.data = nullptr; },
+                     {"k_scales", "null"});
+  check_rejected_run(ragged, [](Call& c) { c.tensors.v_scales.data = nullptr; },
+                     {"v_scales", "null"});
+  check_rejected_run(right(KeyForm::paged), [](Call& c) { c.tensors.page_table.data = nullptr; },
+                     {"page_table", "null"});
+  check_rejected_run(right(KeyForm::ring), [](Call& c) { c.tensors.kv_starts.data = nullptr; },
+                     {"kv_starts", "null"});
 }

@@ -1,5 +1,6 @@
-// What K and V hold at a key reaches the rows that see it, and no others. Keys are poisoned whether hidden or not; rows that see
-// none of them keep the bits that they have with zeros there, and rows that do agree with IEEE 754 as the reference has it.
+// What K and V hold at a key reaches the rows that see it, and no others. Keys are poisoned whether
+// hidden or not; rows that see none of them keep the bits that they have with zeros there, and rows
+// that do agree with IEEE 754 as the reference has it.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -24,7 +25,8 @@ std::vector<bool> blind_rows(const Case& c, const Tensors& tensors, const KeySet
     const std::int64_t kv_head = at[1] / (c.num_q_heads / c.num_kv_heads);
     bool sees = false;
     for (std::int64_t j = 0; j < c.kv_len && !sees; ++j) {
-      sees = keys.contains(at[0], kv_head, j) && visible(tensors, c.options, at[0], at[1], at[2], j);
+      sees =
+          keys.contains(at[0], kv_head, j) && visible(tensors, c.options, at[0], at[1], at[2], j);
     }
     blind.push_back(!sees);
   });
@@ -33,23 +35,29 @@ std::vector<bool> blind_rows(const Case& c, const Tensors& tensors, const KeySet
 
 /// Empty, or the first of the rows whose bits differ.
 std::string row_difference(const Outputs& a, const Outputs& b, const std::vector<bool>& rows) {
-  const std::vector<std::uint64_t> out_a = a.out.bits(), out_b = b.out.bits(), lse_a = a.lse.bits(), lse_b = b.lse.bits();
+  const std::vector<std::uint64_t> out_a = a.out.bits(), out_b = b.out.bits(), lse_a = a.lse.bits(),
+                                   lse_b = b.lse.bits();
   const auto width = static_cast<std::ptrdiff_t>(a.out.shape()[3]);
   for (std::size_t row = 0; row < rows.size(); ++row) {
     if (!rows[row]) continue;
     const auto begin = static_cast<std::ptrdiff_t>(row) * width;
-    const bool same = std::equal(out_a.begin() + begin, out_a.begin() + begin + width, out_b.begin() + begin);
-    if (!same || (!lse_a.empty() && lse_a[row] != lse_b[row])) return fmt::format("row {} of [batch, head, query] changed", row);
+    const bool same =
+        std::equal(out_a.begin() + begin, out_a.begin() + begin + width, out_b.begin() + begin);
+    if (!same || (!lse_a.empty() && lse_a[row] != lse_b[row]))
+      return fmt::format("row {} of [batch, head, query] changed", row);
   }
   return "";
 }
 
 /// What can be poisoned: rows of floats, or the scales of i8.
-StridedTensor& floats_of(StridedTensor& rows, StridedTensor& scales) { return rows.dtype() == DType::i8 ? scales : rows; }
+StridedTensor& floats_of(StridedTensor& rows, StridedTensor& scales) {
+  return rows.dtype() == DType::i8 ? scales : rows;
+}
 
 /// All of K and V from a key on.
 Inputs filled_from(std::int64_t first_key, std::uint64_t bits, Inputs inputs) {
-  for (StridedTensor* kv : {&floats_of(inputs.k, inputs.k_scales), &floats_of(inputs.v, inputs.v_scales)}) {
+  for (StridedTensor* kv :
+       {&floats_of(inputs.k, inputs.k_scales), &floats_of(inputs.v, inputs.v_scales)}) {
     for_each_index(kv->shape(), [&](const Dims& at) {
       if (at[2] >= first_key) kv->set_bits(at, bits);
     });
@@ -64,7 +72,8 @@ void poison(Inputs& inputs, const KeySet& keys, Where where, std::uint64_t bits,
   if (where != Where::keys) put(floats_of(inputs.v, inputs.v_scales), keys, bits, whole_rows);
 }
 
-void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint64_t bits, bool whole_rows) {
+void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint64_t bits,
+                      bool whole_rows) {
   Inputs zeroed = make_inputs(c), poisoned = make_inputs(c);
   poison(zeroed, keys, where, 0, whole_rows);
   poison(poisoned, keys, where, bits, whole_rows);
@@ -92,7 +101,8 @@ void check_poison(const Case& c, double share) {
   for (const std::uint64_t bits : poisons(c.kv_type)) {
     // The largest number overflows in float and not in double: nobody may see it.
     if (bits == poisons(c.kv_type).back()) continue;
-    for (const Where where : {Where::keys, Where::values, Where::both}) check_one_poison(c, keys, where, bits, ++turn % 2 == 0);
+    for (const Where where : {Where::keys, Where::values, Where::both})
+      check_one_poison(c, keys, where, bits, ++turn % 2 == 0);
   }
 }
 
@@ -132,7 +142,9 @@ void for_each_mask(const Case& sizes, F&& f) {
   with([](Case& c) { c.options.window = Window{3, 2}; });
   with([](Case& c) { c.kv_lens = {c.kv_len / 3, c.kv_len - 1}; });
   with([](Case& c) { c.mask = {.shape = {c.q_len, c.kv_len}, .hidden = 0.7}; });
-  with([](Case& c) { c.mask = {.dtype = DType::f32, .shape = {c.q_len, c.kv_len}, .hidden = 0.7}; });
+  with([](Case& c) {
+    c.mask = {.dtype = DType::f32, .shape = {c.q_len, c.kv_len}, .hidden = 0.7};
+  });
   with([](Case& c) { c.mask = {.shape = {c.q_len, c.kv_len / 2}}; });
   with([](Case& c) { c.options.mask_mod = odd_keys_seen; });
   with([](Case& c) {
@@ -154,7 +166,8 @@ void check_keys_seen_by_none(const Case& sizes) {
     const Inputs zeroed = filled_from(first_hidden, 0, make_inputs(c));
     for (const std::uint64_t bits : poisons(c.kv_type)) {
       const Inputs poisoned = filled_from(first_hidden, bits, make_inputs(c));
-      for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(zeroed, c, isa), all) == "");
+      for (const Isa isa : available_isas())
+        CHECK(row_difference(run(poisoned, c, isa), run(zeroed, c, isa), all) == "");
     }
   });
 }
@@ -165,11 +178,13 @@ void check_poisoned_queries(Case c) {
   const Inputs clean = make_inputs(c);
   for (const std::uint64_t bits : poisons(c.q_type)) {
     Inputs poisoned = make_inputs(c);
-    for (const std::int64_t row : {std::int64_t{0}, c.q_len / 4, c.q_len - 1}) poisoned.q.set_bits({1, 2, row, 3}, bits);
+    for (const std::int64_t row : {std::int64_t{0}, c.q_len / 4, c.q_len - 1})
+      poisoned.q.set_bits({1, 2, row, 3}, bits);
     std::vector<bool> others(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len), true);
     for (const std::int64_t row : {std::int64_t{0}, c.q_len / 4, c.q_len - 1})
       others[static_cast<std::size_t>((1 * c.num_q_heads + 2) * c.q_len + row)] = false;
-    for (const Isa isa : available_isas()) CHECK(row_difference(run(poisoned, c, isa), run(clean, c, isa), others) == "");
+    for (const Isa isa : available_isas())
+      CHECK(row_difference(run(poisoned, c, isa), run(clean, c, isa), others) == "");
   }
 }
 
@@ -202,7 +217,12 @@ TEST_CASE("Scales of i8") {
 }
 
 TEST_CASE("Few rows whose keys are split, or whose elements do not lie side by side") {
-  Case c{.num_q_heads = 2, .num_kv_heads = 1, .q_len = 4, .kv_len = 1030, .head_dim = 64, .options = {.causal = Causal::bottom_right()}};
+  Case c{.num_q_heads = 2,
+         .num_kv_heads = 1,
+         .q_len = 4,
+         .kv_len = 1030,
+         .head_dim = 64,
+         .options = {.causal = Causal::bottom_right()}};
   for (const DType dtype : {DType::f32, DType::i8}) {
     c.kv_type = dtype;
     check_poison(c, 0.005);
@@ -214,7 +234,12 @@ TEST_CASE("Few rows whose keys are split, or whose elements do not lie side by s
 }
 
 TEST_CASE("Poison in some blocks of keys and not in others") {
-  Case c{.num_q_heads = 2, .num_kv_heads = 1, .q_len = 40, .kv_len = 300, .head_dim = 200, .v_head_dim = 130};
+  Case c{.num_q_heads = 2,
+         .num_kv_heads = 1,
+         .q_len = 40,
+         .kv_len = 300,
+         .head_dim = 200,
+         .v_head_dim = 130};
   for (const DType dtype : {DType::f32, DType::bf16}) {
     c.q_type = c.kv_type = dtype;
     for (const auto& causal : {Causal::bottom_right(), Causal::with_offset(100)}) {
@@ -225,7 +250,8 @@ TEST_CASE("Poison in some blocks of keys and not in others") {
   c.lse = false;
   c.options.normaliser = Normaliser::sparsemax();
   c.options.causal = Causal::bottom_right();
-  c.options.softmax_scale = 0.5f;  // so sparse that some blocks weigh nothing: what is visible there is poison all the same
+  c.options.softmax_scale = 0.5f;  // so sparse that some blocks weigh nothing: what is visible
+                                   // there is poison all the same
   c.kv_len = 1300;
   c.q_len = 14;
   c.q_type = c.kv_type = DType::f32;

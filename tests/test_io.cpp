@@ -1,4 +1,5 @@
-// Files: what is written is read again, what others write is read, and outputs appear whole or not at all.
+// Files: what is written is read again, what others write is read, and outputs appear whole or not
+// at all.
 #include <attn/error.hpp>
 #include <attn/io.hpp>
 
@@ -26,13 +27,16 @@ bool equal(const Tensor& a, const TensorView& other) {
   return std::memcmp(a.data(), b.data(), a.size_in_bytes()) == 0;
 }
 
-const std::array all_shapes{Dims{}, Dims{1}, Dims{7}, Dims{0}, Dims{3, 4}, Dims{2, 0, 5}, Dims{2, 3, 4, 5}, Dims{1, 2, 1, 2, 1, 2, 1, 2}};
+const std::array all_shapes{
+    Dims{},     Dims{1},       Dims{7},          Dims{0},
+    Dims{3, 4}, Dims{2, 0, 5}, Dims{2, 3, 4, 5}, Dims{1, 2, 1, 2, 1, 2, 1, 2}};
 
 }  // namespace
 
 TEST_CASE("every type and shape returns from .npy as it was") {
   const Folder folder;
-  for (const DType dtype : {DType::f32, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean}) {
+  for (const DType dtype :
+       {DType::f32, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean}) {
     for (const Dims& shape : all_shapes) {
       CAPTURE(shape.to_string());
       const Tensor tensor = counted(dtype, shape);
@@ -45,7 +49,8 @@ TEST_CASE("every type and shape returns from .npy as it was") {
 
 TEST_CASE("every type and shape returns from .safetensors as it was") {
   const Folder folder;
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean}) {
+  for (const DType dtype :
+       {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean}) {
     for (const Dims& shape : all_shapes) {
       CAPTURE(shape.to_string());
       const Tensor tensor = counted(dtype, shape);
@@ -67,7 +72,8 @@ TEST_CASE(".npy files are written as NumPy writes them") {
   header.resize(117, ' ');
   CHECK(written(counted(DType::f32, {2, 3})) == npy(header + "\n", raw<float>({0, 1, 2, 3, 4, 5})));
   CHECK(written(counted(DType::i64, {2})).find("'shape': (2,), }") != std::string::npos);
-  CHECK(written(counted(DType::boolean, {})).find("{'descr': '|b1', 'fortran_order': False, 'shape': (), }") != std::string::npos);
+  CHECK(written(counted(DType::boolean, {}))
+            .find("{'descr': '|b1', 'fortran_order': False, 'shape': (), }") != std::string::npos);
   const Dims largest{1 << 20, 1, 1, 1, 1, 1, 1, 1};
   CHECK((written(counted(DType::boolean, largest)).size() - (1 << 20)) % 64 == 0);
 }
@@ -76,8 +82,9 @@ TEST_CASE("strided tensors are written in row-major order") {
   const Folder folder;
   const Tensor tensor = counted(DType::f32, {3, 4});
   const auto* first = tensor.data<float>();
-  for (const TensorView& view : {tensor.view().permuted({1, 0}), TensorView(first + 11, {3, 4}, {-4, -1}),
-                                 TensorView(first, {2, 3}, {0, 1}), tensor.view().sliced(1, 1, 3)}) {
+  for (const TensorView& view :
+       {tensor.view().permuted({1, 0}), TensorView(first + 11, {3, 4}, {-4, -1}),
+        TensorView(first, {2, 3}, {0, 1}), tensor.view().sliced(1, 1, 3)}) {
     for (const char* name : {"x.npy", "x.safetensors"}) {
       write_tensor(folder / name, view);
       CHECK(equal(read_tensor(folder / name), view));
@@ -97,10 +104,13 @@ TEST_CASE(".npy in all versions and spellings that Python takes") {
   const Tensor expected = counted(DType::f32, {2, 3});
   const std::string data = raw<float>({0, 1, 2, 3, 4, 5});
   for (const int version : {1, 2, 3}) {
-    CHECK(equal(read_tensor(folder.write("x.npy", npy(numpy_header("<f4", "(2, 3)"), data, version))), expected.view()));
+    CHECK(
+        equal(read_tensor(folder.write("x.npy", npy(numpy_header("<f4", "(2, 3)"), data, version))),
+              expected.view()));
   }
   for (const char* header :
-       {"{'shape':(2,3),'fortran_order':False,'descr':'<f4'}", R"({"descr": "<f4", "fortran_order": False, "shape": (2L, 3L)})",
+       {"{'shape':(2,3),'fortran_order':False,'descr':'<f4'}",
+        R"({"descr": "<f4", "fortran_order": False, "shape": (2L, 3L)})",
         " { 'descr' : '<f4' , 'fortran_order' : False , 'shape' : ( 2 , 3 , ) , } \n\n"}) {
     CHECK(equal(read_tensor(folder.write("x.npy", npy(header, data))), expected.view()));
   }
@@ -115,7 +125,8 @@ TEST_CASE("each .npy element type becomes its own") {
   CHECK(read("<f4", raw<float>({1, -2, 3})).data<float>()[1] == -2);
   CHECK(read("<f8", raw<double>({1, 0.1, 3})).data<double>()[1] == 0.1);
   CHECK(read("<i4", raw<std::int32_t>({1, -2, 3})).data<std::int32_t>()[1] == -2);
-  CHECK(read("<i8", raw<std::int64_t>({1, -(std::int64_t{1} << 40), 3})).data<std::int64_t>()[1] == -(std::int64_t{1} << 40));
+  CHECK(read("<i8", raw<std::int64_t>({1, -(std::int64_t{1} << 40), 3})).data<std::int64_t>()[1] ==
+        -(std::int64_t{1} << 40));
   for (const char* descr : {"|b1", "|u1", "<b1", "=u1"}) {
     const Tensor tensor = read(descr, std::string("\0\x01\xfe", 3));
     CHECK(tensor.dtype() == DType::boolean);
@@ -128,7 +139,8 @@ TEST_CASE("Fortran order becomes C order") {
   const Tensor expected = counted(DType::i32, {2, 3, 4});
   const Tensor transposed = copy_as(expected.view().permuted({2, 1, 0}), DType::i32);
   const std::string data(static_cast<const char*>(transposed.data()), transposed.size_in_bytes());
-  CHECK(equal(read_tensor(folder.write("x.npy", npy(numpy_header("<i4", "(2, 3, 4)", true), data))), expected.view()));
+  CHECK(equal(read_tensor(folder.write("x.npy", npy(numpy_header("<i4", "(2, 3, 4)", true), data))),
+              expected.view()));
   const std::string booleans = npy(numpy_header("|u1", "(2, 2)", true), std::string("\0\7\1\0", 4));
   CHECK(std::memcmp(read_tensor(folder.write("x.npy", booleans)).data(), "\0\1\1\0", 4) == 0);
   const std::string one_dim = npy(numpy_header("<i4", "(3,)", true), raw<std::int32_t>({0, 1, 2}));
@@ -140,11 +152,14 @@ TEST_CASE("tensors of one .safetensors file are found by name") {
   const Tensor a = counted(DType::bf16, {3});
   const Tensor b = counted(DType::f64, {2, 2});
   const Tensor c = counted(DType::boolean, {5});
-  const std::vector<NamedTensor> tensors{{"a", a.view()}, {"model:b.safetensors:x", b.view()}, {"\xc3\xa9 \"\n", c.view()}};
+  const std::vector<NamedTensor> tensors{
+      {"a", a.view()}, {"model:b.safetensors:x", b.view()}, {"\xc3\xa9 \"\n", c.view()}};
   const std::string file = folder / "x.safetensors";
   write_safetensors(file, tensors);
-  for (const NamedTensor& tensor : tensors) CHECK(equal(read_tensor(file + ":" + tensor.name), tensor.tensor));
-  check_refused(file + ":d", "no tensor 'd'; it holds 'model:b.safetensors:x', 'a', '\xc3\xa9 \"\\x0a'");
+  for (const NamedTensor& tensor : tensors)
+    CHECK(equal(read_tensor(file + ":" + tensor.name), tensor.tensor));
+  check_refused(file + ":d",
+                "no tensor 'd'; it holds 'model:b.safetensors:x', 'a', '\xc3\xa9 \"\\x0a'");
   check_refused(file + ":", "no tensor ''");
   check_refused(file, "name one tensor");
   CHECK(folder.names() == Names{"x.safetensors"});
@@ -163,11 +178,14 @@ TEST_CASE(".safetensors files of others") {
   const std::string metadata = R"("__metadata__":{"format":"pt","note":""},)";
   const std::string unread = entry("unread", "F8_E4M3", "[4]", 0, 4) + ",";
   const std::string data = std::string(4, 'x') + raw<float>({0, 1});
-  const std::string file =
-      folder.write("x.safetensors", safetensors(table(metadata + unread + entry("a", "F32", "[2]", 4, 12)) + "   ", data));
+  const std::string file = folder.write(
+      "x.safetensors",
+      safetensors(table(metadata + unread + entry("a", "F32", "[2]", 4, 12)) + "   ", data));
   CHECK(equal(read_tensor(file + ":a"), counted(DType::f32, {2}).view()));
   check_refused(file + ":unread", "F8_E4M3");
-  const std::string booleans = folder.write("b.safetensors", safetensors(table(entry("a", "BOOL", "[3]", 0, 3)), std::string("\0\1\7", 3)));
+  const std::string booleans =
+      folder.write("b.safetensors",
+                   safetensors(table(entry("a", "BOOL", "[3]", 0, 3)), std::string("\0\1\7", 3)));
   CHECK(std::memcmp(read_tensor(booleans).data(), "\0\1\1", 3) == 0);
   const std::string nothing = folder.write("n.safetensors", safetensors("{}", ""));
   check_refused(nothing, "it holds no tensors");
@@ -200,7 +218,9 @@ TEST_CASE("what was not committed leaves nothing behind") {
     files.add(folder / "b.npy");
     files.write(folder / "a.npy", counted(DType::f32, {2}).view());
     CHECK(folder.names().size() == 3);
-    CHECK(refusal([&] { files.commit(); }).find("b.npy: was added to the outputs, but not written") != std::string::npos);
+    CHECK(refusal([&] {
+            files.commit();
+          }).find("b.npy: was added to the outputs, but not written") != std::string::npos);
   }
   CHECK(folder.names() == Names{"a.npy"});
   CHECK(bytes_of(folder / "a.npy") == "old");
@@ -244,7 +264,9 @@ TEST_CASE("outputs that cannot be are refused when they are added") {
   refused(folder / "x.npy", "twice");
   refused(folder / "./d.npy/../x.npy", "twice");
   refused(folder / "link/x.npy", "twice");
-  CHECK(refusal([&] { files.write(folder / "y.npy", counted(DType::f32, {2}).view()); }).find("was not added") != std::string::npos);
+  CHECK(refusal([&] {
+          files.write(folder / "y.npy", counted(DType::f32, {2}).view());
+        }).find("was not added") != std::string::npos);
   files.write(folder / "link/x.npy", counted(DType::f32, {2}).view());
   files.commit();
   CHECK(folder.names() == Names{"d.npy", "link", "null.npy", "x.npy"});
@@ -263,8 +285,11 @@ TEST_CASE("a linked output is written where the link points") {
 TEST_CASE("tensors that do not fit a format leave nothing behind") {
   const Folder folder;
   const Tensor tensor = counted(DType::bf16, {2});
-  CHECK(refusal([&] { write_tensor(folder / "x.npy", tensor.view()); }).find("write to .safetensors instead") != std::string::npos);
-  CHECK(refusal([&] { write_safetensors(folder / "x.npy", {}); }).find("x.npy") != std::string::npos);
+  CHECK(refusal([&] {
+          write_tensor(folder / "x.npy", tensor.view());
+        }).find("write to .safetensors instead") != std::string::npos);
+  CHECK(refusal([&] { write_safetensors(folder / "x.npy", {}); }).find("x.npy") !=
+        std::string::npos);
   CHECK_THROWS_AS(write_tensor(folder / "x.safetensors", tensor.view(), "__metadata__"), Error);
   CHECK_THROWS_AS(write_tensor(folder / "x.safetensors", tensor.view(), "\xff"), Error);
   CHECK_THROWS_AS(write_tensor(folder / "x.safetensors", TensorView()), Error);
@@ -284,10 +309,13 @@ TEST_CASE("a full disk leaves nothing behind") {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   setrlimit(RLIMIT_FSIZE, &small);
   const std::string as_npy = refusal([&] { write_tensor(folder / "x.npy", tensor.view()); });
-  const std::string as_safetensors = refusal([&] { write_safetensors(folder / "x.safetensors", {&named, 1}); });
+  const std::string as_safetensors = refusal([&] {
+    write_safetensors(folder / "x.safetensors", {&named, 1});
+  });
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   CHECK(as_npy.find("x.npy: cannot be written: File too large") != std::string::npos);
-  CHECK(as_safetensors.find("x.safetensors: cannot be written: File too large") != std::string::npos);
+  CHECK(as_safetensors.find("x.safetensors: cannot be written: File too large") !=
+        std::string::npos);
   CHECK(folder.names().empty());
 }

@@ -24,7 +24,8 @@ void check_npy_refused(const std::string& bytes, const std::string& fault) {
   check_refused(folder.write("x.npy", bytes), fault);
 }
 
-void check_safetensors_refused(const std::string& bytes, const std::string& fault, const std::string& name = "a") {
+void check_safetensors_refused(const std::string& bytes, const std::string& fault,
+                               const std::string& name = "a") {
   const Folder folder;
   const std::string file = folder.write("x.safetensors", bytes);
   check_refused(file + ":" + name, fault);
@@ -50,14 +51,17 @@ TEST_CASE(".npy files that are none") {
   check_npy_refused(std::string("\x93NUMPY\2\0\x10\0\0", 11), "truncated");
   check_npy_refused(npy("{}", "", 4), "version 4.0");
   check_npy_refused(std::string("\x93NUMPY\1\1\0\0", 10), "version 1.1");
-  check_npy_refused(std::string("\x93NUMPY\1\0\xff\xff{}", 12), "header says that it has 65535 bytes, but 2 follow");
+  check_npy_refused(std::string("\x93NUMPY\1\0\xff\xff{}", 12),
+                    "header says that it has 65535 bytes, but 2 follow");
   check_npy_refused(std::string("\x93NUMPY\2\0\xff\xff\xff\xff{}", 14), "4294967295");
   check_npy_refused(npy(std::string((1 << 20) + 1, ' '), "", 2), "at most 1048576");
 }
 
 TEST_CASE(".npy headers that are broken") {
   const std::string data = raw<float>({1, 2});
-  const auto check = [&](const std::string& header, const std::string& fault) { check_npy_refused(npy(header, data), fault); };
+  const auto check = [&](const std::string& header, const std::string& fault) {
+    check_npy_refused(npy(header, data), fault);
+  };
   check("", "'{' expected");
   check("{", "a string expected");
   check("{'descr", "a closing quote expected");
@@ -69,7 +73,8 @@ TEST_CASE(".npy headers that are broken") {
   check("{'fortran_order': False, 'shape': (2,)}", "lacks 'descr'");
   check("{'descr': '<f4', 'shape': (2,)}", "lacks 'fortran_order'");
   check("{'descr': '<f4', 'fortran_order': False}", "lacks 'shape'");
-  check("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", "'descr' stands twice");
+  check("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
+        "'descr' stands twice");
   check("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'more': 1}", "unknown key 'more'");
   check("{'descr': '<f4', 'fortran_order': 0, 'shape': (2,)}", "True or False expected");
   check("{'descr': '<\xff\n4', 'fortran_order': False, 'shape': (2,)}", "plain ASCII");
@@ -88,7 +93,8 @@ TEST_CASE(".npy element types that are not read") {
   check("f4", "'f4' is not supported");
   check("", "'' is not supported");
   check(std::string(300, 'x'), "xxx...' is not supported");
-  check_npy_refused(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", "1234"), "structured");
+  check_npy_refused(npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", "1234"),
+                    "structured");
 }
 
 TEST_CASE(".npy shapes that do not hold") {
@@ -119,7 +125,8 @@ TEST_CASE("a long list of names is cut") {
   const Folder folder;
   const Tensor tensor = counted(DType::f32, {1});
   std::vector<NamedTensor> tensors;
-  for (int n = 0; n < 100; ++n) tensors.push_back({std::string(200, 'n') + std::to_string(n), tensor.view()});
+  for (int n = 0; n < 100; ++n)
+    tensors.push_back({std::string(200, 'n') + std::to_string(n), tensor.view()});
   write_safetensors(folder / "x.safetensors", tensors);
   check_refused(folder / "x.safetensors:a", "and 80 more");
   CHECK(refusal([&] { read_tensor(folder / "x.safetensors:a"); }).size() < 3000);
@@ -136,7 +143,8 @@ TEST_CASE(".safetensors files that are none") {
   check_safetensors_refused(safetensors("{}{}", ""), "no JSON");
   check_safetensors_refused(safetensors(std::string("{}\0", 3), ""), "no JSON");
   check_safetensors_refused(safetensors("{\"\xff\":1}", ""), "no JSON in UTF-8");
-  check_safetensors_refused(safetensors("[]", ""), "an array where the table of tensors should begin");
+  check_safetensors_refused(safetensors("[]", ""),
+                            "an array where the table of tensors should begin");
   check_safetensors_refused(safetensors("null", ""), "null where");
   check_safetensors_refused(safetensors(R"("text")", ""), "a string where");
 }
@@ -148,7 +156,8 @@ TEST_CASE(".safetensors headers that are broken") {
   const std::string good = entry("a", "F32", "[2]", 0, 8);
   check(table(good + "," + good), "'a' stands twice");
   check(R"({"__metadata__":{},"__metadata__":{},)" + good + "}", "'__metadata__' stands twice");
-  check(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "'dtype' stands twice");
+  check(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+        "'dtype' stands twice");
   check(R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "'a' lacks dtype");
   check(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", "'a' lacks shape");
   check(R"({"a":{"dtype":"F32","shape":[2]}})", "'a' lacks data_offsets");
@@ -178,7 +187,8 @@ TEST_CASE(".safetensors shapes and offsets that do not hold") {
   const auto check = [](const std::string& entries, const std::string& fault) {
     check_safetensors_refused(safetensors(table(entries), raw<float>({1, 2})), fault);
   };
-  check(entry("a", "F32", "[3]", 0, 8), "shape [3] and type F32 needs 12 bytes, but its data_offsets hold 8");
+  check(entry("a", "F32", "[3]", 0, 8),
+        "shape [3] and type F32 needs 12 bytes, but its data_offsets hold 8");
   check(entry("a", "F32", "[]", 0, 8), "needs 4 bytes");
   check(entry("a", "F32", "[0]", 0, 8), "needs 0 bytes");
   check(entry("a", "F32", "[-2]", 0, 8), "the number -2 does not belong");
@@ -192,7 +202,8 @@ TEST_CASE(".safetensors shapes and offsets that do not hold") {
   check(entry("a", "F32", "[2]", 8, 16), "go beyond the 8 bytes");
   check(entry("a", "F32", "[1]", 0, 4), "its tensors have 4 bytes, but 8 follow");
   check(entry("a", "F32", "[1]", 4, 8), "leave a hole from 0 on");
-  check(entry("a", "F32", "[1]", 0, 4) + "," + entry("b", "I8", "[3]", 5, 8), "leave a hole from 4 on");
+  check(entry("a", "F32", "[1]", 0, 4) + "," + entry("b", "I8", "[3]", 5, 8),
+        "leave a hole from 4 on");
   check(entry("a", "F32", "[2]", 0, 8) + "," + entry("b", "F32", "[1]", 4, 8), "overlap");
   check(entry("a", "F32", "[2]", 0, 8) + "," + entry("b", "F32", "[2]", 0, 8), "overlap");
   check("", "but 8 follow");
@@ -220,7 +231,8 @@ TEST_CASE("places that hold no file of tensors") {
 
 TEST_CASE("no file, however cut or changed, does more than be refused") {
   const Folder folder;
-  const std::string two = table(entry("a", "F32", "[1,2]", 0, 8) + "," + entry("b", "BOOL", "[3]", 8, 11) + R"(,"__metadata__":{"c":"d"})");
+  const std::string two = table(entry("a", "F32", "[1,2]", 0, 8) + "," +
+                                entry("b", "BOOL", "[3]", 8, 11) + R"(,"__metadata__":{"c":"d"})");
   const std::array<std::pair<std::string, std::string>, 3> files{{
       {"x.npy", npy(numpy_header("<f4", "(2, 3)", true), std::string(24, 'x'))},
       {"x.npy", npy(numpy_header("|u1", "(1, 3)"), std::string(3, 'x'), 2)},
@@ -238,7 +250,8 @@ TEST_CASE("no file, however cut or changed, does more than be refused") {
     for (std::size_t size = 0; size < bytes.size(); ++size) {
       attempt(name, bytes.substr(0, size));
       std::string changed = bytes;
-      for (const int value : {0x00, 0x22, 0x27, 0x2d, 0x39, 0x5b, 0x7b, 0x7d, 0x80, 0xff, static_cast<int>(random() & 0xff)}) {
+      for (const int value : {0x00, 0x22, 0x27, 0x2d, 0x39, 0x5b, 0x7b, 0x7d, 0x80, 0xff,
+                              static_cast<int>(random() & 0xff)}) {
         changed[size] = static_cast<char>(value);
         attempt(name, changed);
       }

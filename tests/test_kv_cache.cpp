@@ -18,11 +18,14 @@ using namespace attn::test;
 
 namespace {
 
-std::int64_t v_dim(const KvCache::Settings& settings) { return settings.v_head_dim.value_or(settings.head_dim); }
+std::int64_t v_dim(const KvCache::Settings& settings) {
+  return settings.v_head_dim.value_or(settings.head_dim);
+}
 
 std::string to_string(const KvCache::Settings& s) {
-  return fmt::format("batch {} heads {} capacity {} dims {}/{} {} {}{}", s.batch, s.num_kv_heads, s.capacity, s.head_dim, v_dim(s),
-                     name_of(s.dtype), name_of(s.layout), s.rolling ? " rolling" : "");
+  return fmt::format("batch {} heads {} capacity {} dims {}/{} {} {}{}", s.batch, s.num_kv_heads,
+                     s.capacity, s.head_dim, v_dim(s), name_of(s.dtype), name_of(s.layout),
+                     s.rolling ? " rolling" : "");
 }
 
 /// Integers from a bound vector.
@@ -51,12 +54,17 @@ std::string difference(const KvCache& cache, const std::vector<ModelSequence>& m
   for (std::int64_t sequence = 0; sequence < settings.batch; ++sequence) {
     const ModelSequence& wanted = model[static_cast<std::size_t>(sequence)];
     const std::int64_t start = settings.rolling ? entry(bound.kv_starts, sequence) : 0;
-    if (cache.length(sequence) != wanted.length()) return fmt::format("length {} of {}", cache.length(sequence), wanted.length());
-    if (entry(bound.kv_lens, sequence) != wanted.length()) return fmt::format("kv_lens[{}] is off", sequence);
-    if (cache.position(sequence) != wanted.end()) return fmt::format("position {} of {}", cache.position(sequence), wanted.end());
-    if (start < 0 || start >= settings.capacity) return fmt::format("kv_starts[{}] is {}", sequence, start);
+    if (cache.length(sequence) != wanted.length())
+      return fmt::format("length {} of {}", cache.length(sequence), wanted.length());
+    if (entry(bound.kv_lens, sequence) != wanted.length())
+      return fmt::format("kv_lens[{}] is off", sequence);
+    if (cache.position(sequence) != wanted.end())
+      return fmt::format("position {} of {}", cache.position(sequence), wanted.end());
+    if (start < 0 || start >= settings.capacity)
+      return fmt::format("kv_starts[{}] is {}", sequence, start);
     for (std::int64_t key = 0; key < wanted.length(); ++key) {
-      const std::string at_key = difference(bound, sequence, (start + key) % settings.capacity, wanted.keys[static_cast<std::size_t>(key)]);
+      const std::string at_key = difference(bound, sequence, (start + key) % settings.capacity,
+                                            wanted.keys[static_cast<std::size_t>(key)]);
       if (!at_key.empty()) return at_key;
     }
   }
@@ -90,9 +98,13 @@ class RandomRun {
       cache_.truncate(sequence, position);
       model.keys.resize(static_cast<std::size_t>(position - model.oldest));
     } else if (choice < 0.6) {
-      append(0, settings_.batch, [&](const GivenKeys& keys) { cache_.append(keys.k.view(), keys.v.view(), rope_of(tables_)); });
+      append(0, settings_.batch, [&](const GivenKeys& keys) {
+        cache_.append(keys.k.view(), keys.v.view(), rope_of(tables_));
+      });
     } else {
-      append(sequence, {}, [&](const GivenKeys& keys) { cache_.append_to(sequence, keys.k.view(), keys.v.view(), rope_of(tables_)); });
+      append(sequence, {}, [&](const GivenKeys& keys) {
+        cache_.append_to(sequence, keys.k.view(), keys.v.view(), rope_of(tables_));
+      });
     }
   }
 
@@ -112,26 +124,34 @@ class RandomRun {
   }
 
   GivenKeys random_keys(std::optional<std::int64_t> batch) {
-    const std::int64_t count = random_.chance(0.5) ? random_.integer(0, 2) : random_.integer(0, most_keys());
+    const std::int64_t count =
+        random_.chance(0.5) ? random_.integer(0, 2) : random_.integer(0, most_keys());
     const auto shape = [&](std::int64_t dim) {
-      return batch ? Dims{*batch, settings_.num_kv_heads, count, dim} : Dims{settings_.num_kv_heads, count, dim};
+      return batch ? Dims{*batch, settings_.num_kv_heads, count, dim}
+                   : Dims{settings_.num_kv_heads, count, dim};
     };
-    return {random_rows(random_, shape(settings_.head_dim)), random_rows(random_, shape(v_dim(settings_)))};
+    return {random_rows(random_, shape(settings_.head_dim)),
+            random_rows(random_, shape(v_dim(settings_)))};
   }
 
   template <class F>
   void append(std::int64_t first, std::optional<std::int64_t> batch, F&& run) {
     const GivenKeys keys = random_keys(batch);
     const std::int64_t count = keys.k.shape()[keys.k.shape().rank() - 2];
-    const std::span<ModelSequence> grown(model_.data() + first, static_cast<std::size_t>(batch.value_or(1)));
-    const bool fits = settings_.rolling || std::all_of(grown.begin(), grown.end(), [&](const ModelSequence& sequence) {
+    const std::span<ModelSequence> grown(model_.data() + first,
+                                         static_cast<std::size_t>(batch.value_or(1)));
+    const bool fits = settings_.rolling ||
+                      std::all_of(grown.begin(), grown.end(), [&](const ModelSequence& sequence) {
                         return sequence.length() + count <= settings_.capacity;
                       });
-    if (!fits) return check_fails(ErrorCode::exhausted, {fmt::format("k has {} keys", count)}, [&] { run(keys); });
+    if (!fits)
+      return check_fails(ErrorCode::exhausted, {fmt::format("k has {} keys", count)},
+                         [&] { run(keys); });
     run(keys);
     for (std::size_t n = 0; n < grown.size(); ++n) {
       ModelSequence& sequence = grown[n];
-      for (ModelKey& key : keys.stored_in(settings_.dtype, static_cast<std::int64_t>(n), sequence.end(), tables_)) {
+      for (ModelKey& key :
+           keys.stored_in(settings_.dtype, static_cast<std::int64_t>(n), sequence.end(), tables_)) {
         sequence.keys.push_back(std::move(key));
       }
       sequence.roll(settings_.capacity);
@@ -146,7 +166,9 @@ class RandomRun {
 };
 
 /// [1, 1, 1, n]
-TensorView one_row(const std::vector<float>& values) { return {values.data(), {1, 1, 1, static_cast<std::int64_t>(values.size())}}; }
+TensorView one_row(const std::vector<float>& values) {
+  return {values.data(), {1, 1, 1, static_cast<std::int64_t>(values.size())}};
+}
 
 float scale_of(const TensorView& scales, std::int64_t key) {
   REQUIRE(scales.dtype == DType::f32);
@@ -155,14 +177,18 @@ float scale_of(const TensorView& scales, std::int64_t key) {
 
 /// A cache of i8 with one key, which is its own value.
 KvCache cache_of_i8(const std::vector<float>& row) {
-  KvCache cache({.num_kv_heads = 1, .capacity = 1, .head_dim = std::ssize(row), .dtype = DType::i8});
+  KvCache cache(
+      {.num_kv_heads = 1, .capacity = 1, .head_dim = std::ssize(row), .dtype = DType::i8});
   cache.append(one_row(row), one_row(row));
   return cache;
 }
 
-KvCache::Settings right() { return {.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .v_head_dim = 5}; }
+KvCache::Settings right() {
+  return {.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .v_head_dim = 5};
+}
 
-void check_settings_refused(const std::vector<std::string>& words, const std::function<void(KvCache::Settings&)>& change) {
+void check_settings_refused(const std::vector<std::string>& words,
+                            const std::function<void(KvCache::Settings&)>& change) {
   KvCache::Settings settings = right();
   change(settings);
   check_fails(ErrorCode::invalid_argument, words, [&] { KvCache cache(settings); });
@@ -174,19 +200,23 @@ struct Append {
   Rope rope;
 };
 
-/// The change makes append and append_to fail alike; it finds tensors without batch. Nothing of the cache changes.
-void check_append_refused(const std::vector<std::string>& words, const std::function<void(Append&)>& change) {
+/// The change makes append and append_to fail alike; it finds tensors without batch. Nothing of the
+/// cache changes.
+void check_append_refused(const std::vector<std::string>& words,
+                          const std::function<void(Append&)>& change) {
   Random random(1);
   KvCache cache(right());
   const RandomRopeTables tables(random, 4, 2, false, Layout::bhsd);
   const GivenKeys first{random_rows(random, {2, 3, 2, 6}), random_rows(random, {2, 3, 2, 5})};
   cache.append(first.k.view(), first.v.view());
-  const std::vector<ModelSequence> model = {{first.stored_in(DType::f32, 0, 0, {})}, {first.stored_in(DType::f32, 1, 0, {})}};
+  const std::vector<ModelSequence> model = {{first.stored_in(DType::f32, 0, 0, {})},
+                                            {first.stored_in(DType::f32, 1, 0, {})}};
 
   const GivenKeys second{random_rows(random, {3, 2, 6}), random_rows(random, {3, 2, 5})};
   Append append{second.k.view(), second.v.view(), tables.rope()};
   change(append);
-  check_fails(ErrorCode::invalid_argument, words, [&] { cache.append_to(1, append.k, append.v, append.rope); });
+  check_fails(ErrorCode::invalid_argument, words,
+              [&] { cache.append_to(1, append.k, append.v, append.rope); });
   CHECK(difference(cache, model) == "");
   const auto for_all = [](TensorView tensor) {
     Dims shape{2}, strides{0};
@@ -196,7 +226,8 @@ void check_append_refused(const std::vector<std::string>& words, const std::func
     }
     return TensorView(tensor.data, tensor.dtype, shape, strides);
   };
-  check_fails(ErrorCode::invalid_argument, {words[0]}, [&] { cache.append(for_all(append.k), for_all(append.v), append.rope); });
+  check_fails(ErrorCode::invalid_argument, {words[0]},
+              [&] { cache.append(for_all(append.k), for_all(append.v), append.rope); });
   CHECK(difference(cache, model) == "");
 }
 
@@ -220,14 +251,18 @@ TEST_CASE("Rows of the cache's own type are taken over bit by bit, NaN payloads 
   for (const DType dtype : given_types) {
     for (const Layout layout : given_layouts) {
       StridedTensor row(dtype, {1, 1, 1, 5}, layout);
-      for (std::int64_t n = 0; n < 5; ++n) row.set_bits({0, 0, 0, n}, dtype == DType::f32 ? 0x7f800001u + n : 0xff81u + n);
+      for (std::int64_t n = 0; n < 5; ++n)
+        row.set_bits({0, 0, 0, n}, dtype == DType::f32 ? 0x7f800001u + n : 0xff81u + n);
       KvCache cache({.num_kv_heads = 1, .capacity = 1, .head_dim = 5, .dtype = dtype});
       cache.append(row.view(), row.view());
       const Tensors bound = cache.bind({});
       for (const TensorView& held : {bound.k, bound.v}) {
         for (std::int64_t n = 0; n < 5; ++n) {
           std::uint64_t bits = 0;
-          std::memcpy(&bits, static_cast<const std::byte*>(held.data) + static_cast<std::size_t>(n) * size_of(dtype), size_of(dtype));
+          std::memcpy(&bits,
+                      static_cast<const std::byte*>(held.data) +
+                          static_cast<std::size_t>(n) * size_of(dtype),
+                      size_of(dtype));
           CHECK(bits == row.bits()[static_cast<std::size_t>(n)]);
         }
       }
@@ -236,7 +271,9 @@ TEST_CASE("Rows of the cache's own type are taken over bit by bit, NaN payloads 
 }
 
 TEST_CASE("Rounding is to nearest even") {
-  const std::vector<float> row = {1 + 0x1p-8f, 1 + 0x3p-8f, 1 + 0x1p-11f, 1 + 0x3p-11f, -1 - 0x1.01p-8f, 65519, 65520, 0x1p-25f, 0x3p-25f};
+  const std::vector<float> row = {1 + 0x1p-8f,  1 + 0x3p-8f,     1 + 0x1p-11f,
+                                  1 + 0x3p-11f, -1 - 0x1.01p-8f, 65519,
+                                  65520,        0x1p-25f,        0x3p-25f};
   const std::vector<double> as_doubles(row.begin(), row.end());
   for (const DType dtype : given_types) {
     KvCache cache({.num_kv_heads = 1, .capacity = 1, .head_dim = std::ssize(row), .dtype = dtype});
@@ -251,7 +288,8 @@ TEST_CASE("i8: largest magnitude is 127 scales, halves go to even") {
   CHECK(bound.k.dtype == DType::i8);
   CHECK(scale_of(bound.k_scales, 0) == 2);
   CHECK(row_through(bound.k, {}, {0, 0, 0}) == std::vector<double>{-127, 0, 2, 2, 0, -2, 64, 0});
-  CHECK(row_through(bound.v, bound.v_scales, {0, 0, 0}) == std::vector<double>{-254, 0, 4, 4, 0, -4, 128, 0});
+  CHECK(row_through(bound.v, bound.v_scales, {0, 0, 0}) ==
+        std::vector<double>{-254, 0, 4, 4, 0, -4, 128, 0});
 }
 
 TEST_CASE("i8: rows of any magnitude are off by half a scale at most") {
@@ -264,9 +302,11 @@ TEST_CASE("i8: rows of any magnitude are off by half a scale at most") {
     const double scale = scale_of(bound.k_scales, 0);
     const std::vector<double> wanted(row.begin(), row.end());
     CAPTURE(magnitude);
-    CHECK(difference(row_through(bound.k, bound.k_scales, {0, 0, 0}), {wanted, scale * (0.5 + 1e-5), 0}) == "");
+    CHECK(difference(row_through(bound.k, bound.k_scales, {0, 0, 0}),
+                     {wanted, scale * (0.5 + 1e-5), 0}) == "");
     CHECK(scale >= std::numeric_limits<float>::min());
-    if (magnitude > 1e-35f) CHECK(scale == doctest::Approx(largest_magnitude(wanted) / 127).epsilon(1e-6));
+    if (magnitude > 1e-35f)
+      CHECK(scale == doctest::Approx(largest_magnitude(wanted) / 127).epsilon(1e-6));
   }
 }
 
@@ -274,7 +314,8 @@ TEST_CASE("i8: a row of zeros has scale 0, a row that is not finite is NaN") {
   const KvCache zero = cache_of_i8({0.f, -0.f, 0.f});
   CHECK(scale_of(zero.bind({}).k_scales, 0) == 0);
   CHECK(row_through(zero.bind({}).k, {}, {0, 0, 0}) == std::vector<double>{0, 0, 0});
-  for (const float bad : {HUGE_VALF, -HUGE_VALF, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float bad : {HUGE_VALF, -HUGE_VALF, std::numeric_limits<float>::quiet_NaN(),
+                          -std::numeric_limits<float>::quiet_NaN()}) {
     for (std::size_t at = 0; at < 3; ++at) {
       std::vector<float> row = {1, 2, 3};
       row[at] = bad;
@@ -289,12 +330,14 @@ TEST_CASE("i8: a row of zeros has scale 0, a row that is not finite is NaN") {
 }
 
 TEST_CASE("A row that replaces another one of i8 replaces its scale") {
-  KvCache cache({.num_kv_heads = 1, .capacity = 1, .head_dim = 2, .dtype = DType::i8, .rolling = true});
+  KvCache cache(
+      {.num_kv_heads = 1, .capacity = 1, .head_dim = 2, .dtype = DType::i8, .rolling = true});
   for (const float value : {NAN, 127.f, 0.f}) {
     const std::vector<float> row = {value, 0};
     cache.append(one_row(row), one_row(row));
   }
-  CHECK(row_through(cache.bind({}).k, cache.bind({}).k_scales, {0, 0, 0}) == std::vector<double>{0, 0});
+  CHECK(row_through(cache.bind({}).k, cache.bind({}).k_scales, {0, 0, 0}) ==
+        std::vector<double>{0, 0});
 }
 
 TEST_CASE("Rope turns keys by their position, in a rolling cache and after truncation too") {
@@ -304,7 +347,9 @@ TEST_CASE("Rope turns keys by their position, in a rolling cache and after trunc
     KvCache cache({.num_kv_heads = 1, .capacity = 2, .head_dim = 4, .rolling = true});
     fill(cache, [&](std::int64_t count) {
       cache.append({keys.data(), {1, 1, count, 4}}, {values.data(), {1, 1, count, 4}},
-                   Rope{.cos = {cos.data(), {5, 1}}, .sin = {sin.data(), {5, 1}}, .interleaved = interleaved});
+                   Rope{.cos = {cos.data(), {5, 1}},
+                        .sin = {sin.data(), {5, 1}},
+                        .interleaved = interleaved});
     });
     CHECK(row_through(cache.bind({}).v, {}, {0, 0, 1}) == std::vector<double>{2, 2, 2, 2});
     return row_through(cache.bind({}).k, {}, {0, 0, 1});  // of an odd position
@@ -340,7 +385,8 @@ TEST_CASE("A rolling cache says where its oldest key lies") {
     CHECK(entry(bound.kv_lens, 1) == length);
     CHECK(cache.position(1) == position);
     for (std::int64_t n = 0; n < length; ++n) {
-      CHECK(row_through(bound.k, {}, {1, 0, (start + n) % 4})[0] == static_cast<double>(position - length + n));
+      CHECK(row_through(bound.k, {}, {1, 0, (start + n) % 4})[0] ==
+            static_cast<double>(position - length + n));
     }
     CHECK(cache.length(0) == 0);
   };
@@ -354,7 +400,8 @@ TEST_CASE("A rolling cache says where its oldest key lies") {
   holds(3, 4, 11);
   cache.truncate(1, 7);
   holds(3, 0, 7);
-  check_fails(ErrorCode::invalid_argument, {"position is 6", "7..7"}, [&] { cache.truncate(1, 6); });
+  check_fails(ErrorCode::invalid_argument, {"position is 6", "7..7"},
+              [&] { cache.truncate(1, 6); });
 }
 
 TEST_CASE("A full cache takes nothing, and says what it has room for") {
@@ -363,9 +410,10 @@ TEST_CASE("A full cache takes nothing, and says what it has room for") {
   const std::vector<float> twos(8, 2.f);
   cache.append_to(1, {ones.data(), {1, 3, 1}}, {ones.data(), {1, 3, 1}});
   // Sequence 0 would have room.
-  check_fails(ErrorCode::exhausted, {"k has 2 keys", "sequence 1", "holds 3", "room for 1", "capacity 4"}, [&] {
-    cache.append({twos.data(), {2, 1, 2, 1}}, {twos.data(), {2, 1, 2, 1}});
-  });
+  check_fails(ErrorCode::exhausted,
+              {"k has 2 keys", "sequence 1", "holds 3", "room for 1", "capacity 4"}, [&] {
+                cache.append({twos.data(), {2, 1, 2, 1}}, {twos.data(), {2, 1, 2, 1}});
+              });
   CHECK(cache.length(0) == 0);
   CHECK(cache.length(1) == 3);
   CHECK(row_through(cache.bind({}).k, {}, {0, 0, 0})[0] == 0);
@@ -374,18 +422,22 @@ TEST_CASE("A full cache takes nothing, and says what it has room for") {
   CHECK(cache.length(1) == 4);
   const std::int64_t many = std::numeric_limits<std::int64_t>::max();
   const TensorView endless(ones.data(), DType::f32, {1, many, 1}, {0, 0, 0});
-  check_fails(ErrorCode::exhausted, {"sequence 1", "room for 0"}, [&] { cache.append_to(1, endless, endless); });
+  check_fails(ErrorCode::exhausted, {"sequence 1", "room for 0"},
+              [&] { cache.append_to(1, endless, endless); });
 }
 
 TEST_CASE("Positions of a rolling cache do not overflow") {
   KvCache cache({.num_kv_heads = 1, .capacity = 2, .head_dim = 1, .rolling = true});
   const float one = 1;
   const std::int64_t many = std::numeric_limits<std::int64_t>::max() - 1;
-  const auto keys = [&](std::int64_t count) { return TensorView(&one, DType::f32, {1, count, 1}, {0, 0, 0}); };
+  const auto keys = [&](std::int64_t count) {
+    return TensorView(&one, DType::f32, {1, count, 1}, {0, 0, 0});
+  };
   cache.append_to(0, keys(many), keys(many));
   CHECK(cache.position(0) == many);
   CHECK(cache.length(0) == 2);
-  check_fails(ErrorCode::exhausted, {"k has 2 keys", "room for 1"}, [&] { cache.append_to(0, keys(2), keys(2)); });
+  check_fails(ErrorCode::exhausted, {"k has 2 keys", "room for 1"},
+              [&] { cache.append_to(0, keys(2), keys(2)); });
 }
 
 TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
@@ -393,7 +445,12 @@ TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
   Tensors tensors{.q = {rows.data(), {1, 2, 3, 4}}};
   tensors.alibi_slopes = {rows.data(), {2}};
   tensors.kv_offsets = {rows.data(), {3}};
-  KvCache rolling({.num_kv_heads = 2, .capacity = 5, .head_dim = 4, .v_head_dim = 3, .dtype = DType::i8, .rolling = true});
+  KvCache rolling({.num_kv_heads = 2,
+                   .capacity = 5,
+                   .head_dim = 4,
+                   .v_head_dim = 3,
+                   .dtype = DType::i8,
+                   .rolling = true});
   tensors.page_table = {rows.data(), {1}};
   tensors = rolling.bind(tensors);
   CHECK(tensors.page_table.absent());
@@ -403,7 +460,11 @@ TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
   CHECK(tensors.v_scales.shape == Dims{1, 2, 5});
   CHECK(tensors.kv_lens.shape == Dims{1});
   CHECK(tensors.kv_starts.shape == Dims{1});
-  KvCache plain({.num_kv_heads = 2, .capacity = 5, .head_dim = 4, .dtype = DType::f16, .layout = CacheLayout::bshd});
+  KvCache plain({.num_kv_heads = 2,
+                 .capacity = 5,
+                 .head_dim = 4,
+                 .dtype = DType::f16,
+                 .layout = CacheLayout::bshd});
   tensors = plain.bind(tensors);
   CHECK(tensors.kv_starts.absent());
   CHECK(tensors.k_scales.absent());
@@ -420,9 +481,15 @@ TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
 }
 
 TEST_CASE("A cache counts its bytes, and takes its memory along when it moves") {
-  KvCache cache({.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .v_head_dim = 5, .dtype = DType::bf16});
+  KvCache cache({.batch = 2,
+                 .num_kv_heads = 3,
+                 .capacity = 4,
+                 .head_dim = 6,
+                 .v_head_dim = 5,
+                 .dtype = DType::bf16});
   CHECK(cache.size_in_bytes() == 2 * 3 * 4 * (6 + 5) * 2);
-  const KvCache of_i8({.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .dtype = DType::i8});
+  const KvCache of_i8(
+      {.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .dtype = DType::i8});
   CHECK(of_i8.size_in_bytes() == 2 * 3 * 4 * 2 * (6 + 4));
   const Tensors bound = cache.bind({});
   KvCache moved = std::move(cache);
@@ -436,20 +503,32 @@ TEST_CASE("Settings that make no cache are refused") {
   check_settings_refused({"capacity is -1"}, [](auto& settings) { settings.capacity = -1; });
   check_settings_refused({"head_dim is 0"}, [](auto& settings) { settings.head_dim = 0; });
   check_settings_refused({"v_head_dim is 0"}, [](auto& settings) { settings.v_head_dim = 0; });
-  check_settings_refused({"dtype is f64", "f32, bf16, f16 or i8"}, [](auto& settings) { settings.dtype = DType::f64; });
-  check_settings_refused({"overflows"}, [](auto& settings) { settings.capacity = std::int64_t{1} << 60; });
+  check_settings_refused({"dtype is f64", "f32, bf16, f16 or i8"},
+                         [](auto& settings) { settings.dtype = DType::f64; });
+  check_settings_refused({"overflows"},
+                         [](auto& settings) { settings.capacity = std::int64_t{1} << 60; });
 }
 
 TEST_CASE("Keys and values that do not fit are refused") {
-  const auto narrowed = [](TensorView& tensor, int dim) { tensor = tensor.sliced(dim, 0, tensor.shape[dim] - 1); };
+  const auto narrowed = [](TensorView& tensor, int dim) {
+    tensor = tensor.sliced(dim, 0, tensor.shape[dim] - 1);
+  };
   check_append_refused({"k has shape", "rank"}, [](Append& append) { append.k = {}; });
-  check_append_refused({"v has shape", "rank"}, [](Append& append) { append.v = {append.v.data, append.v.dtype, {3, 10}}; });
-  check_append_refused({"k has shape", "is 2", "needs 3", "num_kv_heads"}, [&](Append& append) { narrowed(append.k, 0); });
-  check_append_refused({"v has shape", "is 2", "needs 3", "num_kv_heads"}, [&](Append& append) { narrowed(append.v, 0); });
-  check_append_refused({"k has shape", "is 5", "needs 6", "head_dim"}, [&](Append& append) { narrowed(append.k, 2); });
-  check_append_refused({"v has shape", "is 4", "needs 5", "v_head_dim"}, [&](Append& append) { narrowed(append.v, 2); });
-  check_append_refused({"v has shape", "is 1", "needs 2", "count of k"}, [&](Append& append) { narrowed(append.v, 1); });
-  check_append_refused({"k has type i8", "f32, bf16 or f16"}, [](Append& append) { append.k.dtype = DType::i8; });
+  check_append_refused({"v has shape", "rank"}, [](Append& append) {
+    append.v = {append.v.data, append.v.dtype, {3, 10}};
+  });
+  check_append_refused({"k has shape", "is 2", "needs 3", "num_kv_heads"},
+                       [&](Append& append) { narrowed(append.k, 0); });
+  check_append_refused({"v has shape", "is 2", "needs 3", "num_kv_heads"},
+                       [&](Append& append) { narrowed(append.v, 0); });
+  check_append_refused({"k has shape", "is 5", "needs 6", "head_dim"},
+                       [&](Append& append) { narrowed(append.k, 2); });
+  check_append_refused({"v has shape", "is 4", "needs 5", "v_head_dim"},
+                       [&](Append& append) { narrowed(append.v, 2); });
+  check_append_refused({"v has shape", "is 1", "needs 2", "count of k"},
+                       [&](Append& append) { narrowed(append.v, 1); });
+  check_append_refused({"k has type i8", "f32, bf16 or f16"},
+                       [](Append& append) { append.k.dtype = DType::i8; });
   check_append_refused({"v has type f64"}, [](Append& append) { append.v.dtype = DType::f64; });
   check_append_refused({"k of shape", "no data"}, [](Append& append) { append.k.data = nullptr; });
   check_append_refused({"v of shape", "no data"}, [](Append& append) { append.v.data = nullptr; });
@@ -467,12 +546,18 @@ TEST_CASE("Keys and values that do not fit are refused") {
 TEST_CASE("Tables of rope that do not fit are refused") {
   check_append_refused({"rope.cos", "rank"}, [](Append& append) { append.rope.cos = {}; });
   check_append_refused({"rope.sin", "rank"}, [](Append& append) { append.rope.sin = append.k; });
-  check_append_refused({"rope.cos has type bf16", "f32"}, [](Append& append) { append.rope.cos.dtype = DType::bf16; });
-  check_append_refused({"rope.sin has type f16", "f32"}, [](Append& append) { append.rope.sin.dtype = DType::f16; });
-  check_append_refused({"rope.cos", "no data"}, [](Append& append) { append.rope.cos.data = nullptr; });
-  check_append_refused({"rope.sin", "no data"}, [](Append& append) { append.rope.sin.data = nullptr; });
-  check_append_refused({"rope.sin", "dim 0 is 3", "needs 4"}, [](Append& append) { append.rope.sin = append.rope.sin.sliced(0, 0, 3); });
-  check_append_refused({"rope.sin", "dim 1 is 1", "needs 2"}, [](Append& append) { append.rope.sin = append.rope.sin.sliced(1, 0, 1); });
+  check_append_refused({"rope.cos has type bf16", "f32"},
+                       [](Append& append) { append.rope.cos.dtype = DType::bf16; });
+  check_append_refused({"rope.sin has type f16", "f32"},
+                       [](Append& append) { append.rope.sin.dtype = DType::f16; });
+  check_append_refused({"rope.cos", "no data"},
+                       [](Append& append) { append.rope.cos.data = nullptr; });
+  check_append_refused({"rope.sin", "no data"},
+                       [](Append& append) { append.rope.sin.data = nullptr; });
+  check_append_refused({"rope.sin", "dim 0 is 3", "needs 4"},
+                       [](Append& append) { append.rope.sin = append.rope.sin.sliced(0, 0, 3); });
+  check_append_refused({"rope.sin", "dim 1 is 1", "needs 2"},
+                       [](Append& append) { append.rope.sin = append.rope.sin.sliced(1, 0, 1); });
   check_append_refused({"rope.cos", "dim 0 is 3", "at least 4"}, [](Append& append) {
     append.rope.cos = append.rope.cos.sliced(0, 0, 3);
     append.rope.sin = append.rope.sin.sliced(0, 0, 3);
@@ -489,7 +574,8 @@ TEST_CASE("Tables need a row for the furthest of all sequences") {
   const std::vector<float> rows(6);
   cache.append_to(1, {rows.data(), {1, 3, 2}}, {rows.data(), {1, 3, 2}}, tables.rope());
   const TensorView all(rows.data(), {3, 1, 1, 2});
-  check_fails(ErrorCode::invalid_argument, {"rope.cos", "dim 0 is 3", "at least 4"}, [&] { cache.append(all, all, tables.rope()); });
+  check_fails(ErrorCode::invalid_argument, {"rope.cos", "dim 0 is 3", "at least 4"},
+              [&] { cache.append(all, all, tables.rope()); });
   for (const std::int64_t sequence : {0, 2}) CHECK(cache.length(sequence) == 0);
   const RandomRopeTables short_ones(random, 1, 1, false, Layout::bhsd);
   const TensorView none = all.sliced(2, 0, 0);
@@ -508,8 +594,11 @@ TEST_CASE("Sequences and positions that do not exist are refused") {
     check_fails(ErrorCode::invalid_argument, words, [&] { cache.position(sequence); });
   }
   cache.append_to(0, k, v);
-  check_fails(ErrorCode::invalid_argument, {"position is 3", "0..2"}, [&] { cache.truncate(0, 3); });
-  check_fails(ErrorCode::invalid_argument, {"position is -1", "0..2"}, [&] { cache.truncate(0, -1); });
-  check_fails(ErrorCode::invalid_argument, {"position is 1", "0..0"}, [&] { cache.truncate(1, 1); });
+  check_fails(ErrorCode::invalid_argument, {"position is 3", "0..2"},
+              [&] { cache.truncate(0, 3); });
+  check_fails(ErrorCode::invalid_argument, {"position is -1", "0..2"},
+              [&] { cache.truncate(0, -1); });
+  check_fails(ErrorCode::invalid_argument, {"position is 1", "0..0"},
+              [&] { cache.truncate(1, 1); });
   CHECK(cache.length(0) == 2);
 }

@@ -13,7 +13,8 @@ using namespace attn::test;
 
 namespace {
 
-constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
+                              Layout::reversed};
 
 Case usual() {
   return {.batch = 2,
@@ -37,7 +38,8 @@ void check_layouts(DType dtype, Layout q, Layout kv, Layout out) {
   laid_out.layout = q;
   inputs.q = make_inputs(laid_out).q;
   laid_out.layout = out;
-  INFO("Q ", name_of(q).data(), ", K and V ", name_of(kv).data(), ", O ", name_of(out).data(), ": ", repeat_line(c));
+  INFO("Q ", name_of(q).data(), ", K and V ", name_of(kv).data(), ", O ", name_of(out).data(), ": ",
+       repeat_line(c));
   for (const Isa isa : available_isas()) {
     const Outputs got = run(inputs, laid_out, isa);
     CHECK(bit_difference(got, run(dense, c, isa)) == "");
@@ -88,12 +90,15 @@ TEST_CASE("A layout changes no bit, and only the output's own elements are writt
 TEST_CASE("Q, K and V packed into one tensor [batch, seq, heads + 2 * kv_heads, dim]") {
   constexpr std::int64_t batch = 2, seq = 37, heads = 4, kv_heads = 2, dim = 19;
   const std::vector<float> memory = random_floats(batch * seq * (heads + 2 * kv_heads) * dim);
-  const TensorView qkv = TensorView(memory.data(), {batch, seq, heads + 2 * kv_heads, dim}).permuted({0, 2, 1, 3});
+  const TensorView qkv =
+      TensorView(memory.data(), {batch, seq, heads + 2 * kv_heads, dim}).permuted({0, 2, 1, 3});
   const TensorView q = qkv.sliced(1, 0, heads), k = qkv.sliced(1, heads, heads + kv_heads),
                    v = qkv.sliced(1, heads + kv_heads, heads + 2 * kv_heads);
-  const Tensor q_copy = copy_as(q, DType::f32), k_copy = copy_as(k, DType::f32), v_copy = copy_as(v, DType::f32);
+  const Tensor q_copy = copy_as(q, DType::f32), k_copy = copy_as(k, DType::f32),
+               v_copy = copy_as(v, DType::f32);
   for (const Isa isa : available_isas()) {
-    Tensor packed(DType::f32, {batch, seq, heads, dim}), dense(DType::f32, {batch, heads, seq, dim});
+    Tensor packed(DType::f32, {batch, seq, heads, dim}),
+        dense(DType::f32, {batch, heads, seq, dim});
     const MutableTensorView out = packed.view().permuted({0, 2, 1, 3});
     attention(q, k, v, out, {.isa = isa});
     attention(q_copy.view(), k_copy.view(), v_copy.view(), dense.view(), {.isa = isa});
@@ -106,11 +111,13 @@ TEST_CASE("Keys and values shared by stride 0, over batch, heads and positions")
   const std::vector<float> memory = random_floats(batch * heads * q_len * dim);
   const TensorView q(memory.data(), {batch, heads, q_len, dim});
   const Dims shape{batch, heads, kv_len, dim};
-  for (const Dims& strides : {Dims{0, 0, 1, 2}, Dims{0, 3, 0, 1}, Dims{5, 0, 2, 0}, Dims{0, 0, 0, 0}}) {
+  for (const Dims& strides :
+       {Dims{0, 0, 1, 2}, Dims{0, 3, 0, 1}, Dims{5, 0, 2, 0}, Dims{0, 0, 0, 0}}) {
     const TensorView kv(memory.data(), DType::f32, shape, strides);
     const Tensor copy = copy_as(kv, DType::f32);
     for (const Isa isa : available_isas()) {
-      Tensor shared(DType::f32, {batch, heads, q_len, dim}), dense(DType::f32, {batch, heads, q_len, dim});
+      Tensor shared(DType::f32, {batch, heads, q_len, dim}),
+          dense(DType::f32, {batch, heads, q_len, dim});
       attention(q, kv, kv, shared.view(), {.isa = isa});
       attention(q, copy.view(), copy.view(), dense.view(), {.isa = isa});
       CHECK(bits_of(shared.view()) == bits_of(dense.view()));
@@ -128,7 +135,8 @@ TEST_CASE("A slice of a key cache that holds more keys, heads and entries") {
   for (const Isa isa : available_isas()) {
     Tensor sliced(DType::f32, {2, 4, 5, dim}), dense(DType::f32, {2, 4, 5, dim});
     attention(q, kv, kv, sliced.view(), {.causal = Causal::bottom_right(), .isa = isa});
-    attention(q_copy.view(), kv_copy.view(), kv_copy.view(), dense.view(), {.causal = Causal::bottom_right(), .isa = isa});
+    attention(q_copy.view(), kv_copy.view(), kv_copy.view(), dense.view(),
+              {.causal = Causal::bottom_right(), .isa = isa});
     CHECK(bits_of(sliced.view()) == bits_of(dense.view()));
   }
 }
@@ -137,11 +145,13 @@ namespace {
 
 /// Dense f32 values that begin `misalignment` floats after a cache line's first.
 struct PlacedValues {
-  PlacedValues(const std::vector<double>& values, std::int64_t misalignment) : memory(values.size() + 32) {
+  PlacedValues(const std::vector<double>& values, std::int64_t misalignment)
+      : memory(values.size() + 32) {
     constexpr std::uintptr_t line = 64;
     const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
     first = memory.data() + (line - address % line) % line / sizeof(float) + misalignment;
-    std::transform(values.begin(), values.end(), first, [](double value) { return static_cast<float>(value); });
+    std::transform(values.begin(), values.end(), first,
+                   [](double value) { return static_cast<float>(value); });
   }
   std::vector<float> memory;
   float* first;
@@ -157,7 +167,8 @@ Outputs run_with_values(const Case& c, const Inputs& inputs, const PlacedValues&
   return outputs;
 }
 
-/// Aligned rows of whole vectors are multiplied where they lie; others are packed. Nobody can tell from the result.
+/// Aligned rows of whole vectors are multiplied where they lie; others are packed. Nobody can tell
+/// from the result.
 void check_placed_values(const Case& c, const std::vector<double>& values) {
   INFO(repeat_line(c));
   const Inputs inputs = make_inputs(c);
@@ -179,7 +190,8 @@ TEST_CASE("Values give the same bits where they lie and packed, finite or not, s
              .kv_len = kv_len,
              .head_dim = 24,
              .v_head_dim = v_head_dim,
-             .options = {.causal = Causal::bottom_right(), .window = Window{.left = 50, .right = std::nullopt}},
+             .options = {.causal = Causal::bottom_right(),
+                         .window = Window{.left = 50, .right = std::nullopt}},
              .kv_lens = {kv_len, kv_len - 21}};
       const Inputs inputs = make_inputs(c);
       std::vector<double> values = inputs.v.values();
@@ -188,11 +200,14 @@ TEST_CASE("Values give the same bits where they lie and packed, finite or not, s
       check_placed_values(c, values);
       // Beyond the second entry's length, where nobody looks: the same bits still.
       std::vector<double> poisoned = values;
-      std::fill_n(poisoned.end() - 20 * v_head_dim, 20 * v_head_dim, std::numeric_limits<double>::quiet_NaN());
-      CHECK(bit_difference(run_with_values(c, inputs, PlacedValues(poisoned, 0), default_isa()), outputs) == "");
+      std::fill_n(poisoned.end() - 20 * v_head_dim, 20 * v_head_dim,
+                  std::numeric_limits<double>::quiet_NaN());
+      CHECK(bit_difference(run_with_values(c, inputs, PlacedValues(poisoned, 0), default_isa()),
+                           outputs) == "");
       check_placed_values(c, poisoned);
       // In sight of some rows: their block has to be packed.
-      poisoned[static_cast<std::size_t>((kv_len - 3) * v_head_dim + 5)] = std::numeric_limits<double>::infinity();
+      poisoned[static_cast<std::size_t>((kv_len - 3) * v_head_dim + 5)] =
+          std::numeric_limits<double>::infinity();
       check_placed_values(c, poisoned);
     }
   }

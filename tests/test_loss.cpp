@@ -1,4 +1,5 @@
-// Losses beside their formulas in double, in all combinations of their options, and at values that are known by hand.
+// Losses beside their formulas in double, in all combinations of their options, and at values that
+// are known by hand.
 #include <attn/isa.hpp>
 #include <attn/loss.hpp>
 
@@ -22,14 +23,17 @@ namespace {
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 constexpr Reduction reductions[] = {Reduction::none, Reduction::sum, Reduction::mean};
-constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
+                              Layout::reversed};
 constexpr DType float_types[] = {DType::f32, DType::bf16, DType::f16};
 
 /// Empty if no loss is further off than its tolerance; NaN meets NaN.
 std::string difference_of(const Values& got, const Values& wanted, const Values& tolerances) {
   for (std::size_t n = 0; n < wanted.size(); ++n) {
-    const bool near = std::isnan(wanted[n]) ? std::isnan(got[n]) : std::abs(got[n] - wanted[n]) <= tolerances[n];
-    if (!near) return fmt::format("loss {} is {}, wanted {} +- {}", n, got[n], wanted[n], tolerances[n]);
+    const bool near =
+        std::isnan(wanted[n]) ? std::isnan(got[n]) : std::abs(got[n] - wanted[n]) <= tolerances[n];
+    if (!near)
+      return fmt::format("loss {} is {}, wanted {} +- {}", n, got[n], wanted[n], tolerances[n]);
   }
   return "";
 }
@@ -46,7 +50,8 @@ void check_loss(const LossCase& c) {
     REQUIRE(got.size() == wanted.size());
     CHECK(difference_of(got, wanted, tolerances) == "");
     CHECK(loss.gaps_untouched());
-    if (c.kind == LossKind::entmax) CHECK(std::none_of(got.begin(), got.end(), [](double one) { return one < 0; }));
+    if (c.kind == LossKind::entmax)
+      CHECK(std::none_of(got.begin(), got.end(), [](double one) { return one < 0; }));
   }
 }
 
@@ -55,10 +60,12 @@ template <class F>
 void for_each_case(LossKind kind, std::initializer_list<float> alphas, F&& f) {
   std::uint64_t seed = 0;
   for (const float alpha : alphas)
-    for (const Dims& shape : {Dims{5}, Dims{1}, Dims{7, 3}, Dims{3, 37}, Dims{2, 6, 5}, Dims{2, 3, 2, 19}, Dims{2, 4, 1, 2, 3}})
+    for (const Dims& shape : {Dims{5}, Dims{1}, Dims{7, 3}, Dims{3, 37}, Dims{2, 6, 5},
+                              Dims{2, 3, 2, 19}, Dims{2, 4, 1, 2, 3}})
       for (const DType target : {DType::i32, DType::i64, DType::f32, DType::bf16, DType::f16})
         for (const bool weights : {false, true})
-          for (const std::optional<std::int64_t> ignored : {std::optional<std::int64_t>{}, {-100}, {0}, {1 << 20}})
+          for (const std::optional<std::int64_t> ignored :
+               {std::optional<std::int64_t>{}, {-100}, {0}, {1 << 20}})
             for (const float smoothing : {0.f, 0.1f, 1.f})
               for (const Reduction reduction : reductions) {
                 const bool of_classes = target == DType::i32 || target == DType::i64;
@@ -78,7 +85,8 @@ void for_each_case(LossKind kind, std::initializer_list<float> alphas, F&& f) {
 }
 
 /// The loss of one slice of x, given as it is.
-float loss_of(const LossCase& c, const std::vector<float>& x, const TensorView& target, LossOptions options = {}) {
+float loss_of(const LossCase& c, const std::vector<float>& x, const TensorView& target,
+              LossOptions options = {}) {
   float loss = -1;
   const TensorView view(x.data(), {static_cast<std::int64_t>(x.size())});
   options.reduction = c.reduction;
@@ -91,17 +99,21 @@ float loss_of(const LossCase& c, const std::vector<float>& x, const TensorView& 
   return loss;
 }
 
-float loss_of_class(const LossCase& c, const std::vector<float>& x, std::int64_t target, const LossOptions& options = {}) {
+float loss_of_class(const LossCase& c, const std::vector<float>& x, std::int64_t target,
+                    const LossOptions& options = {}) {
   return loss_of(c, x, {&target, Dims()}, options);
 }
 
-float loss_of_distribution(const LossCase& c, const std::vector<float>& x, const std::vector<float>& q, const LossOptions& options = {}) {
+float loss_of_distribution(const LossCase& c, const std::vector<float>& x,
+                           const std::vector<float>& q, const LossOptions& options = {}) {
   return loss_of(c, x, {q.data(), {static_cast<std::int64_t>(q.size())}}, options);
 }
 
 const LossCase nll{.kind = LossKind::nll, .reduction = Reduction::none};
 const LossCase cross{.kind = LossKind::cross_entropy, .reduction = Reduction::none};
-LossCase entmax_case(float alpha) { return {.kind = LossKind::entmax, .alpha = alpha, .reduction = Reduction::none}; }
+LossCase entmax_case(float alpha) {
+  return {.kind = LossKind::entmax, .alpha = alpha, .reduction = Reduction::none};
+}
 
 }  // namespace
 
@@ -157,11 +169,13 @@ TEST_CASE("Values known by hand") {
   // p = (1, 0): (p - q) . x + H(p) - H(q) = 3 - 0 for the other class, 0 for its own.
   CHECK(loss_of_class(entmax_case(2), {3, 0}, 0) == 0);
   CHECK(loss_of_class(entmax_case(2), {3, 0}, 1) == 3);
-  // p = (3/4, 1/4), H(p) = (1 - 10/16) / 2 = 3/16: (p - q) . x = -1/8 for the first class, 3/8 for the second.
+  // p = (3/4, 1/4), H(p) = (1 - 10/16) / 2 = 3/16: (p - q) . x = -1/8 for the first class, 3/8 for
+  // the second.
   CHECK(loss_of_class(entmax_case(2), {0.5f, 0}, 0) == doctest::Approx(1. / 16));
   CHECK(loss_of_class(entmax_case(2), {0.5f, 0}, 1) == doctest::Approx(9. / 16));
   // p = (1/2, 1/2), H(p) = (1 - 2 / sqrt(8)) / 0.75, x . (p - q) = 0.
-  CHECK(loss_of_class(entmax_case(1.5f), {7, 7}, 0) == doctest::Approx((1 - std::sqrt(0.5)) / 0.75));
+  CHECK(loss_of_class(entmax_case(1.5f), {7, 7}, 0) ==
+        doctest::Approx((1 - std::sqrt(0.5)) / 0.75));
   CHECK(loss_of_class(entmax_case(1), {7, 7}, 0) == doctest::Approx(log2));
 }
 
@@ -172,10 +186,13 @@ TEST_CASE("Large logits lose nothing") {
     CHECK(loss_of_class(cross, {shift, shift}, 0) == doctest::Approx(log2).epsilon(1e-6));
     CHECK(loss_of_class(entmax_case(1), {shift, shift}, 0) == doctest::Approx(log2).epsilon(1e-6));
     CHECK(loss_of_class(entmax_case(2), {shift, shift}, 0) == doctest::Approx(0.25).epsilon(1e-6));
-    CHECK(loss_of_class(entmax_case(1.3f), {shift, shift}, 0) ==
-          doctest::Approx((1 - std::pow(0.5, double{1.3f} - 1)) / (double{1.3f} * (double{1.3f} - 1))).epsilon(1e-6));
+    CHECK(
+        loss_of_class(entmax_case(1.3f), {shift, shift}, 0) ==
+        doctest::Approx((1 - std::pow(0.5, double{1.3f} - 1)) / (double{1.3f} * (double{1.3f} - 1)))
+            .epsilon(1e-6));
   }
-  CHECK(loss_of_class(cross, {10000, 10000.5f}, 0) == doctest::Approx(std::log1p(std::exp(0.5))).epsilon(1e-6));
+  CHECK(loss_of_class(cross, {10000, 10000.5f}, 0) ==
+        doctest::Approx(std::log1p(std::exp(0.5))).epsilon(1e-6));
   CHECK(loss_of_class(cross, {3e38f, -3e38f}, 1) == infinity);  // 6e38 is none of the floats
   CHECK(loss_of_class(cross, {1e38f, -1e38f}, 1) == 2e38f);
   CHECK(loss_of_class(entmax_case(2), {1e38f, -1e38f}, 1) == 2e38f);
@@ -183,8 +200,8 @@ TEST_CASE("Large logits lose nothing") {
 }
 
 TEST_CASE("A loss near 0 has all its digits") {
-  // The term of the greatest is 1 exactly. The exponentials of others are off by 2e-7 and by what x - max has lost, 2^-24 of 15; the
-  // loss is rounded by as much of itself.
+  // The term of the greatest is 1 exactly. The exponentials of others are off by 2e-7 and by what x
+  // - max has lost, 2^-24 of 15; the loss is rounded by as much of itself.
   constexpr double tolerance = 2e-7 + 16 * 0x1p-24;
   for (const float shift : {0.f, 3.7f, -170.f, 1000.f}) {
     for (const std::int64_t count : {2, 100, 5000, 20000}) {
@@ -192,9 +209,12 @@ TEST_CASE("A loss near 0 has all its digits") {
         INFO("shift ", shift, " count ", count, " greatest at ", at);
         std::vector<float> x(static_cast<std::size_t>(count), shift - 15);
         x[static_cast<std::size_t>(at)] = shift;
-        const double others = static_cast<double>(count - 1) * std::exp(static_cast<double>(shift - 15) - shift);
-        CHECK(loss_of_class(cross, x, at) == doctest::Approx(std::log1p(others)).scale(0).epsilon(tolerance));
-        CHECK(loss_of_class(entmax_case(1), x, at) == doctest::Approx(std::log1p(others)).scale(0).epsilon(tolerance));
+        const double others =
+            static_cast<double>(count - 1) * std::exp(static_cast<double>(shift - 15) - shift);
+        CHECK(loss_of_class(cross, x, at) ==
+              doctest::Approx(std::log1p(others)).scale(0).epsilon(tolerance));
+        CHECK(loss_of_class(entmax_case(1), x, at) ==
+              doctest::Approx(std::log1p(others)).scale(0).epsilon(tolerance));
       }
     }
   }
@@ -204,7 +224,8 @@ TEST_CASE("-inf costs nothing where nothing asks for it, and inf where something
   const std::vector<float> x{0, -infinity, 0};
   const std::vector<float> weight{1, 0, 1};
   const LossOptions smooth{.label_smoothing = 0.3f};
-  for (const LossCase& c : {cross, nll, entmax_case(1), entmax_case(1.5f), entmax_case(2), entmax_case(3)}) {
+  for (const LossCase& c :
+       {cross, nll, entmax_case(1), entmax_case(1.5f), entmax_case(2), entmax_case(3)}) {
     INFO(c.describe());
     CHECK(std::isfinite(loss_of_class(c, x, 0)));
     CHECK(loss_of_class(c, x, 1) == infinity);
@@ -217,8 +238,10 @@ TEST_CASE("-inf costs nothing where nothing asks for it, and inf where something
     CHECK(loss_of_distribution(c, {-infinity, -infinity}, {0.5f, 0.5f}) == infinity);
   }
   for (const LossCase& c : {cross, nll}) {
-    CHECK(std::isfinite(loss_of_class(c, x, 0, {.weight = {weight.data(), {3}}, .label_smoothing = 0.3f})));
-    CHECK(std::isfinite(loss_of_distribution(c, x, {0.25f, 0.5f, 0.25f}, {.weight = {weight.data(), {3}}})));
+    CHECK(std::isfinite(
+        loss_of_class(c, x, 0, {.weight = {weight.data(), {3}}, .label_smoothing = 0.3f})));
+    CHECK(std::isfinite(
+        loss_of_distribution(c, x, {0.25f, 0.5f, 0.25f}, {.weight = {weight.data(), {3}}})));
   }
   CHECK(loss_of_class(cross, x, 0) == doctest::Approx(std::log(2.)));
 }
@@ -243,7 +266,8 @@ TEST_CASE("NaN and inf stay in their own slice") {
 
 TEST_CASE("Ignored slices count for nothing, whatever they hold") {
   const std::vector<float> x{not_a_number, infinity, /**/ 0, 0};
-  for (const std::int64_t ignored : {std::int64_t{-100}, std::int64_t{1}, std::numeric_limits<std::int64_t>::min()}) {
+  for (const std::int64_t ignored :
+       {std::int64_t{-100}, std::int64_t{1}, std::numeric_limits<std::int64_t>::min()}) {
     const std::vector<std::int64_t> target{ignored, 0}, all_ignored{ignored, ignored};
     for (const float alpha : {0.f, 1.f, 1.5f, 2.f, 3.f}) {
       const auto run = [&](const std::vector<std::int64_t>& t, Reduction reduction) {
@@ -296,15 +320,18 @@ TEST_CASE("Fenchel-Young losses are 0 where p = q, and greater elsewhere") {
     for (int turn = 0; turn < 20; ++turn) {
       std::vector<float> x(12), q(12), away(12);
       Values exact(12);
-      for (std::size_t c = 0; c < x.size(); ++c) exact[c] = x[c] = static_cast<float>(random.normal());
+      for (std::size_t c = 0; c < x.size(); ++c)
+        exact[c] = x[c] = static_cast<float>(random.normal());
       const Values p = entmax_of(exact, alpha);
       for (std::size_t c = 0; c < x.size(); ++c) q[c] = static_cast<float>(p[c]);
       // A part of the greatest goes to its neighbour.
-      const auto greatest = static_cast<std::size_t>(std::max_element(q.begin(), q.end()) - q.begin());
+      const auto greatest =
+          static_cast<std::size_t>(std::max_element(q.begin(), q.end()) - q.begin());
       away = q;
       away[greatest] -= q[greatest] / 16;
       away[(greatest + 1) % 12] += q[greatest] / 16;
-      const float at_p = loss_of_distribution(entmax_case(alpha), x, q), beside = loss_of_distribution(entmax_case(alpha), x, away);
+      const float at_p = loss_of_distribution(entmax_case(alpha), x, q),
+                  beside = loss_of_distribution(entmax_case(alpha), x, away);
       INFO("alpha ", alpha, " turn ", turn);
       CHECK(at_p >= 0);
       CHECK(at_p < 1e-6f);
@@ -341,8 +368,12 @@ TEST_CASE("Bits do not depend on threads") {
     for (const Dims& shape : {Dims{20000, 7}, Dims{3, 30, 3001}})
       for (const DType target : {DType::i64, DType::f32})
         for (const Reduction reduction : reductions) {
-          const LossCase c{
-              .kind = kind, .alpha = 1.5f, .shape = shape, .target_type = target, .label_smoothing = 0.1f, .reduction = reduction};
+          const LossCase c{.kind = kind,
+                           .alpha = 1.5f,
+                           .shape = shape,
+                           .target_type = target,
+                           .label_smoothing = 0.1f,
+                           .reduction = reduction};
           const LossInputs inputs = make_loss_inputs(c);
           StridedTensor one(DType::f32, loss_shape(c)), many(DType::f32, loss_shape(c));
           run_loss(c, inputs, one.view(), {.num_threads = 1});

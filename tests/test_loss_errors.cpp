@@ -1,4 +1,5 @@
-// One test per error of the losses. Each call is wrong in one point; the message names it, and nothing has been written.
+// One test per error of the losses. Each call is wrong in one point; the message names it, and
+// nothing has been written.
 #include <attn/error.hpp>
 #include <attn/loss.hpp>
 
@@ -36,17 +37,28 @@ struct Function {
 
 const std::vector<Function>& functions() {
   static const std::vector<Function> all{
-      {"nll_loss", "log_p", false, [](const Call& c) { nll_loss(c.x, c.target, c.loss, c.options, c.execution); }},
-      {"cross_entropy", "x", false, [](const Call& c) { cross_entropy(c.x, c.target, c.loss, c.options, c.execution); }},
-      {"sparsemax_loss", "x", false, [](const Call& c) { sparsemax_loss(c.x, c.target, c.loss, c.options, c.execution); }},
-      {"entmax_loss", "x", false, [](const Call& c) { entmax_loss(c.x, c.target, c.loss, c.alpha, c.options, c.execution); }},
-      {"nll_loss_backward", "dlog_p", true, [](const Call& c) { nll_loss_backward(c.dloss, c.target, c.dx, c.options, c.execution); }},
+      {"nll_loss", "log_p", false,
+       [](const Call& c) { nll_loss(c.x, c.target, c.loss, c.options, c.execution); }},
+      {"cross_entropy", "x", false,
+       [](const Call& c) { cross_entropy(c.x, c.target, c.loss, c.options, c.execution); }},
+      {"sparsemax_loss", "x", false,
+       [](const Call& c) { sparsemax_loss(c.x, c.target, c.loss, c.options, c.execution); }},
+      {"entmax_loss", "x", false,
+       [](const Call& c) { entmax_loss(c.x, c.target, c.loss, c.alpha, c.options, c.execution); }},
+      {"nll_loss_backward", "dlog_p", true,
+       [](const Call& c) { nll_loss_backward(c.dloss, c.target, c.dx, c.options, c.execution); }},
       {"cross_entropy_backward", "x", true,
-       [](const Call& c) { cross_entropy_backward(c.dloss, c.x, c.target, c.dx, c.options, c.execution); }},
+       [](const Call& c) {
+         cross_entropy_backward(c.dloss, c.x, c.target, c.dx, c.options, c.execution);
+       }},
       {"sparsemax_loss_backward", "x", true,
-       [](const Call& c) { sparsemax_loss_backward(c.dloss, c.x, c.target, c.dx, c.options, c.execution); }},
+       [](const Call& c) {
+         sparsemax_loss_backward(c.dloss, c.x, c.target, c.dx, c.options, c.execution);
+       }},
       {"entmax_loss_backward", "x", true,
-       [](const Call& c) { entmax_loss_backward(c.dloss, c.x, c.target, c.dx, c.alpha, c.options, c.execution); }},
+       [](const Call& c) {
+         entmax_loss_backward(c.dloss, c.x, c.target, c.dx, c.alpha, c.options, c.execution);
+       }},
   };
   return all;
 }
@@ -55,9 +67,11 @@ constexpr float untouched = -7;
 
 /// [2, 5, 3] and its loss, with classes as targets.
 struct Memory {
-  std::vector<float> x = std::vector<float>(30, 0.5f), q = std::vector<float>(30, 0.2f), weight = std::vector<float>(5, 1);
+  std::vector<float> x = std::vector<float>(30, 0.5f), q = std::vector<float>(30, 0.2f),
+                     weight = std::vector<float>(5, 1);
   std::vector<std::int64_t> target{0, 1, 2, 3, 4, 0};
-  std::vector<float> loss = std::vector<float>(6, untouched), dloss = std::vector<float>(6, 1), dx = std::vector<float>(30, untouched);
+  std::vector<float> loss = std::vector<float>(6, untouched), dloss = std::vector<float>(6, 1),
+                     dx = std::vector<float>(30, untouched);
   Call call() {
     return {.x = {x.data(), {2, 5, 3}},
             .target = {target.data(), {2, 3}},
@@ -69,7 +83,8 @@ struct Memory {
   }
 };
 
-void check_refused(const Function& function, Memory& memory, const Change& change, const std::string& message) {
+void check_refused(const Function& function, Memory& memory, const Change& change,
+                   const std::string& message) {
   Call call = memory.call();
   function.run(call);
   std::fill(memory.loss.begin(), memory.loss.end(), untouched);
@@ -83,7 +98,8 @@ void check_refused(const Function& function, Memory& memory, const Change& chang
     got = error.what();
   }
   std::string wanted = message;
-  if (const auto at = wanted.find("{x}"); at != std::string::npos) wanted.replace(at, 3, function.x_name);
+  if (const auto at = wanted.find("{x}"); at != std::string::npos)
+    wanted.replace(at, 3, function.x_name);
   INFO(function.name);
   CHECK(got == wanted);
   CHECK(memory.loss == std::vector<float>(6, untouched));
@@ -114,7 +130,8 @@ void check_refused(Which which, const Change& change, const std::string& message
   }
 }
 
-void check_refused_target(std::int64_t value, std::size_t at, std::optional<std::int64_t> ignore_index, const std::string& message) {
+void check_refused_target(std::int64_t value, std::size_t at,
+                          std::optional<std::int64_t> ignore_index, const std::string& message) {
   for (const Function& function : functions()) {
     Memory memory;
     const Change change = [&](Call& call) {
@@ -130,10 +147,15 @@ void check_refused_target(std::int64_t value, std::size_t at, std::optional<std:
 TEST_CASE("Targets that are no class") {
   check_refused_target(5, 0, {}, "target[0, 0] is 5; it needs to lie in 0..4 (classes of {x})");
   check_refused_target(-1, 5, {}, "target[1, 2] is -1; it needs to lie in 0..4 (classes of {x})");
-  check_refused_target(7, 4, -100, "target[1, 1] is 7; it needs to lie in 0..4 (classes of {x}), or be ignore_index, -100");
-  check_refused_target(-1, 3, 2, "target[1, 0] is -1; it needs to lie in 0..4 (classes of {x}), or be ignore_index, 2");
-  check_refused_target(std::numeric_limits<std::int64_t>::min(), 1, {},
-                       "target[0, 1] is -9223372036854775808; it needs to lie in 0..4 (classes of {x})");
+  check_refused_target(
+      7, 4, -100,
+      "target[1, 1] is 7; it needs to lie in 0..4 (classes of {x}), or be ignore_index, -100");
+  check_refused_target(
+      -1, 3, 2,
+      "target[1, 0] is -1; it needs to lie in 0..4 (classes of {x}), or be ignore_index, 2");
+  check_refused_target(
+      std::numeric_limits<std::int64_t>::min(), 1, {},
+      "target[0, 1] is -9223372036854775808; it needs to lie in 0..4 (classes of {x})");
 }
 
 TEST_CASE("The first of many wrong targets is named, for any number of threads") {
@@ -143,7 +165,8 @@ TEST_CASE("The first of many wrong targets is named, for any number of threads")
   const std::vector<float> x(static_cast<std::size_t>(2 * slices));
   float loss = untouched;
   for (const int threads : {1, 2, 5}) {
-    CHECK_THROWS_WITH_AS(cross_entropy({x.data(), {slices, 2}}, {target.data(), {slices}}, {&loss, Dims()}, {}, {.num_threads = threads}),
+    CHECK_THROWS_WITH_AS(cross_entropy({x.data(), {slices, 2}}, {target.data(), {slices}},
+                                       {&loss, Dims()}, {}, {.num_threads = threads}),
                          "target[70001] is 3; it needs to lie in 0..1 (classes of x)", Error);
   }
   CHECK(loss == untouched);
@@ -153,8 +176,9 @@ TEST_CASE("The target of a single slice") {
   const float x = 0;
   const std::int64_t target = 2;
   float loss = untouched;
-  CHECK_THROWS_WITH_AS(cross_entropy({&x, DType::f32, {2}, {0}}, {&target, Dims()}, {&loss, Dims()}),
-                       "target is 2; it needs to lie in 0..1 (classes of x)", Error);
+  CHECK_THROWS_WITH_AS(
+      cross_entropy({&x, DType::f32, {2}, {0}}, {&target, Dims()}, {&loss, Dims()}),
+      "target is 2; it needs to lie in 0..1 (classes of x)", Error);
   CHECK(loss == untouched);
 }
 
@@ -162,16 +186,19 @@ TEST_CASE("x") {
   check_refused(
       Which::with_x, [](Call& c) { c.x = {}; }, "x has rank 0; it needs rank 1 or more");
   check_refused(
-      Which::with_x, [](Call& c) { c.x.dtype = DType::f64; }, "x has type f64; it needs f32, bf16 or f16");
+      Which::with_x, [](Call& c) { c.x.dtype = DType::f64; },
+      "x has type f64; it needs f32, bf16 or f16");
   check_refused(
-      Which::with_x, [](Call& c) { c.x.data = nullptr; }, "x of shape [2, 5, 3] has no data (null pointer)");
+      Which::with_x, [](Call& c) { c.x.data = nullptr; },
+      "x of shape [2, 5, 3] has no data (null pointer)");
 }
 
 TEST_CASE("target") {
   Memory memory;
   check_refused(
       Which::all, [](Call& c) { c.target.dtype = DType::boolean; },
-      "target has type boolean; it needs i32 or i64 (classes), or f32, bf16 or f16 (distributions over classes)");
+      "target has type boolean; it needs i32 or i64 (classes), or f32, bf16 or f16 (distributions "
+      "over classes)");
   check_refused(
       Which::all,
       [](Call& c) {
@@ -179,7 +206,8 @@ TEST_CASE("target") {
       },
       "target has shape [3, 2]; it needs [2, 3] (the shape of {x} without dim 1, the classes)");
   check_refused(
-      Which::all, [](Call& c) { c.target.data = nullptr; }, "target of shape [2, 3] has no data (null pointer)");
+      Which::all, [](Call& c) { c.target.data = nullptr; },
+      "target of shape [2, 3] has no data (null pointer)");
   check_refused(
       Which::all,
       [&](Call& c) {
@@ -192,12 +220,14 @@ TEST_CASE("target") {
         c.target = {memory.q.data(), {2, 5, 3}};
         c.options.ignore_index = -100;
       },
-      "ignore_index is -100, but target is of type f32: distributions over classes are not ignored by an index");
+      "ignore_index is -100, but target is of type f32: distributions over classes are not ignored "
+      "by an index");
 }
 
 TEST_CASE("loss") {
   check_refused(
-      Which::forward, [](Call& c) { c.loss.dtype = DType::bf16; }, "loss has type bf16; it needs f32");
+      Which::forward, [](Call& c) { c.loss.dtype = DType::bf16; },
+      "loss has type bf16; it needs f32");
   check_refused(
       Which::forward,
       [](Call& c) {
@@ -206,10 +236,12 @@ TEST_CASE("loss") {
       "loss has shape [3, 2]; it needs [2, 3] (the shape of {x} without dim 1, the classes)");
   check_refused(
       Which::forward, [](Call& c) { c.loss.strides[1] = 0; },
-      "loss has strides [3, 0] for shape [2, 3]: dim 1 has stride 0, but an output needs memory for each element");
+      "loss has strides [3, 0] for shape [2, 3]: dim 1 has stride 0, but an output needs memory "
+      "for each element");
   check_refused(
       Which::forward, [](Call& c) { c.options.reduction = Reduction::mean; },
-      "loss has shape [2, 3] of rank 2; it needs rank 0: one number, unless Reduction::none is asked for");
+      "loss has shape [2, 3] of rank 2; it needs rank 0: one number, unless Reduction::none is "
+      "asked for");
   check_refused(
       Which::forward,
       [](Call& c) {
@@ -221,25 +253,31 @@ TEST_CASE("loss") {
 
 TEST_CASE("dloss and dx") {
   check_refused(
-      Which::backward, [](Call& c) { c.dloss.dtype = DType::f16; }, "dloss has type f16; it needs f32");
+      Which::backward, [](Call& c) { c.dloss.dtype = DType::f16; },
+      "dloss has type f16; it needs f32");
   check_refused(
       Which::backward, [](Call& c) { c.dloss = c.dloss.sliced(0, 0, 1); },
       "dloss has shape [1, 3]; it needs [2, 3] (the shape of {x} without dim 1, the classes)");
   check_refused(
       Which::backward, [](Call& c) { c.options.reduction = Reduction::sum; },
-      "dloss has shape [2, 3] of rank 2; it needs rank 0: one number, unless Reduction::none is asked for");
+      "dloss has shape [2, 3] of rank 2; it needs rank 0: one number, unless Reduction::none is "
+      "asked for");
   for (const Function& function : functions()) {
     if (!function.backward) continue;
     const std::string name = function.x_name == "x" ? "dx" : "dlog_p";
     Memory memory;
     check_refused(
-        function, memory, [](Call& c) { c.dx.dtype = DType::i32; }, name + " has type i32; it needs f32, bf16 or f16");
+        function, memory, [](Call& c) { c.dx.dtype = DType::i32; },
+        name + " has type i32; it needs f32, bf16 or f16");
     check_refused(
         function, memory, [](Call& c) { c.dx.strides[0] = 0; },
-        name + " has strides [0, 3, 1] for shape [2, 5, 3]: dim 0 has stride 0, but an output needs memory for each element");
+        name +
+            " has strides [0, 3, 1] for shape [2, 5, 3]: dim 0 has stride 0, but an output needs "
+            "memory for each element");
     if (name != "dx") continue;
     check_refused(
-        function, memory, [](Call& c) { c.dx = c.dx.sliced(1, 0, 4); }, "dx has shape [2, 4, 3]; it needs [2, 5, 3] (the shape of x)");
+        function, memory, [](Call& c) { c.dx = c.dx.sliced(1, 0, 4); },
+        "dx has shape [2, 4, 3]; it needs [2, 5, 3] (the shape of x)");
   }
 }
 
@@ -265,22 +303,29 @@ TEST_CASE("Options") {
       },
       "weight has type f16; it needs f32");
   check_refused(
-      Which::all, [&](Call& c) { c.options.label_smoothing = -0.5f; }, "label_smoothing is -0.5; it needs to lie in 0..1");
+      Which::all, [&](Call& c) { c.options.label_smoothing = -0.5f; },
+      "label_smoothing is -0.5; it needs to lie in 0..1");
   check_refused(
-      Which::all, [&](Call& c) { c.options.label_smoothing = 1.5f; }, "label_smoothing is 1.5; it needs to lie in 0..1");
+      Which::all, [&](Call& c) { c.options.label_smoothing = 1.5f; },
+      "label_smoothing is 1.5; it needs to lie in 0..1");
   check_refused(
-      Which::all, [&](Call& c) { c.options.label_smoothing = std::nanf(""); }, "label_smoothing is nan; it needs to lie in 0..1");
+      Which::all, [&](Call& c) { c.options.label_smoothing = std::nanf(""); },
+      "label_smoothing is nan; it needs to lie in 0..1");
   check_refused(
-      Which::all, [&](Call& c) { c.execution.num_threads = 0; }, "num_threads is 0; it needs 1 or more");
+      Which::all, [&](Call& c) { c.execution.num_threads = 0; },
+      "num_threads is 0; it needs 1 or more");
   check_refused(
-      Which::of_entmax, [&](Call& c) { c.alpha = 0.5f; }, "alpha is 0.5; it needs a finite number of 1 or more");
+      Which::of_entmax, [&](Call& c) { c.alpha = 0.5f; },
+      "alpha is 0.5; it needs a finite number of 1 or more");
   check_refused(
-      Which::of_entmax, [&](Call& c) { c.alpha = std::nanf(""); }, "alpha is nan; it needs a finite number of 1 or more");
+      Which::of_entmax, [&](Call& c) { c.alpha = std::nanf(""); },
+      "alpha is nan; it needs a finite number of 1 or more");
   check_refused(
       Which::of_fenchel_young,
       [&](Call& c) {
         c.target = {memory.q.data(), {2, 5, 3}};
         c.options.weight = {memory.weight.data(), {5}};
       },
-      "weight is given, but target is of type f32: the weight of a slice is that of its target class, and a distribution has none");
+      "weight is given, but target is of type f32: the weight of a slice is that of its target "
+      "class, and a distribution has none");
 }

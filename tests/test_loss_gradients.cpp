@@ -23,7 +23,8 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 constexpr double eps = std::numeric_limits<float>::epsilon();
 constexpr Reduction reductions[] = {Reduction::none, Reduction::sum, Reduction::mean};
-constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
+                              Layout::reversed};
 constexpr DType float_types[] = {DType::f32, DType::bf16, DType::f16};
 
 StridedTensor random_dloss(const LossCase& c) {
@@ -49,21 +50,28 @@ struct Gradient {
   Values values, tolerances;
 };
 
-/// dloss times the difference quotient of each slice's loss. A step of 1e-6 leaves an error of 1e-8 from the rounding of losses below
-/// 100, and of a quarter of it where a kink of p lies inside the step (p of sparsemax has slope 1): 3e-7. Beside this, p is off by 2e-7
-/// of itself, and, of entmax, by what an error of eps in tau makes of it. Weights are at most 1.1, and 2 covers them and the sum of
-/// them that p is multiplied by. The product is rounded to a float and to the type of dx.
+/// dloss times the difference quotient of each slice's loss. A step of 1e-6 leaves an error of 1e-8
+/// from the rounding of losses below 100, and of a quarter of it where a kink of p lies inside the
+/// step (p of sparsemax has slope 1): 3e-7. Beside this, p is off by 2e-7 of itself, and, of
+/// entmax, by what an error of eps in tau makes of it. Weights are at most 1.1, and 2 covers them
+/// and the sum of them that p is multiplied by. The product is rounded to a float and to the type
+/// of dx.
 Gradient gradient_of(const LossCase& c, const LossInputs& inputs, const Values& dloss) {
   constexpr double step = 1e-6;
   const LossOracle oracle(c, inputs);
   const SliceMap& map = oracle.map();
   const Rounding rounding = rounding_of(c.x_type);
-  Gradient gradient{Values(static_cast<std::size_t>(c.shape.product())), Values(static_cast<std::size_t>(c.shape.product()))};
+  Gradient gradient{Values(static_cast<std::size_t>(c.shape.product())),
+                    Values(static_cast<std::size_t>(c.shape.product()))};
   for (std::int64_t slice = 0; slice < map.slices(); ++slice) {
     if (oracle.ignored(slice)) continue;
-    const double factor = dloss[c.reduction == Reduction::none ? static_cast<std::size_t>(slice) : 0] / oracle.divisor();
+    const double factor =
+        dloss[c.reduction == Reduction::none ? static_cast<std::size_t>(slice) : 0] /
+        oracle.divisor();
     Values x = oracle.x_of(slice);
-    const Values p = c.kind == LossKind::nll ? Values(x.size()) : entmax_of(x, c.kind == LossKind::entmax ? c.alpha : 1);
+    const Values p = c.kind == LossKind::nll
+                         ? Values(x.size())
+                         : entmax_of(x, c.kind == LossKind::entmax ? c.alpha : 1);
     for (std::int64_t n = 0; n < map.classes; ++n) {
       const double here = x[static_cast<std::size_t>(n)];
       x[static_cast<std::size_t>(n)] = here + step;
@@ -73,10 +81,13 @@ Gradient gradient_of(const LossCase& c, const LossInputs& inputs, const Values& 
       x[static_cast<std::size_t>(n)] = here;
       const double value = factor * (above - below) / (2 * step);
       const double one = p[static_cast<std::size_t>(n)];
-      const double slope = c.kind == LossKind::entmax && c.alpha > 1 && one > 0 ? std::pow(one, 2 - c.alpha) : 1;
+      const double slope =
+          c.kind == LossKind::entmax && c.alpha > 1 && one > 0 ? std::pow(one, 2 - c.alpha) : 1;
       const double off = 3e-7 + 2e-7 + eps * slope;
       gradient.values[map.at(slice, n)] = value;
-      gradient.tolerances[map.at(slice, n)] = 2 * std::abs(factor) * off + (eps + rounding.relative) * std::abs(value) + rounding.absolute;
+      gradient.tolerances[map.at(slice, n)] = 2 * std::abs(factor) * off +
+                                              (eps + rounding.relative) * std::abs(value) +
+                                              rounding.absolute;
     }
   }
   return gradient;
@@ -85,7 +96,8 @@ Gradient gradient_of(const LossCase& c, const LossInputs& inputs, const Values& 
 std::string difference_of(const Values& got, const Gradient& wanted) {
   for (std::size_t n = 0; n < got.size(); ++n) {
     if (!(std::abs(got[n] - wanted.values[n]) <= wanted.tolerances[n])) {
-      return fmt::format("element {} is {}, wanted {} +- {}", n, got[n], wanted.values[n], wanted.tolerances[n]);
+      return fmt::format("element {} is {}, wanted {} +- {}", n, got[n], wanted.values[n],
+                         wanted.tolerances[n]);
     }
   }
   return "";
@@ -115,10 +127,12 @@ void check_gradients(LossKind kind, float alpha) {
   for (const Dims& shape : {Dims{5}, Dims{1}, Dims{3, 19}, Dims{2, 6, 5}, Dims{2, 3, 2, 17}})
     for (const DType target : {DType::i32, DType::i64, DType::f32})
       for (const bool weights : {false, true})
-        for (const std::optional<std::int64_t> ignored : {std::optional<std::int64_t>{}, {-100}, {0}})
+        for (const std::optional<std::int64_t> ignored :
+             {std::optional<std::int64_t>{}, {-100}, {0}})
           for (const float smoothing : {0.f, 0.1f, 1.f})
             for (const Reduction reduction : reductions) {
-              if (target == DType::f32 && (ignored || (weights && kind == LossKind::entmax))) continue;
+              if (target == DType::f32 && (ignored || (weights && kind == LossKind::entmax)))
+                continue;
               check_gradient({.kind = kind,
                               .alpha = alpha,
                               .shape = shape,
@@ -137,7 +151,8 @@ void check_gradients(LossKind kind, float alpha) {
 template <class F>
 std::vector<float> gradient_of_slice(const std::vector<float>& x, F&& f) {
   std::vector<float> dx(x.size(), -7);
-  f(TensorView(x.data(), {static_cast<std::int64_t>(x.size())}), MutableTensorView(dx.data(), {static_cast<std::int64_t>(x.size())}));
+  f(TensorView(x.data(), {static_cast<std::int64_t>(x.size())}),
+    MutableTensorView(dx.data(), {static_cast<std::int64_t>(x.size())}));
   return dx;
 }
 
@@ -169,9 +184,15 @@ TEST_CASE("Gradients known by hand") {
   const std::int64_t target = 1;
   const TensorView scalar(&dloss, Dims()), t(&target, Dims());
   using Row = std::vector<float>;
-  const auto of_cross = [&](const TensorView& x, const MutableTensorView& dx) { cross_entropy_backward(scalar, x, t, dx, as_sum); };
-  const auto of_sparse = [&](const TensorView& x, const MutableTensorView& dx) { sparsemax_loss_backward(scalar, x, t, dx, as_sum); };
-  const auto of_nll = [&](const TensorView&, const MutableTensorView& dx) { nll_loss_backward(scalar, t, dx, as_sum); };
+  const auto of_cross = [&](const TensorView& x, const MutableTensorView& dx) {
+    cross_entropy_backward(scalar, x, t, dx, as_sum);
+  };
+  const auto of_sparse = [&](const TensorView& x, const MutableTensorView& dx) {
+    sparsemax_loss_backward(scalar, x, t, dx, as_sum);
+  };
+  const auto of_nll = [&](const TensorView&, const MutableTensorView& dx) {
+    nll_loss_backward(scalar, t, dx, as_sum);
+  };
   CHECK(gradient_of_slice({0, 0}, of_cross) == Row{1, -1});
   CHECK(gradient_of_slice({0, 0, 0, 0}, of_cross) == Row{0.5f, -1.5f, 0.5f, 0.5f});
   CHECK(gradient_of_slice({0, 5}, of_sparse) == Row{0, 0});
@@ -192,9 +213,11 @@ TEST_CASE("The gradient of an ignored slice is 0, whatever it holds") {
         std::vector<float> dx(4, -7);
         const LossOptions options{.ignore_index = -1, .reduction = reduction};
         if (alpha == 0)
-          cross_entropy_backward({&dloss, Dims()}, {x.data(), {2, 2}}, {t.data(), {2}}, {dx.data(), {2, 2}}, options);
+          cross_entropy_backward({&dloss, Dims()}, {x.data(), {2, 2}}, {t.data(), {2}},
+                                 {dx.data(), {2, 2}}, options);
         else
-          entmax_loss_backward({&dloss, Dims()}, {x.data(), {2, 2}}, {t.data(), {2}}, {dx.data(), {2, 2}}, alpha, options);
+          entmax_loss_backward({&dloss, Dims()}, {x.data(), {2, 2}}, {t.data(), {2}},
+                               {dx.data(), {2, 2}}, alpha, options);
         return dx;
       };
       INFO("alpha ", alpha);
@@ -205,9 +228,11 @@ TEST_CASE("The gradient of an ignored slice is 0, whatever it holds") {
       CHECK(run(all_ignored) == std::vector<float>(4));
     }
   std::vector<float> dx(4, -7);
-  nll_loss_backward({&dloss, Dims()}, {target.data(), {2}}, {dx.data(), {2, 2}}, {.ignore_index = -1});
+  nll_loss_backward({&dloss, Dims()}, {target.data(), {2}}, {dx.data(), {2, 2}},
+                    {.ignore_index = -1});
   CHECK(dx == std::vector<float>{0, 0, -1, 0});
-  nll_loss_backward({&dloss, Dims()}, {all_ignored.data(), {2}}, {dx.data(), {2, 2}}, {.ignore_index = -1});
+  nll_loss_backward({&dloss, Dims()}, {all_ignored.data(), {2}}, {dx.data(), {2, 2}},
+                    {.ignore_index = -1});
   CHECK(dx == std::vector<float>(4));
 }
 
@@ -216,7 +241,11 @@ TEST_CASE("Bits of gradients do not depend on threads") {
     for (const Dims& shape : {Dims{20000, 7}, Dims{3, 30, 3001}})
       for (const DType target : {DType::i64, DType::f32})
         for (const float smoothing : {0.f, 0.1f}) {
-          const LossCase c{.kind = kind, .alpha = 1.5f, .shape = shape, .target_type = target, .label_smoothing = smoothing};
+          const LossCase c{.kind = kind,
+                           .alpha = 1.5f,
+                           .shape = shape,
+                           .target_type = target,
+                           .label_smoothing = smoothing};
           const LossInputs inputs = make_loss_inputs(c);
           const StridedTensor dloss = random_dloss(c);
           StridedTensor one(DType::f32, shape), many(DType::f32, shape);

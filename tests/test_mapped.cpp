@@ -1,4 +1,5 @@
-// Mapped .safetensors: tensors are what reading them gives, lie where the file has them, and are copied where they cannot.
+// Mapped .safetensors: tensors are what reading them gives, lie where the file has them, and are
+// copied where they cannot.
 #include <attn/io.hpp>
 
 #include <doctest/doctest.h>
@@ -17,14 +18,18 @@ using namespace attn::test;
 
 namespace {
 
-const std::vector all_types{DType::f32, DType::bf16, DType::f16, DType::f64, DType::i8, DType::i32, DType::i64, DType::boolean};
+const std::vector all_types{DType::f32, DType::bf16, DType::f16, DType::f64,
+                            DType::i8,  DType::i32,  DType::i64, DType::boolean};
 
 bool equal(const TensorView& view, const Tensor& tensor) {
-  return view.dtype == tensor.dtype() && view.shape == tensor.shape() && view.strides == dense_strides(view.shape) &&
+  return view.dtype == tensor.dtype() && view.shape == tensor.shape() &&
+         view.strides == dense_strides(view.shape) &&
          std::memcmp(view.data, tensor.data(), tensor.size_in_bytes()) == 0;
 }
 
-std::uintptr_t address(const TensorView& view) { return reinterpret_cast<std::uintptr_t>(view.data); }
+std::uintptr_t address(const TensorView& view) {
+  return reinterpret_cast<std::uintptr_t>(view.data);
+}
 
 }  // namespace
 
@@ -33,11 +38,13 @@ TEST_CASE("every type and shape is what it was") {
   std::vector<Tensor> tensors;
   std::vector<NamedTensor> named;
   for (const DType dtype : all_types) {
-    for (const Dims& shape : {Dims{}, Dims{7}, Dims{0}, Dims{3, 4}, Dims{2, 0, 5}, Dims{1, 2, 1, 2, 1, 2, 1, 2}}) {
+    for (const Dims& shape :
+         {Dims{}, Dims{7}, Dims{0}, Dims{3, 4}, Dims{2, 0, 5}, Dims{1, 2, 1, 2, 1, 2, 1, 2}}) {
       tensors.push_back(counted(dtype, shape));
     }
   }
-  for (const Tensor& tensor : tensors) named.push_back({std::to_string(named.size()), tensor.view()});
+  for (const Tensor& tensor : tensors)
+    named.push_back({std::to_string(named.size()), tensor.view()});
   write_safetensors(folder / "x.safetensors", named);
   const MappedTensors mapped(folder / "x.safetensors");
   CHECK(mapped.file() == folder / "x.safetensors");
@@ -51,9 +58,11 @@ TEST_CASE("every type and shape is what it was") {
 
 TEST_CASE("aligned tensors lie as in the file, and views survive moves") {
   const Folder folder;
-  std::string header = table(entry("b", "F32", "[2]", 8, 16) + "," + entry("a", "I64", "[1]", 0, 8));
+  std::string header =
+      table(entry("b", "F32", "[2]", 8, 16) + "," + entry("a", "I64", "[1]", 0, 8));
   header.resize((header.size() + 7) / 8 * 8, ' ');
-  MappedTensors first(folder.write("x.safetensors", safetensors(header, little_endian(7, 8) + raw<float>({1, 2}))));
+  MappedTensors first(
+      folder.write("x.safetensors", safetensors(header, little_endian(7, 8) + raw<float>({1, 2}))));
   CHECK(first.names() == Names{"a", "b"});  // in the order of their bytes
   const TensorView a = first.tensor("a"), b = first.tensor("b");
   constexpr std::uintptr_t page = 4096;
@@ -70,10 +79,12 @@ TEST_CASE("aligned tensors lie as in the file, and views survive moves") {
 TEST_CASE("tensors at places that do not suit their type are copied") {
   const Folder folder;
   const std::vector<float> values{1, 2, 3};
-  const std::string entries =
-      entry("byte", "I8", "[1]", 0, 1) + "," + entry("b", "F32", "[3]", 1, 13) + "," + entry("c", "F64", "[0]", 13, 13);
+  const std::string entries = entry("byte", "I8", "[1]", 0, 1) + "," +
+                              entry("b", "F32", "[3]", 1, 13) + "," +
+                              entry("c", "F64", "[0]", 13, 13);
   std::string header = table(entries);
-  for (int spaces = 0; spaces < 8; ++spaces, header += ' ') {  // each place that a header may end at
+  for (int spaces = 0; spaces < 8;
+       ++spaces, header += ' ') {  // each place that a header may end at
     std::string data = "x";
     data += raw(values);
     const std::string file = folder.write("x.safetensors", safetensors(header, data));
@@ -81,14 +92,17 @@ TEST_CASE("tensors at places that do not suit their type are copied") {
     const TensorView b = mapped.tensor("b");
     CHECK(address(b) % sizeof(float) == 0);
     CHECK(std::equal(values.begin(), values.end(), static_cast<const float*>(b.data)));
-    CHECK((address(b) == address(mapped.tensor("byte")) + 1) == ((header.size() + 1) % sizeof(float) == 0));
+    CHECK((address(b) == address(mapped.tensor("byte")) + 1) ==
+          ((header.size() + 1) % sizeof(float) == 0));
     CHECK(mapped.tensor("c").size() == 0);
   }
 }
 
 TEST_CASE("any byte of a boolean but 0 is true") {
   const Folder folder;
-  const std::string file = folder.write("x.safetensors", safetensors(table(entry("a", "BOOL", "[3]", 0, 3)), std::string("\0\1\7", 3)));
+  const std::string file =
+      folder.write("x.safetensors",
+                   safetensors(table(entry("a", "BOOL", "[3]", 0, 3)), std::string("\0\1\7", 3)));
   const MappedTensors mapped(file);
   const Tensor numbers = copy_as(mapped.tensor("a"), DType::i64);
   CHECK(numbers.data<std::int64_t>()[0] == 0);
@@ -98,13 +112,18 @@ TEST_CASE("any byte of a boolean but 0 is true") {
 
 TEST_CASE("types that are not read may stand there, but are not to be had") {
   const Folder folder;
-  const std::string entries = entry("a", "F8_E4M3", "[2]", 0, 2) + "," + entry("b", "F32", "[1]", 2, 6);
-  const MappedTensors mapped(folder.write("x.safetensors", safetensors(table(entries), "12" + raw<float>({5}))));
+  const std::string entries =
+      entry("a", "F8_E4M3", "[2]", 0, 2) + "," + entry("b", "F32", "[1]", 2, 6);
+  const MappedTensors mapped(
+      folder.write("x.safetensors", safetensors(table(entries), "12" + raw<float>({5}))));
   CHECK(*static_cast<const float*>(mapped.tensor("b").data) == 5);
   CHECK(mapped.contains("a"));
   const std::string message = refusal([&] { mapped.tensor("a"); });
-  CHECK(message.find("x.safetensors: tensor 'a' has element type 'F8_E4M3', which is not supported") != std::string::npos);
-  CHECK(refusal([&] { mapped.tensor("c"); }).find("no tensor 'c'; it holds 'a', 'b'") != std::string::npos);
+  CHECK(message.find(
+            "x.safetensors: tensor 'a' has element type 'F8_E4M3', which is not supported") !=
+        std::string::npos);
+  CHECK(refusal([&] { mapped.tensor("c"); }).find("no tensor 'c'; it holds 'a', 'b'") !=
+        std::string::npos);
 }
 
 TEST_CASE("a header without tensors") {

@@ -21,7 +21,12 @@ struct Lengths {
 constexpr Lengths lengths[] = {{11, 40}, {40, 11}, {23, 23}, {1, 30}, {30, 1}, {210, 330}};
 
 Case case_of(Lengths sizes) {
-  return {.batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = sizes.q_len, .kv_len = sizes.kv_len, .head_dim = 12};
+  return {.batch = 2,
+          .num_q_heads = 2,
+          .num_kv_heads = 1,
+          .q_len = sizes.q_len,
+          .kv_len = sizes.kv_len,
+          .head_dim = 12};
 }
 
 }  // namespace
@@ -33,7 +38,8 @@ TEST_CASE("causal: presets and offsets") {
       c.options.causal = causal;
       check_case(c);
     }
-    for (const std::int64_t offset : {-c.q_len - 50, -c.q_len + 1, std::int64_t{-1}, std::int64_t{1}, c.kv_len - 1, c.kv_len + 50}) {
+    for (const std::int64_t offset : {-c.q_len - 50, -c.q_len + 1, std::int64_t{-1},
+                                      std::int64_t{1}, c.kv_len - 1, c.kv_len + 50}) {
       c.options.causal = Causal::with_offset(offset);
       check_case(c);
     }
@@ -46,7 +52,8 @@ TEST_CASE("window: every shape, with and without causal") {
     c.batch = 1;
     for (const auto& window : windows()) {
       c.options.window = window;
-      for (const auto& causal : {std::optional<Causal>{}, std::optional(Causal::bottom_right()), std::optional(Causal::with_offset(5))}) {
+      for (const auto& causal : {std::optional<Causal>{}, std::optional(Causal::bottom_right()),
+                                 std::optional(Causal::with_offset(5))}) {
         c.options.causal = causal;
         check_case(c);
       }
@@ -87,7 +94,8 @@ TEST_CASE("Dense masks over several blocks, from dense to sparse to empty") {
 }
 
 TEST_CASE("Additive masks in 16 bits, and every layout of a mask") {
-  for (const Layout layout : {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
+  for (const Layout layout :
+       {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
     for (const DType dtype : {DType::boolean, DType::f32, DType::bf16, DType::f16}) {
       Case c = case_of({25, 150});
       c.layout = layout;
@@ -156,9 +164,13 @@ TEST_CASE("Keys hidden in whole blocks, first, last and between") {
   for (const DType dtype : {DType::boolean, DType::f32}) {
     c.mask = {.dtype = dtype, .shape = {1, c.kv_len}};
     Inputs inputs = make_inputs(c);
-    for (const Seen seen : {Seen{0, 10}, Seen{890, 900}, Seen{450, 460}, Seen{511, 513}, Seen{0, 0}}) {
-      std::vector<double> mask(static_cast<std::size_t>(c.kv_len), dtype == DType::boolean ? 0 : -std::numeric_limits<double>::infinity());
-      std::fill(mask.begin() + seen.begin, mask.begin() + seen.end, dtype == DType::boolean ? 1 : 0);
+    for (const Seen seen :
+         {Seen{0, 10}, Seen{890, 900}, Seen{450, 460}, Seen{511, 513}, Seen{0, 0}}) {
+      std::vector<double> mask(
+          static_cast<std::size_t>(c.kv_len),
+          dtype == DType::boolean ? 0 : -std::numeric_limits<double>::infinity());
+      std::fill(mask.begin() + seen.begin, mask.begin() + seen.end,
+                dtype == DType::boolean ? 1 : 0);
       inputs.mask.assign(mask);
       INFO("keys ", seen.begin, " to ", seen.end);
       check_inputs(c, inputs);

@@ -34,16 +34,20 @@ ModelConfig parse(const std::string& text) {
 
 std::string sizes_of(const std::string& type) {
   return "'model_type': '" + type +
-         "', 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 32, 'intermediate_size': 100, 'vocab_size': 50";
+         "', 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 32, "
+         "'intermediate_size': 100, 'vocab_size': 50";
 }
 
 ModelConfig of(const std::string& type, const std::string& more = "") {
   return parse(json(sizes_of(type) + (more.empty() ? "" : ", " + more)));
 }
 
-constexpr const char* gpt2_sizes = "'model_type': 'gpt2', 'n_embd': 64, 'n_layer': 3, 'n_head': 4, 'vocab_size': 50";
+constexpr const char* gpt2_sizes =
+    "'model_type': 'gpt2', 'n_embd': 64, 'n_layer': 3, 'n_head': 4, 'vocab_size': 50";
 
-ModelConfig gpt2(const std::string& more = "") { return parse(json(gpt2_sizes + (more.empty() ? "" : ", " + more))); }
+ModelConfig gpt2(const std::string& more = "") {
+  return parse(json(gpt2_sizes + (more.empty() ? "" : ", " + more)));
+}
 
 /// One line that names the file and the fault.
 void check_refused_with(ErrorCode code, const std::string& text, const std::string& fault) {
@@ -62,8 +66,12 @@ void check_refused_with(ErrorCode code, const std::string& text, const std::stri
     CHECK(message.size() < 500);
   }
 }
-void check_broken(const std::string& text, const std::string& fault) { check_refused_with(ErrorCode::io, text, fault); }
-void check_unsupported(const std::string& text, const std::string& fault) { check_refused_with(ErrorCode::unsupported, text, fault); }
+void check_broken(const std::string& text, const std::string& fault) {
+  check_refused_with(ErrorCode::io, text, fault);
+}
+void check_unsupported(const std::string& text, const std::string& fault) {
+  check_refused_with(ErrorCode::unsupported, text, fault);
+}
 
 /// With one key of `keys` given another value.
 std::string changed(const std::string& keys, const std::string& key, const std::string& value) {
@@ -110,11 +118,15 @@ TEST_CASE("Llama by default") {
 }
 
 TEST_CASE("Llama's keys") {
-  const ModelConfig config = of("llama",
-                                "'num_key_value_heads': 8, 'head_dim': 6, 'rms_norm_eps': 1e-05, 'max_position_embeddings': 999, "
-                                "'rope_theta': 500000, 'attention_bias': true, 'mlp_bias': true, 'tie_word_embeddings': true, "
-                                "'bos_token_id': null, 'eos_token_id': [7, 8], 'hidden_act': 'silu', 'sliding_window': 5, "
-                                "'partial_rotary_factor': 0.67, 'torch_dtype': 'bfloat16', 'architectures': ['X'], 'use_cache': true");
+  const ModelConfig config =
+      of("llama",
+         "'num_key_value_heads': 8, 'head_dim': 6, 'rms_norm_eps': 1e-05, "
+         "'max_position_embeddings': 999, "
+         "'rope_theta': 500000, 'attention_bias': true, 'mlp_bias': true, 'tie_word_embeddings': "
+         "true, "
+         "'bos_token_id': null, 'eos_token_id': [7, 8], 'hidden_act': 'silu', 'sliding_window': 5, "
+         "'partial_rotary_factor': 0.67, 'torch_dtype': 'bfloat16', 'architectures': ['X'], "
+         "'use_cache': true");
   const AttentionSettings& attention = config.settings.layer.attention;
   CHECK(attention.num_kv_heads == 8);
   CHECK(attention.head_dim == 6);
@@ -129,22 +141,32 @@ TEST_CASE("Llama's keys") {
   CHECK(config.tied);
   CHECK(!config.bos_id);
   CHECK(config.eos_ids == Ids{7, 8});
-  CHECK(of("llama", "'num_key_value_heads': null, 'head_dim': null, 'rope_scaling': null").settings.layer.attention.num_kv_heads == 32);
+  CHECK(of("llama", "'num_key_value_heads': null, 'head_dim': null, 'rope_scaling': null")
+            .settings.layer.attention.num_kv_heads == 32);
   CHECK(of("llama", "'eos_token_id': null").eos_ids.empty());
   CHECK(of("llama", "'eos_token_id': 0").eos_ids == Ids{0});
 }
 
 TEST_CASE("scaled positions") {
-  const auto scaling = [](const std::string& more) { return of("llama", more).settings.layer.attention.rope->scaling; };
-  CHECK(std::get<LinearRopeScaling>(scaling("'rope_scaling': {'type': 'linear', 'factor': 2.5}")).factor == 2.5);
-  CHECK(std::get<LinearRopeScaling>(scaling("'rope_scaling': {'rope_type': 'linear', 'type': 'linear', 'factor': 4}")).factor == 4);
-  CHECK(std::holds_alternative<std::monostate>(scaling("'rope_scaling': {'rope_type': 'default'}")));
-  CHECK(std::holds_alternative<std::monostate>(scaling("'rope_scaling': {'type': 'dynamic', 'factor': 2}")));
-  CHECK(std::get<Llama3RopeScaling>(scaling("'max_position_embeddings': 512, 'rope_scaling': {'rope_type': 'llama3', 'factor': 8, "
+  const auto scaling = [](const std::string& more) {
+    return of("llama", more).settings.layer.attention.rope->scaling;
+  };
+  CHECK(std::get<LinearRopeScaling>(scaling("'rope_scaling': {'type': 'linear', 'factor': 2.5}"))
+            .factor == 2.5);
+  CHECK(std::get<LinearRopeScaling>(
+            scaling("'rope_scaling': {'rope_type': 'linear', 'type': 'linear', 'factor': 4}"))
+            .factor == 4);
+  CHECK(
+      std::holds_alternative<std::monostate>(scaling("'rope_scaling': {'rope_type': 'default'}")));
+  CHECK(std::holds_alternative<std::monostate>(
+      scaling("'rope_scaling': {'type': 'dynamic', 'factor': 2}")));
+  CHECK(std::get<Llama3RopeScaling>(scaling("'max_position_embeddings': 512, 'rope_scaling': "
+                                            "{'rope_type': 'llama3', 'factor': 8, "
                                             "'low_freq_factor': 1, 'high_freq_factor': 4}"))
             .original_max_positions == 512);
   const std::string llama3 =
-      "'rope_type': 'llama3', 'factor': 32.0, 'low_freq_factor': 1.5, 'high_freq_factor': 5.0, 'original_max_position_embeddings': 4096";
+      "'rope_type': 'llama3', 'factor': 32.0, 'low_freq_factor': 1.5, 'high_freq_factor': 5.0, "
+      "'original_max_position_embeddings': 4096";
   for (const std::string name : {"rope_scaling", "rope_parameters"}) {
     const auto got = std::get<Llama3RopeScaling>(scaling("'" + name + "': {" + llama3 + "}"));
     CHECK(got.factor == 32);
@@ -152,39 +174,52 @@ TEST_CASE("scaled positions") {
     CHECK(got.high_freq_factor == 5);
     CHECK(got.original_max_positions == 4096);
   }
-  const RopeSettings newer =
-      *of("qwen3", "'rope_theta': 7, 'rope_parameters': {'rope_theta': 1e6, 'rope_type': 'default', 'partial_rotary_factor': 0.25}")
-           .settings.layer.attention.rope;
+  const RopeSettings newer = *of("qwen3",
+                                 "'rope_theta': 7, 'rope_parameters': {'rope_theta': 1e6, "
+                                 "'rope_type': 'default', 'partial_rotary_factor': 0.25}")
+                                  .settings.layer.attention.rope;
   CHECK(newer.theta == 1e6);
   CHECK(newer.rotary_dim == 32);
   CHECK(std::holds_alternative<std::monostate>(newer.scaling));
-  CHECK(of("llama", "'rope_theta': 7, 'rope_scaling': {'rope_theta': 9}, 'rope_parameters': {'rope_theta': 8}")
-            .settings.layer.attention.rope->theta == 9);
-  CHECK(of("llama", "'rope_theta': 7, 'rope_parameters': {}").settings.layer.attention.rope->theta == 7);
+  CHECK(
+      of("llama",
+         "'rope_theta': 7, 'rope_scaling': {'rope_theta': 9}, 'rope_parameters': {'rope_theta': 8}")
+          .settings.layer.attention.rope->theta == 9);
+  CHECK(
+      of("llama", "'rope_theta': 7, 'rope_parameters': {}").settings.layer.attention.rope->theta ==
+      7);
 
   const auto text = [](const std::string& more) { return json(sizes_of("llama") + ", " + more); };
   for (const std::string type : {"yarn", "longrope", "su", "mrope", "", "Linear"}) {
-    check_unsupported(
-        text("'rope_scaling': {'type': '" + type + "', 'factor': 2}"),
-        "'rope_scaling.type' is the text '" + type + "', which is not supported; it needs default, dynamic, linear or llama3");
-    check_unsupported(text("'rope_parameters': {'rope_type': '" + type + "', 'factor': 2}"), "'rope_parameters.rope_type' is");
+    check_unsupported(text("'rope_scaling': {'type': '" + type + "', 'factor': 2}"),
+                      "'rope_scaling.type' is the text '" + type +
+                          "', which is not supported; it needs default, dynamic, linear or llama3");
+    check_unsupported(text("'rope_parameters': {'rope_type': '" + type + "', 'factor': 2}"),
+                      "'rope_parameters.rope_type' is");
   }
-  check_unsupported(text("'rope_parameters': {'full_attention': {'rope_type': 'default'}}"), "the same positions in all layers");
+  check_unsupported(text("'rope_parameters': {'full_attention': {'rope_type': 'default'}}"),
+                    "the same positions in all layers");
   check_broken(text("'rope_scaling': {'factor': 2}"), "lacks 'rope_scaling.rope_type'");
   check_broken(text("'rope_scaling': {'type': 'linear'}"), "lacks 'rope_scaling.factor'");
-  check_broken(text("'rope_scaling': {'type': 'linear', 'factor': 0}"), "'rope_scaling.factor' is 0; it needs a number in 1..");
-  check_broken(text("'rope_scaling': {'type': 'linear', 'factor': '2'}"), "is the text '2'; it needs a number");
+  check_broken(text("'rope_scaling': {'type': 'linear', 'factor': 0}"),
+               "'rope_scaling.factor' is 0; it needs a number in 1..");
+  check_broken(text("'rope_scaling': {'type': 'linear', 'factor': '2'}"),
+               "is the text '2'; it needs a number");
   check_broken(text("'rope_scaling': {'type': 3}"), "'rope_scaling.type' is 3; it needs a text");
-  check_broken(text("'rope_scaling': 'linear'"), "'rope_scaling' is the text 'linear'; it needs an object");
-  check_broken(text("'rope_scaling': {'type': 'llama3', 'factor': 8}"), "lacks 'rope_scaling.low_freq_factor'");
-  check_broken(changed(sizes_of("llama"), "rope_scaling",
-                       "{'type': 'llama3', 'factor': 8, 'low_freq_factor': 4, 'high_freq_factor': 4, "
-                       "'original_max_position_embeddings': 8192}"),
-               "'rope_scaling.low_freq_factor' is 4; it needs to be smaller than high_freq_factor");
+  check_broken(text("'rope_scaling': 'linear'"),
+               "'rope_scaling' is the text 'linear'; it needs an object");
+  check_broken(text("'rope_scaling': {'type': 'llama3', 'factor': 8}"),
+               "lacks 'rope_scaling.low_freq_factor'");
+  check_broken(
+      changed(sizes_of("llama"), "rope_scaling",
+              "{'type': 'llama3', 'factor': 8, 'low_freq_factor': 4, 'high_freq_factor': 4, "
+              "'original_max_position_embeddings': 8192}"),
+      "'rope_scaling.low_freq_factor' is 4; it needs to be smaller than high_freq_factor");
   check_broken(text("'rope_theta': 0"), "'rope_theta' is 0; it needs a number");
   check_broken(text("'rope_theta': -1e4"), "it needs a number");
   check_broken(text("'rope_theta': null"), "'rope_theta' is null; it needs a number");
-  check_broken(text("'partial_rotary_factor': 0.5"), "'partial_rotary_factor' is 0.5; it needs an even number of elements of head_dim 2");
+  check_broken(text("'partial_rotary_factor': 0.5"),
+               "'partial_rotary_factor' is 0.5; it needs an even number of elements of head_dim 2");
   check_broken(text("'partial_rotary_factor': 1.5"), "it needs a number in 0..1");
   check_broken(text("'head_dim': 5"), "head_dim 5 is odd");
 }
@@ -225,9 +260,12 @@ TEST_CASE("sliding windows") {
   CHECK(window("mistral", "'sliding_window': 1")->left == 0);
   for (const std::string type : {"qwen2", "qwen3"}) {
     CHECK(!window(type, "'sliding_window': 5, 'max_window_layers': 0"));
-    CHECK(!window(type, "'use_sliding_window': false, 'sliding_window': 5, 'max_window_layers': 2"));
-    CHECK(window(type, "'use_sliding_window': true, 'sliding_window': 5, 'max_window_layers': 0")->left == 4);
-    CHECK(!window(type, "'use_sliding_window': true, 'sliding_window': null, 'max_window_layers': 0"));
+    CHECK(
+        !window(type, "'use_sliding_window': false, 'sliding_window': 5, 'max_window_layers': 2"));
+    CHECK(window(type, "'use_sliding_window': true, 'sliding_window': 5, 'max_window_layers': 0")
+              ->left == 4);
+    CHECK(!window(type,
+                  "'use_sliding_window': true, 'sliding_window': null, 'max_window_layers': 0"));
     CHECK(!window(type, "'use_sliding_window': true, 'sliding_window': 5, 'max_window_layers': 3"));
     CHECK(!window(type, "'use_sliding_window': true, 'sliding_window': 5"));
     const std::string full = "'full_attention'", sliding = "'sliding_attention'",
@@ -235,13 +273,19 @@ TEST_CASE("sliding windows") {
     CHECK(!window(type, sliding_on + full + "," + full + "," + full + "]"));
     CHECK(window(type, sliding_on + sliding + "," + sliding + "," + sliding + "]")->left == 4095);
     const auto text = [&](const std::string& more) { return json(sizes_of(type) + ", " + more); };
-    check_unsupported(text(sliding_on + full + "," + sliding + "," + full + "]"), "the same attention in all layers");
-    check_unsupported(text(sliding_on + full + ",'linear',1]"), "full_attention or sliding_attention");
-    check_broken(text(sliding_on + full + "]"), "'layer_types' is a list; it needs a type for each layer");
-    check_unsupported(text("'use_sliding_window': true, 'max_window_layers': 2"), "'max_window_layers' is 2, which is not supported");
+    check_unsupported(text(sliding_on + full + "," + sliding + "," + full + "]"),
+                      "the same attention in all layers");
+    check_unsupported(text(sliding_on + full + ",'linear',1]"),
+                      "full_attention or sliding_attention");
+    check_broken(text(sliding_on + full + "]"),
+                 "'layer_types' is a list; it needs a type for each layer");
+    check_unsupported(text("'use_sliding_window': true, 'max_window_layers': 2"),
+                      "'max_window_layers' is 2, which is not supported");
   }
-  check_broken(json(sizes_of("mistral") + ", 'sliding_window': 0"), "'sliding_window' is 0; it needs a whole number in 1..");
-  check_broken(json(sizes_of("qwen2") + ", 'use_sliding_window': 1"), "'use_sliding_window' is 1; it needs true or false");
+  check_broken(json(sizes_of("mistral") + ", 'sliding_window': 0"),
+               "'sliding_window' is 0; it needs a whole number in 1..");
+  check_broken(json(sizes_of("qwen2") + ", 'use_sliding_window': 1"),
+               "'use_sliding_window' is 1; it needs true or false");
 }
 
 TEST_CASE("GPT-2") {
@@ -264,8 +308,10 @@ TEST_CASE("GPT-2") {
   CHECK(config.eos_ids == Ids{50256});
 
   const ModelConfig other = gpt2(
-      "'n_inner': 77, 'n_positions': 33, 'n_ctx': 44, 'layer_norm_epsilon': 1e-6, 'activation_function': 'gelu', "
-      "'tie_word_embeddings': false, 'scale_attn_weights': false, 'reorder_and_upcast_attn': true, 'eos_token_id': 3");
+      "'n_inner': 77, 'n_positions': 33, 'n_ctx': 44, 'layer_norm_epsilon': 1e-6, "
+      "'activation_function': 'gelu', "
+      "'tie_word_embeddings': false, 'scale_attn_weights': false, 'reorder_and_upcast_attn': true, "
+      "'eos_token_id': 3");
   CHECK(other.settings.layer.mlp == MlpKind::gelu);
   CHECK(other.settings.layer.mlp_width == 77);
   CHECK(other.settings.layer.norm.epsilon == 1e-6f);
@@ -280,56 +326,72 @@ TEST_CASE("GPT-2") {
   }
 
   for (const std::string key : {"scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {
-    check_unsupported(changed(gpt2_sizes, key, "true"), "'" + key + "' is true, which is not supported; it needs false");
+    check_unsupported(changed(gpt2_sizes, key, "true"),
+                      "'" + key + "' is true, which is not supported; it needs false");
   }
   for (const std::string name : {"relu", "silu", "quick_gelu", "tanh", ""}) {
-    check_unsupported(changed(gpt2_sizes, "activation_function", "'" + name + "'"), "'activation_function' is the text '" + name + "'");
+    check_unsupported(changed(gpt2_sizes, "activation_function", "'" + name + "'"),
+                      "'activation_function' is the text '" + name + "'");
   }
-  check_broken(changed(gpt2_sizes, "n_head", "5"), "'n_embd' is 64; it needs a multiple of n_head 5");
+  check_broken(changed(gpt2_sizes, "n_head", "5"),
+               "'n_embd' is 64; it needs a multiple of n_head 5");
 }
 
 TEST_CASE("numbers that make no model") {
   const auto check = [](const std::string& sizes, const std::string& key) {
-    for (const std::string value : {"0", "-1", "2147483648", "9223372036854775808", "99999999999999999999", "1.5", "64.0", "1e3", "'64'",
-                                    "null", "true", "[64]", "{}"}) {
+    for (const std::string value :
+         {"0", "-1", "2147483648", "9223372036854775808", "99999999999999999999", "1.5", "64.0",
+          "1e3", "'64'", "null", "true", "[64]", "{}"}) {
       check_broken(changed(sizes, key, value), "'" + key + "' is ");
       check_broken(changed(sizes, key, value), "it needs a whole number in 1..");
     }
-    for (const std::string value : {"NaN", "Infinity", "-Infinity", "1e", "01"}) check_broken(changed(sizes, key, value), "is no JSON");
+    for (const std::string value : {"NaN", "Infinity", "-Infinity", "1e", "01"})
+      check_broken(changed(sizes, key, value), "is no JSON");
     check_broken(changed(sizes, key, "1e999"), "a number in it is too large");
     std::string without = changed(sizes, key, "0");
     without.replace(without.find("\"" + key + "\""), key.size() + 2, "\"x\"");
     check_broken(without, "lacks '" + key + "'");
   };
-  for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"}) {
+  for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads",
+                          "intermediate_size", "vocab_size"}) {
     check(sizes_of("llama"), key);
   }
   for (const char* key : {"n_embd", "n_layer", "n_head", "vocab_size"}) check(gpt2_sizes, key);
 
   const std::string llama = sizes_of("llama");
   check_broken(changed(llama, "num_hidden_layers", "10001"), "it needs a whole number in 1..10000");
-  check_broken(changed(llama, "max_position_embeddings", "16777217"), "it needs a whole number in 1..16777216");
-  check_broken(changed(llama, "num_attention_heads", "7"), "'hidden_size' is 64; it needs a multiple of num_attention_heads 7");
-  check_broken(changed(llama, "num_key_value_heads", "5"), "'num_attention_heads' is 32; it needs a multiple of num_key_value_heads 5");
+  check_broken(changed(llama, "max_position_embeddings", "16777217"),
+               "it needs a whole number in 1..16777216");
+  check_broken(changed(llama, "num_attention_heads", "7"),
+               "'hidden_size' is 64; it needs a multiple of num_attention_heads 7");
+  check_broken(changed(llama, "num_key_value_heads", "5"),
+               "'num_attention_heads' is 32; it needs a multiple of num_key_value_heads 5");
   check_broken(changed(llama, "num_key_value_heads", "0"), "'num_key_value_heads' is 0; it needs");
   check_broken(changed(llama, "head_dim", "0"), "'head_dim' is 0; it needs");
   for (const char* value : {"-1e-6", "2", "'1e-6'", "null", "false"}) {
     check_broken(changed(llama, "rms_norm_eps", value), "it needs a number in 0..1");
     check_broken(changed(gpt2_sizes, "layer_norm_epsilon", value), "it needs a number in 0..1");
   }
-  for (const char* value : {"-1", "1.5", "'</s>'", "2147483648"}) check_broken(changed(llama, "eos_token_id", value), "'eos_token_id' is ");
-  check_broken(changed(llama, "eos_token_id", "[1, '2']"), "'eos_token_id' is a list; it needs token ids");
-  check_broken(changed(llama, "bos_token_id", "[1]"), "'bos_token_id' is a list; it needs a whole number");
-  check_broken(changed(llama, "tie_word_embeddings", "'yes'"), "'tie_word_embeddings' is the text 'yes'; it needs true or false");
+  for (const char* value : {"-1", "1.5", "'</s>'", "2147483648"})
+    check_broken(changed(llama, "eos_token_id", value), "'eos_token_id' is ");
+  check_broken(changed(llama, "eos_token_id", "[1, '2']"),
+               "'eos_token_id' is a list; it needs token ids");
+  check_broken(changed(llama, "bos_token_id", "[1]"),
+               "'bos_token_id' is a list; it needs a whole number");
+  check_broken(changed(llama, "tie_word_embeddings", "'yes'"),
+               "'tie_word_embeddings' is the text 'yes'; it needs true or false");
 }
 
 TEST_CASE("models that are not computed") {
-  check_unsupported(json(sizes_of("gemma2")), "'model_type' is the text 'gemma2', which is not supported; it needs llama, mistral,");
+  check_unsupported(
+      json(sizes_of("gemma2")),
+      "'model_type' is the text 'gemma2', which is not supported; it needs llama, mistral,");
   check_unsupported(json(sizes_of(std::string(300, 'x'))), "xxx...', which is not supported");
   check_unsupported(changed(sizes_of("llama"), "hidden_act", "'gelu'"),
                     "'hidden_act' is the text 'gelu', which is not supported; it needs silu");
   check_unsupported(changed(sizes_of("qwen2"), "hidden_act", "'tanh\\n'"), "'tanh\\x0a'");
-  check_unsupported(changed(sizes_of("llama"), "quantization_config", "{'bits': 4}"), "'quantization_config' is an object");
+  check_unsupported(changed(sizes_of("llama"), "quantization_config", "{'bits': 4}"),
+                    "'quantization_config' is an object");
   check_broken("{}", "lacks 'model_type'");
   check_broken(json("'model_type': 3"), "'model_type' is 3; it needs a text");
 }
@@ -348,13 +410,17 @@ TEST_CASE("files that are no config") {
   check_broken(json("'a': " + std::string(1'000'000, '[')), "is nested deeper than 32 levels");
   check_broken(std::string(1'000'000, '['), "is nested deeper");
   const Folder folder;
-  CHECK(refusal([&] { model::read_config(folder / "config.json"); }).find("config.json: no such file") != std::string::npos);
-  CHECK(refusal([&] { model::read_config(folder / ""); }).find("is a directory") != std::string::npos);
+  CHECK(refusal([&] {
+          model::read_config(folder / "config.json");
+        }).find("config.json: no such file") != std::string::npos);
+  CHECK(refusal([&] { model::read_config(folder / ""); }).find("is a directory") !=
+        std::string::npos);
 }
 
 TEST_CASE("no config, however cut or changed, does more than be refused") {
   const Folder folder;
-  const std::string text = json(sizes_of("qwen3") + ", 'rope_scaling': {'type': 'linear', 'factor': 2}, 'eos_token_id': [1]");
+  const std::string text = json(
+      sizes_of("qwen3") + ", 'rope_scaling': {'type': 'linear', 'factor': 2}, 'eos_token_id': [1]");
   const auto attempt = [&](const std::string& bytes) {
     try {
       model::read_config(folder.write("config.json", bytes));

@@ -21,7 +21,10 @@ const std::string models[] = {"llama_tiny", "qwen2_tiny", "qwen3_tiny", "gpt2_ti
 
 struct Golden {
   explicit Golden(const std::string& name)
-      : folder(std::string(ATTN_TEST_DATA_PATH) + "/" + name), model(folder), prompt(tensor("prompt")), logits(tensor("logits")) {
+      : folder(std::string(ATTN_TEST_DATA_PATH) + "/" + name),
+        model(folder),
+        prompt(tensor("prompt")),
+        logits(tensor("logits")) {
     std::ifstream file(folder + "/expected.json");
     expected = nlohmann::json::parse(file);
   }
@@ -37,7 +40,8 @@ struct Golden {
 
   /// Twice the error of PyTorch's own run in that type, and a few roundings of the largest logit.
   double tolerance(DType dtype) const {
-    const double plain = expected[dtype == DType::bf16 ? "torch_bfloat16_error" : "torch_float32_error"];
+    const double plain =
+        expected[dtype == DType::bf16 ? "torch_bfloat16_error" : "torch_float32_error"];
     const double largest = expected["largest_logit"];
     return 2 * plain + 4 * std::numeric_limits<float>::epsilon() * largest;
   }
@@ -49,13 +53,15 @@ struct Golden {
 };
 
 /// The prompt in pieces of at most `chunk` tokens, through a cache.
-Tensor prompt_logits(Decoder& decoder, const Golden& golden, std::int64_t chunk, const ForwardOptions& options = {}) {
+Tensor prompt_logits(Decoder& decoder, const Golden& golden, std::int64_t chunk,
+                     const ForwardOptions& options = {}) {
   Tensor logits(DType::f32, golden.logits.shape());
   std::vector<KvCache> caches = make_caches(decoder.settings(), 1, golden.seq());
   const std::vector<CacheRef> refs(caches.begin(), caches.end());
   for (std::int64_t begin = 0; begin < golden.seq(); begin += chunk) {
     const std::int64_t end = std::min(golden.seq(), begin + chunk);
-    const MutableTensorView piece(logits.data<float>() + begin * golden.vocab(), {1, end - begin, golden.vocab()});
+    const MutableTensorView piece(logits.data<float>() + begin * golden.vocab(),
+                                  {1, end - begin, golden.vocab()});
     decoder.forward(golden.prompt.view().sliced(1, begin, end), refs, piece, options);
   }
   return logits;
@@ -64,11 +70,14 @@ Tensor prompt_logits(Decoder& decoder, const Golden& golden, std::int64_t chunk,
 double max_difference(const Tensor& a, const Tensor& b) {
   REQUIRE(a.shape() == b.shape());
   double largest = 0;
-  for (std::int64_t n = 0; n < a.size(); ++n) largest = std::max(largest, std::abs(double{a.data<float>()[n]} - b.data<float>()[n]));
+  for (std::int64_t n = 0; n < a.size(); ++n)
+    largest = std::max(largest, std::abs(double{a.data<float>()[n]} - b.data<float>()[n]));
   return largest;
 }
 
-std::int64_t greatest(const float* logits, std::int64_t count) { return std::max_element(logits, logits + count) - logits; }
+std::int64_t greatest(const float* logits, std::int64_t count) {
+  return std::max_element(logits, logits + count) - logits;
+}
 
 }  // namespace
 
@@ -79,9 +88,11 @@ TEST_CASE("Logits of a prompt, at once, in chunks and token by token, are PyTorc
     for (const DType dtype : {DType::f32, DType::bf16}) {
       CAPTURE(name_of(dtype));
       Decoder decoder = golden.decoder(dtype);
-      for (const std::int64_t chunk : {golden.seq(), std::int64_t{16}, std::int64_t{7}, std::int64_t{1}}) {
+      for (const std::int64_t chunk :
+           {golden.seq(), std::int64_t{16}, std::int64_t{7}, std::int64_t{1}}) {
         CAPTURE(chunk);
-        CHECK(max_difference(prompt_logits(decoder, golden, chunk), golden.logits) <= golden.tolerance(dtype));
+        CHECK(max_difference(prompt_logits(decoder, golden, chunk), golden.logits) <=
+              golden.tolerance(dtype));
       }
     }
   }
@@ -92,9 +103,10 @@ TEST_CASE("Every attention kernel gives these logits") {
     CAPTURE(name);
     const Golden golden(name);
     Decoder decoder = golden.decoder(DType::f32);
-    for (const AttentionKernel kernel : {AttentionKernel::tiled, AttentionKernel::unfused, AttentionKernel::reference}) {
-      CHECK(max_difference(prompt_logits(decoder, golden, golden.seq(), {.kernel = kernel}), golden.logits) <=
-            golden.tolerance(DType::f32));
+    for (const AttentionKernel kernel :
+         {AttentionKernel::tiled, AttentionKernel::unfused, AttentionKernel::reference}) {
+      CHECK(max_difference(prompt_logits(decoder, golden, golden.seq(), {.kernel = kernel}),
+                           golden.logits) <= golden.tolerance(DType::f32));
     }
   }
 }
@@ -105,7 +117,8 @@ TEST_CASE("Greedy generation goes on as PyTorch's does") {
     const Golden golden(name);
     const std::vector<std::int64_t> expected = golden.expected["greedy"];
     Decoder decoder = golden.decoder(DType::f32);
-    std::vector<KvCache> caches = make_caches(decoder.settings(), 1, golden.seq() + std::ssize(expected));
+    std::vector<KvCache> caches =
+        make_caches(decoder.settings(), 1, golden.seq() + std::ssize(expected));
     const std::vector<CacheRef> refs(caches.begin(), caches.end());
     Tensor logits(DType::f32, {1, golden.vocab()});
     decoder.forward(golden.prompt.view(), refs, logits.view());
@@ -130,7 +143,8 @@ TEST_CASE("The residual stream behind each layer is PyTorch's") {
   prompt_logits(decoder, golden, golden.seq(), {.hooks = &hooks});
   REQUIRE(std::ssize(seen) == hidden.size());
   double largest = 0;
-  for (std::size_t n = 0; n < seen.size(); ++n) largest = std::max(largest, std::abs(double{seen[n]} - hidden.data<float>()[n]));
+  for (std::size_t n = 0; n < seen.size(); ++n)
+    largest = std::max(largest, std::abs(double{seen[n]} - hidden.data<float>()[n]));
   CHECK(largest <= golden.tolerance(DType::f32));
 }
 
@@ -139,7 +153,8 @@ TEST_CASE("Sequences of different length in one batch do not see each other, in 
   Decoder decoder = golden.decoder(DType::f32);
   const std::int64_t layers = golden.model.settings().num_layers, vocab = golden.vocab();
   const AttentionSettings& attention = golden.model.settings().layer.attention;
-  // Sequence n holds the first lengths[n] tokens of the prompt and is given the next two, one by one.
+  // Sequence n holds the first lengths[n] tokens of the prompt and is given the next two, one by
+  // one.
   const std::vector<std::int64_t> lengths{5, 17, 1};
   const auto batch = std::ssize(lengths);
   std::vector<KvCache> caches = make_caches(decoder.settings(), batch, golden.seq());
@@ -147,22 +162,28 @@ TEST_CASE("Sequences of different length in one batch do not see each other, in 
   const std::vector<PagedKvCache::Sequence> sequences{0, 1, 2};
   std::vector<CacheRef> refs(caches.begin(), caches.end()), paged;
   for (std::int64_t n = 0; n < layers; ++n) {
-    pools.emplace_back(
-        PagedKvCache::Settings{.num_pages = 24, .page_size = 4, .num_kv_heads = attention.num_kv_heads, .head_dim = attention.head_dim});
+    pools.emplace_back(PagedKvCache::Settings{.num_pages = 24,
+                                              .page_size = 4,
+                                              .num_kv_heads = attention.num_kv_heads,
+                                              .head_dim = attention.head_dim});
     for (std::int64_t sequence = 0; sequence < batch; ++sequence) pools.back().create();
   }
   for (PagedKvCache& pool : pools) paged.emplace_back(pool, sequences);
   for (std::int64_t sequence = 0; sequence < batch; ++sequence) {
-    const TensorView tokens = golden.prompt.view().sliced(1, 0, lengths[static_cast<std::size_t>(sequence)]);
+    const TensorView tokens =
+        golden.prompt.view().sliced(1, 0, lengths[static_cast<std::size_t>(sequence)]);
     std::vector<CacheRef> one, one_paged;
     for (KvCache& cache : caches) one.emplace_back(cache, sequence);
-    for (PagedKvCache& pool : pools) one_paged.emplace_back(pool, std::span(sequences).subspan(static_cast<std::size_t>(sequence), 1));
+    for (PagedKvCache& pool : pools)
+      one_paged.emplace_back(pool,
+                             std::span(sequences).subspan(static_cast<std::size_t>(sequence), 1));
     decoder.forward(tokens, one, {});
     decoder.forward(tokens, one_paged, {});
   }
   for (std::int64_t step = 0; step < 2; ++step) {
     std::vector<std::int64_t> ids;
-    for (const std::int64_t length : lengths) ids.push_back(golden.prompt.data<std::int64_t>()[length + step]);
+    for (const std::int64_t length : lengths)
+      ids.push_back(golden.prompt.data<std::int64_t>()[length + step]);
     for (const auto* cache : {&refs, &paged}) {
       Tensor logits(DType::f32, {batch, vocab});
       decoder.forward({ids.data(), {batch, 1}}, *cache, logits.view());
@@ -170,7 +191,8 @@ TEST_CASE("Sequences of different length in one batch do not see each other, in 
         const float* const expected = golden.logits.data<float>() + (lengths[n] + step) * vocab;
         const float* const got = logits.data<float>() + static_cast<std::int64_t>(n) * vocab;
         double largest = 0;
-        for (std::int64_t id = 0; id < vocab; ++id) largest = std::max(largest, std::abs(double{got[id]} - expected[id]));
+        for (std::int64_t id = 0; id < vocab; ++id)
+          largest = std::max(largest, std::abs(double{got[id]} - expected[id]));
         CHECK(largest <= golden.tolerance(DType::f32));
       }
     }
@@ -180,7 +202,8 @@ TEST_CASE("Sequences of different length in one batch do not see each other, in 
 TEST_CASE("Frequencies of rope are PyTorch's") {
   const auto check = [](const Tensor& expected, const std::vector<double>& got) {
     REQUIRE(expected.size() == std::ssize(got));
-    for (std::size_t n = 0; n < got.size(); ++n) CHECK(got[n] == doctest::Approx(expected.data<double>()[n]).epsilon(1e-13));
+    for (std::size_t n = 0; n < got.size(); ++n)
+      CHECK(got[n] == doctest::Approx(expected.data<double>()[n]).epsilon(1e-13));
   };
   for (const char* name : {"llama_tiny", "qwen2_tiny", "qwen3_tiny"}) {
     const Golden golden(name);
@@ -188,6 +211,8 @@ TEST_CASE("Frequencies of rope are PyTorch's") {
     check(golden.tensor("inv_freq"), rope_frequencies(attention.rope.value(), attention.head_dim));
   }
   const std::string folder = std::string(ATTN_TEST_DATA_PATH) + "/rope/";
-  check(read_tensor(folder + "llama3_inv_freq.npy"), rope_frequencies({.theta = 500000, .scaling = Llama3RopeScaling{}}, 128));
-  check(read_tensor(folder + "linear_inv_freq.npy"), rope_frequencies({.scaling = LinearRopeScaling{.factor = 2}}, 128));
+  check(read_tensor(folder + "llama3_inv_freq.npy"),
+        rope_frequencies({.theta = 500000, .scaling = Llama3RopeScaling{}}, 128));
+  check(read_tensor(folder + "linear_inv_freq.npy"),
+        rope_frequencies({.scaling = LinearRopeScaling{.factor = 2}}, 128));
 }

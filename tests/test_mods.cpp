@@ -18,7 +18,10 @@ using namespace attn::test;
 
 namespace {
 
-Case usual() { return {.batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 50, .kv_len = 210, .head_dim = 18}; }
+Case usual() {
+  return {
+      .batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 50, .kv_len = 210, .head_dim = 18};
+}
 
 /// ALiBi as a user writes it.
 ScoreMod alibi(std::vector<float> slopes) {
@@ -34,23 +37,31 @@ ScoreMod alibi(std::vector<float> slopes) {
 std::vector<int> documents(std::int64_t length, std::uint64_t seed) {
   Random random(seed);
   std::vector<int> document(static_cast<std::size_t>(length));
-  for (std::size_t n = 1; n < document.size(); ++n) document[n] = document[n - 1] + random.chance(0.1);
+  for (std::size_t n = 1; n < document.size(); ++n)
+    document[n] = document[n - 1] + random.chance(0.1);
   return document;
 }
 
 MaskMod same_document(std::vector<int> document) {
   return [document = std::move(document)](const KeyRun& run, bool* visible) {
     const int own = document[static_cast<std::size_t>(run.q_position)];
-    for (std::int64_t n = 0; n < run.count; ++n) visible[n] = document[static_cast<std::size_t>(run.key_begin + n)] == own;
+    for (std::int64_t n = 0; n < run.count; ++n)
+      visible[n] = document[static_cast<std::size_t>(run.key_begin + n)] == own;
   };
 }
 
 /// Empty, or what is wrong with a run of this call.
 std::string fault(const KeyRun& run, const Case& c, std::int64_t causal_offset) {
-  const auto within = [](std::int64_t value, std::int64_t end) { return 0 <= value && value < end; };
-  if (!within(run.batch, c.batch) || !within(run.q_head, c.num_q_heads) || !within(run.q_index, c.q_len)) return "row out of range";
-  if (run.kv_head != run.q_head / (c.num_q_heads / c.num_kv_heads)) return fmt::format("kv_head {} for q_head {}", run.kv_head, run.q_head);
-  if (run.q_position != run.q_index + causal_offset) return fmt::format("position {} of query {}", run.q_position, run.q_index);
+  const auto within = [](std::int64_t value, std::int64_t end) {
+    return 0 <= value && value < end;
+  };
+  if (!within(run.batch, c.batch) || !within(run.q_head, c.num_q_heads) ||
+      !within(run.q_index, c.q_len))
+    return "row out of range";
+  if (run.kv_head != run.q_head / (c.num_q_heads / c.num_kv_heads))
+    return fmt::format("kv_head {} for q_head {}", run.kv_head, run.q_head);
+  if (run.q_position != run.q_index + causal_offset)
+    return fmt::format("position {} of query {}", run.q_position, run.q_index);
   if (run.count < 1 || run.key_begin < 0 || run.key_begin + run.count > c.kv_len) {
     return fmt::format("keys {} + {}", run.key_begin, run.count);
   }
@@ -60,7 +71,8 @@ std::string fault(const KeyRun& run, const Case& c, std::int64_t causal_offset) 
 }  // namespace
 
 TEST_CASE("ALiBi as a score_mod equals the built-in") {
-  for (const auto& causal : {std::optional<Causal>{}, std::optional(Causal::bottom_right()), std::optional(Causal::with_offset(7))}) {
+  for (const auto& causal : {std::optional<Causal>{}, std::optional(Causal::bottom_right()),
+                             std::optional(Causal::with_offset(7))}) {
     Case built_in = usual();
     built_in.options.causal = causal;
     built_in.alibi = true;
@@ -71,7 +83,8 @@ TEST_CASE("ALiBi as a score_mod equals the built-in") {
     Case as_mod = built_in;
     as_mod.options.score_mod = alibi({slopes.begin(), slopes.end()});
     INFO(repeat_line(as_mod));
-    for (const Isa isa : available_isas()) CHECK(difference(run(inputs, as_mod, isa), expected) == "");
+    for (const Isa isa : available_isas())
+      CHECK(difference(run(inputs, as_mod, isa), expected) == "");
   }
 }
 
@@ -85,7 +98,8 @@ TEST_CASE("Documents as a mask_mod give the bits of the dense mask") {
     dense.mask = DenseMask{.shape = {c.q_len, c.kv_len}};
     Inputs inputs = make_inputs(dense);
     for_each_index(inputs.mask.shape(), [&](const Dims& at) {
-      inputs.mask.set(at, document[static_cast<std::size_t>(at[0])] == document[static_cast<std::size_t>(at[1])]);
+      inputs.mask.set(at, document[static_cast<std::size_t>(at[0])] ==
+                              document[static_cast<std::size_t>(at[1])]);
     });
     check_inputs(dense, inputs);
     Inputs without_mask = inputs;
@@ -93,7 +107,8 @@ TEST_CASE("Documents as a mask_mod give the bits of the dense mask") {
     Case as_mod = c;
     as_mod.options.mask_mod = same_document(document);
     INFO(repeat_line(as_mod));
-    for (const Isa isa : available_isas()) CHECK(bit_difference(run(without_mask, as_mod, isa), run(inputs, dense, isa)) == "");
+    for (const Isa isa : available_isas())
+      CHECK(bit_difference(run(without_mask, as_mod, isa), run(inputs, dense, isa)) == "");
   }
 }
 
@@ -108,7 +123,8 @@ TEST_CASE("Mods come after everything else that touches scores, and may do as th
   };
   check_case(c);
   c.options.mask_mod = [](const KeyRun& run, bool* visible) {
-    for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n) % 3 == run.q_head % 3;
+    for (std::int64_t n = 0; n < run.count; ++n)
+      visible[n] = (run.key_begin + n) % 3 == run.q_head % 3;
   };
   check_case(c);
 }
@@ -128,7 +144,9 @@ TEST_CASE("A score_mod that makes -inf hides; one that cannot revive what is hid
     c.mask = DenseMask{.dtype = dtype, .shape = {c.q_len, c.kv_len}};
     check_case(c);
   }
-  c.options.score_mod = [](const KeyRun& run, float* scores) { std::fill_n(scores, run.count, -HUGE_VALF); };
+  c.options.score_mod = [](const KeyRun& run, float* scores) {
+    std::fill_n(scores, run.count, -HUGE_VALF);
+  };
   check_case(c);
 }
 
@@ -142,20 +160,23 @@ TEST_CASE("A run knows its row and keys, and every visible key comes exactly onc
     for (const Isa isa : available_isas()) {
       std::mutex mutex;
       std::string first_fault;
-      std::vector<int> times(static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len * c.kv_len));
+      std::vector<int> times(
+          static_cast<std::size_t>(c.batch * c.num_q_heads * c.q_len * c.kv_len));
       const auto note = [&](const KeyRun& run) {
         const std::lock_guard lock(mutex);
         if (first_fault.empty()) first_fault = fault(run, c, offset);
         if (!first_fault.empty()) return;
         const std::int64_t row = (run.batch * c.num_q_heads + run.q_head) * c.q_len + run.q_index;
-        for (std::int64_t n = 0; n < run.count; ++n) ++times[static_cast<std::size_t>(row * c.kv_len + run.key_begin + n)];
+        for (std::int64_t n = 0; n < run.count; ++n)
+          ++times[static_cast<std::size_t>(row * c.kv_len + run.key_begin + n)];
       };
       c.options.score_mod = [&](const KeyRun& run, float*) { note(run); };
       run(make_inputs(c), c, isa);
       CHECK(first_fault == "");
       std::size_t wrong = 0;
       for (std::size_t n = 0; n < times.size(); ++n) {
-        const auto key = static_cast<std::int64_t>(n) % c.kv_len, q_index = static_cast<std::int64_t>(n) / c.kv_len % c.q_len;
+        const auto key = static_cast<std::int64_t>(n) % c.kv_len,
+                   q_index = static_cast<std::int64_t>(n) / c.kv_len % c.q_len;
         wrong += key <= q_index + offset ? times[n] != 1 : times[n] > 1;
       }
       CHECK(wrong == 0);

@@ -1,5 +1,6 @@
-// Sigmoid, sparsemax and entmax in softmax's place, with every option, against the reference; and the reference against their
-// definitions. Random combinations are in test_random_cases and test_ragged, poison is in test_hidden_keys.
+// Sigmoid, sparsemax and entmax in softmax's place, with every option, against the reference; and
+// the reference against their definitions. Random combinations are in test_random_cases and
+// test_ragged, poison is in test_hidden_keys.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -25,12 +26,16 @@ namespace {
 
 constexpr double eps = std::numeric_limits<float>::epsilon();
 
-/// Those whose weights change by no more than the scores, so that a plain float program tells what rounding may cost.
+/// Those whose weights change by no more than the scores, so that a plain float program tells what
+/// rounding may cost.
 std::vector<Normaliser> gentle() {
-  return {Normaliser::sigmoid(), Normaliser::sigmoid(0.5f), Normaliser::entmax(1.25f), Normaliser::entmax(1.5f), Normaliser::sparsemax()};
+  return {Normaliser::sigmoid(), Normaliser::sigmoid(0.5f), Normaliser::entmax(1.25f),
+          Normaliser::entmax(1.5f), Normaliser::sparsemax()};
 }
 
-bool is_sigmoid(const Normaliser& normaliser) { return normaliser.kind() == Normaliser::Kind::sigmoid; }
+bool is_sigmoid(const Normaliser& normaliser) {
+  return normaliser.kind() == Normaliser::Kind::sigmoid;
+}
 
 Case usual(const Normaliser& normaliser) {
   return {.batch = 2,
@@ -53,7 +58,8 @@ void check_with_each(const std::function<void(Case&)>& change) {
   }
 }
 
-/// What the weights of a case's rows are, in double, and the scores that they are made of: [batch, num_q_heads, q_len, kv_len].
+/// What the weights of a case's rows are, in double, and the scores that they are made of: [batch,
+/// num_q_heads, q_len, kv_len].
 Tensor stage_of(const Case& c, const Inputs& inputs, ScoreStage stage) {
   Outputs outputs = make_outputs(c);
   Tensor scores(DType::f64, {c.batch, c.num_q_heads, c.q_len, c.kv_len});
@@ -64,7 +70,8 @@ Tensor stage_of(const Case& c, const Inputs& inputs, ScoreStage stage) {
 /// Calls f(scores, weights, row) for each row.
 template <class F>
 void for_each_row(const Case& c, const Inputs& inputs, F&& f) {
-  const Tensor scores = stage_of(c, inputs, ScoreStage::masked), weights = stage_of(c, inputs, ScoreStage::weights);
+  const Tensor scores = stage_of(c, inputs, ScoreStage::masked),
+               weights = stage_of(c, inputs, ScoreStage::weights);
   for (std::int64_t row = 0; row < c.batch * c.num_q_heads * c.q_len; ++row) {
     f(scores.data<double>() + row * c.kv_len, weights.data<double>() + row * c.kv_len, row);
   }
@@ -89,13 +96,15 @@ TEST_CASE("Scale, softcap, ALiBi and score_mod") {
   check_with_each([](Case& c) { c.alibi = true; });
   check_with_each([](Case& c) {
     c.options.score_mod = [](const KeyRun& run, float* scores) {
-      for (std::int64_t n = 0; n < run.count; ++n) scores[n] += static_cast<float>((run.key_begin + n + run.q_index + run.q_head) % 3);
+      for (std::int64_t n = 0; n < run.count; ++n)
+        scores[n] += static_cast<float>((run.key_begin + n + run.q_index + run.q_head) % 3);
     };
   });
 }
 
 TEST_CASE("Causal masks, windows and lengths") {
-  for (const auto& causal : causal_masks(23, 90)) check_with_each([&](Case& c) { c.options.causal = causal; });
+  for (const auto& causal : causal_masks(23, 90))
+    check_with_each([&](Case& c) { c.options.causal = causal; });
   for (const auto& window : windows()) check_with_each([&](Case& c) { c.options.window = window; });
   check_with_each([](Case& c) { c.kv_lens = {7, 0}; });
   check_with_each([](Case& c) {
@@ -109,22 +118,26 @@ TEST_CASE("Dense masks and mask_mod") {
   for (const DType dtype : {DType::boolean, DType::f32, DType::bf16}) {
     for (const Dims& shape : {Dims{23, 90}, Dims{4, 1, 90}, Dims{2, 1, 23, 61}, Dims{23, 1}}) {
       for (const double hidden : {0.3, 0.97}) {
-        check_with_each([&](Case& c) { c.mask = {.dtype = dtype, .shape = shape, .hidden = hidden}; });
+        check_with_each(
+            [&](Case& c) { c.mask = {.dtype = dtype, .shape = shape, .hidden = hidden}; });
       }
     }
   }
   check_with_each([](Case& c) {
     c.options.causal = Causal::bottom_right();
     c.options.mask_mod = [](const KeyRun& run, bool* visible) {
-      for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n + run.q_index) % 3 == 0;
+      for (std::int64_t n = 0; n < run.count; ++n)
+        visible[n] = (run.key_begin + n + run.q_index) % 3 == 0;
     };
   });
 }
 
 TEST_CASE("Types, layouts, one query, groups") {
-  for (const DType dtype : {DType::bf16, DType::f16}) check_with_each([&](Case& c) { c.q_type = c.kv_type = c.out_type = dtype; });
+  for (const DType dtype : {DType::bf16, DType::f16})
+    check_with_each([&](Case& c) { c.q_type = c.kv_type = c.out_type = dtype; });
   check_with_each([](Case& c) { c.kv_type = DType::i8; });
-  for (const Layout layout : {Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
+  for (const Layout layout :
+       {Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
     check_with_each([&](Case& c) { c.layout = layout; });
   }
   check_with_each([](Case& c) { c.q_len = 1; });
@@ -186,7 +199,8 @@ TEST_CASE("Sinks: one more score that takes its share") {
     inputs.sinks.assign(std::vector<double>(4, -HUGE_VAL));
     Case without = c;
     without.sinks = false;
-    for (const Isa isa : available_isas()) CHECK(bit_difference(run(inputs, c, isa), run(make_inputs(without), without, isa)) == "");
+    for (const Isa isa : available_isas())
+      CHECK(bit_difference(run(inputs, c, isa), run(make_inputs(without), without, isa)) == "");
   }
 }
 
@@ -197,7 +211,8 @@ TEST_CASE("The reference has the weights of the definitions") {
     c.mask = {.shape = {c.q_len, c.kv_len}};
     const double factor = static_cast<double>(alpha) - 1;
     for_each_row(c, make_inputs(c), [&](const double* scores, const double* weights, std::int64_t) {
-      double sum = 0, lowest = HUGE_VAL, highest = -HUGE_VAL;  // of the taus that each weight of the support tells
+      double sum = 0, lowest = HUGE_VAL,
+             highest = -HUGE_VAL;  // of the taus that each weight of the support tells
       for (std::int64_t j = 0; j < c.kv_len; ++j) {
         sum += weights[j];
         if (scores[j] == -HUGE_VAL) CHECK(weights[j] == 0);
@@ -208,31 +223,37 @@ TEST_CASE("The reference has the weights of the definitions") {
       }
       CHECK(std::abs(sum - 1) <= 1e-12);
       CHECK(highest - lowest <= 1e-12);
-      for (std::int64_t j = 0; j < c.kv_len; ++j) CHECK((weights[j] > 0 || factor * scores[j] <= highest + 1e-12));
+      for (std::int64_t j = 0; j < c.kv_len; ++j)
+        CHECK((weights[j] > 0 || factor * scores[j] <= highest + 1e-12));
     });
   }
   for (const Normaliser& normaliser : {Normaliser::sigmoid(), Normaliser::sigmoid(-0.7f)}) {
     Case c = usual(normaliser);
     c.kv_lens = {90, 40};
-    for_each_row(c, make_inputs(c), [&](const double* scores, const double* weights, std::int64_t row) {
-      const double keys = row < c.num_q_heads * c.q_len ? 90 : 40;
-      const double bias = normaliser.bias() ? static_cast<double>(*normaliser.bias()) : -std::log(keys);
-      for (std::int64_t j = 0; j < c.kv_len; ++j) {
-        const double wanted = scores[j] == -HUGE_VAL ? 0 : 0.5 + 0.5 * std::tanh((scores[j] + bias) / 2);
-        CHECK(std::abs(weights[j] - wanted) <= 1e-15);
-      }
-    });
+    for_each_row(
+        c, make_inputs(c), [&](const double* scores, const double* weights, std::int64_t row) {
+          const double keys = row < c.num_q_heads * c.q_len ? 90 : 40;
+          const double bias =
+              normaliser.bias() ? static_cast<double>(*normaliser.bias()) : -std::log(keys);
+          for (std::int64_t j = 0; j < c.kv_len; ++j) {
+            const double wanted =
+                scores[j] == -HUGE_VAL ? 0 : 0.5 + 0.5 * std::tanh((scores[j] + bias) / 2);
+            CHECK(std::abs(weights[j] - wanted) <= 1e-15);
+          }
+        });
   }
 }
 
 namespace {
 
-/// How far O may be off, by element, if each score is off by its rounding. With z = (alpha - 1) s off by d at most, tau, a mean of the z,
-/// is off by d too, so z - tau by 2 d, and a weight by what the power makes of that; beside it stand the rounding of the weight itself
-/// and of the sum of kv_len products.
+/// How far O may be off, by element, if each score is off by its rounding. With z = (alpha - 1) s
+/// off by d at most, tau, a mean of the z, is off by d too, so z - tau by 2 d, and a weight by what
+/// the power makes of that; beside it stand the rounding of the weight itself and of the sum of
+/// kv_len products.
 std::vector<double> entmax_tolerances(const Case& c, const Inputs& inputs) {
   const std::vector<double> q = inputs.q.values(), k = inputs.k.values(), v = inputs.v.values();
-  const double scale = c.options.softmax_scale.value_or(static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_dim))));
+  const double scale = c.options.softmax_scale.value_or(
+      static_cast<float>(1 / std::sqrt(static_cast<double>(c.head_dim))));
   const double factor = static_cast<double>(c.options.normaliser.alpha()) - 1;
   const auto power = [factor](double above) { return above > 0 ? std::pow(above, 1 / factor) : 0; };
   std::vector<double> tolerances;
@@ -242,9 +263,11 @@ std::vector<double> entmax_tolerances(const Case& c, const Inputs& inputs) {
     double score_error = 0, tau = 0, greatest_weight = 0;
     for (std::int64_t j = 0; j < c.kv_len; ++j) {
       double magnitude = 0;
-      for (std::int64_t d = 0; d < c.head_dim; ++d) magnitude += std::abs(q[row * c.head_dim + d] * keys[j * c.head_dim + d]);
+      for (std::int64_t d = 0; d < c.head_dim; ++d)
+        magnitude += std::abs(q[row * c.head_dim + d] * keys[j * c.head_dim + d]);
       // head_dim products and sums, the scale twice, and the distance from the greatest.
-      score_error = std::max(score_error, static_cast<double>(c.head_dim + 4) * eps / 2 * std::abs(scale) * magnitude);
+      score_error = std::max(
+          score_error, static_cast<double>(c.head_dim + 4) * eps / 2 * std::abs(scale) * magnitude);
       if (weights[j] <= greatest_weight) continue;
       greatest_weight = weights[j];
       tau = factor * scores[j] - std::pow(weights[j], factor);
@@ -253,10 +276,13 @@ std::vector<double> entmax_tolerances(const Case& c, const Inputs& inputs) {
     std::vector<double> allowed(static_cast<std::size_t>(c.value_dim()));
     for (std::int64_t j = 0; j < c.kv_len; ++j) {
       const double above = factor * scores[j] - tau;
-      const double off = std::max(power(above + 2 * d) - weights[j], weights[j] - power(above - 2 * d)) + 2 * eps * weights[j];
+      const double off =
+          std::max(power(above + 2 * d) - weights[j], weights[j] - power(above - 2 * d)) +
+          2 * eps * weights[j];
       const double rounding = static_cast<double>(c.kv_len) * eps / 2 * weights[j];
       const double* const value = v.data() + (kv_head * c.kv_len + j) * c.value_dim();
-      for (std::size_t n = 0; n < allowed.size(); ++n) allowed[n] += (std::max(off, 0.0) + rounding) * std::abs(value[n]);
+      for (std::size_t n = 0; n < allowed.size(); ++n)
+        allowed[n] += (std::max(off, 0.0) + rounding) * std::abs(value[n]);
     }
     tolerances.insert(tolerances.end(), allowed.begin(), allowed.end());
   });
@@ -278,11 +304,13 @@ TEST_CASE("Any alpha, also those whose weights are steep") {
       in_double.out_type = DType::f64;
       Outputs wanted = make_outputs(in_double);
       attention_reference(bind(inputs, wanted), c.options);
-      const std::vector<double> truth = wanted.out.values(), tolerances = entmax_tolerances(c, inputs);
+      const std::vector<double> truth = wanted.out.values(),
+                                tolerances = entmax_tolerances(c, inputs);
       for (const Isa isa : available_isas()) {
         const std::vector<double> out = run(inputs, c, isa).out.values();
         double worst = 0;  // of its tolerance
-        for (std::size_t n = 0; n < out.size(); ++n) worst = std::max(worst, std::abs(out[n] - truth[n]) / tolerances[n]);
+        for (std::size_t n = 0; n < out.size(); ++n)
+          worst = std::max(worst, std::abs(out[n] - truth[n]) / tolerances[n]);
         CHECK(worst <= 1);
       }
     }
@@ -296,31 +324,37 @@ TEST_CASE("entmax(1) is softmax, and close to 1 it is close to it") {
   check_case(c);
   Case softmax = c;
   softmax.options.normaliser = {};
-  for (const Isa isa : available_isas()) CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), softmax, isa)) == "");
+  for (const Isa isa : available_isas())
+    CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), softmax, isa)) == "");
 
-  // dP/dalpha at alpha = 1 is P (sum of P log^2 P - log^2 P) / 2 (Correia et al. 2019, proposition 1): O moves by no more than
-  // (alpha - 1) max log^2 P max|V|, half of it from either term; as much again is left for what is of second order.
+  // dP/dalpha at alpha = 1 is P (sum of P log^2 P - log^2 P) / 2 (Correia et al. 2019, proposition
+  // 1): O moves by no more than (alpha - 1) max log^2 P max|V|, half of it from either term; as
+  // much again is left for what is of second order.
   c.lse = c.sinks = false;
   const float step = 0x1p-12f;
   const Inputs inputs = make_inputs(c);
   Case plain = c;
   double greatest_log = 0;
   for_each_row(plain, inputs, [&](const double*, const double* weights, std::int64_t) {
-    for (std::int64_t j = 0; j < c.kv_len; ++j) greatest_log = std::max(greatest_log, std::pow(std::log(weights[j]), 2));
+    for (std::int64_t j = 0; j < c.kv_len; ++j)
+      greatest_log = std::max(greatest_log, std::pow(std::log(weights[j]), 2));
   });
   const std::vector<double> v = inputs.v.values();
-  const double largest = std::abs(*std::max_element(v.begin(), v.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }));
+  const double largest = std::abs(*std::max_element(
+      v.begin(), v.end(), [](double a, double b) { return std::abs(a) < std::abs(b); }));
   Case close = c;
   close.options.normaliser = Normaliser::entmax(1 + step);
   CHECK(close.options.normaliser != Normaliser::softmax());
   for (const Isa isa : available_isas()) {
-    const std::vector<double> a = run(inputs, plain, isa).out.values(), b = run(inputs, close, isa).out.values();
+    const std::vector<double> a = run(inputs, plain, isa).out.values(),
+                              b = run(inputs, close, isa).out.values();
     CHECK(difference(b, a, 2 * static_cast<double>(step) * greatest_log * largest) == "");
   }
 }
 
 TEST_CASE("Equal scores weigh the same: V with a one for each key shows which were seen") {
-  for (const Normaliser& normaliser : {Normaliser::entmax(1.5f), Normaliser::sparsemax(), Normaliser::entmax(4), Normaliser::sigmoid()}) {
+  for (const Normaliser& normaliser : {Normaliser::entmax(1.5f), Normaliser::sparsemax(),
+                                       Normaliser::entmax(4), Normaliser::sigmoid()}) {
     Case c = usual(normaliser);
     c.batch = 1;
     c.q_len = 40;
@@ -330,13 +364,16 @@ TEST_CASE("Equal scores weigh the same: V with a one for each key shows which we
     c.options.window = Window{9, {}};
     Inputs inputs = make_inputs(c);
     inputs.q.assign(std::vector<double>(static_cast<std::size_t>(inputs.q.shape().product()), 0.0));
-    for_each_index(inputs.v.shape(), [&](const Dims& at) { inputs.v.set(at, at[2] == at[3] ? 1 : 0); });
+    for_each_index(inputs.v.shape(),
+                   [&](const Dims& at) { inputs.v.set(at, at[2] == at[3] ? 1 : 0); });
     for (const Isa isa : available_isas()) {
       const std::vector<double> out = run(inputs, c, isa).out.values();
       for (std::int64_t row = 0; row < 4 * 40; ++row) {
         const std::int64_t i = row % 40;
         // Of sigmoid: 1 / (1 + exp(log 40)).
-        const double weight = is_sigmoid(normaliser) ? 1.0 / 41 : 1.0 / static_cast<double>(std::min<std::int64_t>(i + 1, 10));
+        const double weight = is_sigmoid(normaliser)
+                                  ? 1.0 / 41
+                                  : 1.0 / static_cast<double>(std::min<std::int64_t>(i + 1, 10));
         for (std::int64_t j = 0; j < 40; ++j) {
           const double got = out[static_cast<std::size_t>(row * 40 + j)];
           const bool seen = j <= i && j >= i - 9;
@@ -348,7 +385,8 @@ TEST_CASE("Equal scores weigh the same: V with a one for each key shows which we
 }
 
 TEST_CASE("Large scores: one key has all of the weight, exactly; sigmoid's weights are 0 and 1") {
-  for (const Normaliser& normaliser : {Normaliser::entmax(1.5f), Normaliser::sparsemax(), Normaliser::entmax(3)}) {
+  for (const Normaliser& normaliser :
+       {Normaliser::entmax(1.5f), Normaliser::sparsemax(), Normaliser::entmax(3)}) {
     Case c = usual(normaliser);
     c.options.softmax_scale = 1e5f;
     const Inputs inputs = make_inputs(c);
@@ -358,7 +396,8 @@ TEST_CASE("Large scores: one key has all of the weight, exactly; sigmoid's weigh
       for_each_row(c, inputs, [&](const double* scores, const double*, std::int64_t row) {
         const std::int64_t best = std::max_element(scores, scores + c.kv_len) - scores;
         const std::int64_t kv_head = row / c.q_len / 2;  // through the batch
-        CHECK(std::equal(out.begin() + row * 20, out.begin() + (row + 1) * 20, v.begin() + (kv_head * c.kv_len + best) * 20));
+        CHECK(std::equal(out.begin() + row * 20, out.begin() + (row + 1) * 20,
+                         v.begin() + (kv_head * c.kv_len + best) * 20));
       });
     }
   }
@@ -369,7 +408,8 @@ TEST_CASE("Large scores: one key has all of the weight, exactly; sigmoid's weigh
   for (const Isa isa : available_isas()) {
     const std::vector<double> out = run(inputs, c, isa).out.values();
     for_each_row(c, inputs, [&](const double* scores, const double*, std::int64_t row) {
-      const auto positive = std::count_if(scores, scores + c.kv_len, [](double score) { return score > 0; });
+      const auto positive =
+          std::count_if(scores, scores + c.kv_len, [](double score) { return score > 0; });
       CHECK(out[static_cast<std::size_t>(row * 20)] == static_cast<double>(positive));
     });
   }
@@ -440,11 +480,13 @@ TEST_CASE("Whoever's matmul is asked for, the scores have the same bits") {
   c.q_len = c.kv_len = 200;
   Case onednn = c;
   onednn.options.score_matmul = ScoreMatmul::onednn;
-  for (const Isa isa : available_isas()) CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), onednn, isa)) == "");
+  for (const Isa isa : available_isas())
+    CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), onednn, isa)) == "");
 }
 
 TEST_CASE("Scratch grows with kv_len, and by less than the packed keys of one head") {
-  const auto size_of_plan = [](const Normaliser& normaliser, std::int64_t q_len, std::int64_t kv_len) {
+  const auto size_of_plan = [](const Normaliser& normaliser, std::int64_t q_len,
+                               std::int64_t kv_len) {
     const Dims q{1, 2, q_len, 64}, k{1, 2, kv_len, 64};
     return Plan({.q = {nullptr, DType::f32, q},
                  .k = {nullptr, DType::f32, k},
@@ -455,7 +497,8 @@ TEST_CASE("Scratch grows with kv_len, and by less than the packed keys of one he
   };
   for (const Normaliser& normaliser : gentle()) {
     CHECK(size_of_plan(normaliser, 4096, 4096) == size_of_plan(normaliser, 1024, 4096));
-    CHECK(size_of_plan(normaliser, 1024, 4096) < size_of_plan({}, 1024, 4096) + 4096 * 64 * sizeof(float));
+    CHECK(size_of_plan(normaliser, 1024, 4096) <
+          size_of_plan({}, 1024, 4096) + 4096 * 64 * sizeof(float));
   }
 }
 
@@ -486,9 +529,11 @@ TEST_CASE("What does not fit is refused before anything is written") {
     Outputs outputs = make_outputs(c);
     const Tensors tensors = bind(inputs, outputs);
     Tensor scores(DType::f32, {2, 4, 23, 90});
-    const std::function<void()> ways[] = {[&] { attention(tensors, c.options); }, [&] { Plan(tensors, c.options); },
-                                          [&] { attention_reference(tensors, c.options); }, [&] { attention_unfused(tensors, c.options); },
-                                          [&] { reference_scores(tensors, c.options, ScoreStage::weights, scores.view()); }};
+    const std::function<void()> ways[] = {
+        [&] { attention(tensors, c.options); }, [&] { Plan(tensors, c.options); },
+        [&] { attention_reference(tensors, c.options); },
+        [&] { attention_unfused(tensors, c.options); },
+        [&] { reference_scores(tensors, c.options, ScoreStage::weights, scores.view()); }};
     for (const auto& way : ways) CHECK(error_of(way).find(wrong.fault) != std::string::npos);
     CHECK(outputs.out.untouched());
     CHECK(outputs.lse.untouched());
@@ -508,6 +553,7 @@ TEST_CASE("Normalisers as values, in words, and in a plan's description") {
   const Case c = usual(Normaliser::entmax(1.5f));
   Outputs outputs = make_outputs(c);
   const Inputs inputs = make_inputs(c);
-  CHECK(Plan(bind(inputs, outputs), c.options).description().find("entmax 1.5") != std::string::npos);
+  CHECK(Plan(bind(inputs, outputs), c.options).description().find("entmax 1.5") !=
+        std::string::npos);
   CHECK(Plan(bind(inputs, outputs)).description().find("entmax") == std::string::npos);
 }

@@ -37,8 +37,9 @@ struct NormCase {
     return ones;
   }
   std::string to_string() const {
-    return fmt::format("{} of {} from dim {}: {} {} to {} {}", norm == Norm::rms ? "rms" : "layer", shape.to_string(), dim, name_of(in),
-                       name_of(in_layout), name_of(out), name_of(out_layout));
+    return fmt::format("{} of {} from dim {}: {} {} to {} {}", norm == Norm::rms ? "rms" : "layer",
+                       shape.to_string(), dim, name_of(in), name_of(in_layout), name_of(out),
+                       name_of(out_layout));
   }
 };
 
@@ -51,7 +52,8 @@ struct Results {
 };
 
 /// The value for each element of a row, of a tensor that broadcasts to it.
-std::vector<double> broadcast(const StridedTensor& tensor, const Dims& row_shape, double if_absent) {
+std::vector<double> broadcast(const StridedTensor& tensor, const Dims& row_shape,
+                              double if_absent) {
   std::vector<double> row;
   const TensorView view = tensor.view_if_made();
   const std::vector<double> values = view.absent() ? std::vector{if_absent} : tensor.values();
@@ -66,10 +68,12 @@ std::vector<double> broadcast(const StridedTensor& tensor, const Dims& row_shape
   return row;
 }
 
-/// What is normalised is rounded once, and so are its product with the scale and the sum with the bias: 3 units in all. Sums in double
-/// add nothing that counts, as those of floats of like size are even exact, but the mean is rounded to a double: where it is large
-/// beside the deviation, that part of it shows.
-void add_row(const NormCase& c, const double* x, const std::vector<double>& scale, const std::vector<double>& bias, Results& results) {
+/// What is normalised is rounded once, and so are its product with the scale and the sum with the
+/// bias: 3 units in all. Sums in double add nothing that counts, as those of floats of like size
+/// are even exact, but the mean is rounded to a double: where it is large beside the deviation,
+/// that part of it shows.
+void add_row(const NormCase& c, const double* x, const std::vector<double>& scale,
+             const std::vector<double>& bias, Results& results) {
   const auto extent = static_cast<double>(scale.size());
   // Long double: its own error does not count even where x is 1e8 times its deviation.
   long double sum = 0, squares = 0;
@@ -82,7 +86,8 @@ void add_row(const NormCase& c, const double* x, const std::vector<double>& scal
     const auto normal = static_cast<double>((x[n] - mean) * factor);
     results.y.push_back(normal * scale[n] + bias[n]);
     const double size = std::fabs(normal * scale[n]) + std::fabs(bias[n]);
-    results.tolerances.push_back(3 * float_unit * size + mean_error * std::fabs(scale[n]) + 0x1p-149);
+    results.tolerances.push_back(3 * float_unit * size + mean_error * std::fabs(scale[n]) +
+                                 0x1p-149);
   }
   results.mean.push_back(static_cast<double>(mean));
   results.inverse_deviation.push_back(static_cast<double>(factor));
@@ -99,17 +104,22 @@ Results exact_results(const NormCase& c, const Operands& operands) {
   return results;
 }
 
-void run(const NormCase& c, const Operands& operands, const MutableTensorView& y, const LayerNormStatistics& statistics = {}) {
+void run(const NormCase& c, const Operands& operands, const MutableTensorView& y,
+         const LayerNormStatistics& statistics = {}) {
   const NormOptions options{.dim = c.dim, .epsilon = c.epsilon};
-  if (c.norm == Norm::rms) return rms_norm(operands.x.view(), operands.scale.view_if_made(), y, options, c.execution);
-  layer_norm(operands.x.view(), operands.scale.view_if_made(), operands.bias.view_if_made(), y, options, statistics, c.execution);
+  if (c.norm == Norm::rms)
+    return rms_norm(operands.x.view(), operands.scale.view_if_made(), y, options, c.execution);
+  layer_norm(operands.x.view(), operands.scale.view_if_made(), operands.bias.view_if_made(), y,
+             options, statistics, c.execution);
 }
 
-/// y lies within what add_row says, and is rounded to its type. Statistics are rounded to f32, and to their type.
+/// y lies within what add_row says, and is rounded to its type. Statistics are rounded to f32, and
+/// to their type.
 void check_results(const NormCase& c, const Operands& operands) {
   CAPTURE(c.to_string());
   StridedTensor y(c.out, c.shape, c.out_layout);
-  StridedTensor mean(c.in, c.statistics_shape(), c.in_layout), inverse_deviation(DType::f32, c.statistics_shape(), c.out_layout);
+  StridedTensor mean(c.in, c.statistics_shape(), c.in_layout),
+      inverse_deviation(DType::f32, c.statistics_shape(), c.out_layout);
   run(c, operands, y.view(), {mean.view(), inverse_deviation.view()});
   const Results wanted = exact_results(c, operands);
   const double slack = 1 + 1e-6;
@@ -123,8 +133,9 @@ void check_results(const NormCase& c, const Operands& operands) {
           const double own = c.in == DType::f32 ? 0 : rounding_to(c.in, wanted.mean[n]);
           return slack * (rounding_to(DType::f32, wanted.mean[n]) + own);
         }) == "");
-  CHECK(first_difference(inverse_deviation.values(), wanted.inverse_deviation,
-                         [&](std::size_t n) { return slack * rounding_to(DType::f32, wanted.inverse_deviation[n]); }) == "");
+  CHECK(first_difference(inverse_deviation.values(), wanted.inverse_deviation, [&](std::size_t n) {
+          return slack * rounding_to(DType::f32, wanted.inverse_deviation[n]);
+        }) == "");
   CHECK(mean.gaps_untouched());
   CHECK(inverse_deviation.gaps_untouched());
 }
@@ -137,11 +148,14 @@ StridedTensor random_factors(Random& random, const Dims& row_shape) {
   for (int dim = 0; dim < shape.rank(); ++dim) {
     if (random.chance(0.3)) shape[dim] = 1;
   }
-  return tensor_of(random.pick(float_types), shape, random.pick(all_layouts), normal_values(random, shape.product(), 0.5));
+  return tensor_of(random.pick(float_types), shape, random.pick(all_layouts),
+                   normal_values(random, shape.product(), 0.5));
 }
 
-Operands random_operands(Random& random, const NormCase& c, double mean = 0.3, double deviation = 1) {
-  return {.x = tensor_of(c.in, c.shape, c.in_layout, normal_values(random, c.shape.product(), mean, deviation)),
+Operands random_operands(Random& random, const NormCase& c, double mean = 0.3,
+                         double deviation = 1) {
+  return {.x = tensor_of(c.in, c.shape, c.in_layout,
+                         normal_values(random, c.shape.product(), mean, deviation)),
           .scale = random_factors(random, c.row_shape()),
           .bias = c.norm == Norm::rms ? StridedTensor{} : random_factors(random, c.row_shape())};
 }
@@ -149,7 +163,9 @@ Operands random_operands(Random& random, const NormCase& c, double mean = 0.3, d
 constexpr std::initializer_list<Norm> norms = {Norm::rms, Norm::layer};
 
 /// One row of f32 from dim 0, without scale and bias.
-Operands row_of(const std::vector<double>& values) { return {tensor_of(DType::f32, {std::ssize(values)}, Layout::bhsd, values), {}, {}}; }
+Operands row_of(const std::vector<double>& values) {
+  return {tensor_of(DType::f32, {std::ssize(values)}, Layout::bhsd, values), {}, {}};
+}
 
 }  // namespace
 
@@ -158,7 +174,8 @@ TEST_CASE("Random shapes, dims, types, layouts, scales and biases") {
     CAPTURE(seed);
     Random random(seed);
     Dims shape = random.pick<Dims>({{1}, {1, 1}, {1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1, 1}});
-    for (int dim = 0; dim < shape.rank(); ++dim) shape[dim] = random.pick<std::int64_t>({1, 2, 3, 5, 8, 17, 33});
+    for (int dim = 0; dim < shape.rank(); ++dim)
+      shape[dim] = random.pick<std::int64_t>({1, 2, 3, 5, 8, 17, 33});
     if (shape.product() > 40000) shape[0] = shape[1] = 2;
     const NormCase c{.norm = random.pick(norms),
                      .shape = shape,
@@ -178,7 +195,8 @@ TEST_CASE("Each instruction set, over every remainder of a vector") {
   for (const Isa isa : available_isas()) {
     for (std::int64_t extent = 1; extent <= 140; ++extent) {
       for (const Norm norm : norms) {
-        const NormCase c{.norm = norm, .shape = {3, extent}, .execution = {.num_threads = {}, .isa = isa}};
+        const NormCase c{
+            .norm = norm, .shape = {3, extent}, .execution = {.num_threads = {}, .isa = isa}};
         check_results(c, random_operands(random, c));
       }
     }
@@ -226,19 +244,22 @@ TEST_CASE("Numbers near the ends of the range of floats neither overflow nor van
   }
 }
 
-TEST_CASE("NaN and infinities fill their own row and no other; epsilon 0 leaves a row of zeros to IEEE") {
+TEST_CASE(
+    "NaN and infinities fill their own row and no other; epsilon 0 leaves a row of zeros to IEEE") {
   for (const Norm norm : norms) {
     for (const double bad : {not_a_number, infinity, -infinity}) {
       const NormCase c{.norm = norm, .shape = {3, 40}};
       std::vector<double> values(120);
       std::iota(values.begin(), values.end(), -40.);
       values[57] = bad;
-      StridedTensor x = tensor_of(DType::f32, c.shape, Layout::bhsd, values), y(DType::f32, c.shape);
+      StridedTensor x = tensor_of(DType::f32, c.shape, Layout::bhsd, values),
+                    y(DType::f32, c.shape);
       run(c, {x, {}, {}}, y.view());
       const std::vector<double> got = y.values();
       for (std::size_t n = 0; n < 120; ++n) {
         const bool own_row = n / 40 == 1;
-        const bool zero = norm == Norm::rms && std::isinf(bad) && n != 57;  // a number divided by an infinite deviation
+        const bool zero = norm == Norm::rms && std::isinf(bad) &&
+                          n != 57;  // a number divided by an infinite deviation
         CHECK(std::isnan(got[n]) == (own_row && !zero));
         if (own_row && zero) CHECK(got[n] == 0);
       }
@@ -251,9 +272,11 @@ TEST_CASE("NaN and infinities fill their own row and no other; epsilon 0 leaves 
 
 TEST_CASE("Rows without elements have NaN for statistics, and no rows have none") {
   for (const Dims& shape : {Dims{2, 0}, Dims{0, 2}, Dims{0}, Dims{2, 3, 0, 2}}) {
-    for (const Norm norm : norms) check_results({.norm = norm, .shape = shape}, {StridedTensor(DType::f32, shape), {}, {}});
+    for (const Norm norm : norms)
+      check_results({.norm = norm, .shape = shape}, {StridedTensor(DType::f32, shape), {}, {}});
   }
-  StridedTensor x(DType::f32, {2, 0}), y(DType::f32, {2, 0}), mean(DType::f32, {2, 1}), inverse_deviation(DType::f16, {2, 1});
+  StridedTensor x(DType::f32, {2, 0}), y(DType::f32, {2, 0}), mean(DType::f32, {2, 1}),
+      inverse_deviation(DType::f16, {2, 1});
   layer_norm(x.view(), {}, {}, y.view(), {}, {mean.view(), inverse_deviation.view()});
   for (const double value : mean.values()) CHECK(std::isnan(value));
   for (const double value : inverse_deviation.values()) CHECK(std::isnan(value));
@@ -264,7 +287,13 @@ TEST_CASE("In place, by threads and from repeated memory the bits are the same")
   for (const Norm norm : norms) {
     for (const Layout layout : all_layouts) {
       for (const DType dtype : float_types) {
-        NormCase c{.norm = norm, .shape = {6, 20, 40, 33}, .dim = 2, .in = dtype, .out = dtype, .in_layout = layout, .out_layout = layout};
+        NormCase c{.norm = norm,
+                   .shape = {6, 20, 40, 33},
+                   .dim = 2,
+                   .in = dtype,
+                   .out = dtype,
+                   .in_layout = layout,
+                   .out_layout = layout};
         const Operands operands = random_operands(random, c);
         CAPTURE(c.to_string());
         StridedTensor wanted(dtype, c.shape, layout);
@@ -278,40 +307,51 @@ TEST_CASE("In place, by threads and from repeated memory the bits are the same")
       }
     }
   }
-  StridedTensor row = tensor_of(DType::f32, {9}, Layout::bhsd, normal_values(random, 9)), once(DType::f32, {9}), often(DType::f32, {5, 9});
+  StridedTensor row = tensor_of(DType::f32, {9}, Layout::bhsd, normal_values(random, 9)),
+                once(DType::f32, {9}), often(DType::f32, {5, 9});
   layer_norm(row.view(), {}, {}, once.view());
   layer_norm(TensorView(row.view().data, DType::f32, {5, 9}, {0, 1}), {}, {}, often.view());
   for (std::size_t n = 0; n < 45; ++n) CHECK(often.bits()[n] == once.bits()[n % 9]);
 }
 
 TEST_CASE("What does not fit is refused before anything is written") {
-  StridedTensor x(DType::f32, {2, 3, 4}), y(DType::f32, {2, 3, 4}), number(DType::f32, {}), integers(DType::i64, {4});
-  StridedTensor three(DType::f32, {3}), long_one(DType::f32, {2, 4}), mean(DType::f32, {2, 3, 1}), short_mean(DType::f32, {2, 3});
+  StridedTensor x(DType::f32, {2, 3, 4}), y(DType::f32, {2, 3, 4}), number(DType::f32, {}),
+      integers(DType::i64, {4});
+  StridedTensor three(DType::f32, {3}), long_one(DType::f32, {2, 4}), mean(DType::f32, {2, 3, 1}),
+      short_mean(DType::f32, {2, 3});
   const auto refused = [&](const std::vector<std::string>& words, const auto& f) {
     check_fails(ErrorCode::invalid_argument, words, f);
     CHECK(y.untouched());
     CHECK(mean.untouched());
   };
-  const auto layer = [&](const TensorView& scale, const TensorView& bias, const NormOptions& options = {},
-                         const LayerNormStatistics& statistics = {}, const Execution& execution = {}) {
-    return
-        [&, scale, bias, options, statistics, execution] { layer_norm(x.view(), scale, bias, y.view(), options, statistics, execution); };
-  };
+  const auto layer =
+      [&](const TensorView& scale, const TensorView& bias, const NormOptions& options = {},
+          const LayerNormStatistics& statistics = {}, const Execution& execution = {}) {
+        return [&, scale, bias, options, statistics, execution] {
+          layer_norm(x.view(), scale, bias, y.view(), options, statistics, execution);
+        };
+      };
   refused({"x has rank 0"}, [&] { rms_norm(number.view(), {}, number.view()); });
   refused({"x has type i64"}, [&] { rms_norm(integers.view(), {}, y.view()); });
   refused({"y has shape [3]", "[2, 3, 4]"}, [&] { rms_norm(x.view(), {}, three.view()); });
-  refused({"scale has shape [3]", "broadcasts to [4]", "dim 2"}, [&] { rms_norm(x.view(), three.view(), y.view()); });
+  refused({"scale has shape [3]", "broadcasts to [4]", "dim 2"},
+          [&] { rms_norm(x.view(), three.view(), y.view()); });
   refused({"scale has shape [2, 4]", "broadcasts to [4]"}, layer(long_one.view(), {}));
-  refused({"scale has shape [2, 4]", "broadcasts to [3, 4]"}, layer(long_one.view(), {}, {.dim = 1}));
+  refused({"scale has shape [2, 4]", "broadcasts to [3, 4]"},
+          layer(long_one.view(), {}, {.dim = 1}));
   refused({"bias has shape [3]"}, layer({}, three.view()));
   refused({"bias has type i64"}, layer({}, integers.view()));
-  refused({"bias of shape [4] has no data"}, layer({}, {static_cast<const void*>(nullptr), DType::f32, {4}}));
+  refused({"bias of shape [4] has no data"},
+          layer({}, {static_cast<const void*>(nullptr), DType::f32, {4}}));
   refused({"dim is 3", "-3..2"}, layer({}, {}, {.dim = 3}));
   refused({"dim is -4"}, layer({}, {}, {.dim = -4}));
-  for (const float epsilon : {-1e-5f, static_cast<float>(infinity), static_cast<float>(not_a_number)}) {
+  for (const float epsilon :
+       {-1e-5f, static_cast<float>(infinity), static_cast<float>(not_a_number)}) {
     refused({"epsilon is"}, layer({}, {}, {.epsilon = epsilon}));
   }
-  refused({"statistics.mean has shape [2, 3]", "[2, 3, 1]"}, layer({}, {}, {}, {.mean = short_mean.view()}));
-  refused({"statistics.inverse_deviation has shape [2, 3]"}, layer({}, {}, {}, {mean.view(), short_mean.view()}));
+  refused({"statistics.mean has shape [2, 3]", "[2, 3, 1]"},
+          layer({}, {}, {}, {.mean = short_mean.view()}));
+  refused({"statistics.inverse_deviation has shape [2, 3]"},
+          layer({}, {}, {}, {mean.view(), short_mean.view()}));
   refused({"num_threads is 0"}, layer({}, {}, {}, {mean.view(), {}}, {.num_threads = 0}));
 }

@@ -41,7 +41,8 @@ struct Operands {
   std::vector<float> a, b, c;
 };
 
-/// The largest difference from a sum in double, in units of the bound on a float sum's error: k * eps * sum of |a b|.
+/// The largest difference from a sum in double, in units of the bound on a float sum's error: k *
+/// eps * sum of |a b|.
 double error_in_bounds(const MatmulShape& shape, const Operands& operands) {
   double worst = 0;
   for (std::int64_t row = 0; row < shape.batch * shape.m; ++row) {
@@ -50,11 +51,13 @@ double error_in_bounds(const MatmulShape& shape, const Operands& operands) {
       double sum = 0, magnitude = 0;
       for (std::int64_t k = 0; k < shape.k; ++k) {
         const std::int64_t at = shape.b_transposed ? n * shape.k + k : k * shape.n + n;
-        const double product = double{operands.a[row * shape.k + k]} * operands.b[batch * shape.k * shape.n + at];
+        const double product =
+            double{operands.a[row * shape.k + k]} * operands.b[batch * shape.k * shape.n + at];
         sum += product;
         magnitude += std::abs(product);
       }
-      const double bound = static_cast<double>(shape.k) * std::numeric_limits<float>::epsilon() * magnitude;
+      const double bound =
+          static_cast<double>(shape.k) * std::numeric_limits<float>::epsilon() * magnitude;
       const double difference = std::abs(operands.c[row * shape.n + n] - sum);
       worst = std::isnan(difference) ? difference : std::max(worst, difference / bound);
     }
@@ -65,7 +68,8 @@ double error_in_bounds(const MatmulShape& shape, const Operands& operands) {
 }  // namespace
 
 TEST_CASE("oneDNN's matmul is the sum of products, for every layout, batch and thread count") {
-  for (MatmulShape shape : {MatmulShape{1, 1, 1}, {1, 16, 64}, {5, 7, 3}, {96, 256, 64}, {33, 65, 80}, {6, 512, 128}}) {
+  for (MatmulShape shape :
+       {MatmulShape{1, 1, 1}, {1, 16, 64}, {5, 7, 3}, {96, 256, 64}, {33, 65, 80}, {6, 512, 128}}) {
     for (const std::int64_t batch : {1, 3}) {
       for (const bool b_transposed : {false, true}) {
         for (const int num_threads : {1, 2}) {
@@ -111,13 +115,15 @@ TEST_CASE("Several threads execute one primitive at once") {
   const auto matmul = Matmul::shared(shape);
   constexpr int num_threads = 4;
   std::vector<Operands> operands;
-  for (std::uint32_t thread = 0; thread < num_threads; ++thread) operands.emplace_back(shape, 10 * thread);
+  for (std::uint32_t thread = 0; thread < num_threads; ++thread)
+    operands.emplace_back(shape, 10 * thread);
   {
     std::vector<std::jthread> threads;
     for (Operands& own : operands) {
       threads.emplace_back([&own, &matmul] {
         MatmulCall call(matmul);
-        for (int repeat = 0; repeat < 20; ++repeat) call.execute(own.a.data(), own.b.data(), own.c.data());
+        for (int repeat = 0; repeat < 20; ++repeat)
+          call.execute(own.a.data(), own.b.data(), own.c.data());
       });
     }
   }
@@ -163,7 +169,8 @@ TEST_CASE("oneDNN's softmax turns rows into weights, and -inf into 0") {
     double sum = 0;
     for (std::int64_t n = 0; n < columns; ++n) sum += std::exp(double{scores[row * columns + n]});
     for (std::int64_t n = 0; n < columns; ++n) {
-      CHECK(values[row * columns + n] == doctest::Approx(std::exp(double{scores[row * columns + n]}) / sum).epsilon(1e-5));
+      CHECK(values[row * columns + n] ==
+            doctest::Approx(std::exp(double{scores[row * columns + n]}) / sum).epsilon(1e-5));
     }
   }
 }
@@ -172,7 +179,8 @@ TEST_CASE("oneDNN's tanh takes every element") {
   std::vector<float> values = random_floats(75, 6);
   const std::vector<float> inputs = values;
   onednn::tanh_elements({values.data(), 3, 25}, 2);
-  for (std::size_t n = 0; n < values.size(); ++n) CHECK(values[n] == doctest::Approx(std::tanh(double{inputs[n]})).epsilon(1e-5));
+  for (std::size_t n = 0; n < values.size(); ++n)
+    CHECK(values[n] == doctest::Approx(std::tanh(double{inputs[n]})).epsilon(1e-5));
 }
 
 TEST_CASE("The version has three numbers") {

@@ -20,11 +20,13 @@ namespace {
 
 using Sequence = PagedKvCache::Sequence;
 
-std::int64_t v_dim(const PagedKvCache::Settings& settings) { return settings.v_head_dim.value_or(settings.head_dim); }
+std::int64_t v_dim(const PagedKvCache::Settings& settings) {
+  return settings.v_head_dim.value_or(settings.head_dim);
+}
 
 std::string to_string(const PagedKvCache::Settings& s) {
-  return fmt::format("{} pages of {} heads {} dims {}/{} {} {}", s.num_pages, s.page_size, s.num_kv_heads, s.head_dim, v_dim(s),
-                     name_of(s.dtype), name_of(s.layout));
+  return fmt::format("{} pages of {} heads {} dims {}/{} {} {}", s.num_pages, s.page_size,
+                     s.num_kv_heads, s.head_dim, v_dim(s), name_of(s.dtype), name_of(s.layout));
 }
 
 template <class T>
@@ -37,7 +39,9 @@ T entry(const TensorView& tensor, const Dims& index) {
 using Model = std::map<Sequence, std::vector<ModelKey>>;
 
 /// How many pages a number of keys fills, the last one in part.
-std::int64_t pages_for(std::int64_t keys, std::int64_t page_size) { return (keys + page_size - 1) / page_size; }
+std::int64_t pages_for(std::int64_t keys, std::int64_t page_size) {
+  return (keys + page_size - 1) / page_size;
+}
 
 /// How many sequences hold each page.
 std::map<std::int32_t, int> holders(const PagedKvCache& cache, const Model& model) {
@@ -49,24 +53,33 @@ std::map<std::int32_t, int> holders(const PagedKvCache& cache, const Model& mode
 }
 
 /// Empty if these sequences hold what their models do, as seen through one binding of them all.
-std::string difference(PagedKvCache& cache, const Model& model, const std::vector<Sequence>& sequences) {
+std::string difference(PagedKvCache& cache, const Model& model,
+                       const std::vector<Sequence>& sequences) {
   const std::int64_t page_size = cache.settings().page_size;
   const Tensors bound = cache.bind({}, sequences);
   std::int64_t max_pages = 1;
-  for (const Sequence sequence : sequences) max_pages = std::max<std::int64_t>(max_pages, std::ssize(cache.pages(sequence)));
-  if (bound.page_table.shape != Dims{std::ssize(sequences), max_pages}) return "page_table is " + bound.page_table.shape.to_string();
-  if (bound.kv_lens.shape != Dims{std::ssize(sequences)}) return "kv_lens is " + bound.kv_lens.shape.to_string();
+  for (const Sequence sequence : sequences)
+    max_pages = std::max<std::int64_t>(max_pages, std::ssize(cache.pages(sequence)));
+  if (bound.page_table.shape != Dims{std::ssize(sequences), max_pages})
+    return "page_table is " + bound.page_table.shape.to_string();
+  if (bound.kv_lens.shape != Dims{std::ssize(sequences)})
+    return "kv_lens is " + bound.kv_lens.shape.to_string();
   for (std::int64_t n = 0; n < std::ssize(sequences); ++n) {
     const std::vector<ModelKey>& keys = model.at(sequences[static_cast<std::size_t>(n)]);
     const std::int64_t length = std::ssize(keys);
-    if (entry<std::int64_t>(bound.kv_lens, {n}) != length) return fmt::format("kv_lens[{}] is not {}", n, length);
+    if (entry<std::int64_t>(bound.kv_lens, {n}) != length)
+      return fmt::format("kv_lens[{}] is not {}", n, length);
     for (std::int64_t key = 0; key < length; ++key) {
       const std::int64_t page = entry<std::int32_t>(bound.page_table, {n, key / page_size});
-      const std::string at_key = difference(bound, page, key % page_size, keys[static_cast<std::size_t>(key)]);
-      if (!at_key.empty()) return fmt::format("sequence {} key {}: {}", sequences[static_cast<std::size_t>(n)], key, at_key);
+      const std::string at_key =
+          difference(bound, page, key % page_size, keys[static_cast<std::size_t>(key)]);
+      if (!at_key.empty())
+        return fmt::format("sequence {} key {}: {}", sequences[static_cast<std::size_t>(n)], key,
+                           at_key);
     }
     for (std::int64_t entry_at = pages_for(length, page_size); entry_at < max_pages; ++entry_at) {
-      if (entry<std::int32_t>(bound.page_table, {n, entry_at}) != 0) return "page_table is not 0 beyond a sequence";
+      if (entry<std::int32_t>(bound.page_table, {n, entry_at}) != 0)
+        return "page_table is not 0 beyond a sequence";
     }
   }
   return "";
@@ -75,14 +88,19 @@ std::string difference(PagedKvCache& cache, const Model& model, const std::vecto
 /// Empty if lengths and numbers of pages are right, and each page is free or held.
 std::string difference_of_pages(const PagedKvCache& cache, const Model& model) {
   for (const auto& [sequence, keys] : model) {
-    if (cache.length(sequence) != std::ssize(keys)) return fmt::format("sequence {} has length {}", sequence, cache.length(sequence));
+    if (cache.length(sequence) != std::ssize(keys))
+      return fmt::format("sequence {} has length {}", sequence, cache.length(sequence));
     const std::set<std::int32_t> pages(cache.pages(sequence).begin(), cache.pages(sequence).end());
-    if (std::ssize(pages) != std::ssize(cache.pages(sequence))) return fmt::format("sequence {} has a page twice", sequence);
-    if (std::ssize(pages) != pages_for(std::ssize(keys), cache.settings().page_size)) return fmt::format("{} pages", pages.size());
-    if (!pages.empty() && (*pages.begin() < 0 || *pages.rbegin() >= cache.settings().num_pages)) return "a page outside the pool";
+    if (std::ssize(pages) != std::ssize(cache.pages(sequence)))
+      return fmt::format("sequence {} has a page twice", sequence);
+    if (std::ssize(pages) != pages_for(std::ssize(keys), cache.settings().page_size))
+      return fmt::format("{} pages", pages.size());
+    if (!pages.empty() && (*pages.begin() < 0 || *pages.rbegin() >= cache.settings().num_pages))
+      return "a page outside the pool";
   }
   const std::int64_t held = std::ssize(holders(cache, model));
-  if (held + cache.free_pages() != cache.settings().num_pages) return fmt::format("{} held, {} free", held, cache.free_pages());
+  if (held + cache.free_pages() != cache.settings().num_pages)
+    return fmt::format("{} held, {} free", held, cache.free_pages());
   return "";
 }
 
@@ -95,7 +113,8 @@ class RandomRun {
       : random_(seed),
         settings_(random_settings()),
         cache_(settings_),
-        tables_(random_tables(random_, settings_.num_pages * settings_.page_size, settings_.head_dim)) {}
+        tables_(random_tables(random_, settings_.num_pages * settings_.page_size,
+                              settings_.head_dim)) {}
 
   const PagedKvCache::Settings& settings() const { return settings_; }
 
@@ -161,7 +180,8 @@ class RandomRun {
   void remove(Sequence sequence) {
     cache_.remove(sequence);
     model_.erase(sequence);
-    check_fails(ErrorCode::invalid_argument, {fmt::format("sequence {} ", sequence)}, [&] { cache_.length(sequence); });
+    check_fails(ErrorCode::invalid_argument, {fmt::format("sequence {} ", sequence)},
+                [&] { cache_.length(sequence); });
   }
   void truncate(Sequence sequence) {
     std::vector<ModelKey>& keys = model_.at(sequence);
@@ -170,24 +190,30 @@ class RandomRun {
     keys.resize(static_cast<std::size_t>(length));
   }
   void append(Sequence sequence) {
-    const std::int64_t count = random_.chance(0.5) ? random_.integer(0, 2) : random_.integer(0, 3 * settings_.page_size);
+    const std::int64_t count =
+        random_.chance(0.5) ? random_.integer(0, 2) : random_.integer(0, 3 * settings_.page_size);
     const GivenKeys given{random_rows(random_, {settings_.num_kv_heads, count, settings_.head_dim}),
                           random_rows(random_, {settings_.num_kv_heads, count, v_dim(settings_)})};
-    const auto run = [&] { cache_.append(sequence, given.k.view(), given.v.view(), rope_of(tables_)); };
+    const auto run = [&] {
+      cache_.append(sequence, given.k.view(), given.v.view(), rope_of(tables_));
+    };
     std::vector<ModelKey>& keys = model_.at(sequence);
     const std::int64_t length = std::ssize(keys);
-    std::int64_t needed = pages_for(length + count, settings_.page_size) - pages_for(length, settings_.page_size);
+    std::int64_t needed =
+        pages_for(length + count, settings_.page_size) - pages_for(length, settings_.page_size);
     const bool writes_into_page = count > 0 && length % settings_.page_size != 0;
     if (writes_into_page && holders(cache_, model_)[cache_.pages(sequence).back()] > 1) ++needed;
     const std::int64_t free = cache_.free_pages();
     if (needed > free) {
-      const std::vector<std::string> words = {fmt::format("sequence {},", sequence), fmt::format("need {} more pages", needed),
-                                              fmt::format("{} of {} are free", free, settings_.num_pages)};
+      const std::vector<std::string> words = {
+          fmt::format("sequence {},", sequence), fmt::format("need {} more pages", needed),
+          fmt::format("{} of {} are free", free, settings_.num_pages)};
       return check_fails(ErrorCode::exhausted, words, run);
     }
     run();
     CHECK(cache_.free_pages() == free - needed);
-    for (ModelKey& key : given.stored_in(settings_.dtype, 0, length, tables_)) keys.push_back(std::move(key));
+    for (ModelKey& key : given.stored_in(settings_.dtype, 0, length, tables_))
+      keys.push_back(std::move(key));
   }
 
   Random random_;
@@ -198,7 +224,9 @@ class RandomRun {
 };
 
 using Pages = std::vector<std::int32_t>;
-Pages pages_of(const PagedKvCache& cache, Sequence sequence) { return {cache.pages(sequence).begin(), cache.pages(sequence).end()}; }
+Pages pages_of(const PagedKvCache& cache, Sequence sequence) {
+  return {cache.pages(sequence).begin(), cache.pages(sequence).end()};
+}
 
 /// Appends keys of one element, one head, each of this value.
 void append(PagedKvCache& cache, Sequence sequence, float value, std::int64_t count) {
@@ -213,7 +241,8 @@ std::vector<double> contents(PagedKvCache& cache, Sequence sequence) {
   const Tensors bound = cache.bind({}, sequences);
   std::vector<double> result;
   for (std::int64_t key = 0; key < cache.length(sequence); ++key) {
-    const std::int64_t page = entry<std::int32_t>(bound.page_table, {0, key / cache.settings().page_size});
+    const std::int64_t page =
+        entry<std::int32_t>(bound.page_table, {0, key / cache.settings().page_size});
     const Dims place{page, 0, key % cache.settings().page_size};
     result.push_back(row_through(bound.k, bound.k_scales, place)[0]);
     CHECK(row_through(bound.v, bound.v_scales, place)[0] == result.back());
@@ -221,11 +250,16 @@ std::vector<double> contents(PagedKvCache& cache, Sequence sequence) {
   return result;
 }
 
-PagedKvCache::Settings small() { return {.num_pages = 4, .page_size = 2, .num_kv_heads = 1, .head_dim = 1}; }
+PagedKvCache::Settings small() {
+  return {.num_pages = 4, .page_size = 2, .num_kv_heads = 1, .head_dim = 1};
+}
 
-PagedKvCache::Settings right() { return {.num_pages = 4, .page_size = 2, .num_kv_heads = 3, .head_dim = 6, .v_head_dim = 5}; }
+PagedKvCache::Settings right() {
+  return {.num_pages = 4, .page_size = 2, .num_kv_heads = 3, .head_dim = 6, .v_head_dim = 5};
+}
 
-void check_settings_refused(const std::vector<std::string>& words, const std::function<void(PagedKvCache::Settings&)>& change) {
+void check_settings_refused(const std::vector<std::string>& words,
+                            const std::function<void(PagedKvCache::Settings&)>& change) {
   PagedKvCache::Settings settings = right();
   change(settings);
   check_fails(ErrorCode::invalid_argument, words, [&] { PagedKvCache cache(settings); });
@@ -316,7 +350,8 @@ TEST_CASE("An exhausted pool takes nothing, and says what is needed and what the
   append(cache, parent, 1, 5);
   const Sequence child = cache.fork(parent);
   CHECK(cache.free_pages() == 1);
-  const std::vector<std::string> words = {"k has 2 keys for sequence 1", "holds 5", "need 2 more pages of 2 keys", "1 of 4 are free"};
+  const std::vector<std::string> words = {"k has 2 keys for sequence 1", "holds 5",
+                                          "need 2 more pages of 2 keys", "1 of 4 are free"};
   check_fails(ErrorCode::exhausted, words, [&] { append(cache, child, 2, 2); });
   CHECK(cache.free_pages() == 1);
   CHECK(cache.length(child) == 5);
@@ -326,16 +361,19 @@ TEST_CASE("An exhausted pool takes nothing, and says what is needed and what the
   append(cache, parent, 3, 1);  // the parent's is its own now
   CHECK(contents(cache, parent) == std::vector<double>{1, 1, 1, 1, 1, 3});
   CHECK(contents(cache, child) == std::vector<double>{1, 1, 1, 1, 1, 2});
-  check_fails(ErrorCode::exhausted, {"need 1 more pages", "0 of 4"}, [&] { append(cache, parent, 4, 1); });
+  check_fails(ErrorCode::exhausted, {"need 1 more pages", "0 of 4"},
+              [&] { append(cache, parent, 4, 1); });
   const float one = 1;
-  const TensorView endless(&one, DType::f32, {1, std::numeric_limits<std::int64_t>::max(), 1}, {0, 0, 0});
+  const TensorView endless(&one, DType::f32, {1, std::numeric_limits<std::int64_t>::max(), 1},
+                           {0, 0, 0});
   check_fails(ErrorCode::exhausted, {"0 of 4"}, [&] { cache.append(child, endless, endless); });
   cache.remove(child);
   CHECK(cache.free_pages() == 1);
 }
 
 TEST_CASE("Binding takes sequences in any order and several times, and keeps all else") {
-  PagedKvCache cache({.num_pages = 4, .page_size = 2, .num_kv_heads = 1, .head_dim = 1, .dtype = DType::i8});
+  PagedKvCache cache(
+      {.num_pages = 4, .page_size = 2, .num_kv_heads = 1, .head_dim = 1, .dtype = DType::i8});
   const Sequence a = cache.create(), b = cache.create(), empty = cache.create();
   append(cache, a, 1, 1);
   append(cache, b, 2, 5);
@@ -375,13 +413,15 @@ TEST_CASE("Pools are seen alike in both layouts") {
 
 TEST_CASE("Settings that make no cache are refused") {
   check_settings_refused({"num_pages is 0"}, [](auto& settings) { settings.num_pages = 0; });
-  check_settings_refused({"num_pages is 2147483648", "i32"}, [](auto& settings) { settings.num_pages = std::int64_t{1} << 31; });
+  check_settings_refused({"num_pages is 2147483648", "i32"},
+                         [](auto& settings) { settings.num_pages = std::int64_t{1} << 31; });
   check_settings_refused({"page_size is 0"}, [](auto& settings) { settings.page_size = 0; });
   check_settings_refused({"num_kv_heads is 0"}, [](auto& settings) { settings.num_kv_heads = 0; });
   check_settings_refused({"head_dim is -2"}, [](auto& settings) { settings.head_dim = -2; });
   check_settings_refused({"v_head_dim is 0"}, [](auto& settings) { settings.v_head_dim = 0; });
   check_settings_refused({"dtype is i32"}, [](auto& settings) { settings.dtype = DType::i32; });
-  check_settings_refused({"overflows"}, [](auto& settings) { settings.page_size = std::int64_t{1} << 60; });
+  check_settings_refused({"overflows"},
+                         [](auto& settings) { settings.page_size = std::int64_t{1} << 60; });
 }
 
 TEST_CASE("What does not fit is refused, and changes nothing") {
@@ -397,14 +437,19 @@ TEST_CASE("What does not fit is refused, and changes nothing") {
     CHECK(difference_of_pages(cache, model) == "");
     CHECK(difference(cache, model, {sequence}) == "");
   };
-  refused({"k has shape", "is 2", "needs 3"}, [&] { cache.append(sequence, k.sliced(0, 0, 2), v); });
+  refused({"k has shape", "is 2", "needs 3"},
+          [&] { cache.append(sequence, k.sliced(0, 0, 2), v); });
   refused({"v has shape", "count of k"}, [&] { cache.append(sequence, k, v.sliced(1, 0, 2)); });
   refused({"v has shape", "v_head_dim"}, [&] { cache.append(sequence, k, v.sliced(2, 0, 2)); });
-  refused({"rank 4", "rank 3"}, [&] { cache.append(sequence, {k.data, DType::f32, {1, 1, 1, 6}}, v); });
+  refused({"rank 4", "rank 3"}, [&] {
+    cache.append(sequence, {k.data, DType::f32, {1, 1, 1, 6}}, v);
+  });
   const RandomRopeTables tables(random, 5, 3, true, Layout::bhsd);
-  refused({"rope.cos", "dim 0 is 5", "at least 6"}, [&] { cache.append(sequence, k, v, tables.rope()); });
+  refused({"rope.cos", "dim 0 is 5", "at least 6"},
+          [&] { cache.append(sequence, k, v, tables.rope()); });
   const RandomRopeTables short_ones(random, 1, 3, true, Layout::bhsd);
-  cache.append(sequence, k.sliced(1, 0, 0), v.sliced(1, 0, 0), short_ones.rope());  // no key, no row
+  cache.append(sequence, k.sliced(1, 0, 0), v.sliced(1, 0, 0),
+               short_ones.rope());  // no key, no row
   refused({"length is 4", "0..3"}, [&] { cache.truncate(sequence, 4); });
   refused({"length is -1", "0..3"}, [&] { cache.truncate(sequence, -1); });
 }

@@ -40,7 +40,8 @@ Outputs run(const Plan& plan, Workspace& workspace, const Inputs& inputs, const 
 }
 
 /// What running the plan throws; nothing may have been written.
-std::string error_of(const Plan& plan, Workspace& workspace, const Tensors& tensors, const Outputs& outputs) {
+std::string error_of(const Plan& plan, Workspace& workspace, const Tensors& tensors,
+                     const Outputs& outputs) {
   try {
     plan.run(tensors, workspace);
   } catch (const Error& error) {
@@ -52,7 +53,9 @@ std::string error_of(const Plan& plan, Workspace& workspace, const Tensors& tens
   return "no error";
 }
 
-bool mentions(const std::string& text, const std::string& word) { return text.find(word) != std::string::npos; }
+bool mentions(const std::string& text, const std::string& word) {
+  return text.find(word) != std::string::npos;
+}
 
 }  // namespace
 
@@ -60,7 +63,8 @@ TEST_CASE("A plan runs on other data and in other layouts") {
   Case c = usual();
   const Plan plan = plan_of(c);
   Workspace workspace(plan.workspace_size());
-  for (const Layout layout : {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
+  for (const Layout layout :
+       {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
     c.layout = layout;
     for (const std::uint64_t seed : {1, 2, 3}) {
       c.seed = seed;
@@ -106,9 +110,12 @@ TEST_CASE("Plans share a workspace, one run at a time, and copies of a plan are 
   Workspace workspace(std::max(plans[0].workspace_size(), plans[1].workspace_size()));
   const Inputs inputs[] = {make_inputs(first), make_inputs(second)};
   for (int repeat = 0; repeat < 3; ++repeat) {
-    CHECK(bit_difference(run(plans[0], workspace, inputs[0], first), test::run(inputs[0], first)) == "");
-    CHECK(bit_difference(run(plans[1], workspace, inputs[1], second), test::run(inputs[1], second)) == "");
-    CHECK(bit_difference(run(copy, workspace, inputs[0], first), test::run(inputs[0], first)) == "");
+    CHECK(bit_difference(run(plans[0], workspace, inputs[0], first), test::run(inputs[0], first)) ==
+          "");
+    CHECK(bit_difference(run(plans[1], workspace, inputs[1], second),
+                         test::run(inputs[1], second)) == "");
+    CHECK(bit_difference(run(copy, workspace, inputs[0], first), test::run(inputs[0], first)) ==
+          "");
   }
 }
 
@@ -202,7 +209,12 @@ TEST_CASE("A plan says what it does") {
 
 TEST_CASE("Scratch memory grows with K and V, not with q_len x kv_len") {
   const auto size_of_length = [](std::int64_t length) {
-    return plan_of({.q_len = length, .kv_len = length, .head_dim = 8, .options = {.num_threads = 2}, .lse = false}).workspace_size();
+    return plan_of({.q_len = length,
+                    .kv_len = length,
+                    .head_dim = 8,
+                    .options = {.num_threads = 2},
+                    .lse = false})
+        .workspace_size();
   };
   CHECK(size_of_length(8192) < 2 * size_of_length(4096) + 65536);
   CHECK(size_of_length(8192) < std::size_t{8192} * 8192);

@@ -21,9 +21,15 @@ using namespace attn::test;
 
 namespace {
 
-Problem problem_of(std::int64_t q_len, std::int64_t kv_len, std::optional<Causal> causal, std::optional<Window> window) {
+Problem problem_of(std::int64_t q_len, std::int64_t kv_len, std::optional<Causal> causal,
+                   std::optional<Window> window) {
   Problem problem;
-  problem.sizes = {.batch = 1, .num_q_heads = 1, .num_kv_heads = 1, .group_size = 1, .q_len = q_len, .kv_len = kv_len};
+  problem.sizes = {.batch = 1,
+                   .num_q_heads = 1,
+                   .num_kv_heads = 1,
+                   .group_size = 1,
+                   .q_len = q_len,
+                   .kv_len = kv_len};
   problem.causal = causal;
   problem.window = window.value_or(Window{});
   return problem;
@@ -32,7 +38,8 @@ Problem problem_of(std::int64_t q_len, std::int64_t kv_len, std::optional<Causal
 /// Causal mask and window asked for one key.
 bool in_sight(const Problem& problem, std::int64_t p, std::int64_t key) {
   const Window& window = problem.window;
-  return (!problem.causal || key <= p) && (!window.left || key >= p - *window.left) && (!window.right || key <= p + *window.right);
+  return (!problem.causal || key <= p) && (!window.left || key >= p - *window.left) &&
+         (!window.right || key <= p + *window.right);
 }
 
 /// Empty, or the first key that the range has and the mask has not, or the other way round.
@@ -43,9 +50,11 @@ std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_
     const std::int64_t p = i + causal_offset(problem, problem.sizes.q_len, length);
     for (std::int64_t key = 0; key < problem.sizes.kv_len; ++key) {
       const bool expected = key < length && key < key_count && in_sight(problem, p, key);
-      if ((range.begin <= key && key < range.end) != expected) return fmt::format("query {} key {}", i, key);
+      if ((range.begin <= key && key < range.end) != expected)
+        return fmt::format("query {} key {}", i, key);
     }
-    if (range.size() > 0 && (range.begin < 0 || range.end > problem.sizes.kv_len)) return fmt::format("query {} out of bounds", i);
+    if (range.size() > 0 && (range.begin < 0 || range.end > problem.sizes.kv_len))
+      return fmt::format("query {} out of bounds", i);
   }
   return "";
 }
@@ -58,7 +67,8 @@ std::string wrong_hull(const Problem& problem) {
       const KeyRange hull = sight.hull(first, last);
       for (std::int64_t i = first; i <= last; ++i) {
         const KeyRange range = sight.of(i);
-        if (!range.empty() && (range.begin < hull.begin || range.end > hull.end)) return fmt::format("{} to {}", first, last);
+        if (!range.empty() && (range.begin < hull.begin || range.end > hull.end))
+          return fmt::format("{} to {}", first, last);
       }
     }
   }
@@ -86,7 +96,8 @@ void for_each_sizes(F&& f) {
 }
 
 std::string name_of_sizes(const Sizes& sizes) {
-  return fmt::format("group_size {} q_len {} kv_len {} head_dim {}", sizes.group_size, sizes.q_len, sizes.kv_len, sizes.head_dim);
+  return fmt::format("group_size {} q_len {} kv_len {} head_dim {}", sizes.group_size, sizes.q_len,
+                     sizes.kv_len, sizes.head_dim);
 }
 
 /// A schedule with memory of its own.
@@ -101,20 +112,29 @@ struct OwnSchedule {
         schedule(entries, num_kv_heads, slots, heads.data(), progress.data()) {}
 };
 
-EntryWork entry(std::int64_t batch, Way way, std::int64_t pack_items, std::int64_t compute_items, double cost = 1) {
-  const std::int64_t partial_rows = way == Way::in_place && compute_items > 1 ? compute_items * 3 : 0;
-  return {.batch = batch, .way = way, .pack_items = pack_items, .compute_items = compute_items, .partial_rows = partial_rows, .cost = cost};
+EntryWork entry(std::int64_t batch, Way way, std::int64_t pack_items, std::int64_t compute_items,
+                double cost = 1) {
+  const std::int64_t partial_rows =
+      way == Way::in_place && compute_items > 1 ? compute_items * 3 : 0;
+  return {.batch = batch,
+          .way = way,
+          .pack_items = pack_items,
+          .compute_items = compute_items,
+          .partial_rows = partial_rows,
+          .cost = cost};
 }
 
 /// Prompts of several lengths, decode steps with and without splits, and an entry without queries.
 std::vector<EntryWork> mixed_batch() {
-  return {entry(0, Way::in_place, 0, 1, 10), entry(1, Way::shared, 3, 4, 50), entry(2, Way::shared, 1, 2, 5),
-          entry(3, Way::in_place, 0, 5, 90), entry(4, Way::shared, 0, 0),     entry(5, Way::shared, 2, 7, 70),
+  return {entry(0, Way::in_place, 0, 1, 10), entry(1, Way::shared, 3, 4, 50),
+          entry(2, Way::shared, 1, 2, 5),    entry(3, Way::in_place, 0, 5, 90),
+          entry(4, Way::shared, 0, 0),       entry(5, Way::shared, 2, 7, 70),
           entry(6, Way::shared, 0, 1, 1)};
 }
 
 /// Tickets by kind, head and block.
-std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> tickets(const Schedule& work) {
+std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> tickets(
+    const Schedule& work) {
   std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> all;
   for (std::int64_t ticket = 0; ticket < work.size(); ++ticket) {
     const WorkItem item = work.item(ticket);
@@ -131,12 +151,14 @@ struct Operands {
 }  // namespace
 
 TEST_CASE("A query's range holds the keys that causal mask, window and lengths leave it") {
-  for (const auto& [q_len, kv_len] : {std::pair{7, 19}, std::pair{19, 7}, std::pair{9, 9}, std::pair{1, 0}, std::pair{3, 0}}) {
+  for (const auto& [q_len, kv_len] :
+       {std::pair{7, 19}, std::pair{19, 7}, std::pair{9, 9}, std::pair{1, 0}, std::pair{3, 0}}) {
     for (const auto& causal : causal_masks(q_len, kv_len)) {
       for (const auto& window : windows()) {
         const Problem problem = problem_of(q_len, kv_len, causal, window);
         for (const std::int64_t length : {0, kv_len / 2, kv_len}) {
-          for (const std::int64_t key_count : {0, kv_len / 3, kv_len}) CHECK(wrong_range(problem, length, key_count) == "");
+          for (const std::int64_t key_count : {0, kv_len / 3, kv_len})
+            CHECK(wrong_range(problem, length, key_count) == "");
         }
         CHECK(wrong_hull(problem) == "");
       }
@@ -147,9 +169,14 @@ TEST_CASE("A query's range holds the keys that causal mask, window and lengths l
 TEST_CASE("Positions far outside leave empty or full ranges") {
   constexpr std::int64_t far = std::int64_t{1} << 48;
   const std::int64_t length = 10;
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), 5, length, 10).of(0).empty());
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).of(0) == KeyRange{0, 10});
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), 5, length, 10).of(0).empty());
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), 5, length, 10)
+            .of(0)
+            .empty());
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).of(0) ==
+        KeyRange{0, 10});
+  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), 5, length, 10)
+            .of(0)
+            .empty());
 }
 
 TEST_CASE("Blocks cover all rows and keys") {
@@ -157,10 +184,12 @@ TEST_CASE("Blocks cover all rows and keys") {
     const kernels::Kernels& kernels = kernels::kernels_for(isa);
     for_each_sizes([&](const Sizes& sizes) {
       for (const int num_threads : {1, 2, 64}) {
-        for (const Operands operands : {Operands{1, false}, Operands{1, true}, Operands{2, false}}) {
+        for (const Operands operands :
+             {Operands{1, false}, Operands{1, true}, Operands{2, false}}) {
           const std::int64_t per_word = operands.per_word;
           INFO(name_of_sizes(sizes), ", threads ", num_threads, ", per word ", per_word);
-          const Blocking blocking = choose_blocking(sizes, kernels, per_word, num_threads, operands.fixed_q_block);
+          const Blocking blocking =
+              choose_blocking(sizes, kernels, per_word, num_threads, operands.fixed_q_block);
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
@@ -204,13 +233,15 @@ TEST_CASE("Every block is packed and computed once") {
     const auto all = tickets(work);
     CHECK(static_cast<std::int64_t>(all.size()) == work.size());
     std::int64_t expected = 0;
-    for (const EntryWork& entry : mixed_batch()) expected += num_kv_heads * (entry.pack_items + entry.compute_items);
+    for (const EntryWork& entry : mixed_batch())
+      expected += num_kv_heads * (entry.pack_items + entry.compute_items);
     CHECK(work.size() == expected);
     for (const auto& [item, ticket] : all) {
       const auto [kind, head, block] = item;
       REQUIRE((0 <= head && head < work.num_heads()));
       const HeadWork& of = work.head(head);
-      CHECK((0 <= block && block < (kind == WorkItem::Kind::pack ? of.pack_items : of.compute_items)));
+      CHECK((0 <= block &&
+             block < (kind == WorkItem::Kind::pack ? of.pack_items : of.compute_items)));
     }
   }
 }
@@ -238,7 +269,8 @@ TEST_CASE("An item waits only for items with earlier tickets") {
         if (of.slot_before >= 0) CHECK(work.head(of.slot_before).slot == of.slot);
         for (std::int64_t block = 0; block < of.pack_items; ++block) {
           const std::int64_t packed = all.at({WorkItem::Kind::pack, head, block});
-          for (std::int64_t rows = 0; rows < of.compute_items; ++rows) CHECK(packed < all.at({WorkItem::Kind::compute, head, rows}));
+          for (std::int64_t rows = 0; rows < of.compute_items; ++rows)
+            CHECK(packed < all.at({WorkItem::Kind::compute, head, rows}));
           if (of.slot_before < 0) continue;
           for (std::int64_t rows = 0; rows < work.head(of.slot_before).compute_items; ++rows) {
             CHECK(all.at({WorkItem::Kind::compute, of.slot_before, rows}) < packed);
@@ -254,7 +286,8 @@ TEST_CASE("The last rows of a head, which a causal mask makes the longest, come 
   const auto all = tickets(own.schedule);
   for (std::int64_t head = 0; head < 3; ++head) {
     for (std::int64_t q = 1; q < 5; ++q) {
-      CHECK(all.at({WorkItem::Kind::compute, head, q}) < all.at({WorkItem::Kind::compute, head, q - 1}));
+      CHECK(all.at({WorkItem::Kind::compute, head, q}) <
+            all.at({WorkItem::Kind::compute, head, q - 1}));
     }
   }
 }
@@ -264,16 +297,20 @@ TEST_CASE("The heads of an entry take the same split one after another") {
   const auto all = tickets(own.schedule);
   const std::int64_t first = all.at({WorkItem::Kind::compute, 3, 0});
   for (std::int64_t split = 0; split < 4; ++split) {
-    for (std::int64_t head = 0; head < 3; ++head) CHECK(all.at({WorkItem::Kind::compute, 3 + head, split}) == first + split * 3 + head);
+    for (std::int64_t head = 0; head < 3; ++head)
+      CHECK(all.at({WorkItem::Kind::compute, 3 + head, split}) == first + split * 3 + head);
   }
 }
 
 TEST_CASE("Parts of split heads do not overlap") {
-  const OwnSchedule own({entry(0, Way::in_place, 0, 4), entry(1, Way::in_place, 0, 1), entry(2, Way::in_place, 0, 2)}, 2, 0);
+  const OwnSchedule own(
+      {entry(0, Way::in_place, 0, 4), entry(1, Way::in_place, 0, 1), entry(2, Way::in_place, 0, 2)},
+      2, 0);
   std::int64_t next = 0;
   for (std::int64_t head = 0; head < own.schedule.num_heads(); ++head) {
     CHECK(own.schedule.head(head).first_partial == next);
-    if (own.schedule.head(head).compute_items > 1) next += own.schedule.head(head).compute_items * 3;
+    if (own.schedule.head(head).compute_items > 1)
+      next += own.schedule.head(head).compute_items * 3;
   }
 }
 
@@ -295,7 +332,8 @@ TEST_CASE("Splits cover all keys, are no more than announced, and depend on one 
 }
 
 TEST_CASE("Without heads or rows there is no work") {
-  CHECK(OwnSchedule({entry(0, Way::shared, 3, 0), entry(1, Way::in_place, 0, 0)}, 3, 2).schedule.size() == 0);
+  CHECK(OwnSchedule({entry(0, Way::shared, 3, 0), entry(1, Way::in_place, 0, 0)}, 3, 2)
+            .schedule.size() == 0);
   CHECK(OwnSchedule({entry(0, Way::shared, 3, 3)}, 0, 2).schedule.size() == 0);
 }
 

@@ -1,5 +1,5 @@
-// Sequences of different lengths in one call, with queries and keys in every form: each gets what the reference gives it alone, and
-// the bits that it gets alone.
+// Sequences of different lengths in one call, with queries and keys in every form: each gets what
+// the reference gives it alone, and the bits that it gets alone.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -47,7 +47,8 @@ Sequences random_sequences(std::uint64_t seed) {
   c.num_q_heads = c.num_kv_heads * random.pick<std::int64_t>({1, 1, 2, 4, 5});
   c.head_dim = random.integer(1, 70);
   if (random.chance(0.4)) c.v_head_dim = random.integer(1, 70);
-  c.layout = random.pick({Layout::bhsd, Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed});
+  c.layout = random.pick({Layout::bhsd, Layout::bhsd, Layout::bshd, Layout::padded,
+                          Layout::strided_dim, Layout::reversed});
   s.key_form = random.pick(key_forms);
   s.page_size = random.pick<std::int64_t>({1, 3, 16, 64, 100});
   s.offsets_type = random.pick({DType::i32, DType::i64});
@@ -70,7 +71,8 @@ Sequences mixture(KeyForm form) {
   return {.common = {.num_q_heads = 4,
                      .num_kv_heads = 2,
                      .head_dim = 64,
-                     .options = {.causal = Causal::bottom_right(), .score_matmul = ScoreMatmul::built_in},
+                     .options = {.causal = Causal::bottom_right(),
+                                 .score_matmul = ScoreMatmul::built_in},
                      .seed = 3},
           .q_lens = {1, 60, 0, 7, 1, 130},
           .kv_lens = {1100, 300, 20, 7, 0, 600},
@@ -82,7 +84,9 @@ struct OneSequence {
   explicit OneSequence(const Case& c) : q_offsets{0, c.q_len}, kv_offsets{0, c.kv_len} {}
 
   Tensors tensors(Tensors plain) const {
-    const auto tokens = [](auto view) { return at_first(view.permuted(view.rank() == 4 ? Dims{0, 2, 1, 3} : Dims{0, 2, 1})); };
+    const auto tokens = [](auto view) {
+      return at_first(view.permuted(view.rank() == 4 ? Dims{0, 2, 1, 3} : Dims{0, 2, 1}));
+    };
     plain.q = tokens(plain.q);
     plain.k = tokens(plain.k);
     plain.v = tokens(plain.v);
@@ -96,7 +100,10 @@ struct OneSequence {
   /// Without the first dim.
   template <class View>
   static View at_first(const View& view) {
-    return {view.data, view.dtype, {view.shape.begin() + 1, view.rank() - 1}, {view.strides.begin() + 1, view.rank() - 1}};
+    return {view.data,
+            view.dtype,
+            {view.shape.begin() + 1, view.rank() - 1},
+            {view.strides.begin() + 1, view.rank() - 1}};
   }
 
   std::int64_t q_offsets[2], kv_offsets[2];
@@ -112,7 +119,8 @@ std::vector<Outputs> run_alone(const Together& together, Isa isa) {
 std::string difference_from_alone(const Together& together, const std::vector<Outputs>& alone) {
   if (!together.gaps_untouched()) return "written between the elements";
   for (std::size_t b = 0; b < alone.size(); ++b) {
-    const std::string difference = bit_difference(together.outputs(static_cast<std::int64_t>(b)), alone[b]);
+    const std::string difference =
+        bit_difference(together.outputs(static_cast<std::int64_t>(b)), alone[b]);
     if (!difference.empty()) return fmt::format("sequence {}: {}", b, difference);
   }
   return "";
@@ -136,13 +144,16 @@ void check_any_number_of_threads(const Sequences& s) {
 
 }  // namespace
 
-TEST_CASE("Random sequences in random forms get what the reference gives them, and the bits that they get alone") {
+TEST_CASE(
+    "Random sequences in random forms get what the reference gives them, and the bits that they "
+    "get alone") {
   for (const std::uint64_t seed : seeds(1, 150)) {
     const Sequences s = random_sequences(seed);
     Together together(s);
     INFO(to_string(s));
     std::vector<Expected> expected;
-    for (const Alone& alone : together.alone()) expected.push_back(expected_of(alone.c, alone.inputs));
+    for (const Alone& alone : together.alone())
+      expected.push_back(expected_of(alone.c, alone.inputs));
     for (const Isa isa : available_isas()) {
       CAPTURE(std::string(name_of(isa)));
       Options options = together.options();
@@ -161,7 +172,8 @@ TEST_CASE("Random sequences in random forms get what the reference gives them, a
 template <class Compare>
 std::string difference_of(const Together& together, Compare compare) {
   for (std::size_t b = 0; b < together.alone().size(); ++b) {
-    const std::string found = compare(together.alone()[b], together.outputs(static_cast<std::int64_t>(b)));
+    const std::string found =
+        compare(together.alone()[b], together.outputs(static_cast<std::int64_t>(b)));
     if (!found.empty()) return fmt::format("sequence {}: {}", b, found);
   }
   return "";
@@ -189,7 +201,13 @@ TEST_CASE("The reference and the unfused baseline take every form, too") {
 }
 
 TEST_CASE("The reference dequantises element by element") {
-  Case c{.batch = 2, .num_q_heads = 2, .q_len = 3, .kv_len = 20, .head_dim = 9, .kv_type = DType::i8, .kv_lens = {20, 11}};
+  Case c{.batch = 2,
+         .num_q_heads = 2,
+         .q_len = 3,
+         .kv_len = 20,
+         .head_dim = 9,
+         .kv_type = DType::i8,
+         .kv_lens = {20, 11}};
   const Inputs inputs = make_inputs(c);
   const Expected expected = expected_of(c, inputs);
   c.out_type = DType::f64;
@@ -217,11 +235,15 @@ TEST_CASE("Scores of cached keys, and of sequences of keys one after another") {
         Outputs outputs = make_outputs(alone.c);
         Tensor wanted(DType::f64, {1, 4, 4, alone.c.kv_len});
         reference_scores(bind(alone.inputs, outputs), alone.c.options, stage, wanted.view());
-        const Tensor got = copy_as(scores.view().sliced(0, b, b + 1).sliced(3, 0, alone.c.kv_len), DType::f64);
-        CHECK(std::equal(got.data<double>(), got.data<double>() + got.size(), wanted.data<double>()));
-        const Tensor rest = copy_as(scores.view().sliced(0, b, b + 1).sliced(3, alone.c.kv_len, kv_len), DType::f64);
+        const Tensor got =
+            copy_as(scores.view().sliced(0, b, b + 1).sliced(3, 0, alone.c.kv_len), DType::f64);
+        CHECK(
+            std::equal(got.data<double>(), got.data<double>() + got.size(), wanted.data<double>()));
+        const Tensor rest = copy_as(
+            scores.view().sliced(0, b, b + 1).sliced(3, alone.c.kv_len, kv_len), DType::f64);
         const double hidden = stage == ScoreStage::weights ? 0 : -HUGE_VAL;
-        CHECK(std::all_of(rest.data<double>(), rest.data<double>() + rest.size(), [&](double score) { return score == hidden; }));
+        CHECK(std::all_of(rest.data<double>(), rest.data<double>() + rest.size(),
+                          [&](double score) { return score == hidden; }));
       }
     }
   }
@@ -280,7 +302,9 @@ TEST_CASE("No sequences, or only empty ones") {
     s.kv_lens = {0, 0};
     check_any_number_of_threads(s);
   }
-  Tensors none{.q = {nullptr, DType::f32, {0, 2, 8}}, .k = {nullptr, DType::f32, {0, 2, 8}}, .v = {nullptr, DType::f32, {0, 2, 8}}};
+  Tensors none{.q = {nullptr, DType::f32, {0, 2, 8}},
+               .k = {nullptr, DType::f32, {0, 2, 8}},
+               .v = {nullptr, DType::f32, {0, 2, 8}}};
   none.out = {nullptr, DType::f32, {0, 2, 8}};
   const std::int64_t zero = 0;
   none.q_offsets = none.kv_offsets = {&zero, {1}};

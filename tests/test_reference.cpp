@@ -19,10 +19,16 @@ using namespace attn::test;
 
 namespace {
 
-void fill(Tensor& tensor, std::initializer_list<double> values) { std::copy(values.begin(), values.end(), tensor.data<double>()); }
+void fill(Tensor& tensor, std::initializer_list<double> values) {
+  std::copy(values.begin(), values.end(), tensor.data<double>());
+}
 
-double out_at(const Example& example, std::int64_t index) { return example.out.data<double>()[index]; }
-double lse_at(const Example& example, std::int64_t index) { return example.lse.data<float>()[index]; }
+double out_at(const Example& example, std::int64_t index) {
+  return example.out.data<double>()[index];
+}
+double lse_at(const Example& example, std::int64_t index) {
+  return example.lse.data<float>()[index];
+}
 
 void check_values(const std::vector<double>& got, const std::vector<double>& wanted) {
   REQUIRE(got.size() == wanted.size());
@@ -36,7 +42,8 @@ void check_values(const std::vector<double>& got, const std::vector<double>& wan
   }
 }
 
-/// What the rows see, drawn as in mask.hpp: rows are separated by blanks. q and k are 0, so every visible key weighs the same.
+/// What the rows see, drawn as in mask.hpp: rows are separated by blanks. q and k are 0, so every
+/// visible key weighs the same.
 std::string drawn(const Example& example) {
   const std::vector<double> weights = example.scores(ScoreStage::weights);
   std::string drawing;
@@ -47,7 +54,9 @@ std::string drawn(const Example& example) {
   return drawing;
 }
 
-Example rows_and_keys(std::int64_t q_len, std::int64_t kv_len) { return Example({.q_len = q_len, .kv_len = kv_len}); }
+Example rows_and_keys(std::int64_t q_len, std::int64_t kv_len) {
+  return Example({.q_len = q_len, .kv_len = kv_len});
+}
 
 /// One query with q = 1 and scale 1: key j's score is k[j] itself.
 Example with_scores(std::initializer_list<double> scores, std::initializer_list<double> values) {
@@ -153,7 +162,8 @@ TEST_CASE("mask_mod joins the other masks") {
   Example example({.batch = 2, .num_q_heads = 2, .q_len = 2, .kv_len = 4});
   example.options.causal = Causal::bottom_right();
   example.options.mask_mod = [](const KeyRun& run, bool* visible) {
-    for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n) % 2 == run.q_head && run.batch == 0;
+    for (std::int64_t n = 0; n < run.count; ++n)
+      visible[n] = (run.key_begin + n) % 2 == run.q_head && run.batch == 0;
   };
   CHECK(drawn(example) == "1010 1010 0100 0101 0000 0000 0000 0000");
 }
@@ -181,7 +191,8 @@ TEST_CASE("ALiBi counts distances from the position, both ways") {
   Example example({.num_q_heads = 2, .q_len = 2, .kv_len = 3});
   const float slopes[] = {1.f, 0.5f};
   example.tensors.alibi_slopes = {slopes, {2}};
-  check_values(example.scores(ScoreStage::masked), {-1, 0, -1, -2, -1, 0, -0.5, 0, -0.5, -1, -0.5, 0});
+  check_values(example.scores(ScoreStage::masked),
+               {-1, 0, -1, -2, -1, 0, -0.5, 0, -0.5, -1, -0.5, 0});
 }
 
 TEST_CASE("A sink takes its share of the denominator and brings no value") {
@@ -242,7 +253,9 @@ TEST_CASE("A score of -inf weighs nothing, wherever it comes from") {
   example.run();
   CHECK(out_at(example, 0) == 3);
   fill(example.k, {0, 0, 0});
-  example.options.score_mod = [](const KeyRun&, float* scores) { scores[1] = -std::numeric_limits<float>::infinity(); };
+  example.options.score_mod = [](const KeyRun&, float* scores) {
+    scores[1] = -std::numeric_limits<float>::infinity();
+  };
   example.run();
   CHECK(out_at(example, 0) == 3);
 }
@@ -308,7 +321,8 @@ TEST_CASE("Scores go into f32 or f64 of the right shape") {
     }
     return std::nullopt;
   };
-  Tensor right(DType::f32, {1, 1, 2, 3}), wrong_shape(DType::f32, {1, 1, 3, 2}), wrong_type(DType::bf16, {1, 1, 2, 3});
+  Tensor right(DType::f32, {1, 1, 2, 3}), wrong_shape(DType::f32, {1, 1, 3, 2}),
+      wrong_type(DType::bf16, {1, 1, 2, 3});
   CHECK_FALSE(code_of(right.view()));
   CHECK(code_of(wrong_shape.view()) == ErrorCode::invalid_argument);
   CHECK(code_of(wrong_type.view()) == ErrorCode::invalid_argument);

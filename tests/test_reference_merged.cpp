@@ -1,4 +1,5 @@
-// The textbook against a second algorithm: softmax states of single keys, merged pairwise, in long double.
+// The textbook against a second algorithm: softmax states of single keys, merged pairwise, in long
+// double.
 #include <attn/reference.hpp>
 
 #include <doctest/doctest.h>
@@ -50,8 +51,9 @@ class MergedRow {
         query_(query),
         kv_head_(head * example.shape.num_kv_heads / example.shape.num_q_heads) {
     const Tensors& tensors = example.tensors;
-    const std::int64_t length =
-        tensors.kv_lens.absent() ? example.shape.kv_len : static_cast<const std::int32_t*>(tensors.kv_lens.data)[batch];
+    const std::int64_t length = tensors.kv_lens.absent()
+                                    ? example.shape.kv_len
+                                    : static_cast<const std::int32_t*>(tensors.kv_lens.data)[batch];
     const auto& causal = example.options.causal;
     position_ = query + (causal && causal->offset ? *causal->offset : length - example.shape.q_len);
     last_ = length - 1;
@@ -67,7 +69,8 @@ class MergedRow {
     const TensorView& sinks = example_.tensors.sinks;
     if (!sinks.absent()) {
       const std::vector<double> nothing(static_cast<std::size_t>(example_.shape.v_head_dim), 0.0);
-      state = merge(state, Running::of_key(static_cast<const float*>(sinks.data)[head_], nothing.data(), example_.shape.v_head_dim));
+      state = merge(state, Running::of_key(static_cast<const float*>(sinks.data)[head_],
+                                           nothing.data(), example_.shape.v_head_dim));
     }
     return state;
   }
@@ -81,24 +84,31 @@ class MergedRow {
 
   Running key(std::int64_t j) const {
     const Shape& shape = example_.shape;
-    const double* q = example_.q.data<double>() + ((batch_ * shape.num_q_heads + head_) * shape.q_len + query_) * shape.head_dim;
+    const double* q =
+        example_.q.data<double>() +
+        ((batch_ * shape.num_q_heads + head_) * shape.q_len + query_) * shape.head_dim;
     const std::int64_t kv_row = (batch_ * shape.num_kv_heads + kv_head_) * shape.kv_len + j;
     const double* k = example_.k.data<double>() + kv_row * shape.head_dim;
     long double score = 0;
-    for (std::int64_t d = shape.head_dim - 1; d >= 0; --d) score += static_cast<long double>(q[d]) * k[d];
+    for (std::int64_t d = shape.head_dim - 1; d >= 0; --d)
+      score += static_cast<long double>(q[d]) * k[d];
     score *= static_cast<float>(1 / std::sqrt(static_cast<double>(shape.head_dim)));
-    if (const auto& softcap = example_.options.softcap) score = *softcap * std::tanh(score / *softcap);
+    if (const auto& softcap = example_.options.softcap)
+      score = *softcap * std::tanh(score / *softcap);
     const Tensors& tensors = example_.tensors;
     if (!tensors.alibi_slopes.absent()) {
       const long double slope = static_cast<const float*>(tensors.alibi_slopes.data)[head_];
       score -= slope * static_cast<long double>(std::abs(j - position_));
     }
     if (!tensors.mask.absent()) {
-      score +=
-          static_cast<const float*>(tensors.mask.data)[((batch_ * shape.num_q_heads + head_) * shape.q_len + query_) * shape.kv_len + j];
+      score += static_cast<const float*>(
+          tensors.mask
+              .data)[((batch_ * shape.num_q_heads + head_) * shape.q_len + query_) * shape.kv_len +
+                     j];
     }
     if (j < first_ || j > last_) score = -infinity;
-    return Running::of_key(score, example_.v.data<double>() + kv_row * shape.v_head_dim, shape.v_head_dim);
+    return Running::of_key(score, example_.v.data<double>() + kv_row * shape.v_head_dim,
+                           shape.v_head_dim);
   }
 
   const Example& example_;
@@ -117,13 +127,16 @@ TEST_CASE("The textbook agrees with merged parts in long double") {
     std::int64_t wrong = 0;
     for (std::int64_t row = 0; row < shape.batch * shape.num_q_heads * shape.q_len; ++row) {
       const std::int64_t head = row / shape.q_len;
-      const Running state = MergedRow(example, head / shape.num_q_heads, head % shape.num_q_heads, row % shape.q_len).result();
+      const Running state =
+          MergedRow(example, head / shape.num_q_heads, head % shape.num_q_heads, row % shape.q_len)
+              .result();
       const auto lse = static_cast<float>(state.max + std::log(state.sum));
       const float got_lse = example.lse.data<float>()[row];
       wrong += !(lse == got_lse || std::abs(lse - got_lse) < 1e-6);
       for (std::int64_t d = 0; d < shape.v_head_dim; ++d) {
         const double wanted = state.sum > 0 ? static_cast<double>(state.out[d] / state.sum) : 0;
-        wrong += !(std::abs(example.out.data<double>()[row * shape.v_head_dim + d] - wanted) < 1e-12);
+        wrong +=
+            !(std::abs(example.out.data<double>()[row * shape.v_head_dim + d] - wanted) < 1e-12);
       }
     }
     CAPTURE(seed);

@@ -26,8 +26,9 @@ struct RopeCase {
   Execution execution{};
 
   std::string to_string() const {
-    return fmt::format("{}: {} pairs, interleaved {}, positions {}, {} {} to {} {}, tables {}", shape.to_string(), pairs, interleaved,
-                       static_cast<int>(positions), name_of(in), name_of(in_layout), name_of(out), name_of(out_layout),
+    return fmt::format("{}: {} pairs, interleaved {}, positions {}, {} {} to {} {}, tables {}",
+                       shape.to_string(), pairs, interleaved, static_cast<int>(positions),
+                       name_of(in), name_of(in_layout), name_of(out), name_of(out_layout),
                        name_of(table_layout));
   }
 };
@@ -35,7 +36,9 @@ struct RopeCase {
 struct Operands {
   StridedTensor x, cos, sin, ids;
 
-  Rope tables(bool interleaved) const { return {.cos = cos.view(), .sin = sin.view(), .interleaved = interleaved}; }
+  Rope tables(bool interleaved) const {
+    return {.cos = cos.view(), .sin = sin.view(), .interleaved = interleaved};
+  }
 };
 
 Operands random_operands(Random& random, const RopeCase& c) {
@@ -43,7 +46,8 @@ Operands random_operands(Random& random, const RopeCase& c) {
   const std::int64_t batch = c.shape[0], seq = c.shape[2];
   const std::int64_t rows = seq + random.integer(0, 5);
   operands.x = tensor_of(c.in, c.shape, c.in_layout, normal_values(random, c.shape.product()));
-  const Dims table_shape = c.positions == Positions::table_of_each ? Dims{batch, seq, c.pairs} : Dims{rows, c.pairs};
+  const Dims table_shape =
+      c.positions == Positions::table_of_each ? Dims{batch, seq, c.pairs} : Dims{rows, c.pairs};
   operands.cos = operands.sin = StridedTensor(DType::f32, table_shape, c.table_layout);
   for_each_index(table_shape, [&](const Dims& at) {
     const double angle = 6.28 * random.uniform();
@@ -51,8 +55,11 @@ Operands random_operands(Random& random, const RopeCase& c) {
     operands.sin.set(at, std::sin(angle));
   });
   if (c.positions != Positions::i32 && c.positions != Positions::i64) return operands;
-  operands.ids = StridedTensor(c.positions == Positions::i32 ? DType::i32 : DType::i64, {batch, seq}, c.table_layout);
-  for_each_index({batch, seq}, [&](const Dims& at) { operands.ids.set(at, static_cast<double>(random.integer(0, rows - 1))); });
+  operands.ids = StridedTensor(c.positions == Positions::i32 ? DType::i32 : DType::i64,
+                               {batch, seq}, c.table_layout);
+  for_each_index({batch, seq}, [&](const Dims& at) {
+    operands.ids.set(at, static_cast<double>(random.integer(0, rows - 1)));
+  });
   return operands;
 }
 
@@ -61,18 +68,21 @@ struct Turned {
   std::vector<double> tolerances;  // before y is rounded to a type
 };
 
-/// Two products and a sum, each rounded once: 2 units of the sum of their magnitudes, and one of the result is less than that again. An
-/// element that is not turned is the same float.
+/// Two products and a sum, each rounded once: 2 units of the sum of their magnitudes, and one of
+/// the result is less than that again. An element that is not turned is the same float.
 Turned exact_result(const RopeCase& c, const Operands& operands) {
-  const std::vector<double> x = operands.x.values(), cos = operands.cos.values(), sin = operands.sin.values();
-  const std::vector<double> ids = operands.ids.view_if_made().absent() ? std::vector<double>{} : operands.ids.values();
+  const std::vector<double> x = operands.x.values(), cos = operands.cos.values(),
+                            sin = operands.sin.values();
+  const std::vector<double> ids =
+      operands.ids.view_if_made().absent() ? std::vector<double>{} : operands.ids.values();
   Turned turned{x, std::vector<double>(x.size())};
   const std::int64_t seq = c.shape[2], dim = c.shape[3];
   for_each_index({c.shape[0], c.shape[1], seq, c.pairs}, [&](const Dims& at) {
     const std::int64_t place = at[0] * seq + at[2];
-    const std::int64_t position = c.positions == Positions::table_of_each ? place
-                                  : ids.empty()                           ? at[2]
-                                                                          : static_cast<std::int64_t>(ids[static_cast<std::size_t>(place)]);
+    const std::int64_t position =
+        c.positions == Positions::table_of_each ? place
+        : ids.empty()                           ? at[2]
+                      : static_cast<std::int64_t>(ids[static_cast<std::size_t>(place)]);
     const double cosine = cos[static_cast<std::size_t>(position * c.pairs + at[3])];
     const double sine = sin[static_cast<std::size_t>(position * c.pairs + at[3])];
     const std::int64_t row = ((at[0] * c.shape[1] + at[1]) * seq + at[2]) * dim;
@@ -80,14 +90,17 @@ Turned exact_result(const RopeCase& c, const Operands& operands) {
     const std::size_t second = first + static_cast<std::size_t>(c.interleaved ? 1 : c.pairs);
     turned.y[first] = x[first] * cosine - x[second] * sine;
     turned.y[second] = x[first] * sine + x[second] * cosine;
-    turned.tolerances[first] = 2 * float_unit * (std::fabs(x[first] * cosine) + std::fabs(x[second] * sine));
-    turned.tolerances[second] = 2 * float_unit * (std::fabs(x[first] * sine) + std::fabs(x[second] * cosine));
+    turned.tolerances[first] =
+        2 * float_unit * (std::fabs(x[first] * cosine) + std::fabs(x[second] * sine));
+    turned.tolerances[second] =
+        2 * float_unit * (std::fabs(x[first] * sine) + std::fabs(x[second] * cosine));
   });
   return turned;
 }
 
 void run(const RopeCase& c, const Operands& operands, const MutableTensorView& y) {
-  rope(operands.x.view(), operands.tables(c.interleaved), operands.ids.view_if_made(), y, c.execution);
+  rope(operands.x.view(), operands.tables(c.interleaved), operands.ids.view_if_made(), y,
+       c.execution);
 }
 
 void check_result(const RopeCase& c, const Operands& operands) {
@@ -107,7 +120,8 @@ RopeCase random_case(Random& random) {
   return {.shape = {random.integer(0, 3), random.integer(0, 4), random.integer(0, 40), dim},
           .pairs = random.chance(0.5) ? dim / 2 : random.integer(0, dim / 2),
           .interleaved = random.chance(0.5),
-          .positions = random.pick({Positions::counted, Positions::i32, Positions::i64, Positions::table_of_each}),
+          .positions = random.pick(
+              {Positions::counted, Positions::i32, Positions::i64, Positions::table_of_each}),
           .in = random.pick(float_types),
           .out = random.pick(float_types),
           .in_layout = random.pick(all_layouts),
@@ -151,7 +165,8 @@ TEST_CASE("A quarter turn, by hand") {
   const TensorView cosines(cos.data(), {1, 2}), sines(sin.data(), {1, 2});
   rope({x.data(), {1, 1, 1, 5}}, {.cos = cosines, .sin = sines}, {}, {y.data(), {1, 1, 1, 5}});
   CHECK(y == std::vector<float>{-3, -4, 1, 2, 5});
-  rope({x.data(), {1, 1, 1, 5}}, {.cos = cosines, .sin = sines, .interleaved = true}, {}, {y.data(), {1, 1, 1, 5}});
+  rope({x.data(), {1, 1, 1, 5}}, {.cos = cosines, .sin = sines, .interleaved = true}, {},
+       {y.data(), {1, 1, 1, 5}});
   CHECK(y == std::vector<float>{-2, 1, -4, 3, 5});
 }
 
@@ -160,7 +175,11 @@ TEST_CASE("In place and on any number of threads the bits are the same") {
   for (const Layout layout : all_layouts) {
     for (const DType dtype : float_types) {
       for (const bool interleaved : {false, true}) {
-        RopeCase c{.shape = {2, 8, 70, 72}, .pairs = 34, .interleaved = interleaved, .in = dtype, .out = dtype};
+        RopeCase c{.shape = {2, 8, 70, 72},
+                   .pairs = 34,
+                   .interleaved = interleaved,
+                   .in = dtype,
+                   .out = dtype};
         c.in_layout = c.out_layout = layout;
         CAPTURE(c.to_string());
         Operands operands = random_operands(random, c);
@@ -179,16 +198,22 @@ TEST_CASE("In place and on any number of threads the bits are the same") {
 TEST_CASE("Heads in one row, [batch, seq, heads * dim], by a view") {
   Random random(3);
   const std::int64_t batch = 2, seq = 5, heads = 3, dim = 8;
-  const RopeCase c{.shape = {batch, heads, seq, dim}, .positions = Positions::i64, .in_layout = Layout::bshd, .out_layout = Layout::bshd};
+  const RopeCase c{.shape = {batch, heads, seq, dim},
+                   .positions = Positions::i64,
+                   .in_layout = Layout::bshd,
+                   .out_layout = Layout::bshd};
   const Operands operands = random_operands(random, c);
   const StridedTensor& x = operands.x;  // in memory as [batch, seq, heads, dim]
-  StridedTensor wanted(DType::f32, c.shape, Layout::bshd), row(DType::f32, {batch, seq, heads * dim});
+  StridedTensor wanted(DType::f32, c.shape, Layout::bshd),
+      row(DType::f32, {batch, seq, heads * dim});
   run(c, operands, wanted.view());
   const TensorView split(x.view().data, DType::f32, {batch, seq, heads, dim});
   const MutableTensorView split_y(row.view().data, DType::f32, {batch, seq, heads, dim});
-  rope(split.permuted({0, 2, 1, 3}), operands.tables(false), operands.ids.view(), split_y.permuted({0, 2, 1, 3}));
+  rope(split.permuted({0, 2, 1, 3}), operands.tables(false), operands.ids.view(),
+       split_y.permuted({0, 2, 1, 3}));
   const Tensor together = copy_as(wanted.view().permuted({0, 2, 1, 3}), DType::f64);
-  CHECK(row.values() == std::vector<double>(together.data<double>(), together.data<double>() + together.size()));
+  CHECK(row.values() ==
+        std::vector<double>(together.data<double>(), together.data<double>() + together.size()));
 }
 
 TEST_CASE("NaN and infinities touch their own pair only; what is not turned keeps its bits") {
@@ -201,7 +226,8 @@ TEST_CASE("NaN and infinities touch their own pair only; what is not turned keep
     StridedTensor y(DType::f32, c.shape);
     run(c, operands, y.view());
     const std::vector<double> values = y.values();
-    for (std::size_t n = 0; n < 80; ++n) CHECK(std::isnan(values[n]) == (n == 2 || n == (interleaved ? 3u : 20u) || n == 78));
+    for (std::size_t n = 0; n < 80; ++n)
+      CHECK(std::isnan(values[n]) == (n == 2 || n == (interleaved ? 3u : 20u) || n == 78));
     CHECK(y.bits()[78] == 0x7fa12345);
   }
 }
@@ -211,59 +237,80 @@ TEST_CASE("What does not fit is refused before anything is written") {
   const RopeCase c{.shape = {2, 3, 4, 8}, .pairs = 4, .positions = Positions::i64};
   const Operands operands = random_operands(random, c);
   const Rope tables = operands.tables(false);
-  StridedTensor y(DType::f32, c.shape), integers(DType::i32, c.shape), flat(DType::f32, {2, 4, 24}), ids(DType::i32, {2, 4});
+  StridedTensor y(DType::f32, c.shape), integers(DType::i32, c.shape), flat(DType::f32, {2, 4, 24}),
+      ids(DType::i32, {2, 4});
   const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
     TensorView x = operands.x.view(), position_ids = operands.ids.view();
     Rope rotary = tables;
     MutableTensorView to = y.view();
     Execution execution;
     change(x, rotary, position_ids, to, execution);
-    check_fails(ErrorCode::invalid_argument, words, [&] { rope(x, rotary, position_ids, to, execution); });
+    check_fails(ErrorCode::invalid_argument, words,
+                [&] { rope(x, rotary, position_ids, to, execution); });
     CHECK(y.untouched());
   };
-  refused({"x has shape [2, 4, 24]", "rank 4"}, [&](auto& x, auto&, auto&, auto&, auto&) { x = flat.view(); });
+  refused({"x has shape [2, 4, 24]", "rank 4"},
+          [&](auto& x, auto&, auto&, auto&, auto&) { x = flat.view(); });
   refused({"x has type i32"}, [&](auto& x, auto&, auto&, auto&, auto&) { x = integers.view(); });
-  refused({"y has shape [2, 4, 24]"}, [&](auto&, auto&, auto&, auto& to, auto&) { to = flat.view(); });
+  refused({"y has shape [2, 4, 24]"},
+          [&](auto&, auto&, auto&, auto& to, auto&) { to = flat.view(); });
   refused({"y has type i32"}, [&](auto&, auto&, auto&, auto& to, auto&) { to = integers.view(); });
-  refused({"tables.cos", "rank"}, [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.cos = {}; });
-  refused({"tables.sin", "rank"}, [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.sin = {}; });
-  refused({"tables.cos has type f16"}, [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.cos.dtype = DType::f16; });
-  refused({"tables.sin", "no data"}, [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.sin.data = nullptr; });
-  refused({"tables.sin", "dim 1 is 3", "needs 4"},
-          [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.sin = rotary.sin.sliced(1, 0, 3); });
+  refused({"tables.cos", "rank"},
+          [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.cos = {}; });
+  refused({"tables.sin", "rank"},
+          [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.sin = {}; });
+  refused({"tables.cos has type f16"},
+          [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.cos.dtype = DType::f16; });
+  refused({"tables.sin", "no data"},
+          [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.sin.data = nullptr; });
+  refused({"tables.sin", "dim 1 is 3", "needs 4"}, [&](auto&, auto& rotary, auto&, auto&, auto&) {
+    rotary.sin = rotary.sin.sliced(1, 0, 3);
+  });
   refused({"tables.cos", "dim 1 is 5", "at most 4"}, [&](auto&, auto& rotary, auto&, auto&, auto&) {
     rotary.cos = rotary.sin = {rotary.cos.data, DType::f32, {4, 5}, {0, 0}};
   });
-  refused({"tables.cos", "dim 0 is 3", "at least 4"}, [&](auto&, auto& rotary, auto& position_ids, auto&, auto&) {
-    position_ids = {};
-    rotary.cos = rotary.cos.sliced(0, 0, 3);
-    rotary.sin = rotary.sin.sliced(0, 0, 3);
-  });
+  refused({"tables.cos", "dim 0 is 3", "at least 4"},
+          [&](auto&, auto& rotary, auto& position_ids, auto&, auto&) {
+            position_ids = {};
+            rotary.cos = rotary.cos.sliced(0, 0, 3);
+            rotary.sin = rotary.sin.sliced(0, 0, 3);
+          });
   refused({"position_ids has shape [2, 3]", "dim 1 is 3", "needs 4"},
-          [&](auto&, auto&, auto& position_ids, auto&, auto&) { position_ids = position_ids.sliced(1, 0, 3); });
+          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
+            position_ids = position_ids.sliced(1, 0, 3);
+          });
   refused({"position_ids has shape [1, 4]", "needs 2"},
-          [&](auto&, auto&, auto& position_ids, auto&, auto&) { position_ids = position_ids.sliced(0, 0, 1); });
-  refused({"position_ids has type f32", "i32 or i64"}, [&](auto&, auto&, auto& position_ids, auto&, auto&) {
-    position_ids = flat.view().sliced(2, 0, 1);
-    position_ids.shape = position_ids.strides = {2, 4};
-  });
-  refused({"num_threads is -1"}, [&](auto&, auto&, auto&, auto&, auto& execution) { execution.num_threads = -1; });
+          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
+            position_ids = position_ids.sliced(0, 0, 1);
+          });
+  refused({"position_ids has type f32", "i32 or i64"},
+          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
+            position_ids = flat.view().sliced(2, 0, 1);
+            position_ids.shape = position_ids.strides = {2, 4};
+          });
+  refused({"num_threads is -1"},
+          [&](auto&, auto&, auto&, auto&, auto& execution) { execution.num_threads = -1; });
   for (const double bad : {-1., static_cast<double>(tables.cos.shape[0])}) {
     ids.assign({0, 1, 2, 3, 0, 1, bad, 3});
-    refused({fmt::format("position_ids[1, 2] is {}", bad), fmt::format("less than {}", tables.cos.shape[0])},
+    refused({fmt::format("position_ids[1, 2] is {}", bad),
+             fmt::format("less than {}", tables.cos.shape[0])},
             [&](auto&, auto&, auto& position_ids, auto&, auto&) { position_ids = ids.view(); });
   }
   const auto in_three_dims = [](Rope& rotary, const Dims& shape) {
     rotary.cos = {rotary.cos.data, DType::f32, shape, {0, 0, 0}};
     rotary.sin = {rotary.sin.data, DType::f32, shape, {0, 0, 0}};
   };
-  refused({"position_ids is given", "absent"}, [&](auto&, auto& rotary, auto&, auto&, auto&) { in_three_dims(rotary, {2, 4, 4}); });
-  refused({"tables.cos", "dim 0 is 1", "needs 2 (batch of x)"}, [&](auto&, auto& rotary, auto& position_ids, auto&, auto&) {
-    position_ids = {};
-    in_three_dims(rotary, {1, 4, 4});
+  refused({"position_ids is given", "absent"}, [&](auto&, auto& rotary, auto&, auto&, auto&) {
+    in_three_dims(rotary, {2, 4, 4});
   });
-  refused({"tables.cos", "dim 1 is 5", "needs 4 (seq of x)"}, [&](auto&, auto& rotary, auto& position_ids, auto&, auto&) {
-    position_ids = {};
-    in_three_dims(rotary, {2, 5, 4});
-  });
+  refused({"tables.cos", "dim 0 is 1", "needs 2 (batch of x)"},
+          [&](auto&, auto& rotary, auto& position_ids, auto&, auto&) {
+            position_ids = {};
+            in_three_dims(rotary, {1, 4, 4});
+          });
+  refused({"tables.cos", "dim 1 is 5", "needs 4 (seq of x)"},
+          [&](auto&, auto& rotary, auto& position_ids, auto&, auto&) {
+            position_ids = {};
+            in_three_dims(rotary, {2, 5, 4});
+          });
 }

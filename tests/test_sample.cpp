@@ -1,5 +1,5 @@
-// Draws: the generator against its published answers, the distribution against a textbook version that sorts everything and uses the
-// standard library's exp, and against counts.
+// Draws: the generator against its published answers, the distribution against a textbook version
+// that sorts everything and uses the standard library's exp, and against counts.
 #include <attn/isa.hpp>
 #include <attn/sample.hpp>
 
@@ -34,7 +34,8 @@ using Draws = std::vector<std::int64_t>;
 std::vector<std::size_t> by_probability(const Logits& logits) {
   std::vector<std::size_t> order(logits.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
   return order;
 }
 
@@ -50,7 +51,8 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
     const double sum = std::accumulate(p.begin(), p.end(), 0.);
     for (double& each : p) each /= sum;
   };
-  for (std::size_t n = 0; n < p.size(); ++n) p[n] = std::exp((logits[n] - logits[order[0]]) / static_cast<double>(options.temperature));
+  for (std::size_t n = 0; n < p.size(); ++n)
+    p[n] = std::exp((logits[n] - logits[order[0]]) / static_cast<double>(options.temperature));
   if (options.top_k) {
     for (auto n = static_cast<std::size_t>(*options.top_k); n < p.size(); ++n) p[order[n]] = 0;
   }
@@ -72,7 +74,8 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
   return p;
 }
 
-/// The class where the cumulative distribution passes `uniform`; -1 so near to the step between two that rounding decides.
+/// The class where the cumulative distribution passes `uniform`; -1 so near to the step between two
+/// that rounding decides.
 std::int64_t class_at(const std::vector<double>& p, double uniform) {
   // A sum of n terms of at most 1 in all is off by less than n 2^-53; n is below 2^18 here.
   constexpr double rounding = 0x1p-34;
@@ -85,7 +88,8 @@ std::int64_t class_at(const std::vector<double>& p, double uniform) {
   return -1;
 }
 
-Draws drawn(const Logits& logits, std::int64_t count, const SampleOptions& options = {}, const Execution& execution = {}) {
+Draws drawn(const Logits& logits, std::int64_t count, const SampleOptions& options = {},
+            const Execution& execution = {}) {
   StridedTensor x(DType::f32, {static_cast<std::int64_t>(logits.size())});
   x.assign(logits);
   Draws draws(static_cast<std::size_t>(count));
@@ -123,23 +127,30 @@ double chi_square(const Draws& draws, const std::vector<double>& p) {
   return sum;
 }
 
-/// Runs what draws from tensors of all types and layouts, and compares each draw with the textbook's.
-void check_against_textbook(Random& random, const Dims& shape, std::int64_t count, const SampleOptions& options) {
+/// Runs what draws from tensors of all types and layouts, and compares each draw with the
+/// textbook's.
+void check_against_textbook(Random& random, const Dims& shape, std::int64_t count,
+                            const SampleOptions& options) {
   StridedTensor logits(random.pick({DType::f32, DType::bf16, DType::f16}), shape,
-                       random.pick({Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}));
+                       random.pick({Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
+                                    Layout::reversed}));
   Logits values(static_cast<std::size_t>(shape.product()));
   for (double& value : values) value = random.chance(0.1) ? -infinity : 2 * random.normal();
   const std::int64_t classes = shape[shape.rank() - 1], rows = shape.product() / classes;
-  for (std::int64_t row = 0; row < rows; ++row) values[static_cast<std::size_t>(row * classes + random.integer(0, classes - 1))] = 1;
+  for (std::int64_t row = 0; row < rows; ++row)
+    values[static_cast<std::size_t>(row * classes + random.integer(0, classes - 1))] = 1;
   logits.assign(values);
   values = logits.values();
 
   Dims drawn_shape = shape;
   drawn_shape[shape.rank() - 1] = count;
-  StridedTensor indices(DType::i64, drawn_shape, random.pick({Layout::bhsd, Layout::padded, Layout::strided_dim, Layout::reversed}));
+  StridedTensor indices(
+      DType::i64, drawn_shape,
+      random.pick({Layout::bhsd, Layout::padded, Layout::strided_dim, Layout::reversed}));
   const std::vector<Isa> isas = available_isas();
   const Isa isa = isas[static_cast<std::size_t>(random.integer(0, std::ssize(isas) - 1))];
-  sample(std::as_const(logits).view(), indices.view(), options, {.num_threads = static_cast<int>(random.integer(1, 3)), .isa = isa});
+  sample(std::as_const(logits).view(), indices.view(), options,
+         {.num_threads = static_cast<int>(random.integer(1, 3)), .isa = isa});
   CHECK(indices.gaps_untouched());
 
   const std::vector<std::uint64_t> got = indices.bits();
@@ -149,9 +160,12 @@ void check_against_textbook(Random& random, const Dims& shape, std::int64_t coun
     const std::vector<double> p = textbook({begin, begin + classes}, options);
     for (std::int64_t n = 0; n < count; ++n) {
       const auto number = options.first_draw + static_cast<std::uint64_t>(n);
-      const std::int64_t wanted = class_at(p, philox_uniform(options.seed, number, static_cast<std::uint64_t>(row)));
+      const std::int64_t wanted =
+          class_at(p, philox_uniform(options.seed, number, static_cast<std::uint64_t>(row)));
       if (wanted == -1) ++undecided;
-      if (wanted != -1) REQUIRE(static_cast<std::int64_t>(got[static_cast<std::size_t>(row * count + n)]) == wanted);
+      if (wanted != -1)
+        REQUIRE(static_cast<std::int64_t>(got[static_cast<std::size_t>(row * count + n)]) ==
+                wanted);
     }
   }
   CHECK(undecided <= 1);
@@ -163,7 +177,8 @@ TEST_CASE("Philox4x32-10 gives the published answers") {
   using Words = PhiloxCounter;
   CHECK(philox({0, 0, 0, 0}, {0, 0}) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   constexpr std::uint32_t ones = 0xffffffff;
-  CHECK(philox({ones, ones, ones, ones}, {ones, ones}) == Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  CHECK(philox({ones, ones, ones, ones}, {ones, ones}) ==
+        Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
   CHECK(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
         Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
   // 0xe169c58d6627e8d5 without its lower 11 bits, over 2^64.
@@ -173,14 +188,17 @@ TEST_CASE("Philox4x32-10 gives the published answers") {
 TEST_CASE("a seed gives these draws, everywhere") {
   // 13 classes, temperature 2; computed by a separate program.
   Logits logits(13), twice;
-  for (std::size_t n = 0; n < logits.size(); ++n) logits[n] = (static_cast<double>(7 * n % 13) - 6) / 2;
+  for (std::size_t n = 0; n < logits.size(); ++n)
+    logits[n] = (static_cast<double>(7 * n % 13) - 6) / 2;
   constexpr std::uint64_t seed = 0x123456789abcdef0;
   const Draws first = {8, 7, 4, 7, 11, 11, 1, 9, 1, 5, 3, 9, 8, 3, 11, 3};
   const Draws second = {3, 9, 7, 12, 9, 7, 5, 3, 7, 9, 11, 10, 11, 11, 12, 7};
   CHECK(drawn(logits, 16, {.temperature = 2, .seed = seed}) == first);
-  CHECK(drawn(logits, 11, {.temperature = 2, .seed = seed, .first_draw = 5}) == Draws(first.begin() + 5, first.end()));
+  CHECK(drawn(logits, 11, {.temperature = 2, .seed = seed, .first_draw = 5}) ==
+        Draws(first.begin() + 5, first.end()));
   const Draws later = {7, 9, 11, 1, 12, 11, 9, 11};
-  CHECK(drawn(logits, 8, {.temperature = 2, .seed = seed, .first_draw = std::uint64_t{1} << 32}) == later);
+  CHECK(drawn(logits, 8, {.temperature = 2, .seed = seed, .first_draw = std::uint64_t{1} << 32}) ==
+        later);
 
   twice = logits;
   twice.insert(twice.end(), logits.begin(), logits.end());
@@ -197,7 +215,8 @@ TEST_CASE("a seed gives these draws, everywhere") {
 TEST_CASE("draws are the textbook's, for any filters, types, layouts, ISAs and threads") {
   Random random(1);
   for (int n = 0; n < 400; ++n) {
-    SampleOptions options{.seed = random.bits(), .first_draw = random.chance(0.5) ? 0 : random.bits()};
+    SampleOptions options{.seed = random.bits(),
+                          .first_draw = random.chance(0.5) ? 0 : random.bits()};
     const std::int64_t classes = random.integer(1, 300);
     options.temperature = random.pick({1.f, 0.f, 0.3f, 2.5f, 40.f});
     if (random.chance(0.5)) options.top_k = random.integer(1, 2 * classes);
@@ -205,7 +224,9 @@ TEST_CASE("draws are the textbook's, for any filters, types, layouts, ISAs and t
     if (random.chance(0.5)) options.min_p = static_cast<float>(random.uniform() * random.uniform());
     CAPTURE(n);
     CAPTURE(classes);
-    const Dims shape = random.chance(0.5) ? Dims{classes} : Dims{random.integer(1, 3), random.integer(1, 4), random.integer(1, 3), classes};
+    const Dims shape = random.chance(0.5) ? Dims{classes}
+                                          : Dims{random.integer(1, 3), random.integer(1, 4),
+                                                 random.integer(1, 3), classes};
     check_against_textbook(random, shape, random.integer(1, 20), options);
   }
 }
@@ -233,16 +254,21 @@ TEST_CASE("draws of a vocabulary are the textbook's, however many classes a filt
 }
 
 TEST_CASE("draws have the distribution that they are said to have") {
-  // chi square of f degrees of freedom is above f + 3.3 sqrt(2 f) + 6 with a probability below 1 in 1000; the seeds are fixed.
+  // chi square of f degrees of freedom is above f + 3.3 sqrt(2 f) + 6 with a probability below 1 in
+  // 1000; the seeds are fixed.
   constexpr std::int64_t count = 200000;
   const Logits logits = normal_logits(40, 9);
-  for (const SampleOptions& options : {SampleOptions{.seed = 10}, SampleOptions{.temperature = 0.5f, .seed = 11},
-                                       SampleOptions{.top_k = 7, .seed = 12}, SampleOptions{.top_p = 0.8f, .seed = 13},
-                                       SampleOptions{.temperature = 1.5f, .top_k = 30, .top_p = 0.9f, .min_p = 0.2f, .seed = 14}}) {
+  for (const SampleOptions& options :
+       {SampleOptions{.seed = 10}, SampleOptions{.temperature = 0.5f, .seed = 11},
+        SampleOptions{.top_k = 7, .seed = 12}, SampleOptions{.top_p = 0.8f, .seed = 13},
+        SampleOptions{
+            .temperature = 1.5f, .top_k = 30, .top_p = 0.9f, .min_p = 0.2f, .seed = 14}}) {
     const std::vector<double> p = textbook(logits, options);
-    const auto freedom = static_cast<double>(std::ssize(p) - std::count(p.begin(), p.end(), 0.) - 1);
+    const auto freedom =
+        static_cast<double>(std::ssize(p) - std::count(p.begin(), p.end(), 0.) - 1);
     CAPTURE(freedom);
-    CHECK(chi_square(drawn(logits, count, options), p) < freedom + 3.3 * std::sqrt(2 * freedom) + 6);
+    CHECK(chi_square(drawn(logits, count, options), p) <
+          freedom + 3.3 * std::sqrt(2 * freedom) + 6);
   }
   // One draw of each of many rows.
   const std::vector<double> p = textbook(logits, {});
@@ -295,7 +321,8 @@ TEST_CASE("temperatures of any size, and logits of any size, draw what is left o
   CHECK(support(logits, {.temperature = 0, .top_k = 3, .top_p = 0.9f, .min_p = 0.1f}) == Draws{1});
   CHECK(support(logits, {.temperature = std::numeric_limits<float>::denorm_min()}) == Draws{1, 3});
   const SampleOptions hot{.temperature = std::numeric_limits<float>::max(), .seed = 1};
-  CHECK(chi_square(drawn(logits, 100000, hot), {0.25, 0.25, 0.25, 0.25}) < 3 + 3.3 * std::sqrt(6.) + 6);
+  CHECK(chi_square(drawn(logits, 100000, hot), {0.25, 0.25, 0.25, 0.25}) <
+        3 + 3.3 * std::sqrt(6.) + 6);
   CHECK(support({-infinity, 0, -infinity, 0, -infinity}, {}) == Draws{1, 3});
   CHECK(support({-infinity, -infinity, -5}, {.top_k = 2, .top_p = 0.5f}) == Draws{2});
   const double largest = std::numeric_limits<float>::max();
@@ -336,15 +363,19 @@ TEST_CASE("what does not fit is refused, and nothing is written") {
   StridedTensor logits(DType::f32, {2, 3, 4});
   StridedTensor indices(DType::i64, {2, 3, 5});
   logits.assign(std::vector<double>(24, 1));
-  const auto check = [&](const std::vector<std::string>& words, const SampleOptions& options, const Execution& execution = {}) {
-    check_fails(ErrorCode::invalid_argument, words, [&] { sample(std::as_const(logits).view(), indices.view(), options, execution); });
+  const auto check = [&](const std::vector<std::string>& words, const SampleOptions& options,
+                         const Execution& execution = {}) {
+    check_fails(ErrorCode::invalid_argument, words,
+                [&] { sample(std::as_const(logits).view(), indices.view(), options, execution); });
     CHECK(indices.untouched());
   };
   const auto float_nan = static_cast<float>(not_a_number);
   const auto float_infinity = static_cast<float>(infinity);
-  for (const float bad : {-1.f, float_nan, float_infinity}) check({"temperature is", "at least 0"}, {.temperature = bad});
+  for (const float bad : {-1.f, float_nan, float_infinity})
+    check({"temperature is", "at least 0"}, {.temperature = bad});
   for (const std::int64_t bad : {0, -3}) check({"top_k is", "1 or more"}, {.top_k = bad});
-  for (const float bad : {0.f, -0.5f, 1.5f, float_nan}) check({"top_p is", "above 0"}, {.top_p = bad});
+  for (const float bad : {0.f, -0.5f, 1.5f, float_nan})
+    check({"top_p is", "above 0"}, {.top_p = bad});
   for (const float bad : {-0.1f, 1.1f, float_nan}) check({"min_p is", "0..1"}, {.min_p = bad});
   check({"num_threads is 0"}, {}, {.num_threads = 0});
 
@@ -360,20 +391,26 @@ TEST_CASE("what does not fit is refused, and nothing is written") {
   }
   for (std::int64_t n = 0; n < 4; ++n) logits.set({0, 1, n}, -infinity);
   check({"logits[0, 1]"}, {});
-  check_fails(ErrorCode::invalid_argument, {"logits holds NaN"}, [] { drawn({0, not_a_number}, 1); });
+  check_fails(ErrorCode::invalid_argument, {"logits holds NaN"}, [] {
+    drawn({0, not_a_number}, 1);
+  });
 
   const float numbers[8] = {};
   std::int64_t written[8] = {};
-  const auto refuse = [&](const std::vector<std::string>& words, const TensorView& from, const MutableTensorView& to) {
+  const auto refuse = [&](const std::vector<std::string>& words, const TensorView& from,
+                          const MutableTensorView& to) {
     check_fails(ErrorCode::invalid_argument, words, [&] { sample(from, to); });
   };
   refuse({"logits has rank 0"}, {numbers, Dims()}, {written, Dims()});
   refuse({"logits has type i64"}, {written, {2, 2}}, {written, {2, 1}});
   refuse({"logits", "no data"}, {nullptr, DType::f32, {2, 2}}, {written, {2, 1}});
-  refuse({"logits has shape [2, 0]", "dim 1 is 0", "classes"}, {numbers, {2, 0}}, {written, {2, 1}});
+  refuse({"logits has shape [2, 0]", "dim 1 is 0", "classes"}, {numbers, {2, 0}},
+         {written, {2, 1}});
   refuse({"indices has shape [2] of rank 1", "rank 2"}, {numbers, {2, 2}}, {written, {2}});
   refuse({"indices has shape [3, 1]", "dim 0 is 3"}, {numbers, {2, 2}}, {written, {3, 1}});
-  refuse({"indices has type f32", "i64"}, {numbers, {2, 2}}, MutableTensorView(written, DType::f32, {2, 1}));
+  refuse({"indices has type f32", "i64"}, {numbers, {2, 2}},
+         MutableTensorView(written, DType::f32, {2, 1}));
   refuse({"indices", "no data"}, {numbers, {2, 2}}, {nullptr, DType::i64, {2, 1}});
-  refuse({"indices has strides", "stride 0"}, {numbers, {2, 2}}, MutableTensorView(written, {2, 1}, {0, 1}));
+  refuse({"indices has strides", "stride 0"}, {numbers, {2, 2}},
+         MutableTensorView(written, {2, 1}, {0, 1}));
 }

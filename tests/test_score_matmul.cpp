@@ -50,7 +50,10 @@ TEST_CASE("oneDNN's scores are within tolerance, over features and sizes") {
   for (const std::int64_t q_len : {1, 5, 96, 97, 192}) {
     for (const std::int64_t kv_len : {1, 64, 511, 512, 513}) {
       for (const std::int64_t head_dim : {1, 13, 64}) {
-        check_case({.q_len = q_len, .kv_len = kv_len, .head_dim = head_dim, .options = {.score_matmul = ScoreMatmul::onednn}});
+        check_case({.q_len = q_len,
+                    .kv_len = kv_len,
+                    .head_dim = head_dim,
+                    .options = {.score_matmul = ScoreMatmul::onednn}});
       }
     }
   }
@@ -101,7 +104,9 @@ TEST_CASE("Hidden keys do not reach the result") {
 TEST_CASE("A plan says whose matmul it takes") {
   const Inputs inputs = make_inputs(usual());
   Outputs outputs = make_outputs(usual());
-  const auto description = [&](ScoreMatmul whose) { return Plan(bind(inputs, outputs), {.score_matmul = whose}).description(); };
+  const auto description = [&](ScoreMatmul whose) {
+    return Plan(bind(inputs, outputs), {.score_matmul = whose}).description();
+  };
   CHECK(description(ScoreMatmul::onednn).find("oneDNN") != std::string::npos);
   CHECK(description(ScoreMatmul::built_in).find("oneDNN") == std::string::npos);
 }

@@ -1,4 +1,5 @@
-// What changes scores without hiding keys: scale, softcap, ALiBi, additive masks, sinks; and scores at the ends of the range.
+// What changes scores without hiding keys: scale, softcap, ALiBi, additive masks, sinks; and scores
+// at the ends of the range.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -17,8 +18,12 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 constexpr float scales[] = {0.f, -0.f, 1.f, 0.125f, -0.3f, -1.f, 1e-3f, 1e-30f, 1e-42f};
 
-/// Two heads of a group, more rows than a register tile has and more keys than a block, none of them round.
-Case usual() { return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 19, .kv_len = 150, .head_dim = 20}; }
+/// Two heads of a group, more rows than a register tile has and more keys than a block, none of
+/// them round.
+Case usual() {
+  return {
+      .batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 19, .kv_len = 150, .head_dim = 20};
+}
 
 /// Every combination of the other features that touch scores.
 template <class F>
@@ -135,7 +140,8 @@ TEST_CASE("NaN and +inf in an additive mask make NaN of their rows alone") {
       CAPTURE(value);
       check_inputs(c, inputs);
       const std::vector<double> lse = run(inputs, c).lse.values();
-      CHECK(std::count_if(lse.begin(), lse.end(), [](double x) { return std::isnan(x); }) == 2 * c.batch * c.num_q_heads);
+      CHECK(std::count_if(lse.begin(), lse.end(), [](double x) { return std::isnan(x); }) ==
+            2 * c.batch * c.num_q_heads);
     }
   }
 }
@@ -144,14 +150,16 @@ TEST_CASE("Scores of +-1e30 from Q and K") {
   const Case c{.q_len = 9, .kv_len = 140, .head_dim = 1, .options = {.softmax_scale = 1.f}};
   Inputs inputs = make_inputs(c);
   std::vector<double> keys(static_cast<std::size_t>(c.kv_len));
-  for (std::size_t j = 0; j < keys.size(); ++j) keys[j] = 1e30 * (static_cast<double>(j * 37 % 11) - 5);
+  for (std::size_t j = 0; j < keys.size(); ++j)
+    keys[j] = 1e30 * (static_cast<double>(j * 37 % 11) - 5);
   inputs.k.assign(keys);
   inputs.q.assign({1, -1, 0, 0.5, 1e-30, -1e-30, 3, 1e-8, -7});
   check_inputs(c, inputs);
 }
 
 TEST_CASE("Keys of -inf score -inf and weigh nothing, whatever their values") {
-  Case c{.q_len = 9, .kv_len = 140, .head_dim = 1, .v_head_dim = 5, .options = {.softmax_scale = 1.f}};
+  Case c{
+      .q_len = 9, .kv_len = 140, .head_dim = 1, .v_head_dim = 5, .options = {.softmax_scale = 1.f}};
   for (const bool sinks : {false, true}) {
     c.sinks = sinks;
     for (const std::int64_t every : {1, 2, 70}) {

@@ -1,6 +1,6 @@
-// Sizes that hurt, with no other option than a causal mask: 1, primes, and the remainders around rows of a register tile (6),
-// vectors and panels (16, 64), blocks of rows (96, 192) and of keys (64 to 512); in f32, and in bf16, which may be multiplied in
-// pairs.
+// Sizes that hurt, with no other option than a causal mask: 1, primes, and the remainders around
+// rows of a register tile (6), vectors and panels (16, 64), blocks of rows (96, 192) and of keys
+// (64 to 512); in f32, and in bf16, which may be multiplied in pairs.
 #include <doctest/doctest.h>
 
 #include <initializer_list>
@@ -12,10 +12,12 @@ using namespace attn::test;
 
 namespace {
 
-constexpr std::initializer_list<std::int64_t> lengths = {1,  2,  3,  5,  6,  7,  11,  12,  13,  15,  16,  17,  31,  32,  33, 47,
-                                                         63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257};
-constexpr std::initializer_list<std::int64_t> head_dims = {1,  2,  3,  4,  5,  7,  8,  9,  12, 15, 16,  17,  24,  31,  32,  33,  40, 47,
-                                                           48, 49, 63, 64, 65, 72, 80, 95, 96, 97, 127, 128, 129, 160, 255, 256, 257};
+constexpr std::initializer_list<std::int64_t> lengths = {
+    1,  2,  3,  5,  6,  7,  11,  12,  13,  15,  16,  17,  31,  32,  33, 47,
+    63, 64, 65, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257};
+constexpr std::initializer_list<std::int64_t> head_dims = {
+    1,  2,  3,  4,  5,  7,  8,  9,  12, 15, 16,  17,  24,  31,  32,  33,  40, 47,
+    48, 49, 63, 64, 65, 72, 80, 95, 96, 97, 127, 128, 129, 160, 255, 256, 257};
 
 void check_types(Case c) {
   check_case(c);
@@ -32,15 +34,18 @@ void check_plain_and_causal(Case c) {
 }  // namespace
 
 TEST_CASE("q_len") {
-  for (const std::int64_t q_len : lengths) check_plain_and_causal({.num_q_heads = 2, .q_len = q_len, .kv_len = 70, .head_dim = 16});
+  for (const std::int64_t q_len : lengths)
+    check_plain_and_causal({.num_q_heads = 2, .q_len = q_len, .kv_len = 70, .head_dim = 16});
 }
 
 TEST_CASE("kv_len") {
-  for (const std::int64_t kv_len : lengths) check_plain_and_causal({.num_q_heads = 2, .q_len = 13, .kv_len = kv_len, .head_dim = 16});
+  for (const std::int64_t kv_len : lengths)
+    check_plain_and_causal({.num_q_heads = 2, .q_len = 13, .kv_len = kv_len, .head_dim = 16});
 }
 
 TEST_CASE("q_len and kv_len alike") {
-  for (const std::int64_t length : lengths) check_plain_and_causal({.q_len = length, .kv_len = length, .head_dim = 24});
+  for (const std::int64_t length : lengths)
+    check_plain_and_causal({.q_len = length, .kv_len = length, .head_dim = 24});
 }
 
 TEST_CASE("kv_len around the largest block of keys") {
@@ -50,23 +55,29 @@ TEST_CASE("kv_len around the largest block of keys") {
   }
 }
 
-TEST_CASE("One long head") { check_plain_and_causal({.q_len = 600, .kv_len = 600, .head_dim = 64}); }
+TEST_CASE("One long head") {
+  check_plain_and_causal({.q_len = 600, .kv_len = 600, .head_dim = 64});
+}
 
 TEST_CASE("head_dim") {
-  for (const std::int64_t head_dim : head_dims) check_types({.q_len = 8, .kv_len = 67, .head_dim = head_dim, .v_head_dim = 16});
+  for (const std::int64_t head_dim : head_dims)
+    check_types({.q_len = 8, .kv_len = 67, .head_dim = head_dim, .v_head_dim = 16});
 }
 
 TEST_CASE("v_head_dim") {
-  for (const std::int64_t v_head_dim : head_dims) check_types({.q_len = 8, .kv_len = 67, .head_dim = 16, .v_head_dim = v_head_dim});
+  for (const std::int64_t v_head_dim : head_dims)
+    check_types({.q_len = 8, .kv_len = 67, .head_dim = 16, .v_head_dim = v_head_dim});
 }
 
 TEST_CASE("head_dim and v_head_dim alike") {
-  for (const std::int64_t head_dim : head_dims) check_plain_and_causal({.q_len = 14, .kv_len = 131, .head_dim = head_dim});
+  for (const std::int64_t head_dim : head_dims)
+    check_plain_and_causal({.q_len = 14, .kv_len = 131, .head_dim = head_dim});
 }
 
 TEST_CASE("One query, as in decoding") {
   for (const std::int64_t kv_len : lengths) {
-    check_types({.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .kv_len = kv_len, .head_dim = 40});
+    check_types(
+        {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .kv_len = kv_len, .head_dim = 40});
   }
 }
 
@@ -97,8 +108,18 @@ TEST_CASE("Length 0") {
 }
 
 TEST_CASE("Length 0 with heads enough for all threads") {
-  check_plain_and_causal({.batch = 8, .num_q_heads = 8, .num_kv_heads = 8, .q_len = 0, .kv_len = 7, .options = {.num_threads = 2}});
-  check_plain_and_causal({.batch = 8, .num_q_heads = 8, .num_kv_heads = 8, .q_len = 7, .kv_len = 0, .options = {.num_threads = 2}});
+  check_plain_and_causal({.batch = 8,
+                          .num_q_heads = 8,
+                          .num_kv_heads = 8,
+                          .q_len = 0,
+                          .kv_len = 7,
+                          .options = {.num_threads = 2}});
+  check_plain_and_causal({.batch = 8,
+                          .num_q_heads = 8,
+                          .num_kv_heads = 8,
+                          .q_len = 7,
+                          .kv_len = 0,
+                          .options = {.num_threads = 2}});
 }
 
 TEST_CASE("Length 0 with masks and lengths") {

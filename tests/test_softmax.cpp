@@ -1,4 +1,5 @@
-// softmax, log_softmax and logsumexp against their formulas in double: values, special values, layouts, types, threads, gradients.
+// softmax, log_softmax and logsumexp against their formulas in double: values, special values,
+// layouts, types, threads, gradients.
 #include <attn/attn.hpp>
 
 #include <doctest/doctest.h>
@@ -34,7 +35,8 @@ struct Exact {
 Exact exact_of(const Values& x, double temperature) {
   double greatest = -infinity, sum = 0;
   for (const double value : x) greatest = std::max(greatest, value);
-  if (greatest == -infinity && std::none_of(x.begin(), x.end(), [](double value) { return std::isnan(value); })) {
+  if (greatest == -infinity &&
+      std::none_of(x.begin(), x.end(), [](double value) { return std::isnan(value); })) {
     return {Values(x.size(), 0), Values(x.size(), -infinity), -infinity};
   }
   for (const double value : x) sum += std::exp((value - greatest) / temperature);
@@ -46,24 +48,27 @@ Exact exact_of(const Values& x, double temperature) {
   return exact;
 }
 
-/// What softmax.hpp promises, on every instruction set. For softmax: an exponential is off by 0.7 ulp at most (0.99 on the baseline), and
-/// the sum by as much where one element makes most of it; the quotient is rounded once more. For its logarithm: two roundings (three),
-/// the first that of a difference as great as the result or of parts of 2^-24 of it; and the sum's error.
+/// What softmax.hpp promises, on every instruction set. For softmax: an exponential is off by 0.7
+/// ulp at most (0.99 on the baseline), and the sum by as much where one element makes most of it;
+/// the quotient is rounded once more. For its logarithm: two roundings (three), the first that of a
+/// difference as great as the result or of parts of 2^-24 of it; and the sum's error.
 constexpr double promised = 2e-7;
 
 bool same_kind(double got, double wanted) {
   return std::isfinite(wanted)
              ? std::isfinite(got)
-             : std::bit_cast<std::int64_t>(got) == std::bit_cast<std::int64_t>(wanted) || (std::isnan(got) && std::isnan(wanted));
+             : std::bit_cast<std::int64_t>(got) == std::bit_cast<std::int64_t>(wanted) ||
+                   (std::isnan(got) && std::isnan(wanted));
 }
 
-std::string wrong_softmax(const Values& got, const Values& wanted, double tolerance, double least = 1e-36) {
+std::string wrong_softmax(const Values& got, const Values& wanted, double tolerance,
+                          double least = 1e-36) {
   for (std::size_t n = 0; n < wanted.size(); ++n) {
     // Below 1e-30 results may leave the normal numbers on the way.
     const double allowed = wanted[n] > 1e-30 ? std::max(tolerance * wanted[n], least) : least;
     if (!same_kind(got[n], wanted[n]) || std::abs(got[n] - wanted[n]) > allowed) {
-      return fmt::format("element {}: {:.9g}, exactly {:.17g}, off by {:.3g} of it", n, got[n], wanted[n],
-                         std::abs(got[n] - wanted[n]) / wanted[n]);
+      return fmt::format("element {}: {:.9g}, exactly {:.17g}, off by {:.3g} of it", n, got[n],
+                         wanted[n], std::abs(got[n] - wanted[n]) / wanted[n]);
     }
   }
   return "";
@@ -71,7 +76,8 @@ std::string wrong_softmax(const Values& got, const Values& wanted, double tolera
 
 std::string wrong_log(const Values& got, const Values& wanted, double tolerance) {
   for (std::size_t n = 0; n < wanted.size(); ++n) {
-    if (static_cast<float>(wanted[n]) == static_cast<float>(got[n])) continue;  // infinities, and what becomes one
+    if (static_cast<float>(wanted[n]) == static_cast<float>(got[n]))
+      continue;  // infinities, and what becomes one
     if (std::isnan(wanted[n]) && std::isnan(got[n])) continue;
     if (!(std::abs(got[n] - wanted[n]) <= tolerance * std::max(1., std::abs(wanted[n])))) {
       return fmt::format("element {}: {:.9g}, exactly {:.17g}", n, got[n], wanted[n]);
@@ -102,25 +108,30 @@ void check_slice(const std::vector<float>& x, float temperature) {
   }
 }
 
-std::vector<float> normal_floats(std::int64_t count, double mean, double deviation, std::uint64_t seed) {
+std::vector<float> normal_floats(std::int64_t count, double mean, double deviation,
+                                 std::uint64_t seed) {
   Random random(seed);
   std::vector<float> values;
-  for (std::int64_t n = 0; n < count; ++n) values.push_back(static_cast<float>(mean + deviation * random.normal()));
+  for (std::int64_t n = 0; n < count; ++n)
+    values.push_back(static_cast<float>(mean + deviation * random.normal()));
   return values;
 }
 
 /// What becomes of each slice of x, dense: f(slice) has as many values, or one.
-Values by_slices(const Values& x, const Dims& shape, int dim, const std::function<Values(const Values&)>& f) {
+Values by_slices(const Values& x, const Dims& shape, int dim,
+                 const std::function<Values(const Values&)>& f) {
   std::int64_t inner = 1, extent = shape[dim];
   for (int n = dim + 1; n < shape.rank(); ++n) inner *= shape[n];
-  const std::int64_t outer = extent == 0 || inner == 0 ? 0 : static_cast<std::int64_t>(x.size()) / extent / inner;
+  const std::int64_t outer =
+      extent == 0 || inner == 0 ? 0 : static_cast<std::int64_t>(x.size()) / extent / inner;
   Values result;
   bool reduced = false;
   std::vector<Values> slices;
   for (std::int64_t slice = 0; slice < outer * inner; ++slice) {
     Values one;
     for (std::int64_t n = 0; n < extent; ++n)
-      one.push_back(x[static_cast<std::size_t>((slice / inner * extent + n) * inner + slice % inner)]);
+      one.push_back(
+          x[static_cast<std::size_t>((slice / inner * extent + n) * inner + slice % inner)]);
     slices.push_back(f(one));
     reduced = slices.back().size() == 1 && extent != 1;
   }
@@ -139,7 +150,9 @@ Values by_slices(const Values& x, const Dims& shape, int dim, const std::functio
 }
 
 /// Half an ulp of a type, as a part.
-double rounding_of(DType dtype) { return dtype == DType::f32 ? 0 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-11; }
+double rounding_of(DType dtype) {
+  return dtype == DType::f32 ? 0 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
+}
 
 Values normal_values(std::int64_t count, std::uint64_t seed) {
   const std::vector<float> floats = normal_floats(count, 0, 1, seed);
@@ -148,14 +161,19 @@ Values normal_values(std::int64_t count, std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("softmax, log_softmax and logsumexp are their formulas, whatever the length, the place and the temperature") {
+TEST_CASE(
+    "softmax, log_softmax and logsumexp are their formulas, whatever the length, the place and the "
+    "temperature") {
   std::uint64_t seed = 1;
-  for (const std::int64_t count : {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 65, 127, 1000, 2047, 4096, 4097, 8192, 20000}) {
+  for (const std::int64_t count :
+       {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 65, 127, 1000, 2047, 4096, 4097, 8192, 20000}) {
     for (const double mean : {0., 80., -170., 185., 3000., -1e6}) {
-      for (const float temperature : {1.f, 0.7f, 3.f}) check_slice(normal_floats(count, mean, 5, seed++), temperature);
+      for (const float temperature : {1.f, 0.7f, 3.f})
+        check_slice(normal_floats(count, mean, 5, seed++), temperature);
     }
   }
-  for (const double deviation : {0.01, 1., 20., 100.}) check_slice(normal_floats(100003, 0, deviation, seed++), 1);
+  for (const double deviation : {0.01, 1., 20., 100.})
+    check_slice(normal_floats(100003, 0, deviation, seed++), 1);
 }
 
 TEST_CASE("a million elements lose no digits") {
@@ -174,7 +192,8 @@ TEST_CASE("equal elements share exactly, and one element is all") {
         std::vector<float> y(x.size());
         softmax({x.data(), {count}}, {y.data(), {count}}, 0, 1, {.isa = isa});
         const float share = static_cast<float>(1. / static_cast<double>(count));
-        CHECK(std::all_of(y.begin(), y.end(), [&](float p) { return std::abs(p - share) <= share * 0x1p-23f; }));
+        CHECK(std::all_of(y.begin(), y.end(),
+                          [&](float p) { return std::abs(p - share) <= share * 0x1p-23f; }));
         if (count == 1) CHECK(y[0] == 1);
       }
     }
@@ -192,7 +211,8 @@ TEST_CASE("no temperature and no magnitude overflows") {
 }
 
 TEST_CASE("-inf weighs nothing; NaN and +inf make NaN, in their own slice only") {
-  constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float inf = std::numeric_limits<float>::infinity(),
+                  nan = std::numeric_limits<float>::quiet_NaN();
   for (const std::int64_t count : {1, 5, 16, 40, 300}) {
     std::vector<float> x = normal_floats(count, 0, 1, 9);
     for (const float temperature : {1.f, 0.5f, 1e-35f}) {
@@ -218,7 +238,8 @@ TEST_CASE("-inf weighs nothing; NaN and +inf make NaN, in their own slice only")
   for (std::int64_t n = 0; n < extent; ++n) {
     CHECK(a[static_cast<std::size_t>(n)] == b[static_cast<std::size_t>(n)]);
     CHECK(std::isnan(b[static_cast<std::size_t>(extent + n)]));
-    CHECK(a[static_cast<std::size_t>(2 * extent + n)] == b[static_cast<std::size_t>(2 * extent + n)]);
+    CHECK(a[static_cast<std::size_t>(2 * extent + n)] ==
+          b[static_cast<std::size_t>(2 * extent + n)]);
   }
 }
 
@@ -226,9 +247,14 @@ namespace {
 
 /// Rows of all kinds, one after the other.
 std::vector<float> row_of_kind(std::int64_t kind, std::int64_t count, std::uint64_t seed) {
-  constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float inf = std::numeric_limits<float>::infinity(),
+                  nan = std::numeric_limits<float>::quiet_NaN();
   const auto at = static_cast<std::size_t>(seed % static_cast<std::uint64_t>(count));
-  std::vector<float> row = normal_floats(count, kind % 8 == 1 ? 3000 : kind % 8 == 2 ? -170 : 0, 3, seed);
+  std::vector<float> row = normal_floats(count,
+                                         kind % 8 == 1   ? 3000
+                                         : kind % 8 == 2 ? -170
+                                                         : 0,
+                                         3, seed);
   if (kind % 8 == 3 || kind % 8 == 6) row.assign(row.size(), -inf);
   if (kind % 8 == 4 || kind % 8 == 6) row[at] = nan;
   if (kind % 8 == 5) row[at] = inf;
@@ -236,7 +262,8 @@ std::vector<float> row_of_kind(std::int64_t kind, std::int64_t count, std::uint6
   return row;
 }
 
-/// Rows of all kinds with gaps between them: each is its formula, and has the bits that it has alone.
+/// Rows of all kinds with gaps between them: each is its formula, and has the bits that it has
+/// alone.
 void check_rows(std::int64_t rows, std::int64_t count, float temperature, Isa isa) {
   CAPTURE(name_of(isa));
   CAPTURE(rows);
@@ -244,10 +271,13 @@ void check_rows(std::int64_t rows, std::int64_t count, float temperature, Isa is
   CAPTURE(temperature);
   const std::int64_t stride = count + 3;
   const Dims shape{rows, count};
-  std::vector<float> x(static_cast<std::size_t>(rows * stride), 1e30f), y(static_cast<std::size_t>(rows * count)), logs(y);
-  std::vector<float> sums(static_cast<std::size_t>(rows)), alone(static_cast<std::size_t>(count)), log_alone(alone);
+  std::vector<float> x(static_cast<std::size_t>(rows * stride), 1e30f),
+      y(static_cast<std::size_t>(rows * count)), logs(y);
+  std::vector<float> sums(static_cast<std::size_t>(rows)), alone(static_cast<std::size_t>(count)),
+      log_alone(alone);
   for (std::int64_t r = 0; r < rows; ++r) {
-    const std::vector<float> row = row_of_kind(r, count, static_cast<std::uint64_t>(r * 1000 + count));
+    const std::vector<float> row =
+        row_of_kind(r, count, static_cast<std::uint64_t>(r * 1000 + count));
     std::copy(row.begin(), row.end(), x.begin() + r * stride);
   }
   const TensorView all(x.data(), shape, {stride, 1});
@@ -255,8 +285,9 @@ void check_rows(std::int64_t rows, std::int64_t count, float temperature, Isa is
   log_softmax(all, {logs.data(), shape}, 1, temperature, {.isa = isa});
   logsumexp(all, {sums.data(), {rows}}, 1, temperature, {.isa = isa});
   const auto same = [](const float* a, const float* b, std::int64_t n) {
-    return std::equal(a, a + n, b,
-                      [](float one, float other) { return std::bit_cast<std::int32_t>(one) == std::bit_cast<std::int32_t>(other); });
+    return std::equal(a, a + n, b, [](float one, float other) {
+      return std::bit_cast<std::int32_t>(one) == std::bit_cast<std::int32_t>(other);
+    });
   };
   for (std::int64_t r = 0; r < rows; ++r) {
     CAPTURE(r);
@@ -280,21 +311,26 @@ void check_rows(std::int64_t rows, std::int64_t count, float temperature, Isa is
 
 TEST_CASE("short rows of all kinds, side by side: each is its formula, and what it is alone") {
   for (const Isa isa : available_isas()) {
-    for (std::int64_t count = 1; count <= 4 * 16 + 1; ++count) check_rows(19, count, count % 3 == 0 ? 0.5f : 1.f, isa);
+    for (std::int64_t count = 1; count <= 4 * 16 + 1; ++count)
+      check_rows(19, count, count % 3 == 0 ? 0.5f : 1.f, isa);
     for (std::int64_t rows = 1; rows <= 34; ++rows) check_rows(rows, 21, 1, isa);
-    for (const std::int64_t count : {127, 255, 256, 257, 273, 1024, 2048, 4095, 4096, 4097}) check_rows(9, count, 1, isa);
+    for (const std::int64_t count : {127, 255, 256, 257, 273, 1024, 2048, 4095, 4096, 4097})
+      check_rows(9, count, 1, isa);
     for (const float temperature : {1e-45f, 1e-30f, 1e30f}) check_rows(18, 40, temperature, isa);
   }
 }
 
 TEST_CASE("any layout, type and dim; thread counts change no bit; gaps are left alone") {
   std::uint64_t seed = 100;
-  for (const Dims& shape :
-       {Dims{2, 3, 5, 7}, Dims{1, 4, 33, 21}, Dims{3, 2, 20, 34}, Dims{2, 1, 17, 1}, Dims{2, 0, 3, 4}, Dims{1, 5, 2, 530}}) {
+  for (const Dims& shape : {Dims{2, 3, 5, 7}, Dims{1, 4, 33, 21}, Dims{3, 2, 20, 34},
+                            Dims{2, 1, 17, 1}, Dims{2, 0, 3, 4}, Dims{1, 5, 2, 530}}) {
     const Values x = normal_values(shape.product(), seed++);
     for (int dim = -4; dim < 4; ++dim) {
-      for (const Layout in : {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
-        const Layout out = in == Layout::bshd ? Layout::reversed : in == Layout::padded ? Layout::bshd : in;
+      for (const Layout in :
+           {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
+        const Layout out = in == Layout::bshd     ? Layout::reversed
+                           : in == Layout::padded ? Layout::bshd
+                                                  : in;
         const DType from = seed % 3 == 0 ? DType::bf16 : seed % 3 == 1 ? DType::f32 : DType::f16;
         const DType to = seed % 4 == 0 ? DType::f16 : seed % 4 == 1 ? DType::bf16 : DType::f32;
         ++seed;
@@ -304,12 +340,16 @@ TEST_CASE("any layout, type and dim; thread counts change no bit; gaps are left 
         StridedTensor source(from, shape, in);
         source.assign(x);
         const int along = dim < 0 ? dim + 4 : dim;
-        const Values wanted = by_slices(source.values(), shape, along, [](const Values& one) { return exact_of(one, 1).softmax; });
-        const Values sums = by_slices(source.values(), shape, along, [](const Values& one) { return Values{exact_of(one, 1).logsumexp}; });
+        const Values wanted = by_slices(source.values(), shape, along,
+                                        [](const Values& one) { return exact_of(one, 1).softmax; });
+        const Values sums = by_slices(source.values(), shape, along, [](const Values& one) {
+          return Values{exact_of(one, 1).logsumexp};
+        });
         StridedTensor first(to, shape, out), second(to, shape, out);
         softmax(source.view(), first.view(), dim, 1, {.num_threads = 1});
         softmax(source.view(), second.view(), dim, 1, {.num_threads = 3});
-        CHECK(wrong_softmax(first.values(), wanted, promised + 1.01 * rounding_of(to), to == DType::f16 ? 0x1p-25 : 1e-36) == "");
+        CHECK(wrong_softmax(first.values(), wanted, promised + 1.01 * rounding_of(to),
+                            to == DType::f16 ? 0x1p-25 : 1e-36) == "");
         CHECK(first.bits() == second.bits());
         CHECK(first.gaps_untouched());
         if (shape[along] > 1 && shape.product() > 0) {
@@ -339,7 +379,9 @@ TEST_CASE("broadcast inputs, rank 1, and extents of 0") {
   const Exact exact = exact_of(as_values(row), 1);
   std::vector<float> y(120);
   softmax(TensorView(row.data(), {3, 40}, {0, 1}), {y.data(), {3, 40}});
-  for (int n = 0; n < 3; ++n) CHECK(wrong_softmax(Values(y.begin() + 40 * n, y.begin() + 40 * (n + 1)), exact.softmax, promised) == "");
+  for (int n = 0; n < 3; ++n)
+    CHECK(wrong_softmax(Values(y.begin() + 40 * n, y.begin() + 40 * (n + 1)), exact.softmax,
+                        promised) == "");
   softmax(TensorView(row.data(), {40, 3}, {1, 0}), {y.data(), {40, 3}}, -1);
   CHECK(std::all_of(y.begin(), y.end(), [](float p) { return p == 1.f / 3; }));
   float sum[3] = {};
@@ -353,12 +395,14 @@ TEST_CASE("the memory of great tensors is written in full") {
   const Dims shape{700, 24001};
   Tensor x(DType::f32, shape), y(DType::f32, shape), one(DType::f32, shape);
   Random random(3);
-  for (std::int64_t n = 0; n < x.size(); ++n) x.data<float>()[n] = static_cast<float>(random.bits() % 1000) * 0.01f;
+  for (std::int64_t n = 0; n < x.size(); ++n)
+    x.data<float>()[n] = static_cast<float>(random.bits() % 1000) * 0.01f;
   softmax(x.view(), y.view());
   for (std::int64_t row : {0, 1, 350, 699}) {
     const float* const from = x.data<float>() + row * shape[1];
     const float* const got = y.data<float>() + row * shape[1];
-    CHECK(wrong_softmax(Values(got, got + shape[1]), exact_of(Values(from, from + shape[1]), 1).softmax, promised) == "");
+    CHECK(wrong_softmax(Values(got, got + shape[1]),
+                        exact_of(Values(from, from + shape[1]), 1).softmax, promised) == "");
   }
   softmax(x.view(), one.view(), -1, 1, {.num_threads = 1});
   CHECK(std::equal(y.data<float>(), y.data<float>() + y.size(), one.data<float>()));
@@ -368,9 +412,10 @@ TEST_CASE("the memory of great tensors is written in full") {
 
 namespace {
 
-/// sum_i weights_i f(x)_i, and its derivative in each x by a central difference. f is smooth on the scale of 1, so a step h leaves
-/// an error of order h^2 = 1e-10 and of eps(double) / h = 2e-11.
-Values numeric_gradient(const Values& x, const Values& weights, const std::function<Values(const Values&)>& f) {
+/// sum_i weights_i f(x)_i, and its derivative in each x by a central difference. f is smooth on the
+/// scale of 1, so a step h leaves an error of order h^2 = 1e-10 and of eps(double) / h = 2e-11.
+Values numeric_gradient(const Values& x, const Values& weights,
+                        const std::function<Values(const Values&)>& f) {
   constexpr double step = 1e-5;
   const auto value = [&](const Values& at) {
     const Values y = f(at);
@@ -390,7 +435,8 @@ Values numeric_gradient(const Values& x, const Values& weights, const std::funct
 
 /// Values of order 1 go through some four roundings, and sums of them in double.
 void check_gradient(const std::vector<float>& got, const Values& wanted, double temperature) {
-  for (std::size_t n = 0; n < wanted.size(); ++n) CHECK(std::abs(got[n] - wanted[n]) <= (16 * eps + 1e-9) * 4 / std::min(temperature, 1.));
+  for (std::size_t n = 0; n < wanted.size(); ++n)
+    CHECK(std::abs(got[n] - wanted[n]) <= (16 * eps + 1e-9) * 4 / std::min(temperature, 1.));
 }
 
 }  // namespace
@@ -400,31 +446,46 @@ TEST_CASE("gradients are those of the formulas") {
   for (const Isa isa : available_isas()) {
     for (const std::int64_t count : {1, 2, 5, 16, 33, 70}) {
       for (const float temperature : {1.f, 0.5f, 2.5f}) {
-        const std::vector<float> x = normal_floats(count, 0, 1, seed++), dy = normal_floats(count, 0, 1, seed++);
+        const std::vector<float> x = normal_floats(count, 0, 1, seed++),
+                                 dy = normal_floats(count, 0, 1, seed++);
         const Execution execution{.isa = isa};
         const Dims shape{count};
         std::vector<float> y(x.size()), dx(x.size());
         const Values exact_x = as_values(x), weights = as_values(dy);
         softmax({x.data(), shape}, {y.data(), shape}, 0, temperature, execution);
-        softmax_backward({dy.data(), shape}, {y.data(), shape}, {dx.data(), shape}, 0, temperature, execution);
-        check_gradient(dx, numeric_gradient(exact_x, weights, [&](const Values& at) { return exact_of(at, temperature).softmax; }),
-                       temperature);
-        softmax_backward({dy.data(), shape}, {y.data(), shape}, {y.data(), shape}, 0, temperature, execution);
+        softmax_backward({dy.data(), shape}, {y.data(), shape}, {dx.data(), shape}, 0, temperature,
+                         execution);
+        check_gradient(
+            dx,
+            numeric_gradient(exact_x, weights,
+                             [&](const Values& at) { return exact_of(at, temperature).softmax; }),
+            temperature);
+        softmax_backward({dy.data(), shape}, {y.data(), shape}, {y.data(), shape}, 0, temperature,
+                         execution);
         CHECK(y == dx);
         log_softmax({x.data(), shape}, {y.data(), shape}, 0, temperature, execution);
-        log_softmax_backward({dy.data(), shape}, {y.data(), shape}, {dx.data(), shape}, 0, temperature, execution);
+        log_softmax_backward({dy.data(), shape}, {y.data(), shape}, {dx.data(), shape}, 0,
+                             temperature, execution);
         // The sum of dy is of order sqrt(count).
-        check_gradient(dx, numeric_gradient(exact_x, weights, [&](const Values& at) { return exact_of(at, temperature).log_softmax; }),
+        check_gradient(dx,
+                       numeric_gradient(
+                           exact_x, weights,
+                           [&](const Values& at) { return exact_of(at, temperature).log_softmax; }),
                        temperature / 4);
         std::vector<float> in_place = dy;
-        log_softmax_backward({in_place.data(), shape}, {y.data(), shape}, {in_place.data(), shape}, 0, temperature, execution);
+        log_softmax_backward({in_place.data(), shape}, {y.data(), shape}, {in_place.data(), shape},
+                             0, temperature, execution);
         CHECK(in_place == dx);
         float out = 0;
         logsumexp({x.data(), shape}, {&out, Dims{}}, 0, temperature, execution);
-        logsumexp_backward({dy.data(), Dims{}}, {x.data(), shape}, {&out, Dims{}}, {dx.data(), shape}, 0, temperature, execution);
-        check_gradient(
-            dx, numeric_gradient(exact_x, {weights[0]}, [&](const Values& at) { return Values{exact_of(at, temperature).logsumexp}; }),
-            temperature);
+        logsumexp_backward({dy.data(), Dims{}}, {x.data(), shape}, {&out, Dims{}},
+                           {dx.data(), shape}, 0, temperature, execution);
+        check_gradient(dx,
+                       numeric_gradient(exact_x, {weights[0]},
+                                        [&](const Values& at) {
+                                          return Values{exact_of(at, temperature).logsumexp};
+                                        }),
+                       temperature);
       }
     }
   }
@@ -470,13 +531,16 @@ TEST_CASE("calls that do not fit are refused, and write nothing") {
   names("out has shape", [&] { logsumexp(in, {y.data(), {4}}, -1); });
   names("temperature", [&] { softmax(in, out, -1, 0); });
   names("temperature", [&] { softmax(in, out, -1, -1); });
-  names("temperature", [&] { logsumexp(in, {y.data(), {3}}, -1, std::numeric_limits<float>::infinity()); });
+  names("temperature", [&] {
+    logsumexp(in, {y.data(), {3}}, -1, std::numeric_limits<float>::infinity());
+  });
   names("temperature", [&] { log_softmax(in, out, -1, std::numeric_limits<float>::quiet_NaN()); });
   names("x has type", [&] { softmax(TensorView(x.data(), DType::i32, {3, 4}), out); });
   names("y has type", [&] { softmax(in, MutableTensorView(y.data(), DType::i32, {3, 4})); });
   names("x of shape", [&] { softmax(TensorView(nullptr, DType::f32, {3, 4}), out); });
   names("stride 0", [&] { softmax(in, MutableTensorView(y.data(), {3, 4}, {0, 1})); });
-  names("rank 0", [&] { softmax(TensorView(x.data(), Dims{}), MutableTensorView(y.data(), Dims{})); });
+  names("rank 0",
+        [&] { softmax(TensorView(x.data(), Dims{}), MutableTensorView(y.data(), Dims{})); });
   names("num_threads", [&] { softmax(in, out, -1, 1, {.num_threads = 0}); });
   names("y has shape", [&] { softmax_backward(in, {x.data(), {4, 3}}, out); });
   names("dout has shape", [&] { logsumexp_backward(in, in, in, out); });

@@ -1,4 +1,5 @@
-// States: merges by their algebra, by their formula in double, and as parts of attention over disjoint keys.
+// States: merges by their algebra, by their formula in double, and as parts of attention over
+// disjoint keys.
 #include <attn/error.hpp>
 #include <attn/state.hpp>
 
@@ -27,20 +28,23 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 constexpr float largest_float = std::numeric_limits<float>::max();
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
-constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
+constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
+                              Layout::reversed};
 constexpr double shares_of_empty_rows[] = {0, 0.3, 1};
 
 Dims without_last(const Dims& shape) { return {shape.begin(), shape.rank() - 1}; }
 
 Outputs poisoned_part(DType dtype, const Dims& shape, Layout layout = Layout::bhsd) {
-  return {StridedTensor(dtype, shape, layout), StridedTensor(DType::f32, without_last(shape), layout)};
+  return {StridedTensor(dtype, shape, layout),
+          StridedTensor(DType::f32, without_last(shape), layout)};
 }
 
 State state_of(Outputs& part) { return {part.out.view(), part.lse.view()}; }
 ConstState state_of(const Outputs& part) { return {part.out.view(), part.lse.view()}; }
 
 /// Some rows have no keys, and poison in out.
-Outputs random_part(Random& random, DType dtype, const Dims& shape, double empty_rows = 0.3, Layout layout = Layout::bhsd) {
+Outputs random_part(Random& random, DType dtype, const Dims& shape, double empty_rows = 0.3,
+                    Layout layout = Layout::bhsd) {
   Outputs part = poisoned_part(dtype, shape, layout);
   for_each_index(part.lse.shape(), [&](const Dims& row) {
     const bool empty = random.chance(empty_rows);
@@ -84,18 +88,22 @@ double largest_finite(const std::vector<double>& values) {
 }
 
 /// Half an ulp as a part of the number.
-double rounding(DType dtype) { return dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : eps / 2; }
+double rounding(DType dtype) {
+  return dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : eps / 2;
+}
 
 /// How far some merges may lead from the whole of given parts.
-/// A merge: its shares, its products and its sum are each rounded once, 3/2 eps max|O|, and the sum to its type; lse is rounded, too.
-/// Rounded lse that differ by 2 t shift no more than t between the shares of a merge; with n merges t is n eps/2 max|lse|.
+/// A merge: its shares, its products and its sum are each rounded once, 3/2 eps max|O|, and the sum
+/// to its type; lse is rounded, too. Rounded lse that differ by 2 t shift no more than t between
+/// the shares of a merge; with n merges t is n eps/2 max|lse|.
 struct MergeTolerance {
   double out, lse;
 
   MergeTolerance(std::size_t merges, DType coarsest, double largest_out, double largest_lse) {
     const auto count = static_cast<double>(merges);
     lse = count * eps / 2 * std::max(1.0, largest_lse);
-    out = count * (1.5 * eps + rounding(coarsest) + lse) * largest_out + (coarsest == DType::f16 ? count * 0x1p-25 : 0);
+    out = count * (1.5 * eps + rounding(coarsest) + lse) * largest_out +
+          (coarsest == DType::f16 ? count * 0x1p-25 : 0);
   }
 };
 
@@ -115,12 +123,15 @@ Expected whole_of(const std::vector<Outputs>& parts, DType coarsest) {
     for (const Outputs& part : parts) {
       const double share = std::exp(part.lse.values()[row] - whole.lse[row]);
       const std::vector<double> out = part.out.values();
-      for (std::size_t n = row * dim; n < (row + 1) * dim && share > 0; ++n) whole.out[n] += share * out[n];
+      for (std::size_t n = row * dim; n < (row + 1) * dim && share > 0; ++n)
+        whole.out[n] += share * out[n];
     }
   }
-  for (const Outputs& part : parts) largest_out = std::max(largest_out, largest_finite(part.out.values()));
+  for (const Outputs& part : parts)
+    largest_out = std::max(largest_out, largest_finite(part.out.values()));
   double largest_lse = largest_finite(whole.lse);
-  for (const Outputs& part : parts) largest_lse = std::max(largest_lse, largest_finite(part.lse.values()));
+  for (const Outputs& part : parts)
+    largest_lse = std::max(largest_lse, largest_finite(part.lse.values()));
   const MergeTolerance tolerance(parts.size() - 1, coarsest, largest_out, largest_lse);
   whole.out_tolerance = tolerance.out;
   whole.lse_tolerance = tolerance.lse;
@@ -152,7 +163,8 @@ TEST_CASE("Clearing makes the identity, and touches elements alone") {
       for (const Dims& shape : {Dims{5}, Dims{3, 4}, Dims{2, 3, 4, 5}}) {
         Outputs part = poisoned_part(dtype, shape, layout);
         clear(state_of(part));
-        CHECK(part.out.bits() == std::vector<std::uint64_t>(static_cast<std::size_t>(shape.product()), 0));
+        CHECK(part.out.bits() ==
+              std::vector<std::uint64_t>(static_cast<std::size_t>(shape.product()), 0));
         for (const double lse : part.lse.values()) CHECK(lse == -infinity);
         CHECK(part.out.gaps_untouched());
         CHECK(part.lse.gaps_untouched());
@@ -166,9 +178,11 @@ TEST_CASE("Merging with a part without keys keeps every bit, whatever that part 
   for (const DType dtype : types) {
     for (const DType empty_type : types) {
       Outputs part = random_part(random, dtype, {6, 9}, 0);
-      for (const std::uint64_t bits : poisons(dtype)) part.out.set_bits({random.integer(0, 5), random.integer(0, 8)}, bits);
+      for (const std::uint64_t bits : poisons(dtype))
+        part.out.set_bits({random.integer(0, 5), random.integer(0, 8)}, bits);
       part.out.set({5, 8}, -0.0);
-      for (const std::uint64_t bits : {0x7fc01234, 0x7f800000, 0x7f7fffff}) part.lse.set_bits({random.integer(0, 5)}, bits);
+      for (const std::uint64_t bits : {0x7fc01234, 0x7f800000, 0x7f7fffff})
+        part.lse.set_bits({random.integer(0, 5)}, bits);
       Outputs empty = poisoned_part(empty_type, {6, 9});
       empty.lse.assign(std::vector<double>(6, -infinity));
       CHECK(bit_difference(merged(part, empty), part) == "");
@@ -183,7 +197,8 @@ TEST_CASE("Merging with a part without keys keeps every bit, whatever that part 
 TEST_CASE("Merging into a cleared state rounds to its type once") {
   for (const DType from : types) {
     for (const DType to : types) {
-      const Outputs part = one_row({1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-11, 1 + 0x3p-11, 65519, 1e-7, -3, 0x1.fep15}, 2, from);
+      const Outputs part = one_row(
+          {1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-11, 1 + 0x3p-11, 65519, 1e-7, -3, 0x1.fep15}, 2, from);
       Outputs into = poisoned_part(to, part.out.shape());
       StridedTensor rounded = into.out;
       copy_into(part.out.view(), rounded.view());
@@ -212,9 +227,11 @@ TEST_CASE("Two parts of any types make the whole of the formula") {
     for (const DType b_type : types) {
       for (const DType into_type : types) {
         for (const std::int64_t dim : {1, 5, 64, 255, 256, 257, 600}) {
-          const std::vector<Outputs> parts{random_part(random, a_type, {2, 3, dim}), random_part(random, b_type, {2, 3, dim})};
+          const std::vector<Outputs> parts{random_part(random, a_type, {2, 3, dim}),
+                                           random_part(random, b_type, {2, 3, dim})};
           CAPTURE(dim);
-          CHECK(difference(merged(parts[0], parts[1], into_type), whole_of(parts, into_type)) == "");
+          CHECK(difference(merged(parts[0], parts[1], into_type), whole_of(parts, into_type)) ==
+                "");
         }
       }
     }
@@ -225,7 +242,8 @@ TEST_CASE("Merging commutes") {
   Random random(3);
   for (const DType dtype : types) {
     for (int repeat = 0; repeat < 20; ++repeat) {
-      const std::vector<Outputs> parts{random_part(random, dtype, {8, 19}), random_part(random, dtype, {8, 19})};
+      const std::vector<Outputs> parts{random_part(random, dtype, {8, 19}),
+                                       random_part(random, dtype, {8, 19})};
       // Each order is rounded on its own.
       Expected other = whole_of(parts, dtype);
       const Outputs swapped = merged(parts[1], parts[0]);
@@ -244,7 +262,8 @@ TEST_CASE("Any order and any brackets make the whole") {
     Random random(seed);
     const DType dtype = random.pick({DType::f32, DType::bf16, DType::f16});
     std::vector<Outputs> parts;
-    for (std::int64_t count = random.integer(2, 9); count > 0; --count) parts.push_back(random_part(random, dtype, {5, 11}));
+    for (std::int64_t count = random.integer(2, 9); count > 0; --count)
+      parts.push_back(random_part(random, dtype, {5, 11}));
     const Expected whole = whole_of(parts, dtype);
     while (parts.size() > 1) {
       Outputs a = taken_from(parts, random), b = taken_from(parts, random);
@@ -268,7 +287,8 @@ TEST_CASE("Shares are right however large scores are") {
   const double e = std::exp(1.0);
   const Row rows[] = {
       {0, 0, 0.5, 0.693147181f},
-      {1e6f, 1e6f - 1, e / (1 + e), static_cast<float>(1e6 + std::log(1 + 1 / e))},  // lse has a spacing of 1/16 here
+      {1e6f, 1e6f - 1, e / (1 + e),
+       static_cast<float>(1e6 + std::log(1 + 1 / e))},  // lse has a spacing of 1/16 here
       {-1e6f, -1e6f - 1, e / (1 + e), static_cast<float>(-1e6 + std::log(1 + 1 / e))},
       {0, -80, 1, 0},
       {0, -104, 1, 0},  // the least float above 0 is exp(-103.3)
@@ -297,7 +317,8 @@ TEST_CASE("Shares are right however large scores are") {
 }
 
 TEST_CASE("The largest outputs do not overflow on the way") {
-  const Outputs a = one_row({1e38, -1e38, 3e38, 3e38}, 0), b = one_row({1e38, 1e38, 3e38, -3e38}, 0);
+  const Outputs a = one_row({1e38, -1e38, 3e38, 3e38}, 0),
+                b = one_row({1e38, 1e38, 3e38, -3e38}, 0);
   CHECK(difference(merged(a, b).out.values(), {1e38, 0, 3e38, 0}, 3e38 * 2 * eps) == "");
 }
 
@@ -305,7 +326,8 @@ TEST_CASE("NaN and infinities stay in their own row, or element") {
   constexpr std::int64_t dim = 300;
   Random random(4);
   for (const DType dtype : types) {
-    const Outputs healthy = random_part(random, dtype, {6, dim}, 0), other = random_part(random, dtype, {6, dim}, 0);
+    const Outputs healthy = random_part(random, dtype, {6, dim}, 0),
+                  other = random_part(random, dtype, {6, dim}, 0);
     Outputs ill = healthy;
     ill.lse.set({1}, not_a_number);
     ill.lse.set({2}, infinity);
@@ -319,8 +341,11 @@ TEST_CASE("NaN and infinities stay in their own row, or element") {
       for (std::int64_t n = 0; n < 6 * dim; ++n) {
         const bool nan = n / dim == 1 || n / dim == 2 || n == 3 * dim + 280;
         const double value = out[static_cast<std::size_t>(n)];
-        const double healthy_value = n == 4 * dim + 7 ? infinity : expected[static_cast<std::size_t>(n)];
-        wrong += nan ? !std::isnan(value) : !(std::abs(value - healthy_value) <= rounding(dtype) * 8 || value == healthy_value);
+        const double healthy_value =
+            n == 4 * dim + 7 ? infinity : expected[static_cast<std::size_t>(n)];
+        wrong += nan ? !std::isnan(value)
+                     : !(std::abs(value - healthy_value) <= rounding(dtype) * 8 ||
+                         value == healthy_value);
       }
       CHECK(wrong == 0);
       for (const std::size_t row : {0u, 3u, 4u, 5u}) CHECK(std::isfinite(lse[row]));
@@ -330,8 +355,10 @@ TEST_CASE("NaN and infinities stay in their own row, or element") {
 }
 
 TEST_CASE("Infinite outputs follow IEEE 754") {
-  const Outputs a = one_row({infinity, infinity, -infinity, infinity}, 1), b = one_row({1, -infinity, -infinity, not_a_number}, 1);
-  CHECK(difference(merged(a, b).out.values(), {infinity, not_a_number, -infinity, not_a_number}, 0) == "");
+  const Outputs a = one_row({infinity, infinity, -infinity, infinity}, 1),
+                b = one_row({1, -infinity, -infinity, not_a_number}, 1);
+  CHECK(difference(merged(a, b).out.values(), {infinity, not_a_number, -infinity, not_a_number},
+                   0) == "");
 }
 
 TEST_CASE("A part may be merged in place, and a state with itself") {
@@ -365,7 +392,8 @@ TEST_CASE("A part may be merged in place, and a state with itself") {
 TEST_CASE("A layout changes no bit, and only the elements of into are written") {
   Random random(6);
   for (const DType dtype : types) {
-    const Outputs a = random_part(random, dtype, {2, 3, 4, 21}), b = random_part(random, dtype, {2, 3, 4, 21});
+    const Outputs a = random_part(random, dtype, {2, 3, 4, 21}),
+                  b = random_part(random, dtype, {2, 3, 4, 21});
     const Outputs dense = merged(a, b);
     for (const Layout a_layout : layouts) {
       for (const Layout b_layout : layouts) {
@@ -382,12 +410,15 @@ TEST_CASE("A layout changes no bit, and only the elements of into are written") 
 
 TEST_CASE("Any rank does") {
   Random random(7);
-  const Outputs a = random_part(random, DType::f32, {24, 5}), b = random_part(random, DType::f32, {24, 5});
+  const Outputs a = random_part(random, DType::f32, {24, 5}),
+                b = random_part(random, DType::f32, {24, 5});
   const Outputs rows = merged(a, b);
-  for (const Dims& shape : {Dims{2, 12, 5}, Dims{2, 3, 4, 5}, Dims{1, 2, 3, 4, 5}, Dims{2, 3, 1, 2, 1, 2, 1, 5}}) {
+  for (const Dims& shape :
+       {Dims{2, 12, 5}, Dims{2, 3, 4, 5}, Dims{1, 2, 3, 4, 5}, Dims{2, 3, 1, 2, 1, 2, 1, 5}}) {
     Outputs into = poisoned_part(DType::f32, shape);
     const auto reshaped = [&](const Outputs& part) {
-      return ConstState({part.out.view().data, DType::f32, shape}, {part.lse.view().data, DType::f32, without_last(shape)});
+      return ConstState({part.out.view().data, DType::f32, shape},
+                        {part.lse.view().data, DType::f32, without_last(shape)});
     };
     merge(reshaped(a), reshaped(b), state_of(into));
     CHECK(bit_difference(into, rows) == "");
@@ -441,7 +472,8 @@ struct Operands {
 using Change = std::function<void(Operands&)>;
 
 /// Runs with one change and checks that the error names what is wrong before anything is written.
-void check_refused(const std::function<void(const Operands&)>& run, const Change& change, const std::vector<std::string>& words) {
+void check_refused(const std::function<void(const Operands&)>& run, const Change& change,
+                   const std::vector<std::string>& words) {
   Random random(9);
   const Dims shape{2, 3, 4};
   Outputs a = random_part(random, DType::f32, shape), b = random_part(random, DType::bf16, shape);
@@ -465,7 +497,8 @@ void check_refused(const std::function<void(const Operands&)>& run, const Change
 }
 
 /// The state alone is wrong, wherever it is given.
-void check_state_refused(const std::function<void(State&)>& change, const std::string& tensor, const std::vector<std::string>& words) {
+void check_state_refused(const std::function<void(State&)>& change, const std::string& tensor,
+                         const std::vector<std::string>& words) {
   const auto named = [&](const std::string& state) {
     std::vector<std::string> all = words;
     all.push_back(state + "." + tensor + " ");
@@ -483,38 +516,60 @@ void check_state_refused(const std::function<void(State&)>& change, const std::s
       merge_two, [&](Operands& o) { change(o.into); }, named("into"));
   check_refused(
       merge_two, [&](Operands& o) { change(o.b); }, named("part"));
-  check_refused([](const Operands& o) { clear(o.into); }, [&](Operands& o) { change(o.into); }, named("state"));
+  check_refused([](const Operands& o) { clear(o.into); }, [&](Operands& o) { change(o.into); },
+                named("state"));
 }
 
 }  // namespace
 
 TEST_CASE("A state that contradicts itself is refused") {
   for (const DType dtype : {DType::f64, DType::i8, DType::i32, DType::i64, DType::boolean}) {
-    check_state_refused([&](State& s) { s.out.dtype = dtype; }, "out", {std::string(name_of(dtype)), "f32, bf16 or f16"});
+    check_state_refused([&](State& s) { s.out.dtype = dtype; }, "out",
+                        {std::string(name_of(dtype)), "f32, bf16 or f16"});
   }
   for (const DType dtype : {DType::f64, DType::bf16, DType::f16, DType::i32}) {
-    check_state_refused([&](State& s) { s.lse.dtype = dtype; }, "lse", {std::string(name_of(dtype)), "needs f32"});
+    check_state_refused([&](State& s) { s.lse.dtype = dtype; }, "lse",
+                        {std::string(name_of(dtype)), "needs f32"});
   }
-  check_state_refused([](State& s) { s.out = {}; }, "out", {"rank 0", "rank 1 or more", "[..., v_head_dim]"});
-  check_state_refused([](State& s) { s.lse = {}; }, "lse", {"[]", "rank 0", "rank 2", "but the last"});
-  check_state_refused([](State& s) { s.lse = {s.lse.data, DType::f32, {2, 3, 4}}; }, "lse", {"[2, 3, 4]", "rank 3", "rank 2"});
-  check_state_refused([](State& s) { s.lse = s.lse.sliced(1, 0, 2); }, "lse", {"[2, 2]", "dim 1 is 2", "needs 3"});
-  check_state_refused([](State& s) { s.lse = s.lse.sliced(0, 0, 0); }, "lse", {"[0, 3]", "dim 0 is 0", "needs 2"});
+  check_state_refused([](State& s) { s.out = {}; }, "out",
+                      {"rank 0", "rank 1 or more", "[..., v_head_dim]"});
+  check_state_refused([](State& s) { s.lse = {}; }, "lse",
+                      {"[]", "rank 0", "rank 2", "but the last"});
+  check_state_refused(
+      [](State& s) {
+        s.lse = {s.lse.data, DType::f32, {2, 3, 4}};
+      },
+      "lse", {"[2, 3, 4]", "rank 3", "rank 2"});
+  check_state_refused([](State& s) { s.lse = s.lse.sliced(1, 0, 2); }, "lse",
+                      {"[2, 2]", "dim 1 is 2", "needs 3"});
+  check_state_refused([](State& s) { s.lse = s.lse.sliced(0, 0, 0); }, "lse",
+                      {"[0, 3]", "dim 0 is 0", "needs 2"});
   check_state_refused([](State& s) { s.out.data = nullptr; }, "out", {"[2, 3, 4]", "no data"});
   check_state_refused([](State& s) { s.lse.data = nullptr; }, "lse", {"[2, 3]", "no data"});
-  check_state_refused([](State& s) { s = {{s.out.data, s.out.dtype, {4}}, {nullptr, DType::f32, Dims{}}}; }, "lse", {"[]", "no data"});
+  check_state_refused(
+      [](State& s) {
+        s = {{s.out.data, s.out.dtype, {4}}, {nullptr, DType::f32, Dims{}}};
+      },
+      "lse", {"[]", "no data"});
 }
 
 TEST_CASE("Parts of another shape than into's are refused") {
   const auto merge_three = [](const Operands& o) { merge(o.a, o.b, o.into); };
   const auto narrower = [](State& s) { s.out = s.out.sliced(2, 0, 3); };
   const auto shorter = [](State& s) { s = {s.out.sliced(0, 1, 2), s.lse.sliced(0, 1, 2)}; };
-  const auto flatter = [](State& s) { s = {{s.out.data, s.out.dtype, {6, 4}}, {s.lse.data, DType::f32, {6}}}; };
-  const std::vector<std::string> narrow{"[2, 3, 3]", "dim 2 is 3", "needs 4", "into.out"}, flat{"[6, 4]", "rank 2", "rank 3", "into.out"};
-  check_refused(merge_three, [&](Operands& o) { narrower(o.a); }, {"a.out", narrow[0], narrow[1], narrow[2], narrow[3]});
-  check_refused(merge_three, [&](Operands& o) { shorter(o.b); }, {"b.out", "[1, 3, 4]", "dim 0 is 1", "needs 2", "into.out"});
-  check_refused(merge_three, [&](Operands& o) { flatter(o.b); }, {"b.out", flat[0], flat[1], flat[2], flat[3]});
-  check_refused([](const Operands& o) { merge(o.into, o.b); }, [&](Operands& o) { narrower(o.b); }, {"part.out", narrow[1], narrow[2]});
+  const auto flatter = [](State& s) {
+    s = {{s.out.data, s.out.dtype, {6, 4}}, {s.lse.data, DType::f32, {6}}};
+  };
+  const std::vector<std::string> narrow{"[2, 3, 3]", "dim 2 is 3", "needs 4", "into.out"},
+      flat{"[6, 4]", "rank 2", "rank 3", "into.out"};
+  check_refused(merge_three, [&](Operands& o) { narrower(o.a); },
+                {"a.out", narrow[0], narrow[1], narrow[2], narrow[3]});
+  check_refused(merge_three, [&](Operands& o) { shorter(o.b); },
+                {"b.out", "[1, 3, 4]", "dim 0 is 1", "needs 2", "into.out"});
+  check_refused(merge_three, [&](Operands& o) { flatter(o.b); },
+                {"b.out", flat[0], flat[1], flat[2], flat[3]});
+  check_refused([](const Operands& o) { merge(o.into, o.b); }, [&](Operands& o) { narrower(o.b); },
+                {"part.out", narrow[1], narrow[2]});
 }
 
 namespace {
@@ -525,11 +580,14 @@ struct KeyRange {
   Inputs inputs;          // those keys, copied
   TensorView k, v, mask;  // those keys, where they lie
 
-  KeyRange(const Case& whole, const Inputs& all, std::int64_t begin, std::int64_t end, bool with_sinks) : c(whole) {
+  KeyRange(const Case& whole, const Inputs& all, std::int64_t begin, std::int64_t end,
+           bool with_sinks)
+      : c(whole) {
     c.kv_len = end - begin;
     c.sinks = with_sinks;
     if (c.options.causal) c.options.causal->offset = c.options.causal->offset.value() - begin;
-    for (std::int64_t& length : c.kv_lens) length = std::clamp<std::int64_t>(length - begin, 0, c.kv_len);
+    for (std::int64_t& length : c.kv_lens)
+      length = std::clamp<std::int64_t>(length - begin, 0, c.kv_len);
 
     k = all.k.view().sliced(2, begin, end);
     v = all.v.view().sliced(2, begin, end);
@@ -569,9 +627,11 @@ Cuts every(std::int64_t step, std::int64_t kv_len) {
   return cuts;
 }
 
-/// The reference's result for all keys, and how far from it the merge of parts may lie: parts are off by their own tolerances,
-/// which an average does not raise; lse off by t shift no more than 2 t between the shares; and merging is rounded.
-Expected expected_of_parts(const Case& c, const Inputs& inputs, const std::vector<KeyRange>& parts, DType into_type) {
+/// The reference's result for all keys, and how far from it the merge of parts may lie: parts are
+/// off by their own tolerances, which an average does not raise; lse off by t shift no more than 2
+/// t between the shares; and merging is rounded.
+Expected expected_of_parts(const Case& c, const Inputs& inputs, const std::vector<KeyRange>& parts,
+                           DType into_type) {
   Expected expected = expected_of(c, inputs);
   const double largest_value = largest_finite(inputs.v.values());
   double largest_lse = largest_finite(expected.lse), out_tolerance = 0, lse_tolerance = 0;
@@ -594,8 +654,10 @@ bool some_rows_without_keys(const Outputs& part) {
   return empty > 0 && empty < static_cast<std::int64_t>(lse.size());
 }
 
-/// Attention over ranges of keys, merged, is attention over all keys. Returns how many parts had rows with and without keys.
-int check_parts(const Case& c, const Cuts& cuts, std::size_t part_with_sinks = 0, DType into_type = DType::f32) {
+/// Attention over ranges of keys, merged, is attention over all keys. Returns how many parts had
+/// rows with and without keys.
+int check_parts(const Case& c, const Cuts& cuts, std::size_t part_with_sinks = 0,
+                DType into_type = DType::f32) {
   INFO(repeat_line(c));
   const Inputs inputs = make_inputs(c);
   std::vector<KeyRange> ranges;
@@ -606,7 +668,8 @@ int check_parts(const Case& c, const Cuts& cuts, std::size_t part_with_sinks = 0
   int mixed = 0;
   for (const Isa isa : available_isas()) {
     CAPTURE(std::string(name_of(isa)));
-    Outputs whole = poisoned_part(into_type, {c.batch, c.num_q_heads, c.q_len, c.value_dim()}, c.layout);
+    Outputs whole =
+        poisoned_part(into_type, {c.batch, c.num_q_heads, c.q_len, c.value_dim()}, c.layout);
     clear(state_of(whole));
     for (const KeyRange& range : ranges) {
       const Outputs part = range.run(isa);
@@ -618,16 +681,26 @@ int check_parts(const Case& c, const Cuts& cuts, std::size_t part_with_sinks = 0
   return mixed;
 }
 
-Case usual() { return {.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 9, .kv_len = 97, .head_dim = 24, .v_head_dim = 17}; }
+Case usual() {
+  return {.batch = 2,
+          .num_q_heads = 4,
+          .num_kv_heads = 2,
+          .q_len = 9,
+          .kv_len = 97,
+          .head_dim = 24,
+          .v_head_dim = 17};
+}
 
 }  // namespace
 
 TEST_CASE("Attention over disjoint keys, merged, is attention over all of them") {
-  for (const Cuts& cuts : {Cuts{0, 50, 97}, Cuts{0, 1, 97}, Cuts{0, 32, 64, 97}, Cuts{0, 0, 40, 40, 97, 97}, every(7, 97), every(1, 97)}) {
+  for (const Cuts& cuts : {Cuts{0, 50, 97}, Cuts{0, 1, 97}, Cuts{0, 32, 64, 97},
+                           Cuts{0, 0, 40, 40, 97, 97}, every(7, 97), every(1, 97)}) {
     check_parts(usual(), cuts);
     Case sink = usual();
     sink.sinks = true;
-    for (std::size_t part = 0; part + 1 < std::min<std::size_t>(cuts.size(), 4); ++part) check_parts(sink, cuts, part);
+    for (std::size_t part = 0; part + 1 < std::min<std::size_t>(cuts.size(), 4); ++part)
+      check_parts(sink, cuts, part);
   }
 }
 

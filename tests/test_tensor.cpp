@@ -24,11 +24,16 @@ using namespace attn;
 namespace {
 
 constexpr std::int64_t huge = std::numeric_limits<std::int64_t>::max();
-constexpr std::array all_types{DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean};
+constexpr std::array all_types{DType::f32, DType::bf16, DType::f16,    DType::f64,
+                               DType::i32, DType::i64,  DType::boolean};
 
-std::string refusal(const std::function<void()>& run) { return test::refusal(run, ErrorCode::invalid_argument); }
+std::string refusal(const std::function<void()>& run) {
+  return test::refusal(run, ErrorCode::invalid_argument);
+}
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 Tensor counted(const Dims& shape) {
   Tensor tensor(DType::i64, shape);
@@ -58,7 +63,8 @@ struct Format {
     const int exponent = (bits & 0x7fff) >> mantissa_bits;
     const int mantissa = bits & ((1 << mantissa_bits) - 1);
     const int significand = exponent == 0 ? mantissa : mantissa | 1 << mantissa_bits;
-    const double magnitude = std::ldexp(significand, std::max(exponent, 1) - max_exponent - mantissa_bits);
+    const double magnitude =
+        std::ldexp(significand, std::max(exponent, 1) - max_exponent - mantissa_bits);
     return bits & 0x8000 ? -magnitude : magnitude;
   }
 };
@@ -85,7 +91,8 @@ void check_widening(const Format& format) {
 template <class Half, class Wide>
 void check_round_trip(const Format& format) {
   Tensor all(dtype_of<Half>(), {0x10000});
-  for (int bits = 0; bits < 0x10000; ++bits) all.data<Half>()[bits] = {static_cast<std::uint16_t>(bits)};
+  for (int bits = 0; bits < 0x10000; ++bits)
+    all.data<Half>()[bits] = {static_cast<std::uint16_t>(bits)};
   const Tensor wide = copy_as(all.view(), dtype_of<Wide>());
   const Tensor back = copy_as(wide.view(), dtype_of<Half>());
   int wrong = 0;
@@ -96,12 +103,16 @@ void check_round_trip(const Format& format) {
   CHECK(wrong == 0);
 }
 
-/// Half-way between each pair of neighbours and a hair to both sides of it, where one more rounding in between would show.
+/// Half-way between each pair of neighbours and a hair to both sides of it, where one more rounding
+/// in between would show.
 template <class Half, class Wide>
 void check_rounding(const Format& format) {
-  const auto rounded = [](double value) { return static_cast<int>(converted<Half>(static_cast<Wide>(value)).bits); };
+  const auto rounded = [](double value) {
+    return static_cast<int>(converted<Half>(static_cast<Wide>(value)).bits);
+  };
   const auto hair = [](double value, double towards) {
-    return static_cast<double>(std::nextafter(static_cast<Wide>(value), static_cast<Wide>(towards)));
+    return static_cast<double>(
+        std::nextafter(static_cast<Wide>(value), static_cast<Wide>(towards)));
   };
   int wrong = 0;
   for (int low = 0; low < format.infinity(); ++low) {
@@ -194,7 +205,8 @@ TEST_CASE("tensors own zeroed, aligned memory") {
     CHECK(tensor.size_in_bytes() == 15 * size_of(dtype));
     CHECK(std::bit_cast<std::uintptr_t>(tensor.data()) % 64 == 0);
     const auto* bytes = static_cast<const unsigned char*>(tensor.data());
-    CHECK(std::count(bytes, bytes + tensor.size_in_bytes(), 0) == static_cast<std::ptrdiff_t>(tensor.size_in_bytes()));
+    CHECK(std::count(bytes, bytes + tensor.size_in_bytes(), 0) ==
+          static_cast<std::ptrdiff_t>(tensor.size_in_bytes()));
   }
   CHECK(Tensor().size() == 0);
   CHECK(Tensor(DType::f32, {}).size() == 1);
@@ -205,7 +217,10 @@ TEST_CASE("tensors own zeroed, aligned memory") {
 TEST_CASE("tensors refuse sizes that do not exist and types that are not theirs") {
   CHECK(contains(refusal([] { Tensor(DType::f32, {2, -1}); }), "[2, -1]"));
   CHECK(contains(refusal([] { Tensor(DType::f32, {huge}); }), "overflows"));
-  CHECK(contains(refusal([] { Tensor(DType::boolean, {std::int64_t{1} << 32, std::int64_t{1} << 31}); }), "overflows"));
+  CHECK(contains(refusal([] {
+                   Tensor(DType::boolean, {std::int64_t{1} << 32, std::int64_t{1} << 31});
+                 }),
+                 "overflows"));
   CHECK(contains(refusal([] { Tensor(DType::f64, {0, huge, huge}); }), "overflows"));
   CHECK(contains(refusal([] { Tensor(DType::f32, {1}).data<double>(); }), "f64"));
 }
@@ -250,7 +265,8 @@ TEST_CASE("known conversions to 16 bits") {
   CHECK(converted<bf16>(-std::numeric_limits<float>::infinity()).bits == 0xff80);
   CHECK(converted<bf16>(std::numeric_limits<float>::denorm_min()).bits == 0);
   CHECK(converted<bf16>(true).bits == 0x3f80);
-  CHECK(converted<bf16>(std::bit_cast<float>(0x7f800001u)).bits == 0x7fc0);  // a NaN whose mark would be cut off
+  CHECK(converted<bf16>(std::bit_cast<float>(0x7f800001u)).bits ==
+        0x7fc0);  // a NaN whose mark would be cut off
   CHECK(converted<f16>(std::bit_cast<float>(0xff800001u)).bits == 0xfe00);
   CHECK(converted<bf16>(f16{0x3c01}).bits == 0x3f80);
 }
@@ -280,7 +296,9 @@ TEST_CASE("floats to integers truncate, and refuse what does not fit") {
 TEST_CASE("a refused copy leaves the destination as it was") {
   const double source[] = {1, 2, std::nan("")};
   std::int32_t destination[] = {7, 7, 7};
-  CHECK_FALSE(refusal([&] { copy_into(TensorView(source, {3}), MutableTensorView(destination, {3})); }).empty());
+  CHECK_FALSE(refusal([&] {
+                copy_into(TensorView(source, {3}), MutableTensorView(destination, {3}));
+              }).empty());
   CHECK(std::count(destination, destination + 3, 7) == 3);
 }
 
@@ -295,7 +313,8 @@ TEST_CASE("anything but zero is true") {
   const Tensor copied = copy_as(TensorView(bytes, DType::boolean, Dims{4}), DType::boolean);
   const unsigned char normal[] = {0, 1, 1, 1};
   CHECK(std::memcmp(copied.data(), normal, sizeof normal) == 0);
-  CHECK(values(TensorView(bytes, DType::boolean, Dims{4})) == std::vector<std::int64_t>{0, 1, 1, 1});
+  CHECK(values(TensorView(bytes, DType::boolean, Dims{4})) ==
+        std::vector<std::int64_t>{0, 1, 1, 1});
 }
 
 TEST_CASE("small whole numbers pass through every pair of types") {
@@ -305,14 +324,16 @@ TEST_CASE("small whole numbers pass through every pair of types") {
       CAPTURE(std::string(name_of(from)));
       CAPTURE(std::string(name_of(to)));
       const Tensor first = copy_as(TensorView(source, {5}), from);
-      CHECK(values(copy_as(first.view(), to).view()) == std::vector<std::int64_t>(source, source + 5));
+      CHECK(values(copy_as(first.view(), to).view()) ==
+            std::vector<std::int64_t>(source, source + 5));
     }
   }
 }
 
 TEST_CASE("a copy in the same type keeps the bits") {
   Tensor source(DType::f16, {0x10000});
-  for (int bits = 0; bits < 0x10000; ++bits) source.data<f16>()[bits] = {static_cast<std::uint16_t>(bits)};
+  for (int bits = 0; bits < 0x10000; ++bits)
+    source.data<f16>()[bits] = {static_cast<std::uint16_t>(bits)};
   const Tensor copied = copy_as(source.view(), DType::f16);
   CHECK(std::memcmp(source.data(), copied.data(), source.size_in_bytes()) == 0);
 }
@@ -321,11 +342,13 @@ TEST_CASE("copies read any strides") {
   const Tensor tensor = counted({2, 3, 4});
   const auto* first = tensor.data<std::int64_t>();
   CHECK(values(TensorView(first + 3, {4}, {-1})) == std::vector<std::int64_t>{3, 2, 1, 0});
-  CHECK(values(TensorView(first + 23, {2, 2}, {-12, -4})) == std::vector<std::int64_t>{23, 19, 11, 7});
+  CHECK(values(TensorView(first + 23, {2, 2}, {-12, -4})) ==
+        std::vector<std::int64_t>{23, 19, 11, 7});
   CHECK(values(TensorView(first, {2, 3}, {0, 4})) == std::vector<std::int64_t>{0, 4, 8, 0, 4, 8});
   CHECK(values(TensorView(first + 5, {3}, {0})) == std::vector<std::int64_t>{5, 5, 5});
   CHECK(values(TensorView(first + 5, Dims{})) == std::vector<std::int64_t>{5});
-  CHECK(values(tensor.view().permuted({2, 0, 1}).sliced(0, 1, 2)) == std::vector<std::int64_t>{1, 5, 9, 13, 17, 21});
+  CHECK(values(tensor.view().permuted({2, 0, 1}).sliced(0, 1, 2)) ==
+        std::vector<std::int64_t>{1, 5, 9, 13, 17, 21});
 }
 
 TEST_CASE("copies write any strides") {
@@ -354,10 +377,16 @@ TEST_CASE("copies take memory that is aligned to nothing") {
 }
 
 TEST_CASE("copies of nothing, and copies that cannot be") {
-  CHECK(copy_as(TensorView(static_cast<const float*>(nullptr), {3, 0}), DType::bf16).shape() == Dims{3, 0});
+  CHECK(copy_as(TensorView(static_cast<const float*>(nullptr), {3, 0}), DType::bf16).shape() ==
+        Dims{3, 0});
   float memory[6] = {};
-  CHECK(contains(refusal([&] { copy_into(TensorView(memory, {2, 3}), MutableTensorView(memory, {3, 2})); }), "[3, 2]"));
+  CHECK(contains(refusal([&] {
+                   copy_into(TensorView(memory, {2, 3}), MutableTensorView(memory, {3, 2}));
+                 }),
+                 "[3, 2]"));
   CHECK(contains(refusal([] { copy_as(TensorView(), DType::f32); }), "source has none"));
-  CHECK(
-      contains(refusal([&] { copy_into(TensorView(memory, {6}), MutableTensorView(nullptr, DType::f32, {6})); }), "destination has none"));
+  CHECK(contains(refusal([&] {
+                   copy_into(TensorView(memory, {6}), MutableTensorView(nullptr, DType::f32, {6}));
+                 }),
+                 "destination has none"));
 }

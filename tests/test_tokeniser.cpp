@@ -1,4 +1,5 @@
-// The tokeniser against tokens that a plain Python version computed (tests/data), and against rules written out here.
+// The tokeniser against tokens that a plain Python version computed (tests/data), and against rules
+// written out here.
 #include <attn/error.hpp>
 #include <attn/tokeniser.hpp>
 
@@ -23,15 +24,19 @@ namespace {
 
 using Ids = std::vector<std::int64_t>;
 
-Tokeniser made(const std::string& family) { return Tokeniser::from_file(ATTN_TEST_DATA "/tokenizer_" + family + ".json"); }
+Tokeniser made(const std::string& family) {
+  return Tokeniser::from_file(ATTN_TEST_DATA "/tokenizer_" + family + ".json");
+}
 
 std::string from_hex(const std::string& digits) {
   std::string bytes;
-  for (std::size_t n = 0; n < digits.size(); n += 2) bytes += static_cast<char>(std::stoi(digits.substr(n, 2), nullptr, 16));
+  for (std::size_t n = 0; n < digits.size(); n += 2)
+    bytes += static_cast<char>(std::stoi(digits.substr(n, 2), nullptr, 16));
   return bytes;
 }
 
-/// A vocabulary of the bytes a to z and space, which byte-level files spell as U+0120, and of `words`.
+/// A vocabulary of the bytes a to z and space, which byte-level files spell as U+0120, and of
+/// `words`.
 json model_of(const std::vector<std::string>& words, const json& merges) {
   json vocab;
   for (char c = 'a'; c <= 'z'; ++c) vocab[std::string(1, c)] = c - 'a';
@@ -50,7 +55,9 @@ json small_file() {
           {"added_tokens", json::array({{{"id", 40}, {"content", "<end>"}, {"special", true}}})}};
 }
 
-Tokeniser from_json(const Folder& folder, const json& file) { return Tokeniser::from_file(folder.write("tokenizer.json", file.dump())); }
+Tokeniser from_json(const Folder& folder, const json& file) {
+  return Tokeniser::from_file(folder.write("tokenizer.json", file.dump()));
+}
 
 /// The pieces of the tokens, joined by bars: how a text was cut.
 std::string cut(const Tokeniser& tokeniser, const std::string& text) {
@@ -61,16 +68,37 @@ std::string cut(const Tokeniser& tokeniser, const std::string& text) {
 
 /// Random bytes, most of them of characters.
 std::string random_text(Random& random) {
-  static const std::vector<std::string> parts{
-      " ",          "  ",    "\n", "\r\n", "\t", "a",    "the",  "'s",   "'LL",      "12345",        "...",
-      "<|im_end|>", "<",     "é",  "ß",    "漢", "🙂", "\xff", "\xc3", "\xe2\x82", "\xed\xa0\x80", std::string(1, '\0'),
-      "pier",       "\u3000"};
+  static const std::vector<std::string> parts{" ",
+                                              "  ",
+                                              "\n",
+                                              "\r\n",
+                                              "\t",
+                                              "a",
+                                              "the",
+                                              "'s",
+                                              "'LL",
+                                              "12345",
+                                              "...",
+                                              "<|im_end|>",
+                                              "<",
+                                              "é",
+                                              "ß",
+                                              "漢",
+                                              "🙂",
+                                              "\xff",
+                                              "\xc3",
+                                              "\xe2\x82",
+                                              "\xed\xa0\x80",
+                                              std::string(1, '\0'),
+                                              "pier",
+                                              "\u3000"};
   std::string text;
   for (std::int64_t left = random.integer(0, 30); left > 0; --left) {
     if (random.chance(0.1)) {
       text += static_cast<char>(random.integer(0, 255));
     } else {
-      text += parts[static_cast<std::size_t>(random.integer(0, static_cast<std::int64_t>(parts.size()) - 1))];
+      text += parts[static_cast<std::size_t>(
+          random.integer(0, static_cast<std::int64_t>(parts.size()) - 1))];
     }
   }
   return text;
@@ -110,7 +138,8 @@ TEST_CASE("what is encoded comes back, whatever the bytes") {
       const std::string text = random_text(random);
       CAPTURE(seed);
       CHECK(tokeniser.decode(tokeniser.encode(text, {.add_special = false})) == text);
-      CHECK(tokeniser.decode(tokeniser.encode(text, {.match_special = false}), SpecialTokens::skip) == text);
+      CHECK(tokeniser.decode(tokeniser.encode(text, {.match_special = false}),
+                             SpecialTokens::skip) == text);
     }
   }
 }
@@ -157,7 +186,8 @@ TEST_CASE("ids that name no token") {
   const Folder folder;
   const Tokeniser tokeniser = from_json(folder, small_file());
   CHECK(tokeniser.vocab_size() == 41);
-  for (const std::int64_t id : {std::int64_t{-1}, std::int64_t{29}, std::int64_t{41}, INT64_MAX, INT64_MIN}) {
+  for (const std::int64_t id :
+       {std::int64_t{-1}, std::int64_t{29}, std::int64_t{41}, INT64_MAX, INT64_MIN}) {
     try {
       tokeniser.piece(id);
       FAIL("id ", id);
@@ -174,12 +204,18 @@ TEST_CASE("splits: every behaviour, inverted or not") {
   const auto check = [&](const json& split, const std::string& expected) {
     json file = small_file();
     // Whatever stands together is merged to one token, so that pieces show.
-    file["model"] = model_of({"xx", "ab", "abxx", "xxab", "xxxx"}, json::array({"x x", "a b", "ab xx", "xx ab", "xx xx"}));
-    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({split, byte_level(false, false)})}};
+    file["model"] = model_of({"xx", "ab", "abxx", "xxab", "xxxx"},
+                             json::array({"x x", "a b", "ab xx", "xx ab", "xx xx"}));
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", json::array({split, byte_level(false, false)})}};
     CHECK(cut(from_json(folder, file), "abxxxxab") == expected);
   };
-  const auto split = [](const std::string& pattern, const std::string& behaviour, bool invert = false, const char* kind = "Regex") -> json {
-    return {{"type", "Split"}, {"pattern", {{kind, pattern}}}, {"behavior", behaviour}, {"invert", invert}};
+  const auto split = [](const std::string& pattern, const std::string& behaviour,
+                        bool invert = false, const char* kind = "Regex") -> json {
+    return {{"type", "Split"},
+            {"pattern", {{kind, pattern}}},
+            {"behavior", behaviour},
+            {"invert", invert}};
   };
   check(split("xx", "Removed"), "ab|ab");
   check(split("xx", "Isolated"), "ab|xx|xx|ab");
@@ -194,7 +230,8 @@ TEST_CASE("splits: every behaviour, inverted or not") {
   check(split("x.", "Removed", false, "String"), "abxx|xxab");
   check(split("(?=ab)", "Isolated"), "abxx|xx|ab");
   check(split("b\\K", "Isolated"), "ab|xx|xxab");
-  check(split("x", "MergedWithNext"), "ab|x|x|x|x|ab");      // one match goes with what follows, those before it stand alone
+  check(split("x", "MergedWithNext"),
+        "ab|x|x|x|x|ab");  // one match goes with what follows, those before it stand alone
   check(split("x+|(?=a)", "MergedWithNext"), "ab|xx|xxab");  // no empty match right after another
   check(split("nothing", "Removed"), "abxx|xxab");
 }
@@ -206,8 +243,10 @@ TEST_CASE("digits, prefix spaces and unknown bytes") {
   file["model"]["merges"] = json::array({json::array({"1", "1"}), json::array({"\u0120", "a"})});
   const auto with_digits = [&](const char* key, bool individual) {
     json changed = file;
-    changed["pre_tokenizer"] = {{"type", "Sequence"},
-                                {"pretokenizers", json::array({{{"type", "Digits"}, {key, individual}}, byte_level(false, false)})}};
+    changed["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         json::array({{{"type", "Digits"}, {key, individual}}, byte_level(false, false)})}};
     return cut(from_json(folder, changed), "a11b1");
   };
   CHECK(with_digits("individual_digits", true) == "a|1|1|b|1");
@@ -250,11 +289,14 @@ TEST_CASE("added tokens are normalised as the text is, unless they are special")
 TEST_CASE("templates put tokens around a text") {
   const Folder folder;
   json file = small_file();
-  const auto special = [](const char* id) -> json { return {{"SpecialToken", {{"id", id}, {"type_id", 0}}}}; };
+  const auto special = [](const char* id) -> json {
+    return {{"SpecialToken", {{"id", id}, {"type_id", 0}}}};
+  };
   const json text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
   const json known{{"<s>", {{"ids", {40}}}}, {"</s>", {{"ids", {1, 2}}}}};
-  file["post_processor"] = {
-      {"type", "TemplateProcessing"}, {"single", json::array({special("<s>"), text, special("</s>")})}, {"special_tokens", known}};
+  file["post_processor"] = {{"type", "TemplateProcessing"},
+                            {"single", json::array({special("<s>"), text, special("</s>")})},
+                            {"special_tokens", known}};
   Tokeniser tokeniser = from_json(folder, file);
   CHECK(tokeniser.encode("abc") == Ids{40, 28, 1, 2});
   CHECK(tokeniser.bos() == 40);
@@ -288,17 +330,21 @@ TEST_CASE("long pieces take no longer than their length") {
 TEST_CASE("a pattern whose steps multiply is refused, not waited for") {
   const Folder folder;
   json file = small_file();
-  for (const std::string pattern : {"(a+)+$", "(a|aa)+$", "(?:a?){30}a{30}b", "(.*)*\\1\\1b", "(?R)?a"}) {
-    const json split{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
-    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({split, byte_level(false, false)})}};
+  for (const std::string pattern :
+       {"(a+)+$", "(a|aa)+$", "(?:a?){30}a{30}b", "(.*)*\\1\\1b", "(?R)?a"}) {
+    const json split{
+        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", json::array({split, byte_level(false, false)})}};
     const Tokeniser tokeniser = from_json(folder, file);
     std::string text(5001, 'a');
     text.back() = 'b';
     const std::string message = refusal([&] { tokeniser.encode(text); });
     CAPTURE(pattern);
     CAPTURE(message);
-    const bool refused_well = message.find("takes too many steps on a text of 5001 bytes") != std::string::npos ||
-                              message.find("cannot be matched: nested recursion") != std::string::npos;
+    const bool refused_well =
+        message.find("takes too many steps on a text of 5001 bytes") != std::string::npos ||
+        message.find("cannot be matched: nested recursion") != std::string::npos;
     CHECK((message.empty() || refused_well));
     if (pattern == "(a+)+$") CHECK(!message.empty());
   }
@@ -318,7 +364,8 @@ TEST_CASE("several threads use one tokeniser") {
 namespace {
 
 /// Changes small_file() and expects a refusal that says `fault`.
-void check_changed(ErrorCode code, const std::string& fault, const std::function<void(json&)>& change) {
+void check_changed(ErrorCode code, const std::string& fault,
+                   const std::function<void(json&)>& change) {
   const Folder folder;
   json file = small_file();
   change(file);
@@ -351,16 +398,23 @@ TEST_CASE("broken files are refused") {
   check("without text", [](json& file) { file["model"]["vocab"][""] = 60; });
   check("the id of token 'a' is '-1'", [](json& file) { file["model"]["vocab"]["a"] = -1; });
   check("the id of token 'a' is '1.5'", [](json& file) { file["model"]["vocab"]["a"] = 1.5; });
-  check("the id of token 'a' is '18446744073709551615'", [](json& file) { file["model"]["vocab"]["a"] = UINT64_MAX; });
-  check("the id of token 'a' is '1048576'", [](json& file) { file["model"]["vocab"]["a"] = 1 << 20; });
-  check("the id of token 'a' is 'no number'", [](json& file) { file["model"]["vocab"]["a"] = json::array({1}); });
-  check("token 'b' has the id 0, which another", [](json& file) { file["model"]["vocab"]["b"] = 0; });
+  check("the id of token 'a' is '18446744073709551615'",
+        [](json& file) { file["model"]["vocab"]["a"] = UINT64_MAX; });
+  check("the id of token 'a' is '1048576'",
+        [](json& file) { file["model"]["vocab"]["a"] = 1 << 20; });
+  check("the id of token 'a' is 'no number'",
+        [](json& file) { file["model"]["vocab"]["a"] = json::array({1}); });
+  check("token 'b' has the id 0, which another",
+        [](json& file) { file["model"]["vocab"]["b"] = 0; });
   check("merges", [](json& file) { file["model"].erase("merges"); });
   check("merges", [](json& file) { file["model"]["merges"] = "a b"; });
-  check("model.merges[1] is of 'a' and 'z', but model.vocab lacks 'az'", [](json& file) { file["model"]["merges"][1] = "a z"; });
-  check("model.vocab lacks 'A'", [](json& file) { file["model"]["merges"][1] = json::array({"A", "b"}); });
-  for (const json& merge :
-       {json("ab"), json("a b c"), json(1), json::array({"a"}), json::array({"a", 1}), json::array({"a", "b", "c"}), json()}) {
+  check("model.merges[1] is of 'a' and 'z', but model.vocab lacks 'az'",
+        [](json& file) { file["model"]["merges"][1] = "a z"; });
+  check("model.vocab lacks 'A'", [](json& file) {
+    file["model"]["merges"][1] = json::array({"A", "b"});
+  });
+  for (const json& merge : {json("ab"), json("a b c"), json(1), json::array({"a"}),
+                            json::array({"a", 1}), json::array({"a", "b", "c"}), json()}) {
     check("model.merges[0] is no pair", [&](json& file) { file["model"]["merges"][0] = merge; });
   }
   check("unk_token", [](json& file) { file["model"]["unk_token"] = "<unk>"; });
@@ -373,16 +427,22 @@ TEST_CASE("broken files are refused") {
   check("content", [](json& file) { file["added_tokens"][0]["content"] = ""; });
   check("content", [](json& file) { file["added_tokens"][0].erase("content"); });
   check("special", [](json& file) { file["added_tokens"][0]["special"] = 1; });
-  check("'<end>' stands twice", [](json& file) { file["added_tokens"].push_back(file["added_tokens"][0]); });
-  check("has the id 3, which another token has too", [](json& file) { file["added_tokens"][0]["id"] = 3; });
-  check("has the id 40, but 3 in model.vocab", [](json& file) { file["added_tokens"][0]["content"] = "d"; });
+  check("'<end>' stands twice",
+        [](json& file) { file["added_tokens"].push_back(file["added_tokens"][0]); });
+  check("has the id 3, which another token has too",
+        [](json& file) { file["added_tokens"][0]["id"] = 3; });
+  check("has the id 40, but 3 in model.vocab",
+        [](json& file) { file["added_tokens"][0]["content"] = "d"; });
   check("lacks a pre_tokenizer", [](json& file) { file.erase("pre_tokenizer"); });
-  check("lacks a pre_tokenizer", [](json& file) { file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array()}}; });
+  check("lacks a pre_tokenizer", [](json& file) {
+    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array()}};
+  });
   check("type", [](json& file) { file["pre_tokenizer"].erase("type"); });
   check("add_prefix_space", [](json& file) { file["pre_tokenizer"].erase("add_prefix_space"); });
   check("more than 64 pretokenizers", [](json& file) {
     const json step = file["pre_tokenizer"];
-    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::vector<json>(1000, step)}};
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", std::vector<json>(1000, step)}};
   });
   const auto check_split = [&](const std::string& fault, const json& split) {
     check(fault, [&](json& file) {
@@ -411,7 +471,8 @@ TEST_CASE("what is not supported is refused") {
   check("model.type", [](json& file) { file["model"]["type"] = "Unigram"; });
   check("byte_fallback", [](json& file) { file["model"]["byte_fallback"] = true; });
   check("dropout", [](json& file) { file["model"]["dropout"] = 0.1; });
-  check("continuing_subword_prefix", [](json& file) { file["model"]["continuing_subword_prefix"] = "##"; });
+  check("continuing_subword_prefix",
+        [](json& file) { file["model"]["continuing_subword_prefix"] = "##"; });
   check("end_of_word_suffix", [](json& file) { file["model"]["end_of_word_suffix"] = "</w>"; });
   check("normalizer.type", [](json& file) { file["normalizer"] = {{"type", "Lowercase"}}; });
   check("pre_tokenizer.type", [](json& file) { file["pre_tokenizer"] = {{"type", "Metaspace"}}; });
@@ -420,13 +481,16 @@ TEST_CASE("what is not supported is refused") {
     file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({last, last})}};
   });
   check("decoder.type", [](json& file) { file["decoder"] = {{"type", "Metaspace"}}; });
-  check("post_processor.type", [](json& file) { file["post_processor"] = {{"type", "BertProcessing"}}; });
+  check("post_processor.type", [](json& file) {
+    file["post_processor"] = {{"type", "BertProcessing"}};
+  });
 }
 
 TEST_CASE("files that are no JSON") {
   const Folder folder;
   const auto check = [&](const std::string& bytes, const std::string& fault) {
-    const std::string message = refusal([&] { Tokeniser::from_file(folder.write("tokenizer.json", bytes)); });
+    const std::string message =
+        refusal([&] { Tokeniser::from_file(folder.write("tokenizer.json", bytes)); });
     CAPTURE(message);
     CHECK(message.find(fault) != std::string::npos);
   };
@@ -439,5 +503,6 @@ TEST_CASE("files that are no JSON") {
   for (int n = 0; n < 100'000; ++n) objects += R"({"model":)";
   check(objects, "nested deeper");
   check(R"({"model":{},"model":{}})", "stands twice");
-  CHECK(refusal([&] { Tokeniser::from_file(folder / "none.json"); }).find("no such file") != std::string::npos);
+  CHECK(refusal([&] { Tokeniser::from_file(folder / "none.json"); }).find("no such file") !=
+        std::string::npos);
 }

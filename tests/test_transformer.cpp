@@ -16,13 +16,17 @@ using namespace attn::test;
 
 namespace {
 
-constexpr AttentionKernel kernels[] = {AttentionKernel::tiled, AttentionKernel::unfused, AttentionKernel::reference};
+constexpr AttentionKernel kernels[] = {AttentionKernel::tiled, AttentionKernel::unfused,
+                                       AttentionKernel::reference};
 constexpr DType compute_types[] = {DType::f32, DType::bf16};
 
-TensorView x_of(const BlockData& data, std::int64_t begin, std::int64_t end) { return data.x.view().sliced(1, begin, end); }
+TensorView x_of(const BlockData& data, std::int64_t begin, std::int64_t end) {
+  return data.x.view().sliced(1, begin, end);
+}
 
 /// The whole sequence in pieces of so many tokens.
-StridedTensor in_chunks(AttentionBlock& block, const BlockData& data, const CacheRef& cache, std::int64_t chunk) {
+StridedTensor in_chunks(AttentionBlock& block, const BlockData& data, const CacheRef& cache,
+                        std::int64_t chunk) {
   StridedTensor y(DType::f32, data.x.shape());
   const std::int64_t seq = data.x.shape()[1];
   for (std::int64_t begin = 0; begin < seq; begin += chunk) {
@@ -79,7 +83,9 @@ BlockCase full_case() {
 
 }  // namespace
 
-TEST_CASE("Rows around the boundaries between the micro-kernel and oneDNN, heads of each grouping, odd sizes") {
+TEST_CASE(
+    "Rows around the boundaries between the micro-kernel and oneDNN, heads of each grouping, odd "
+    "sizes") {
   for (const std::int64_t seq : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 64, 77}) {
     CAPTURE(seq);
     BlockCase c{.biases = seq % 2 == 1, .seq = seq};
@@ -107,7 +113,8 @@ TEST_CASE("Norms of q and k, and rotary positions of each kind") {
         CAPTURE(rotary_dim);
         BlockCase c{.qk_norms = qk_norms, .seq = 13};
         c.settings.qk_norm_epsilon = 0.1f;
-        c.settings.rope = RopeSettings{.theta = 30, .rotary_dim = rotary_dim, .interleaved = interleaved};
+        c.settings.rope =
+            RopeSettings{.theta = 30, .rotary_dim = rotary_dim, .interleaved = interleaved};
         check_without_cache(c);
       }
     }
@@ -149,7 +156,8 @@ TEST_CASE("Causal or not, windows, softcap, sinks, ALiBi, an additive mask, padd
   }
 }
 
-TEST_CASE("Prefill, chunks and single tokens through every cache give what the whole sequence does") {
+TEST_CASE(
+    "Prefill, chunks and single tokens through every cache give what the whole sequence does") {
   for (const DType dtype : compute_types) {
     BlockCase c = full_case();
     c.settings.dtype = dtype;
@@ -167,7 +175,8 @@ TEST_CASE("Prefill, chunks and single tokens through every cache give what the w
       for (const std::int64_t sequence : {1, 0}) {  // sequences of one cache, each by itself
         for (std::int64_t begin = 0; begin < c.seq; begin += chunk) {
           const std::int64_t end = std::min(c.seq, begin + chunk);
-          block.forward(x_of(data, begin, end).sliced(0, sequence, sequence + 1), CacheRef(one_by_one, sequence),
+          block.forward(x_of(data, begin, end).sliced(0, sequence, sequence + 1),
+                        CacheRef(one_by_one, sequence),
                         y.view().sliced(1, begin, end).sliced(0, sequence, sequence + 1));
         }
       }
@@ -207,19 +216,22 @@ TEST_CASE("Fused and transposed weights of each type have the bits of separate d
         return y.bits();
       };
       const auto bits = y_with(data.weights());
-      const auto join = [](std::vector<double> a, const std::vector<double>& b, const std::vector<double>& d) {
+      const auto join = [](std::vector<double> a, const std::vector<double>& b,
+                           const std::vector<double>& d) {
         a.insert(a.end(), b.begin(), b.end());
         a.insert(a.end(), d.begin(), d.end());
         return a;
       };
       const std::int64_t q = c.q_width(), kv = c.kv_width(), hidden = c.settings.hidden;
-      StridedTensor fused =
-          tensor_of(DType::f32, {q + 2 * kv, hidden}, Layout::padded, join(data.q.values(), data.k.values(), data.v.values()));
+      StridedTensor fused = tensor_of(DType::f32, {q + 2 * kv, hidden}, Layout::padded,
+                                      join(data.q.values(), data.k.values(), data.v.values()));
       StridedTensor bias =
-          tensor_of(DType::f32, {q + 2 * kv}, Layout::strided_dim, join(data.q_bias.values(), data.k_bias.values(), data.v_bias.values()));
+          tensor_of(DType::f32, {q + 2 * kv}, Layout::strided_dim,
+                    join(data.q_bias.values(), data.k_bias.values(), data.v_bias.values()));
       const LinearWeights all{fused.view(), bias.view()};
       AttentionWeights weights = data.weights();
-      weights.q = part_of(all, 0, q), weights.k = part_of(all, q, q + kv), weights.v = part_of(all, q + kv, q + 2 * kv);
+      weights.q = part_of(all, 0, q), weights.k = part_of(all, q, q + kv),
+      weights.v = part_of(all, q + kv, q + 2 * kv);
       CHECK(y_with(weights) == bits);
       Tensor transposed(DType::f32, {q, hidden});
       const TensorView in_out = data.out.view().permuted({1, 0});
@@ -234,12 +246,18 @@ TEST_CASE("Threads, and what else is in the batch, do not change bits") {
   for (const DType dtype : compute_types) {
     for (const std::int64_t seq : {2, 40}) {
       BlockCase c{.batch = 3, .seq = seq};
-      c.settings = {
-          .hidden = 320, .num_q_heads = 8, .num_kv_heads = 2, .head_dim = 40, .rope = RopeSettings{}, .max_positions = 64, .dtype = dtype};
+      c.settings = {.hidden = 320,
+                    .num_q_heads = 8,
+                    .num_kv_heads = 2,
+                    .head_dim = 40,
+                    .rope = RopeSettings{},
+                    .max_positions = 64,
+                    .dtype = dtype};
       BlockData data(c);
       const auto y_on = [&](int threads) {
         StridedTensor y(DType::f32, data.x.shape());
-        AttentionBlock(c.settings, data.weights(), {.num_threads = threads}).forward(data.x.view(), {}, y.view());
+        AttentionBlock(c.settings, data.weights(), {.num_threads = threads})
+            .forward(data.x.view(), {}, y.view());
         return y.bits();
       };
       const std::vector<std::uint64_t> bits = y_on(1);
@@ -289,7 +307,8 @@ TEST_CASE("Memory that is aligned to bytes") {
   c.settings.dtype = DType::bf16;
   const BlockData data(c);
   AttentionBlock block(c.settings, data.weights());
-  std::vector<std::byte> memory(static_cast<std::size_t>(data.x.shape().product()) * 2 + 2), result(memory.size() * 2);
+  std::vector<std::byte> memory(static_cast<std::size_t>(data.x.shape().product()) * 2 + 2),
+      result(memory.size() * 2);
   const TensorView x(memory.data() + 2, DType::bf16, data.x.shape());
   copy_into(data.x.view(), {memory.data() + 2, DType::bf16, data.x.shape()});
   block.forward(x, {}, {result.data() + 1, DType::f32, data.x.shape()});

@@ -1,4 +1,5 @@
-// What blocks, layers and decoders refuse, and that caches hold what they held then; hooks and times.
+// What blocks, layers and decoders refuse, and that caches hold what they held then; hooks and
+// times.
 #include <attn/attn.hpp>
 
 #include <doctest/doctest.h>
@@ -20,14 +21,16 @@ constexpr std::int64_t hidden = 40, mlp_width = 56, vocab = 50, num_layers = 3;
 
 /// A decoder's random weights.
 struct DecoderCase {
-  explicit DecoderCase(NormKind norm = NormKind::rms, MlpKind mlp = MlpKind::swiglu, DType dtype = DType::f32) {
+  explicit DecoderCase(NormKind norm = NormKind::rms, MlpKind mlp = MlpKind::swiglu,
+                       DType dtype = DType::f32) {
     BlockCase block{.biases = true, .qk_norms = norm == NormKind::rms, .batch = 2, .seq = 6};
     block.settings.dtype = dtype;
     block.settings.max_positions = 32;
     if (norm == NormKind::rms) block.settings.rope = RopeSettings{};
-    settings = {.layer = {.attention = block.settings, .norm = {norm}, .mlp = mlp, .mlp_width = mlp_width},
-                .num_layers = num_layers,
-                .vocab_size = vocab};
+    settings = {
+        .layer = {.attention = block.settings, .norm = {norm}, .mlp = mlp, .mlp_width = mlp_width},
+        .num_layers = num_layers,
+        .vocab_size = vocab};
     for (std::uint64_t n = 0; n < num_layers; ++n) blocks.emplace_back(block, n);
     embedding = blocks[0].normal({vocab, hidden}, 0, 1);
     positions = blocks[0].normal({32, hidden}, 0, 1);
@@ -36,13 +39,16 @@ struct DecoderCase {
     for (StridedTensor* matrix : {&gate, &up}) *matrix = blocks[0].matrix(mlp_width, hidden);
     down = blocks[0].matrix(hidden, mlp_width);
     weights.embedding = embedding.view();
-    const NormWeights norms{scale.view(), norm == NormKind::layer ? TensorView(bias.view()) : TensorView{}};
+    const NormWeights norms{scale.view(),
+                            norm == NormKind::layer ? TensorView(bias.view()) : TensorView{}};
     for (const BlockData& data : blocks) {
       weights.layers.push_back(
           {.attention_norm = norms,
            .attention = data.weights(),
            .mlp_norm = norms,
-           .mlp = {.gate = {mlp == MlpKind::swiglu ? TensorView(gate.view()) : TensorView{}}, .up = {up.view()}, .down = {down.view()}}});
+           .mlp = {.gate = {mlp == MlpKind::swiglu ? TensorView(gate.view()) : TensorView{}},
+                   .up = {up.view()},
+                   .down = {down.view()}}});
     }
     weights.final_norm = norms;
     if (norm == NormKind::layer) weights.positions = positions.view();
@@ -60,11 +66,14 @@ const TensorView id_view(ids.data(), {2, 6});
 std::vector<double> logits_of(Decoder& decoder, const ForwardOptions& options = {}) {
   StridedTensor logits(DType::f32, {2, 6, vocab});
   std::vector<KvCache> caches = make_caches(decoder.settings(), 2, 6);
-  decoder.forward(id_view, std::vector<CacheRef>(caches.begin(), caches.end()), logits.view(), options);
+  decoder.forward(id_view, std::vector<CacheRef>(caches.begin(), caches.end()), logits.view(),
+                  options);
   return logits.values();
 }
 
-void refused(const std::vector<std::string>& words, const std::function<void()>& f) { check_fails(ErrorCode::invalid_argument, words, f); }
+void refused(const std::vector<std::string>& words, const std::function<void()>& f) {
+  check_fails(ErrorCode::invalid_argument, words, f);
+}
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   double largest = 0;
@@ -77,7 +86,8 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 TEST_CASE("Weights that do not fit are named") {
   const BlockCase c{.biases = true, .qk_norms = true, .alibi = true, .sinks = true};
   const BlockData data(c);
-  const StridedTensor narrow(DType::f32, {48, 39}), vector(DType::f32, {39}), integers(DType::i32, {48, 40});
+  const StridedTensor narrow(DType::f32, {48, 39}), vector(DType::f32, {39}),
+      integers(DType::i32, {48, 40});
   using Change = std::function<void(AttentionWeights&)>;
   const std::vector<std::pair<std::vector<std::string>, Change>> changes = {
       {{"q.weight has shape [48, 39]", "40"}, [&](auto& w) { w.q.weight = narrow.view(); }},
@@ -128,7 +138,8 @@ TEST_CASE("Settings that make no block are named") {
     change(settings);
     refused(words, [&] { AttentionBlock(settings, data.weights()); });
   }
-  refused({"num_threads is 0"}, [&] { AttentionBlock(c.settings, data.weights(), {.num_threads = 0}); });
+  refused({"num_threads is 0"},
+          [&] { AttentionBlock(c.settings, data.weights(), {.num_threads = 0}); });
 }
 
 TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
@@ -138,12 +149,16 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   AttentionBlock block(c.settings, data.weights());
   KvCache::Settings fitting{.batch = 2, .num_kv_heads = 2, .capacity = 8, .head_dim = 12};
   KvCache cache(fitting);
-  StridedTensor y(DType::f32, {2, 3, hidden}), x_wide(DType::f32, {2, 3, 41}), integers(DType::i32, {2, 3, hidden});
-  const StridedTensor mask(DType::f32, {4, 8}), long_mask(DType::f32, {3, 9}), lengths(DType::i64, {2});
+  StridedTensor y(DType::f32, {2, 3, hidden}), x_wide(DType::f32, {2, 3, 41}),
+      integers(DType::i32, {2, 3, hidden});
+  const StridedTensor mask(DType::f32, {4, 8}), long_mask(DType::f32, {3, 9}),
+      lengths(DType::i64, {2});
   const TensorView x = data.x.view();
-  const auto fails = [&](ErrorCode code, const std::vector<std::string>& words, const TensorView& from, const CacheRef& to,
+  const auto fails = [&](ErrorCode code, const std::vector<std::string>& words,
+                         const TensorView& from, const CacheRef& to,
                          const ForwardOptions& options = {}) {
-    for (const AttentionKernel kernel : {AttentionKernel::tiled, AttentionKernel::unfused, AttentionKernel::reference}) {
+    for (const AttentionKernel kernel :
+         {AttentionKernel::tiled, AttentionKernel::unfused, AttentionKernel::reference}) {
       ForwardOptions with_kernel = options;
       with_kernel.kernel = kernel;
       check_fails(code, words, [&] { block.forward(from, to, y.view(), with_kernel); });
@@ -162,7 +177,8 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   fails(invalid, {"kv_lens is given", "absent"}, x, cache, {.kv_lens = lengths.view()});
   fails(invalid, {"kv_lens[0] is -1"}, x, {}, {.kv_lens = lengths.view()});
   fails(invalid, {"batch", "1"}, x, CacheRef(cache, 1));
-  refused({"sequence is 2"}, [&] { block.forward(x.sliced(0, 0, 1), CacheRef(cache, 2), y.view().sliced(0, 0, 1)); });
+  refused({"sequence is 2"},
+          [&] { block.forward(x.sliced(0, 0, 1), CacheRef(cache, 2), y.view().sliced(0, 0, 1)); });
   for (auto [change, word] : {std::pair{&KvCache::Settings::batch, "batch"},
                               {&KvCache::Settings::num_kv_heads, "num_kv_heads"},
                               {&KvCache::Settings::head_dim, "head_dim"}}) {
@@ -175,7 +191,8 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   fails(ErrorCode::exhausted, {"3 tokens", "room for 2", "capacity 2"}, x, small);
   CHECK(small.position(0) == 0);
   block.forward(x, cache, y.view());
-  check_fails(invalid, {"at position 3", "4 positions"}, [&] { block.forward(x, cache, y.view()); });
+  check_fails(invalid, {"at position 3", "4 positions"},
+              [&] { block.forward(x, cache, y.view()); });
   CHECK(cache.position(0) == 3);
 }
 
@@ -191,22 +208,32 @@ TEST_CASE("Not causal and padded, distances are not known") {
   });
 }
 
-TEST_CASE("A pool that runs out of pages in the middle of a batch changes no sequence; no sequence comes twice") {
+TEST_CASE(
+    "A pool that runs out of pages in the middle of a batch changes no sequence; no sequence comes "
+    "twice") {
   BlockCase c{.batch = 3, .seq = 4};
   const BlockData data(c);
   AttentionBlock block(c.settings, data.weights());
   PagedKvCache cache({.num_pages = 5, .page_size = 2, .num_kv_heads = 2, .head_dim = 12});
   const std::array sequences{cache.create(), cache.create(), cache.create()};
   StridedTensor y(DType::f32, data.x.shape());
-  check_fails(ErrorCode::exhausted, {"pages", "free"}, [&] { block.forward(data.x.view(), {cache, sequences}, y.view()); });
+  check_fails(ErrorCode::exhausted, {"pages", "free"}, [&] {
+    block.forward(data.x.view(), {cache, sequences}, y.view());
+  });
   CHECK(y.untouched());
   CHECK(cache.free_pages() == 5);
   for (const auto sequence : sequences) CHECK(cache.length(sequence) == 0);
   const std::array twice{sequences[0], sequences[1], sequences[0]};
-  refused({"sequence 0 stands twice"}, [&] { block.forward(data.x.view(), {cache, twice}, y.view()); });
+  refused({"sequence 0 stands twice"}, [&] {
+    block.forward(data.x.view(), {cache, twice}, y.view());
+  });
   const std::array unknown{sequences[0], sequences[1], PagedKvCache::Sequence{9}};
-  refused({"sequence 9 does not exist"}, [&] { block.forward(data.x.view(), {cache, unknown}, y.view()); });
-  refused({"batch of 2"}, [&] { block.forward(data.x.view(), {cache, std::span(sequences).first(2)}, y.view()); });
+  refused({"sequence 9 does not exist"}, [&] {
+    block.forward(data.x.view(), {cache, unknown}, y.view());
+  });
+  refused({"batch of 2"}, [&] {
+    block.forward(data.x.view(), {cache, std::span(sequences).first(2)}, y.view());
+  });
   CHECK(cache.free_pages() == 5);
 }
 
@@ -220,16 +247,21 @@ TEST_CASE("Layers and decoders name what does not fit") {
       {{"hidden is 0"}, [](auto& d) { d.settings.layer.attention.hidden = 0; }},
       {{"embedding", "rank 2"}, [](auto& d) { d.weights.embedding = {}; }},
       {{"positions has shape [32, 40]", "33"},
-       [](auto& d) { d.weights.positions = d.positions.view(), d.settings.layer.attention.max_positions = 33; }},
+       [](auto& d) {
+         d.weights.positions = d.positions.view(), d.settings.layer.attention.max_positions = 33;
+       }},
       {{"output has shape [40]", "rank 2"}, [](auto& d) { d.weights.output = d.scale.view(); }},
       {{"norm.epsilon is -1"}, [](auto& d) { d.settings.layer.norm.epsilon = -1; }},
       {{"final_norm.scale"}, [](auto& d) { d.weights.final_norm.scale = {}; }},
       {{"final_norm.bias is given"}, [](auto& d) { d.weights.final_norm.bias = d.bias.view(); }},
-      {{"layer 1", "attention_norm.bias is given"}, [](auto& d) { d.weights.layers[1].attention_norm.bias = d.bias.view(); }},
+      {{"layer 1", "attention_norm.bias is given"},
+       [](auto& d) { d.weights.layers[1].attention_norm.bias = d.bias.view(); }},
       {{"layer 2", "mlp_norm.scale"}, [](auto& d) { d.weights.layers[2].mlp_norm.scale = {}; }},
-      {{"layer 0", "up.weight"}, [](auto& d) { d.weights.layers[0].mlp.up.weight = d.down.view(); }},
+      {{"layer 0", "up.weight"},
+       [](auto& d) { d.weights.layers[0].mlp.up.weight = d.down.view(); }},
       {{"layer 0", "gate.weight"}, [](auto& d) { d.weights.layers[0].mlp.gate.weight = {}; }},
-      {{"layer 0", "down.weight"}, [](auto& d) { d.weights.layers[0].mlp.down.weight = d.up.view(); }},
+      {{"layer 0", "down.weight"},
+       [](auto& d) { d.weights.layers[0].mlp.down.weight = d.up.view(); }},
       {{"layer 0", "gate.weight is given"}, [](auto& d) { d.settings.layer.mlp = MlpKind::gelu; }},
       {{"layer 0", "mlp_width is 0"}, [](auto& d) { d.settings.layer.mlp_width = 0; }},
       {{"layer 1", "sinks"}, [](auto& d) { d.weights.layers[1].attention.sinks = d.scale.view(); }},
@@ -246,32 +278,43 @@ TEST_CASE("A decoder's forward is checked before anything changes") {
   Decoder decoder(c.settings, c.weights);
   std::vector<KvCache> caches = make_caches(c.settings, 2, 8);
   std::vector<CacheRef> refs(caches.begin(), caches.end());
-  StridedTensor logits(DType::f32, {2, vocab}), gaps(DType::f32, {2, vocab}, Layout::padded), bf16_logits(DType::bf16, {2, vocab});
+  StridedTensor logits(DType::f32, {2, vocab}), gaps(DType::f32, {2, vocab}, Layout::padded),
+      bf16_logits(DType::bf16, {2, vocab});
   std::vector<std::int32_t> wrong = ids;
   wrong[8] = vocab;
-  refused({"ids[1, 2] is 50"}, [&] { decoder.forward({wrong.data(), {2, 6}}, refs, logits.view()); });
+  refused({"ids[1, 2] is 50"}, [&] {
+    decoder.forward({wrong.data(), {2, 6}}, refs, logits.view());
+  });
   wrong[8] = -1;
-  refused({"ids[1, 2] is -1"}, [&] { decoder.forward({wrong.data(), {2, 6}}, refs, logits.view()); });
+  refused({"ids[1, 2] is -1"}, [&] {
+    decoder.forward({wrong.data(), {2, 6}}, refs, logits.view());
+  });
   refused({"ids has type f32"}, [&] { decoder.forward(logits.view(), refs, logits.view()); });
-  refused({"caches are 2", "3 are needed"}, [&] { decoder.forward(id_view, std::span(refs).first(2), logits.view()); });
+  refused({"caches are 2", "3 are needed"},
+          [&] { decoder.forward(id_view, std::span(refs).first(2), logits.view()); });
   refused({"logits has strides"}, [&] { decoder.forward(id_view, refs, gaps.view()); });
   refused({"logits has type bf16"}, [&] { decoder.forward(id_view, refs, bf16_logits.view()); });
-  refused({"logits has shape [2, 50]", "batch"},
-          [&] { decoder.forward(id_view.sliced(0, 0, 1), std::vector<CacheRef>(3), logits.view()); });
-  refused({"ids has no tokens"}, [&] { decoder.forward(id_view.sliced(1, 0, 0), refs, logits.view()); });
+  refused({"logits has shape [2, 50]", "batch"}, [&] {
+    decoder.forward(id_view.sliced(0, 0, 1), std::vector<CacheRef>(3), logits.view());
+  });
+  refused({"ids has no tokens"},
+          [&] { decoder.forward(id_view.sliced(1, 0, 0), refs, logits.view()); });
   refused({"layers 0 and 1 have the same cache"}, [&] {
     const std::vector<CacheRef> same = {refs[0], refs[0], refs[2]};
     decoder.forward(id_view, same, logits.view());
   });
   const StridedTensor mask(DType::f32, {5, 8});
-  refused({"layer 0", "mask has shape [5, 8]"}, [&] { decoder.forward(id_view, refs, logits.view(), {.mask = mask.view()}); });
+  refused({"layer 0", "mask has shape [5, 8]"},
+          [&] { decoder.forward(id_view, refs, logits.view(), {.mask = mask.view()}); });
   CHECK(logits.untouched());
   for (const KvCache& cache : caches) CHECK(cache.position(0) == 0);
   decoder.forward(id_view, refs, {});
   for (KvCache& cache : caches) CHECK(cache.position(1) == 6);
-  check_fails(ErrorCode::exhausted, {"layer 0", "room for 2"}, [&] { decoder.forward(id_view, refs, logits.view()); });
+  check_fails(ErrorCode::exhausted, {"layer 0", "room for 2"},
+              [&] { decoder.forward(id_view, refs, logits.view()); });
   caches[2].truncate(1, 4);
-  refused({"layer 2", "position 4", "entry 1", "6"}, [&] { decoder.forward(id_view.sliced(1, 0, 1), refs, logits.view()); });
+  refused({"layer 2", "position 4", "entry 1", "6"},
+          [&] { decoder.forward(id_view.sliced(1, 0, 1), refs, logits.view()); });
 }
 
 TEST_CASE("A forward that fails halfway leaves every layer's cache as it was") {
@@ -280,7 +323,8 @@ TEST_CASE("A forward that fails halfway leaves every layer's cache as it was") {
   // The third layer's pages run out.
   std::vector<PagedKvCache> pools;
   for (const std::int64_t pages : {12, 12, 7})
-    pools.emplace_back(PagedKvCache::Settings{.num_pages = pages, .page_size = 2, .num_kv_heads = 2, .head_dim = 12});
+    pools.emplace_back(PagedKvCache::Settings{
+        .num_pages = pages, .page_size = 2, .num_kv_heads = 2, .head_dim = 12});
   std::array<PagedKvCache::Sequence, 2> sequences{};
   for (PagedKvCache& pool : pools) sequences = {pool.create(), pool.create()};
   std::vector<CacheRef> refs;
@@ -288,7 +332,8 @@ TEST_CASE("A forward that fails halfway leaves every layer's cache as it was") {
   StridedTensor first(DType::f32, {2, vocab}), again(DType::f32, {2, vocab});
   decoder.forward(id_view.sliced(1, 0, 4), refs, first.view());
   StridedTensor logits(DType::f32, {2, vocab});
-  check_fails(ErrorCode::exhausted, {"free"}, [&] { decoder.forward(id_view.sliced(1, 0, 5), refs, logits.view()); });
+  check_fails(ErrorCode::exhausted, {"free"},
+              [&] { decoder.forward(id_view.sliced(1, 0, 5), refs, logits.view()); });
   CHECK(logits.untouched());
   for (const PagedKvCache& pool : pools) CHECK(pool.length(1) == 4);
   // And a hook throws, behind each layer and before.
@@ -300,20 +345,26 @@ TEST_CASE("A forward that fails halfway leaves every layer's cache as it was") {
     const auto fail = [&] {
       if (calls++ == failing) throw std::bad_alloc();
     };
-    const ForwardHooks hooks{.attention = [&](auto&, auto&) { fail(); }, .layer = [&](auto&) { fail(); }};
-    CHECK_THROWS_AS(decoder.forward(id_view.sliced(1, 4, 6), contiguous, logits.view(), {.hooks = &hooks}), std::bad_alloc);
+    const ForwardHooks hooks{.attention = [&](auto&, auto&) { fail(); },
+                             .layer = [&](auto&) { fail(); }};
+    CHECK_THROWS_AS(
+        decoder.forward(id_view.sliced(1, 4, 6), contiguous, logits.view(), {.hooks = &hooks}),
+        std::bad_alloc);
     for (const KvCache& cache : caches) CHECK((cache.position(0) == 4 && cache.position(1) == 4));
   }
   // Goes on as if nothing had happened.
   decoder.forward(id_view.sliced(1, 4, 6), contiguous, again.view());
   const std::vector<double> whole = logits_of(decoder);
-  const std::vector<double> last(whole.begin() + 5 * vocab, whole.begin() + 6 * vocab), got = again.values();
+  const std::vector<double> last(whole.begin() + 5 * vocab, whole.begin() + 6 * vocab),
+      got = again.values();
   CHECK(largest_difference(last, {got.begin(), got.begin() + vocab}) < 1e-4);
 }
 
-TEST_CASE("Kernels agree; tied, untied and strided outputs; layers by themselves are the decoder's") {
-  for (const auto& [norm, mlp] :
-       {std::pair{NormKind::rms, MlpKind::swiglu}, {NormKind::layer, MlpKind::gelu}, {NormKind::layer, MlpKind::gelu_tanh}}) {
+TEST_CASE(
+    "Kernels agree; tied, untied and strided outputs; layers by themselves are the decoder's") {
+  for (const auto& [norm, mlp] : {std::pair{NormKind::rms, MlpKind::swiglu},
+                                  {NormKind::layer, MlpKind::gelu},
+                                  {NormKind::layer, MlpKind::gelu_tanh}}) {
     const DecoderCase c(norm, mlp);
     Decoder decoder(c.settings, c.weights);
     const std::vector<double> logits = logits_of(decoder);
@@ -321,8 +372,10 @@ TEST_CASE("Kernels agree; tied, untied and strided outputs; layers by themselves
     for (const double value : logits) largest = std::max(largest, std::fabs(value));
     // Each kernel is off by some roundings a layer, of sums of up to 56 products.
     const double tolerance = num_layers * 56 * float_unit * largest;
-    CHECK(largest_difference(logits_of(decoder, {.kernel = AttentionKernel::unfused}), logits) < tolerance);
-    CHECK(largest_difference(logits_of(decoder, {.kernel = AttentionKernel::reference}), logits) < tolerance);
+    CHECK(largest_difference(logits_of(decoder, {.kernel = AttentionKernel::unfused}), logits) <
+          tolerance);
+    CHECK(largest_difference(logits_of(decoder, {.kernel = AttentionKernel::reference}), logits) <
+          tolerance);
     DecoderWeights untied = c.weights;
     untied.output = c.embedding.view();
     Decoder other(c.settings, untied);
@@ -336,7 +389,9 @@ TEST_CASE("Kernels agree; tied, untied and strided outputs; layers by themselves
   }
 }
 
-TEST_CASE("Hooks see each layer's call and stream, in order; times add up; a layer alone is the decoder's") {
+TEST_CASE(
+    "Hooks see each layer's call and stream, in order; times add up; a layer alone is the "
+    "decoder's") {
   const DecoderCase c;
   Decoder decoder(c.settings, c.weights);
   std::vector<std::string> order;
@@ -355,12 +410,15 @@ TEST_CASE("Hooks see each layer's call and stream, in order; times add up; a lay
                                  streams.push_back(copy_as(x, DType::f32));
                                }};
   logits_of(decoder, {.times = &times, .hooks = &hooks});
-  CHECK(order == std::vector<std::string>{"attention", "layer", "attention", "layer", "attention", "layer"});
-  for (const auto part : {times.projections, times.attention, times.cache, times.mlp, times.norms, times.embedding, times.output}) {
+  CHECK(order ==
+        std::vector<std::string>{"attention", "layer", "attention", "layer", "attention", "layer"});
+  for (const auto part : {times.projections, times.attention, times.cache, times.mlp, times.norms,
+                          times.embedding, times.output}) {
     CHECK(part.count() > 0);
   }
   TransformerLayer layer(c.settings.layer, c.weights.layers[1]);
   Tensor x = copy_as(streams[0].view(), DType::f32);
   layer.forward({x.data(), DType::f32, {2, 6, hidden}}, {}, {});
-  for (std::int64_t n = 0; n < x.size(); ++n) CHECK(std::fabs(x.data<float>()[n] - streams[1].data<float>()[n]) < 1e-4);
+  for (std::int64_t n = 0; n < x.size(); ++n)
+    CHECK(std::fabs(x.data<float>()[n] - streams[1].data<float>()[n]) < 1e-4);
 }

@@ -42,7 +42,8 @@ TEST_CASE("Every combination, over head dims and lengths") {
 
 TEST_CASE("Every combination with every feature of scores") {
   for_each_combination([](DType q, DType kv, DType out) {
-    Case c{.batch = 2, .num_q_heads = 2, .q_len = 14, .kv_len = 100, .head_dim = 24, .v_head_dim = 10};
+    Case c{
+        .batch = 2, .num_q_heads = 2, .q_len = 14, .kv_len = 100, .head_dim = 24, .v_head_dim = 10};
     c.num_kv_heads = 2;
     c.q_type = q;
     c.kv_type = kv;
@@ -59,7 +60,12 @@ TEST_CASE("Every combination with every feature of scores") {
 TEST_CASE("Subnormal and largest values survive their type") {
   for (const DType dtype : types) {
     for (const double value : {1e-7, 6e-8, 5e-6, 6e4}) {
-      const Case c{.q_len = 3, .kv_len = 20, .head_dim = 4, .v_head_dim = 6, .kv_type = dtype, .out_type = dtype};
+      const Case c{.q_len = 3,
+                   .kv_len = 20,
+                   .head_dim = 4,
+                   .v_head_dim = 6,
+                   .kv_type = dtype,
+                   .out_type = dtype};
       Inputs inputs = make_inputs(c);
       std::vector<double> values = inputs.v.values();
       for (std::size_t n = 0; n < values.size(); ++n) values[n] = n % 3 == 0 ? -value : value;
@@ -71,7 +77,8 @@ TEST_CASE("Subnormal and largest values survive their type") {
 }
 
 TEST_CASE("With one key O is its values, rounded once and to nearest even") {
-  std::vector<double> values = {1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-11, 1 + 0x3p-11, -1 - 0x1.01p-8, 65519, 65520, 0x1p-25, 0x3p-25, 1e-42};
+  std::vector<double> values = {1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-11, 1 + 0x3p-11, -1 - 0x1.01p-8,
+                                65519,      65520,      0x1p-25,     0x3p-25,     1e-42};
   values.push_back(-0x1.fffffep127);
   const auto count = static_cast<std::int64_t>(values.size());
   for (const DType dtype : types) {

@@ -57,14 +57,17 @@ std::int64_t count_wrong(Narrowed& call, double tolerance) {
   attention_reference(call.tensors, call.options);
   const std::vector<double> wanted_out = values_of(call.out), wanted_lse = values_of(call.lse);
   std::int64_t wrong = 0;
-  for (std::size_t n = 0; n < out.size(); ++n) wrong += !(std::abs(out[n] - wanted_out[n]) <= tolerance);
-  for (std::size_t n = 0; n < lse.size(); ++n) wrong += !(lse[n] == wanted_lse[n] || std::abs(lse[n] - wanted_lse[n]) <= 1e-5);
+  for (std::size_t n = 0; n < out.size(); ++n)
+    wrong += !(std::abs(out[n] - wanted_out[n]) <= tolerance);
+  for (std::size_t n = 0; n < lse.size(); ++n)
+    wrong += !(lse[n] == wanted_lse[n] || std::abs(lse[n] - wanted_lse[n]) <= 1e-5);
   return wrong;
 }
 
 /// Whether row sees key, by the textbook.
 std::vector<bool> visibility(const Narrowed& call) {
-  Tensor scores(DType::f64, {call.shape.batch, call.shape.num_q_heads, call.shape.q_len, call.shape.kv_len});
+  Tensor scores(DType::f64,
+                {call.shape.batch, call.shape.num_q_heads, call.shape.q_len, call.shape.kv_len});
   reference_scores(call.tensors, call.options, ScoreStage::masked, scores.view());
   std::vector<bool> visible;
   for (const double score : values_of(scores)) visible.push_back(score != -infinity);
@@ -122,23 +125,28 @@ TEST_CASE("Unfused calls the user's functions in the order of the textbook") {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
     call.options.score_mod = [](const KeyRun& run, float* scores) {
-      for (std::int64_t n = 0; n < run.count; ++n) scores[n] = 0.5f * scores[n] + static_cast<float>((run.key_begin + n + run.q_head) % 3);
+      for (std::int64_t n = 0; n < run.count; ++n)
+        scores[n] = 0.5f * scores[n] + static_cast<float>((run.key_begin + n + run.q_head) % 3);
     };
     call.options.mask_mod = [](const KeyRun& run, bool* visible) {
-      for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n + run.q_position + run.batch) % 4 != 0;
+      for (std::int64_t n = 0; n < run.count; ++n)
+        visible[n] = (run.key_begin + n + run.q_position + run.batch) % 4 != 0;
     };
     CAPTURE(seed);
     CHECK(count_wrong(call, 1e-5) == 0);
   }
 }
 
-TEST_CASE("NaN and inf behind unfused masks stay there, and in front of them go where the textbook says") {
+TEST_CASE(
+    "NaN and inf behind unfused masks stay there, and in front of them go where the textbook "
+    "says") {
   for (std::uint32_t seed = 0; seed < 100; ++seed) {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
     const Shape& shape = call.shape;
     call.run();
-    const std::vector<float> clean(call.out.data<float>(), call.out.data<float>() + call.out.size());
+    const std::vector<float> clean(call.out.data<float>(),
+                                   call.out.data<float>() + call.out.size());
     const std::vector<bool> visible = visibility(call);
     const std::int64_t key = seed % shape.kv_len;
     const float wild = seed % 2 == 0 ? std::nanf("") : std::numeric_limits<float>::infinity();
@@ -159,7 +167,13 @@ TEST_CASE("NaN and inf behind unfused masks stay there, and in front of them go 
 }
 
 TEST_CASE("Keys hidden from all rows may hold anything") {
-  Shape shape{.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 5, .kv_len = 9, .head_dim = 8, .v_head_dim = 6};
+  Shape shape{.batch = 2,
+              .num_q_heads = 4,
+              .num_kv_heads = 2,
+              .q_len = 5,
+              .kv_len = 9,
+              .head_dim = 8,
+              .v_head_dim = 6};
   Example example(shape);
   std::fill_n(example.v.data<double>(), example.v.size(), 3.0);
   Narrowed call(example, DType::f32);
@@ -167,16 +181,21 @@ TEST_CASE("Keys hidden from all rows may hold anything") {
   call.tensors.kv_lens = {lengths, {2}};
   for (std::int64_t head = 0; head < 4; ++head) {
     for (std::int64_t key = head < 2 ? 4 : 0; key < shape.kv_len; ++key) {
-      std::fill_n(call.k.data<float>() + (head * shape.kv_len + key) * shape.head_dim, shape.head_dim, std::nanf(""));
-      std::fill_n(call.v.data<float>() + (head * shape.kv_len + key) * shape.v_head_dim, shape.v_head_dim, std::nanf(""));
+      std::fill_n(call.k.data<float>() + (head * shape.kv_len + key) * shape.head_dim,
+                  shape.head_dim, std::nanf(""));
+      std::fill_n(call.v.data<float>() + (head * shape.kv_len + key) * shape.v_head_dim,
+                  shape.v_head_dim, std::nanf(""));
     }
   }
   for (const auto& softcap : {std::optional<float>(), std::optional<float>(2.f)}) {
     call.options.softcap = softcap;
     call.run();
-    for (std::int64_t n = 0; n < call.out.size(); ++n) CHECK(call.out.data<float>()[n] == (n < call.out.size() / 2 ? 3.f : 0.f));
-    for (std::int64_t n = 0; n < call.lse.size() / 2; ++n) CHECK(call.lse.data<float>()[n] == doctest::Approx(std::log(4)));
-    for (std::int64_t n = call.lse.size() / 2; n < call.lse.size(); ++n) CHECK(call.lse.data<float>()[n] == -infinity);
+    for (std::int64_t n = 0; n < call.out.size(); ++n)
+      CHECK(call.out.data<float>()[n] == (n < call.out.size() / 2 ? 3.f : 0.f));
+    for (std::int64_t n = 0; n < call.lse.size() / 2; ++n)
+      CHECK(call.lse.data<float>()[n] == doctest::Approx(std::log(4)));
+    for (std::int64_t n = call.lse.size() / 2; n < call.lse.size(); ++n)
+      CHECK(call.lse.data<float>()[n] == -infinity);
   }
 }
 
@@ -188,34 +207,39 @@ TEST_CASE("Undefined rows are NaN and leave the others alone") {
     example.q.data<double>()[1] = score;
     Narrowed call(example, DType::f32);
     call.run();
-    for (const std::int64_t n : {0, 1, 4, 5}) CHECK(call.out.data<float>()[n] == doctest::Approx(3));
+    for (const std::int64_t n : {0, 1, 4, 5})
+      CHECK(call.out.data<float>()[n] == doctest::Approx(3));
     for (const std::int64_t n : {2, 3}) CHECK(std::isnan(call.out.data<float>()[n]));
     CHECK(std::isnan(call.lse.data<float>()[1]));
   }
 }
 
 TEST_CASE("Nothing to see, or nobody to see it") {
-  Narrowed no_keys(Example({.num_q_heads = 2, .q_len = 3, .kv_len = 0, .v_head_dim = 2}), DType::f32);
+  Narrowed no_keys(Example({.num_q_heads = 2, .q_len = 3, .kv_len = 0, .v_head_dim = 2}),
+                   DType::f32);
   std::fill_n(no_keys.out.data<float>(), no_keys.out.size(), 7.f);
   const float sinks[] = {0.5f, -std::numeric_limits<float>::infinity()};
   no_keys.tensors.sinks = {sinks, {2}};
   no_keys.run();
   for (const double value : values_of(no_keys.out)) CHECK(value == 0);
-  CHECK(values_of(no_keys.lse) == std::vector<double>{0.5, 0.5, 0.5, -infinity, -infinity, -infinity});
+  CHECK(values_of(no_keys.lse) ==
+        std::vector<double>{0.5, 0.5, 0.5, -infinity, -infinity, -infinity});
 
   Narrowed no_rows(Example({.q_len = 0, .kv_len = 3}), DType::f32);
   CHECK_NOTHROW(no_rows.run());
 }
 
 TEST_CASE("The scratch of unfused is the score matrix and the copies it makes") {
-  const Shape shape{.num_q_heads = 2, .q_len = 256, .kv_len = 512, .head_dim = 64, .v_head_dim = 64};
+  const Shape shape{
+      .num_q_heads = 2, .q_len = 256, .kv_len = 512, .head_dim = 64, .v_head_dim = 64};
   const Example example(shape);
   const std::size_t matrix = 2 * 256 * 512 * sizeof(float);
   const Narrowed in_place(example, DType::f32);
   CHECK(unfused_scratch_size(in_place.tensors) >= matrix);
   CHECK(unfused_scratch_size(in_place.tensors) < matrix + 8192);
   const Narrowed copied(example, DType::bf16);
-  CHECK(unfused_scratch_size(copied.tensors) >= matrix + (2 * 2 * 256 + 2 * 512) * 64 * sizeof(float));
+  CHECK(unfused_scratch_size(copied.tensors) >=
+        matrix + (2 * 2 * 256 + 2 * 512) * 64 * sizeof(float));
 }
 
 TEST_CASE("Unfused refuses what attention refuses") {

@@ -1,5 +1,6 @@
-// Which keys a row sees, exactly: with q = 0 every visible key weighs the same, and V with indicator columns shows which they
-// are. O[i][j] is 1 / (number of keys seen) if query i sees key j, else 0.
+// Which keys a row sees, exactly: with q = 0 every visible key weighs the same, and V with
+// indicator columns shows which they are. O[i][j] is 1 / (number of keys seen) if query i sees key
+// j, else 0.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -38,26 +39,29 @@ void indicate_keys_from(std::int64_t first, StridedTensor& v) {
 /// Rows of 0 and 1 by [batch, num_q_heads, q_len, kv_len].
 std::vector<std::uint8_t> expected_visibility(const Case& c, const Tensors& tensors) {
   std::vector<std::uint8_t> seen;
-  for_each_index({c.batch, c.num_q_heads, c.q_len, c.kv_len},
-                 [&](const Dims& at) { seen.push_back(visible(tensors, c.options, at[0], at[1], at[2], at[3])); });
+  for_each_index({c.batch, c.num_q_heads, c.q_len, c.kv_len}, [&](const Dims& at) {
+    seen.push_back(visible(tensors, c.options, at[0], at[1], at[2], at[3]));
+  });
   return seen;
 }
 
 /// Empty, or the first row that sees a key too many or too few.
-std::string wrongly_seen(const Case& c, const Outputs& got, const std::vector<std::uint8_t>& seen, std::int64_t first_key) {
+std::string wrongly_seen(const Case& c, const Outputs& got, const std::vector<std::uint8_t>& seen,
+                         std::int64_t first_key) {
   std::string wrong;
   const std::vector<double> out = got.out.values();
   for_each_index({c.batch, c.num_q_heads, c.q_len}, [&](const Dims& at) {
     if (!wrong.empty()) return;
     const std::int64_t row = (at[0] * c.num_q_heads + at[1]) * c.q_len + at[2];
-    const std::int64_t count = std::count(seen.begin() + row * c.kv_len, seen.begin() + (row + 1) * c.kv_len, 1);
+    const std::int64_t count =
+        std::count(seen.begin() + row * c.kv_len, seen.begin() + (row + 1) * c.kv_len, 1);
     for (std::int64_t n = 0; n < c.value_dim() && first_key + n < c.kv_len; ++n) {
       const bool expected = seen[static_cast<std::size_t>(row * c.kv_len + first_key + n)];
       const double weight = out[static_cast<std::size_t>(row * c.value_dim() + n)];
       const double wanted = expected ? 1.0 / static_cast<double>(count) : 0;
       if (std::abs(weight - wanted) <= 1e-6 * wanted) continue;
-      wrong =
-          fmt::format("batch {} head {} query {}: key {} has weight {} instead of {}", at[0], at[1], at[2], first_key + n, weight, wanted);
+      wrong = fmt::format("batch {} head {} query {}: key {} has weight {} instead of {}", at[0],
+                          at[1], at[2], first_key + n, weight, wanted);
       return;
     }
   });
@@ -80,7 +84,8 @@ void check_visibility_in_type(const Case& c) {
   }
 }
 
-/// In f32, and in bf16, which may be multiplied in pairs of dims and of keys. 0, 1 and equal weights are exact in either.
+/// In f32, and in bf16, which may be multiplied in pairs of dims and of keys. 0, 1 and equal
+/// weights are exact in either.
 void check_visibility(Case c) {
   check_visibility_in_type(c);
   c.q_type = c.kv_type = DType::bf16;
@@ -100,8 +105,9 @@ void check_all_combinations(const Case& sizes) {
       DenseMask{.dtype = DType::f32, .shape = {sizes.num_q_heads, sizes.q_len, sizes.kv_len}},
   };
   for (const auto& causal : causal_masks(sizes.q_len, sizes.kv_len)) {
-    for (const auto& window : {std::optional<Window>{}, std::optional(Window{0, 0}), std::optional(Window{2, 1}),
-                               std::optional(Window{{}, 0}), std::optional(Window{3, {}})}) {
+    for (const auto& window :
+         {std::optional<Window>{}, std::optional(Window{0, 0}), std::optional(Window{2, 1}),
+          std::optional(Window{{}, 0}), std::optional(Window{3, {}})}) {
       for (const auto& mask : masks) {
         for (const int companions : {0, 1, 2, 3}) {
           Case c = sizes;
@@ -119,12 +125,26 @@ void check_all_combinations(const Case& sizes) {
 }
 
 Case small(std::int64_t q_len, std::int64_t kv_len) {
-  return {
-      .batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = q_len, .kv_len = kv_len, .head_dim = 4, .v_head_dim = kv_len, .lse = false};
+  return {.batch = 2,
+          .num_q_heads = 2,
+          .num_kv_heads = 1,
+          .q_len = q_len,
+          .kv_len = kv_len,
+          .head_dim = 4,
+          .v_head_dim = kv_len,
+          .lse = false};
 }
 
 /// More than one block of rows, and of keys.
-Case large() { return {.num_q_heads = 2, .num_kv_heads = 1, .q_len = 130, .kv_len = 600, .head_dim = 4, .v_head_dim = 100, .lse = false}; }
+Case large() {
+  return {.num_q_heads = 2,
+          .num_kv_heads = 1,
+          .q_len = 130,
+          .kv_len = 600,
+          .head_dim = 4,
+          .v_head_dim = 100,
+          .lse = false};
+}
 
 }  // namespace
 
@@ -150,7 +170,14 @@ TEST_CASE("Every window over several blocks") {
 }
 
 TEST_CASE("Every broadcast of a dense mask") {
-  Case c{.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 8, .kv_len = 70, .head_dim = 4, .v_head_dim = 70, .lse = false};
+  Case c{.batch = 2,
+         .num_q_heads = 4,
+         .num_kv_heads = 2,
+         .q_len = 8,
+         .kv_len = 70,
+         .head_dim = 4,
+         .v_head_dim = 70,
+         .lse = false};
   for (const Dims& shape : mask_shapes(c)) {
     for (const DType dtype : {DType::boolean, DType::f32, DType::bf16, DType::f16}) {
       c.mask = {.dtype = dtype, .shape = shape};

@@ -12,7 +12,9 @@ constexpr std::int64_t chunk = 128;  // keys that are appended together
 class RandomRows {
  public:
   RandomRows(std::int64_t heads, std::int64_t dim, unsigned seed)
-      : heads_(heads), dim_(dim), values_(random_tensor({heads * chunk * dim + offsets}, DType::f32, seed)) {}
+      : heads_(heads),
+        dim_(dim),
+        values_(random_tensor({heads * chunk * dim + offsets}, DType::f32, seed)) {}
 
   /// [heads, count, dim]
   TensorView next(std::int64_t count) {
@@ -47,7 +49,8 @@ std::int64_t Case::total_length() const {
 
 double Case::bytes_of_keys(std::int64_t keys) const {
   const std::size_t scales = kv_dtype() == DType::i8 ? 2 * sizeof(float) : 0;
-  const std::size_t key = static_cast<std::size_t>(head_dim + v_head_dim) * size_of(kv_dtype()) + scales;
+  const std::size_t key =
+      static_cast<std::size_t>(head_dim + v_head_dim) * size_of(kv_dtype()) + scales;
   return static_cast<double>(keys * num_kv_heads) * static_cast<double>(key);
 }
 
@@ -61,18 +64,21 @@ Tensor random_tensor(const Dims& shape, DType dtype, unsigned seed) {
 
 KeysAndValues::KeysAndValues(const Case& shape) {
   if (!shape.cache) {
-    k_ = random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.head_dim}, shape.dtype, 2);
-    v_ = random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.v_head_dim}, shape.dtype, 3);
+    k_ = random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.head_dim}, shape.dtype,
+                       2);
+    v_ = random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.v_head_dim},
+                       shape.dtype, 3);
     return;
   }
-  cache_ = std::make_unique<demo::AnyCache>(demo::CacheSettings{.batch = shape.batch,
-                                                                .num_kv_heads = shape.num_kv_heads,
-                                                                .capacity = shape.kv_len,
-                                                                .head_dim = shape.head_dim,
-                                                                .v_head_dim = shape.v_head_dim,
-                                                                .dtype = shape.cache->dtype,
-                                                                .layout = shape.cache->layout,
-                                                                .page_size = shape.cache->page_size});
+  cache_ =
+      std::make_unique<demo::AnyCache>(demo::CacheSettings{.batch = shape.batch,
+                                                           .num_kv_heads = shape.num_kv_heads,
+                                                           .capacity = shape.kv_len,
+                                                           .head_dim = shape.head_dim,
+                                                           .v_head_dim = shape.v_head_dim,
+                                                           .dtype = shape.cache->dtype,
+                                                           .layout = shape.cache->layout,
+                                                           .page_size = shape.cache->page_size});
   fill(*cache_, shape);
 }
 

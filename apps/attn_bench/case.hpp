@@ -28,12 +28,15 @@ struct Case {
   DType dtype = DType::f32;
   Kernel kernel = Kernel::tiled;
   Normaliser normaliser{};
-  std::optional<CacheKind> cache{};     // none: k and v are plain tensors of dtype
-  std::vector<std::int64_t> lengths{};  // of a cache's sequences, kv_len at most; empty: kv_len each
+  std::optional<CacheKind> cache{};  // none: k and v are plain tensors of dtype
+  std::vector<std::int64_t>
+      lengths{};  // of a cache's sequences, kv_len at most; empty: kv_len each
 
   DType kv_dtype() const { return cache ? cache->dtype : dtype; }
   std::int64_t page_size() const { return cache ? cache->page_size : 0; }
-  std::int64_t length(std::int64_t sequence) const { return lengths.empty() ? kv_len : lengths[static_cast<std::size_t>(sequence)]; }
+  std::int64_t length(std::int64_t sequence) const {
+    return lengths.empty() ? kv_len : lengths[static_cast<std::size_t>(sequence)];
+  }
   std::int64_t total_length() const;
   /// Bytes of so many keys of all KV heads with their values and scales.
   double bytes_of_keys(std::int64_t keys) const;

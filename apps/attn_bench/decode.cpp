@@ -16,9 +16,11 @@ struct Heads {
   const char* name;
   std::int64_t num_q_heads, num_kv_heads;
 };
-constexpr std::array all_heads = {Heads{"MHA 32/32", 32, 32}, Heads{"GQA 32/8", 32, 8}, Heads{"MQA 32/1", 32, 1}};
+constexpr std::array all_heads = {Heads{"MHA 32/32", 32, 32}, Heads{"GQA 32/8", 32, 8},
+                                  Heads{"MQA 32/1", 32, 1}};
 
-Case decode_case(const Case& model, std::string name, const Heads& heads, std::int64_t batch, std::int64_t kv_len) {
+Case decode_case(const Case& model, std::string name, const Heads& heads, std::int64_t batch,
+                 std::int64_t kv_len) {
   Case result = model;
   result.name = std::move(name);
   result.batch = batch;
@@ -35,7 +37,8 @@ std::vector<Case> decode_cases(const Case& model) {
   for (const Heads& heads : all_heads) {
     for (const std::int64_t batch : {1, 8}) {
       for (const std::int64_t keys : {1024, 8192, 32768}) {
-        cases.push_back(decode_case(model, fmt::format("{}, {} x {} keys", heads.name, batch, keys), heads, batch, keys));
+        cases.push_back(decode_case(model, fmt::format("{}, {} x {} keys", heads.name, batch, keys),
+                                    heads, batch, keys));
       }
     }
   }
@@ -49,17 +52,20 @@ std::vector<Case> decode_cases(const Case& model) {
 
 double cache_size(const Case& shape) { return shape.bytes_of_keys(shape.batch * shape.kv_len); }
 
-/// Whether the keys and values read come from a cache of the processor's: they fit into the nearest that threads do not share, or
-/// came faster than memory gives them.
+/// Whether the keys and values read come from a cache of the processor's: they fit into the nearest
+/// that threads do not share, or came faster than memory gives them.
 bool in_cache(const Case& shape, const Result& result, int num_threads, const Peak& peak) {
   const double read = shape.bytes_of_keys(shape.total_length());
-  const auto second_level = static_cast<double>(std::max(0L, sysconf(_SC_LEVEL2_CACHE_SIZE))) * num_threads;
-  return read <= second_level || (result.gbps > peak.read_gbps && read <= static_cast<double>(read_size));
+  const auto second_level =
+      static_cast<double>(std::max(0L, sysconf(_SC_LEVEL2_CACHE_SIZE))) * num_threads;
+  return read <= second_level ||
+         (result.gbps > peak.read_gbps && read <= static_cast<double>(read_size));
 }
 
-void print_row(const Case& shape, const Result& result, const Settings& settings, const Peak& peak) {
-  fmt::print("{:28}{:>10.3f}{:>9.1f}{:>11.1f} %{:>11.1f} %{}\n", shape.name, result.median_ms, result.gbps,
-             100 * result.gbps / peak.read_gbps, 100 * result.fraction_of_peak,
+void print_row(const Case& shape, const Result& result, const Settings& settings,
+               const Peak& peak) {
+  fmt::print("{:28}{:>10.3f}{:>9.1f}{:>11.1f} %{:>11.1f} %{}\n", shape.name, result.median_ms,
+             result.gbps, 100 * result.gbps / peak.read_gbps, 100 * result.fraction_of_peak,
              in_cache(shape, result, settings.num_threads, peak) ? "  in cache" : "");
 }
 
@@ -67,12 +73,16 @@ void print_row(const Case& shape, const Result& result, const Settings& settings
 
 void measure_decode(const Case& model, const Settings& settings, const Peak& peak,
                     const std::function<void(const Case&, const Result&)>& each) {
-  if (!each) fmt::print("{:28}{:>10}{:>9}{:>13}{:>13}\n", "shape", "median ms", "GB/s", "of memory", "of the roof");
+  if (!each)
+    fmt::print("{:28}{:>10}{:>9}{:>13}{:>13}\n", "shape", "median ms", "GB/s", "of memory",
+               "of the roof");
   for (const Case& shape : decode_cases(model)) {
     const double limit = demo::available_memory() / 3;
     if (cache_size(shape) > limit) {
-      fmt::print(each ? stderr : stdout, "{:28}  skipped: K and V take {:.1f} GB, more than a third of the memory available\n", shape.name,
-                 cache_size(shape) / 1e9);
+      fmt::print(
+          each ? stderr : stdout,
+          "{:28}  skipped: K and V take {:.1f} GB, more than a third of the memory available\n",
+          shape.name, cache_size(shape) / 1e9);
       continue;
     }
     const Result result = measure(shape, settings, peak);

@@ -1,7 +1,7 @@
 // attn_bench: how fast attention is here, against what this machine can do at most.
 //
-// Not on Google Benchmark: a call takes milliseconds, so what matters is a median over whole calls beside roofs measured in
-// the same process, not a loop's nanoseconds.
+// Not on Google Benchmark: a call takes milliseconds, so what matters is a median over whole calls
+// beside roofs measured in the same process, not a loop's nanoseconds.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -37,14 +37,17 @@ struct Arguments {
   bool json = false;
 };
 
-[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+[[noreturn]] void reject(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
 
 DType dtype_from_name(const std::string& option, const std::string& name, bool quantized = false) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     if (name_of(dtype) == name) return dtype;
   }
   if (quantized && name == "i8") return DType::i8;
-  reject(fmt::format("{} is {}; it needs f32, bf16{}", option, name, quantized ? ", f16 or i8" : " or f16"));
+  reject(fmt::format("{} is {}; it needs f32, bf16{}", option, name,
+                     quantized ? ", f16 or i8" : " or f16"));
 }
 
 CacheLayout layout_from_name(const std::string& name) {
@@ -62,16 +65,19 @@ Kernel kernel_from_name(const std::string& name) {
 
 /// A cache where an option asks for one; else k and v stay plain tensors.
 std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
-  if (!arguments.kv_dtype && !arguments.page_size && !arguments.layout && !arguments.decode) return std::nullopt;
+  if (!arguments.kv_dtype && !arguments.page_size && !arguments.layout && !arguments.decode)
+    return std::nullopt;
   constexpr std::int64_t largest_page = std::int64_t{1} << 20;
   CacheKind cache{.dtype = dtype};
   if (arguments.kv_dtype) cache.dtype = dtype_from_name("--kv-dtype", *arguments.kv_dtype, true);
   if (arguments.layout) cache.layout = layout_from_name(*arguments.layout);
   cache.page_size = arguments.page_size.value_or(0);
   if (cache.page_size < 0 || cache.page_size > largest_page) {
-    reject(fmt::format("--page-size is {}; it needs an integer in 0..{}", cache.page_size, largest_page));
+    reject(fmt::format("--page-size is {}; it needs an integer in 0..{}", cache.page_size,
+                       largest_page));
   }
-  if (arguments.kernel != "tiled") reject("--kv-dtype, --page-size, --layout and --decode are for --kernel tiled");
+  if (arguments.kernel != "tiled")
+    reject("--kv-dtype, --page-size, --layout and --decode are for --kernel tiled");
   return cache;
 }
 
@@ -89,10 +95,12 @@ Case case_from_text(const std::string& text) {
   std::vector<std::int64_t> sizes;
   for (const std::string& part : CLI::detail::split(text, ',')) {
     std::int64_t size = 0;
-    if (!CLI::detail::lexical_cast(part, size) || size < 1) reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+    if (!CLI::detail::lexical_cast(part, size) || size < 1)
+      reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
     sizes.push_back(size);
   }
-  if (sizes.size() != 6 && sizes.size() != 7) reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+  if (sizes.size() != 6 && sizes.size() != 7)
+    reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
   if (sizes.size() == 6) sizes.push_back(sizes.back());
   return {text, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
 }
@@ -130,8 +138,8 @@ void print_json(const Case& shape, const Settings& settings, const Result& resul
 }
 
 void print_row(const Case& shape, const Result& result) {
-  fmt::print("{:28}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.1f}{:>11.1f} %\n", shape.name, result.median_ms, result.min_ms, result.gflops,
-             result.gbps, 100 * result.fraction_of_peak);
+  fmt::print("{:28}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.1f}{:>11.1f} %\n", shape.name, result.median_ms,
+             result.min_ms, result.gflops, result.gbps, 100 * result.fraction_of_peak);
 }
 
 std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
@@ -149,8 +157,11 @@ std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
   return cases;
 }
 
-void measure_cases(const std::vector<Case>& cases, const Settings& settings, const Peak& peak, bool json) {
-  if (!json) fmt::print("{:28}{:>10}{:>10}{:>10}{:>9}{:>13}\n", "shape", "median ms", "min ms", "GFLOP/s", "GB/s", "of the roof");
+void measure_cases(const std::vector<Case>& cases, const Settings& settings, const Peak& peak,
+                   bool json) {
+  if (!json)
+    fmt::print("{:28}{:>10}{:>10}{:>10}{:>9}{:>13}\n", "shape", "median ms", "min ms", "GFLOP/s",
+               "GB/s", "of the roof");
   for (const Case& each : cases) {
     const Result result = measure(each, settings, peak);
     if (json) {
@@ -163,24 +174,32 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
 }
 
 void run(const Arguments& arguments) {
-  if (arguments.num_threads < 1 || arguments.num_threads > 4096) reject("--threads needs to lie in 1..4096");
-  const Settings settings{arguments.num_threads, arguments.min_time, arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+  if (arguments.num_threads < 1 || arguments.num_threads > 4096)
+    reject("--threads needs to lie in 1..4096");
+  const Settings settings{arguments.num_threads, arguments.min_time,
+                          arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
   if (!arguments.json) {
-    fmt::print("{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read from memory\n\n",
-               settings.num_threads, name_of(settings.isa), peak.multiply_add_gflops, peak.bf16_gflops, peak.read_gbps);
+    fmt::print(
+        "{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read "
+        "from memory\n\n",
+        settings.num_threads, name_of(settings.isa), peak.multiply_add_gflops, peak.bf16_gflops,
+        peak.read_gbps);
   }
   if (!arguments.decode) return measure_cases(cases, settings, peak, arguments.json);
   if (!arguments.json) return measure_decode(common, settings, peak);
-  measure_decode(common, settings, peak, [&](const Case& each, const Result& result) { print_json(each, settings, result); });
+  measure_decode(common, settings, peak, [&](const Case& each, const Result& result) {
+    print_json(each, settings, result);
+  });
 }
 
 void add_common_options(CLI::App& app, Arguments& arguments) {
   app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
-  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")->capture_default_str();
+  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")
+      ->capture_default_str();
   app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
   app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
 }
@@ -189,19 +208,27 @@ void add_options(CLI::App& app, Arguments& arguments) {
   auto* const shape = app.add_option("--shape", arguments.shape, "B,H,HKV,SQ,SKV,D[,DV]");
   auto* const causal = app.add_flag("--causal", arguments.causal, "bottom-right causal");
   app.add_option("--dtype", arguments.dtype, "f32, bf16 or f16")->capture_default_str();
-  app.add_option("--kv-dtype", arguments.kv_dtype, "f32, bf16, f16 or i8: type of a cache of K and V; default --dtype");
-  app.add_option("--page-size", arguments.page_size, "keys in a page of a cache; default 0, no pages");
-  app.add_option("--layout", arguments.layout, "of a cache: bhsd [heads, keys, dim] (default) or bshd [keys, heads, dim]");
-  app.add_flag("--decode", arguments.decode, "a table of single queries against caches of many sizes, with the share of memory's speed")
+  app.add_option("--kv-dtype", arguments.kv_dtype,
+                 "f32, bf16, f16 or i8: type of a cache of K and V; default --dtype");
+  app.add_option("--page-size", arguments.page_size,
+                 "keys in a page of a cache; default 0, no pages");
+  app.add_option("--layout", arguments.layout,
+                 "of a cache: bhsd [heads, keys, dim] (default) or bshd [keys, heads, dim]");
+  app.add_flag(
+         "--decode", arguments.decode,
+         "a table of single queries against caches of many sizes, with the share of memory's speed")
       ->excludes(shape)
       ->excludes(causal);
   app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
-  app.add_option("--normaliser", arguments.normaliser.name, "softmax (default), sigmoid, sparsemax, entmax15 or entmax");
+  app.add_option("--normaliser", arguments.normaliser.name,
+                 "softmax (default), sigmoid, sparsemax, entmax15 or entmax");
   app.add_option("--alpha", arguments.normaliser.alpha, "of entmax");
-  app.add_option("--sigmoid-bias", arguments.normaliser.sigmoid_bias, "of sigmoid; default -log(number of keys)");
+  app.add_option("--sigmoid-bias", arguments.normaliser.sigmoid_bias,
+                 "of sigmoid; default -log(number of keys)");
   add_common_options(app, arguments);
 
-  CLI::App* const softmax = app.add_subcommand("softmax", "softmax and its family on a list of shapes, beside a copy and oneDNN");
+  CLI::App* const softmax = app.add_subcommand(
+      "softmax", "softmax and its family on a list of shapes, beside a copy and oneDNN");
   add_common_options(*softmax, arguments);
   softmax->callback([&arguments] { arguments.softmax = true; });
 }
@@ -212,7 +239,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
 int main(int argc, char** argv) {
   attn::bench::Arguments arguments;
   CLI::App app{
-      "Times attention on one shape, or on a list of real model shapes, after verifying its result. --kv-dtype, --page-size and "
+      "Times attention on one shape, or on a list of real model shapes, after verifying its "
+      "result. --kv-dtype, --page-size and "
       "--layout put K and V into a cache first."};
   attn::bench::add_options(app, arguments);
   try {

@@ -12,32 +12,47 @@
 namespace attn::bench {
 namespace {
 
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
-TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t head, std::int64_t row) {
+TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t head,
+                   std::int64_t row) {
   return tensor.sliced(0, batch, batch + 1).sliced(1, head, head + 1).sliced(2, row, row + 1);
 }
 
-/// The reference on a few rows alone, with keys and values as they are kept: what a cache's type costs is no fault. The bound tells a
-/// wrong result from a rounded one; attn_demo compare judges accuracy.
+/// The reference on a few rows alone, with keys and values as they are kept: what a cache's type
+/// costs is no fault. The bound tells a wrong result from a rounded one; attn_demo compare judges
+/// accuracy.
 void verify(const Case& shape, const Tensors& tensors, const Options& options) {
-  const double tolerance = shape.dtype == DType::f32 ? 2e-5 : shape.dtype == DType::f16 ? 1e-2 : 5e-2;
+  const double tolerance = shape.dtype == DType::f32   ? 2e-5
+                           : shape.dtype == DType::f16 ? 1e-2
+                                                       : 5e-2;
   std::mt19937 generator(7);
-  const auto pick = [&](std::int64_t count) { return static_cast<std::int64_t>(generator() % static_cast<std::uint64_t>(count)); };
+  const auto pick = [&](std::int64_t count) {
+    return static_cast<std::int64_t>(generator() % static_cast<std::uint64_t>(count));
+  };
   for (int sample = 0; sample < 12; ++sample) {
-    const std::int64_t batch = pick(shape.batch), head = pick(shape.num_q_heads), row = pick(shape.q_len);
+    const std::int64_t batch = pick(shape.batch), head = pick(shape.num_q_heads),
+                       row = pick(shape.q_len);
     const std::int64_t kv_head = head / (shape.num_q_heads / shape.num_kv_heads);
-    const Tensor k = demo::plain_keys(tensors, batch, kv_head), v = demo::plain_values(tensors, batch, kv_head);
+    const Tensor k = demo::plain_keys(tensors, batch, kv_head),
+                 v = demo::plain_values(tensors, batch, kv_head);
     Tensor expected(DType::f64, {1, 1, 1, shape.v_head_dim});
     Options here = options;
     if (shape.causal) here.causal = Causal::with_offset(row + shape.length(batch) - shape.q_len);
-    attention_reference({.q = one_row(tensors.q, batch, head, row), .k = k.view(), .v = v.view(), .out = expected.view()}, here);
+    attention_reference({.q = one_row(tensors.q, batch, head, row),
+                         .k = k.view(),
+                         .v = v.view(),
+                         .out = expected.view()},
+                        here);
     const Tensor got = copy_as(one_row(tensors.out, batch, head, row), DType::f64);
     for (std::int64_t n = 0; n < shape.v_head_dim; ++n) {
       const double difference = std::abs(got.data<double>()[n] - expected.data<double>()[n]);
       if (!(difference <= tolerance)) {
-        throw Error(ErrorCode::unsupported, fmt::format("{}: wrong result at batch {}, head {}, row {}, dim {}: off by {}", shape.name,
-                                                        batch, head, row, n, difference));
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("{}: wrong result at batch {}, head {}, row {}, dim {}: off by {}",
+                                shape.name, batch, head, row, n, difference));
       }
     }
   }
@@ -57,7 +72,8 @@ double visible_pairs(const Case& shape) {
 
 double traffic_in_bytes(const Case& shape) {
   const std::int64_t q_rows = shape.batch * shape.num_q_heads * shape.q_len;
-  return static_cast<double>(q_rows * (shape.head_dim + shape.v_head_dim)) * static_cast<double>(size_of(shape.dtype)) +
+  return static_cast<double>(q_rows * (shape.head_dim + shape.v_head_dim)) *
+             static_cast<double>(size_of(shape.dtype)) +
          shape.bytes_of_keys(shape.total_length());
 }
 
@@ -76,7 +92,8 @@ std::vector<double> time_calls(const std::function<void()>& call, double min_tim
 }
 
 Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
-  const Tensor q = random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);
+  const Tensor q =
+      random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);
   Tensor out(shape.dtype, {shape.batch, shape.num_q_heads, shape.q_len, shape.v_head_dim});
   KeysAndValues keys_and_values(shape);
   const Tensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
@@ -101,14 +118,20 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
 
   Result result;
   const double median = times[times.size() / 2];
-  const double flops = 2 * static_cast<double>(shape.head_dim + shape.v_head_dim) * visible_pairs(shape);
+  const double flops =
+      2 * static_cast<double>(shape.head_dim + shape.v_head_dim) * visible_pairs(shape);
   result.median_ms = median * 1e3;
   result.min_ms = times.front() * 1e3;
   result.gflops = flops / median / 1e9;
   result.gbps = traffic_in_bytes(shape) / median / 1e9;
-  result.peak_gflops = shape.dtype == DType::bf16 && shape.kv_dtype() == DType::bf16 ? peak.bf16_gflops : peak.multiply_add_gflops;
-  result.fraction_of_peak = std::max(result.gflops / result.peak_gflops, result.gbps / peak.read_gbps);
-  result.path = shape.kernel == Kernel::tiled ? plan.description() : shape.kernel == Kernel::unfused ? "unfused, oneDNN" : "reference";
+  result.peak_gflops = shape.dtype == DType::bf16 && shape.kv_dtype() == DType::bf16
+                           ? peak.bf16_gflops
+                           : peak.multiply_add_gflops;
+  result.fraction_of_peak =
+      std::max(result.gflops / result.peak_gflops, result.gbps / peak.read_gbps);
+  result.path = shape.kernel == Kernel::tiled     ? plan.description()
+                : shape.kernel == Kernel::unfused ? "unfused, oneDNN"
+                                                  : "reference";
   return result;
 }
 

@@ -21,14 +21,16 @@ struct Settings {
 struct Result {
   double median_ms = 0;
   double min_ms = 0;
-  double gflops = 0;            // of useful work: hidden pairs do not count
-  double gbps = 0;              // Q, K, V and O once each, and the scales of a cache that has any
-  double peak_gflops = 0;       // multiply-adds of the operands that are multiplied: pairs of bf16 where all are bf16, else f32
+  double gflops = 0;       // of useful work: hidden pairs do not count
+  double gbps = 0;         // Q, K, V and O once each, and the scales of a cache that has any
+  double peak_gflops = 0;  // multiply-adds of the operands that are multiplied: pairs of bf16 where
+                           // all are bf16, else f32
   double fraction_of_peak = 0;  // of the nearer roof: multiply-adds or memory
   std::string path;             // the way taken, in words
 };
 
-/// What whole calls took in seconds, in ascending order: 3 calls at least, and as many as min_time holds.
+/// What whole calls took in seconds, in ascending order: 3 calls at least, and as many as min_time
+/// holds.
 std::vector<double> time_calls(const std::function<void()>& call, double min_time);
 
 /// Throws attn::Error if the output is wrong on a sample of rows.

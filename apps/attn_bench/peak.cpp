@@ -19,7 +19,9 @@ constexpr int chains = 12;         // independent, enough to cover the latency o
 constexpr long steps = 8'000'000;  // long enough to leave the clock's first burst behind
 constexpr int rounds = 5;
 
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 /// x = x * a + b in `chains` vectors; the sum keeps the compiler from dropping them.
 template <int Bytes>
@@ -42,7 +44,9 @@ float multiply_add_baseline() { return multiply_add_chains<16>(); }
 
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma"))) float multiply_add_avx2() { return multiply_add_chains<32>(); }
-__attribute__((target("avx512f,fma"))) float multiply_add_avx512() { return multiply_add_chains<64>(); }
+__attribute__((target("avx512f,fma"))) float multiply_add_avx512() {
+  return multiply_add_chains<64>();
+}
 
 __attribute__((target("avx512f,avx512bf16"))) float dot_products_bf16() {
   __m512 x[chains];
@@ -57,7 +61,8 @@ __attribute__((target("avx512f,avx512bf16"))) float dot_products_bf16() {
 }
 #endif
 
-/// The best of a few rounds of all threads at work together; `flops` are those of one step of one chain.
+/// The best of a few rounds of all threads at work together; `flops` are those of one step of one
+/// chain.
 double gflops(float (*loop)(), int num_threads, double flops) {
   double best = 0;
   float sink = 0;
@@ -65,7 +70,8 @@ double gflops(float (*loop)(), int num_threads, double flops) {
     const double start = seconds();
 #pragma omp parallel num_threads(num_threads) reduction(+ : sink)
     sink += loop();
-    best = std::max(best, num_threads * static_cast<double>(steps) * chains * flops / (seconds() - start) / 1e9);
+    best = std::max(best, num_threads * static_cast<double>(steps) * chains * flops /
+                              (seconds() - start) / 1e9);
   }
   volatile float keep = sink;
   static_cast<void>(keep);
@@ -85,7 +91,8 @@ double read_gbps(int num_threads) {
 #pragma omp parallel for num_threads(num_threads) reduction(+ : sum) schedule(static)
     for (std::size_t n = 0; n < count; ++n) sum += numbers[n];
     const double took = seconds() - start;
-    if (sum == static_cast<std::int64_t>(count)) best = std::max(best, static_cast<double>(read_size) / took / 1e9);
+    if (sum == static_cast<std::int64_t>(count))
+      best = std::max(best, static_cast<double>(read_size) / took / 1e9);
   }
   return best;
 }
@@ -112,7 +119,8 @@ double measure_copy_gbps(int num_threads) {
   for (int round = 0; round < rounds; ++round) {
     const double start = seconds();
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (std::size_t n = 0; n < count; n += piece) copy_past_caches(source + n, destination + n, piece);
+    for (std::size_t n = 0; n < count; n += piece)
+      copy_past_caches(source + n, destination + n, piece);
     best = std::max(best, 2 * static_cast<double>(read_size) / (seconds() - start) / 1e9);
   }
   return best;
@@ -127,7 +135,8 @@ Peak measure_peak(Isa isa, int num_threads) {
     peak.multiply_add_gflops = gflops(multiply_add_avx2, num_threads, 2 * 8);
   if (isa == Isa::avx512_bf16) peak.bf16_gflops = gflops(dot_products_bf16, num_threads, 4 * 16);
 #endif
-  if (peak.multiply_add_gflops == 0) peak.multiply_add_gflops = gflops(multiply_add_baseline, num_threads, 2 * 4);
+  if (peak.multiply_add_gflops == 0)
+    peak.multiply_add_gflops = gflops(multiply_add_baseline, num_threads, 2 * 4);
   if (peak.bf16_gflops == 0) peak.bf16_gflops = peak.multiply_add_gflops;
   peak.read_gbps = read_gbps(num_threads);
   return peak;

@@ -42,7 +42,9 @@ struct MatrixCase {
 
   Dims shape() const { return {rows, columns}; }
   /// To one number a slice, f32.
-  bool reduces() const { return function == Function::logsumexp || function == Function::cross_entropy; }
+  bool reduces() const {
+    return function == Function::logsumexp || function == Function::cross_entropy;
+  }
   Dims reduced_shape() const { return {dim == 1 ? rows : columns}; }
   /// The input once, and the output once where it is as large.
   double bytes() const {
@@ -50,14 +52,17 @@ struct MatrixCase {
     return elements * static_cast<double>(size_of(dtype)) * (reduces() ? 1 : 2);
   }
   std::string name() const {
-    return fmt::format("{} {} x {}{}{}{}", name_of(function), rows, columns, dim == 1 ? "" : ", dim 0",
-                       dtype == DType::f32 ? "" : fmt::format(", {}", attn::name_of(dtype)), in_place ? ", in place" : "");
+    return fmt::format("{} {} x {}{}{}{}", name_of(function), rows, columns,
+                       dim == 1 ? "" : ", dim 0",
+                       dtype == DType::f32 ? "" : fmt::format(", {}", attn::name_of(dtype)),
+                       in_place ? ", in place" : "");
   }
 };
 
 std::vector<MatrixCase> standard_cases() {
   std::vector<MatrixCase> cases;
-  for (const Function function : {Function::softmax, Function::log_softmax, Function::logsumexp, Function::cross_entropy}) {
+  for (const Function function :
+       {Function::softmax, Function::log_softmax, Function::logsumexp, Function::cross_entropy}) {
     cases.push_back({function, 10000, 64});
     cases.push_back({function, 1000, 1000});
     cases.push_back({function, 128, 4096});
@@ -97,7 +102,8 @@ class Bench {
                         : shape.in_place ? Dims{0}
                                          : shape.shape()),
         target_(DType::i64, {shape.rows}) {
-    for (std::int64_t row = 0; row < shape.rows; ++row) target_.data<std::int64_t>()[row] = target_of(row);
+    for (std::int64_t row = 0; row < shape.rows; ++row)
+      target_.data<std::int64_t>()[row] = target_of(row);
   }
 
   void call() {
@@ -106,7 +112,9 @@ class Bench {
       case Function::softmax: return softmax(x_.view(), out, shape_.dim, 1, execution_);
       case Function::log_softmax: return log_softmax(x_.view(), out, shape_.dim, 1, execution_);
       case Function::logsumexp: return logsumexp(x_.view(), out, shape_.dim, 1, execution_);
-      case Function::cross_entropy: return cross_entropy(x_.view(), target_.view(), out, {.reduction = Reduction::none}, execution_);
+      case Function::cross_entropy:
+        return cross_entropy(x_.view(), target_.view(), out, {.reduction = Reduction::none},
+                             execution_);
       case Function::sparsemax: return sparsemax(x_.view(), out, shape_.dim, {}, execution_);
       case Function::entmax15: return entmax15(x_.view(), out, shape_.dim, {}, execution_);
     }
@@ -118,19 +126,24 @@ class Bench {
     std::vector<std::int64_t> picked;
     std::vector<std::vector<double>> inputs;
     for (int n = 0; n < 4; ++n) {
-      picked.push_back(static_cast<std::int64_t>(generator() % static_cast<std::uint64_t>(shape_.reduced_shape()[0])));
+      picked.push_back(static_cast<std::int64_t>(
+          generator() % static_cast<std::uint64_t>(shape_.reduced_shape()[0])));
       inputs.push_back(slice(x_.view(), picked.back()));
     }
     call();
     for (std::size_t n = 0; n < picked.size(); ++n) check(inputs[n], picked[n]);
   }
 
-  /// oneDNN's softmax, from and to where this one goes; its other functions and dims are not asked for.
+  /// oneDNN's softmax, from and to where this one goes; its other functions and dims are not asked
+  /// for.
   std::optional<std::function<void()>> onednn_call(int num_threads) {
-    if (shape_.function != Function::softmax || shape_.dim != 1 || shape_.dtype != DType::f32) return std::nullopt;
+    if (shape_.function != Function::softmax || shape_.dim != 1 || shape_.dtype != DType::f32)
+      return std::nullopt;
     float* const from = x_.data<float>();
     float* const to = shape_.in_place ? from : y_.data<float>();
-    return [=, this] { onednn::softmax_rows({from, shape_.rows, shape_.columns}, to, num_threads); };
+    return [=, this] {
+      onednn::softmax_rows({from, shape_.rows, shape_.columns}, to, num_threads);
+    };
   }
 
  private:
@@ -143,13 +156,15 @@ class Bench {
 
   void check(const std::vector<double>& x, std::int64_t index) const {
     const std::vector<double> wanted = plain(x, index);
-    const std::vector<double> got = shape_.reduces() ? element(index) : slice(shape_.in_place ? x_.view() : y_.view(), index);
+    const std::vector<double> got =
+        shape_.reduces() ? element(index) : slice(shape_.in_place ? x_.view() : y_.view(), index);
     const double tolerance = shape_.dtype == DType::f32 ? 1e-6 : 1e-2;
     for (std::size_t n = 0; n < wanted.size(); ++n) {
-      const double scale = shape_.function == Function::softmax ? wanted[n] : std::max(1., std::abs(wanted[n]));
+      const double scale =
+          shape_.function == Function::softmax ? wanted[n] : std::max(1., std::abs(wanted[n]));
       if (!(std::abs(got[n] - wanted[n]) <= tolerance * scale)) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("{}: wrong result in slice {}: {}, not {}", shape_.name(), index, got[n], wanted[n]));
+        throw Error(ErrorCode::unsupported, fmt::format("{}: wrong result in slice {}: {}, not {}",
+                                                        shape_.name(), index, got[n], wanted[n]));
       }
     }
   }
@@ -167,9 +182,12 @@ class Bench {
     for (const double value : x) sum += std::exp(value - greatest);
     const double log_sum = greatest + std::log(sum);
     if (shape_.function == Function::logsumexp) return {log_sum};
-    if (shape_.function == Function::cross_entropy) return {log_sum - x[static_cast<std::size_t>(target_of(index))]};
+    if (shape_.function == Function::cross_entropy)
+      return {log_sum - x[static_cast<std::size_t>(target_of(index))]};
     std::vector<double> y;
-    for (const double value : x) y.push_back(shape_.function == Function::softmax ? std::exp(value - log_sum) : value - log_sum);
+    for (const double value : x)
+      y.push_back(shape_.function == Function::softmax ? std::exp(value - log_sum)
+                                                       : value - log_sum);
     return y;
   }
 
@@ -177,7 +195,9 @@ class Bench {
   static std::vector<double> plain_entmax(const std::vector<double>& x, double alpha) {
     const double greatest = *std::max_element(x.begin(), x.end());
     double low = (alpha - 1) * greatest - 1, high = (alpha - 1) * greatest;
-    const auto at = [&](double value, double tau) { return std::pow(std::max((alpha - 1) * value - tau, 0.), 1 / (alpha - 1)); };
+    const auto at = [&](double value, double tau) {
+      return std::pow(std::max((alpha - 1) * value - tau, 0.), 1 / (alpha - 1));
+    };
     for (int n = 0; n < 60; ++n) {
       const double tau = (low + high) / 2;
       double sum = 0;
@@ -210,15 +230,17 @@ Row measure_case(const MatrixCase& shape, const Settings& settings) {
   bench.verify();
   const double median = median_seconds([&] { bench.call(); }, settings.min_time);
   Row row{shape.name(), median * 1e3, shape.bytes() / median / 1e9, std::nullopt};
-  if (const auto call = bench.onednn_call(settings.num_threads)) row.onednn_ms = median_seconds(*call, settings.min_time) * 1e3;
+  if (const auto call = bench.onednn_call(settings.num_threads))
+    row.onednn_ms = median_seconds(*call, settings.min_time) * 1e3;
   return row;
 }
 
 void print_json(const Row& row, const Settings& settings, double copy_gbps) {
-  nlohmann::ordered_json line = {{"name", row.name},           {"threads", settings.num_threads},
-                                 {"median_ms", row.median_ms}, {"gbps", row.gbps},
-                                 {"copy_gbps", copy_gbps},     {"fraction_of_copy", row.gbps / copy_gbps},
-                                 {"onednn_ms", nullptr},       {"times_as_fast_as_onednn", nullptr}};
+  nlohmann::ordered_json line = {
+      {"name", row.name},           {"threads", settings.num_threads},
+      {"median_ms", row.median_ms}, {"gbps", row.gbps},
+      {"copy_gbps", copy_gbps},     {"fraction_of_copy", row.gbps / copy_gbps},
+      {"onednn_ms", nullptr},       {"times_as_fast_as_onednn", nullptr}};
   if (row.onednn_ms) {
     line["onednn_ms"] = *row.onednn_ms;
     line["times_as_fast_as_onednn"] = *row.onednn_ms / row.median_ms;
@@ -227,8 +249,10 @@ void print_json(const Row& row, const Settings& settings, double copy_gbps) {
 }
 
 void print_row(const Row& row, double copy_gbps) {
-  fmt::print("{:40}{:>10.3f}{:>9.1f}{:>9.0f} %", row.name, row.median_ms, row.gbps, 100 * row.gbps / copy_gbps);
-  if (row.onednn_ms) fmt::print("{:>12.3f}{:>8.2f}", *row.onednn_ms, *row.onednn_ms / row.median_ms);
+  fmt::print("{:40}{:>10.3f}{:>9.1f}{:>9.0f} %", row.name, row.median_ms, row.gbps,
+             100 * row.gbps / copy_gbps);
+  if (row.onednn_ms)
+    fmt::print("{:>12.3f}{:>8.2f}", *row.onednn_ms, *row.onednn_ms / row.median_ms);
   fmt::print("\n");
 }
 
@@ -237,13 +261,15 @@ void print_row(const Row& row, double copy_gbps) {
 void measure_softmax(const Settings& settings, bool json) {
   const double copy_gbps = measure_copy_gbps(settings.num_threads);
   if (!json) {
-    fmt::print("{} threads, {}: {:.1f} GB/s copied within memory, reads and writes together\n\n", settings.num_threads,
-               name_of(settings.isa), copy_gbps);
-    fmt::print("{:40}{:>10}{:>9}{:>11}{:>12}{:>8}\n", "", "median ms", "GB/s", "of a copy", "oneDNN ms", "ratio");
+    fmt::print("{} threads, {}: {:.1f} GB/s copied within memory, reads and writes together\n\n",
+               settings.num_threads, name_of(settings.isa), copy_gbps);
+    fmt::print("{:40}{:>10}{:>9}{:>11}{:>12}{:>8}\n", "", "median ms", "GB/s", "of a copy",
+               "oneDNN ms", "ratio");
   }
   for (const MatrixCase& shape : standard_cases()) {
     if (shape.bytes() > demo::available_memory() / 3) {
-      fmt::print(json ? stderr : stdout, "{:40}  skipped: more than a third of the memory available\n", shape.name());
+      fmt::print(json ? stderr : stdout,
+                 "{:40}  skipped: more than a third of the memory available\n", shape.name());
       continue;
     }
     const Row row = measure_case(shape, settings);

@@ -1,4 +1,5 @@
-// attn_bench softmax: the functions along one dim, over shapes that caches hold and shapes that they do not.
+// attn_bench softmax: the functions along one dim, over shapes that caches hold and shapes that
+// they do not.
 #pragma once
 
 #include "measure.hpp"

@@ -33,22 +33,29 @@ Value finite_value(std::string_view option, std::string_view text) {
 }  // namespace
 
 void reject_value(std::string_view option, std::string_view text, std::string_view needed) {
-  throw Error(ErrorCode::invalid_argument, fmt::format("{} is \"{}\"; it needs {}", option, text, needed));
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format("{} is \"{}\"; it needs {}", option, text, needed));
 }
 
-std::int64_t integer_value(std::string_view option, std::string_view text, std::int64_t least, std::int64_t most) {
+std::int64_t integer_value(std::string_view option, std::string_view text, std::int64_t least,
+                           std::int64_t most) {
   const auto value = whole_value<std::int64_t>(text);
   if (!value) reject_value(option, text, "an integer");
   if (*value < least || *value > most) {
     const bool bounded = most != std::numeric_limits<std::int64_t>::max();
     reject_value(option, text,
-                 bounded ? fmt::format("an integer in {}..{}", least, most) : fmt::format("an integer of at least {}", least));
+                 bounded ? fmt::format("an integer in {}..{}", least, most)
+                         : fmt::format("an integer of at least {}", least));
   }
   return *value;
 }
 
-double number_value(std::string_view option, std::string_view text) { return finite_value<double>(option, text); }
-float float_value(std::string_view option, std::string_view text) { return finite_value<float>(option, text); }
+double number_value(std::string_view option, std::string_view text) {
+  return finite_value<double>(option, text);
+}
+float float_value(std::string_view option, std::string_view text) {
+  return finite_value<float>(option, text);
+}
 
 Dims integers_value(std::string_view option, std::string_view text, std::string_view needed) {
   std::vector<std::int64_t> values;

@@ -1,4 +1,5 @@
-// Values on the command line, read strictly: what is not wholly a value of the kind asked for is an error.
+// Values on the command line, read strictly: what is not wholly a value of the kind asked for is an
+// error.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -13,9 +14,11 @@
 namespace attn::demo {
 
 /// Throws Error(invalid_argument): "--scale is abc; it needs a finite number".
-[[noreturn]] void reject_value(std::string_view option, std::string_view text, std::string_view needed);
+[[noreturn]] void reject_value(std::string_view option, std::string_view text,
+                               std::string_view needed);
 
-std::int64_t integer_value(std::string_view option, std::string_view text, std::int64_t least = std::numeric_limits<std::int64_t>::min(),
+std::int64_t integer_value(std::string_view option, std::string_view text,
+                           std::int64_t least = std::numeric_limits<std::int64_t>::min(),
                            std::int64_t most = std::numeric_limits<std::int64_t>::max());
 /// Finite.
 double number_value(std::string_view option, std::string_view text);
@@ -25,7 +28,8 @@ Dims integers_value(std::string_view option, std::string_view text, std::string_
 
 /// One of the named choices.
 template <class Value>
-Value choice_value(std::string_view option, std::string_view text, std::initializer_list<std::pair<std::string_view, Value>> choices) {
+Value choice_value(std::string_view option, std::string_view text,
+                   std::initializer_list<std::pair<std::string_view, Value>> choices) {
   std::string names;
   for (const auto& [name, value] : choices) {
     if (name == text) return value;

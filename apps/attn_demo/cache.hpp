@@ -20,7 +20,8 @@ struct CacheSettings {
   std::int64_t page_size = 0;  // keys; 0: no pages
 };
 
-/// A KvCache or a PagedKvCache. The pages of a sequence lie all over the pool, as they do once sequences have come and gone.
+/// A KvCache or a PagedKvCache. The pages of a sequence lie all over the pool, as they do once
+/// sequences have come and gone.
 class AnyCache {
  public:
   explicit AnyCache(const CacheSettings& settings);
@@ -37,7 +38,8 @@ class AnyCache {
   std::vector<PagedKvCache::Sequence> sequences_;  // of a PagedKvCache
 };
 
-// The rows of a call that has a cache bound, or dense k and v, one after another and times their scales. f32.
+// The rows of a call that has a cache bound, or dense k and v, one after another and times their
+// scales. f32.
 /// Of one batch entry and KV head, [1, 1, length, dim].
 Tensor plain_keys(const Tensors& bound, std::int64_t batch, std::int64_t kv_head);
 Tensor plain_values(const Tensors& bound, std::int64_t batch, std::int64_t kv_head);

@@ -13,15 +13,19 @@ namespace attn::demo {
 
 /// Adds an option whose name and text go to `take`.
 template <class Take>
-CLI::Option* add_value(CLI::App& command, const std::string& option, const std::string& type, const std::string& description, Take take) {
+CLI::Option* add_value(CLI::App& command, const std::string& option, const std::string& type,
+                       const std::string& description, Take take) {
   const auto callback = [option, take](const std::string& text) { take(option, text); };
   return command.add_option_function<std::string>(option, callback, description)->type_name(type);
 }
 /// Adds an option that names a file; an empty name is a name too.
-CLI::Option* add_file(CLI::App& command, const std::string& option, std::optional<std::string>& file, const std::string& description);
+CLI::Option* add_file(CLI::App& command, const std::string& option,
+                      std::optional<std::string>& file, const std::string& description);
 /// Adds --threads and --isa.
-void add_execution_options(CLI::App& command, std::optional<int>& num_threads, std::optional<Isa>& isa);
-/// Adds the options that `run` and `compare` share, but for --q, --k and --v: those that say which call is made.
+void add_execution_options(CLI::App& command, std::optional<int>& num_threads,
+                           std::optional<Isa>& isa);
+/// Adds the options that `run` and `compare` share, but for --q, --k and --v: those that say which
+/// call is made.
 void add_call_options(CLI::App& command, CallArguments& arguments);
 /// Adds those of them that say how scores become weights: masks, scores and the normaliser.
 void add_weight_options(CLI::App& command, CallArguments& arguments);

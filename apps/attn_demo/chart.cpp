@@ -9,56 +9,75 @@ constexpr double small_text = 12;
 constexpr double tick_length = 5;
 constexpr double curve_thickness = 2.5;
 
-std::string_view name_of(Anchor anchor) { return anchor == Anchor::start ? "start" : anchor == Anchor::middle ? "middle" : "end"; }
+std::string_view name_of(Anchor anchor) {
+  return anchor == Anchor::start ? "start" : anchor == Anchor::middle ? "middle" : "end";
+}
 
-std::string dashes_of(const Ink& ink) { return ink.dashes.empty() ? "" : fmt::format(" stroke-dasharray=\"{}\"", ink.dashes); }
+std::string dashes_of(const Ink& ink) {
+  return ink.dashes.empty() ? "" : fmt::format(" stroke-dasharray=\"{}\"", ink.dashes);
+}
 
 }  // namespace
 
 Svg::Svg(double width, double height, const std::string& title) {
   body_ = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 0 {0:.0f} {1:.0f}\" role=\"img\" "
-      "font-family=\"Helvetica, Arial, sans-serif\" fill=\"{2}\">\n<title>{3}</title>\n<rect width=\"100%\" height=\"100%\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 "
+      "0 {0:.0f} {1:.0f}\" role=\"img\" "
+      "font-family=\"Helvetica, Arial, sans-serif\" fill=\"{2}\">\n<title>{3}</title>\n<rect "
+      "width=\"100%\" height=\"100%\" "
       "fill=\"white\"/>\n",
       width, height, black.colour, title);
 }
 
 void Svg::line(Point from, Point to, const Ink& ink, double thickness) {
-  body_ += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"{}\"{}/>\n", from.x,
-                       from.y, to.x, to.y, ink.colour, thickness, dashes_of(ink));
+  body_ += fmt::format(
+      "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" "
+      "stroke-width=\"{}\"{}/>\n",
+      from.x, from.y, to.x, to.y, ink.colour, thickness, dashes_of(ink));
 }
 
 void Svg::curve(const std::vector<Point>& points, const Ink& ink, double thickness) {
   body_ += "<polyline points=\"";
   for (const Point& point : points) body_ += fmt::format("{:.1f},{:.1f} ", point.x, point.y);
   body_.back() = '"';
-  body_ += fmt::format(" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\"{}/>\n", ink.colour, thickness,
-                       dashes_of(ink));
+  body_ += fmt::format(
+      " fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\"{}/>\n",
+      ink.colour, thickness, dashes_of(ink));
 }
 
 void Svg::box(Point corner, double width, double height, const Ink& ink) {
-  body_ +=
-      fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" stroke=\"{}\" stroke-width=\"0.6\"/>\n",
-                  corner.x, corner.y, width, height, ink.colour, black.colour);
+  body_ += fmt::format(
+      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" "
+      "stroke=\"{}\" stroke-width=\"0.6\"/>\n",
+      corner.x, corner.y, width, height, ink.colour, black.colour);
 }
 
 void Svg::blank(Point corner, double width, double height) {
-  body_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"white\"/>\n", corner.x, corner.y, width,
-                       height);
+  body_ += fmt::format(
+      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"white\"/>\n",
+      corner.x, corner.y, width, height);
 }
 
 void Svg::text(Point at, const std::string& words, Anchor anchor, double size) {
-  body_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"{}\" text-anchor=\"{}\">{}</text>\n", at.x, at.y, size, name_of(anchor),
-                       words);
+  body_ +=
+      fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"{}\" text-anchor=\"{}\">{}</text>\n",
+                  at.x, at.y, size, name_of(anchor), words);
 }
 
 void Svg::upright_text(Point at, const std::string& words) {
-  body_ += fmt::format("<text font-size=\"13\" text-anchor=\"middle\" transform=\"translate({:.1f} {:.1f}) rotate(-90)\">{}</text>\n", at.x,
-                       at.y, words);
+  body_ += fmt::format(
+      "<text font-size=\"13\" text-anchor=\"middle\" transform=\"translate({:.1f} {:.1f}) "
+      "rotate(-90)\">{}</text>\n",
+      at.x, at.y, words);
 }
 
 Panel::Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y)
-    : svg_(svg), corner_(corner), width_(width), height_(height), x_(std::move(x)), y_(std::move(y)) {
+    : svg_(svg),
+      corner_(corner),
+      width_(width),
+      height_(height),
+      x_(std::move(x)),
+      y_(std::move(y)) {
   for (const auto& [value, label] : y_.ticks) {
     const Point place = at(x_.low, value);
     svg_.line(place, at(x_.high, value), grey);
@@ -76,10 +95,13 @@ Panel::Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y
 }
 
 Point Panel::at(double x, double y) const {
-  return {corner_.x + width_ * (x - x_.low) / (x_.high - x_.low), corner_.y + height_ * (y_.high - y) / (y_.high - y_.low)};
+  return {corner_.x + width_ * (x - x_.low) / (x_.high - x_.low),
+          corner_.y + height_ * (y_.high - y) / (y_.high - y_.low)};
 }
 
-void Panel::title(const std::string& words) { svg_.text({corner_.x + width_ / 2, corner_.y - 14}, words, Anchor::middle, 14); }
+void Panel::title(const std::string& words) {
+  svg_.text({corner_.x + width_ / 2, corner_.y - 14}, words, Anchor::middle, 14);
+}
 
 void Panel::curve(const std::vector<Point>& values, const Ink& ink) {
   std::vector<Point> points;
@@ -89,11 +111,13 @@ void Panel::curve(const std::vector<Point>& values, const Ink& ink) {
 
 void Panel::bar(double left, double right, double height, const Ink& ink) {
   const Point top = at(left, height), bottom = at(right, 0);
-  if (height == 0) return svg_.text({(top.x + bottom.x) / 2, bottom.y - 3}, "0", Anchor::middle, 10);
+  if (height == 0)
+    return svg_.text({(top.x + bottom.x) / 2, bottom.y - 3}, "0", Anchor::middle, 10);
   svg_.box(top, bottom.x - top.x, bottom.y - top.y, ink);
 }
 
-std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps, int decimals) {
+std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps,
+                                                       int decimals) {
   std::vector<std::pair<double, std::string>> ticks;
   for (int n = 0; n <= steps; ++n) {
     const double value = low + (high - low) * n / steps;
@@ -102,7 +126,8 @@ std::vector<std::pair<double, std::string>> even_ticks(double low, double high, 
   return ticks;
 }
 
-void draw_legend(Svg& svg, Point corner, Sample sample, const std::vector<std::pair<Ink, std::string>>& entries) {
+void draw_legend(Svg& svg, Point corner, Sample sample,
+                 const std::vector<std::pair<Ink, std::string>>& entries) {
   constexpr double sample_width = 26, sample_height = 12, line_height = 22, width = 120;
   svg.blank(corner, width, line_height * static_cast<double>(entries.size()));
   Point middle{corner.x + 4, corner.y + line_height / 2};

@@ -13,7 +13,8 @@ struct Point {
   double x, y;
 };
 
-/// A colour as SVG writes it, and how a line of it is dashed ("" is solid), so that series differ without colour too.
+/// A colour as SVG writes it, and how a line of it is dashed ("" is solid), so that series differ
+/// without colour too.
 struct Ink {
   std::string_view colour;
   std::string_view dashes = "";
@@ -70,10 +71,12 @@ class Panel {
 };
 
 /// Steps from low to high, labelled with so many decimals.
-std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps, int decimals);
+std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps,
+                                                       int decimals);
 
 /// Samples of inks and their meanings, one below the other. `corner` is the upper left one.
 enum class Sample { bar, curve };
-void draw_legend(Svg& svg, Point corner, Sample sample, const std::vector<std::pair<Ink, std::string>>& entries);
+void draw_legend(Svg& svg, Point corner, Sample sample,
+                 const std::vector<std::pair<Ink, std::string>>& entries);
 
 }  // namespace attn::demo

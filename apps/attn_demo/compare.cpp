@@ -31,9 +31,12 @@ void require_room(const std::string& option, const RandomInputs& inputs) {
   const auto product = [](auto... extents) { return (1.0 * ... * static_cast<double>(extents)); };
   const double q_rows = product(inputs.batch, inputs.num_q_heads, inputs.q_len);
   const double kv_rows = product(inputs.batch, inputs.num_kv_heads, inputs.kv_len);
-  const double head_dim = static_cast<double>(inputs.head_dim), v_head_dim = static_cast<double>(inputs.v_head_dim);
-  // Each input as given, in float and in double; each output in double, beside those of the other kernels.
-  const double inputs_and_outputs = 16 * (q_rows * head_dim + kv_rows * (head_dim + v_head_dim)) + 24 * q_rows * (v_head_dim + 1);
+  const double head_dim = static_cast<double>(inputs.head_dim),
+               v_head_dim = static_cast<double>(inputs.v_head_dim);
+  // Each input as given, in float and in double; each output in double, beside those of the other
+  // kernels.
+  const double inputs_and_outputs =
+      16 * (q_rows * head_dim + kv_rows * (head_dim + v_head_dim)) + 24 * q_rows * (v_head_dim + 1);
   require_memory("--shape " + option, inputs_and_outputs);
 }
 
@@ -41,9 +44,11 @@ RandomInputs shape_value(const std::string& text) {
   constexpr const char* needed = "B,H,HKV,SQ,SKV,D[,DV]: six or seven integers of at least 0";
   const Dims sizes = integers_value("--shape", text, needed);
   const bool six_or_seven = sizes.rank() == 6 || sizes.rank() == 7;
-  const bool negative = std::any_of(sizes.begin(), sizes.end(), [](std::int64_t size) { return size < 0; });
+  const bool negative =
+      std::any_of(sizes.begin(), sizes.end(), [](std::int64_t size) { return size < 0; });
   if (!six_or_seven || negative) reject_value("--shape", text, needed);
-  const RandomInputs inputs{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[sizes.rank() - 1]};
+  const RandomInputs inputs{
+      sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[sizes.rank() - 1]};
   require_room(text, inputs);
   return inputs;
 }
@@ -51,14 +56,21 @@ RandomInputs shape_value(const std::string& text) {
 std::string describe_masks(const Call& call) {
   std::string text;
   const auto add = [&text](const std::string& mask) { text += (text.empty() ? "" : ", ") + mask; };
-  const auto limit = [](const std::optional<std::int64_t>& side) { return side ? std::to_string(*side) : "unlimited"; };
+  const auto limit = [](const std::optional<std::int64_t>& side) {
+    return side ? std::to_string(*side) : "unlimited";
+  };
   const Options& options = call.options;
   if (options.normaliser != Normaliser::softmax()) add(options.normaliser.to_string());
   if (options.softcap) add(fmt::format("softcap {}", *options.softcap));
-  if (options.causal) add(options.causal->offset ? fmt::format("causal with offset {}", *options.causal->offset) : "causal, bottom-right");
-  if (options.window) add(fmt::format("window left {}, right {}", limit(options.window->left), limit(options.window->right)));
+  if (options.causal)
+    add(options.causal->offset ? fmt::format("causal with offset {}", *options.causal->offset)
+                               : "causal, bottom-right");
+  if (options.window)
+    add(fmt::format("window left {}, right {}", limit(options.window->left),
+                    limit(options.window->right)));
   const auto add_tensor = [&](const char* name, const TensorView& tensor) {
-    if (!tensor.absent()) add(fmt::format("{} {} {}", name, name_of(tensor.dtype), tensor.shape.to_string()));
+    if (!tensor.absent())
+      add(fmt::format("{} {} {}", name, name_of(tensor.dtype), tensor.shape.to_string()));
   };
   add_tensor("mask", call.tensors.mask);
   add_tensor("alibi", call.tensors.alibi_slopes);
@@ -68,9 +80,12 @@ std::string describe_masks(const Call& call) {
 }
 
 std::string describe_cache(const Call& call) {
-  const std::string pages = call.page_size > 0 ? fmt::format(" in pages of {} keys", call.page_size) : "";
-  return fmt::format("K and V cached in {}{}; naive has them as given: errors include what the cache costs, and so does e",
-                     name_of(*call.kv_dtype), pages);
+  const std::string pages =
+      call.page_size > 0 ? fmt::format(" in pages of {} keys", call.page_size) : "";
+  return fmt::format(
+      "K and V cached in {}{}; naive has them as given: errors include what the cache costs, and "
+      "so does e",
+      name_of(*call.kv_dtype), pages);
 }
 
 std::vector<std::string> table_row(const Measured& measured, double naive_seconds) {
@@ -89,29 +104,37 @@ std::vector<std::string> table_row(const Measured& measured, double naive_second
 
 void print_text(const Call& call, const Comparison& comparison) {
   const Tensors& t = call.tensors;
-  fmt::print("Q {}, K {}, V {}, {}\n", t.q.shape.to_string(), t.k.shape.to_string(), t.v.shape.to_string(), name_of(call.dtype));
+  fmt::print("Q {}, K {}, V {}, {}\n", t.q.shape.to_string(), t.k.shape.to_string(),
+             t.v.shape.to_string(), name_of(call.dtype));
   if (const std::string masks = describe_masks(call); !masks.empty()) fmt::print("{}\n", masks);
   if (call.kv_dtype) fmt::print("{}\n", describe_cache(call));
   fmt::print("{}\n\n", comparison.tiled_way);
 
-  std::vector<std::vector<std::string>> rows = {{"kernel", "max abs", "max rel", "RMS", "worst", "lse", "time", "speed-up", "scratch"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"kernel", "max abs", "max rel", "RMS", "worst", "lse", "time", "speed-up", "scratch"}};
   rows.push_back(table_row(comparison.tiled, comparison.naive.seconds));
   if (comparison.unfused) rows.push_back(table_row(*comparison.unfused, comparison.naive.seconds));
   rows.push_back(table_row(comparison.naive, comparison.naive.seconds));
   print_table(rows);
 
-  fmt::print("\nErrors and speed-up refer to naive. max abs, max rel, RMS and the worst element are those of O; lse is max abs.\n");
-  fmt::print("The q_len x kv_len score matrix of all heads, which unfused holds: {}\n", format_bytes(comparison.score_matrix));
+  fmt::print(
+      "\nErrors and speed-up refer to naive. max abs, max rel, RMS and the worst element are those "
+      "of O; lse is max abs.\n");
+  fmt::print("The q_len x kv_len score matrix of all heads, which unfused holds: {}\n",
+             format_bytes(comparison.score_matrix));
   if (!comparison.unfused) fmt::print("unfused was left out: that does not fit in memory\n");
   const Tolerance& tolerance = comparison.tolerance;
-  const std::string lse = comparison.tiled.lse ? fmt::format("; of lse {:.1e}", tolerance.lse) : "; lse is of softmax alone";
+  const std::string lse = comparison.tiled.lse ? fmt::format("; of lse {:.1e}", tolerance.lse)
+                                               : "; lse is of softmax alone";
   fmt::print("tolerance {:.1e}: {}{}\n", tolerance.out, tolerance.derivation, lse);
-  fmt::print("{}\n", comparison.within_tolerance() ? styled(Style::good, "within tolerance") : styled(Style::bad, "past the tolerance"));
+  fmt::print("{}\n", comparison.within_tolerance() ? styled(Style::good, "within tolerance")
+                                                   : styled(Style::bad, "past the tolerance"));
 }
 
 nlohmann::ordered_json json_of(const Measured& measured, double naive_seconds) {
   const auto errors = [](const Errors& of) {
-    return nlohmann::ordered_json{{"max_abs", of.max_abs}, {"max_rel", of.max_rel}, {"rms", of.rms}, {"worst", of.worst}};
+    return nlohmann::ordered_json{
+        {"max_abs", of.max_abs}, {"max_rel", of.max_rel}, {"rms", of.rms}, {"worst", of.worst}};
   };
   return {{"out", errors(measured.out)},
           {"lse", measured.lse ? errors(*measured.lse) : nlohmann::ordered_json(nullptr)},
@@ -123,20 +146,21 @@ nlohmann::ordered_json json_of(const Measured& measured, double naive_seconds) {
 void print_json(const Call& call, const Comparison& comparison) {
   const Dims &q = call.tensors.q.shape, &k = call.tensors.k.shape;
   const double naive_seconds = comparison.naive.seconds;
-  nlohmann::ordered_json all = {{"shape", {q[0], q[1], k[1], q[2], k[2], q[3], call.tensors.v.shape[3]}},
-                                {"dtype", name_of(call.dtype)},
-                                {"kv_dtype", name_of(call.kv_dtype.value_or(call.dtype))},
-                                {"page_size", call.page_size},
-                                {"threads", comparison.num_threads},
-                                {"tiled", json_of(comparison.tiled, naive_seconds)},
-                                {"unfused", nullptr},
-                                {"naive", json_of(comparison.naive, naive_seconds)},
-                                {"score_matrix_bytes", comparison.score_matrix},
-                                {"tolerance", comparison.tolerance.out},
-                                {"lse_tolerance", nullptr},
-                                {"derivation", comparison.tolerance.derivation},
-                                {"way", comparison.tiled_way},
-                                {"within_tolerance", comparison.within_tolerance()}};
+  nlohmann::ordered_json all = {
+      {"shape", {q[0], q[1], k[1], q[2], k[2], q[3], call.tensors.v.shape[3]}},
+      {"dtype", name_of(call.dtype)},
+      {"kv_dtype", name_of(call.kv_dtype.value_or(call.dtype))},
+      {"page_size", call.page_size},
+      {"threads", comparison.num_threads},
+      {"tiled", json_of(comparison.tiled, naive_seconds)},
+      {"unfused", nullptr},
+      {"naive", json_of(comparison.naive, naive_seconds)},
+      {"score_matrix_bytes", comparison.score_matrix},
+      {"tolerance", comparison.tolerance.out},
+      {"lse_tolerance", nullptr},
+      {"derivation", comparison.tolerance.derivation},
+      {"way", comparison.tiled_way},
+      {"within_tolerance", comparison.within_tolerance()}};
   if (comparison.tiled.lse) all["lse_tolerance"] = comparison.tolerance.lse;
   if (comparison.unfused) all["unfused"] = json_of(*comparison.unfused, naive_seconds);
   fmt::print("{}\n", all.dump());
@@ -169,19 +193,24 @@ double tolerance_value(const std::string& text) {
 void add_compare_options(CLI::App& command, CompareArguments& arguments) {
   auto* const shape = command.add_option_function<std::string>(
       "--shape", [&](const std::string& text) { arguments.shape = shape_value(text); },
-      "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, if another, dim of V");
+      "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, if another, "
+      "dim of V");
   shape->type_name("B,H,HKV,SQ,SKV,D[,DV]");
   for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
   command
       .add_option_function<std::string>(
-          "--seed", [&](const std::string& text) { arguments.seed = static_cast<std::uint64_t>(integer_value("--seed", text, 0)); },
+          "--seed",
+          [&](const std::string& text) {
+            arguments.seed = static_cast<std::uint64_t>(integer_value("--seed", text, 0));
+          },
           "of the random inputs; default 0")
       ->type_name("N")
       ->needs(shape);
   add_call_options(command, arguments.call);
   command
       .add_option_function<std::string>(
-          "--tolerance", [&](const std::string& text) { arguments.tolerance = tolerance_value(text); },
+          "--tolerance",
+          [&](const std::string& text) { arguments.tolerance = tolerance_value(text); },
           "largest absolute error of O and of lse that passes; default derived from type and sizes")
       ->type_name("X");
   command.add_flag("--json", arguments.json, "one JSON object instead of the table");
@@ -191,7 +220,8 @@ void add_compare_options(CLI::App& command, CompareArguments& arguments) {
 
 void add_compare(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<CompareArguments>();
-  CLI::App& command = *app.add_subcommand("compare", "tiled, unfused and naive side by side; ends with 1 if they differ");
+  CLI::App& command = *app.add_subcommand(
+      "compare", "tiled, unfused and naive side by side; ends with 1 if they differ");
   add_compare_options(command, *arguments);
   command.callback([arguments, &chosen] { chosen = [arguments] { return compare(*arguments); }; });
 }

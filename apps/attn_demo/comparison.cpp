@@ -17,7 +17,8 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// The median of a few calls after a first one, which warms caches; of more where they are short. Long ones are timed once.
+/// The median of a few calls after a first one, which warms caches; of more where they are short.
+/// Long ones are timed once.
 double median_seconds(const std::function<void()>& work) {
   constexpr double enough = 0.2, too_long = 2;  // seconds
   constexpr std::size_t least = 3, most = 101;
@@ -29,14 +30,16 @@ double median_seconds(const std::function<void()>& work) {
     times.push_back(seconds_of(work));
     total += times.back();
   }
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
+                   times.end());
   return times[times.size() / 2];
 }
 
 /// Tensors for one kernel's results.
 struct Results {
   Results(const Call& call, DType dtype)
-      : out(dtype, {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2], call.tensors.v.shape[3]}),
+      : out(dtype, {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2],
+                    call.tensors.v.shape[3]}),
         lse(make_lse(call)),
         tensors(call.tensors) {
     tensors.out = out.view();
@@ -55,7 +58,8 @@ double seconds_of_reference(const Tensors& tensors, const Options& options) {
 
 void set_errors(Measured& measured, const Results& got, const Results& reference) {
   measured.out = errors_between(got.tensors.out, reference.tensors.out);
-  if (!reference.tensors.lse.absent()) measured.lse = errors_between(got.tensors.lse, reference.tensors.lse);
+  if (!reference.tensors.lse.absent())
+    measured.lse = errors_between(got.tensors.lse, reference.tensors.lse);
 }
 
 Measured measure_tiled(const Call& call, const Plan& plan, const Results& reference) {
@@ -83,12 +87,15 @@ Measured measure_unfused(const Call& call, const PlainCall& plain, const Results
 }
 
 bool within(const Measured& measured, const Tolerance& tolerance) {
-  return measured.out.max_abs <= tolerance.out && (!measured.lse || measured.lse->max_abs <= tolerance.lse);
+  return measured.out.max_abs <= tolerance.out &&
+         (!measured.lse || measured.lse->max_abs <= tolerance.lse);
 }
 
 }  // namespace
 
-bool Comparison::within_tolerance() const { return within(tiled, tolerance) && (!unfused || within(*unfused, tolerance)); }
+bool Comparison::within_tolerance() const {
+  return within(tiled, tolerance) && (!unfused || within(*unfused, tolerance));
+}
 
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Results reference(call, DType::f64);
@@ -97,16 +104,20 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
   comparison.tiled_way = plan.description();
-  const double rows = static_cast<double>(reference.lse.size()), kv_len = static_cast<double>(call.tensors.k.shape[2]);
+  const double rows = static_cast<double>(reference.lse.size()),
+               kv_len = static_cast<double>(call.tensors.k.shape[2]);
   comparison.score_matrix = rows * kv_len * static_cast<double>(sizeof(float));
 
   comparison.naive.kernel = "naive";
   comparison.naive.seconds = seconds_of_reference(reference.tensors, call.options);
-  comparison.naive.scratch = static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
+  comparison.naive.scratch =
+      static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
   comparison.tiled = measure_tiled(call, plan, reference);
-  if (comparison.score_matrix < available_memory()) comparison.unfused = measure_unfused(call, plain, reference);
-  comparison.tolerance = tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
-                                   : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype);
+  if (comparison.score_matrix < available_memory())
+    comparison.unfused = measure_unfused(call, plain, reference);
+  comparison.tolerance =
+      tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
+                : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype);
   return comparison;
 }
 

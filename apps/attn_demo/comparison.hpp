@@ -31,8 +31,8 @@ struct Comparison {
   bool within_tolerance() const;
 };
 
-/// Naive has K and V as they are given, the others as the call's cache holds them: errors include what the cache costs.
-/// A given tolerance holds for O and lse and takes the derived one's place.
+/// Naive has K and V as they are given, the others as the call's cache holds them: errors include
+/// what the cache costs. A given tolerance holds for O and lse and takes the derived one's place.
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance = {});
 
 }  // namespace attn::demo

@@ -74,7 +74,8 @@ class Output {
 /// A model and the prompt it is given.
 class Generation {
  public:
-  Generation(Model& model, std::vector<std::int64_t> prompt, std::int64_t max_new, const GenerateArguments& arguments)
+  Generation(Model& model, std::vector<std::int64_t> prompt, std::int64_t max_new,
+             const GenerateArguments& arguments)
       : model_(model),
         arguments_(arguments),
         prompt_(std::move(prompt)),
@@ -82,7 +83,8 @@ class Generation {
         caches_(model, 1, std::ssize(prompt_) + max_new),
         logits_(DType::f32, {1, model.settings.vocab_size}) {
     if (!arguments.logits) return;
-    const double values = static_cast<double>(prompt_.size()) * static_cast<double>(model.settings.vocab_size);
+    const double values =
+        static_cast<double>(prompt_.size()) * static_cast<double>(model.settings.vocab_size);
     require_memory("--logits", values * static_cast<double>(sizeof(float)));
     prompt_logits_ = Tensor(DType::f32, {1, std::ssize(prompt_), model.settings.vocab_size});
   }
@@ -95,7 +97,8 @@ class Generation {
     begin = std::chrono::steady_clock::now();
     while (timing.new_tokens < max_new_) {
       const std::int64_t id = draw(timing.new_tokens);
-      if (!arguments_.ignore_eos && std::find(model_.eos_ids.begin(), model_.eos_ids.end(), id) != model_.eos_ids.end()) {
+      if (!arguments_.ignore_eos &&
+          std::find(model_.eos_ids.begin(), model_.eos_ids.end(), id) != model_.eos_ids.end()) {
         timing.ended_by = id;
         break;
       }
@@ -136,13 +139,16 @@ class Generation {
 };
 
 void print_timing(const Timing& timing, const Model& model) {
-  const auto rate = [](std::int64_t tokens, double time) { return time > 0 ? static_cast<double>(tokens) / time : 0; };
+  const auto rate = [](std::int64_t tokens, double time) {
+    return time > 0 ? static_cast<double>(tokens) / time : 0;
+  };
   const std::int64_t steps = std::max<std::int64_t>(0, timing.new_tokens - 1);
   fmt::print("\n{}\n", model.description);
-  fmt::print("prompt  {} tokens in {}, {:.1f} tokens/s\n", timing.prompt_tokens, format_seconds(timing.prefill),
-             rate(timing.prompt_tokens, timing.prefill));
-  fmt::print("new     {} tokens, {} steps in {}, {:.1f} tokens/s{}\n", timing.new_tokens, steps, format_seconds(timing.decode),
-             rate(steps, timing.decode), timing.ended_by ? fmt::format("; token {} ended the text", *timing.ended_by) : "");
+  fmt::print("prompt  {} tokens in {}, {:.1f} tokens/s\n", timing.prompt_tokens,
+             format_seconds(timing.prefill), rate(timing.prompt_tokens, timing.prefill));
+  fmt::print("new     {} tokens, {} steps in {}, {:.1f} tokens/s{}\n", timing.new_tokens, steps,
+             format_seconds(timing.decode), rate(steps, timing.decode),
+             timing.ended_by ? fmt::format("; token {} ended the text", *timing.ended_by) : "");
 }
 
 int generate(const GenerateArguments& arguments) {
@@ -150,7 +156,8 @@ int generate(const GenerateArguments& arguments) {
   const std::optional<Tokeniser> tokeniser = tokeniser_for(arguments.prompt, source);
   std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokeniser);
   const std::int64_t room = source.most_positions() - std::ssize(prompt);
-  const std::int64_t max_new = arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
+  const std::int64_t max_new =
+      arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
   OutputFiles files;
   if (arguments.logits) files.add(*arguments.logits);
   Model model = source.load(std::ssize(prompt) + max_new);
@@ -173,16 +180,19 @@ float share_value(const std::string& option, const std::string& text) {
 }
 
 void add_sampling_options(CLI::App& command, SampleOptions& sampling) {
-  add_value(command, "--temperature", "T", "0 takes the most probable token; default 1", [&](auto option, auto text) {
-    sampling.temperature = float_value(option, text);
-    if (sampling.temperature < 0) reject_value(option, text, "a number of at least 0");
-  });
+  add_value(command, "--temperature", "T", "0 takes the most probable token; default 1",
+            [&](auto option, auto text) {
+              sampling.temperature = float_value(option, text);
+              if (sampling.temperature < 0) reject_value(option, text, "a number of at least 0");
+            });
   add_value(command, "--top-k", "K", "of the K most probable tokens",
             [&](auto option, auto text) { sampling.top_k = integer_value(option, text, 1); });
-  add_value(command, "--top-p", "P", "of the most probable tokens that reach P together", [&](auto option, auto text) {
-    sampling.top_p = share_value(option, text);
-    if (*sampling.top_p == 0) reject_value(option, text, "a number above 0 and at most 1");
-  });
+  add_value(command, "--top-p", "P", "of the most probable tokens that reach P together",
+            [&](auto option, auto text) {
+              sampling.top_p = share_value(option, text);
+              if (*sampling.top_p == 0)
+                reject_value(option, text, "a number above 0 and at most 1");
+            });
   add_value(command, "--min-p", "P", "of the tokens at least P times as probable as the first",
             [&](auto option, auto text) { sampling.min_p = share_value(option, text); });
 }
@@ -195,13 +205,17 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_model_options(command, arguments->model);
   add_prompt_options(command, arguments->prompt);
   add_value(command, "--max-new", "N", "tokens at most; default 64",
-            [arguments](auto option, auto text) { arguments->max_new = integer_value(option, text, 0, std::int64_t{1} << 24); });
+            [arguments](auto option, auto text) {
+              arguments->max_new = integer_value(option, text, 0, std::int64_t{1} << 24);
+            });
   add_sampling_options(command, arguments->sampling);
-  add_seed_option(command, "of the draws, and of a toy's weights; default 0", [arguments](std::uint64_t seed) {
-    arguments->sampling.seed = seed;
-    arguments->model.toy.seed = seed;
-  });
-  add_file(command, "--logits", arguments->logits, "writes the logits of the prompt, [1, tokens, vocabulary]");
+  add_seed_option(command, "of the draws, and of a toy's weights; default 0",
+                  [arguments](std::uint64_t seed) {
+                    arguments->sampling.seed = seed;
+                    arguments->model.toy.seed = seed;
+                  });
+  add_file(command, "--logits", arguments->logits,
+           "writes the logits of the prompt, [1, tokens, vocabulary]");
   command.add_flag("--print-ids", arguments->print_ids, "ids instead of text");
   command.add_flag("--ignore-eos", arguments->ignore_eos, "go on past the token that ends a text");
   command.add_flag("--quiet", arguments->quiet, "nothing but the new text");

@@ -47,7 +47,8 @@ struct HeatmapArguments {
 std::string read_text(const std::string& file) {
   std::error_code ignored;
   std::ifstream stream(file, std::ios::binary);
-  if (!stream || !std::filesystem::is_regular_file(file, ignored)) throw Error(ErrorCode::io, fmt::format("{}: cannot be read", file));
+  if (!stream || !std::filesystem::is_regular_file(file, ignored))
+    throw Error(ErrorCode::io, fmt::format("{}: cannot be read", file));
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
@@ -61,7 +62,8 @@ LabelTexts label_texts(const HeatmapArguments& arguments) {
 
 void require_place(const char* option, std::int64_t place, std::int64_t count, const char* what) {
   if (place < count) return;
-  reject_value(option, fmt::format("{}", place), fmt::format("an integer in 0..{}: there are {} {}", count - 1, count, what));
+  reject_value(option, fmt::format("{}", place),
+               fmt::format("an integer in 0..{}: there are {} {}", count - 1, count, what));
 }
 
 /// Checks the whole call, not only the part that is drawn.
@@ -73,7 +75,8 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   const std::int64_t kv_len = tensors.k.shape[2];
   if (q.product() == 0 || kv_len == 0) {
     throw Error(ErrorCode::invalid_argument,
-                fmt::format("q has shape {} and k {}: there are no weights to draw", q.to_string(), tensors.k.shape.to_string()));
+                fmt::format("q has shape {} and k {}: there are no weights to draw", q.to_string(),
+                            tensors.k.shape.to_string()));
   }
   require_place("--batch", arguments.batch, q[0], "batch entries");
   if (arguments.head) require_place("--head", *arguments.head, q[1], "query heads");
@@ -85,8 +88,10 @@ std::string title_of(const HeatmapArguments& arguments, const std::string& usual
 }
 
 std::vector<WeightMap> weights_of_model(const HeatmapArguments& arguments) {
-  std::vector<WeightMap> maps =
-      model_weights({.folder = *arguments.model, .prompt = arguments.prompt, .layer = arguments.layer, .head = arguments.head});
+  std::vector<WeightMap> maps = model_weights({.folder = *arguments.model,
+                                               .prompt = arguments.prompt,
+                                               .layer = arguments.layer,
+                                               .head = arguments.head});
   if (arguments.head) maps.front().title = title_of(arguments, maps.front().title);
   return maps;
 }
@@ -109,7 +114,8 @@ std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
   };
   if (arguments.head) {
     const std::string entry = q[0] > 1 ? fmt::format("batch entry {}, ", arguments.batch) : "";
-    add(*arguments.head, title_of(arguments, fmt::format("attention weights, {}head {}", entry, *arguments.head)));
+    add(*arguments.head,
+        title_of(arguments, fmt::format("attention weights, {}head {}", entry, *arguments.head)));
   } else {
     for (std::int64_t head = 0; head < q[1]; ++head) add(head, fmt::format("head {}", head));
   }
@@ -117,39 +123,50 @@ std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
 }
 
 std::string usual_title_of_all(const HeatmapArguments& arguments) {
-  return arguments.model ? fmt::format("attention weights, layer {}, all heads", arguments.layer) : "attention weights of all heads";
+  return arguments.model ? fmt::format("attention weights, layer {}, all heads", arguments.layer)
+                         : "attention weights of all heads";
 }
 
 int show(const HeatmapArguments& arguments) {
-  if (arguments.out && !arguments.out->ends_with(".png")) reject_value("--out", *arguments.out, "a name that ends in .png");
+  if (arguments.out && !arguments.out->ends_with(".png"))
+    reject_value("--out", *arguments.out, "a name that ends in .png");
   if (!arguments.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
-    throw Error(ErrorCode::invalid_argument, "--head is all: its small pictures have no room for labels");
+    throw Error(ErrorCode::invalid_argument,
+                "--head is all: its small pictures have no room for labels");
   }
   const std::vector<WeightMap> maps = weights_of(arguments);
   const ColourScale scale(arguments.scale, maps);
   if (arguments.terminal || !arguments.out) {
-    for (const WeightMap& map : maps) fmt::print("{}", terminal_map(map, scale, {coloured(), terminal_width()}));
+    for (const WeightMap& map : maps)
+      fmt::print("{}", terminal_map(map, scale, {coloured(), terminal_width()}));
     flush_output();
   }
   if (!arguments.out) return 0;
   const Canvas picture =
-      arguments.head ? draw_map(maps.front(), scale) : draw_maps(maps, scale, title_of(arguments, usual_title_of_all(arguments)));
+      arguments.head ? draw_map(maps.front(), scale)
+                     : draw_maps(maps, scale, title_of(arguments, usual_title_of_all(arguments)));
   write_text(*arguments.out, png_bytes(picture));
   return 0;
 }
 
 void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
-  auto* const labels = add_file(command, "--labels", arguments.labels, "of the tokens, with commas between; default: numbers");
+  auto* const labels = add_file(command, "--labels", arguments.labels,
+                                "of the tokens, with commas between; default: numbers");
   labels->type_name("A,B,C");
-  add_file(command, "--tokens", arguments.tokens, "the same from a text file, one a line")->excludes(labels);
-  add_file(command, "--key-labels", arguments.key_labels, "of the keys, where queries are other tokens")->type_name("A,B,C");
+  add_file(command, "--tokens", arguments.tokens, "the same from a text file, one a line")
+      ->excludes(labels);
+  add_file(command, "--key-labels", arguments.key_labels,
+           "of the keys, where queries are other tokens")
+      ->type_name("A,B,C");
   add_file(command, "--title", arguments.title, "of the picture")->type_name("TEXT");
 }
 
-/// A model has masks, scale and labels of its own: options that say something about either a call or a model refuse to be ignored.
+/// A model has masks, scale and labels of its own: options that say something about either a call
+/// or a model refuse to be ignored.
 void keep_apart(CLI::App& command) {
   constexpr std::array of_models = {"--prompt", "--prompt-ids", "--layer"};
-  constexpr std::array of_both = {"--model", "--head", "--out", "--terminal", "--title", "--scale-colours", "--help"};
+  constexpr std::array of_both = {"--model", "--head",          "--out", "--terminal",
+                                  "--title", "--scale-colours", "--help"};
   CLI::Option& model = *command.get_option("--model");
   for (CLI::Option* const option : command.get_options()) {
     const std::string name = option->get_name();
@@ -166,23 +183,33 @@ void keep_apart(CLI::App& command) {
 
 void add_heatmap(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<HeatmapArguments>();
-  CLI::App& command = *app.add_subcommand("heatmap", "attention weights as a picture, in a PNG file or in the terminal");
+  CLI::App& command = *app.add_subcommand(
+      "heatmap", "attention weights as a picture, in a PNG file or in the terminal");
   add_score_files(command, arguments->call);
-  add_file(command, "--model", arguments->model, "a model's folder in their place, for --prompt or --prompt-ids")->type_name("DIR");
+  add_file(command, "--model", arguments->model,
+           "a model's folder in their place, for --prompt or --prompt-ids")
+      ->type_name("DIR");
   add_prompt_options(command, arguments->prompt);
-  add_value(command, "--layer", "N", "of the model; default 0",
-            [arguments](auto option, auto text) { arguments->layer = integer_value(option, text, 0); });
-  add_file(command, "--out", arguments->out, "a file that ends in .png; without it the picture is shown in the terminal");
+  add_value(
+      command, "--layer", "N", "of the model; default 0",
+      [arguments](auto option, auto text) { arguments->layer = integer_value(option, text, 0); });
+  add_file(command, "--out", arguments->out,
+           "a file that ends in .png; without it the picture is shown in the terminal");
   command.add_flag("--terminal", arguments->terminal, "in the terminal too");
-  add_value(command, "--batch", "N", "which batch entry; default 0",
-            [arguments](auto option, auto text) { arguments->batch = integer_value(option, text, 0); });
-  add_value(command, "--head", "N", "which query head, or all; default 0", [arguments](auto option, auto text) {
-    arguments->head = text == "all" ? std::nullopt : std::optional(integer_value(option, text, 0));
-  });
+  add_value(
+      command, "--batch", "N", "which batch entry; default 0",
+      [arguments](auto option, auto text) { arguments->batch = integer_value(option, text, 0); });
+  add_value(command, "--head", "N", "which query head, or all; default 0",
+            [arguments](auto option, auto text) {
+              arguments->head =
+                  text == "all" ? std::nullopt : std::optional(integer_value(option, text, 0));
+            });
   add_label_options(command, *arguments);
-  add_value(command, "--scale-colours", "KIND", "linear (default) or log", [arguments](auto option, auto text) {
-    arguments->scale = choice_value<ScaleKind>(option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});
-  });
+  add_value(command, "--scale-colours", "KIND", "linear (default) or log",
+            [arguments](auto option, auto text) {
+              arguments->scale = choice_value<ScaleKind>(
+                  option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});
+            });
   add_weight_options(command, arguments->call);
   keep_apart(command);
   command.callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });

@@ -1,9 +1,9 @@
 // attn_demo info: what this build can do on this machine.
 #include <attn/attn.hpp>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdlib>
 #include <fstream>
@@ -31,15 +31,19 @@ std::string processor() {
 
 std::string why_default(Isa chosen, Isa strongest) {
   const char* const limit = std::getenv("ONEDNN_MAX_CPU_ISA");
-  const std::string setting = limit != nullptr ? fmt::format("; ONEDNN_MAX_CPU_ISA is {}", limit) : "";
-  return (chosen == strongest ? "the strongest available" : "oneDNN uses no stronger one here") + setting;
+  const std::string setting =
+      limit != nullptr ? fmt::format("; ONEDNN_MAX_CPU_ISA is {}", limit) : "";
+  return (chosen == strongest ? "the strongest available" : "oneDNN uses no stronger one here") +
+         setting;
 }
 
 int show_info() {
   const BuildInfo build = build_info();
   const std::vector<Isa> available = available_isas();
   const Isa chosen = default_isa();
-  const auto print = [](const char* what, const std::string& value) { fmt::print("{:<17} {}\n", what, value); };
+  const auto print = [](const char* what, const std::string& value) {
+    fmt::print("{:<17} {}\n", what, value);
+  };
   print("attn", build.version);
   print("compiler", build.compiler);
   print("oneDNN", build.onednn_version);
@@ -47,17 +51,22 @@ int show_info() {
   print("threads", fmt::format("{} (OpenMP's default)", build.num_threads));
   print("ISAs built", names_of(build.isas));
   print("ISAs available", names_of(available));
-  print("ISA by default", fmt::format("{} ({})", name_of(chosen), why_default(chosen, available.back())));
-  print("oneDNN's matmul", fmt::format("{} ({})", build.onednn_matmul,
-                                       build.onednn_matmul_fast ? "fast: a kernel made for the shape"
-                                                                : "slow for tiles of scores: oneDNN has no fast \"brg\" kernel here"));
+  print("ISA by default",
+        fmt::format("{} ({})", name_of(chosen), why_default(chosen, available.back())));
+  print("oneDNN's matmul",
+        fmt::format("{} ({})", build.onednn_matmul,
+                    build.onednn_matmul_fast
+                        ? "fast: a kernel made for the shape"
+                        : "slow for tiles of scores: oneDNN has no fast \"brg\" kernel here"));
   return 0;
 }
 
 }  // namespace
 
 void add_info(CLI::App& app, Command& chosen) {
-  app.add_subcommand("info", "what this build can do on this machine")->callback([&chosen] { chosen = show_info; });
+  app.add_subcommand("info", "what this build can do on this machine")->callback([&chosen] {
+    chosen = show_info;
+  });
 }
 
 }  // namespace attn::demo

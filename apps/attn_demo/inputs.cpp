@@ -12,37 +12,53 @@
 namespace attn::demo {
 namespace {
 
-[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+[[noreturn]] void reject(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
 
-bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64; }
+bool is_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
+}
 
-Tensor converted(Tensor tensor, DType dtype) { return tensor.dtype() == dtype ? std::move(tensor) : copy_as(tensor.view(), dtype); }
+Tensor converted(Tensor tensor, DType dtype) {
+  return tensor.dtype() == dtype ? std::move(tensor) : copy_as(tensor.view(), dtype);
+}
 
 Tensor read_mask(const std::string& file) {
   Tensor mask = read_tensor(file);
   if (mask.dtype() == DType::boolean) return mask;
   if (!is_float(mask.dtype())) {
-    reject(fmt::format("--mask: {} has type {}; it needs booleans (true is visible) or floating-point numbers (added to the scores)", file,
-                       name_of(mask.dtype())));
+    reject(
+        fmt::format("--mask: {} has type {}; it needs booleans (true is visible) or floating-point "
+                    "numbers (added to the scores)",
+                    file, name_of(mask.dtype())));
   }
   return converted(std::move(mask), DType::f32);
 }
 
 /// Checks what the options say of a tensor's layout before it is looked at that way.
-Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& arguments, std::int64_t heads) {
+Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& arguments,
+                 std::int64_t heads) {
   const Dims& shape = tensor.shape();
   if (shape.rank() == 4) {
-    if (arguments.heads) reject(fmt::format("--heads is for rank-3 inputs, but {} has shape {}", name, shape.to_string()));
+    if (arguments.heads)
+      reject(fmt::format("--heads is for rank-3 inputs, but {} has shape {}", name,
+                         shape.to_string()));
     return arguments.layout.value_or(Layout::bhsd);
   }
   if (shape.rank() != 3) {
-    reject(fmt::format("{} has shape {} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]", name, shape.to_string(),
-                       shape.rank()));
+    reject(fmt::format(
+        "{} has shape {} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]", name,
+        shape.to_string(), shape.rank()));
   }
-  if (!arguments.heads) reject(fmt::format("{} has shape {} of rank 3, which needs --heads", name, shape.to_string()));
-  if (arguments.layout) reject(fmt::format("--layout is for rank-4 inputs, but {} has shape {}", name, shape.to_string()));
+  if (!arguments.heads)
+    reject(fmt::format("{} has shape {} of rank 3, which needs --heads", name, shape.to_string()));
+  if (arguments.layout)
+    reject(
+        fmt::format("--layout is for rank-4 inputs, but {} has shape {}", name, shape.to_string()));
   if (shape[2] % heads != 0) {
-    reject(fmt::format("{} has shape {}: dim 2 is {}, which is no multiple of its {} heads", name, shape.to_string(), shape[2], heads));
+    reject(fmt::format("{} has shape {}: dim 2 is {}, which is no multiple of its {} heads", name,
+                       shape.to_string(), shape[2], heads));
   }
   return Layout::merged_heads;
 }
@@ -50,8 +66,9 @@ Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& ar
 /// Of past and new keys (or values) together. `name` is k or v.
 Dims joined_shape(const char* name, const TensorView& past, const TensorView& added) {
   const auto reject_shapes = [&](const char* why) {
-    reject(fmt::format("--past-{} has shape {}: {} [batch, kv_heads, past_len, dim], and {} is {} in that order", name,
-                       past.shape.to_string(), why, name, added.shape.to_string()));
+    reject(fmt::format(
+        "--past-{} has shape {}: {} [batch, kv_heads, past_len, dim], and {} is {} in that order",
+        name, past.shape.to_string(), why, name, added.shape.to_string()));
   };
   if (past.rank() != 4) reject_shapes("it needs rank 4");
   for (const int dim : {0, 1, 3}) {
@@ -63,17 +80,23 @@ Dims joined_shape(const char* name, const TensorView& past, const TensorView& ad
 }
 
 CacheSettings cache_settings(const Dims& k, const Dims& v, DType dtype) {
-  return {.batch = k[0], .num_kv_heads = k[1], .capacity = k[2], .head_dim = k[3], .v_head_dim = v[3], .dtype = dtype};
+  return {.batch = k[0],
+          .num_kv_heads = k[1],
+          .capacity = k[2],
+          .head_dim = k[3],
+          .v_head_dim = v[3],
+          .dtype = dtype};
 }
 
 void prepend_past(Call& call, const CallArguments& arguments) {
   const Tensor past_k = read_floats("--past-k", *arguments.past_k, call.dtype);
   const Tensor past_v = read_floats("--past-v", *arguments.past_v, call.dtype);
   Tensors& tensors = call.tensors;
-  const Dims k = joined_shape("k", past_k.view(), tensors.k), v = joined_shape("v", past_v.view(), tensors.v);
+  const Dims k = joined_shape("k", past_k.view(), tensors.k),
+             v = joined_shape("v", past_v.view(), tensors.v);
   if (past_k.shape()[2] != past_v.shape()[2]) {
-    reject(fmt::format("--past-k has shape {} and --past-v {}: past_len needs to be the same", past_k.shape().to_string(),
-                       past_v.shape().to_string()));
+    reject(fmt::format("--past-k has shape {} and --past-v {}: past_len needs to be the same",
+                       past_k.shape().to_string(), past_v.shape().to_string()));
   }
   if (k.product() == 0 || v.product() == 0) {  // a cache has room for one key at least
     call.k = Tensor(call.dtype, k);
@@ -100,15 +123,20 @@ void check_without_cache(const Call& call) {
   const Tensor lengths = copy_as(tensors.kv_lens, DType::i64);
   for (std::int64_t b = 0; b < lengths.size(); ++b) {
     const std::int64_t length = lengths.data<std::int64_t>()[b], kv_len = tensors.k.shape[2];
-    if (length > kv_len) reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len));
+    if (length > kv_len)
+      reject(
+          fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len));
   }
 }
 
 /// Pages are as long as the option says, however few keys there are.
 void require_room(const CacheSettings& settings) {
-  const double keys = static_cast<double>(std::max(settings.capacity, settings.page_size) + settings.page_size);
-  const double rows = static_cast<double>(settings.batch) * static_cast<double>(settings.num_kv_heads) * keys;
-  const double bytes = rows * static_cast<double>(settings.head_dim + settings.v_head_dim) * static_cast<double>(size_of(settings.dtype));
+  const double keys =
+      static_cast<double>(std::max(settings.capacity, settings.page_size) + settings.page_size);
+  const double rows =
+      static_cast<double>(settings.batch) * static_cast<double>(settings.num_kv_heads) * keys;
+  const double bytes = rows * static_cast<double>(settings.head_dim + settings.v_head_dim) *
+                       static_cast<double>(size_of(settings.dtype));
   require_memory("a cache of K and V", bytes);
 }
 
@@ -157,14 +185,16 @@ Call call_without_inputs(const CallArguments& arguments) {
 Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype) {
   Tensor tensor = read_tensor(file);
   if (!is_float(tensor.dtype())) {
-    reject(fmt::format("{}: {} has type {}; it needs floating-point numbers", option, file, name_of(tensor.dtype())));
+    reject(fmt::format("{}: {} has type {}; it needs floating-point numbers", option, file,
+                       name_of(tensor.dtype())));
   }
   const DType own = tensor.dtype() == DType::f64 ? DType::f32 : tensor.dtype();
   return converted(std::move(tensor), dtype.value_or(own));
 }
 
 Call load_call(const CallArguments& arguments) {
-  for (const auto& [option, file] : {std::pair{"--q", &arguments.q}, std::pair{"--k", &arguments.k}, std::pair{"--v", &arguments.v}}) {
+  for (const auto& [option, file] : {std::pair{"--q", &arguments.q}, std::pair{"--k", &arguments.k},
+                                     std::pair{"--v", &arguments.v}}) {
     if (!*file) reject(fmt::format("{} is required", option));
   }
   Call call = call_without_inputs(arguments);
@@ -187,7 +217,8 @@ Call load_call(const CallArguments& arguments) {
 
 Call random_call(const CallArguments& arguments, const RandomInputs& inputs) {
   Call call = call_without_inputs(arguments);
-  const auto draw = [&](std::int64_t heads, std::int64_t seq, std::int64_t dim, std::uint64_t stream) {
+  const auto draw = [&](std::int64_t heads, std::int64_t seq, std::int64_t dim,
+                        std::uint64_t stream) {
     return normal_tensor({inputs.batch, heads, seq, dim}, call.dtype, 3 * inputs.seed + stream);
   };
   call.q = draw(inputs.num_q_heads, inputs.q_len, inputs.head_dim, 0);

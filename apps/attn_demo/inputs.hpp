@@ -13,16 +13,19 @@
 
 namespace attn::demo {
 
-/// Floating-point numbers, converted to a type; by default f64 becomes f32 and others stay as they are.
+/// Floating-point numbers, converted to a type; by default f64 becomes f32 and others stay as they
+/// are.
 Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype = {});
 
 /// [batch, heads, seq, dim] of a tensor in any layout. The strides do the work; nothing is moved.
 template <class Void>
-BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout layout, std::int64_t heads) {
+BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout layout,
+                                  std::int64_t heads) {
   if (layout == Layout::bhsd) return tensor;
   if (layout == Layout::bshd) return tensor.permuted({0, 2, 1, 3});
   const Dims& merged = tensor.shape;
-  const BasicTensorView<Void> split(tensor.data, tensor.dtype, {merged[0], merged[1], heads, merged[2] / heads});
+  const BasicTensorView<Void> split(tensor.data, tensor.dtype,
+                                    {merged[0], merged[1], heads, merged[2] / heads});
   return split.permuted({0, 2, 1, 3});
 }
 
@@ -30,8 +33,9 @@ BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout la
 struct Call {
   Tensor q, k, v, mask, alibi_slopes, sinks, kv_lens;
   std::unique_ptr<AnyCache> joined;  // K and V behind the past, if there is one
-  std::unique_ptr<AnyCache> cache;   // the same in the type and pages that the options ask for, if they do
-  Tensors tensors;                   // K and V plain, in dtype
+  std::unique_ptr<AnyCache>
+      cache;        // the same in the type and pages that the options ask for, if they do
+  Tensors tensors;  // K and V plain, in dtype
   Options options;
   DType dtype = DType::f32;       // of q, k, v and out
   std::optional<DType> kv_dtype;  // of the cache, if the options ask for one
@@ -39,8 +43,8 @@ struct Call {
   Layout layout = Layout::bhsd;  // of q and out
 };
 
-/// Reads the files, converts them to --dtype, and appends K and V to a cache that holds the past. Throws Error for what is missing or
-/// does not fit.
+/// Reads the files, converts them to --dtype, and appends K and V to a cache that holds the past.
+/// Throws Error for what is missing or does not fit.
 Call load_call(const CallArguments& arguments);
 
 struct RandomInputs {
@@ -50,7 +54,8 @@ struct RandomInputs {
 /// The same with normal values in place of the files of q, k and v.
 Call random_call(const CallArguments& arguments, const RandomInputs& inputs);
 
-/// These tensors with K and V where the engine reads them: in a cache if the call has one. Lasts until the next bind.
+/// These tensors with K and V where the engine reads them: in a cache if the call has one. Lasts
+/// until the next bind.
 Tensors bind_cache(const Call& call, const Tensors& tensors);
 
 /// A call with K and V as its cache holds them, for kernels that take plain tensors.

@@ -1,4 +1,5 @@
-// attn_demo layers: a stack of transformer layers, its attention by each kernel, and where the time goes.
+// attn_demo layers: a stack of transformer layers, its attention by each kernel, and where the time
+// goes.
 #include <attn/attn.hpp>
 
 #include <fmt/format.h>
@@ -53,32 +54,40 @@ std::string percent(double share) { return fmt::format("{:.0f} %", 100 * share);
 void print_model(const Model& model, const LayersRun& run, const LayersMeasured& measured) {
   const AttentionSettings& attention = model.settings.layer.attention;
   fmt::print("{}\n", model.description);
-  fmt::print("{} layers, hidden {}, {} heads of {} on {} KV heads, MLP {}, vocabulary {}, {}\n", model.settings.num_layers,
-             attention.hidden, attention.num_q_heads, attention.head_dim, attention.num_kv_heads, model.settings.layer.mlp_width,
-             model.settings.vocab_size, name_of(attention.dtype));
-  fmt::print("batch {}, {} tokens of prompt, {} threads, {}\n\n", run.batch, run.seq, measured.num_threads, name_of(measured.isa));
+  fmt::print("{} layers, hidden {}, {} heads of {} on {} KV heads, MLP {}, vocabulary {}, {}\n",
+             model.settings.num_layers, attention.hidden, attention.num_q_heads, attention.head_dim,
+             attention.num_kv_heads, model.settings.layer.mlp_width, model.settings.vocab_size,
+             name_of(attention.dtype));
+  fmt::print("batch {}, {} tokens of prompt, {} threads, {}\n\n", run.batch, run.seq,
+             measured.num_threads, name_of(measured.isa));
 }
 
 void print_distances(const LayersMeasured& measured) {
-  std::vector<std::vector<std::string>> rows = {{"layer", "tiled: max abs", "tiled: RMS", "unfused: max abs", "unfused: RMS", "RMS of x"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"layer", "tiled: max abs", "tiled: RMS", "unfused: max abs", "unfused: RMS", "RMS of x"}};
   for (std::size_t n = 0; n < measured.layers.size(); ++n) {
     const LayerDistance& layer = measured.layers[n];
-    rows.push_back({std::to_string(n), format_error(layer.tiled.max_abs), format_error(layer.tiled.rms),
-                    format_error(layer.unfused.max_abs), format_error(layer.unfused.rms), fmt::format("{:.2f}", layer.rms)});
+    rows.push_back({std::to_string(n), format_error(layer.tiled.max_abs),
+                    format_error(layer.tiled.rms), format_error(layer.unfused.max_abs),
+                    format_error(layer.unfused.rms), fmt::format("{:.2f}", layer.rms)});
   }
   print_table(rows);
   fmt::print(
-      "\nx is the residual stream behind a layer. Errors are its differences from x of the same model with naive attention (textbook,\n"
+      "\nx is the residual stream behind a layer. Errors are its differences from x of the same "
+      "model with naive attention (textbook,\n"
       "in double) in all layers; all else is alike. They add up from layer to layer.\n\n");
 }
 
 void print_times(const LayersMeasured& measured) {
-  std::vector<std::vector<std::string>> rows = {{"time of", "prefill", "share", "decode step", "share"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"time of", "prefill", "share", "decode step", "share"}};
   const auto add = [&](const char* name, double prefill, double decode) {
-    rows.push_back({name, format_seconds(prefill), percent(prefill / measured.prefill.seconds), format_seconds(decode),
-                    percent(decode / measured.decode.seconds)});
+    rows.push_back({name, format_seconds(prefill), percent(prefill / measured.prefill.seconds),
+                    format_seconds(decode), percent(decode / measured.decode.seconds)});
   };
-  for (const Part& part : parts) add(part.name, seconds(measured.prefill.times.*part.time), seconds(measured.decode.times.*part.time));
+  for (const Part& part : parts)
+    add(part.name, seconds(measured.prefill.times.*part.time),
+        seconds(measured.decode.times.*part.time));
   add("rest", rest(measured.prefill), rest(measured.decode));
   add("whole forward", measured.prefill.seconds, measured.decode.seconds);
   print_table(rows);
@@ -86,33 +95,45 @@ void print_times(const LayersMeasured& measured) {
 }
 
 void print_speed(const LayersMeasured& m) {
-  fmt::print("\nprefill  {:.0f} tokens/s, {:.1f} GFLOP/s, {} of the multiply-add peak measured here ({:.0f} GFLOP/s)\n",
-             m.prefill.tokens_per_second, m.prefill_gflops, percent(m.prefill_gflops / m.peak_gflops), m.peak_gflops);
   fmt::print(
-      "decode   {:.1f} tokens/s; a step reads {} of weights and cache, at {:.1f} GB/s: {} of what reading memory reaches here "
+      "\nprefill  {:.0f} tokens/s, {:.1f} GFLOP/s, {} of the multiply-add peak measured here "
+      "({:.0f} GFLOP/s)\n",
+      m.prefill.tokens_per_second, m.prefill_gflops, percent(m.prefill_gflops / m.peak_gflops),
+      m.peak_gflops);
+  fmt::print(
+      "decode   {:.1f} tokens/s; a step reads {} of weights and cache, at {:.1f} GB/s: {} of what "
+      "reading memory reaches here "
       "({:.1f} GB/s){}\n",
-      m.decode.tokens_per_second, format_bytes(m.decode_bytes), m.decode_gbps, percent(m.decode_gbps / m.read_gbps), m.read_gbps,
+      m.decode.tokens_per_second, format_bytes(m.decode_bytes), m.decode_gbps,
+      percent(m.decode_gbps / m.read_gbps), m.read_gbps,
       m.decode_gbps > m.read_gbps ? ", more than a plain loop reads from memory" : "");
-  fmt::print("prefill with unfused attention takes {}, with naive attention {} (one run each)\n", format_seconds(m.unfused_seconds),
-             format_seconds(m.naive_seconds));
-  fmt::print("\nmemory   weights packed {}, in place {}, KV cache {}, activations {}\n", format_bytes(m.packed_bytes),
-             format_bytes(m.in_place_bytes), format_bytes(m.cache_bytes), format_bytes(m.activation_bytes));
+  fmt::print("prefill with unfused attention takes {}, with naive attention {} (one run each)\n",
+             format_seconds(m.unfused_seconds), format_seconds(m.naive_seconds));
+  fmt::print("\nmemory   weights packed {}, in place {}, KV cache {}, activations {}\n",
+             format_bytes(m.packed_bytes), format_bytes(m.in_place_bytes),
+             format_bytes(m.cache_bytes), format_bytes(m.activation_bytes));
 }
 
 nlohmann::ordered_json json_of(const Phase& phase) {
   nlohmann::ordered_json times;
   for (const Part& part : parts) times[part.key] = seconds(phase.times.*part.time) * 1e3;
   times["rest"] = rest(phase) * 1e3;
-  return {{"ms", phase.seconds * 1e3}, {"tokens_per_second", phase.tokens_per_second}, {"parts_ms", times}};
+  return {{"ms", phase.seconds * 1e3},
+          {"tokens_per_second", phase.tokens_per_second},
+          {"parts_ms", times}};
 }
 
-nlohmann::ordered_json json_of(const Errors& errors) { return {{"max_abs", errors.max_abs}, {"rms", errors.rms}}; }
+nlohmann::ordered_json json_of(const Errors& errors) {
+  return {{"max_abs", errors.max_abs}, {"rms", errors.rms}};
+}
 
 void print_json(const Model& model, const LayersRun& run, const LayersMeasured& m) {
   const AttentionSettings& attention = model.settings.layer.attention;
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (const LayerDistance& layer : m.layers) {
-    layers.push_back({{"tiled", json_of(layer.tiled)}, {"unfused", json_of(layer.unfused)}, {"rms_of_x", layer.rms}});
+    layers.push_back({{"tiled", json_of(layer.tiled)},
+                      {"unfused", json_of(layer.unfused)},
+                      {"rms_of_x", layer.rms}});
   }
   nlohmann::ordered_json prefill = json_of(m.prefill), decode = json_of(m.decode);
   prefill.update({{"gflops", m.prefill_gflops},
@@ -120,8 +141,10 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
                   {"fraction_of_peak", m.prefill_gflops / m.peak_gflops},
                   {"unfused_ms", m.unfused_seconds * 1e3},
                   {"naive_ms", m.naive_seconds * 1e3}});
-  decode.update(
-      {{"bytes", m.decode_bytes}, {"gbps", m.decode_gbps}, {"read_gbps", m.read_gbps}, {"fraction_of_read", m.decode_gbps / m.read_gbps}});
+  decode.update({{"bytes", m.decode_bytes},
+                 {"gbps", m.decode_gbps},
+                 {"read_gbps", m.read_gbps},
+                 {"fraction_of_read", m.decode_gbps / m.read_gbps}});
   const nlohmann::ordered_json all = {{"model", model.description},
                                       {"num_layers", model.settings.num_layers},
                                       {"hidden", attention.hidden},
@@ -150,7 +173,8 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
 int run_layers(const LayersArguments& arguments) {
   const ModelSource source(arguments.model);
   LayersRun run = arguments.run;
-  run.seq = arguments.seq.value_or(std::clamp<std::int64_t>(source.most_positions() - LayersRun::decode_steps, 1, run.seq));
+  run.seq = arguments.seq.value_or(
+      std::clamp<std::int64_t>(source.most_positions() - LayersRun::decode_steps, 1, run.seq));
   Model model = source.load(run.positions(), run.batch);
   const LayersMeasured measured = measure_layers(model, run);
   if (arguments.json) {
@@ -168,21 +192,28 @@ int run_layers(const LayersArguments& arguments) {
 
 void add_layers(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<LayersArguments>();
-  CLI::App& command = *app.add_subcommand("layers", "transformer layers: how far the kernels are apart, and where the time goes");
+  CLI::App& command = *app.add_subcommand(
+      "layers", "transformer layers: how far the kernels are apart, and where the time goes");
   add_model_options(command, arguments->model);
   add_seed_option(command, "of a toy's weights; default 0", [arguments](std::uint64_t seed) {
     arguments->model.toy.seed = seed;
   })->excludes(command.get_option("--model"));
-  add_value(command, "--seq", "N", "tokens of the prompt; default 256, or what the model has room for",
-            [arguments](auto option, auto text) { arguments->seq = integer_value(option, text, 1, most); });
-  add_value(command, "--batch", "N", "sequences; default 1",
-            [arguments](auto option, auto text) { arguments->run.batch = integer_value(option, text, 1, most); });
-  add_value(command, "--min-time", "S", "seconds to time prefill and decode for, each; default 0.5", [arguments](auto option, auto text) {
-    arguments->run.min_time = number_value(option, text);
-    if (arguments->run.min_time < 0) reject_value(option, text, "a number of at least 0");
+  add_value(command, "--seq", "N",
+            "tokens of the prompt; default 256, or what the model has room for",
+            [arguments](auto option, auto text) {
+              arguments->seq = integer_value(option, text, 1, most);
+            });
+  add_value(command, "--batch", "N", "sequences; default 1", [arguments](auto option, auto text) {
+    arguments->run.batch = integer_value(option, text, 1, most);
   });
+  add_value(command, "--min-time", "S", "seconds to time prefill and decode for, each; default 0.5",
+            [arguments](auto option, auto text) {
+              arguments->run.min_time = number_value(option, text);
+              if (arguments->run.min_time < 0) reject_value(option, text, "a number of at least 0");
+            });
   command.add_flag("--json", arguments->json, "one JSON object instead of the tables");
-  command.callback([arguments, &chosen] { chosen = [arguments] { return run_layers(*arguments); }; });
+  command.callback(
+      [arguments, &chosen] { chosen = [arguments] { return run_layers(*arguments); }; });
 }
 
 }  // namespace attn::demo

@@ -21,7 +21,9 @@ Tensor random_ids(const LayersRun& run, std::int64_t vocab_size) {
   Tensor ids(DType::i64, {run.batch, run.seq});
   std::mt19937_64 random(1);
   std::int64_t* const values = ids.data<std::int64_t>();
-  std::generate(values, values + ids.size(), [&] { return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(vocab_size)); });
+  std::generate(values, values + ids.size(), [&] {
+    return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(vocab_size));
+  });
   return ids;
 }
 
@@ -32,7 +34,8 @@ Phase median_of(double min_time, std::int64_t tokens, const std::function<Phase(
   const auto begin = Clock::now();
   while (runs.size() < least || seconds(Clock::now() - begin) < min_time) runs.push_back(f());
   const auto middle = runs.begin() + std::ssize(runs) / 2;
-  std::nth_element(runs.begin(), middle, runs.end(), [](const Phase& a, const Phase& b) { return a.seconds < b.seconds; });
+  std::nth_element(runs.begin(), middle, runs.end(),
+                   [](const Phase& a, const Phase& b) { return a.seconds < b.seconds; });
   middle->tokens_per_second = static_cast<double>(tokens) / middle->seconds;
   return *middle;
 }
@@ -56,7 +59,8 @@ class Runs {
   /// The residual streams behind all layers, and the time that took.
   std::vector<Tensor> streams(AttentionKernel kernel, double& time) {
     std::vector<Tensor> streams;
-    const ForwardHooks hooks{.layer = [&](const TensorView& x) { streams.push_back(copy_as(x, DType::f32)); }};
+    const ForwardHooks hooks{
+        .layer = [&](const TensorView& x) { streams.push_back(copy_as(x, DType::f32)); }};
     caches_.truncate(0);
     time = timed([&] { forward(ids_.view(), {.kernel = kernel, .hooks = &hooks}); });
     return streams;
@@ -90,7 +94,9 @@ class Runs {
   std::size_t cache_bytes() const { return caches_.size_in_bytes(); }
 
  private:
-  void forward(const TensorView& ids, const ForwardOptions& options) { model_.decoder.forward(ids, caches_.refs, logits_.view(), options); }
+  void forward(const TensorView& ids, const ForwardOptions& options) {
+    model_.decoder.forward(ids, caches_.refs, logits_.view(), options);
+  }
 
   Phase timed_forward(const TensorView& ids) {
     Phase phase;
@@ -115,8 +121,10 @@ void measure_distances(Runs& runs, LayersMeasured& measured) {
   double first_time = 0;  // has the compiling of kernels in it
   const std::vector<Tensor> tiled = runs.streams(AttentionKernel::tiled, first_time);
   runs.streams(AttentionKernel::unfused, first_time);
-  const std::vector<Tensor> unfused = runs.streams(AttentionKernel::unfused, measured.unfused_seconds);
-  const std::vector<Tensor> naive = runs.streams(AttentionKernel::reference, measured.naive_seconds);
+  const std::vector<Tensor> unfused =
+      runs.streams(AttentionKernel::unfused, measured.unfused_seconds);
+  const std::vector<Tensor> naive =
+      runs.streams(AttentionKernel::reference, measured.naive_seconds);
   for (std::size_t n = 0; n < naive.size(); ++n) {
     measured.layers.push_back({.tiled = errors_between(tiled[n].view(), naive[n].view()),
                                .unfused = errors_between(unfused[n].view(), naive[n].view()),
@@ -128,29 +136,37 @@ void measure_distances(Runs& runs, LayersMeasured& measured) {
 double prefill_flops(const DecoderSettings& settings, const LayersRun& run) {
   const AttentionSettings& a = settings.layer.attention;
   const auto seq = static_cast<double>(run.seq), batch = static_cast<double>(run.batch);
-  const double pairs = seq * (seq + 1) / 2 * static_cast<double>(a.num_q_heads * settings.num_layers);
-  return batch * (2 * seq * projection_weights(settings) + 4 * static_cast<double>(a.head_dim) * pairs);
+  const double pairs =
+      seq * (seq + 1) / 2 * static_cast<double>(a.num_q_heads * settings.num_layers);
+  return batch *
+         (2 * seq * projection_weights(settings) + 4 * static_cast<double>(a.head_dim) * pairs);
 }
 
 /// Keys and values of the prompt and half of the steps.
 double cache_bytes_read(const DecoderSettings& settings, const LayersRun& run) {
-  return cache_bytes_per_token(settings) * static_cast<double>(run.batch) * (static_cast<double>(run.seq) + LayersRun::decode_steps / 2.0);
+  return cache_bytes_per_token(settings) * static_cast<double>(run.batch) *
+         (static_cast<double>(run.seq) + LayersRun::decode_steps / 2.0);
 }
 
-/// Of the streams behind all layers for three kernels, the widest activations, and the scores of all heads that unfused holds.
+/// Of the streams behind all layers for three kernels, the widest activations, and the scores of
+/// all heads that unfused holds.
 void require_room(const DecoderSettings& settings, const LayersRun& run) {
   const AttentionSettings& a = settings.layer.attention;
   const auto seq = static_cast<double>(run.seq), tokens = seq * static_cast<double>(run.batch);
   const double streams = 3 * tokens * static_cast<double>(a.hidden * settings.num_layers);
-  const double activations = tokens * static_cast<double>(2 * settings.layer.mlp_width + 2 * a.hidden);
+  const double activations =
+      tokens * static_cast<double>(2 * settings.layer.mlp_width + 2 * a.hidden);
   const double scores = tokens * seq * static_cast<double>(a.num_q_heads);
-  require_memory(fmt::format("unfused attention of {} x {} tokens, which tiled is compared with,", run.batch, run.seq),
+  require_memory(fmt::format("unfused attention of {} x {} tokens, which tiled is compared with,",
+                             run.batch, run.seq),
                  static_cast<double>(sizeof(float)) * (streams + activations + scores));
 }
 
 }  // namespace
 
-double seconds(ForwardTimes::Duration duration) { return std::chrono::duration<double>(duration).count(); }
+double seconds(ForwardTimes::Duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
 
 LayersMeasured measure_layers(Model& model, const LayersRun& run) {
   require_room(model.settings, run);
@@ -170,7 +186,8 @@ LayersMeasured measure_layers(Model& model, const LayersRun& run) {
   measured.cache_bytes = static_cast<double>(runs.cache_bytes());
   measured.activation_bytes = static_cast<double>(model.decoder.activation_bytes());
   measured.read_gbps = peak.read_gbps;
-  measured.decode_bytes = static_cast<double>(model.decoder.bytes_read_per_step()) + cache_bytes_read(model.settings, run);
+  measured.decode_bytes = static_cast<double>(model.decoder.bytes_read_per_step()) +
+                          cache_bytes_read(model.settings, run);
   measured.decode_gbps = measured.decode_bytes / measured.decode.seconds * 1e-9;
   return measured;
 }

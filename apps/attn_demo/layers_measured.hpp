@@ -37,7 +37,8 @@ struct LayersMeasured {
   std::vector<LayerDistance> layers;
   Phase prefill, decode;
   double unfused_seconds = 0, naive_seconds = 0;  // of one prefill
-  double prefill_gflops = 0, peak_gflops = 0;     // of projections, MLPs and visible pairs of attention
+  double prefill_gflops = 0,
+         peak_gflops = 0;  // of projections, MLPs and visible pairs of attention
   double decode_bytes = 0, decode_gbps = 0, read_gbps = 0;
   double packed_bytes = 0, in_place_bytes = 0, cache_bytes = 0, activation_bytes = 0;
   int num_threads = 1;

@@ -29,12 +29,15 @@ int fail(std::string message) {
 
 std::string version_line() {
   const BuildInfo build = build_info();
-  return fmt::format("attn_demo {} ({}, oneDNN {})", build.version, build.compiler, build.onednn_version);
+  return fmt::format("attn_demo {} ({}, oneDNN {})", build.version, build.compiler,
+                     build.onednn_version);
 }
 
 int run_command_line(int argc, char** argv) {
-  CLI::App app("Scaled dot-product attention on tensors in files. Without a command: compares the ways to compute it on sample tensors.",
-               "attn_demo");
+  CLI::App app(
+      "Scaled dot-product attention on tensors in files. Without a command: compares the ways to "
+      "compute it on sample tensors.",
+      "attn_demo");
   app.set_version_flag("--version", version_line());
   app.require_subcommand(0, 1);
   Command chosen = compare_samples;
@@ -57,7 +60,8 @@ int run_command_line(int argc, char** argv) {
 }  // namespace
 
 void flush_output() {
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) throw Error(ErrorCode::io, "cannot write to standard output");
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw Error(ErrorCode::io, "cannot write to standard output");
 }
 
 void require_name(CLI::App& command) {
@@ -65,8 +69,10 @@ void require_name(CLI::App& command) {
   command.callback([&command] {
     if (!command.get_subcommands().empty()) return;
     std::string names;
-    for (const CLI::App* each : command.get_subcommands({})) names += (names.empty() ? "" : ", ") + each->get_name();
-    throw Error(ErrorCode::invalid_argument, fmt::format("{} needs a name after it, one of {}", command.get_name(), names));
+    for (const CLI::App* each : command.get_subcommands({}))
+      names += (names.empty() ? "" : ", ") + each->get_name();
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("{} needs a name after it, one of {}", command.get_name(), names));
   });
 }
 

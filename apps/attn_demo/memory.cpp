@@ -24,10 +24,13 @@ std::optional<double> number_in(const char* file, const std::string& key) {
 }  // namespace
 
 double available_memory() {
-  double available = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  if (const auto kibibytes = number_in("/proc/meminfo", "MemAvailable:")) available = *kibibytes * 1024;
+  double available =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (const auto kibibytes = number_in("/proc/meminfo", "MemAvailable:"))
+    available = *kibibytes * 1024;
   // A container's share.
-  if (const auto limit = number_in("/sys/fs/cgroup/memory.max", "")) available = std::min(available, *limit);
+  if (const auto limit = number_in("/sys/fs/cgroup/memory.max", ""))
+    available = std::min(available, *limit);
   return available;
 }
 

@@ -20,25 +20,35 @@ constexpr std::int64_t largest_size = std::int64_t{1} << 20;
 void add_toy_options(CLI::App& command, ModelChoice& choice, CLI::Option* folder) {
   ToyShape& toy = choice.toy;
   const auto take = [](std::int64_t& value) {
-    return [&value](auto option, auto text) { value = integer_value(option, text, 1, largest_size); };
+    return
+        [&value](auto option, auto text) { value = integer_value(option, text, 1, largest_size); };
   };
-  add_value(command, "--arch", "NAME", "llama or gpt2: the family of a toy with random weights; default llama",
+  add_value(command, "--arch", "NAME",
+            "llama or gpt2: the family of a toy with random weights; default llama",
             [&](auto option, auto text) {
-              toy.family = choice_value<Family>(option, text, {{"llama", Family::llama}, {"gpt2", Family::gpt2}});
+              toy.family = choice_value<Family>(option, text,
+                                                {{"llama", Family::llama}, {"gpt2", Family::gpt2}});
             })
       ->excludes(folder);
-  add_value(command, "--layers", "N", "of a toy; default 4", take(toy.num_layers))->excludes(folder);
-  add_value(command, "--hidden", "N", "width of a toy; default 512", take(toy.hidden))->excludes(folder);
-  add_value(command, "--heads", "N", "of a toy; default 8", take(toy.num_q_heads))->excludes(folder);
-  add_value(command, "--kv-heads", "N", "of a toy; default: a quarter of the heads in llama, all in gpt2", [&](auto option, auto text) {
-    choice.num_kv_heads = integer_value(option, text, 1, largest_size);
-  })->excludes(folder);
+  add_value(command, "--layers", "N", "of a toy; default 4", take(toy.num_layers))
+      ->excludes(folder);
+  add_value(command, "--hidden", "N", "width of a toy; default 512", take(toy.hidden))
+      ->excludes(folder);
+  add_value(command, "--heads", "N", "of a toy; default 8", take(toy.num_q_heads))
+      ->excludes(folder);
+  add_value(command, "--kv-heads", "N",
+            "of a toy; default: a quarter of the heads in llama, all in gpt2",
+            [&](auto option, auto text) {
+              choice.num_kv_heads = integer_value(option, text, 1, largest_size);
+            })
+      ->excludes(folder);
 }
 
 /// What the options leave open.
 ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
   ToyShape toy = choice.toy;
-  const std::int64_t by_default = toy.family == Family::gpt2 ? toy.num_q_heads : std::max<std::int64_t>(1, toy.num_q_heads / 4);
+  const std::int64_t by_default =
+      toy.family == Family::gpt2 ? toy.num_q_heads : std::max<std::int64_t>(1, toy.num_q_heads / 4);
   toy.num_kv_heads = choice.num_kv_heads.value_or(by_default);
   toy.dtype = choice.dtype.value_or(DType::f32);
   toy.max_positions = positions;
@@ -48,12 +58,16 @@ ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
 /// bf16 is computed with as it is; f16, which products do not take, widens.
 DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : DType::f32; }
 
-/// Of packed weights and caches; a toy has its weights as drawn besides. (A folder's lie in its files.)
-void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens, bool toy) {
+/// Of packed weights and caches; a toy has its weights as drawn besides. (A folder's lie in its
+/// files.)
+void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens,
+                  bool toy) {
   const AttentionSettings& attention = settings.layer.attention;
-  const double output = static_cast<double>(settings.vocab_size) * static_cast<double>(attention.hidden);
+  const double output =
+      static_cast<double>(settings.vocab_size) * static_cast<double>(attention.hidden);
   const double packed = projection_weights(settings) + output;
-  const double positions = static_cast<double>(attention.max_positions) * static_cast<double>(attention.hidden);
+  const double positions =
+      static_cast<double>(attention.max_positions) * static_cast<double>(attention.hidden);
   const double drawn = toy ? packed + output + (attention.rope ? 0 : positions) : 0;
   const double bytes = (packed + drawn) * static_cast<double>(size_of(attention.dtype));
   require_memory(fmt::format("{} with a cache of {} tokens", name, tokens),
@@ -63,38 +77,50 @@ void require_room(const std::string& name, const DecoderSettings& settings, std:
 }  // namespace
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {
-  auto* const folder = add_file(command, "--model", choice.folder, "a folder with config.json and model.safetensors");
+  auto* const folder = add_file(command, "--model", choice.folder,
+                                "a folder with config.json and model.safetensors");
   folder->type_name("DIR");
   add_toy_options(command, choice, folder);
-  add_value(command, "--dtype", "TYPE", "f32 or bf16: of weights, cache and products; default that of the files, or f32",
+  add_value(command, "--dtype", "TYPE",
+            "f32 or bf16: of weights, cache and products; default that of the files, or f32",
             [&](auto option, auto text) {
-              choice.dtype = choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}});
+              choice.dtype =
+                  choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}});
             });
   add_execution_options(command, choice.execution.num_threads, choice.execution.isa);
 }
 
-CLI::Option* add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take) {
+CLI::Option* add_seed_option(CLI::App& command, const std::string& description,
+                             std::function<void(std::uint64_t)> take) {
   return add_value(command, "--seed", "N", description,
-                   [take = std::move(take)](auto option, auto text) { take(static_cast<std::uint64_t>(integer_value(option, text, 0))); });
+                   [take = std::move(take)](auto option, auto text) {
+                     take(static_cast<std::uint64_t>(integer_value(option, text, 0)));
+                   });
 }
 
 ModelSource::ModelSource(const ModelChoice& choice)
-    : choice_(choice), folder_(choice.folder ? std::make_shared<const ModelFolder>(*choice.folder) : nullptr) {}
+    : choice_(choice),
+      folder_(choice.folder ? std::make_shared<const ModelFolder>(*choice.folder) : nullptr) {}
 
-std::int64_t ModelSource::most_positions() const { return folder_ ? folder_->settings().layer.attention.max_positions : largest_size; }
+std::int64_t ModelSource::most_positions() const {
+  return folder_ ? folder_->settings().layer.attention.max_positions : largest_size;
+}
 
 std::optional<Tokeniser> ModelSource::tokeniser() const {
   constexpr std::int64_t num_bytes = 256;
   if (!folder_) return Tokeniser::bytes();
   const std::filesystem::path file = std::filesystem::path(*choice_.folder) / "tokenizer.json";
   if (std::filesystem::exists(file)) return Tokeniser::from_file(file);
-  return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokeniser::bytes()) : std::nullopt;
+  return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokeniser::bytes())
+                                                     : std::nullopt;
 }
 
 Model ModelSource::load(std::int64_t positions, std::int64_t batch) const {
   if (positions > most_positions()) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("the prompt and the tokens after it take {} positions; the model has {}", positions, most_positions()));
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("the prompt and the tokens after it take {} positions; the model has {}",
+                    positions, most_positions()));
   }
   return folder_ ? load_folder(positions, batch) : load_toy(positions, batch);
 }
@@ -106,13 +132,13 @@ Model ModelSource::load_folder(std::int64_t positions, std::int64_t batch) const
   // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
   if (folder_->weights().positions.absent()) attention.max_positions = positions;
   require_room(*choice_.folder, settings, positions * batch, false);
-  return {
-      .description = fmt::format("the {} in {}, stored as {}", folder_->model_type(), *choice_.folder, name_of(folder_->stored_dtype())),
-      .settings = settings,
-      .weights = folder_,
-      .decoder = Decoder(settings, folder_->weights(), choice_.execution),
-      .execution = choice_.execution,
-      .eos_ids = folder_->eos_ids()};
+  return {.description = fmt::format("the {} in {}, stored as {}", folder_->model_type(),
+                                     *choice_.folder, name_of(folder_->stored_dtype())),
+          .settings = settings,
+          .weights = folder_,
+          .decoder = Decoder(settings, folder_->weights(), choice_.execution),
+          .execution = choice_.execution,
+          .eos_ids = folder_->eos_ids()};
 }
 
 Model ModelSource::load_toy(std::int64_t positions, std::int64_t batch) const {
@@ -132,8 +158,10 @@ double projection_weights(const DecoderSettings& settings) {
   const LayerSettings& layer = settings.layer;
   const AttentionSettings& a = layer.attention;
   const auto hidden = static_cast<double>(a.hidden);
-  const double attention = hidden * static_cast<double>(a.head_dim) * 2 * static_cast<double>(a.num_q_heads + a.num_kv_heads);
-  const double mlp = hidden * static_cast<double>(layer.mlp_width) * (layer.mlp == MlpKind::swiglu ? 3 : 2);
+  const double attention = hidden * static_cast<double>(a.head_dim) * 2 *
+                           static_cast<double>(a.num_q_heads + a.num_kv_heads);
+  const double mlp =
+      hidden * static_cast<double>(layer.mlp_width) * (layer.mlp == MlpKind::swiglu ? 3 : 2);
   return static_cast<double>(settings.num_layers) * (attention + mlp);
 }
 
@@ -148,7 +176,8 @@ Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity)
 
 void Caches::truncate(std::int64_t position) {
   for (KvCache& cache : caches) {
-    for (std::int64_t sequence = 0; sequence < cache.settings().batch; ++sequence) cache.truncate(sequence, position);
+    for (std::int64_t sequence = 0; sequence < cache.settings().batch; ++sequence)
+      cache.truncate(sequence, position);
   }
 }
 

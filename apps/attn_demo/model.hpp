@@ -25,10 +25,12 @@ struct ModelChoice {
   Execution execution;
 };
 
-/// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. A toy's seed is the command's own option.
+/// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. A toy's seed is
+/// the command's own option.
 void add_model_options(CLI::App& command, ModelChoice& choice);
 /// Adds --seed.
-CLI::Option* add_seed_option(CLI::App& command, const std::string& description, std::function<void(std::uint64_t)> take);
+CLI::Option* add_seed_option(CLI::App& command, const std::string& description,
+                             std::function<void(std::uint64_t)> take);
 
 struct Model {
   std::string description;
@@ -39,7 +41,8 @@ struct Model {
   std::vector<std::int64_t> eos_ids;  // tokens that end a text
 };
 
-/// What a choice leads to, before weights are packed. Throws attn::Error for a folder that cannot be read.
+/// What a choice leads to, before weights are packed. Throws attn::Error for a folder that cannot
+/// be read.
 class ModelSource {
  public:
   explicit ModelSource(const ModelChoice& choice);
@@ -48,8 +51,8 @@ class ModelSource {
   std::int64_t most_positions() const;
   /// The folder's tokenizer.json; bytes where there is none and all ids are bytes; else empty.
   std::optional<Tokeniser> tokeniser() const;
-  /// With room for so many positions in each sequence of a batch. Throws attn::Error if the model has less, for sizes that make no model,
-  /// and for what would not fit into memory.
+  /// With room for so many positions in each sequence of a batch. Throws attn::Error if the model
+  /// has less, for sizes that make no model, and for what would not fit into memory.
   Model load(std::int64_t positions, std::int64_t batch = 1) const;
 
  private:
@@ -60,7 +63,8 @@ class ModelSource {
   std::shared_ptr<const ModelFolder> folder_;  // null: a toy
 };
 
-/// How many weights the projections and MLPs of all layers have, which is also the multiply-adds that one token takes there.
+/// How many weights the projections and MLPs of all layers have, which is also the multiply-adds
+/// that one token takes there.
 double projection_weights(const DecoderSettings& settings);
 /// Of the keys and values of one token in all layers.
 double cache_bytes_per_token(const DecoderSettings& settings);

@@ -1,4 +1,5 @@
-// What the command line says of one function of tensors, and groups of options that several of them share.
+// What the command line says of one function of tensors, and groups of options that several of them
+// share.
 #pragma once
 
 #include <attn/attn.hpp>

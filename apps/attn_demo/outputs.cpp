@@ -24,7 +24,8 @@ void add_output(OutputFiles& files, const char* option, const std::string& file,
 
 void write_text(const std::string& file, const std::string& text) {
   namespace fs = std::filesystem;
-  const fs::path target(file), temporary = target.parent_path() / fmt::format(".attn-{}.tmp", getpid());
+  const fs::path target(file),
+      temporary = target.parent_path() / fmt::format(".attn-{}.tmp", getpid());
   const auto fail = [&](const std::string& why) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
@@ -39,7 +40,8 @@ void write_text(const std::string& file, const std::string& text) {
   if (error) fail(error.message());
 }
 
-MutableTensorView Outputs::make(const char* option, const std::optional<std::string>& file, DType dtype, const Dims& shape) {
+MutableTensorView Outputs::make(const char* option, const std::optional<std::string>& file,
+                                DType dtype, const Dims& shape) {
   if (!file) return {};
   add_output(files_, option, *file, dtype);
   // The tensor's name in a .safetensors file: that of its option, in the words of such files.
@@ -50,7 +52,8 @@ MutableTensorView Outputs::make(const char* option, const std::optional<std::str
 }
 
 void Outputs::commit() {
-  for (const Output& output : outputs_) files_.write(output.file, output.tensor.view(), output.name);
+  for (const Output& output : outputs_)
+    files_.write(output.file, output.tensor.view(), output.name);
   files_.commit();
 }
 

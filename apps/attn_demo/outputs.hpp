@@ -10,7 +10,8 @@
 
 namespace attn::demo {
 
-/// Makes sure that an output can be written, and in its type, which .npy may lack. `option` names it in messages.
+/// Makes sure that an output can be written, and in its type, which .npy may lack. `option` names
+/// it in messages.
 void add_output(OutputFiles& files, const char* option, const std::string& file, DType dtype);
 
 /// Writes a file that is no tensor. It appears whole or not at all. Throws Error(io).
@@ -20,7 +21,8 @@ void write_text(const std::string& file, const std::string& text);
 class Outputs {
  public:
   /// An output to fill, of an option that was given; else an absent view.
-  MutableTensorView make(const char* option, const std::optional<std::string>& file, DType dtype, const Dims& shape);
+  MutableTensorView make(const char* option, const std::optional<std::string>& file, DType dtype,
+                         const Dims& shape);
   void commit();
 
  private:

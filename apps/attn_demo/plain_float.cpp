@@ -10,7 +10,8 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-const float* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) {
+const float* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head,
+                    std::int64_t position) {
   const Dims& shape = tensor.shape();
   return tensor.data<float>() + ((batch * shape[1] + head) * shape[2] + position) * shape[3];
 }
@@ -22,7 +23,8 @@ float dot(const float* a, const float* b, std::int64_t count) {
 }
 
 float per_head(const TensorView& values, std::int64_t head, float if_absent) {
-  return values.absent() ? if_absent : static_cast<const float*>(values.data)[head * values.strides[0]];
+  return values.absent() ? if_absent
+                         : static_cast<const float*>(values.data)[head * values.strides[0]];
 }
 
 void round_to(DType dtype, std::vector<float>& values) {
@@ -41,7 +43,9 @@ float largest_score(const std::vector<float>& scores) {
 /// tau by halving the interval that it lies in.
 void entmax(float alpha, std::vector<float>& scores) {
   const float largest = largest_score(scores);
-  const auto weight = [alpha](float above) { return above > 0 ? std::pow(above, 1 / (alpha - 1)) : above <= 0 ? 0.f : above; };
+  const auto weight = [alpha](float above) {
+    return above > 0 ? std::pow(above, 1 / (alpha - 1)) : above <= 0 ? 0.f : above;
+  };
   for (float& score : scores) score = (alpha - 1) * (score - largest);
   float low = -1, high = 0;
   for (int halving = 0; halving < 40; ++halving) {
@@ -54,7 +58,8 @@ void entmax(float alpha, std::vector<float>& scores) {
 }
 
 /// A sink is one more score.
-std::vector<float> weights_of(const Normaliser& normaliser, std::vector<float> scores, float sink, std::int64_t kv_len) {
+std::vector<float> weights_of(const Normaliser& normaliser, std::vector<float> scores, float sink,
+                              std::int64_t kv_len) {
   if (normaliser.kind() == Normaliser::Kind::sigmoid) {
     const float bias = normaliser.bias().value_or(-std::log(static_cast<float>(kv_len)));
     for (float& score : scores) score = 1 / (1 + std::exp(-(score + bias)));
@@ -94,7 +99,8 @@ std::int64_t PlainFloat::kv_length(std::int64_t batch) const {
 
 KeyRun PlainFloat::all_keys(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const {
   const bool fixed_offset = options_.causal && options_.causal->offset;
-  const std::int64_t offset = fixed_offset ? *options_.causal->offset : kv_length(batch) - q_.shape()[2];
+  const std::int64_t offset =
+      fixed_offset ? *options_.causal->offset : kv_length(batch) - q_.shape()[2];
   KeyRun row{};
   row.batch = batch;
   row.q_head = q_head;
@@ -105,7 +111,8 @@ KeyRun PlainFloat::all_keys(std::int64_t batch, std::int64_t q_head, std::int64_
   return row;
 }
 
-/// What the dense mask adds, or 0 (hidden) and 1 (visible); shorter than the row where the mask is. Empty without a mask.
+/// What the dense mask adds, or 0 (hidden) and 1 (visible); shorter than the row where the mask is.
+/// Empty without a mask.
 std::vector<float> PlainFloat::mask_row(const KeyRun& row) const {
   if (tensors_.mask.absent()) return {};
   const std::int64_t index[] = {row.batch, row.q_head, row.q_index};
@@ -119,11 +126,13 @@ std::vector<float> PlainFloat::mask_row(const KeyRun& row) const {
   const bool broadcast = mask.shape[last] == 1;
   const std::int64_t count = broadcast ? row.count : mask.shape[last];
   std::vector<float> values(static_cast<std::size_t>(count));
-  copy_into({mask.data, mask.dtype, {count}, {broadcast ? 0 : mask.strides[last]}}, {values.data(), {count}});
+  copy_into({mask.data, mask.dtype, {count}, {broadcast ? 0 : mask.strides[last]}},
+            {values.data(), {count}});
   return values;
 }
 
-void PlainFloat::hide(const KeyRun& row, const std::vector<float>& mask, std::vector<float>& scores) const {
+void PlainFloat::hide(const KeyRun& row, const std::vector<float>& mask,
+                      std::vector<float>& scores) const {
   const Window window = options_.window.value_or(Window{});
   const std::int64_t p = row.q_position;
   const std::int64_t length = kv_length(row.batch);
@@ -132,8 +141,10 @@ void PlainFloat::hide(const KeyRun& row, const std::vector<float>& mask, std::ve
   if (options_.mask_mod && row.count > 0) options_.mask_mod(row, modded.get());
   for (std::int64_t j = 0; j < row.count; ++j) {
     const bool beyond = j >= length || (options_.causal && j > p);
-    const bool outside = (window.left && j < p - *window.left) || (window.right && j > p + *window.right);
-    const bool masked = !tensors_.mask.absent() && (j >= static_cast<std::int64_t>(mask.size()) || mask[j] == hidden_by_mask);
+    const bool outside =
+        (window.left && j < p - *window.left) || (window.right && j > p + *window.right);
+    const bool masked = !tensors_.mask.absent() &&
+                        (j >= static_cast<std::int64_t>(mask.size()) || mask[j] == hidden_by_mask);
     if (beyond || outside || masked || (options_.mask_mod && !modded[j])) scores[j] = -infinity;
   }
 }
@@ -150,7 +161,8 @@ std::vector<float> PlainFloat::masked_scores(const KeyRun& row) const {
   for (std::int64_t j = 0; j < row.count; ++j) {
     float score = scale * dot(q, row_of(k_, row.batch, row.kv_head, j), head_dim);
     if (options_.softcap) score = *options_.softcap * std::tanh(score / *options_.softcap);
-    if (!tensors_.alibi_slopes.absent()) score -= slope * static_cast<float>(std::abs(row.q_position - j));
+    if (!tensors_.alibi_slopes.absent())
+      score -= slope * static_cast<float>(std::abs(row.q_position - j));
     if (additive && j < static_cast<std::int64_t>(mask.size())) score += mask[j];
     scores[j] = score;
   }
@@ -159,7 +171,8 @@ std::vector<float> PlainFloat::masked_scores(const KeyRun& row) const {
   return scores;
 }
 
-PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const {
+PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head,
+                                std::int64_t q_index) const {
   const KeyRun run = all_keys(batch, q_head, q_index);
   const std::vector<float> scores = masked_scores(run);
   const float sink = per_head(tensors_.sinks, q_head, -infinity);
@@ -168,10 +181,12 @@ PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head, std::in
   const auto hidden = [](float score) { return score == -infinity; };
   if (std::all_of(scores.begin(), scores.end(), hidden)) return row;
   if (options_.normaliser != Normaliser::softmax()) {
-    row.out = weighted_values(run, scores, weights_of(options_.normaliser, scores, sink, kv_length(batch)));
+    row.out = weighted_values(run, scores,
+                              weights_of(options_.normaliser, scores, sink, kv_length(batch)));
     return row;
   }
-  const float largest = largest_score(scores), row_max = std::isnan(largest) ? largest : std::max(largest, sink);
+  const float largest = largest_score(scores),
+              row_max = std::isnan(largest) ? largest : std::max(largest, sink);
   std::vector<float> weights(scores.size());
   float sum = std::exp(sink - row_max);
   for (std::size_t j = 0; j < scores.size(); ++j) {

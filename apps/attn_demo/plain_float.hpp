@@ -1,4 +1,5 @@
-// Attention as a loop in float: what rounding costs a plain program is the measure of what it may cost the engine.
+// Attention as a loop in float: what rounding costs a plain program is the measure of what it may
+// cost the engine.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -8,12 +9,14 @@
 
 namespace attn::demo {
 
-/// A call's rows, one at a time, by the textbook's three passes over a row's scores: they and their largest, weights and their
-/// sum, weighted values; other normalisers in softmax's place as their formulas have them. Every sum is sequential, in float. Where V is
-/// bf16 or f16 the weights are rounded to its type, as a product in that type takes them.
+/// A call's rows, one at a time, by the textbook's three passes over a row's scores: they and their
+/// largest, weights and their sum, weighted values; other normalisers in softmax's place as their
+/// formulas have them. Every sum is sequential, in float. Where V is bf16 or f16 the weights are
+/// rounded to its type, as a product in that type takes them.
 class PlainFloat {
  public:
-  /// Of a call that attention() accepts. The tensors other than q, k and v must outlive this object.
+  /// Of a call that attention() accepts. The tensors other than q, k and v must outlive this
+  /// object.
   PlainFloat(const Tensors& tensors, const Options& options);
 
   struct Row {
@@ -30,7 +33,8 @@ class PlainFloat {
   std::int64_t kv_length(std::int64_t batch) const;
   std::vector<float> mask_row(const KeyRun& row) const;
   std::vector<float> masked_scores(const KeyRun& row) const;
-  std::vector<float> weighted_values(const KeyRun& run, const std::vector<float>& scores, const std::vector<float>& weights) const;
+  std::vector<float> weighted_values(const KeyRun& run, const std::vector<float>& scores,
+                                     const std::vector<float>& weights) const;
   void hide(const KeyRun& row, const std::vector<float>& mask, std::vector<float>& scores) const;
 
   Tensors tensors_;

@@ -37,7 +37,9 @@ struct Series {
 
 std::vector<Series> temperatures() {
   const auto at = [](float temperature) {
-    return [temperature](const TensorView& x, const MutableTensorView& y) { softmax(x, y, -1, temperature, reproducible); };
+    return [temperature](const TensorView& x, const MutableTensorView& y) {
+      softmax(x, y, -1, temperature, reproducible);
+    };
   };
   return {{"T = 0.25", {"#0b2c5f"}, at(0.25f)},
           {"T = 0.5", {"#2f6fb0"}, at(0.5f)},
@@ -47,11 +49,17 @@ std::vector<Series> temperatures() {
 
 std::vector<Series> normalisers() {
   return {{"softmax", {"#1f2f6b"}, [](auto& x, auto& y) { softmax(x, y, -1, 1, reproducible); }},
-          {"entmax15", {"#d9661f", "9 4"}, [](auto& x, auto& y) { entmax15(x, y, -1, {}, reproducible); }},
-          {"sparsemax", {"#62bda5", "3 3"}, [](auto& x, auto& y) { sparsemax(x, y, -1, {}, reproducible); }}};
+          {"entmax15",
+           {"#d9661f", "9 4"},
+           [](auto& x, auto& y) { entmax15(x, y, -1, {}, reproducible); }},
+          {"sparsemax", {"#62bda5", "3 3"}, [](auto& x, auto& y) {
+             sparsemax(x, y, -1, {}, reproducible);
+           }}};
 }
 
-std::vector<float> example_logits() { return {2.f, 1.6f, 1.1f, 0.7f, 0.4f, 0.f, -0.3f, -0.8f, -1.4f, -2.f}; }
+std::vector<float> example_logits() {
+  return {2.f, 1.6f, 1.1f, 0.7f, 0.4f, 0.f, -0.3f, -0.8f, -1.4f, -2.f};
+}
 
 std::vector<float> read_logits(const std::optional<std::string>& file) {
   if (!file) return example_logits();
@@ -59,7 +67,9 @@ std::vector<float> read_logits(const std::optional<std::string>& file) {
   const Tensor tensor = read_floats("--logits", *file, DType::f32);
   const Dims& shape = tensor.shape();
   if (shape.rank() != 1 || shape[0] < 2 || shape[0] > most) {
-    reject_value("--logits", *file, fmt::format("rank 1 with 2 to {} logits to be legible; it has shape {}", most, shape.to_string()));
+    reject_value("--logits", *file,
+                 fmt::format("rank 1 with 2 to {} logits to be legible; it has shape {}", most,
+                             shape.to_string()));
   }
   const float* const values = tensor.data<float>();
   if (!std::all_of(values, values + shape[0], [](float value) { return std::isfinite(value); })) {
@@ -76,17 +86,21 @@ std::vector<float> normalised(const Series& series, const std::vector<float>& x)
 }
 
 /// Groups of bars, one for each logit, a bar for each series.
-void draw_bars(Svg& svg, Point corner, double width, double height, const std::vector<Series>& all, const std::vector<float>& logits) {
+void draw_bars(Svg& svg, Point corner, double width, double height, const std::vector<Series>& all,
+               const std::vector<float>& logits) {
   std::vector<std::vector<float>> heights;
   float greatest = 0;
   for (const Series& series : all) {
     heights.push_back(normalised(series, logits));
     greatest = std::max(greatest, *std::max_element(heights.back().begin(), heights.back().end()));
   }
-  const int steps = std::max(1, static_cast<int>(std::ceil(static_cast<double>(greatest) * 5)));  // of 0.2
+  const int steps =
+      std::max(1, static_cast<int>(std::ceil(static_cast<double>(greatest) * 5)));  // of 0.2
   const auto count = static_cast<double>(logits.size());
-  Axis x{"logit of each class", -0.5, count - 0.5, {}}, y{"probability", 0, 0.2 * steps, even_ticks(0, 0.2 * steps, steps, 1)};
-  for (std::size_t n = 0; n < logits.size(); ++n) x.ticks.emplace_back(static_cast<double>(n), fmt::format("{:.3g}", logits[n]));
+  Axis x{"logit of each class", -0.5, count - 0.5, {}},
+      y{"probability", 0, 0.2 * steps, even_ticks(0, 0.2 * steps, steps, 1)};
+  for (std::size_t n = 0; n < logits.size(); ++n)
+    x.ticks.emplace_back(static_cast<double>(n), fmt::format("{:.3g}", logits[n]));
   Panel panel(svg, corner, width, height, x, y);
   constexpr double group = 0.84;  // of the place of a class
   const double bar = group / static_cast<double>(all.size());
@@ -105,8 +119,8 @@ std::vector<std::pair<Ink, std::string>> legend_of(const std::vector<Series>& al
 }
 
 constexpr double page_width = 800;
-/// A fortieth of it, sparsemax's step between the points of a curve, is a whole number of tenths of a pixel, to which coordinates are
-/// rounded: the last bit of a probability does not show.
+/// A fortieth of it, sparsemax's step between the points of a curve, is a whole number of tenths of
+/// a pixel, to which coordinates are rounded: the last bit of a probability does not show.
 constexpr double panel_height = 288;
 
 std::string temperature_picture(const std::vector<float>& logits) {
@@ -139,14 +153,16 @@ std::string sparsity_picture(const std::vector<float>& logits) {
   draw_two_classes(svg, {65, 50}, 250, panel_height);
   constexpr double left = 400;
   draw_bars(svg, {left, 50}, 385, panel_height, normalisers(), logits);
-  svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()), Anchor::middle, 14);
+  svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()),
+           Anchor::middle, 14);
   draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalisers()));
   draw_legend(svg, {655, 60}, Sample::bar, legend_of(normalisers()));
   return svg.finish();
 }
 
 int plot(const PlotArguments& arguments, std::string (*picture)(const std::vector<float>& logits)) {
-  if (!arguments.out->ends_with(".svg")) reject_value("--out", *arguments.out, "a name that ends in .svg");
+  if (!arguments.out->ends_with(".svg"))
+    reject_value("--out", *arguments.out, "a name that ends in .svg");
   write_text(*arguments.out, picture(read_logits(arguments.logits)));
   return 0;
 }
@@ -161,13 +177,17 @@ void add_plot(CLI::App& app, Command& chosen) {
   };
   CLI::App& command = *app.add_subcommand("plot", "pictures of the softmax family, as SVG");
   require_name(command);
-  for (const Plot& each : {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
-                           Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
+  for (const Plot& each :
+       {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
+        Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
     const auto arguments = std::make_shared<PlotArguments>();
     CLI::App& own = *command.add_subcommand(each.name, each.description);
     add_file(own, "--out", arguments->out, "a file that ends in .svg")->required();
-    add_file(own, "--logits", arguments->logits, "2 to 16 logits, rank 1; default: ten from 2 to -2");
-    own.callback([picture = each.picture, arguments, &chosen] { chosen = [picture, arguments] { return plot(*arguments, picture); }; });
+    add_file(own, "--logits", arguments->logits,
+             "2 to 16 logits, rank 1; default: ten from 2 to -2");
+    own.callback([picture = each.picture, arguments, &chosen] {
+      chosen = [picture, arguments] { return plot(*arguments, picture); };
+    });
   }
 }
 

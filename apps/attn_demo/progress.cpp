@@ -43,7 +43,9 @@ void Progress::show_until(const std::stop_token& stop) {
   std::mutex mutex;
   std::condition_variable_any stopped;
   std::unique_lock lock(mutex);
-  const auto stops_within = [&](Clock::duration time) { return stopped.wait_for(lock, stop, time, [&] { return stop.stop_requested(); }); };
+  const auto stops_within = [&](Clock::duration time) {
+    return stopped.wait_for(lock, stop, time, [&] { return stop.stop_requested(); });
+  };
   if (stops_within(700ms)) return;
   do {
     fmt::print(stderr, "{}{}", erase_line, line());
@@ -57,7 +59,8 @@ std::string Progress::line() const {
   const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
   const double total = total_, done = done_;
   if (total == 0 || done == 0) return fmt::format("{}: {:.0f} s", label_, spent);
-  return fmt::format("{}: {:.0f} %, {:.0f} s left", label_, std::min(100.0, 100 * done / total), spent * std::max(0.0, total / done - 1));
+  return fmt::format("{}: {:.0f} %, {:.0f} s left", label_, std::min(100.0, 100 * done / total),
+                     spent * std::max(0.0, total / done - 1));
 }
 
 }  // namespace attn::demo

@@ -10,7 +10,8 @@
 
 namespace attn::demo {
 
-/// One line on standard error while this object lives, shown once that has lasted a while and erased at the end.
+/// One line on standard error while this object lives, shown once that has lasted a while and
+/// erased at the end.
 class Progress {
  public:
   explicit Progress(std::string label);
@@ -18,8 +19,9 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// For the reference, which is slow: options with a mask that hides nothing and counts the keys that it is asked about, so that the
-  /// line tells how much is done. Unchanged where nobody sees it. This object must outlive them.
+  /// For the reference, which is slow: options with a mask that hides nothing and counts the keys
+  /// that it is asked about, so that the line tells how much is done. Unchanged where nobody sees
+  /// it. This object must outlive them.
   Options counted(const Tensors& tensors, Options options);
 
  private:

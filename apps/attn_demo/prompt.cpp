@@ -25,9 +25,9 @@ std::vector<std::int64_t> ids_value(const std::string& option, const std::string
 void add_prompt_options(CLI::App& command, PromptChoice& choice) {
   auto* const text = add_file(command, "--prompt", choice.text, "the text that the model reads");
   text->type_name("TEXT");
-  add_value(command, "--prompt-ids", "IDS", "token ids in its place, with commas between them", [&choice](auto option, auto value) {
-    choice.ids = ids_value(option, value);
-  })->excludes(text);
+  add_value(command, "--prompt-ids", "IDS", "token ids in its place, with commas between them",
+            [&choice](auto option, auto value) { choice.ids = ids_value(option, value); })
+      ->excludes(text);
 }
 
 std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSource& source) {
@@ -39,11 +39,15 @@ std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSo
   }
 }
 
-std::vector<std::int64_t> prompt_ids(const PromptChoice& choice, const std::optional<Tokeniser>& tokeniser) {
-  const auto refuse = [](const char* message) { throw Error(ErrorCode::invalid_argument, message); };
+std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
+                                     const std::optional<Tokeniser>& tokeniser) {
+  const auto refuse = [](const char* message) {
+    throw Error(ErrorCode::invalid_argument, message);
+  };
   if (choice.ids) return *choice.ids;
   if (!choice.text) refuse("a model needs --prompt TEXT or --prompt-ids 1,2,3");
-  if (!tokeniser) refuse("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
+  if (!tokeniser)
+    refuse("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
   std::vector<std::int64_t> ids = tokeniser->encode(*choice.text);
   if (ids.empty()) refuse("--prompt is empty, and the model begins texts with no token of its own");
   return ids;

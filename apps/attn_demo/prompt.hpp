@@ -23,10 +23,12 @@ struct PromptChoice {
 /// Adds --prompt and --prompt-ids.
 void add_prompt_options(CLI::App& command, PromptChoice& choice);
 
-/// The model's tokeniser. Where ids are given, one of a kind that is not supported is as good as none.
+/// The model's tokeniser. Where ids are given, one of a kind that is not supported is as good as
+/// none.
 std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSource& source);
 
 /// At least one id. Throws attn::Error where there is none, or a text and no tokeniser.
-std::vector<std::int64_t> prompt_ids(const PromptChoice& choice, const std::optional<Tokeniser>& tokeniser);
+std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
+                                     const std::optional<Tokeniser>& tokeniser);
 
 }  // namespace attn::demo

@@ -13,7 +13,8 @@ void require_memory(const std::string& what, double bytes) {
   const double available = available_memory();
   if (bytes <= available) return;
   throw Error(ErrorCode::invalid_argument,
-              fmt::format("{} needs about {} of memory; {} are available", what, format_bytes(bytes), format_bytes(available)));
+              fmt::format("{} needs about {} of memory; {} are available", what,
+                          format_bytes(bytes), format_bytes(available)));
 }
 
 }  // namespace attn::demo

@@ -5,8 +5,8 @@
 
 namespace attn::demo {
 
-/// Throws Error(invalid_argument), "`what` needs about 12 GiB of memory; 3.4 GiB are available", before the system has to stop this
-/// process.
+/// Throws Error(invalid_argument), "`what` needs about 12 GiB of memory; 3.4 GiB are available",
+/// before the system has to stop this process.
 void require_memory(const std::string& what, double bytes);
 
 }  // namespace attn::demo

@@ -31,14 +31,16 @@ void compute(Kernel kernel, const Call& call, const Tensors& tensors) {
   Progress progress("computing");
   switch (kernel) {
     case Kernel::tiled: return attention(bind_cache(call, tensors), call.options);
-    case Kernel::naive: return attention_reference(tensors, progress.counted(tensors, call.options));
+    case Kernel::naive:
+      return attention_reference(tensors, progress.counted(tensors, call.options));
     case Kernel::unfused: return attention_unfused(tensors, call.options);
   }
 }
 
 /// Makes sure that every output can be written, and in its type.
 void add_outputs(const RunArguments& arguments, OutputFiles& files) {
-  const auto add = [&files](const char* option, const std::optional<std::string>& file, DType dtype) {
+  const auto add = [&files](const char* option, const std::optional<std::string>& file,
+                            DType dtype) {
     if (file) add_output(files, option, *file, dtype);
   };
   const DType dtype = arguments.call.dtype;
@@ -53,7 +55,8 @@ int run(const RunArguments& arguments) {
   const Call call = load_call(arguments.call);
   OutputFiles files;
   add_outputs(arguments, files);
-  const auto write = [&files](const std::string& name, const std::optional<std::string>& file, const TensorView& tensor) {
+  const auto write = [&files](const std::string& name, const std::optional<std::string>& file,
+                              const TensorView& tensor) {
     if (file) files.write(*file, tensor, name);
   };
 
@@ -66,7 +69,8 @@ int run(const RunArguments& arguments) {
   compute(arguments.kernel, call, tensors);
   write("out", arguments.out, out.tensor.view());
   write("lse", arguments.lse, lse.view());
-  const auto write_present = [&](const std::string& name, const std::optional<std::string>& file, const TensorView& tensor) {
+  const auto write_present = [&](const std::string& name, const std::optional<std::string>& file,
+                                 const TensorView& tensor) {
     if (file) write(name, file, copy_as(tensor, call.dtype).view());
   };
   write_present("present_k", arguments.present_k, tensors.k);
@@ -82,21 +86,30 @@ int run(const RunArguments& arguments) {
 }
 
 ScoreStage stage_value(const std::string& text) {
-  return choice_value<ScoreStage>(
-      "--scores-stage", text,
-      {{"scaled", ScoreStage::scaled}, {"capped", ScoreStage::capped}, {"masked", ScoreStage::masked}, {"weights", ScoreStage::weights}});
+  return choice_value<ScoreStage>("--scores-stage", text,
+                                  {{"scaled", ScoreStage::scaled},
+                                   {"capped", ScoreStage::capped},
+                                   {"masked", ScoreStage::masked},
+                                   {"weights", ScoreStage::weights}});
 }
 
 Kernel kernel_value(const std::string& text) {
-  return choice_value<Kernel>("--kernel", text, {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}});
+  return choice_value<Kernel>(
+      "--kernel", text,
+      {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}});
 }
 
 void add_output_options(CLI::App& command, RunArguments& arguments) {
-  add_file(command, "--out", arguments.out, "the result, in the layout of Q: .npy, or .safetensors where the name ends so")->required();
-  add_file(command, "--lse", arguments.lse, "log of the sum of exp of each row's scores, [batch, heads, q_len]");
-  add_file(command, "--present-k", arguments.present_k, "past and new keys together, [batch, kv_heads, kv_len, dim]");
+  add_file(command, "--out", arguments.out,
+           "the result, in the layout of Q: .npy, or .safetensors where the name ends so")
+      ->required();
+  add_file(command, "--lse", arguments.lse,
+           "log of the sum of exp of each row's scores, [batch, heads, q_len]");
+  add_file(command, "--present-k", arguments.present_k,
+           "past and new keys together, [batch, kv_heads, kv_len, dim]");
   add_file(command, "--present-v", arguments.present_v, "past and new values together");
-  auto* const scores = add_file(command, "--scores", arguments.scores, "for inspection, [batch, heads, q_len, kv_len]");
+  auto* const scores = add_file(command, "--scores", arguments.scores,
+                                "for inspection, [batch, heads, q_len, kv_len]");
   command
       .add_option_function<std::string>(
           "--scores-stage", [&](const std::string& text) { arguments.stage = stage_value(text); },
@@ -109,14 +122,17 @@ void add_output_options(CLI::App& command, RunArguments& arguments) {
 
 void add_run(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<RunArguments>();
-  CLI::App& command = *app.add_subcommand("run", "compute attention on tensors in files, and write the results to files");
+  CLI::App& command = *app.add_subcommand(
+      "run", "compute attention on tensors in files, and write the results to files");
   add_input_files(command, arguments->call);
   add_output_options(command, *arguments);
   add_call_options(command, arguments->call);
   command
       .add_option_function<std::string>(
-          "--kernel", [arguments](const std::string& text) { arguments->kernel = kernel_value(text); },
-          "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, matmul)")
+          "--kernel",
+          [arguments](const std::string& text) { arguments->kernel = kernel_value(text); },
+          "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, "
+          "matmul)")
       ->type_name("NAME");
   command.callback([arguments, &chosen] { chosen = [arguments] { return run(*arguments); }; });
 }

@@ -1,4 +1,5 @@
-// attn_demo without a command: the three ways on the sample tensors, for someone who has just built it.
+// attn_demo without a command: the three ways on the sample tensors, for someone who has just built
+// it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,12 +24,15 @@ struct Sample {
 fs::path find_data() {
   std::error_code unreadable;
   const fs::path program = fs::read_symlink("/proc/self/exe", unreadable);
-  const std::vector<fs::path> places = {program.parent_path().parent_path() / "share/attn/data", ATTN_DATA_DIR, "data"};
+  const std::vector<fs::path> places = {program.parent_path().parent_path() / "share/attn/data",
+                                        ATTN_DATA_DIR, "data"};
   for (const fs::path& place : places) {
     if (fs::exists(place / "prefill.safetensors", unreadable)) return place;
   }
-  throw Error(ErrorCode::io, fmt::format("the sample tensors are missing; looked for prefill.safetensors in {}, {} and {}",
-                                         places[0].string(), places[1].string(), places[2].string()));
+  throw Error(
+      ErrorCode::io,
+      fmt::format("the sample tensors are missing; looked for prefill.safetensors in {}, {} and {}",
+                  places[0].string(), places[1].string(), places[2].string()));
 }
 
 std::vector<Sample> samples(const fs::path& data) {
@@ -53,9 +57,13 @@ std::vector<Sample> samples(const fs::path& data) {
   padded.mask = file("padded_mask.npy");
   padded.heads = 4;
 
-  return {{"A prompt: 256 tokens, each sees those up to itself (causal); 8 query heads share 2 KV heads", prefill},
-          {"The next token: 1 query, 512 keys, of which 511 come from a cache; the same heads", decode},
-          {"A padded batch: 3 texts of 80, 53 and 21 tokens, a mask hides the padding; 4 heads", padded}};
+  return {
+      {"A prompt: 256 tokens, each sees those up to itself (causal); 8 query heads share 2 KV "
+       "heads",
+       prefill},
+      {"The next token: 1 query, 512 keys, of which 511 come from a cache; the same heads", decode},
+      {"A padded batch: 3 texts of 80, 53 and 21 tokens, a mask hides the padding; 4 heads",
+       padded}};
 }
 
 std::vector<std::string> table_row(const Measured& measured, const Comparison& comparison) {
@@ -71,7 +79,8 @@ std::vector<std::string> table_row(const Measured& measured, const Comparison& c
 }
 
 void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>& comparisons) {
-  std::vector<std::vector<std::string>> rows = {{"", "max error", "RMS error", "tolerance", "time", "speed-up", "scratch", "all scores"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"", "max error", "RMS error", "tolerance", "time", "speed-up", "scratch", "all scores"}};
   for (std::size_t n = 0; n < all.size(); ++n) {
     rows.push_back({all[n].title});
     rows.push_back(table_row(comparisons[n].tiled, comparisons[n]));
@@ -81,37 +90,52 @@ void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>
   print_table(rows);
 }
 
-/// What the engine would take for the same call with longer sequences: a plan knows it from the shapes alone.
+/// What the engine would take for the same call with longer sequences: a plan knows it from the
+/// shapes alone.
 double scratch_at(const Call& call, std::int64_t length) {
   Tensors tensors = call.tensors;
   const auto lengthen = [length](const TensorView& tensor) {
-    return TensorView(nullptr, tensor.dtype, {tensor.shape[0], tensor.shape[1], length, tensor.shape[3]});
+    return TensorView(nullptr, tensor.dtype,
+                      {tensor.shape[0], tensor.shape[1], length, tensor.shape[3]});
   };
   tensors.q = lengthen(tensors.q);
   tensors.k = lengthen(tensors.k);
   tensors.v = lengthen(tensors.v);
-  tensors.out = MutableTensorView(nullptr, call.dtype, {tensors.q.shape[0], tensors.q.shape[1], length, tensors.v.shape[3]});
+  tensors.out = MutableTensorView(
+      nullptr, call.dtype, {tensors.q.shape[0], tensors.q.shape[1], length, tensors.v.shape[3]});
   return static_cast<double>(Plan(tensors, call.options).workspace_size());
 }
 
 void print_conclusion(const Call& prompt, const Comparison& first, bool agree) {
   constexpr std::int64_t length = 16384;
-  const double longer = static_cast<double>(length) / static_cast<double>(prompt.tensors.q.shape[2]);
+  const double longer =
+      static_cast<double>(length) / static_cast<double>(prompt.tensors.q.shape[2]);
   if (agree) {
-    fmt::print("\n{} No error is past its tolerance: twice that of a plain loop in single precision\n",
-               styled(Style::good, "All three agree."));
+    fmt::print(
+        "\n{} No error is past its tolerance: twice that of a plain loop in single precision\n",
+        styled(Style::good, "All three agree."));
     fmt::print("on the same numbers, and a few units of rounding.\n");
   } else {
-    fmt::print("\n{} An error is past its tolerance: rounding in single precision does not explain it.\n",
-               styled(Style::bad, "They differ."));
+    fmt::print(
+        "\n{} An error is past its tolerance: rounding in single precision does not explain it.\n",
+        styled(Style::bad, "They differ."));
   }
-  fmt::print("On the prompt, tiled is {:.0f} times as fast as naive", first.naive.seconds / first.tiled.seconds);
-  if (first.unfused) fmt::print(" and {:.1f} times as fast as unfused", first.unfused->seconds / first.tiled.seconds);
+  fmt::print("On the prompt, tiled is {:.0f} times as fast as naive",
+             first.naive.seconds / first.tiled.seconds);
+  if (first.unfused)
+    fmt::print(" and {:.1f} times as fast as unfused",
+               first.unfused->seconds / first.tiled.seconds);
   fmt::print(" ({} threads).\n", first.num_threads);
-  fmt::print("unfused holds all the scores, q_len x kv_len for each head; tiled holds a few tiles of them.\n");
-  fmt::print("At {} tokens the prompt would have {} of scores, and tiled would take {} of scratch.\n", length,
-             format_bytes(first.score_matrix * longer * longer), format_bytes(scratch_at(prompt, length)));
-  fmt::print("\nNext: attn_demo --help, attn_demo info, attn_demo compare --shape 1,32,8,512,512,128 --causal\n");
+  fmt::print(
+      "unfused holds all the scores, q_len x kv_len for each head; tiled holds a few tiles of "
+      "them.\n");
+  fmt::print(
+      "At {} tokens the prompt would have {} of scores, and tiled would take {} of scratch.\n",
+      length, format_bytes(first.score_matrix * longer * longer),
+      format_bytes(scratch_at(prompt, length)));
+  fmt::print(
+      "\nNext: attn_demo --help, attn_demo info, attn_demo compare --shape 1,32,8,512,512,128 "
+      "--causal\n");
 }
 
 }  // namespace
@@ -124,11 +148,16 @@ int compare_samples() {
     calls.push_back(load_call(sample.arguments));
     comparisons.push_back(compare_kernels(calls.back()));
   }
-  fmt::print("Attention gives every query a weighted mean of the values whose keys it may see. Three ways to it:\n");
-  fmt::print("tiled is this library; unfused chains oneDNN's matmul, softmax and matmul; naive is the textbook in\n");
+  fmt::print(
+      "Attention gives every query a weighted mean of the values whose keys it may see. Three ways "
+      "to it:\n");
+  fmt::print(
+      "tiled is this library; unfused chains oneDNN's matmul, softmax and matmul; naive is the "
+      "textbook in\n");
   fmt::print("double precision, which the errors and speed-ups of the other two refer to.\n\n");
   print_samples(all, comparisons);
-  const bool agree = std::all_of(comparisons.begin(), comparisons.end(), [](const Comparison& each) { return each.within_tolerance(); });
+  const bool agree = std::all_of(comparisons.begin(), comparisons.end(),
+                                 [](const Comparison& each) { return each.within_tolerance(); });
   print_conclusion(calls.front(), comparisons.front(), agree);
   return agree ? 0 : 1;
 }

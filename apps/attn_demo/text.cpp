@@ -32,7 +32,8 @@ std::string format_bytes(double bytes) {
   constexpr std::array units = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   std::size_t unit = 0;
   for (; bytes >= 999.5 && unit + 1 < units.size(); ++unit) bytes /= 1024;
-  return fmt::format("{} {}", unit == 0 ? fmt::format("{:.0f}", bytes) : three_digits(bytes), units[unit]);
+  return fmt::format("{} {}", unit == 0 ? fmt::format("{:.0f}", bytes) : three_digits(bytes),
+                     units[unit]);
 }
 
 std::string format_error(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
@@ -55,7 +56,8 @@ bool coloured() {
 int terminal_width() {
   constexpr int usual = 100, least = 20;
   winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return std::max<int>(least, size.ws_col);
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    return std::max<int>(least, size.ws_col);
   const char* const columns = std::getenv("COLUMNS");
   const int number = columns != nullptr ? std::atoi(columns) : 0;
   return number > 0 ? std::max(least, number) : usual;
@@ -71,11 +73,13 @@ void print_table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> widths(rows.front().size());
   for (const auto& row : rows) {
     if (row.size() == 1) continue;
-    for (std::size_t column = 0; column < row.size(); ++column) widths[column] = std::max(widths[column], row[column].size());
+    for (std::size_t column = 0; column < row.size(); ++column)
+      widths[column] = std::max(widths[column], row[column].size());
   }
   for (const auto& row : rows) {
     std::string line = row.size() == 1 ? row[0] : fmt::format("{:<{}}", row[0], widths[0]);
-    for (std::size_t column = 1; column < row.size(); ++column) line += fmt::format("  {:>{}}", row[column], widths[column]);
+    for (std::size_t column = 1; column < row.size(); ++column)
+      line += fmt::format("  {:>{}}", row[column], widths[column]);
     fmt::print("{}\n", &row == &rows.front() ? styled(Style::bold, line) : line);
   }
 }

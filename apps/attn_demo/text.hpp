@@ -27,8 +27,8 @@ enum class Style { bold, good, bad };
 /// Unchanged without colours.
 std::string styled(Style style, const std::string& text);
 
-/// Rows of equal length, the first one the heading; the first column lines up on the left, the others on the right. A row of one
-/// cell is a line between the others.
+/// Rows of equal length, the first one the heading; the first column lines up on the left, the
+/// others on the right. A row of one cell is a line between the others.
 void print_table(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace attn::demo

@@ -17,11 +17,13 @@ std::size_t length_of_character(unsigned char first) {
   return first >= 0xf0 && first <= 0xf4 ? 4 : 0;
 }
 
-/// Whether a byte may follow at this place. After some first bytes the second is bounded: the rest would be written in too many bytes,
-/// a surrogate, or above U+10FFFF.
+/// Whether a byte may follow at this place. After some first bytes the second is bounded: the rest
+/// would be written in too many bytes, a surrogate, or above U+10FFFF.
 bool continues(unsigned char first, std::size_t place, unsigned char byte) {
   const bool second = place == 1;
-  const unsigned char least = second && first == 0xe0 ? 0xa0 : second && first == 0xf0 ? 0x90 : 0x80;
+  const unsigned char least = second && first == 0xe0   ? 0xa0
+                              : second && first == 0xf0 ? 0x90
+                                                        : 0x80;
   const unsigned char most = second && first == 0xed ? 0x9f : second && first == 0xf4 ? 0x8f : 0xbf;
   return least <= byte && byte <= most;
 }
@@ -31,16 +33,22 @@ std::size_t fitting_bytes(std::string_view bytes, std::size_t at, std::size_t le
   if (length == 0) return 0;
   const auto first = static_cast<unsigned char>(bytes[at]);
   std::size_t count = 1;
-  while (count < length && at + count < bytes.size() && continues(first, count, static_cast<unsigned char>(bytes[at + count]))) ++count;
+  while (count < length && at + count < bytes.size() &&
+         continues(first, count, static_cast<unsigned char>(bytes[at + count])))
+    ++count;
   return count;
 }
 
 /// The code of a character that terminals obey: those below space, DEL, and U+0080..U+009F.
 std::optional<unsigned> control_code(std::string_view character) {
-  const auto first = static_cast<unsigned char>(character.front()), last = static_cast<unsigned char>(character.back());
+  const auto first = static_cast<unsigned char>(character.front()),
+             last = static_cast<unsigned char>(character.back());
   if (character.size() == 1)
-    return (first < 0x20 && first != '\n' && first != '\t') || first == 0x7f ? std::optional<unsigned>(first) : std::nullopt;
-  return character.size() == 2 && first == 0xc2 && last < 0xa0 ? std::optional<unsigned>(last) : std::nullopt;
+    return (first < 0x20 && first != '\n' && first != '\t') || first == 0x7f
+               ? std::optional<unsigned>(first)
+               : std::nullopt;
+  return character.size() == 2 && first == 0xc2 && last < 0xa0 ? std::optional<unsigned>(last)
+                                                               : std::nullopt;
 }
 
 }  // namespace
@@ -56,7 +64,8 @@ std::string take_printable(std::string& bytes, bool last) {
     if (fitting < length && at + fitting == bytes.size() && !last) break;
     if (length == 0 || fitting < length) {
       text += replacement;
-      at += std::max<std::size_t>(fitting, 1);  // one for each longest part of a character, as Unicode advises
+      at += std::max<std::size_t>(
+          fitting, 1);  // one for each longest part of a character, as Unicode advises
       continue;
     }
     const std::string character = bytes.substr(at, length);

@@ -6,9 +6,10 @@
 
 namespace attn::demo {
 
-/// What of `bytes` can be shown: whole UTF-8 characters as they are; control characters (C0, DEL, C1) but newline and tab, which a terminal
-/// would obey, as \x1b; bytes that are no UTF-8 as U+FFFD. The beginning of a character stays in `bytes` until the rest comes; `last` says
-/// that none will.
+/// What of `bytes` can be shown: whole UTF-8 characters as they are; control characters (C0, DEL,
+/// C1) but newline and tab, which a terminal would obey, as \x1b; bytes that are no UTF-8 as
+/// U+FFFD. The beginning of a character stays in `bytes` until the rest comes; `last` says that
+/// none will.
 std::string take_printable(std::string& bytes, bool last);
 
 /// Writes to standard output at once.

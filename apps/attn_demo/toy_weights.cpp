@@ -26,11 +26,13 @@ struct Draw {
 Tensor drawn(const Draw& draw, DType dtype, std::uint64_t seed) {
   Tensor tensor = normal_tensor(draw.shape, DType::f32, seed);
   float* const values = tensor.data<float>();
-  std::transform(values, values + tensor.size(), values, [&](float x) { return draw.center + draw.deviation * x; });
+  std::transform(values, values + tensor.size(), values,
+                 [&](float x) { return draw.center + draw.deviation * x; });
   return dtype == DType::f32 ? std::move(tensor) : copy_as(tensor.view(), dtype);
 }
 
-/// Tensors are planned first and drawn together, as drawing them takes longer than anything else about a toy.
+/// Tensors are planned first and drawn together, as drawing them takes longer than anything else
+/// about a toy.
 class Drawing {
  public:
   explicit Drawing(const ToyShape& shape) : shape_(shape) {}
@@ -62,11 +64,13 @@ std::vector<Tensor> Drawing::finish() {
   std::vector<Tensor> tensors(draws_.size());
   std::atomic<std::size_t> next{0};
   const auto draw_some = [&] {
-    for (std::size_t n = next++; n < draws_.size(); n = next++) tensors[n] = drawn(draws_[n], shape_.dtype, shape_.seed * 1'000'003 + n);
+    for (std::size_t n = next++; n < draws_.size(); n = next++)
+      tensors[n] = drawn(draws_[n], shape_.dtype, shape_.seed * 1'000'003 + n);
   };
   {
     std::vector<std::jthread> others;
-    for (unsigned n = 1; n < std::thread::hardware_concurrency(); ++n) others.emplace_back(draw_some);
+    for (unsigned n = 1; n < std::thread::hardware_concurrency(); ++n)
+      others.emplace_back(draw_some);
     draw_some();
   }
   for (std::size_t n = 0; n < tensors.size(); ++n) *views_[n] = std::as_const(tensors[n]).view();
@@ -114,9 +118,12 @@ void plan_layer(Drawing& drawing, const ToyShape& shape, LayerWeights& layer) {
 
 void require_even_heads(const ToyShape& shape) {
   const std::int64_t head_dim = shape.hidden / shape.num_q_heads;
-  if (shape.hidden % shape.num_q_heads != 0 || (shape.family == Family::llama && head_dim % 2 != 0)) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("hidden {} does not make {} heads of {} dim", shape.hidden, shape.num_q_heads,
-                                                         shape.family == Family::llama ? "an even" : "a whole"));
+  if (shape.hidden % shape.num_q_heads != 0 ||
+      (shape.family == Family::llama && head_dim % 2 != 0)) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("hidden {} does not make {} heads of {} dim", shape.hidden, shape.num_q_heads,
+                    shape.family == Family::llama ? "an even" : "a whole"));
   }
 }
 
@@ -124,7 +131,9 @@ void require_even_heads(const ToyShape& shape) {
 
 DecoderSettings toy_settings(const ToyShape& shape) {
   require_even_heads(shape);
-  return {.layer = layer_settings(shape), .num_layers = shape.num_layers, .vocab_size = shape.vocab_size};
+  return {.layer = layer_settings(shape),
+          .num_layers = shape.num_layers,
+          .vocab_size = shape.vocab_size};
 }
 
 ToyWeights make_toy_weights(const ToyShape& shape) {
@@ -133,10 +142,13 @@ ToyWeights make_toy_weights(const ToyShape& shape) {
   toy.weights.layers.resize(static_cast<std::size_t>(shape.num_layers));
   Drawing drawing(shape);
   drawing.plan(toy.weights.embedding, {{shape.vocab_size, shape.hidden}, 0, 1});
-  if (shape.family == Family::gpt2) drawing.plan(toy.weights.positions, {{shape.max_positions, shape.hidden}, 0, 0.1f});
+  if (shape.family == Family::gpt2)
+    drawing.plan(toy.weights.positions, {{shape.max_positions, shape.hidden}, 0, 0.1f});
   for (LayerWeights& layer : toy.weights.layers) plan_layer(drawing, shape, layer);
   drawing.norm(toy.weights.final_norm);
-  drawing.plan(toy.weights.output, {{shape.vocab_size, shape.hidden}, 0, 2 / std::sqrt(static_cast<float>(shape.hidden))});
+  drawing.plan(
+      toy.weights.output,
+      {{shape.vocab_size, shape.hidden}, 0, 2 / std::sqrt(static_cast<float>(shape.hidden))});
   toy.tensors = drawing.finish();
   return toy;
 }

@@ -32,10 +32,11 @@ struct ToyWeights {
 /// Throws attn::Error for heads that do not divide hidden.
 DecoderSettings toy_settings(const ToyShape& shape);
 
-/// Llama: RMS norms, rope, SwiGLU of 8/3 hidden rounded up to a multiple of 256, no biases. GPT-2: layer norms, learned positions,
-/// GELU's tanh form of 4 hidden, biases. Both with an output of its own, as a tied one would repeat the last token. Weights are normal, of
-/// a deviation that keeps the residual stream of order 1 and gives logits one of 2; the same
-/// shape and seed give the same bits. Throws attn::Error as toy_settings.
+/// Llama: RMS norms, rope, SwiGLU of 8/3 hidden rounded up to a multiple of 256, no biases. GPT-2:
+/// layer norms, learned positions, GELU's tanh form of 4 hidden, biases. Both with an output of its
+/// own, as a tied one would repeat the last token. Weights are normal, of a deviation that keeps
+/// the residual stream of order 1 and gives logits one of 2; the same shape and seed give the same
+/// bits. Throws attn::Error as toy_settings.
 ToyWeights make_toy_weights(const ToyShape& shape);
 
 }  // namespace attn::demo

@@ -13,7 +13,8 @@ enum class ErrorCode {
   io,                // a file cannot be read or written, or does not hold what it says
 };
 
-/// Thrown before anything has been written. The message names the tensor or option, the dimension, what it got and what it needs.
+/// Thrown before anything has been written. The message names the tensor or option, the dimension,
+/// what it got and what it needs.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

@@ -1,9 +1,11 @@
-// Models as people have them: a folder in Hugging Face's layout, opened for a Decoder. A library of its own: link attn::model.
+// Models as people have them: a folder in Hugging Face's layout, opened for a Decoder. A library of
+// its own: link attn::model.
 //
-//   config.json                      what the model is: model_type llama, mistral, qwen2, qwen3 or gpt2
-//   model.safetensors                its weights, f32, f16 or bf16; or
+//   config.json                      what the model is: model_type llama, mistral, qwen2, qwen3 or
+//   gpt2 model.safetensors                its weights, f32, f16 or bf16; or
 //   model.safetensors.index.json     shards, each a .safetensors file in the same folder
-//   generation_config.json           may be there: its token ids take the place of config.json's; how to sample is not read from it
+//   generation_config.json           may be there: its token ids take the place of config.json's;
+//   how to sample is not read from it
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -17,21 +19,24 @@
 
 namespace attn {
 
-/// A model's folder with its weights mapped into memory: `Decoder decoder(model.settings(), model.weights())`. Opening it reads headers
-/// alone; weights are read as they are touched (MappedTensors says what that asks of the files).
+/// A model's folder with its weights mapped into memory: `Decoder decoder(model.settings(),
+/// model.weights())`. Opening it reads headers alone; weights are read as they are touched
+/// (MappedTensors says what that asks of the files).
 class ModelFolder {
  public:
-  /// Throws Error, one line that names the file and the key or tensor: io for what is missing, broken or contradicts itself (missing
-  /// and unknown tensors are counted, and the first few named), unsupported for what would need another computation than the library's.
+  /// Throws Error, one line that names the file and the key or tensor: io for what is missing,
+  /// broken or contradicts itself (missing and unknown tensors are counted, and the first few
+  /// named), unsupported for what would need another computation than the library's.
   explicit ModelFolder(const std::filesystem::path& folder);
   ModelFolder(ModelFolder&&) noexcept;
   ModelFolder& operator=(ModelFolder&&) noexcept;
   ~ModelFolder();
 
-  /// As config.json has them. The compute type is f32 and max_positions the model's own; callers change a copy as they need.
+  /// As config.json has them. The compute type is f32 and max_positions the model's own; callers
+  /// change a copy as they need.
   const DecoderSettings& settings() const noexcept;
-  /// Views of the mapped files, which last as long as this object, wherever it is moved. The output is absent where it is tied to the
-  /// embedding and the file has no lm_head.weight of its own.
+  /// Views of the mapped files, which last as long as this object, wherever it is moved. The output
+  /// is absent where it is tied to the embedding and the file has no lm_head.weight of its own.
   const DecoderWeights& weights() const noexcept;
 
   /// "llama", "gpt2", ...

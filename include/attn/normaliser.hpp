@@ -1,14 +1,17 @@
-// How the scores of a query become the weights of its keys. s_j are the scores of the visible keys after all transforms and masks;
-// a hidden key, or one with a score of -inf, weighs 0 with each of them.
+// How the scores of a query become the weights of its keys. s_j are the scores of the visible keys
+// after all transforms and masks; a hidden key, or one with a score of -inf, weighs 0 with each of
+// them.
 //
 //   softmax         P_j = exp(s_j) / sum_i exp(s_i)
-//   sigmoid(b)      P_j = 1 / (1 + exp(-(s_j + b)))                            no sum over keys; Ramapuram et al. 2024, arXiv:2409.04431
-//   sparsemax       P_j = max(s_j - tau, 0)                                    exact zeros; Martins and Astudillo 2016, arXiv:1602.02068
-//   entmax(alpha)   P_j = max((alpha - 1) s_j - tau, 0)^(1 / (alpha - 1))      Peters, Niculae and Martins 2019, arXiv:1905.05702
+//   sigmoid(b)      P_j = 1 / (1 + exp(-(s_j + b)))                            no sum over keys;
+//   Ramapuram et al. 2024, arXiv:2409.04431 sparsemax       P_j = max(s_j - tau, 0) exact zeros;
+//   Martins and Astudillo 2016, arXiv:1602.02068 entmax(alpha)   P_j = max((alpha - 1) s_j - tau,
+//   0)^(1 / (alpha - 1))      Peters, Niculae and Martins 2019, arXiv:1905.05702
 //
-// tau makes the sum of a row's weights 1; each query has its own. alpha = 1 is softmax, alpha = 2 sparsemax, and the greater it is, the
-// fewer keys weigh anything (Correia, Niculae and Martins 2019, arXiv:1909.00015, learn it head by head). Sigmoid weights need not
-// sum to 1: a bias of -log(number of keys) makes their sum of order 1 for scores of order 1.
+// tau makes the sum of a row's weights 1; each query has its own. alpha = 1 is softmax, alpha = 2
+// sparsemax, and the greater it is, the fewer keys weigh anything (Correia, Niculae and Martins
+// 2019, arXiv:1909.00015, learn it head by head). Sigmoid weights need not sum to 1: a bias of
+// -log(number of keys) makes their sum of order 1 for scores of order 1.
 #pragma once
 
 #include <optional>
@@ -21,11 +24,16 @@ class Normaliser {
   enum class Kind { softmax, sigmoid, entmax };
 
   static constexpr Normaliser softmax() noexcept { return {}; }
-  /// Without a bias: -log(n) for the n keys that the batch entry has (kv_lens[b] where lengths are given), seen or hidden.
-  static constexpr Normaliser sigmoid(std::optional<float> bias = {}) noexcept { return {Kind::sigmoid, 1, bias}; }
+  /// Without a bias: -log(n) for the n keys that the batch entry has (kv_lens[b] where lengths are
+  /// given), seen or hidden.
+  static constexpr Normaliser sigmoid(std::optional<float> bias = {}) noexcept {
+    return {Kind::sigmoid, 1, bias};
+  }
   static constexpr Normaliser sparsemax() noexcept { return entmax(2); }
   /// alpha >= 1, finite; entmax(1) is softmax() itself.
-  static constexpr Normaliser entmax(float alpha) noexcept { return {alpha == 1 ? Kind::softmax : Kind::entmax, alpha, {}}; }
+  static constexpr Normaliser entmax(float alpha) noexcept {
+    return {alpha == 1 ? Kind::softmax : Kind::entmax, alpha, {}};
+  }
 
   constexpr Normaliser() noexcept = default;
 
@@ -40,7 +48,8 @@ class Normaliser {
   friend constexpr bool operator==(const Normaliser&, const Normaliser&) noexcept = default;
 
  private:
-  constexpr Normaliser(Kind kind, float alpha, std::optional<float> bias) noexcept : kind_(kind), alpha_(alpha), bias_(bias) {}
+  constexpr Normaliser(Kind kind, float alpha, std::optional<float> bias) noexcept
+      : kind_(kind), alpha_(alpha), bias_(bias) {}
 
   Kind kind_ = Kind::softmax;
   float alpha_ = 1;

@@ -1,18 +1,22 @@
 // Attention over part of the keys, and the merge of such parts to the whole.
 //
-//   O   = sum_j exp(s_j) v_j / sum_j exp(s_j)         lse = log sum_j exp(s_j)        over the keys of one part
+//   O   = sum_j exp(s_j) v_j / sum_j exp(s_j)         lse = log sum_j exp(s_j)        over the keys
+//   of one part
 //
 // Parts a and b of disjoint keys make the whole:
 //
 //   lse = log(exp(lse_a) + exp(lse_b)),   O = exp(lse_a - lse) O_a + exp(lse_b - lse) O_b
 //
-// wherever each was computed: a shared prefix and the rest (Juravsky et al. 2024, arXiv:2402.05099), splits of a long cache, other
-// machines (Liu et al. 2023, arXiv:2310.01889). A part without keys has lse = -inf, and its O counts for nothing, whatever it holds;
-// it is what attention() writes for a row that sees no key, and merging with it keeps the other part's bits. Apart from that, merge
-// is associative and commutative to rounding: O to that of its type, and a share of O to the rounding of lse, eps |lse|.
+// wherever each was computed: a shared prefix and the rest (Juravsky et al. 2024,
+// arXiv:2402.05099), splits of a long cache, other machines (Liu et al. 2023, arXiv:2310.01889). A
+// part without keys has lse = -inf, and its O counts for nothing, whatever it holds; it is what
+// attention() writes for a row that sees no key, and merging with it keeps the other part's bits.
+// Apart from that, merge is associative and commutative to rounding: O to that of its type, and a
+// share of O to the rounding of lse, eps |lse|.
 //
-// Where a part is made by attention() on some of the keys, a sink belongs to one part alone, and positions count from the part's
-// first key: what is causal with an offset is causal with offset - first key there.
+// Where a part is made by attention() on some of the keys, a sink belongs to one part alone, and
+// positions count from the part's first key: what is causal with an offset is causal with offset -
+// first key there.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -30,16 +34,18 @@ struct ConstState {
   TensorView out;
   TensorView lse;
 
-  ConstState(const TensorView& part_out, const TensorView& part_lse) : out(part_out), lse(part_lse) {}
+  ConstState(const TensorView& part_out, const TensorView& part_lse)
+      : out(part_out), lse(part_lse) {}
   ConstState(const State& state) : out(state.out), lse(state.lse) {}
 };
 
 /// Sets a state to the identity: out = 0, lse = -inf.
 void clear(const State& state);
 
-/// into = merge of into and part, row by row. Both have the same shape; out types and strides are each their own. out is added up
-/// in f32 and rounded to its type once; where neither part has keys, into becomes the identity. A NaN in a part reaches the same
-/// element of the result, one in lse the same row, and no other; so does an lse of +inf, as exp(inf - inf). Allocates nothing.
+/// into = merge of into and part, row by row. Both have the same shape; out types and strides are
+/// each their own. out is added up in f32 and rounded to its type once; where neither part has
+/// keys, into becomes the identity. A NaN in a part reaches the same element of the result, one in
+/// lse the same row, and no other; so does an lse of +inf, as exp(inf - inf). Allocates nothing.
 /// Throws Error(invalid_argument), before anything is written, for shapes or types that do not fit.
 void merge(const State& into, const ConstState& part);
 /// into = merge of a and b; into may be a or b, and must not overlap them otherwise.

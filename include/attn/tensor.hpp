@@ -63,7 +63,8 @@ constexpr DType dtype_of() {
   }
 }
 
-/// Up to eight extents or strides, outermost first. Shapes and strides are counted in elements, never in bytes.
+/// Up to eight extents or strides, outermost first. Shapes and strides are counted in elements,
+/// never in bytes.
 class Dims {
  public:
   static constexpr int max_rank = 8;
@@ -74,8 +75,12 @@ class Dims {
   Dims(const std::int64_t* values, int rank);
 
   constexpr int rank() const noexcept { return rank_; }
-  constexpr std::int64_t& operator[](int dim) noexcept { return values_[static_cast<std::size_t>(dim)]; }
-  constexpr std::int64_t operator[](int dim) const noexcept { return values_[static_cast<std::size_t>(dim)]; }
+  constexpr std::int64_t& operator[](int dim) noexcept {
+    return values_[static_cast<std::size_t>(dim)];
+  }
+  constexpr std::int64_t operator[](int dim) const noexcept {
+    return values_[static_cast<std::size_t>(dim)];
+  }
   constexpr const std::int64_t* begin() const noexcept { return values_.data(); }
   constexpr const std::int64_t* end() const noexcept { return values_.data() + rank_; }
   friend bool operator==(const Dims& a, const Dims& b) noexcept;
@@ -93,9 +98,10 @@ class Dims {
 /// Row-major strides of a dense tensor of this shape.
 Dims dense_strides(const Dims& shape) noexcept;
 
-/// A typed, strided window on memory that the caller keeps alive. Any strides work, 0 (broadcast) and negative ones included;
-/// `data` points at element (0, ..., 0). A default-made view has no data and stands for "not given".
-/// Void is `const void` for inputs (TensorView) and `void` for outputs (MutableTensorView).
+/// A typed, strided window on memory that the caller keeps alive. Any strides work, 0 (broadcast)
+/// and negative ones included; `data` points at element (0, ..., 0). A default-made view has no
+/// data and stands for "not given". Void is `const void` for inputs (TensorView) and `void` for
+/// outputs (MutableTensorView).
 template <class Void>
 struct BasicTensorView {
   Void* data = nullptr;
@@ -104,19 +110,23 @@ struct BasicTensorView {
   Dims strides;
 
   constexpr BasicTensorView() = default;
-  BasicTensorView(Void* memory, DType type, const Dims& extents) : BasicTensorView(memory, type, extents, dense_strides(extents)) {}
+  BasicTensorView(Void* memory, DType type, const Dims& extents)
+      : BasicTensorView(memory, type, extents, dense_strides(extents)) {}
   /// Throws Error(invalid_argument) if the ranks differ or an extent is negative.
   BasicTensorView(Void* memory, DType type, const Dims& extents, const Dims& steps);
   /// From a typed pointer: TensorView(q.data(), {1, 8, 128, 64}).
   template <class T>
-  requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>) BasicTensorView(T* memory, const Dims& extents)
+  requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>)
+      BasicTensorView(T* memory, const Dims& extents)
       : BasicTensorView(memory, dtype_of<T>(), extents) {}
   template <class T>
-  requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>) BasicTensorView(T* memory, const Dims& extents, const Dims& steps)
+  requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>)
+      BasicTensorView(T* memory, const Dims& extents, const Dims& steps)
       : BasicTensorView(memory, dtype_of<T>(), extents, steps) {}
   /// A writable view is a readable one.
   template <class Other>
-  requires(std::is_const_v<Void> && !std::is_const_v<Other>) BasicTensorView(const BasicTensorView<Other>& other)
+  requires(std::is_const_v<Void> && !std::is_const_v<Other>)
+      BasicTensorView(const BasicTensorView<Other>& other)
   noexcept : data(other.data), dtype(other.dtype), shape(other.shape), strides(other.strides) {}
 
   int rank() const noexcept { return shape.rank(); }
@@ -125,7 +135,8 @@ struct BasicTensorView {
   std::int64_t size() const noexcept { return shape.product(); }
 
   /// The same memory with the dims in another order: a [batch, seq, heads, dim] buffer becomes
-  /// [batch, heads, seq, dim] by permuted({0, 2, 1, 3}). Throws Error(invalid_argument) if order is no permutation.
+  /// [batch, heads, seq, dim] by permuted({0, 2, 1, 3}). Throws Error(invalid_argument) if order is
+  /// no permutation.
   BasicTensorView permuted(const Dims& order) const;
   /// Elements begin..end-1 of one dim. Throws Error(invalid_argument) if they do not lie inside it.
   BasicTensorView sliced(int dim, std::int64_t begin, std::int64_t end) const;
@@ -141,13 +152,16 @@ extern template struct BasicTensorView<void>;
 class Tensor {
  public:
   Tensor() = default;
-  /// Zero-filled. Throws Error(invalid_argument) for a negative extent or a size that overflows, std::bad_alloc for want of memory.
+  /// Zero-filled. Throws Error(invalid_argument) for a negative extent or a size that overflows,
+  /// std::bad_alloc for want of memory.
   Tensor(DType dtype, const Dims& shape);
 
   DType dtype() const noexcept { return dtype_; }
   const Dims& shape() const noexcept { return shape_; }
   std::int64_t size() const noexcept { return shape_.product(); }
-  std::size_t size_in_bytes() const noexcept { return static_cast<std::size_t>(size()) * size_of(dtype_); }
+  std::size_t size_in_bytes() const noexcept {
+    return static_cast<std::size_t>(size()) * size_of(dtype_);
+  }
   void* data() noexcept { return memory_.get(); }
   const void* data() const noexcept { return memory_.get(); }
   /// Typed access; throws Error(invalid_argument) if T is not the element type.
@@ -175,8 +189,8 @@ class Tensor {
   std::unique_ptr<void, Free> memory_;
 };
 
-/// A dense copy in another element type. Floats round to nearest even, floats to integers truncate (out of range or NaN:
-/// Error(invalid_argument)), anything but zero becomes true.
+/// A dense copy in another element type. Floats round to nearest even, floats to integers truncate
+/// (out of range or NaN: Error(invalid_argument)), anything but zero becomes true.
 Tensor copy_as(const TensorView& source, DType dtype);
 /// The same, into memory that exists. Throws Error(invalid_argument) if the shapes differ.
 void copy_into(const TensorView& source, const MutableTensorView& destination);

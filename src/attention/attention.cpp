@@ -15,20 +15,27 @@
 namespace attn {
 namespace {
 
-/// A primitive for whole tiles of scores, or null if the micro-kernel is to make them: always for ragged batches, where the longest
-/// sequence decides what a tile is, and so would decide the bits of the others; and for whole rows of scores, which take fewer.
-std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& prepared, const Blocking& tiles) {
-  if (prepared.ragged || prepared.whole_rows() || prepared.options.score_matmul != ScoreMatmul::onednn) return nullptr;
+/// A primitive for whole tiles of scores, or null if the micro-kernel is to make them: always for
+/// ragged batches, where the longest sequence decides what a tile is, and so would decide the bits
+/// of the others; and for whole rows of scores, which take fewer.
+std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& prepared,
+                                                          const Blocking& tiles) {
+  if (prepared.ragged || prepared.whole_rows() ||
+      prepared.options.score_matmul != ScoreMatmul::onednn)
+    return nullptr;
   if (tiles.rows == 0 || tiles.kv_blocks == 0) return nullptr;
-  return onednn::Matmul::shared({.m = tiles.q_block, .n = tiles.kv_block, .k = prepared.problem.sizes.head_dim});
+  return onednn::Matmul::shared(
+      {.m = tiles.q_block, .n = tiles.kv_block, .k = prepared.problem.sizes.head_dim});
 }
 
-/// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is widened to f32. Only the online
-/// softmax makes weights in bf16.
+/// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is
+/// widened to f32. Only the online softmax makes weights in bf16.
 const kernels::Arithmetic& choose_arithmetic(const PreparedCall& prepared, const Tensors& tensors) {
   const kernels::Kernels& kernels = *prepared.kernels;
-  const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16 && kernels.bf16.matmul != nullptr;
-  const bool bf16 = all_bf16 && !prepared.whole_rows() && prepared.options.score_matmul != ScoreMatmul::onednn;
+  const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16 &&
+                        kernels.bf16.matmul != nullptr;
+  const bool bf16 =
+      all_bf16 && !prepared.whole_rows() && prepared.options.score_matmul != ScoreMatmul::onednn;
   return bf16 ? kernels.bf16 : kernels.f32;
 }
 
@@ -67,7 +74,8 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
   const std::int64_t splits = most_splits(sizes.kv_len, sizes);
   if (shape.in_place && splits > 1) {
     shape.partial_rows =
-        std::min(sizes.batch * most_short_rows(prepared.kv_type), query_tokens * sizes.group_size) * sizes.num_kv_heads * splits;
+        std::min(sizes.batch * most_short_rows(prepared.kv_type), query_tokens * sizes.group_size) *
+        sizes.num_kv_heads * splits;
   }
   return shape;
 }
@@ -85,18 +93,22 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(prepared, tensors);
   const std::int64_t per_word = prepared.arithmetic->per_word;
-  prepared.widens = per_word == 1 && (tensors.q.dtype != DType::f32 || tensors.k.dtype != DType::f32);
-  prepared.score_matmul = choose_score_matmul(prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
+  prepared.widens =
+      per_word == 1 && (tensors.q.dtype != DType::f32 || tensors.k.dtype != DType::f32);
+  prepared.score_matmul = choose_score_matmul(
+      prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
   const bool matmul_tiles = prepared.score_matmul != nullptr;
   prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
   prepared.short_blocking = choose_short_blocking(sizes, kernels, prepared.kv_type);
   prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
   // No more threads than items either: they would only take memory.
   if (!prepared.ragged) {
-    prepared.num_threads = static_cast<int>(std::clamp<std::int64_t>(most_items(prepared), 1, prepared.num_threads));
+    prepared.num_threads =
+        static_cast<int>(std::clamp<std::int64_t>(most_items(prepared), 1, prepared.num_threads));
   }
   const bool ragged_queries = !tensors.q_offsets.absent();
-  prepared.scratch = scratch_shape(prepared, ragged_queries ? tensors.q.shape[0] : sizes.batch * sizes.q_len);
+  prepared.scratch =
+      scratch_shape(prepared, ragged_queries ? tensors.q.shape[0] : sizes.batch * sizes.q_len);
   return prepared;
 }
 
@@ -121,13 +133,15 @@ void for_each_tensor(const Tensors& a, const Tensors& b, F f) {
 }
 
 std::string describe(const TensorView& view) {
-  return view.absent() ? "no tensor" : fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
+  return view.absent() ? "no tensor"
+                       : fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
 }
 
 void require_as_planned(const Tensors& planned, const Tensors& given) {
   for_each_tensor(planned, given, [](const char* name, const auto& wanted, const auto& got) {
     if (wanted.dtype == got.dtype && wanted.shape == got.shape) return;
-    throw Error(ErrorCode::invalid_argument, fmt::format("{} is {}; the plan was made for {}", name, describe(got), describe(wanted)));
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} is {}; the plan was made for {}", name,
+                                                         describe(got), describe(wanted)));
   });
 }
 
@@ -151,14 +165,18 @@ std::string Plan::description() const {
   const bool short_rows = way_of(call, call.problem.sizes.q_len) == Way::in_place;
   const std::string start = fmt::format("tiled, {} kernels, ", name_of(call.isa));
   const bool widens = call.widens || (short_rows && size_of(call.kv_type) < sizeof(float));
-  const std::string widened = widens ? fmt::format(" ({}-bit operands widened)", 8 * size_of(call.kv_type)) : "";
+  const std::string widened =
+      widens ? fmt::format(" ({}-bit operands widened)", 8 * size_of(call.kv_type)) : "";
   if (short_rows) {
-    return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start, widened, call.num_threads);
+    return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start,
+                       widened, call.num_threads);
   }
-  const std::string weights = call.whole_rows() ? ", weights of whole rows by " + call.problem.normaliser.to_string() : "";
-  return fmt::format("{}{} multiplied{}, scores by {}{}, blocks of {} rows x {} keys, {} threads", start,
-                     call.blocking.per_word == 2 ? "bf16" : "f32", widened,
-                     call.score_matmul ? "oneDNN " + call.score_matmul->implementation() : std::string("the built-in micro-kernel"),
+  const std::string weights =
+      call.whole_rows() ? ", weights of whole rows by " + call.problem.normaliser.to_string() : "";
+  return fmt::format("{}{} multiplied{}, scores by {}{}, blocks of {} rows x {} keys, {} threads",
+                     start, call.blocking.per_word == 2 ? "bf16" : "f32", widened,
+                     call.score_matmul ? "oneDNN " + call.score_matmul->implementation()
+                                       : std::string("the built-in micro-kernel"),
                      weights, call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }
 
@@ -166,7 +184,9 @@ void Plan::run(const Tensors& tensors, Workspace& workspace) const {
   require_as_planned(prepared_->tensors, tensors);
   validate_data(prepared_->call.problem, tensors);
   if (workspace.size() < workspace_size()) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(), workspace_size()));
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(),
+                            workspace_size()));
   }
   attn::run(prepared_->call, tensors, workspace.data());
 }
@@ -177,7 +197,8 @@ void attention(const Tensors& tensors, const Options& options) {
   plan.run(tensors, workspace);
 }
 
-void attention(const TensorView& q, const TensorView& k, const TensorView& v, const MutableTensorView& out, const Options& options) {
+void attention(const TensorView& q, const TensorView& k, const TensorView& v,
+               const MutableTensorView& out, const Options& options) {
   attention({.q = q, .k = k, .v = v, .out = out}, options);
 }
 

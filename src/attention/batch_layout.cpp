@@ -20,9 +20,11 @@ Dims strides_by_entry(const TensorView& tensor, bool ragged) {
   return ragged ? Dims{0, tensor.strides[1], tensor.strides[0]} : tensor.strides;
 }
 
-const float* scale_at(const TensorView& scales, const Dims& strides, std::int64_t entry, std::int64_t head, std::int64_t row) {
+const float* scale_at(const TensorView& scales, const Dims& strides, std::int64_t entry,
+                      std::int64_t head, std::int64_t row) {
   if (scales.absent()) return nullptr;
-  return static_cast<const float*>(scales.data) + entry * strides[0] + head * strides[1] + row * strides[2];
+  return static_cast<const float*>(scales.data) + entry * strides[0] + head * strides[1] +
+         row * strides[2];
 }
 
 }  // namespace
@@ -45,14 +47,19 @@ BatchLayout::BatchLayout(const Problem& problem, const Tensors& tensors) noexcep
       v_scale_strides_(strides_by_entry(tensors.v_scales, ragged_keys_)) {}
 
 std::int64_t BatchLayout::kv_len(std::int64_t batch) const noexcept {
-  return ragged_keys_ ? token_count(tensors_.kv_offsets, batch) : kv_length(tensors_, sizes_, batch);
+  return ragged_keys_ ? token_count(tensors_.kv_offsets, batch)
+                      : kv_length(tensors_, sizes_, batch);
 }
 
-Sight BatchLayout::sight(std::int64_t batch) const noexcept { return Sight(problem_, q_len(batch), kv_len(batch), mask_kv_len_); }
+Sight BatchLayout::sight(std::int64_t batch) const noexcept {
+  return Sight(problem_, q_len(batch), kv_len(batch), mask_kv_len_);
+}
 
-float* BatchLayout::lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
+float* BatchLayout::lse(std::int64_t batch, std::int64_t q_head,
+                        std::int64_t q_index) const noexcept {
   if (tensors_.lse.absent()) return nullptr;
-  const std::int64_t offset = batch * lse_strides_[0] + q_head * lse_strides_[1] + (first_query(batch) + q_index) * lse_strides_[2];
+  const std::int64_t offset = batch * lse_strides_[0] + q_head * lse_strides_[1] +
+                              (first_query(batch) + q_index) * lse_strides_[2];
   return static_cast<float*>(tensors_.lse.data) + offset;
 }
 
@@ -61,7 +68,8 @@ BatchLayout::Place BatchLayout::place(std::int64_t batch, std::int64_t key) cons
   if (paged_) {
     const std::int64_t page_size = k_.shape[2];
     const Dims& strides = tensors_.page_table.strides;
-    const auto* pages = static_cast<const std::int32_t*>(tensors_.page_table.data) + batch * strides[0];
+    const auto* pages =
+        static_cast<const std::int32_t*>(tensors_.page_table.data) + batch * strides[0];
     return {pages[key / page_size * strides[1]], key % page_size, page_size - key % page_size};
   }
   if (ring_) {
@@ -73,7 +81,8 @@ BatchLayout::Place BatchLayout::place(std::int64_t batch, std::int64_t key) cons
   return {batch, key, no_end};
 }
 
-KeyStretch BatchLayout::keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first, std::int64_t most) const noexcept {
+KeyStretch BatchLayout::keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first,
+                             std::int64_t most) const noexcept {
   const auto [entry, row, count] = place(batch, first);
   return {.count = std::min(count, most),
           .first_key = row_of(k_, entry, kv_head, row),

@@ -24,13 +24,17 @@ BasicTensorView<Void> at(const BasicTensorView<Void>& tensor, int dim, std::int6
   return {slice.data, slice.dtype, without(slice.shape, dim), without(slice.strides, dim)};
 }
 
-/// [tokens, heads, ...] to [1, heads, tokens, ...] of one sequence; [batch, heads, ...] to its entry. Absent stays absent.
+/// [tokens, heads, ...] to [1, heads, tokens, ...] of one sequence; [batch, heads, ...] to its
+/// entry. Absent stays absent.
 template <class Void>
-BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const TensorView& offsets, std::int64_t batch) {
+BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const TensorView& offsets,
+                                  std::int64_t batch) {
   if (tensor.absent()) return tensor;
   if (offsets.absent()) return tensor.sliced(0, batch, batch + 1);
-  const BasicTensorView<Void> tokens = tensor.sliced(0, integer_at(offsets, batch), integer_at(offsets, batch + 1));
-  const BasicTensorView<Void> heads = tokens.permuted(tensor.rank() == 2 ? Dims{1, 0} : Dims{1, 0, 2});
+  const BasicTensorView<Void> tokens =
+      tensor.sliced(0, integer_at(offsets, batch), integer_at(offsets, batch + 1));
+  const BasicTensorView<Void> heads =
+      tokens.permuted(tensor.rank() == 2 ? Dims{1, 0} : Dims{1, 0, 2});
   return {heads.data, heads.dtype, after(1, heads.shape), after(0, heads.strides)};
 }
 
@@ -38,12 +42,14 @@ BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const Ten
 TensorView mask_of_sequence(const TensorView& mask, std::int64_t batch, std::int64_t kv_len) {
   if (mask.absent()) return mask;
   const int last = mask.rank() - 1;
-  const TensorView rows = mask.rank() == 4 && mask.shape[0] != 1 ? mask.sliced(0, batch, batch + 1) : mask;
+  const TensorView rows =
+      mask.rank() == 4 && mask.shape[0] != 1 ? mask.sliced(0, batch, batch + 1) : mask;
   return rows.shape[last] == 1 ? rows : rows.sliced(last, 0, std::min(rows.shape[last], kv_len));
 }
 
 /// One key of all heads: [num_kv_heads, dim] of k or v, or [num_kv_heads] of scales.
-TensorView key_of(const Tensors& tensors, const TensorView& rows, std::int64_t batch, std::int64_t key) {
+TensorView key_of(const Tensors& tensors, const TensorView& rows, std::int64_t batch,
+                  std::int64_t key) {
   if (!tensors.kv_offsets.absent()) return at(rows, 0, integer_at(tensors.kv_offsets, batch) + key);
   std::int64_t entry = batch, row = key;
   if (!tensors.page_table.absent()) {
@@ -51,14 +57,16 @@ TensorView key_of(const Tensors& tensors, const TensorView& rows, std::int64_t b
     entry = integer_at(at(tensors.page_table, 0, batch), key / page_size);
     row = key % page_size;
   }
-  if (!tensors.kv_starts.absent()) row = (integer_at(tensors.kv_starts, batch) + key) % rows.shape[2];
+  if (!tensors.kv_starts.absent())
+    row = (integer_at(tensors.kv_starts, batch) + key) % rows.shape[2];
   return at(at(rows, 2, row), 0, entry);
 }
 
 void multiply_rows(Tensor& rows, const TensorView& factors) {
   const Tensor by = copy_as(factors, DType::f64);
   const std::int64_t width = rows.shape()[1];
-  for (std::int64_t n = 0; n < rows.size(); ++n) rows.data<double>()[n] *= by.data<double>()[n / width];
+  for (std::int64_t n = 0; n < rows.size(); ++n)
+    rows.data<double>()[n] *= by.data<double>()[n / width];
 }
 
 std::int64_t sequence_length(const Problem& problem, const Tensors& tensors, std::int64_t batch) {
@@ -69,15 +77,19 @@ std::int64_t sequence_length(const Problem& problem, const Tensors& tensors, std
 }  // namespace
 
 bool is_dense(const Tensors& tensors) noexcept {
-  for (const TensorView* form : {&tensors.q_offsets, &tensors.kv_offsets, &tensors.page_table, &tensors.kv_starts}) {
+  for (const TensorView* form :
+       {&tensors.q_offsets, &tensors.kv_offsets, &tensors.page_table, &tensors.kv_starts}) {
     if (!form->absent()) return false;
   }
   return tensors.k.dtype != DType::i8;
 }
 
-SequenceCall sequence_call(const Problem& problem, const Tensors& tensors, const Options& options, std::int64_t batch, DType kv_type) {
+SequenceCall sequence_call(const Problem& problem, const Tensors& tensors, const Options& options,
+                           std::int64_t batch, DType kv_type) {
   const std::int64_t kv_len = sequence_length(problem, tensors, batch);
-  const auto shape_of = [&](const TensorView& rows) { return Dims{1, rows.shape[1], kv_len, rows.shape[rows.rank() - 1]}; };
+  const auto shape_of = [&](const TensorView& rows) {
+    return Dims{1, rows.shape[1], kv_len, rows.shape[rows.rank() - 1]};
+  };
   SequenceCall call{.batch = batch,
                     .tensors = {.q = of_sequence(tensors.q, tensors.q_offsets, batch),
                                 .k = {nullptr, kv_type, shape_of(tensors.k)},
@@ -99,7 +111,8 @@ SequenceCall sequence_call(const Problem& problem, const Tensors& tensors, const
   return call;
 }
 
-Tensor gather(const Tensors& tensors, const TensorView& rows, const TensorView& scales, const SequenceCall& call, DType dtype) {
+Tensor gather(const Tensors& tensors, const TensorView& rows, const TensorView& scales,
+              const SequenceCall& call, DType dtype) {
   const std::int64_t kv_len = call.tensors.k.shape[2];
   Tensor gathered(dtype, {1, rows.shape[1], kv_len, rows.shape[rows.rank() - 1]});
   for (std::int64_t key = 0; key < kv_len; ++key) {

@@ -30,7 +30,8 @@ inline Extremes extremes(const float* values, std::int64_t count) {
     for (std::int64_t lane = 0; lane < lanes; ++lane) take(lane, values[n + lane]);
   }
   for (; n < count; ++n) take(0, values[n]);
-  if (std::any_of(nans, nans + lanes, [](std::int32_t seen) { return seen != 0; })) return {Extremes{}.max, std::nanf("")};
+  if (std::any_of(nans, nans + lanes, [](std::int32_t seen) { return seen != 0; }))
+    return {Extremes{}.max, std::nanf("")};
   return {*std::min_element(low, low + lanes), *std::max_element(high, high + lanes)};
 }
 

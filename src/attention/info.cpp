@@ -1,24 +1,27 @@
 #include <attn/info.hpp>
 
-#include "threads/parallel.hpp"
 #include "kernels/select.hpp"
 #include "onednn/isa.hpp"
 #include "onednn/matmul.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 namespace {
 
 std::string compiler() {
 #if defined(__clang__)
-  return "Clang " + std::to_string(__clang_major__) + "." + std::to_string(__clang_minor__) + "." + std::to_string(__clang_patchlevel__);
+  return "Clang " + std::to_string(__clang_major__) + "." + std::to_string(__clang_minor__) + "." +
+         std::to_string(__clang_patchlevel__);
 #elif defined(__GNUC__)
-  return "GCC " + std::to_string(__GNUC__) + "." + std::to_string(__GNUC_MINOR__) + "." + std::to_string(__GNUC_PATCHLEVEL__);
+  return "GCC " + std::to_string(__GNUC__) + "." + std::to_string(__GNUC_MINOR__) + "." +
+         std::to_string(__GNUC_PATCHLEVEL__);
 #else
   return "unknown compiler";
 #endif
 }
 
-/// Scores of a block of rows against a block of keys, as a tiled pass on one thread would ask for them.
+/// Scores of a block of rows against a block of keys, as a tiled pass on one thread would ask for
+/// them.
 constexpr onednn::MatmulShape score_tile{.m = 96, .n = 512, .k = 128};
 
 }  // namespace

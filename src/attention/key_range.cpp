@@ -4,15 +4,20 @@
 
 namespace attn {
 
-KeyRange intersection(KeyRange a, KeyRange b) noexcept { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
+KeyRange intersection(KeyRange a, KeyRange b) noexcept {
+  return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+}
 
-Sight::Sight(const Problem& problem, std::int64_t q_len, std::int64_t kv_length, std::int64_t key_count) noexcept
+Sight::Sight(const Problem& problem, std::int64_t q_len, std::int64_t kv_length,
+             std::int64_t key_count) noexcept
     : offset_(causal_offset(problem, q_len, kv_length)),
       key_count_(std::min(kv_length, key_count)),
       causal_(problem.causal.has_value()),
       window_(problem.window) {}
 
-std::int64_t Sight::clamp(std::int64_t key) const noexcept { return std::clamp<std::int64_t>(key, 0, key_count_); }
+std::int64_t Sight::clamp(std::int64_t key) const noexcept {
+  return std::clamp<std::int64_t>(key, 0, key_count_);
+}
 
 KeyRange Sight::of(std::int64_t q_index) const noexcept {
   const std::int64_t p = position(q_index);
@@ -23,6 +28,8 @@ KeyRange Sight::of(std::int64_t q_index) const noexcept {
   return range;
 }
 
-KeyRange Sight::hull(std::int64_t first, std::int64_t last) const noexcept { return {of(first).begin, of(last).end}; }
+KeyRange Sight::hull(std::int64_t first, std::int64_t last) const noexcept {
+  return {of(first).begin, of(last).end};
+}
 
 }  // namespace attn

@@ -1,4 +1,5 @@
-// Which keys lie in sight: causal, window and lengths as intervals of keys, so that hidden blocks are never computed.
+// Which keys lie in sight: causal, window and lengths as intervals of keys, so that hidden blocks
+// are never computed.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +20,13 @@ struct KeyRange {
 
 KeyRange intersection(KeyRange a, KeyRange b) noexcept;
 
-/// The interval masks of one batch entry. Both ends of a row's range grow with its query index, never shrink.
+/// The interval masks of one batch entry. Both ends of a row's range grow with its query index,
+/// never shrink.
 class Sight {
  public:
   /// key_count: keys from here on are hidden, by a short mask.
-  Sight(const Problem& problem, std::int64_t q_len, std::int64_t kv_length, std::int64_t key_count) noexcept;
+  Sight(const Problem& problem, std::int64_t q_len, std::int64_t kv_length,
+        std::int64_t key_count) noexcept;
 
   /// The position of a query on the axis of keys.
   std::int64_t position(std::int64_t q_index) const noexcept { return q_index + offset_; }

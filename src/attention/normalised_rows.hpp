@@ -1,5 +1,5 @@
-// The rows of one KV head against packed keys and values, with normalisers that are no online softmax: a row's weights depend on all of
-// its scores at once.
+// The rows of one KV head against packed keys and values, with normalisers that are no online
+// softmax: a row's weights depend on all of its scores at once.
 #pragma once
 
 #include "attention/pack.hpp"
@@ -10,8 +10,9 @@ namespace attn {
 
 class NormalisedRowsPass {
  public:
-  NormalisedRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
-                     const Packer& packer, const ThreadScratch& scratch);
+  NormalisedRowsPass(const PreparedCall& prepared, const Tensors& tensors,
+                     const BatchLayout& layout, const RowScores& row_scores, const Packer& packer,
+                     const ThreadScratch& scratch);
 
   /// Writes O of block `q_block` of the head's rows.
   void compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed);

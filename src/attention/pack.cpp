@@ -2,18 +2,21 @@
 
 #include <algorithm>
 
-#include "kernels/rows.hpp"
 #include "attention/run.hpp"
+#include "kernels/rows.hpp"
 
 namespace attn {
 
-kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width, bool one_matrix) noexcept {
-  return one_matrix ? kernels::PanelLayout{blocking.kv_block, panel_width, panel_width}
-                    : kernels::PanelLayout{panel_width, blocking.key_words * panel_width, panel_width};
+kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width,
+                                bool one_matrix) noexcept {
+  return one_matrix
+             ? kernels::PanelLayout{blocking.kv_block, panel_width, panel_width}
+             : kernels::PanelLayout{panel_width, blocking.key_words * panel_width, panel_width};
 }
 
 kernels::PanelLayout value_layout(const Blocking& blocking) noexcept {
-  return {blocking.value_panel_width, blocking.value_words() * blocking.value_panel_width, blocking.value_panel_width};
+  return {blocking.value_panel_width, blocking.value_words() * blocking.value_panel_width,
+          blocking.value_panel_width};
 }
 
 Packer::Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept
@@ -24,32 +27,41 @@ Packer::Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept
       layout_(layout),
       key_layout_(prepared.key_layout),
       value_layout_(value_layout(blocking_)),
-      in_place_layout_{sizes_.v_head_dim, blocking_.value_panel_width, blocking_.value_panel_width} {}
+      in_place_layout_{sizes_.v_head_dim, blocking_.value_panel_width,
+                       blocking_.value_panel_width} {}
 
-float* Packer::key_panel(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
-  return head.keys + block * blocking_.key_words * blocking_.kv_block + first_key / kernels_.panel_width * key_layout_.panel_stride;
+float* Packer::key_panel(const PackedHead& head, std::int64_t block,
+                         std::int64_t first_key) const noexcept {
+  return head.keys + block * blocking_.key_words * blocking_.kv_block +
+         first_key / kernels_.panel_width * key_layout_.panel_stride;
 }
 
-float* Packer::value_row(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+float* Packer::value_row(const PackedHead& head, std::int64_t block,
+                         std::int64_t first_key) const noexcept {
   float* const first = head.values + block * blocking_.value_panels * value_layout_.panel_stride;
   return first + first_key / blocking_.per_word * value_layout_.row_stride;
 }
 
-kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block,
+                             std::int64_t first_key) const noexcept {
   return {key_panel(head, block, first_key), key_layout_};
 }
 
-kernels::Panels Packer::values(const PackedHead& head, std::int64_t block, std::int64_t first_key) const noexcept {
+kernels::Panels Packer::values(const PackedHead& head, std::int64_t block,
+                               std::int64_t first_key) const noexcept {
   const float* const in_place = head.values_in_place[block];
-  if (in_place != nullptr) return {in_place + first_key * in_place_layout_.row_stride, in_place_layout_};
+  if (in_place != nullptr)
+    return {in_place + first_key * in_place_layout_.row_stride, in_place_layout_};
   return {value_row(head, block, first_key), value_layout_};
 }
 
 template <class RowOf>
-Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* staging, RowOf row_of) const noexcept {
+Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* staging,
+                                RowOf row_of) const noexcept {
   const std::int64_t per_word = blocking_.per_word, words = (width + per_word - 1) / per_word;
   for (std::int64_t done = 0; done < keys.count;) {
-    const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
+    const KeyStretch stretch =
+        layout_.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
     for (std::int64_t n = 0; n < stretch.count; ++n, ++done) {
       read_words(row_of(stretch, n), width, per_word, kernels_, staging + done * words);
     }
@@ -59,47 +71,60 @@ Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* sta
 
 Packer::Operands Packer::keys_to_pack(const Keys& keys, float* staging) const noexcept {
   const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
-  const bool in_words = lie_in_words(stretch.first_key, sizes_.head_dim, blocking_.per_word, stretch.key_stride);
+  const bool in_words =
+      lie_in_words(stretch.first_key, sizes_.head_dim, blocking_.per_word, stretch.key_stride);
   if (in_words && stretch.count == keys.count) return {stretch.first_key.data, stretch.key_stride};
-  return gather(keys, sizes_.head_dim, staging, [](const KeyStretch& from, std::int64_t n) { return from.key(n); });
+  return gather(keys, sizes_.head_dim, staging,
+                [](const KeyStretch& from, std::int64_t n) { return from.key(n); });
 }
 
 Packer::Operands Packer::values_to_pack(const Keys& keys, float* staging) const noexcept {
   const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const Row& first = stretch.first_value;
-  const bool as_operands = first.stride == 1 && first.dtype == (blocking_.per_word == 2 ? DType::bf16 : DType::f32);
+  const bool as_operands =
+      first.stride == 1 && first.dtype == (blocking_.per_word == 2 ? DType::bf16 : DType::f32);
   if (as_operands && stretch.count == keys.count) return {first.data, stretch.value_stride};
-  return gather(keys, sizes_.v_head_dim, staging, [](const KeyStretch& from, std::int64_t n) { return from.value(n); });
+  return gather(keys, sizes_.v_head_dim, staging,
+                [](const KeyStretch& from, std::int64_t n) { return from.value(n); });
 }
 
-/// The rows where they lie, if the micro-kernel can read them there: whole vectors of finite floats, row upon row.
+/// The rows where they lie, if the micro-kernel can read them there: whole vectors of finite
+/// floats, row upon row.
 const float* Packer::values_in_place(const Keys& keys) const noexcept {
   const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const Row& first = stretch.first_value;
-  const bool as_panels = blocking_.per_word == 1 && first.dense_f32() && sizes_.v_head_dim == blocking_.value_width &&
+  const bool as_panels = blocking_.per_word == 1 && first.dense_f32() &&
+                         sizes_.v_head_dim == blocking_.value_width &&
                          stretch.value_stride == sizes_.v_head_dim && stretch.count == keys.count &&
                          reinterpret_cast<std::uintptr_t>(first.data) % Arena::alignment == 0;
-  return as_panels && kernels_.all_finite(first.floats(), keys.count * sizes_.v_head_dim) ? first.floats() : nullptr;
+  return as_panels && kernels_.all_finite(first.floats(), keys.count * sizes_.v_head_dim)
+             ? first.floats()
+             : nullptr;
 }
 
-void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted, const PackedHead& to,
-                  float* staging) const noexcept {
+void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted,
+                  const PackedHead& to, float* staging) const noexcept {
   const std::int64_t block_begin = block * blocking_.kv_block;
   const std::int64_t panel_width = kernels_.panel_width;
   const KeyRange seen = intersection(wanted, {block_begin, block_begin + blocking_.kv_block});
-  const KeyRange range{(seen.begin - block_begin) / panel_width * panel_width, seen.end - block_begin};
+  const KeyRange range{(seen.begin - block_begin) / panel_width * panel_width,
+                       seen.end - block_begin};
   if (range.empty()) return;
-  const float* const in_place = values_in_place({batch, kv_head, block_begin + range.begin, range.size()});
-  to.values_in_place[block] = in_place == nullptr ? nullptr : in_place - range.begin * in_place_layout_.row_stride;
+  const float* const in_place =
+      values_in_place({batch, kv_head, block_begin + range.begin, range.size()});
+  to.values_in_place[block] =
+      in_place == nullptr ? nullptr : in_place - range.begin * in_place_layout_.row_stride;
   bool finite = true;
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
     const Keys keys{batch, kv_head, block_begin + first, std::min(panel_width, range.end - first)};
     const Operands k = keys_to_pack(keys, staging);
-    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word, keys.count, blocking_.key_words,
-                             key_panel(to, block, first), key_layout_.row_stride);
+    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word,
+                             keys.count, blocking_.key_words, key_panel(to, block, first),
+                             key_layout_.row_stride);
     if (in_place != nullptr) continue;
     const Operands v = values_to_pack(keys, staging);
-    finite &= arithmetic_.pack_finite(v.rows, v.stride, keys.count, sizes_.v_head_dim, value_row(to, block, first), value_layout_);
+    finite &= arithmetic_.pack_finite(v.rows, v.stride, keys.count, sizes_.v_head_dim,
+                                      value_row(to, block, first), value_layout_);
   }
   to.finite[block] = finite;
 }

@@ -17,8 +17,8 @@ constexpr std::int64_t min_kv_block = 64;
 /// Rows of a work item: enough to use each key in L2 many times, few enough to share out evenly.
 constexpr std::int64_t preferred_q_block = 96;
 constexpr std::int64_t least_q_block = 24;
-/// A head with no more rows is not cut if there are heads enough for the threads: with a single block of keys a tile is done
-/// with at once, and O need not wait in the cache for the next block.
+/// A head with no more rows is not cut if there are heads enough for the threads: with a single
+/// block of keys a tile is done with at once, and O need not wait in the cache for the next block.
 constexpr std::int64_t uncut_rows = 192;
 constexpr std::int64_t uncut_rows_of_one_block = 512;
 constexpr std::int64_t items_per_thread = 4;
@@ -33,7 +33,8 @@ std::int64_t least_split_keys(const Sizes& sizes) {
 }
 
 std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t per_word, std::int64_t panel_width) {
-  const std::int64_t fitting = kv_block_words * per_word / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
+  const std::int64_t fitting =
+      kv_block_words * per_word / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
   const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
@@ -42,18 +43,22 @@ std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, int nu
   const std::int64_t wanted_items = items_per_thread * num_threads;
   const std::int64_t uncut = blocking.kv_blocks <= 1 ? uncut_rows_of_one_block : uncut_rows;
   if (blocking.rows <= uncut && heads >= wanted_items) return uncut;
-  const std::int64_t even = round_up(divide_up(blocking.rows * heads, wanted_items), kernels::tile_rows);
+  const std::int64_t even =
+      round_up(divide_up(blocking.rows * heads, wanted_items), kernels::tile_rows);
   return std::clamp(even, least_q_block, preferred_q_block);
 }
 
 }  // namespace
 
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word, int num_threads, bool fixed_q_block) {
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word,
+                         int num_threads, bool fixed_q_block) {
   Blocking blocking;
   blocking.kv_block = choose_kv_block(sizes, per_word, kernels.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.rows = sizes.q_len * sizes.group_size;
-  const std::int64_t q_block = fixed_q_block ? preferred_q_block : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
+  const std::int64_t q_block =
+      fixed_q_block ? preferred_q_block
+                    : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
   blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.per_word = per_word;
@@ -61,22 +66,28 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
   blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
   // As even as whole vectors allow: 80 dims as 48 + 32 keep more accumulators busy than 64 + 16.
-  blocking.value_panel_width = round_up(divide_up(sizes.v_head_dim, blocking.value_panels), kernels.vector_width);
+  blocking.value_panel_width =
+      round_up(divide_up(sizes.v_head_dim, blocking.value_panels), kernels.vector_width);
   return blocking;
 }
 
 int useful_threads(const Sizes& sizes, int num_threads) {
   // In cycles: 16 multiply-adds each, and one for every element of K and V that is packed.
   constexpr double multiply_adds_per_cycle = 16;
-  constexpr double cycles_per_thread = 60'000;  // some 15 us, several times what waking and joining a thread takes
-  const double elements =
-      static_cast<double>(sizes.batch * sizes.num_kv_heads * sizes.kv_len) * static_cast<double>(sizes.head_dim + sizes.v_head_dim);
-  const double cycles = elements * (static_cast<double>(sizes.group_size * sizes.q_len) / multiply_adds_per_cycle + 1);
-  return static_cast<int>(std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
+  constexpr double cycles_per_thread =
+      60'000;  // some 15 us, several times what waking and joining a thread takes
+  const double elements = static_cast<double>(sizes.batch * sizes.num_kv_heads * sizes.kv_len) *
+                          static_cast<double>(sizes.head_dim + sizes.v_head_dim);
+  const double cycles =
+      elements *
+      (static_cast<double>(sizes.group_size * sizes.q_len) / multiply_adds_per_cycle + 1);
+  return static_cast<int>(
+      std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
 }
 
 std::int64_t most_short_rows(DType kv_type) {
-  // Measured: floats and bf16 are multiplied as they are once packed; what has to be widened for that costs a pass more.
+  // Measured: floats and bf16 are multiplied as they are once packed; what has to be widened for
+  // that costs a pass more.
   switch (kv_type) {
     case DType::f32:
     case DType::bf16: return 32;
@@ -85,7 +96,8 @@ std::int64_t most_short_rows(DType kv_type) {
 }
 
 Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels, DType kv_type) {
-  constexpr std::int64_t keys = 128;  // K and V of a block, 128 KiB of f32 at dims of 128, come to the cache and are used there
+  constexpr std::int64_t keys = 128;  // K and V of a block, 128 KiB of f32 at dims of 128, come to
+                                      // the cache and are used there
   Blocking blocking;
   blocking.rows = std::min(sizes.q_len * sizes.group_size, most_short_rows(kv_type));
   blocking.q_block = blocking.rows;

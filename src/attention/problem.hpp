@@ -1,4 +1,5 @@
-// A call after its check at the door: sizes as integers, settings resolved, optional tensors as plain strided accessors.
+// A call after its check at the door: sizes as integers, settings resolved, optional tensors as
+// plain strided accessors.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -46,16 +47,20 @@ struct DenseMask {
   bool present() const noexcept { return data != nullptr; }
   bool boolean() const noexcept { return dtype == DType::boolean; }
   /// The element of key 0.
-  const std::byte* row(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
+  const std::byte* row(std::int64_t batch, std::int64_t q_head,
+                       std::int64_t q_index) const noexcept {
     const std::int64_t offset = batch * strides[0] + q_head * strides[1] + q_index * strides[2];
     return static_cast<const std::byte*>(data) + offset * static_cast<std::int64_t>(size_of(dtype));
   }
-  std::int64_t key_stride_in_bytes() const noexcept { return strides[3] * static_cast<std::int64_t>(size_of(dtype)); }
+  std::int64_t key_stride_in_bytes() const noexcept {
+    return strides[3] * static_cast<std::int64_t>(size_of(dtype));
+  }
 };
 
 /// Of a validated call. A mask with data but no elements counts as present.
 DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes);
-/// Options with max_q_len and max_kv_len of a ragged batch, where they were not given and its offsets can be read.
+/// Options with max_q_len and max_kv_len of a ragged batch, where they were not given and its
+/// offsets can be read.
 Options with_lengths(const Tensors& tensors, const Options& options);
 /// The number of keys that batch entry has: kv_lens[batch], or kv_len.
 std::int64_t kv_length(const Tensors& tensors, const Sizes& sizes, std::int64_t batch);

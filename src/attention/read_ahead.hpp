@@ -1,12 +1,12 @@
-// Memory that is asked for while a tile is multiplied, so that short sequences do not wait for it: a tile of them takes no
-// longer than a few cache misses do.
+// Memory that is asked for while a tile is multiplied, so that short sequences do not wait for it:
+// a tile of them takes no longer than a few cache misses do.
 #pragma once
 
 #include <array>
 #include <cstdint>
 
-#include "kernels/rows.hpp"
 #include "kernels/kernels.hpp"
+#include "kernels/rows.hpp"
 
 namespace attn {
 
@@ -14,12 +14,14 @@ class ReadAhead {
  public:
   void clear() noexcept { count_ = 0; }
 
-  /// Adds `count` rows of `width` elements, `stride` elements apart, if a row's elements lie side by side.
+  /// Adds `count` rows of `width` elements, `stride` elements apart, if a row's elements lie side
+  /// by side.
   void add(const Row& first, std::int64_t stride, std::int64_t width, std::int64_t count) noexcept {
     if (count <= 0 || first.stride != 1 || count_ == walks_.size()) return;
     const auto size = static_cast<std::int64_t>(size_of(first.dtype));
     kernels::LineWalk& walk = walks_[count_];
-    walk = {.row = first.data, .row_stride = stride * size, .row_bytes = width * size, .rows = count};
+    walk = {
+        .row = first.data, .row_stride = stride * size, .row_bytes = width * size, .rows = count};
     if (count_ > 0) walks_[count_ - 1].next = &walk;
     ++count_;
   }

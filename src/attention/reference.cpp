@@ -1,5 +1,6 @@
-// Attention as the textbook writes it: one query row at a time, with all of its scores, in double precision. The tiled path is
-// measured against this file, so it borrows nothing from there; above all, each key is asked by itself whether it is visible.
+// Attention as the textbook writes it: one query row at a time, with all of its scores, in double
+// precision. The tiled path is measured against this file, so it borrows nothing from there; above
+// all, each key is asked by itself whether it is visible.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -33,7 +34,8 @@ struct Call {
   DenseMask mask;
 };
 
-const double* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head, std::int64_t position) {
+const double* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head,
+                     std::int64_t position) {
   const Dims& shape = tensor.shape();
   return tensor.data<double>() + ((batch * shape[1] + head) * shape[2] + position) * shape[3];
 }
@@ -58,7 +60,8 @@ void cap(const Call& call, Values& scores) {
 void add_alibi(const Call& call, const KeyRun& row, Values& scores) {
   if (call.tensors.alibi_slopes.absent()) return;
   const double slope = per_head(call.tensors.alibi_slopes, row.q_head, 0);
-  for (std::int64_t j = 0; j < row.count; ++j) scores[j] -= slope * static_cast<double>(std::abs(row.q_position - j));
+  for (std::int64_t j = 0; j < row.count; ++j)
+    scores[j] -= slope * static_cast<double>(std::abs(row.q_position - j));
 }
 
 /// The dense mask of a row: what is added, or 0 for hidden and 1 for visible. Empty without a mask.
@@ -66,7 +69,10 @@ Values mask_values(const Call& call, const KeyRun& row) {
   if (!call.mask.present()) return {};
   const std::int64_t count = std::min(row.count, call.mask.kv_len);
   Values values(static_cast<std::size_t>(count));
-  copy_into({call.mask.row(row.batch, row.q_head, row.q_index), call.mask.dtype, {count}, {call.mask.strides[3]}},
+  copy_into({call.mask.row(row.batch, row.q_head, row.q_index),
+             call.mask.dtype,
+             {count},
+             {call.mask.strides[3]}},
             {values.data(), {count}});
   return values;
 }
@@ -120,12 +126,15 @@ Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
 
 /// Turns masked scores into weights and returns lse.
 double weigh(const Call& call, const KeyRun& row, Values& scores) {
-  const double sink = per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
-  return weigh(call.problem.normaliser, sink, kv_length(call.tensors, call.problem.sizes, row.batch), scores);
+  const double sink =
+      per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
+  return weigh(call.problem.normaliser, sink,
+               kv_length(call.tensors, call.problem.sizes, row.batch), scores);
 }
 
 /// O's row. Values of hidden keys are not read, so that V may hold anything there.
-Values weighted_values(const Call& call, const KeyRun& row, const Values& scores, const Values& weights) {
+Values weighted_values(const Call& call, const KeyRun& row, const Values& scores,
+                       const Values& weights) {
   Values out(static_cast<std::size_t>(call.problem.sizes.v_head_dim), 0.0);
   for (std::int64_t j = 0; j < row.count; ++j) {
     if (scores[j] == -infinity) continue;
@@ -147,10 +156,11 @@ void require_scores(const Sizes& sizes, const MutableTensorView& scores) {
   const Dims needed{sizes.batch, sizes.num_q_heads, sizes.q_len, sizes.kv_len};
   const bool typed = scores.dtype == DType::f32 || scores.dtype == DType::f64;
   if (typed && scores.shape == needed && (scores.data != nullptr || scores.size() == 0)) return;
-  throw Error(
-      ErrorCode::invalid_argument,
-      fmt::format("scores has shape {} and type {}{}; it needs [batch, num_q_heads, q_len, kv_len] = {}, f32 or f64",
-                  scores.shape.to_string(), name_of(scores.dtype), scores.data == nullptr ? " and no data" : "", needed.to_string()));
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format("scores has shape {} and type {}{}; it needs [batch, num_q_heads, q_len, "
+                          "kv_len] = {}, f32 or f64",
+                          scores.shape.to_string(), name_of(scores.dtype),
+                          scores.data == nullptr ? " and no data" : "", needed.to_string()));
 }
 
 Tensor filled(const Dims& shape, double value) {
@@ -160,8 +170,8 @@ Tensor filled(const Dims& shape, double value) {
 }
 
 /// Sequence by sequence; where one has no more keys, its scores are those of hidden keys.
-void scores_of_sequences(const Problem& problem, const Tensors& tensors, const Options& options, ScoreStage stage,
-                         const MutableTensorView& scores) {
+void scores_of_sequences(const Problem& problem, const Tensors& tensors, const Options& options,
+                         ScoreStage stage, const MutableTensorView& scores) {
   const Tensor hidden = filled(scores.shape, stage == ScoreStage::weights ? 0 : -infinity);
   copy_into(hidden.view(), scores);
   Tensors without_values = tensors;
@@ -169,7 +179,8 @@ void scores_of_sequences(const Problem& problem, const Tensors& tensors, const O
   without_values.out = {};
   for_each_sequence(problem, without_values, options, DType::f64, [&](const SequenceCall& call) {
     const MutableTensorView entry = scores.sliced(0, call.batch, call.batch + 1);
-    reference_scores(call.tensors, call.options, stage, entry.sliced(3, 0, call.tensors.k.shape[2]));
+    reference_scores(call.tensors, call.options, stage,
+                     entry.sliced(3, 0, call.tensors.k.shape[2]));
   });
 }
 
@@ -179,12 +190,18 @@ void attention_reference(const Tensors& tensors, const Options& options) {
   const Problem problem = validate(for_the_door(tensors), options);
   validate_data(problem, tensors);
   if (!is_dense(tensors)) {
-    return for_each_sequence(problem, tensors, options, DType::f64,
-                             [](const SequenceCall& call) { attention_reference(call.tensors, call.options); });
+    return for_each_sequence(problem, tensors, options, DType::f64, [](const SequenceCall& call) {
+      attention_reference(call.tensors, call.options);
+    });
   }
   const auto in_double = [](const TensorView& tensor) { return copy_as(tensor, DType::f64); };
-  const Call call{
-      problem, tensors, options, in_double(tensors.q), in_double(tensors.k), in_double(tensors.v), dense_mask(tensors, problem.sizes)};
+  const Call call{problem,
+                  tensors,
+                  options,
+                  in_double(tensors.q),
+                  in_double(tensors.k),
+                  in_double(tensors.v),
+                  dense_mask(tensors, problem.sizes)};
   parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     const Values scores = scores_of(call, row, ScoreStage::masked);
@@ -196,16 +213,24 @@ void attention_reference(const Tensors& tensors, const Options& options) {
   });
 }
 
-void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage, const MutableTensorView& scores) {
+void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage,
+                      const MutableTensorView& scores) {
   if (!tensors.q_offsets.absent()) {
-    throw Error(ErrorCode::unsupported, "q_offsets are given: scores of sequences of different lengths make no [.., q_len, kv_len]");
+    throw Error(ErrorCode::unsupported,
+                "q_offsets are given: scores of sequences of different lengths make no [.., q_len, "
+                "kv_len]");
   }
   const Problem problem = validate_scores(for_the_door(tensors), with_lengths(tensors, options));
   validate_data(problem, tensors);
   require_scores(problem.sizes, scores);
   if (!is_dense(tensors)) return scores_of_sequences(problem, tensors, options, stage, scores);
-  const Call call{
-      problem, tensors, options, copy_as(tensors.q, DType::f64), copy_as(tensors.k, DType::f64), {}, dense_mask(tensors, problem.sizes)};
+  const Call call{problem,
+                  tensors,
+                  options,
+                  copy_as(tensors.q, DType::f64),
+                  copy_as(tensors.k, DType::f64),
+                  {},
+                  dense_mask(tensors, problem.sizes)};
   parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     Values values = scores_of(call, row, stage);

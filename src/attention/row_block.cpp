@@ -3,14 +3,16 @@
 //   for each block of keys that any of the rows sees            (its K and V stay in L2)
 //     for each tile of 6 rows                                    (its scores stay in L1)
 //       ranges of visible keys; skip the tile if they are empty
-//       S = Q K^T                    6-row micro-kernel          reads  K: head_dim floats a key, 6 uses each
-//       transform the rows           only where asked for
-//       online softmax of S          rescales the rows of O whose maximum grew
-//         O += P V                   the same micro-kernel       reads  V: v_head_dim floats a key, 6 uses each
+//       S = Q K^T                    6-row micro-kernel          reads  K: head_dim floats a key, 6
+//       uses each transform the rows           only where asked for online softmax of S rescales
+//       the rows of O whose maximum grew
+//         O += P V                   the same micro-kernel       reads  V: v_head_dim floats a key,
+//         6 uses each
 //   O /= row_sum
 //
-// A score costs 2 * (head_dim + v_head_dim) flops and, from L2, (head_dim + v_head_dim) * 4 / 6 bytes: 85 bytes in at least
-// 8 cycles of multiply-adds for dims of 64. From beyond L2 each key comes once in q_block rows.
+// A score costs 2 * (head_dim + v_head_dim) flops and, from L2, (head_dim + v_head_dim) * 4 / 6
+// bytes: 85 bytes in at least 8 cycles of multiply-adds for dims of 64. From beyond L2 each key
+// comes once in q_block rows.
 #include "attention/row_block.hpp"
 
 #include <algorithm>
@@ -32,7 +34,8 @@ std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / t
 
 }  // namespace
 
-RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
+RowBlockPass::RowBlockPass(const PreparedCall& prepared, const Tensors& tensors,
+                           const BatchLayout& layout, const RowScores& row_scores,
                            const Packer& packer, const ThreadScratch& scratch)
     : blocking_(prepared.blocking),
       sizes_(prepared.problem.sizes),
@@ -50,17 +53,21 @@ void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const P
                            const std::optional<HeadIndex>& next_head) {
   const std::int64_t first = q_block * blocking_.q_block;
   const std::int64_t count = std::min(blocking_.q_block, place.rows - first);
-  const Rows rows = tiles_.rows_of(place, first, count, {0, std::numeric_limits<std::int64_t>::max()});
+  const Rows rows =
+      tiles_.rows_of(place, first, count, {0, std::numeric_limits<std::int64_t>::max()});
   tiles_.clear(scratch_.states, count);
   if (rows.seen_by_any.empty()) return tiles_.finish(rows, 0, count, scratch_.states);
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
     const bool scores_made = score_matmul_ && whole_block(rows, block);
-    if (scores_made) score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data, scratch_.score_tile);
+    if (scores_made)
+      score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data,
+                             scratch_.score_tile);
     for (std::int64_t first_row = 0; first_row < count; first_row += tile_rows) {
       look_ahead(rows, first_row, block, next_head);
       take_tile(rows, first_row, block, packed, scores_made);
-      if (block == rows.last_block) tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states);
+      if (block == rows.last_block)
+        tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states);
     }
   }
 }
@@ -69,57 +76,65 @@ void RowBlockPass::compute(const HeadPlace& place, std::int64_t q_block, const P
 void RowBlockPass::find_queries(const Rows& rows) {
   const Row first = tiles_.query(rows, 0);
   const std::int64_t per_word = blocking_.per_word, key_words = blocking_.key_words;
-  if (sizes_.group_size == 1 && !score_matmul_ && lie_in_words(first, sizes_.head_dim, per_word, layout_.query_stride())) {
+  if (sizes_.group_size == 1 && !score_matmul_ &&
+      lie_in_words(first, sizes_.head_dim, per_word, layout_.query_stride())) {
     queries_ = first.floats();
     query_stride_ = layout_.query_stride() / per_word;
     return;
   }
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_words(tiles_.query(rows, r), sizes_.head_dim, per_word, kernels_, scratch_.queries + r * key_words);
+    read_words(tiles_.query(rows, r), sizes_.head_dim, per_word, kernels_,
+               scratch_.queries + r * key_words);
   }
   queries_ = scratch_.queries;
   query_stride_ = key_words;
 }
 
-/// The next tile's queries before its first block of keys, this tile's outputs before its last, and a share of the K and V of
-/// the head that this thread will probably take next.
-void RowBlockPass::look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block, const std::optional<HeadIndex>& next_head) {
+/// The next tile's queries before its first block of keys, this tile's outputs before its last, and
+/// a share of the K and V of the head that this thread will probably take next.
+void RowBlockPass::look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block,
+                              const std::optional<HeadIndex>& next_head) {
   ahead_.clear();
   const std::int64_t next_row = first_row + tile_rows, end = std::min(next_row, rows.count);
   const HeadPlace& place = rows.place;
   if (sizes_.group_size == 1 && block == rows.first_block && next_row < rows.count) {
-    ahead_.add(layout_.query(place.batch, place.kv_head, rows.first + next_row), layout_.query_stride(), sizes_.head_dim,
-               std::min(tile_rows, rows.count - next_row));
+    ahead_.add(layout_.query(place.batch, place.kv_head, rows.first + next_row),
+               layout_.query_stride(), sizes_.head_dim, std::min(tile_rows, rows.count - next_row));
   }
   if (sizes_.group_size == 1 && block == rows.last_block) {
-    ahead_.add(layout_.output(place.batch, place.kv_head, rows.first + first_row), layout_.output_stride(), sizes_.v_head_dim,
-               end - first_row);
+    ahead_.add(layout_.output(place.batch, place.kv_head, rows.first + first_row),
+               layout_.output_stride(), sizes_.v_head_dim, end - first_row);
   }
   if (!next_head) return;
   const std::int64_t kv_len = layout_.kv_len(next_head->batch);
   const std::int64_t rows_before = (block - rows.first_block) * rows.count;
   const std::int64_t rows_in_all = (rows.last_block - rows.first_block + 1) * rows.count;
-  const KeyRange share{kv_len * (rows_before + first_row) / rows_in_all, kv_len * (rows_before + end) / rows_in_all};
+  const KeyRange share{kv_len * (rows_before + first_row) / rows_in_all,
+                       kv_len * (rows_before + end) / rows_in_all};
   if (share.empty()) return;
-  const KeyStretch keys = layout_.keys(next_head->batch, next_head->kv_head, share.begin, share.size());
+  const KeyStretch keys =
+      layout_.keys(next_head->batch, next_head->kv_head, share.begin, share.size());
   ahead_.add(keys.first_key, keys.key_stride, sizes_.head_dim, keys.count);
   ahead_.add(keys.first_value, keys.value_stride, sizes_.v_head_dim, keys.count);
 }
 
-/// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all keys of the block.
+/// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all
+/// keys of the block.
 bool RowBlockPass::whole_block(const Rows& rows, std::int64_t block) const {
   const KeyRange keys = tiles_.block_keys(block);
   return rows.count == blocking_.q_block && intersection(rows.seen_by_all, keys) == keys;
 }
 
-void RowBlockPass::take_tile(const Rows& rows, std::int64_t first_row, std::int64_t block, const PackedHead& packed, bool scores_made) {
+void RowBlockPass::take_tile(const Rows& rows, std::int64_t first_row, std::int64_t block,
+                             const PackedHead& packed, bool scores_made) {
   Tile tile = tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
   if (tile.hull.empty()) return;
   if (scores_made) {
     tile.score_stride = blocking_.kv_block;
     tile.scores = scratch_.score_tile + first_row * tile.score_stride;
   } else {
-    make_scores(tile, packer_.keys(packed, block, round_down(tile.hull.begin, kernels_.panel_width)));
+    make_scores(tile,
+                packer_.keys(packed, block, round_down(tile.hull.begin, kernels_.panel_width)));
   }
   tiles_.transform(tile);
   const bool finite = packed.finite[block];
@@ -136,8 +151,10 @@ void RowBlockPass::make_scores(Tile& tile, const kernels::Panels& keys) {
   tile.scores = scratch_.scores;
   tile.score_stride = score_stride(blocking_);
   const std::int64_t first = round_down(tile.hull.begin, kernels_.panel_width);
-  // Scores that are neither transformed nor hidden have their maxima taken while they are in registers.
-  const bool final = tile.alike && !row_scores_.transforms() && tile.hull.begin == first && tile.hull.end % arithmetic_.chunk_keys == 0;
+  // Scores that are neither transformed nor hidden have their maxima taken while they are in
+  // registers.
+  const bool final = tile.alike && !row_scores_.transforms() && tile.hull.begin == first &&
+                     tile.hull.end % arithmetic_.chunk_keys == 0;
   float* const maxima = final ? scratch_.maxima : nullptr;
   if (final) std::fill_n(maxima, kernels::max_vector_width * tile_rows, minus_infinity);
   tile.maxima = maxima;

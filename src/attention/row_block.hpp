@@ -1,4 +1,5 @@
-// One work item of the tiled pass over packed keys and values: a block of rows of one KV head against all keys they see.
+// One work item of the tiled pass over packed keys and values: a block of rows of one KV head
+// against all keys they see.
 #pragma once
 
 #include <optional>
@@ -13,19 +14,22 @@ namespace attn {
 
 class RowBlockPass {
  public:
-  RowBlockPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
-               const Packer& packer, const ThreadScratch& scratch);
+  RowBlockPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout,
+               const RowScores& row_scores, const Packer& packer, const ThreadScratch& scratch);
 
   /// Writes O and lse of block `q_block` of the head's rows.
   /// next_head: whose K and V to bring nearer meanwhile, if any.
-  void compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed, const std::optional<HeadIndex>& next_head = {});
+  void compute(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed,
+               const std::optional<HeadIndex>& next_head = {});
 
  private:
   void find_queries(const Rows& rows);
-  void take_tile(const Rows& rows, std::int64_t first_row, std::int64_t block, const PackedHead& packed, bool scores_made);
+  void take_tile(const Rows& rows, std::int64_t first_row, std::int64_t block,
+                 const PackedHead& packed, bool scores_made);
   void make_scores(Tile& tile, const kernels::Panels& keys);
   void add_values(const Tile& tile, const PackedHead& packed, std::int64_t block);
-  void look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block, const std::optional<HeadIndex>& next_head);
+  void look_ahead(const Rows& rows, std::int64_t first_row, std::int64_t block,
+                  const std::optional<HeadIndex>& next_head);
   bool whole_block(const Rows& rows, std::int64_t block) const;
 
   const Blocking& blocking_;

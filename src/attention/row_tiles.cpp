@@ -17,8 +17,9 @@ bool hides_all(const float* mask, std::int64_t count) {
 
 }  // namespace
 
-RowTiles::RowTiles(const PreparedCall& prepared, const Blocking& blocking, const Tensors& tensors, const BatchLayout& layout,
-                   const RowScores& row_scores, const ThreadScratch& scratch) noexcept
+RowTiles::RowTiles(const PreparedCall& prepared, const Blocking& blocking, const Tensors& tensors,
+                   const BatchLayout& layout, const RowScores& row_scores,
+                   const ThreadScratch& scratch) noexcept
     : sizes_(prepared.problem.sizes),
       blocking_(blocking),
       kernels_(*prepared.kernels),
@@ -28,10 +29,12 @@ RowTiles::RowTiles(const PreparedCall& prepared, const Blocking& blocking, const
       whole_rows_(prepared.whole_rows()),
       scratch_(scratch) {}
 
-Rows RowTiles::rows_of(const HeadPlace& place, std::int64_t first, std::int64_t count, KeyRange among) const {
+Rows RowTiles::rows_of(const HeadPlace& place, std::int64_t first, std::int64_t count,
+                       KeyRange among) const {
   // Both ends of a row's range grow from row to row.
   const KeyRange first_sees = intersection(place.sight.of(first / sizes_.group_size), among);
-  const KeyRange last_sees = intersection(place.sight.of((first + count - 1) / sizes_.group_size), among);
+  const KeyRange last_sees =
+      intersection(place.sight.of((first + count - 1) / sizes_.group_size), among);
   const KeyRange any{first_sees.begin, last_sees.end};
   return {.place = place,
           .first = first,
@@ -46,7 +49,8 @@ QueryRow RowTiles::query_row(const Rows& rows, std::int64_t r) const {
   const std::int64_t row = rows.first + r;
   const std::int64_t q_index = row / sizes_.group_size;
   const std::int64_t q_head = rows.place.kv_head * sizes_.group_size + row % sizes_.group_size;
-  return {rows.place.batch, q_head, rows.place.kv_head, q_index, rows.place.sight.position(q_index)};
+  return {rows.place.batch, q_head, rows.place.kv_head, q_index,
+          rows.place.sight.position(q_index)};
 }
 
 Row RowTiles::query(const Rows& rows, std::int64_t r) const {
@@ -54,7 +58,9 @@ Row RowTiles::query(const Rows& rows, std::int64_t r) const {
   return layout_.query(query.batch, query.q_head, query.q_index);
 }
 
-KeyRange RowTiles::block_keys(std::int64_t block) const { return {block * blocking_.kv_block, (block + 1) * blocking_.kv_block}; }
+KeyRange RowTiles::block_keys(std::int64_t block) const {
+  return {block * blocking_.kv_block, (block + 1) * blocking_.kv_block};
+}
 
 void RowTiles::clear(const RowStates& states, std::int64_t count) const {
   std::fill_n(states.out, count * blocking_.value_width, 0.f);
@@ -62,14 +68,16 @@ void RowTiles::clear(const RowStates& states, std::int64_t count) const {
   std::fill_n(states.row_sum, count, 0.f);
 }
 
-Tile RowTiles::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t count, std::int64_t block) {
+Tile RowTiles::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t count,
+                       std::int64_t block) {
   const KeyRange keys = block_keys(block);
   Tile tile;
   tile.block_rows = &rows;
   tile.block_begin = keys.begin;
   tile.first_row = first_row;
   tile.rows = count;
-  tile.visible = scratch_.visible + (whole_rows_ ? block * kernels::tile_rows * blocking_.kv_block : 0);
+  tile.visible =
+      scratch_.visible + (whole_rows_ ? block * kernels::tile_rows * blocking_.kv_block : 0);
   const KeyRange any = intersection(rows.seen_by_any, keys);
   tile.alike = any == intersection(rows.seen_by_all, keys);
   if (tile.alike) {
@@ -79,7 +87,8 @@ Tile RowTiles::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t co
   } else {
     for (std::int64_t r = 0; r < tile.rows; ++r) {
       const std::int64_t q_index = (rows.first + first_row + r) / sizes_.group_size;
-      const KeyRange seen = intersection(intersection(rows.place.sight.of(q_index), rows.seen_by_any), keys);
+      const KeyRange seen =
+          intersection(intersection(rows.place.sight.of(q_index), rows.seen_by_any), keys);
       tile.begin[r] = seen.begin - keys.begin;
       tile.end[r] = seen.end - keys.begin;
     }
@@ -92,11 +101,13 @@ Tile RowTiles::tile_of(const Rows& rows, std::int64_t first_row, std::int64_t co
 void Tile::update_hull() {
   hull = {std::numeric_limits<std::int64_t>::max(), 0};
   for (std::int64_t r = 0; r < rows; ++r) {
-    if (!range(r).empty()) hull = {std::min(hull.begin, range(r).begin), std::max(hull.end, range(r).end)};
+    if (!range(r).empty())
+      hull = {std::min(hull.begin, range(r).begin), std::max(hull.end, range(r).end)};
   }
 }
 
-/// Reads the dense masks before any score is made: a row that sees nothing of the block loses its range.
+/// Reads the dense masks before any score is made: a row that sees nothing of the block loses its
+/// range.
 void RowTiles::look_at_masks(Tile& tile) {
   if (!row_scores_.additive() && !row_scores_.dense_visibility()) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
@@ -105,7 +116,8 @@ void RowTiles::look_at_masks(Tile& tile) {
     const QueryRow query = query_row(tile, r);
     bool nothing_seen = false;
     if (row_scores_.additive()) {
-      const float* mask = row_scores_.additive_mask(query, keys, scratch_.mask_rows + r * blocking_.kv_block);
+      const float* mask =
+          row_scores_.additive_mask(query, keys, scratch_.mask_rows + r * blocking_.kv_block);
       tile.mask[r] = mask;
       nothing_seen = hides_all(mask, keys.size());
     }
@@ -126,7 +138,8 @@ void RowTiles::transform(Tile& tile) {
     const KeyRange range = tile.range(r);
     if (range.empty()) continue;
     float* run = tile.row(r) + range.begin;
-    if (row_scores_.transforms()) row_scores_.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
+    if (row_scores_.transforms())
+      row_scores_.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
     if (tile.hides[r]) kernels_.hide(run, range.size(), visible(tile, r));
   }
 }
@@ -134,7 +147,8 @@ void RowTiles::transform(Tile& tile) {
 void RowTiles::note_visible(const Tile& tile) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const KeyRange range = tile.range(r);
-    for (std::int64_t j = range.begin; j < range.end; ++j) visible(tile, r)[j] = tile.row(r)[j] != minus_infinity;
+    for (std::int64_t j = range.begin; j < range.end; ++j)
+      visible(tile, r)[j] = tile.row(r)[j] != minus_infinity;
   }
 }
 
@@ -157,17 +171,21 @@ void RowTiles::write(const QueryRow& query, float factor, float* out) const {
   write_row(out, sizes_.v_head_dim, kernels_, to);
 }
 
-void RowTiles::finish(const Rows& rows, std::int64_t first_row, std::int64_t count, const RowStates& states) const {
+void RowTiles::finish(const Rows& rows, std::int64_t first_row, std::int64_t count,
+                      const RowStates& states) const {
   for (std::int64_t r = first_row; r < first_row + count; ++r) {
     const QueryRow query = query_row(rows, r);
     const double maximum = static_cast<double>(states.row_max[r]) * row_scores_.remaining_scale();
     const double sum = states.row_sum[r], sink_score = sink(query);
     const bool nothing_seen = sum == 0;
-    const double with_sink = nothing_seen ? 1 : sum + (sink_score == minus_infinity ? 0 : std::exp(sink_score - maximum));
+    const double with_sink =
+        nothing_seen ? 1
+                     : sum + (sink_score == minus_infinity ? 0 : std::exp(sink_score - maximum));
     write(query, static_cast<float>(1 / with_sink), states.out + r * blocking_.value_width);
     float* const lse = layout_.lse(query.batch, query.q_head, query.q_index);
     if (lse == nullptr) continue;
-    *lse = static_cast<float>(nothing_seen || std::isinf(with_sink) ? sink_score : maximum + std::log(with_sink));
+    *lse = static_cast<float>(
+        nothing_seen || std::isinf(with_sink) ? sink_score : maximum + std::log(with_sink));
   }
 }
 

@@ -1,5 +1,5 @@
-// What the rows of a KV head have to do whichever way their scores and values are multiplied: which keys they see, what happens
-// to their scores, and how they end.
+// What the rows of a KV head have to do whichever way their scores and values are multiplied: which
+// keys they see, what happens to their scores, and how they end.
 #pragma once
 
 #include <optional>
@@ -63,13 +63,17 @@ struct Tile {
 
 class RowTiles {
  public:
-  RowTiles(const PreparedCall& prepared, const Blocking& blocking, const Tensors& tensors, const BatchLayout& layout,
-           const RowScores& row_scores, const ThreadScratch& scratch) noexcept;
+  RowTiles(const PreparedCall& prepared, const Blocking& blocking, const Tensors& tensors,
+           const BatchLayout& layout, const RowScores& row_scores,
+           const ThreadScratch& scratch) noexcept;
 
   /// Rows first <= row < first + count, which see keys of `among` alone.
-  Rows rows_of(const HeadPlace& place, std::int64_t first, std::int64_t count, KeyRange among) const;
+  Rows rows_of(const HeadPlace& place, std::int64_t first, std::int64_t count,
+               KeyRange among) const;
   QueryRow query_row(const Rows& rows, std::int64_t r) const;
-  QueryRow query_row(const Tile& tile, std::int64_t r) const { return query_row(*tile.block_rows, tile.first_row + r); }
+  QueryRow query_row(const Tile& tile, std::int64_t r) const {
+    return query_row(*tile.block_rows, tile.first_row + r);
+  }
   Row query(const Rows& rows, std::int64_t r) const;
   KeyRange block_keys(std::int64_t block) const;
 
@@ -80,16 +84,19 @@ class RowTiles {
   /// Scale to score_mod, and dense visibility.
   void transform(Tile& tile);
 
-  // Values that are not finite must not be multiplied with the weights 0 of hidden keys. Where there are such, what each row
-  // sees is noted before its scores become weights, and the values are added one by one: the only place where a weight has to
-  // know whether its key was hidden or merely weighs 0.
+  // Values that are not finite must not be multiplied with the weights 0 of hidden keys. Where
+  // there are such, what each row sees is noted before its scores become weights, and the values
+  // are added one by one: the only place where a weight has to know whether its key was hidden or
+  // merely weighs 0.
   void note_visible(const Tile& tile);
-  /// The weights that are left in `tile`, in words of per_word, times the values that `wanted` picks; out: of the tile's rows.
+  /// The weights that are left in `tile`, in words of per_word, times the values that `wanted`
+  /// picks; out: of the tile's rows.
   template <class Wanted>
   void add_visible_values(const Tile& tile, float* out, Wanted wanted);
 
   /// Divides by the sum, which the sink joins, and writes O and lse.
-  void finish(const Rows& rows, std::int64_t first_row, std::int64_t count, const RowStates& states) const;
+  void finish(const Rows& rows, std::int64_t first_row, std::int64_t count,
+              const RowStates& states) const;
   /// Writes factor * out as a row of O; overwrites out.
   void write(const QueryRow& query, float factor, float* out) const;
   /// Of a query's head; -inf is none.
@@ -98,7 +105,9 @@ class RowTiles {
  private:
   void look_at_masks(Tile& tile);
   float weight(const Tile& tile, std::int64_t r, std::int64_t j) const;
-  std::uint8_t* visible(const Tile& tile, std::int64_t r) const { return tile.visible + r * blocking_.kv_block; }
+  std::uint8_t* visible(const Tile& tile, std::int64_t r) const {
+    return tile.visible + r * blocking_.kv_block;
+  }
 
   const Sizes& sizes_;
   const Blocking& blocking_;

@@ -7,14 +7,17 @@
 
 namespace attn {
 
-void weigh_row(const kernels::Kernels& kernels, const Normaliser& normaliser, const RowOfScores& row) noexcept {
+void weigh_row(const kernels::Kernels& kernels, const Normaliser& normaliser,
+               const RowOfScores& row) noexcept {
   if (normaliser.kind() == Normaliser::Kind::sigmoid) {
     const double by_length = -std::log(static_cast<double>(row.kv_len));
-    return kernels.sigmoid(row.scores, row.count, normaliser.bias().value_or(static_cast<float>(by_length)));
+    return kernels.sigmoid(row.scores, row.count,
+                           normaliser.bias().value_or(static_cast<float>(by_length)));
   }
   constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
   // Where the sink would be the only score, nothing weighs anything.
-  const bool sink_joins = row.sink != minus_infinity && greatest(kernels, row.scores, row.count) != minus_infinity;
+  const bool sink_joins =
+      row.sink != minus_infinity && greatest(kernels, row.scores, row.count) != minus_infinity;
   std::int64_t count = row.count;
   if (sink_joins) row.scores[count++] = row.sink;
   entmax_row(kernels, row.scores, count, normaliser.alpha(), row.scores, row.scratch);

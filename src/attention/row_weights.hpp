@@ -18,6 +18,7 @@ struct RowOfScores {
 };
 
 /// In place. Scores of -inf, and all scores where there are no others, become 0.
-void weigh_row(const kernels::Kernels& kernels, const Normaliser& normaliser, const RowOfScores& row) noexcept;
+void weigh_row(const kernels::Kernels& kernels, const Normaliser& normaliser,
+               const RowOfScores& row) noexcept;
 
 }  // namespace attn

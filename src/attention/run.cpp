@@ -1,5 +1,6 @@
-// Threads take work items off the schedule: packing a block of keys, computing a block of rows against packed keys (row_block.cpp, or
-// normalised_rows.cpp for normalisers that need whole rows), or few rows against keys where they lie (short_rows.cpp).
+// Threads take work items off the schedule: packing a block of keys, computing a block of rows
+// against packed keys (row_block.cpp, or normalised_rows.cpp for normalisers that need whole rows),
+// or few rows against keys where they lie (short_rows.cpp).
 #include "attention/run.hpp"
 
 #include <algorithm>
@@ -14,8 +15,8 @@
 namespace attn {
 namespace {
 
-/// Spins: what is waited for is being done by another thread and takes microseconds. Yields when it does not come,
-/// since that thread may be waiting for this processor.
+/// Spins: what is waited for is being done by another thread and takes microseconds. Yields when it
+/// does not come, since that thread may be waiting for this processor.
 void wait_for(const std::atomic<std::int64_t>& count, std::int64_t target) {
   for (int spins = 0; count.load(std::memory_order_acquire) < target; ++spins) {
     if (spins > 1000) std::this_thread::yield();
@@ -24,8 +25,8 @@ void wait_for(const std::atomic<std::int64_t>& count, std::int64_t target) {
 
 class Worker {
  public:
-  Worker(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
-         const Schedule& schedule, const Scratch& scratch, int thread)
+  Worker(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout,
+         const RowScores& row_scores, const Schedule& schedule, const Scratch& scratch, int thread)
       : prepared_(prepared),
         layout_(layout),
         schedule_(schedule),
@@ -40,7 +41,8 @@ class Worker {
   /// By ticket: an item may wait for those before it.
   void work_in_order(Team& team) {
     const auto take = [&] { return scratch_.next_ticket()++; };
-    for (std::int64_t ticket = take(); ticket < schedule_.size(); ticket = take()) work_on(team, ticket, ticket + team.size());
+    for (std::int64_t ticket = take(); ticket < schedule_.size(); ticket = take())
+      work_on(team, ticket, ticket + team.size());
   }
 
   void work_in_shares(Team& team, Shares& shares) {
@@ -67,17 +69,21 @@ class Worker {
 
   /// Keys that no query sees are not even read.
   void pack(const HeadPlace& place, std::int64_t block, const PackedHead& to) {
-    packer_.pack(place.batch, place.kv_head, block, place.sight.hull(0, layout_.q_len(place.batch) - 1), to, own_.staging);
+    packer_.pack(place.batch, place.kv_head, block,
+                 place.sight.hull(0, layout_.q_len(place.batch) - 1), to, own_.staging);
   }
 
   void pack_ahead(const WorkItem& item) {
     const HeadWork& work = schedule_.head(item.head);
-    if (work.slot_before >= 0) wait_for(schedule_.progress(work.slot_before).computed, schedule_.head(work.slot_before).compute_items);
+    if (work.slot_before >= 0)
+      wait_for(schedule_.progress(work.slot_before).computed,
+               schedule_.head(work.slot_before).compute_items);
     pack(place_of(item.head), item.block, scratch_.packed(work.slot));
     schedule_.progress(item.head).packed.fetch_add(1, std::memory_order_release);
   }
 
-  void compute_rows(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed, const std::optional<HeadIndex>& next_head) {
+  void compute_rows(const HeadPlace& place, std::int64_t q_block, const PackedHead& packed,
+                    const std::optional<HeadIndex>& next_head) {
     if (prepared_.whole_rows()) return normalised_rows_.compute(place, q_block, packed);
     row_blocks_.compute(place, q_block, packed, next_head);
   }
@@ -85,14 +91,16 @@ class Worker {
   void compute_packed(Team& team, const WorkItem& item) {
     const HeadWork& work = schedule_.head(item.head);
     wait_for(schedule_.progress(item.head).packed, work.pack_items);
-    team.attempt([&] { compute_rows(place_of(item.head), item.block, scratch_.packed(work.slot), {}); });
+    team.attempt(
+        [&] { compute_rows(place_of(item.head), item.block, scratch_.packed(work.slot), {}); });
     schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_release);
   }
 
   void whole_head(Team& team, std::int64_t head, std::int64_t next_ticket) {
     const HeadPlace place = place_of(head);
     const PackedHead packed = scratch_.packed(thread_);
-    for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block) pack(place, block, packed);
+    for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block)
+      pack(place, block, packed);
     team.attempt([&] { compute_rows(place, 0, packed, probably_next_head(next_ticket)); });
   }
 
@@ -100,7 +108,8 @@ class Worker {
   std::optional<HeadIndex> probably_next_head(std::int64_t ticket) const {
     constexpr std::int64_t most_bytes = 256 * 1024;
     const Sizes& sizes = prepared_.problem.sizes;
-    const auto bytes = static_cast<std::int64_t>(size_of(prepared_.kv_type)) * sizes.kv_len * (sizes.head_dim + sizes.v_head_dim);
+    const auto bytes = static_cast<std::int64_t>(size_of(prepared_.kv_type)) * sizes.kv_len *
+                       (sizes.head_dim + sizes.v_head_dim);
     if (ticket >= schedule_.size() || bytes > most_bytes) return std::nullopt;
     const HeadWork& next = schedule_.head(schedule_.item(ticket).head);
     return HeadIndex{next.batch, next.kv_head};
@@ -127,9 +136,12 @@ class Worker {
     if (work.compute_items == 1) return team.attempt([&] { short_rows_.compute(place, next); });
     const RowStates states = scratch_.partial(work.first_partial + item.block * place.rows);
     team.attempt([&] { short_rows_.compute_part(place, keys_of(place, item), states, next); });
-    const std::int64_t others = schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_acq_rel);
+    const std::int64_t others =
+        schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_acq_rel);
     if (others + 1 < work.compute_items) return;
-    team.attempt([&] { short_rows_.merge_parts(place, scratch_.partial(work.first_partial), work.compute_items); });
+    team.attempt([&] {
+      short_rows_.merge_parts(place, scratch_.partial(work.first_partial), work.compute_items);
+    });
   }
 
   const PreparedCall& prepared_;
@@ -161,7 +173,8 @@ EntryWork entry_work(const PreparedCall& prepared, const BatchLayout& layout, st
     work.compute_items = divide_up(rows, prepared.blocking.q_block);
     return work;
   }
-  work.compute_items = choose_splits(layout.sight(batch).hull(0, q_len - 1).size(), prepared.problem.sizes).count;
+  work.compute_items =
+      choose_splits(layout.sight(batch).hull(0, q_len - 1).size(), prepared.problem.sizes).count;
   work.partial_rows = work.compute_items > 1 ? work.compute_items * rows : 0;
   return work;
 }
@@ -183,13 +196,15 @@ void run(const PreparedCall& prepared, const Tensors& tensors, void* memory) {
   for (std::int64_t batch = 0; batch < sizes.batch; ++batch) {
     scratch.entries()[static_cast<std::size_t>(batch)] = entry_work(prepared, layout, batch);
   }
-  const Schedule schedule(scratch.entries(), sizes.num_kv_heads, prepared.scratch.slots, scratch.heads(), scratch.progress());
+  const Schedule schedule(scratch.entries(), sizes.num_kv_heads, prepared.scratch.slots,
+                          scratch.heads(), scratch.progress());
   if (schedule.size() == 0) return;
   const RowScores row_scores(prepared.problem, tensors, prepared.options, *prepared.kernels);
   Shares shares(schedule.size(), prepared.num_threads);
   parallel(prepared.num_threads, [&](Team& team, int thread) {
     std::optional<Worker> worker;
-    team.attempt([&] { worker.emplace(prepared, tensors, layout, row_scores, schedule, scratch, thread); });
+    team.attempt(
+        [&] { worker.emplace(prepared, tensors, layout, row_scores, schedule, scratch, thread); });
     if (!worker) return;
     if (schedule.in_any_order()) return worker->work_in_shares(team, shares);
     worker->work_in_order(team);

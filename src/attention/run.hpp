@@ -21,8 +21,8 @@ struct PreparedCall {
   Isa isa = Isa::baseline;
   const kernels::Kernels* kernels = nullptr;
   const kernels::Arithmetic* arithmetic = nullptr;  // one of theirs
-  bool widens = false;                              // 16-bit operands become f32 before they are multiplied
-  bool ragged = false;                              // lengths of queries or keys are known at run time only
+  bool widens = false;  // 16-bit operands become f32 before they are multiplied
+  bool ragged = false;  // lengths of queries or keys are known at run time only
   DType kv_type = DType::f32;
   int num_threads = 1;
   Blocking blocking;        // of heads whose K and V are packed
@@ -32,7 +32,9 @@ struct PreparedCall {
   std::shared_ptr<const onednn::Matmul> score_matmul;  // null: the micro-kernel makes all scores
 
   /// A row's weights depend on all of its scores, or are made as if they did: not online.
-  bool whole_rows() const noexcept { return problem.normaliser.kind() != Normaliser::Kind::softmax; }
+  bool whole_rows() const noexcept {
+    return problem.normaliser.kind() != Normaliser::Kind::softmax;
+  }
 };
 
 /// The way of a batch entry's heads.

@@ -5,8 +5,8 @@
 
 namespace attn {
 
-Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots, HeadWork* heads,
-                   HeadProgress* progress) noexcept
+Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
+                   HeadWork* heads, HeadProgress* progress) noexcept
     : num_kv_heads_(num_kv_heads), heads_(heads), progress_(progress) {
   std::sort(entries.begin(), entries.end(), [](const EntryWork& a, const EntryWork& b) {
     const bool a_shared = a.way == Way::shared, b_shared = b.way == Way::shared;
@@ -16,7 +16,8 @@ Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std:
   std::int64_t partials = 0;
   for (const EntryWork& entry : entries) {
     if (entry.compute_items == 0) continue;
-    for (std::int64_t kv_head = 0; kv_head < num_kv_heads; ++kv_head, ++count_, partials += entry.partial_rows) {
+    for (std::int64_t kv_head = 0; kv_head < num_kv_heads;
+         ++kv_head, ++count_, partials += entry.partial_rows) {
       // Shared heads come first: their numbers are consecutive, and slots go round.
       heads_[count_] = {.way = entry.way,
                         .batch = entry.batch,
@@ -36,21 +37,25 @@ Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std:
   }
 }
 
-std::int64_t Schedule::packed_in_stage(std::int64_t stage) const noexcept { return stage + 1 < count_ ? heads_[stage + 1].pack_items : 0; }
+std::int64_t Schedule::packed_in_stage(std::int64_t stage) const noexcept {
+  return stage + 1 < count_ ? heads_[stage + 1].pack_items : 0;
+}
 
 WorkItem Schedule::item(std::int64_t ticket) const noexcept {
   if (ticket < heads_[0].first_ticket) return {WorkItem::Kind::pack, 0, ticket};
-  const HeadWork* const next = std::upper_bound(heads_, heads_ + count_, ticket,
-                                                [](std::int64_t wanted, const HeadWork& head) { return wanted < head.first_ticket; });
+  const HeadWork* const next = std::upper_bound(
+      heads_, heads_ + count_, ticket,
+      [](std::int64_t wanted, const HeadWork& head) { return wanted < head.first_ticket; });
   const std::int64_t stage = next - heads_ - 1;
-  if (heads_[stage].way == Way::in_place) return in_place_item(stage - heads_[stage].kv_head, ticket);
+  if (heads_[stage].way == Way::in_place)
+    return in_place_item(stage - heads_[stage].kv_head, ticket);
   const std::int64_t index = ticket - heads_[stage].first_ticket, packed = packed_in_stage(stage);
   if (index < packed) return {WorkItem::Kind::pack, stage + 1, index};
   return {WorkItem::Kind::compute, stage, heads_[stage].compute_items - 1 - (index - packed)};
 }
 
-/// Split by split, the same keys for all heads of an entry: where those lie side by side, what one thread fetches too much is what
-/// another one needs.
+/// Split by split, the same keys for all heads of an entry: where those lie side by side, what one
+/// thread fetches too much is what another one needs.
 WorkItem Schedule::in_place_item(std::int64_t first_head, std::int64_t ticket) const noexcept {
   const std::int64_t index = ticket - heads_[first_head].first_ticket;
   return {WorkItem::Kind::compute, first_head + index % num_kv_heads_, index / num_kv_heads_};

@@ -21,10 +21,12 @@ struct HeadWork {
   std::int64_t kv_head = 0;
   std::int64_t pack_items = 0;
   std::int64_t compute_items = 0;
-  std::int64_t first_ticket = 0;   // of its stage: the packing of the next head and its own computing
-  std::int64_t slot = 0;           // shared: where its packed K and V go
-  std::int64_t slot_before = -1;   // shared: the head that had the slot before, or -1
-  std::int64_t first_partial = 0;  // in_place, split: the row of partial results that its first split begins with
+  std::int64_t first_ticket =
+      0;                  // of its stage: the packing of the next head and its own computing
+  std::int64_t slot = 0;  // shared: where its packed K and V go
+  std::int64_t slot_before = -1;  // shared: the head that had the slot before, or -1
+  std::int64_t first_partial =
+      0;  // in_place, split: the row of partial results that its first split begins with
 };
 
 /// Counts of finished items of a head.
@@ -50,13 +52,16 @@ struct EntryWork {
   double cost;
 };
 
-/// Heads are computed one after another, stage by stage; a shared head is packed one stage ahead, so that its packing is seldom
-/// waited for, and its last rows, which a causal mask makes the longest, are computed first. Threads take items in the order of
-/// their tickets, so an item waits only for items that somebody has taken before.
+/// Heads are computed one after another, stage by stage; a shared head is packed one stage ahead,
+/// so that its packing is seldom waited for, and its last rows, which a causal mask makes the
+/// longest, are computed first. Threads take items in the order of their tickets, so an item waits
+/// only for items that somebody has taken before.
 class Schedule {
  public:
-  /// In memory for entries.size() * num_kv_heads of each. Sorts the entries: shared ones first, then the costliest.
-  Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots, HeadWork* heads, HeadProgress* progress) noexcept;
+  /// In memory for entries.size() * num_kv_heads of each. Sorts the entries: shared ones first,
+  /// then the costliest.
+  Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
+           HeadWork* heads, HeadProgress* progress) noexcept;
 
   std::int64_t size() const noexcept { return size_; }
   /// No item waits for another one.

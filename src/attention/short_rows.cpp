@@ -1,14 +1,16 @@
 // For the rows of one KV head, all at once:
 //
-//   for each block of keys that any of the rows sees              (its K and V come from memory to L2, and are used there)
+//   for each block of keys that any of the rows sees              (its K and V come from memory to
+//   L2, and are used there)
 //     for each tile of up to 6 rows
 //       S = Q K^T where K lies     asks for the block's V meanwhile
 //       transform the rows         only where asked for
 //       P = exp2(S - row_max)      rescales the rows of O whose maximum grew
 //       O += P V where V lies      asks for the next block's K meanwhile
 //
-// A key costs (head_dim + v_head_dim) elements from memory, once; the time is theirs. With several splits of the keys, each is an
-// item of its own, and who finishes last merges their states, in their order.
+// A key costs (head_dim + v_head_dim) elements from memory, once; the time is theirs. With several
+// splits of the keys, each is an item of its own, and who finishes last merges their states, in
+// their order.
 #include "attention/short_rows.hpp"
 
 #include <algorithm>
@@ -39,7 +41,9 @@ const kernels::StoredArithmetic& arithmetic_of(const kernels::Kernels& kernels, 
   }
 }
 
-std::int64_t bytes(const Row& row, std::int64_t elements) { return elements * static_cast<std::int64_t>(size_of(row.dtype)); }
+std::int64_t bytes(const Row& row, std::int64_t elements) {
+  return elements * static_cast<std::int64_t>(size_of(row.dtype));
+}
 
 kernels::RowsAhead ahead_of(const Row& first, std::int64_t stride, std::int64_t count) {
   return {.data = first.data, .stride = bytes(first, stride), .count = count};
@@ -65,7 +69,8 @@ kernels::StoredRows stored_values(const KeyStretch& keys, std::int64_t v_head_di
 
 }  // namespace
 
-ShortRowsPass::ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
+ShortRowsPass::ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors,
+                             const BatchLayout& layout, const RowScores& row_scores,
                              const ThreadScratch& scratch)
     : blocking_(prepared.short_blocking),
       sizes_(prepared.problem.sizes),
@@ -82,7 +87,8 @@ void ShortRowsPass::compute(const HeadPlace& place, const NextKeys& next) {
   tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
 }
 
-void ShortRowsPass::compute_part(const HeadPlace& place, KeyRange among, const RowStates& states, const NextKeys& next) {
+void ShortRowsPass::compute_part(const HeadPlace& place, KeyRange among, const RowStates& states,
+                                 const NextKeys& next) {
   next_ = next;
   const Rows rows = tiles_.rows_of(place, 0, place.rows, among);
   tiles_.clear(states, rows.count);
@@ -101,12 +107,14 @@ void ShortRowsPass::read_queries(const Rows& rows) {
   std::fill_n(scratch_.queries, rows.count * blocking_.key_words, 0.f);
   const std::int64_t per_word = bf16_queries_ ? 2 : 1;
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_words(tiles_.query(rows, r), sizes_.head_dim, per_word, kernels_, scratch_.queries + r * blocking_.key_words);
+    read_words(tiles_.query(rows, r), sizes_.head_dim, per_word, kernels_,
+               scratch_.queries + r * blocking_.key_words);
   }
 }
 
 RowStates ShortRowsPass::part_of(const RowStates& states, std::int64_t first_row) const {
-  return {states.out + first_row * blocking_.value_width, states.row_max + first_row, states.row_sum + first_row};
+  return {states.out + first_row * blocking_.value_width, states.row_max + first_row,
+          states.row_sum + first_row};
 }
 
 void ShortRowsPass::copy(const RowStates& from, std::int64_t rows, const RowStates& to) const {
@@ -115,7 +123,8 @@ void ShortRowsPass::copy(const RowStates& from, std::int64_t rows, const RowStat
   std::copy_n(from.row_sum, rows, to.row_sum);
 }
 
-/// `states` are those of the tile's rows. Values are taken to be finite; where O shows that some are not, the tile is done again.
+/// `states` are those of the tile's rows. Values are taken to be finite; where O shows that some
+/// are not, the tile is done again.
 void ShortRowsPass::take_tile(Tile& tile, const RowStates& states) {
   copy(states, tile.rows, scratch_.saved);
   make_scores(tile);
@@ -138,14 +147,15 @@ template <class Use>
 void ShortRowsPass::for_each_stretch(const Tile& tile, Use use) {
   const HeadPlace& place = tile.block_rows->place;
   for (std::int64_t n = tile.hull.begin; n < tile.hull.end;) {
-    const KeyStretch stretch = layout_.keys(place.batch, place.kv_head, tile.block_begin + n, tile.hull.end - n);
+    const KeyStretch stretch =
+        layout_.keys(place.batch, place.kv_head, tile.block_begin + n, tile.hull.end - n);
     use(stretch, n);
     n += stretch.count;
   }
 }
 
-/// Rows whose elements do not lie side by side are gathered before, a few at a time, for the same arithmetic. `rows` begin with
-/// `first`.
+/// Rows whose elements do not lie side by side are gathered before, a few at a time, for the same
+/// arithmetic. `rows` begin with `first`.
 template <class Use>
 void ShortRowsPass::through_staging(const Row& first, const kernels::StoredRows& rows, Use use) {
   auto* const staging = reinterpret_cast<std::byte*>(scratch_.staging);
@@ -159,7 +169,8 @@ void ShortRowsPass::through_staging(const Row& first, const kernels::StoredRows&
     for (std::int64_t n = 0; n < staged.count; ++n) {
       Row row = first;
       row.data += (done + n) * rows.stride;
-      for (std::int64_t d = 0; d < rows.width; ++d) std::memcpy(staging + n * staged.stride + bytes(first, d), row.at(d), size);
+      for (std::int64_t d = 0; d < rows.width; ++d)
+        std::memcpy(staging + n * staged.stride + bytes(first, d), row.at(d), size);
     }
     use(staged, done);
   }
@@ -171,7 +182,8 @@ void ShortRowsPass::make_scores(Tile& tile) {
   const bool first_tile = tile.first_row == 0;
   const auto scores_of = bf16_queries_ ? arithmetic_.scores_of_bf16 : arithmetic_.scores;
   for_each_stretch(tile, [&](const KeyStretch& keys, std::int64_t n) {
-    const auto multiply = [&](const kernels::StoredRows& rows, std::int64_t first, const kernels::RowsAhead& ahead) {
+    const auto multiply = [&](const kernels::StoredRows& rows, std::int64_t first,
+                              const kernels::RowsAhead& ahead) {
       scores_of({.q = scratch_.queries + tile.first_row * blocking_.key_words,
                  .q_stride = blocking_.key_words,
                  .rows = tile.rows,
@@ -182,9 +194,13 @@ void ShortRowsPass::make_scores(Tile& tile) {
     };
     const kernels::StoredRows stored = stored_keys(keys, sizes_.head_dim);
     if (keys.first_key.stride != 1) {
-      return through_staging(keys.first_key, stored, [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(rows, at, {}); });
+      return through_staging(
+          keys.first_key, stored,
+          [&](const kernels::StoredRows& rows, std::int64_t at) { multiply(rows, at, {}); });
     }
-    multiply(stored, 0, first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count) : kernels::RowsAhead{});
+    multiply(stored, 0,
+             first_tile ? ahead_of(keys.first_value, keys.value_stride, keys.count)
+                        : kernels::RowsAhead{});
   });
 }
 
@@ -208,16 +224,20 @@ void ShortRowsPass::weigh(const Tile& tile, const RowStates& states) {
 }
 
 /// What lies a block of keys after key `n` of this one; past the end, what comes next.
-kernels::RowsAhead ShortRowsPass::keys_ahead(const Tile& tile, std::int64_t n, std::int64_t most) const {
+kernels::RowsAhead ShortRowsPass::keys_ahead(const Tile& tile, std::int64_t n,
+                                             std::int64_t most) const {
   const Rows& rows = *tile.block_rows;
   if (tile.first_row > 0) return {};
-  NextKeys ahead{rows.place.batch, rows.place.kv_head, {tile.block_begin + blocking_.kv_block + n, rows.seen_by_any.end}};
+  NextKeys ahead{rows.place.batch,
+                 rows.place.kv_head,
+                 {tile.block_begin + blocking_.kv_block + n, rows.seen_by_any.end}};
   if (ahead.keys.empty()) {
     ahead = next_;
     ahead.keys.begin += n - tile.hull.begin;
   }
   if (ahead.keys.empty()) return {};
-  const KeyStretch keys = layout_.keys(ahead.batch, ahead.kv_head, ahead.keys.begin, std::min(most, ahead.keys.size()));
+  const KeyStretch keys =
+      layout_.keys(ahead.batch, ahead.kv_head, ahead.keys.begin, std::min(most, ahead.keys.size()));
   return ahead_of(keys.first_key, keys.key_stride, keys.count);
 }
 
@@ -226,15 +246,18 @@ void ShortRowsPass::add_values(const Tile& tile, const RowStates& states) {
     const kernels::StoredRows stored = stored_values(keys, sizes_.v_head_dim);
     if (keys.first_value.stride != 1) {
       return through_staging(keys.first_value, stored,
-                             [&](const kernels::StoredRows& rows, std::int64_t at) { add(arithmetic_, tile, n + at, rows, states, {}); });
+                             [&](const kernels::StoredRows& rows, std::int64_t at) {
+                               add(arithmetic_, tile, n + at, rows, states, {});
+                             });
     }
     add(arithmetic_, tile, n, stored, states, keys_ahead(tile, n, keys.count));
   });
 }
 
 /// Values of the block from key n on.
-void ShortRowsPass::add(const kernels::StoredArithmetic& arithmetic, const Tile& tile, std::int64_t n, const kernels::StoredRows& values,
-                        const RowStates& states, const kernels::RowsAhead& ahead) const {
+void ShortRowsPass::add(const kernels::StoredArithmetic& arithmetic, const Tile& tile,
+                        std::int64_t n, const kernels::StoredRows& values, const RowStates& states,
+                        const kernels::RowsAhead& ahead) const {
   arithmetic.add_values({.weights = tile.scores + n,
                          .stride = tile.score_stride,
                          .rows = tile.rows,
@@ -256,13 +279,16 @@ void ShortRowsPass::add_finite_values(const Tile& tile, const RowStates& states)
     std::replace_if(
         scratch_.staging, scratch_.staging + width, [](float x) { return !std::isfinite(x); }, 0.f);
     const auto* data = reinterpret_cast<const std::byte*>(scratch_.staging);
-    add(kernels_.stored_f32, tile, n, {.data = data, .stride = 0, .count = 1, .width = width, .scales = &scale}, states, {});
+    add(kernels_.stored_f32, tile, n,
+        {.data = data, .stride = 0, .count = 1, .width = width, .scales = &scale}, states, {});
   }
 }
 
-void ShortRowsPass::merge_parts(const HeadPlace& place, const RowStates& parts, std::int64_t count) {
+void ShortRowsPass::merge_parts(const HeadPlace& place, const RowStates& parts,
+                                std::int64_t count) {
   copy(parts, place.rows, scratch_.states);
-  for (std::int64_t part = 1; part < count; ++part) merge(part_of(parts, part * place.rows), scratch_.states, place.rows);
+  for (std::int64_t part = 1; part < count; ++part)
+    merge(part_of(parts, part * place.rows), scratch_.states, place.rows);
   tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
 }
 
@@ -271,13 +297,16 @@ void ShortRowsPass::merge(const RowStates& part, const RowStates& into, std::int
   for (std::int64_t r = 0; r < rows; ++r) {
     if (part.row_sum[r] == 0) continue;
     const float greatest = std::max(into.row_max[r], part.row_max[r]);
-    const auto factor = [&](float row_max) { return row_max == greatest ? 1.f : std::exp2((row_max - greatest) * scale); };
+    const auto factor = [&](float row_max) {
+      return row_max == greatest ? 1.f : std::exp2((row_max - greatest) * scale);
+    };
     const float kept = factor(into.row_max[r]), added = factor(part.row_max[r]);
     into.row_max[r] = greatest;
     into.row_sum[r] = into.row_sum[r] * kept + part.row_sum[r] * added;
     float* const out = into.out + r * blocking_.value_width;
     const float* const part_out = part.out + r * blocking_.value_width;
-    for (std::int64_t n = 0; n < blocking_.value_width; ++n) out[n] = out[n] * kept + part_out[n] * added;
+    for (std::int64_t n = 0; n < blocking_.value_width; ++n)
+      out[n] = out[n] * kept + part_out[n] * added;
   }
 }
 

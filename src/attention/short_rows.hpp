@@ -1,5 +1,5 @@
-// Few rows of a KV head against its keys where they lie: decode, and short appends. Nothing is packed; a key and its value are read
-// once for all rows.
+// Few rows of a KV head against its keys where they lie: decode, and short appends. Nothing is
+// packed; a key and its value are read once for all rows.
 #pragma once
 
 #include "attention/row_tiles.hpp"
@@ -16,14 +16,16 @@ struct NextKeys {
 
 class ShortRowsPass {
  public:
-  ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout, const RowScores& row_scores,
-                const ThreadScratch& scratch);
+  ShortRowsPass(const PreparedCall& prepared, const Tensors& tensors, const BatchLayout& layout,
+                const RowScores& row_scores, const ThreadScratch& scratch);
 
   /// Writes O and lse of all rows of a head.
   void compute(const HeadPlace& place, const NextKeys& next);
   /// The states of all rows over the keys of `among` alone.
-  void compute_part(const HeadPlace& place, KeyRange among, const RowStates& states, const NextKeys& next);
-  /// Writes O and lse from the parts, merged in their order: states of place.rows rows each, one after another.
+  void compute_part(const HeadPlace& place, KeyRange among, const RowStates& states,
+                    const NextKeys& next);
+  /// Writes O and lse from the parts, merged in their order: states of place.rows rows each, one
+  /// after another.
   void merge_parts(const HeadPlace& place, const RowStates& parts, std::int64_t count);
 
  private:
@@ -32,8 +34,9 @@ class ShortRowsPass {
   void make_scores(Tile& tile);
   void weigh(const Tile& tile, const RowStates& states);
   void add_values(const Tile& tile, const RowStates& states);
-  void add(const kernels::StoredArithmetic& arithmetic, const Tile& tile, std::int64_t n, const kernels::StoredRows& values,
-           const RowStates& states, const kernels::RowsAhead& ahead) const;
+  void add(const kernels::StoredArithmetic& arithmetic, const Tile& tile, std::int64_t n,
+           const kernels::StoredRows& values, const RowStates& states,
+           const kernels::RowsAhead& ahead) const;
   void add_finite_values(const Tile& tile, const RowStates& states);
   kernels::RowsAhead keys_ahead(const Tile& tile, std::int64_t n, std::int64_t most) const;
   void merge(const RowStates& part, const RowStates& into, std::int64_t rows) const;

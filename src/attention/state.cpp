@@ -1,4 +1,5 @@
-// Clears and merges states, row by row. Rows pass through the stack in chunks: nothing is allocated, and `into` may be a part.
+// Clears and merges states, row by row. Rows pass through the stack in chunks: nothing is
+// allocated, and `into` may be a part.
 #include <attn/error.hpp>
 #include <attn/isa.hpp>
 #include <attn/state.hpp>
@@ -21,9 +22,11 @@ namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-void require_dims(const char* name, const TensorView& tensor, const Dims& needed, const char* meaning) {
+void require_dims(const char* name, const TensorView& tensor, const Dims& needed,
+                  const char* meaning) {
   require_rank(name, tensor, needed.rank(), meaning);
-  for (int dim = 0; dim < needed.rank(); ++dim) require_extent(name, tensor, dim, needed[dim], meaning);
+  for (int dim = 0; dim < needed.rank(); ++dim)
+    require_extent(name, tensor, dim, needed[dim], meaning);
 }
 
 /// What the tensors of a state are called in messages.
@@ -37,7 +40,9 @@ Dims dims_of_rows(const TensorView& out) { return {out.shape.begin(), out.rank()
 
 void check(const Names& names, const ConstState& state) {
   const TensorView& out = state.out;
-  if (out.rank() == 0) reject(fmt::format("{} has shape [] of rank 0; it needs rank 1 or more: [..., v_head_dim]", names.out));
+  if (out.rank() == 0)
+    reject(fmt::format("{} has shape [] of rank 0; it needs rank 1 or more: [..., v_head_dim]",
+                       names.out));
   require_float(names.out, out);
   require_type(names.lse, state.lse, DType::f32);
   require_dims(names.lse, state.lse, dims_of_rows(out), "the dims of its out but the last");
@@ -54,9 +59,13 @@ std::byte* address_of(const TensorView& tensor, const Dims& index) {
   return data + offset * static_cast<std::int64_t>(size_of(tensor.dtype));
 }
 
-Row row_at(const TensorView& out, const Dims& index) { return {address_of(out, index), out.dtype, out.strides[index.rank()]}; }
+Row row_at(const TensorView& out, const Dims& index) {
+  return {address_of(out, index), out.dtype, out.strides[index.rank()]};
+}
 
-float& lse_at(const TensorView& lse, const Dims& index) { return *reinterpret_cast<float*>(address_of(lse, index)); }
+float& lse_at(const TensorView& lse, const Dims& index) {
+  return *reinterpret_cast<float*>(address_of(lse, index));
+}
 
 template <class F>
 void for_each_row(const Dims& shape, F&& f) {
@@ -70,7 +79,8 @@ void for_each_row(const Dims& shape, F&& f) {
 
 /// Keeps the bits of a row of the same type, whatever they are.
 void copy_row(const Row& from, std::int64_t count, const Row& to) {
-  copy_into({from.data, from.dtype, {count}, {from.stride}}, {to.data, to.dtype, {count}, {to.stride}});
+  copy_into({from.data, from.dtype, {count}, {from.stride}},
+            {to.data, to.dtype, {count}, {to.stride}});
 }
 
 void clear_row(const Row& row, std::int64_t count) {
@@ -85,22 +95,26 @@ struct Shares {
   float lse;
 };
 
-/// Of lse above -inf. The shares follow from lse before it is rounded: where it is large, they would be far off otherwise. Nothing
-/// overflows: a double has room for the difference of any two floats, and no exponent is above 0.
+/// Of lse above -inf. The shares follow from lse before it is rounded: where it is large, they
+/// would be far off otherwise. Nothing overflows: a double has room for the difference of any two
+/// floats, and no exponent is above 0.
 Shares shares_of(double lse_a, double lse_b) {
   const double larger = std::max(lse_a, lse_b);
   const double a = std::exp(lse_a - larger);
   const double b = std::exp(lse_b - larger);
   const double sum = a + b;
-  return {static_cast<float>(a / sum), static_cast<float>(b / sum), static_cast<float>(larger + std::log(sum))};
+  return {static_cast<float>(a / sum), static_cast<float>(b / sum),
+          static_cast<float>(larger + std::log(sum))};
 }
 
 /// Each chunk is read before it is written, as `into` may be a part.
-void add_rows(const Row& row_a, const Row& row_b, const Shares& shares, std::int64_t count, const kernels::Kernels& kernels,
-              const Row& into) {
+void add_rows(const Row& row_a, const Row& row_b, const Shares& shares, std::int64_t count,
+              const kernels::Kernels& kernels, const Row& into) {
   constexpr std::int64_t chunk_size = 256;
   float staging_a[chunk_size], staging_b[chunk_size], sums[chunk_size];
-  const auto from = [](const Row& row, std::int64_t first) { return Row{row.at(first), row.dtype, row.stride}; };
+  const auto from = [](const Row& row, std::int64_t first) {
+    return Row{row.at(first), row.dtype, row.stride};
+  };
   for (std::int64_t first = 0; first < count; first += chunk_size) {
     const std::int64_t size = std::min(chunk_size, count - first);
     const float* a = as_floats(from(row_a, first), size, kernels, staging_a);
@@ -111,8 +125,8 @@ void add_rows(const Row& row_a, const Row& row_b, const Shares& shares, std::int
 }
 
 /// Merges one row and returns its lse. A part without keys is not read.
-float merge_rows(const Row& row_a, float lse_a, const Row& row_b, float lse_b, std::int64_t count, const kernels::Kernels& kernels,
-                 const Row& into) {
+float merge_rows(const Row& row_a, float lse_a, const Row& row_b, float lse_b, std::int64_t count,
+                 const kernels::Kernels& kernels, const Row& into) {
   if (lse_a == minus_infinity && lse_b == minus_infinity) {
     clear_row(into, count);
     return minus_infinity;
@@ -134,8 +148,8 @@ void merge_checked(const ConstState& a, const ConstState& b, const State& into) 
   const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
   const std::int64_t count = into.out.shape[into.out.rank() - 1];
   for_each_row(into.lse.shape, [&](const Dims& row) {
-    lse_at(into.lse, row) =
-        merge_rows(row_at(a.out, row), lse_at(a.lse, row), row_at(b.out, row), lse_at(b.lse, row), count, kernels, row_at(into.out, row));
+    lse_at(into.lse, row) = merge_rows(row_at(a.out, row), lse_at(a.lse, row), row_at(b.out, row),
+                                       lse_at(b.lse, row), count, kernels, row_at(into.out, row));
   });
 }
 

@@ -1,19 +1,23 @@
-// The rows of a call for the two who go through them one by one, with all of a row's keys at hand: the reference and the
-// unfused baseline.
+// The rows of a call for the two who go through them one by one, with all of a row's keys at hand:
+// the reference and the unfused baseline.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
-#include "threads/parallel.hpp"
 #include "attention/problem.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn {
 
-inline std::int64_t num_rows(const Sizes& sizes) { return sizes.batch * sizes.num_q_heads * sizes.q_len; }
+inline std::int64_t num_rows(const Sizes& sizes) {
+  return sizes.batch * sizes.num_q_heads * sizes.q_len;
+}
 
-inline int num_threads(const Options& options) { return options.num_threads.value_or(default_num_threads()); }
+inline int num_threads(const Options& options) {
+  return options.num_threads.value_or(default_num_threads());
+}
 
 /// Row `index` of [batch, num_q_heads, q_len], with every key as its run.
 inline KeyRun all_keys_of_row(const Problem& problem, const Tensors& tensors, std::int64_t index) {
@@ -23,28 +27,33 @@ inline KeyRun all_keys_of_row(const Problem& problem, const Tensors& tensors, st
   row.q_head = index / sizes.q_len % sizes.num_q_heads;
   row.batch = index / sizes.q_len / sizes.num_q_heads;
   row.kv_head = row.q_head / sizes.group_size;
-  row.q_position = row.q_index + causal_offset(problem, sizes.q_len, kv_length(tensors, sizes, row.batch));
+  row.q_position =
+      row.q_index + causal_offset(problem, sizes.q_len, kv_length(tensors, sizes, row.batch));
   row.count = sizes.kv_len;
   return row;
 }
 
 /// Of an optional f32 [num_q_heads], such as slopes and sinks.
 inline float per_head(const TensorView& values, std::int64_t q_head, float if_absent) {
-  return values.absent() ? if_absent : static_cast<const float*>(values.data)[q_head * values.strides[0]];
+  return values.absent() ? if_absent
+                         : static_cast<const float*>(values.data)[q_head * values.strides[0]];
 }
 
 /// The last dim of [batch, num_q_heads, q_len, ...] at a row.
 template <class Void>
 BasicTensorView<Void> row_view(const BasicTensorView<Void>& tensor, const KeyRun& row) {
   using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
-  const std::int64_t offset = row.batch * tensor.strides[0] + row.q_head * tensor.strides[1] + row.q_index * tensor.strides[2];
-  Byte* data = static_cast<Byte*>(tensor.data) + offset * static_cast<std::int64_t>(size_of(tensor.dtype));
+  const std::int64_t offset = row.batch * tensor.strides[0] + row.q_head * tensor.strides[1] +
+                              row.q_index * tensor.strides[2];
+  Byte* data =
+      static_cast<Byte*>(tensor.data) + offset * static_cast<std::int64_t>(size_of(tensor.dtype));
   return {data, tensor.dtype, Dims{tensor.shape[3]}, Dims{tensor.strides[3]}};
 }
 
 inline void write_lse(const MutableTensorView& lse, const KeyRun& row, double value) {
   if (lse.absent()) return;
-  const std::int64_t at = row.batch * lse.strides[0] + row.q_head * lse.strides[1] + row.q_index * lse.strides[2];
+  const std::int64_t at =
+      row.batch * lse.strides[0] + row.q_head * lse.strides[1] + row.q_index * lse.strides[2];
   static_cast<float*>(lse.data)[at] = static_cast<float>(value);
 }
 

@@ -44,7 +44,8 @@ void sigmoid(double bias, Values& scores) {
   for (double& score : scores) score = 1 / (1 + std::exp(-(score + bias)));
 }
 
-/// Sorted, the support is a first part of the scores: the longest whose last member is above the tau that the part alone would have.
+/// Sorted, the support is a first part of the scores: the longest whose last member is above the
+/// tau that the part alone would have.
 double sparsemax_threshold(Values scores) {
   std::sort(scores.begin(), scores.end(), std::greater<>());
   double sum = 0, tau = 0;
@@ -57,24 +58,26 @@ double sparsemax_threshold(Values scores) {
   return tau;
 }
 
-/// The sum of the weights falls from at least 1 at tau = -1 to 0 at the greatest score, 0. Halves the interval until no number is left
-/// in it.
+/// The sum of the weights falls from at least 1 at tau = -1 to 0 at the greatest score, 0. Halves
+/// the interval until no number is left in it.
 template <class Weight>
 double threshold(const Values& scores, Weight weight) {
   Values candidates;
-  std::copy_if(scores.begin(), scores.end(), std::back_inserter(candidates), [](double score) { return score > -1; });
+  std::copy_if(scores.begin(), scores.end(), std::back_inserter(candidates),
+               [](double score) { return score > -1; });
   double low = -1, high = 0;
   for (;;) {
     const double tau = low + (high - low) / 2;
     if (tau <= low || tau >= high) return low;
     const auto weigh = [&](double score) { return weight(score - tau); };
-    const double sum = std::transform_reduce(candidates.begin(), candidates.end(), 0.0, std::plus<>(), weigh);
+    const double sum =
+        std::transform_reduce(candidates.begin(), candidates.end(), 0.0, std::plus<>(), weigh);
     (sum >= 1 ? low : high) = tau;
   }
 }
 
-/// Where alpha > 2 the power is infinitely steep at the threshold, and the last bit of tau may be worth a hundredth: the least of the
-/// weights is what the others leave of 1.
+/// Where alpha > 2 the power is infinitely steep at the threshold, and the last bit of tau may be
+/// worth a hundredth: the least of the weights is what the others leave of 1.
 void leave_rest(Values& weights) {
   double least = infinity;
   for (const double weight : weights) least = weight > 0 ? std::min(least, weight) : least;
@@ -87,7 +90,8 @@ void leave_rest(Values& weights) {
 void entmax(double alpha, Values& scores) {
   const double greatest = maximum(scores);
   if (greatest == -infinity) return std::fill(scores.begin(), scores.end(), 0.0);
-  for (double& score : scores) score = score == -infinity ? -infinity : (alpha - 1) * (score - greatest);
+  for (double& score : scores)
+    score = score == -infinity ? -infinity : (alpha - 1) * (score - greatest);
   if (!std::isfinite(greatest)) {
     for (double& score : scores) score = score == -infinity ? 0 : nan;
     return;
@@ -113,7 +117,8 @@ void entmax(double alpha, double sink, Values& scores) {
 
 }  // namespace
 
-double weigh(const Normaliser& normaliser, double sink, std::int64_t kv_len, std::vector<double>& scores) {
+double weigh(const Normaliser& normaliser, double sink, std::int64_t kv_len,
+             std::vector<double>& scores) {
   switch (normaliser.kind()) {
     case Normaliser::Kind::softmax: return softmax(sink, scores);
     case Normaliser::Kind::sigmoid: {

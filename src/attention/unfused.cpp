@@ -1,10 +1,11 @@
 // The baseline: what one writes first with a matmul and a softmax at hand.
 //
-//   S = Q K^T (oneDNN) -> loops over S for scale, biases and masks -> P = softmax(S) (oneDNN) -> O = P V (oneDNN)
+//   S = Q K^T (oneDNN) -> loops over S for scale, biases and masks -> P = softmax(S) (oneDNN) -> O
+//   = P V (oneDNN)
 //
-// S is a whole [batch, num_q_heads, q_len, kv_len] matrix in memory: written, changed by the loops, changed by softmax, and
-// read. The query heads of a KV head are folded into the rows of one product, so K and V are not repeated. A normaliser other than
-// softmax is one more loop over S.
+// S is a whole [batch, num_q_heads, q_len, kv_len] matrix in memory: written, changed by the loops,
+// changed by softmax, and read. The query heads of a KV head are folded into the rows of one
+// product, so K and V are not repeated. A normaliser other than softmax is one more loop over S.
 #include <attn/reference.hpp>
 
 #include <algorithm>
@@ -49,7 +50,9 @@ struct Memory {
 };
 
 Memory carve(Arena& arena, const Tensors& tensors, const Sizes& sizes) {
-  const auto copy_of = [&arena](const TensorView& tensor) { return arena.take<float>(dense_floats(tensor) ? 0 : tensor.size()); };
+  const auto copy_of = [&arena](const TensorView& tensor) {
+    return arena.take<float>(dense_floats(tensor) ? 0 : tensor.size());
+  };
   return {.q = copy_of(tensors.q),
           .k = copy_of(tensors.k),
           .v = copy_of(tensors.v),
@@ -79,8 +82,10 @@ struct Call {
 template <class F>
 void parallel_ranges(int num_threads, std::int64_t count, std::int64_t cost_of_one, F&& f) {
   constexpr std::int64_t worthwhile = 1 << 14;
-  const std::int64_t step = std::max<std::int64_t>(1, worthwhile / std::max<std::int64_t>(1, cost_of_one));
-  parallel_for(num_threads, (count + step - 1) / step, [&](std::int64_t part) { f(part * step, std::min(count, (part + 1) * step)); });
+  const std::int64_t step =
+      std::max<std::int64_t>(1, worthwhile / std::max<std::int64_t>(1, cost_of_one));
+  parallel_for(num_threads, (count + step - 1) / step,
+               [&](std::int64_t part) { f(part * step, std::min(count, (part + 1) * step)); });
 }
 
 /// The tensor as dense floats: in place, or copied to `copy`.
@@ -89,9 +94,10 @@ const float* as_dense_floats(const TensorView& tensor, float* copy, int num_thre
   const MutableTensorView copied(copy, tensor.shape);
   const int rows = tensor.rank() - 2;
   const std::int64_t count = tensor.shape[rows];
-  parallel_ranges(num_threads, count, tensor.size() / std::max<std::int64_t>(1, count), [&](std::int64_t begin, std::int64_t end) {
-    copy_into(tensor.sliced(rows, begin, end), copied.sliced(rows, begin, end));
-  });
+  parallel_ranges(num_threads, count, tensor.size() / std::max<std::int64_t>(1, count),
+                  [&](std::int64_t begin, std::int64_t end) {
+                    copy_into(tensor.sliced(rows, begin, end), copied.sliced(rows, begin, end));
+                  });
   return copy;
 }
 
@@ -102,7 +108,8 @@ DenseMask additive_mask(const Tensors& tensors, const Sizes& sizes, float* copy,
   converted.mask = TensorView(as_dense_floats(tensors.mask, copy, num_threads), tensors.mask.shape);
   if (tensors.mask.dtype == DType::boolean) {
     parallel_ranges(num_threads, tensors.mask.size(), 1, [&](std::int64_t begin, std::int64_t end) {
-      std::transform(copy + begin, copy + end, copy + begin, [](float visible) { return visible != 0 ? 0 : -infinity; });
+      std::transform(copy + begin, copy + end, copy + begin,
+                     [](float visible) { return visible != 0 ? 0 : -infinity; });
     });
   }
   return dense_mask(converted, sizes);
@@ -112,7 +119,8 @@ DenseMask additive_mask(const Tensors& tensors, const Sizes& sizes, float* copy,
 KeyRun keys_in_sight(const Call& call, KeyRun row) {
   const auto& [left, right] = call.problem.window;
   std::int64_t begin = 0;
-  std::int64_t end = std::min(kv_length(call.tensors, call.problem.sizes, row.batch), call.mask.kv_len);
+  std::int64_t end =
+      std::min(kv_length(call.tensors, call.problem.sizes, row.batch), call.mask.kv_len);
   if (call.problem.causal) end = std::min(end, row.q_position + 1);
   if (right) end = std::min(end, row.q_position + *right + 1);
   if (left) begin = std::max(begin, row.q_position - *left);
@@ -128,7 +136,8 @@ void scale_and_bias(const Call& call, const KeyRun& keys, float* scores) {
   if (!call.tensors.alibi_slopes.absent()) {
     const float slope = per_head(call.tensors.alibi_slopes, keys.q_head, 0);
     const std::int64_t distance = keys.q_position - keys.key_begin;
-    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] -= slope * static_cast<float>(std::abs(distance - n));
+    for (std::int64_t n = 0; n < keys.count; ++n)
+      scores[n] -= slope * static_cast<float>(std::abs(distance - n));
   }
 }
 
@@ -137,12 +146,14 @@ void mask_scores(const Call& call, const KeyRun& keys, float* scores) {
   const std::int64_t stride = call.mask.strides[3];
   const float* mask = nullptr;
   if (call.mask.present()) {
-    mask = reinterpret_cast<const float*>(call.mask.row(keys.batch, keys.q_head, keys.q_index)) + keys.key_begin * stride;
+    mask = reinterpret_cast<const float*>(call.mask.row(keys.batch, keys.q_head, keys.q_index)) +
+           keys.key_begin * stride;
     for (std::int64_t n = 0; n < keys.count; ++n) scores[n] += mask[n * stride];
   }
   if (call.options.score_mod) call.options.score_mod(keys, scores);
   if (mask != nullptr) {
-    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] = mask[n * stride] == -infinity ? -infinity : scores[n];
+    for (std::int64_t n = 0; n < keys.count; ++n)
+      scores[n] = mask[n * stride] == -infinity ? -infinity : scores[n];
   }
   if (call.options.mask_mod) {
     const auto visible = std::make_unique<bool[]>(static_cast<std::size_t>(keys.count));
@@ -151,45 +162,53 @@ void mask_scores(const Call& call, const KeyRun& keys, float* scores) {
   }
 }
 
-/// tanh(softmax_scale * S / softcap). Over the whole matrix, since oneDNN's tanh is many times faster than a loop over libm's.
+/// tanh(softmax_scale * S / softcap). Over the whole matrix, since oneDNN's tanh is many times
+/// faster than a loop over libm's.
 void take_tanh(const Call& call, const onednn::Matrix& scores) {
   const float factor = call.problem.softmax_scale / *call.problem.softcap;
-  parallel_ranges(call.num_threads, scores.rows * scores.columns, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) scores.data[n] *= factor;
-  });
+  parallel_ranges(call.num_threads, scores.rows * scores.columns, 1,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t n = begin; n < end; ++n) scores.data[n] *= factor;
+                  });
   onednn::tanh_elements(scores, call.num_threads);
 }
 
-/// All else between Q K^T and softmax. Returns whether any weight will be 0 because its key is hidden or its score -inf.
+/// All else between Q K^T and softmax. Returns whether any weight will be 0 because its key is
+/// hidden or its score -inf.
 bool transform_scores(const Call& call) {
   const Sizes& sizes = call.problem.sizes;
   std::atomic<bool> hides = false;
-  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t index = begin; index < end; ++index) {
-      float* const scores = call.scores_of(index);
-      const KeyRun keys = keys_in_sight(call, all_keys_of_row(call.problem, call.tensors, index));
-      float* const first = scores + keys.key_begin;
-      if (keys.count > 0) {
-        scale_and_bias(call, keys, first);
-        mask_scores(call, keys, first);
-      }
-      std::fill(scores, first, -infinity);
-      std::fill(first + keys.count, scores + sizes.kv_len, -infinity);
-      const Extremes seen = extremes(first, keys.count);
-      call.row_max[index] = seen.max;
-      if (keys.count < sizes.kv_len || seen.min == -infinity) hides.store(true, std::memory_order_relaxed);
-    }
-  });
+  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t index = begin; index < end; ++index) {
+                      float* const scores = call.scores_of(index);
+                      const KeyRun keys =
+                          keys_in_sight(call, all_keys_of_row(call.problem, call.tensors, index));
+                      float* const first = scores + keys.key_begin;
+                      if (keys.count > 0) {
+                        scale_and_bias(call, keys, first);
+                        mask_scores(call, keys, first);
+                      }
+                      std::fill(scores, first, -infinity);
+                      std::fill(first + keys.count, scores + sizes.kv_len, -infinity);
+                      const Extremes seen = extremes(first, keys.count);
+                      call.row_max[index] = seen.max;
+                      if (keys.count < sizes.kv_len || seen.min == -infinity)
+                        hides.store(true, std::memory_order_relaxed);
+                    }
+                  });
   return hides;
 }
 
 /// The keys, counted through all KV heads, with a value that is not finite.
 std::vector<std::int64_t> keys_not_finite(const Call& call) {
   const std::int64_t width = call.problem.sizes.v_head_dim;
-  const std::int64_t num_keys = call.problem.sizes.batch * call.problem.sizes.num_kv_heads * call.problem.sizes.kv_len;
+  const std::int64_t num_keys =
+      call.problem.sizes.batch * call.problem.sizes.num_kv_heads * call.problem.sizes.kv_len;
   std::atomic<bool> finite = true;
   parallel_ranges(call.num_threads, num_keys, width, [&](std::int64_t begin, std::int64_t end) {
-    if (!call.kernels.all_finite(call.v + begin * width, (end - begin) * width)) finite.store(false, std::memory_order_relaxed);
+    if (!call.kernels.all_finite(call.v + begin * width, (end - begin) * width))
+      finite.store(false, std::memory_order_relaxed);
   });
   std::vector<std::int64_t> keys;
   for (std::int64_t key = 0; !finite && key < num_keys; ++key) {
@@ -198,25 +217,29 @@ std::vector<std::int64_t> keys_not_finite(const Call& call) {
   return keys;
 }
 
-/// V in two parts. In the product a hidden value meets a weight of 0, and 0 * NaN is NaN: the product takes the finite part,
-/// and each row adds the sum of those others that it sees.
+/// V in two parts. In the product a hidden value meets a weight of 0, and 0 * NaN is NaN: the
+/// product takes the finite part, and each row adds the sum of those others that it sees.
 struct SeparatedValues {
   std::vector<std::int64_t> keys;  // that have others
   std::vector<float> finite;       // V with 0 for what is not
   std::vector<float> other_sum;    // like O
 };
 
-/// Adds to the sum of a row. Weights may be null: those of softmax are positive, and leave what is not finite as it is.
-void add_seen(const Call& call, std::int64_t row, const float* scores, const float* weights, SeparatedValues& separated) {
+/// Adds to the sum of a row. Weights may be null: those of softmax are positive, and leave what is
+/// not finite as it is.
+void add_seen(const Call& call, std::int64_t row, const float* scores, const float* weights,
+              SeparatedValues& separated) {
   const std::vector<std::int64_t>& keys = separated.keys;
   float* const sum = separated.other_sum.data() + row * call.problem.sizes.v_head_dim;
   const Sizes& sizes = call.problem.sizes;
   const std::int64_t first = row / (sizes.q_len * sizes.group_size) * sizes.kv_len;
-  for (auto key = std::lower_bound(keys.begin(), keys.end(), first); key != keys.end() && *key < first + sizes.kv_len; ++key) {
+  for (auto key = std::lower_bound(keys.begin(), keys.end(), first);
+       key != keys.end() && *key < first + sizes.kv_len; ++key) {
     if (scores[*key - first] == -infinity) continue;
     const float* values = call.v + *key * sizes.v_head_dim;
     const float weight = weights == nullptr ? 1 : weights[*key - first];
-    for (std::int64_t d = 0; d < sizes.v_head_dim; ++d) sum[d] += std::isfinite(values[d]) ? 0 : weight * values[d];
+    for (std::int64_t d = 0; d < sizes.v_head_dim; ++d)
+      sum[d] += std::isfinite(values[d]) ? 0 : weight * values[d];
   }
 }
 
@@ -225,8 +248,9 @@ std::optional<SeparatedValues> separate_values(const Call& call) {
   std::vector<std::int64_t> keys = keys_not_finite(call);
   if (keys.empty()) return std::nullopt;
   const std::int64_t out_size = num_rows(call.problem.sizes) * call.problem.sizes.v_head_dim;
-  SeparatedValues separated{
-      std::move(keys), {call.v, call.v + call.tensors.v.size()}, std::vector<float>(static_cast<std::size_t>(out_size))};
+  SeparatedValues separated{std::move(keys),
+                            {call.v, call.v + call.tensors.v.size()},
+                            std::vector<float>(static_cast<std::size_t>(out_size))};
   const auto not_finite = [](float value) { return !std::isfinite(value); };
   std::replace_if(separated.finite.begin(), separated.finite.end(), not_finite, 0.f);
   return separated;
@@ -234,36 +258,43 @@ std::optional<SeparatedValues> separate_values(const Call& call) {
 
 void softmax(const Call& call, std::optional<SeparatedValues>& separated) {
   const Sizes& sizes = call.problem.sizes;
-  parallel_ranges(call.num_threads, separated ? num_rows(sizes) : 0, sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) add_seen(call, row, call.scores_of(row), nullptr, *separated);
-  });
+  parallel_ranges(call.num_threads, separated ? num_rows(sizes) : 0, sizes.kv_len,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t row = begin; row < end; ++row)
+                      add_seen(call, row, call.scores_of(row), nullptr, *separated);
+                  });
   onednn::softmax_rows({call.scores, num_rows(sizes), sizes.kv_len}, call.scores, call.num_threads);
 }
 
 /// Any other normaliser, row by row.
 void normalise(const Call& call, std::optional<SeparatedValues>& separated) {
   const Sizes& sizes = call.problem.sizes;
-  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> weights(static_cast<std::size_t>(sizes.kv_len + 1)), scratch(2 * weights.size());
-    for (std::int64_t index = begin; index < end; ++index) {
-      float* const scores = call.scores_of(index);
-      const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
-      std::copy_n(scores, sizes.kv_len, weights.data());
-      weigh_row(call.kernels, call.problem.normaliser,
-                {.scores = weights.data(),
-                 .count = sizes.kv_len,
-                 .kv_len = kv_length(call.tensors, sizes, row.batch),
-                 .sink = per_head(call.tensors.sinks, row.q_head, -infinity),
-                 .scratch = scratch.data()});
-      if (separated) add_seen(call, index, scores, weights.data(), *separated);
-      std::copy_n(weights.data(), sizes.kv_len, scores);
-    }
-  });
+  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    std::vector<float> weights(static_cast<std::size_t>(sizes.kv_len + 1)),
+                        scratch(2 * weights.size());
+                    for (std::int64_t index = begin; index < end; ++index) {
+                      float* const scores = call.scores_of(index);
+                      const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
+                      std::copy_n(scores, sizes.kv_len, weights.data());
+                      weigh_row(call.kernels, call.problem.normaliser,
+                                {.scores = weights.data(),
+                                 .count = sizes.kv_len,
+                                 .kv_len = kv_length(call.tensors, sizes, row.batch),
+                                 .sink = per_head(call.tensors.sinks, row.q_head, -infinity),
+                                 .scratch = scratch.data()});
+                      if (separated) add_seen(call, index, scores, weights.data(), *separated);
+                      std::copy_n(weights.data(), sizes.kv_len, scores);
+                    }
+                  });
 }
 
-bool by_softmax(const Call& call) { return call.problem.normaliser.kind() == Normaliser::Kind::softmax; }
+bool by_softmax(const Call& call) {
+  return call.problem.normaliser.kind() == Normaliser::Kind::softmax;
+}
 
-/// What a plain softmax does not know: rows that see nothing, rows that are undefined, and sinks. Also lse.
+/// What a plain softmax does not know: rows that see nothing, rows that are undefined, and sinks.
+/// Also lse.
 void finish_row(const Call& call, std::int64_t index) {
   const Sizes& sizes = call.problem.sizes;
   const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
@@ -283,19 +314,24 @@ void finish_row(const Call& call, std::int64_t index) {
     const double keys_lse = row_max - std::log(extremes(call.scores_of(index), sizes.kv_len).max);
     lse = std::max<double>(keys_lse, sink) + std::log1p(std::exp(-std::abs(keys_lse - sink)));
     const auto share = static_cast<float>(std::exp(keys_lse - lse));
-    if (!call.tensors.sinks.absent()) std::transform(out, out + sizes.v_head_dim, out, [share](float value) { return value * share; });
+    if (!call.tensors.sinks.absent())
+      std::transform(out, out + sizes.v_head_dim, out,
+                     [share](float value) { return value * share; });
   }
   write_lse(call.tensors.lse, row, lse);
 }
 
 void finish_rows(const Call& call, const std::optional<SeparatedValues>& separated) {
   const Sizes& sizes = call.problem.sizes;
-  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len + sizes.v_head_dim, [&](std::int64_t begin, std::int64_t end) {
-    if (separated) {
-      for (std::int64_t n = begin * sizes.v_head_dim; n < end * sizes.v_head_dim; ++n) call.out[n] += separated->other_sum[n];
-    }
-    for (std::int64_t index = begin; index < end; ++index) finish_row(call, index);
-  });
+  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len + sizes.v_head_dim,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    if (separated) {
+                      for (std::int64_t n = begin * sizes.v_head_dim; n < end * sizes.v_head_dim;
+                           ++n)
+                        call.out[n] += separated->other_sum[n];
+                    }
+                    for (std::int64_t index = begin; index < end; ++index) finish_row(call, index);
+                  });
 }
 
 /// A matmul, softmax, matmul over all heads, and loops between them.
@@ -303,10 +339,17 @@ void attend(const Call& call) {
   const Sizes& sizes = call.problem.sizes;
   const std::int64_t kv_heads = sizes.batch * sizes.num_kv_heads;
   const std::int64_t rows = sizes.group_size * sizes.q_len;
-  const onednn::MatmulShape scores_shape{
-      .m = rows, .n = sizes.kv_len, .k = sizes.head_dim, .batch = kv_heads, .b_transposed = true, .num_threads = call.num_threads};
-  const onednn::MatmulShape out_shape{
-      .m = rows, .n = sizes.v_head_dim, .k = sizes.kv_len, .batch = kv_heads, .num_threads = call.num_threads};
+  const onednn::MatmulShape scores_shape{.m = rows,
+                                         .n = sizes.kv_len,
+                                         .k = sizes.head_dim,
+                                         .batch = kv_heads,
+                                         .b_transposed = true,
+                                         .num_threads = call.num_threads};
+  const onednn::MatmulShape out_shape{.m = rows,
+                                      .n = sizes.v_head_dim,
+                                      .k = sizes.kv_len,
+                                      .batch = kv_heads,
+                                      .num_threads = call.num_threads};
   onednn::MatmulCall q_times_k(onednn::Matmul::shared(scores_shape));
   onednn::MatmulCall p_times_v(onednn::Matmul::shared(out_shape));
 
@@ -326,8 +369,9 @@ void attention_unfused(const Tensors& tensors, const Options& options) {
   const Problem problem = validate(tensors, options);
   validate_data(problem, tensors);
   if (!is_dense(tensors)) {
-    return for_each_sequence(problem, tensors, options, DType::f32,
-                             [](const SequenceCall& call) { attention_unfused(call.tensors, call.options); });
+    return for_each_sequence(problem, tensors, options, DType::f32, [](const SequenceCall& call) {
+      attention_unfused(call.tensors, call.options);
+    });
   }
   const Sizes& sizes = problem.sizes;
   if (num_rows(sizes) == 0) return;
@@ -356,7 +400,9 @@ void attention_unfused(const Tensors& tensors, const Options& options) {
   if (call.out == memory.out) {
     const TensorView out(call.out, tensors.out.shape);
     parallel_ranges(threads, sizes.q_len, out.size() / sizes.q_len,
-                    [&](std::int64_t begin, std::int64_t end) { copy_into(out.sliced(2, begin, end), tensors.out.sliced(2, begin, end)); });
+                    [&](std::int64_t begin, std::int64_t end) {
+                      copy_into(out.sliced(2, begin, end), tensors.out.sliced(2, begin, end));
+                    });
   }
 }
 
@@ -370,7 +416,8 @@ std::size_t unfused_scratch_size(const Tensors& tensors) {
   std::size_t most = 0;
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
     const Tensors sequence = sequence_call(problem, tensors, {}, batch, DType::f32).tensors;
-    const auto gathered = static_cast<std::size_t>(sequence.k.size() + sequence.v.size()) * sizeof(float);
+    const auto gathered =
+        static_cast<std::size_t>(sequence.k.size() + sequence.v.size()) * sizeof(float);
     most = std::max(most, gathered + unfused_scratch_size(sequence));
   }
   return most;

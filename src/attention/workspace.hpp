@@ -32,8 +32,9 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-/// Packed K and V of one KV head, in words. K: per block of keys, panels of keys, each [key_words][panel_width] (for oneDNN
-/// one matrix [head_dim][kv_block]). V: per block, panels of dims, each [value_words][value_panel_width].
+/// Packed K and V of one KV head, in words. K: per block of keys, panels of keys, each
+/// [key_words][panel_width] (for oneDNN one matrix [head_dim][kv_block]). V: per block, panels of
+/// dims, each [value_words][value_panel_width].
 struct PackedHead {
   float* keys;
   float* values;
@@ -42,7 +43,8 @@ struct PackedHead {
   std::uint8_t* finite;           // whether all its values are
 };
 
-/// Online softmax of some rows, not divided by its sums yet: row_max and row_sum [rows], out [rows, value_width].
+/// Online softmax of some rows, not divided by its sums yet: row_max and row_sum [rows], out [rows,
+/// value_width].
 struct RowStates {
   float* out;
   float* row_max;
@@ -95,7 +97,9 @@ class Scratch {
   Scratch(const ScratchShape& shape, void* memory) noexcept;
 
   std::atomic<std::int64_t>& next_ticket() const noexcept { return *shared_.next_ticket; }
-  std::span<EntryWork> entries() const noexcept { return {shared_.entries, static_cast<std::size_t>(shape_.sizes.batch)}; }
+  std::span<EntryWork> entries() const noexcept {
+    return {shared_.entries, static_cast<std::size_t>(shape_.sizes.batch)};
+  }
   HeadWork* heads() const noexcept { return shared_.heads; }
   HeadProgress* progress() const noexcept { return shared_.progress; }
   PackedHead packed(std::int64_t slot) const noexcept;

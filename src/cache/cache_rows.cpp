@@ -18,7 +18,8 @@ const CacheShape& checked_shape(const CacheShape& shape) {
   require_positive("num_kv_heads", shape.num_kv_heads);
   require_positive("head_dim", shape.head_dim);
   require_positive("v_head_dim", shape.v_head_dim);
-  if (shape.dtype != DType::f32 && shape.dtype != DType::bf16 && shape.dtype != DType::f16 && shape.dtype != DType::i8) {
+  if (shape.dtype != DType::f32 && shape.dtype != DType::bf16 && shape.dtype != DType::f16 &&
+      shape.dtype != DType::i8) {
     reject(fmt::format("dtype is {}; it needs f32, bf16, f16 or i8", name_of(shape.dtype)));
   }
   return shape;
@@ -36,8 +37,8 @@ TensorView with_batch_of_one(const TensorView& tensor) {
           {0, tensor.strides[0], tensor.strides[1], tensor.strides[2]}};
 }
 
-void check_new_rows(const char* name, const TensorView& rows, const CacheShape& shape, std::optional<std::int64_t> batch, std::int64_t dim,
-                    const char* dim_name) {
+void check_new_rows(const char* name, const TensorView& rows, const CacheShape& shape,
+                    std::optional<std::int64_t> batch, std::int64_t dim, const char* dim_name) {
   if (batch) {
     require_rank(name, rows, 4, "[batch, num_kv_heads, count, dim]");
     require_extent(name, rows, 0, *batch, "batch of the cache");
@@ -51,14 +52,17 @@ void check_new_rows(const char* name, const TensorView& rows, const CacheShape& 
   require_data(name, rows);
 }
 
-/// The largest magnitude; infinite or NaN if any value is. Magnitudes of floats are ordered as their bits are, NaN on top.
+/// The largest magnitude; infinite or NaN if any value is. Magnitudes of floats are ordered as
+/// their bits are, NaN on top.
 float largest_magnitude(const float* values, std::int64_t count) noexcept {
   std::uint32_t largest = 0;
-  for (std::int64_t n = 0; n < count; ++n) largest = std::max(largest, std::bit_cast<std::uint32_t>(values[n]) & 0x7fffffffu);
+  for (std::int64_t n = 0; n < count; ++n)
+    largest = std::max(largest, std::bit_cast<std::uint32_t>(values[n]) & 0x7fffffffu);
   return std::bit_cast<float>(largest);
 }
 
-/// To nearest even, for magnitudes below 2^22: added to 1.5 * 2^23, a number has no bits left for a fraction.
+/// To nearest even, for magnitudes below 2^22: added to 1.5 * 2^23, a number has no bits left for a
+/// fraction.
 float round_to_integer(float value) noexcept {
   constexpr float shift = 0x1.8p23f;
   return (value + shift) - shift;
@@ -73,13 +77,15 @@ float quantize(const float* values, std::int64_t count, std::int8_t* to) noexcep
   }
   // A subnormal scale would be rounded so coarsely that quotients leave i8's range.
   const float scale = std::max(largest / 127, std::numeric_limits<float>::min());
-  for (std::int64_t n = 0; n < count; ++n) to[n] = static_cast<std::int8_t>(round_to_integer(values[n] / scale));
+  for (std::int64_t n = 0; n < count; ++n)
+    to[n] = static_cast<std::int8_t>(round_to_integer(values[n] / scale));
   return scale;
 }
 
 }  // namespace
 
-CacheRows::CacheRows(const CacheShape& shape, std::int64_t dim) : memory_(shape.dtype, shape_in_memory(shape, dim)), rows_(memory_.view()) {
+CacheRows::CacheRows(const CacheShape& shape, std::int64_t dim)
+    : memory_(shape.dtype, shape_in_memory(shape, dim)), rows_(memory_.view()) {
   if (shape.layout == CacheLayout::bshd) rows_ = rows_.permuted({0, 2, 1, 3});
   if (shape.dtype != DType::i8) return;
   scale_memory_ = Tensor(DType::f32, {shape.slabs, shape.num_kv_heads, shape.keys});
@@ -93,16 +99,20 @@ void CacheRows::copy(const Row& from, std::int64_t head, const KeyPlace& place) 
   if (from.stride == 1) {
     std::memcpy(to, from.data, static_cast<std::size_t>(dim) * size);
   } else {
-    for (std::int64_t n = 0; n < dim; ++n) std::memcpy(to + static_cast<std::size_t>(n) * size, from.at(n), size);
+    for (std::int64_t n = 0; n < dim; ++n)
+      std::memcpy(to + static_cast<std::size_t>(n) * size, from.at(n), size);
   }
 }
 
-void CacheRows::round(const float* from, std::int64_t head, const KeyPlace& place, const kernels::Kernels& kernels) noexcept {
+void CacheRows::round(const float* from, std::int64_t head, const KeyPlace& place,
+                      const kernels::Kernels& kernels) noexcept {
   const Row to = row_of(rows_, place.slab, head, place.key);
   const std::int64_t dim = rows_.shape[3];
   if (to.dtype != DType::i8) return write_row(from, dim, kernels, to);
-  const std::int64_t scale_at = (place.slab * scales_.shape[1] + head) * scales_.shape[2] + place.key;
-  static_cast<float*>(scales_.data)[scale_at] = quantize(from, dim, reinterpret_cast<std::int8_t*>(to.data));
+  const std::int64_t scale_at =
+      (place.slab * scales_.shape[1] + head) * scales_.shape[2] + place.key;
+  static_cast<float*>(scales_.data)[scale_at] =
+      quantize(from, dim, reinterpret_cast<std::int8_t*>(to.data));
 }
 
 void CacheRows::copy_slab(std::int64_t from, std::int64_t to) noexcept {
@@ -121,17 +131,20 @@ CacheMemory::CacheMemory(const CacheShape& shape)
       kernels_(kernels::kernels_for(default_isa())),
       staging_(static_cast<std::size_t>(std::max(shape.head_dim, shape.v_head_dim))) {}
 
-NewKeys CacheMemory::checked(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope,
+NewKeys CacheMemory::checked(const TensorView& k, const TensorView& v,
+                             const std::optional<Rope>& rope,
                              std::optional<std::int64_t> batch) const {
   check_new_rows("k", k, shape_, batch, shape_.head_dim, "head_dim of the cache");
   check_new_rows("v", v, shape_, batch, shape_.v_head_dim, "v_head_dim of the cache");
   const int keys = k.rank() - 2;
   require_extent("v", v, keys, k.shape[keys], "count of k");
   if (rope) check_rope("rope", *rope, shape_.head_dim, 0);
-  return {.k = batch ? k : with_batch_of_one(k), .v = batch ? v : with_batch_of_one(v), .rope = rope};
+  return {
+      .k = batch ? k : with_batch_of_one(k), .v = batch ? v : with_batch_of_one(v), .rope = rope};
 }
 
-void CacheMemory::store(const NewKeys& from, std::int64_t batch, std::int64_t n, std::int64_t position, const KeyPlace& place) noexcept {
+void CacheMemory::store(const NewKeys& from, std::int64_t batch, std::int64_t n,
+                        std::int64_t position, const KeyPlace& place) noexcept {
   for (std::int64_t head = 0; head < shape_.num_kv_heads; ++head) {
     const Row key = row_of(from.k, batch, head, n);
     if (from.rope) {
@@ -145,7 +158,8 @@ void CacheMemory::store(const NewKeys& from, std::int64_t batch, std::int64_t n,
   }
 }
 
-void CacheMemory::store_row(const Row& from, std::int64_t head, const KeyPlace& place, CacheRows& to) noexcept {
+void CacheMemory::store_row(const Row& from, std::int64_t head, const KeyPlace& place,
+                            CacheRows& to) noexcept {
   if (from.dtype == shape_.dtype) return to.copy(from, head, place);
   to.round(as_floats(from, to.rows().shape[3], kernels_, staging_.data()), head, place, kernels_);
 }

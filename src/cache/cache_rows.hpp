@@ -1,4 +1,5 @@
-// What both caches are made of: memory for rows of keys and values in the cache's type, and the way that new rows take into it.
+// What both caches are made of: memory for rows of keys and values in the cache's type, and the way
+// that new rows take into it.
 #pragma once
 
 #include <attn/kv_cache.hpp>
@@ -8,8 +9,8 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/rows.hpp"
 #include "kernels/kernels.hpp"
+#include "kernels/rows.hpp"
 
 namespace attn {
 
@@ -47,12 +48,15 @@ class CacheRows {
   TensorView rows() const noexcept { return rows_; }
   /// f32 [slabs, num_kv_heads, keys], dense; absent for other types than i8.
   TensorView scales() const noexcept { return scales_; }
-  std::size_t size_in_bytes() const noexcept { return memory_.size_in_bytes() + scale_memory_.size_in_bytes(); }
+  std::size_t size_in_bytes() const noexcept {
+    return memory_.size_in_bytes() + scale_memory_.size_in_bytes();
+  }
 
   /// Takes over the bits of a row of the same type.
   void copy(const Row& from, std::int64_t head, const KeyPlace& place) noexcept;
   /// Rounds a row of dense floats.
-  void round(const float* from, std::int64_t head, const KeyPlace& place, const kernels::Kernels& kernels) noexcept;
+  void round(const float* from, std::int64_t head, const KeyPlace& place,
+             const kernels::Kernels& kernels) noexcept;
   void copy_slab(std::int64_t from, std::int64_t to) noexcept;
 
  private:
@@ -65,14 +69,20 @@ class CacheMemory {
   /// Throws Error(invalid_argument) for a shape that makes no cache, naming the setting.
   explicit CacheMemory(const CacheShape& shape);
 
-  /// Checks all of append's arguments but the rope's number of positions. Without `batch`, k and v lack that dim.
-  NewKeys checked(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope, std::optional<std::int64_t> batch) const;
+  /// Checks all of append's arguments but the rope's number of positions. Without `batch`, k and v
+  /// lack that dim.
+  NewKeys checked(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope,
+                  std::optional<std::int64_t> batch) const;
   /// Writes new key n of one batch entry, which stands at `position` in its sequence.
-  void store(const NewKeys& from, std::int64_t batch, std::int64_t n, std::int64_t position, const KeyPlace& place) noexcept;
+  void store(const NewKeys& from, std::int64_t batch, std::int64_t n, std::int64_t position,
+             const KeyPlace& place) noexcept;
   void copy_slab(std::int64_t from, std::int64_t to) noexcept;
 
-  std::size_t size_in_bytes() const noexcept { return keys_.size_in_bytes() + values_.size_in_bytes(); }
-  /// The call with k, v and their scales, and nothing else that says where keys lie: a call may have been bound before.
+  std::size_t size_in_bytes() const noexcept {
+    return keys_.size_in_bytes() + values_.size_in_bytes();
+  }
+  /// The call with k, v and their scales, and nothing else that says where keys lie: a call may
+  /// have been bound before.
   Tensors bind(Tensors tensors) const noexcept;
 
  private:

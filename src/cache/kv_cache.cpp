@@ -29,12 +29,20 @@ CacheShape shape_of(const KvCache::Settings& settings) {
 
 }  // namespace
 
-/// The key at position p of a sequence lies in row p % capacity: a ring for a rolling cache, row p for another.
+/// The key at position p of a sequence lies in row p % capacity: a ring for a rolling cache, row p
+/// for another.
 struct KvCache::Memory {
-  explicit Memory(const Settings& given) : settings(given), rows(shape_of(given)), lengths(size()), starts(size()), positions(size()) {}
+  explicit Memory(const Settings& given)
+      : settings(given),
+        rows(shape_of(given)),
+        lengths(size()),
+        starts(size()),
+        positions(size()) {}
 
   std::size_t size() const noexcept { return static_cast<std::size_t>(settings.batch); }
-  std::int64_t oldest(std::size_t sequence) const noexcept { return positions[sequence] - lengths[sequence]; }
+  std::int64_t oldest(std::size_t sequence) const noexcept {
+    return positions[sequence] - lengths[sequence];
+  }
   /// As an index.
   std::size_t checked(std::int64_t sequence) const {
     require_within("sequence", sequence, 0, settings.batch - 1, "batch of the cache");
@@ -60,20 +68,26 @@ struct KvCache::Memory {
 
 void KvCache::Memory::require_room(std::size_t sequence, std::int64_t count) const {
   // A rolling cache is never full, but its positions have to be numbers.
-  const std::int64_t room =
-      settings.rolling ? std::numeric_limits<std::int64_t>::max() - positions[sequence] : settings.capacity - lengths[sequence];
+  const std::int64_t room = settings.rolling
+                                ? std::numeric_limits<std::int64_t>::max() - positions[sequence]
+                                : settings.capacity - lengths[sequence];
   if (count > room) {
-    throw Error(ErrorCode::exhausted, fmt::format("k has {} keys for sequence {}, which holds {} and has room for {} (capacity {})", count,
-                                                  sequence, lengths[sequence], room, settings.capacity));
+    throw Error(
+        ErrorCode::exhausted,
+        fmt::format(
+            "k has {} keys for sequence {}, which holds {} and has room for {} (capacity {})",
+            count, sequence, lengths[sequence], room, settings.capacity));
   }
 }
 
 void KvCache::Memory::append(std::size_t first, const NewKeys& keys) {
   const std::size_t end = first + static_cast<std::size_t>(keys.k.shape[0]);
-  for (std::size_t sequence = first; sequence < end; ++sequence) require_room(sequence, keys.count());
+  for (std::size_t sequence = first; sequence < end; ++sequence)
+    require_room(sequence, keys.count());
   if (keys.count() == 0) return;
   if (keys.rope) {
-    const std::int64_t furthest = *std::max_element(positions.data() + first, positions.data() + end);
+    const std::int64_t furthest =
+        *std::max_element(positions.data() + first, positions.data() + end);
     check_rope("rope", *keys.rope, settings.head_dim, furthest + keys.count());
   }
   for (std::size_t sequence = first; sequence < end; ++sequence) {
@@ -81,12 +95,14 @@ void KvCache::Memory::append(std::size_t first, const NewKeys& keys) {
   }
 }
 
-void KvCache::Memory::append_entry(std::size_t sequence, const NewKeys& keys, std::int64_t batch) noexcept {
+void KvCache::Memory::append_entry(std::size_t sequence, const NewKeys& keys,
+                                   std::int64_t batch) noexcept {
   const std::int64_t begin = positions[sequence];
   const std::int64_t end = begin + keys.count();
   const std::int64_t kept = std::max(begin, end - settings.capacity);
   for (std::int64_t position = kept; position < end; ++position) {
-    const KeyPlace place{.slab = static_cast<std::int64_t>(sequence), .key = position % settings.capacity};
+    const KeyPlace place{.slab = static_cast<std::int64_t>(sequence),
+                         .key = position % settings.capacity};
     rows.store(keys, batch, position - begin, position, place);
   }
   hold(sequence, std::max(oldest(sequence), end - settings.capacity), end);
@@ -99,9 +115,13 @@ KvCache::~KvCache() = default;
 
 const KvCache::Settings& KvCache::settings() const noexcept { return memory_->settings; }
 
-std::int64_t KvCache::length(std::int64_t sequence) const { return memory_->lengths[memory_->checked(sequence)]; }
+std::int64_t KvCache::length(std::int64_t sequence) const {
+  return memory_->lengths[memory_->checked(sequence)];
+}
 
-std::int64_t KvCache::position(std::int64_t sequence) const { return memory_->positions[memory_->checked(sequence)]; }
+std::int64_t KvCache::position(std::int64_t sequence) const {
+  return memory_->positions[memory_->checked(sequence)];
+}
 
 std::size_t KvCache::size_in_bytes() const noexcept { return memory_->rows.size_in_bytes(); }
 
@@ -109,25 +129,29 @@ void KvCache::append(const TensorView& k, const TensorView& v, const std::option
   memory_->append(0, memory_->rows.checked(k, v, rope, memory_->settings.batch));
 }
 
-void KvCache::append_to(std::int64_t sequence, const TensorView& k, const TensorView& v, const std::optional<Rope>& rope) {
+void KvCache::append_to(std::int64_t sequence, const TensorView& k, const TensorView& v,
+                        const std::optional<Rope>& rope) {
   memory_->append(memory_->checked(sequence), memory_->rows.checked(k, v, rope, {}));
 }
 
 void KvCache::truncate(std::int64_t sequence, std::int64_t position) {
   const std::size_t at = memory_->checked(sequence);
   const std::int64_t oldest = memory_->oldest(at);
-  require_within("position", position, oldest, memory_->positions[at], "the oldest key of the sequence, and its end");
+  require_within("position", position, oldest, memory_->positions[at],
+                 "the oldest key of the sequence, and its end");
   memory_->hold(at, oldest, position);
 }
 
 void KvCache::clear() noexcept {
-  for (std::size_t sequence = 0; sequence < memory_->size(); ++sequence) memory_->hold(sequence, 0, 0);
+  for (std::size_t sequence = 0; sequence < memory_->size(); ++sequence)
+    memory_->hold(sequence, 0, 0);
 }
 
 Tensors KvCache::bind(Tensors tensors) const {
   tensors = memory_->rows.bind(std::move(tensors));
   tensors.kv_lens = {memory_->lengths.data(), {memory_->settings.batch}};
-  if (memory_->settings.rolling) tensors.kv_starts = {memory_->starts.data(), {memory_->settings.batch}};
+  if (memory_->settings.rolling)
+    tensors.kv_starts = {memory_->starts.data(), {memory_->settings.batch}};
   return tensors;
 }
 

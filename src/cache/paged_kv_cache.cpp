@@ -16,7 +16,8 @@ namespace attn {
 namespace {
 
 CacheShape shape_of(const PagedKvCache::Settings& settings) {
-  require_within("num_pages", settings.num_pages, 1, std::numeric_limits<std::int32_t>::max(), "page tables are i32");
+  require_within("num_pages", settings.num_pages, 1, std::numeric_limits<std::int32_t>::max(),
+                 "page tables are i32");
   require_positive("page_size", settings.page_size);
   return {.slabs = settings.num_pages,
           .num_kv_heads = settings.num_kv_heads,
@@ -32,11 +33,14 @@ class PagePool {
  public:
   explicit PagePool(std::int64_t num_pages) : holders_(static_cast<std::size_t>(num_pages)) {
     free_.resize(holders_.size());
-    for (std::size_t n = 0; n < free_.size(); ++n) free_[n] = static_cast<std::int32_t>(free_.size() - 1 - n);
+    for (std::size_t n = 0; n < free_.size(); ++n)
+      free_[n] = static_cast<std::int32_t>(free_.size() - 1 - n);
   }
 
   std::int64_t free() const noexcept { return static_cast<std::int64_t>(free_.size()); }
-  bool shared(std::int32_t page) const noexcept { return holders_[static_cast<std::size_t>(page)] > 1; }
+  bool shared(std::int32_t page) const noexcept {
+    return holders_[static_cast<std::size_t>(page)] > 1;
+  }
   /// There has to be one.
   std::int32_t take() noexcept {
     const std::int32_t page = free_.back();
@@ -69,10 +73,12 @@ void make_room(std::vector<std::int32_t>& pages, std::size_t count) {
 }  // namespace
 
 struct PagedKvCache::Memory {
-  explicit Memory(const Settings& given) : settings(given), rows(shape_of(given)), pool(given.num_pages) {}
+  explicit Memory(const Settings& given)
+      : settings(given), rows(shape_of(given)), pool(given.num_pages) {}
 
   SequencePages& checked(Sequence sequence) {
-    if (sequence < 0 || sequence >= std::ssize(sequences) || !sequences[static_cast<std::size_t>(sequence)].exists) {
+    if (sequence < 0 || sequence >= std::ssize(sequences) ||
+        !sequences[static_cast<std::size_t>(sequence)].exists) {
       reject(fmt::format("sequence {} does not exist", sequence));
     }
     return sequences[static_cast<std::size_t>(sequence)];
@@ -87,7 +93,8 @@ struct PagedKvCache::Memory {
   }
   /// How many pages the sequence has to take before so many keys can be written.
   std::int64_t pages_needed(const SequencePages& sequence, std::int64_t count) const noexcept;
-  /// Makes the sequence the only holder of all pages from its end to `count` keys later. The pages needed are free.
+  /// Makes the sequence the only holder of all pages from its end to `count` keys later. The pages
+  /// needed are free.
   void extend(SequencePages& sequence, std::int64_t count) noexcept;
   void shrink(SequencePages& sequence, std::int64_t length) noexcept;
 
@@ -101,7 +108,8 @@ struct PagedKvCache::Memory {
 };
 
 std::size_t PagedKvCache::Memory::unused_number() {
-  const auto unused = std::find_if(sequences.begin(), sequences.end(), [](const SequencePages& sequence) { return !sequence.exists; });
+  const auto unused = std::find_if(sequences.begin(), sequences.end(),
+                                   [](const SequencePages& sequence) { return !sequence.exists; });
   if (unused == sequences.end()) {
     sequences.emplace_back();
     return sequences.size() - 1;
@@ -109,10 +117,12 @@ std::size_t PagedKvCache::Memory::unused_number() {
   return static_cast<std::size_t>(unused - sequences.begin());
 }
 
-std::int64_t PagedKvCache::Memory::pages_needed(const SequencePages& sequence, std::int64_t count) const noexcept {
+std::int64_t PagedKvCache::Memory::pages_needed(const SequencePages& sequence,
+                                                std::int64_t count) const noexcept {
   if (count == 0) return 0;
   const std::int64_t room = std::ssize(sequence.pages) * settings.page_size - sequence.length;
-  return pages_for(std::max<std::int64_t>(0, count - room)) + (last_page_is_shared(sequence) ? 1 : 0);
+  return pages_for(std::max<std::int64_t>(0, count - room)) +
+         (last_page_is_shared(sequence) ? 1 : 0);
 }
 
 void PagedKvCache::Memory::extend(SequencePages& sequence, std::int64_t count) noexcept {
@@ -122,15 +132,18 @@ void PagedKvCache::Memory::extend(SequencePages& sequence, std::int64_t count) n
     pool.release(std::exchange(sequence.pages.back(), copy));
   }
   sequence.length += count;
-  while (std::ssize(sequence.pages) < pages_for(sequence.length)) sequence.pages.push_back(pool.take());
+  while (std::ssize(sequence.pages) < pages_for(sequence.length))
+    sequence.pages.push_back(pool.take());
 }
 
 void PagedKvCache::Memory::shrink(SequencePages& sequence, std::int64_t length) noexcept {
   sequence.length = length;
-  for (; std::ssize(sequence.pages) > pages_for(length); sequence.pages.pop_back()) pool.release(sequence.pages.back());
+  for (; std::ssize(sequence.pages) > pages_for(length); sequence.pages.pop_back())
+    pool.release(sequence.pages.back());
 }
 
-PagedKvCache::PagedKvCache(const Settings& settings) : memory_(std::make_unique<Memory>(settings)) {}
+PagedKvCache::PagedKvCache(const Settings& settings)
+    : memory_(std::make_unique<Memory>(settings)) {}
 PagedKvCache::PagedKvCache(PagedKvCache&&) noexcept = default;
 PagedKvCache& PagedKvCache::operator=(PagedKvCache&&) noexcept = default;
 PagedKvCache::~PagedKvCache() = default;
@@ -139,9 +152,13 @@ const PagedKvCache::Settings& PagedKvCache::settings() const noexcept { return m
 
 std::int64_t PagedKvCache::free_pages() const noexcept { return memory_->pool.free(); }
 
-std::int64_t PagedKvCache::length(Sequence sequence) const { return memory_->checked(sequence).length; }
+std::int64_t PagedKvCache::length(Sequence sequence) const {
+  return memory_->checked(sequence).length;
+}
 
-std::span<const std::int32_t> PagedKvCache::pages(Sequence sequence) const { return memory_->checked(sequence).pages; }
+std::span<const std::int32_t> PagedKvCache::pages(Sequence sequence) const {
+  return memory_->checked(sequence).pages;
+}
 
 std::size_t PagedKvCache::size_in_bytes() const noexcept { return memory_->rows.size_in_bytes(); }
 
@@ -169,7 +186,8 @@ void PagedKvCache::remove(Sequence sequence) {
   removed.exists = false;
 }
 
-void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorView& v, const std::optional<Rope>& rope) {
+void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorView& v,
+                          const std::optional<Rope>& rope) {
   SequencePages& to = memory_->checked(sequence);
   const NewKeys keys = memory_->rows.checked(k, v, rope, {});
   const std::int64_t count = keys.count();
@@ -177,9 +195,11 @@ void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorVi
   const std::int64_t needed = memory_->pages_needed(to, count);
   if (needed > free_pages()) {
     throw Error(ErrorCode::exhausted,
-                fmt::format("k has {} keys for sequence {}, which holds {}: they need {} more pages of {} keys, but "
+                fmt::format("k has {} keys for sequence {}, which holds {}: they need {} more "
+                            "pages of {} keys, but "
                             "{} of {} are free",
-                            count, sequence, to.length, needed, settings().page_size, free_pages(), settings().num_pages));
+                            count, sequence, to.length, needed, settings().page_size, free_pages(),
+                            settings().num_pages));
   }
   if (rope) check_rope("rope", *rope, settings().head_dim, to.length + count);
   make_room(to.pages, to.pages.size() + static_cast<std::size_t>(needed));
@@ -187,7 +207,8 @@ void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorVi
   memory_->extend(to, count);
   for (std::int64_t position = begin; position < to.length; ++position) {
     const std::int32_t page = to.pages[static_cast<std::size_t>(position / settings().page_size)];
-    memory_->rows.store(keys, 0, position - begin, position, {.slab = page, .key = position % settings().page_size});
+    memory_->rows.store(keys, 0, position - begin, position,
+                        {.slab = page, .key = position % settings().page_size});
   }
 }
 
@@ -199,12 +220,14 @@ void PagedKvCache::truncate(Sequence sequence, std::int64_t length) {
 
 Tensors PagedKvCache::bind(Tensors tensors, std::span<const Sequence> sequences) {
   std::size_t max_pages = 1;
-  for (const Sequence sequence : sequences) max_pages = std::max(max_pages, memory_->checked(sequence).pages.size());
+  for (const Sequence sequence : sequences)
+    max_pages = std::max(max_pages, memory_->checked(sequence).pages.size());
   memory_->page_table.assign(sequences.size() * max_pages, 0);
   memory_->lengths.resize(sequences.size());
   for (std::size_t n = 0; n < sequences.size(); ++n) {
     const SequencePages& sequence = memory_->checked(sequences[n]);
-    std::copy(sequence.pages.begin(), sequence.pages.end(), memory_->page_table.data() + n * max_pages);
+    std::copy(sequence.pages.begin(), sequence.pages.end(),
+              memory_->page_table.data() + n * max_pages);
     memory_->lengths[n] = sequence.length;
   }
   const auto batch = static_cast<std::int64_t>(sequences.size());

@@ -1,4 +1,5 @@
-// The elements of a tensor of any rank, type and strides as dense floats and back, any number of them at a time.
+// The elements of a tensor of any rank, type and strides as dense floats and back, any number of
+// them at a time.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -16,13 +17,18 @@ namespace attn {
 class Elements {
  public:
   explicit Elements(const TensorView& tensor) noexcept
-      : data_(static_cast<std::byte*>(const_cast<void*>(tensor.data))), dtype_(tensor.dtype), positions_(tensor.shape, tensor.strides) {}
+      : data_(static_cast<std::byte*>(const_cast<void*>(tensor.data))),
+        dtype_(tensor.dtype),
+        positions_(tensor.shape, tensor.strides) {}
 
-  /// Elements first, ..., first + count - 1 where they are, if those are floats side by side; else null.
+  /// Elements first, ..., first + count - 1 where they are, if those are floats side by side; else
+  /// null.
   float* in_place(std::int64_t first, std::int64_t count) const noexcept;
-  void read(std::int64_t first, std::int64_t count, const kernels::Kernels& kernels, float* to) const noexcept;
+  void read(std::int64_t first, std::int64_t count, const kernels::Kernels& kernels,
+            float* to) const noexcept;
   /// Rounds to the tensor's type.
-  void write(const float* values, std::int64_t first, std::int64_t count, const kernels::Kernels& kernels) const noexcept;
+  void write(const float* values, std::int64_t first, std::int64_t count,
+             const kernels::Kernels& kernels) const noexcept;
 
  private:
   /// Those from `first` on that lie evenly, at most `count`, which becomes their number.
@@ -44,7 +50,8 @@ struct Staging {
 struct InAndOut {
   Elements x, y;
 
-  /// Calls f(src, dst) for elements first, ..., first + count - 1. Each staging has room for so many.
+  /// Calls f(src, dst) for elements first, ..., first + count - 1. Each staging has room for so
+  /// many.
   template <class F>
   void apply(std::int64_t first, std::int64_t count, const Staging& staging, F&& f) const {
     const float* src = x.in_place(first, count);

@@ -1,5 +1,5 @@
-// Norms of rows. A row is read three times, for its mean, its deviation and its result; one of less than some 100,000 elements
-// comes from the cache after the first time.
+// Norms of rows. A row is read three times, for its mean, its deviation and its result; one of less
+// than some 100,000 elements comes from the cache after the first time.
 #include <attn/functional.hpp>
 
 #include <algorithm>
@@ -27,14 +27,16 @@ int checked_row_dim(const TensorView& x, const MutableTensorView& y, const NormO
   return checked_dim("x", x, options.dim);
 }
 
-/// The same elements in more dims: a dim that is not there, or of one element, is repeated. Nothing if that does not do.
+/// The same elements in more dims: a dim that is not there, or of one element, is repeated. Nothing
+/// if that does not do.
 std::optional<TensorView> broadcast_to(const TensorView& tensor, const Dims& shape) {
   const int missing = shape.rank() - tensor.rank();
   if (missing < 0) return std::nullopt;
   Dims strides = shape;
   for (int dim = 0; dim < shape.rank(); ++dim) {
     const bool given = dim >= missing;
-    if (given && tensor.shape[dim - missing] != shape[dim] && tensor.shape[dim - missing] != 1) return std::nullopt;
+    if (given && tensor.shape[dim - missing] != shape[dim] && tensor.shape[dim - missing] != 1)
+      return std::nullopt;
     strides[dim] = given && tensor.shape[dim - missing] != 1 ? tensor.strides[dim - missing] : 0;
   }
   return TensorView(tensor.data, tensor.dtype, shape, strides);
@@ -49,8 +51,8 @@ class RowOfFactors {
     require_data(name, tensor);
     row_ = broadcast_to(tensor, dims_from(x.shape, dim));
     if (row_) return;
-    reject(fmt::format("{} has shape {}; it needs one that broadcasts to {} (x from dim {} on)", name, tensor.shape.to_string(),
-                       dims_from(x.shape, dim).to_string(), dim));
+    reject(fmt::format("{} has shape {}; it needs one that broadcasts to {} (x from dim {} on)",
+                       name, tensor.shape.to_string(), dims_from(x.shape, dim).to_string(), dim));
   }
 
   /// Once, after all arguments were checked.
@@ -72,11 +74,13 @@ class RowOfFactors {
 /// A number for each row.
 class Statistic {
  public:
-  Statistic(const char* name, const MutableTensorView& tensor, const TensorView& x, int dim) : given_(!tensor.absent()), numbers_(tensor) {
+  Statistic(const char* name, const MutableTensorView& tensor, const TensorView& x, int dim)
+      : given_(!tensor.absent()), numbers_(tensor) {
     if (!given_) return;
     Dims shape = x.shape;
     for (int n = dim; n < shape.rank(); ++n) shape[n] = 1;
-    require_output_like(name, tensor, fmt::format("x with 1 from dim {} on", dim).c_str(), TensorView(nullptr, DType::f32, shape));
+    require_output_like(name, tensor, fmt::format("x with 1 from dim {} on", dim).c_str(),
+                        TensorView(nullptr, DType::f32, shape));
   }
 
   void set(std::int64_t row, double value, const kernels::Kernels& kernels) const noexcept {
@@ -91,7 +95,8 @@ class Statistic {
 
 /// The tensor with its dims from `dim` on as one, if they lie so.
 template <class Void>
-std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<Void>& tensor, int dim) {
+std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<Void>& tensor,
+                                                         int dim) {
   std::int64_t extent = 1, stride = 1;
   for (int n = tensor.rank() - 1; n >= dim; --n) {
     if (tensor.shape[n] == 1) continue;
@@ -107,7 +112,8 @@ std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<V
 
 /// Rows that lie in several pieces, through memory that is taken for the call.
 template <class F>
-void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
+void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int dim,
+                            const Resources& resources, const F& f) {
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const std::int64_t rows = Dims(x.shape.begin(), dim).product();
   const InAndOut elements{Elements(x), Elements(y)};
@@ -117,7 +123,10 @@ void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int
     float* const x_staging = memory.data<float>() + thread * 2 * extent;
     const Staging staging{resources.kernels, x_staging, x_staging + extent};
     for (std::int64_t row = next++; row < rows && !team.failed(); row = next++) {
-      team.attempt([&] { elements.apply(row * extent, extent, staging, [&](const float* src, float* dst) { f(row, src, dst); }); });
+      team.attempt([&] {
+        elements.apply(row * extent, extent, staging,
+                       [&](const float* src, float* dst) { f(row, src, dst); });
+      });
     }
   });
 }
@@ -143,10 +152,12 @@ class DenseRows {
 
 /// Nothing is allocated.
 template <class F>
-void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
+void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim,
+                        const Resources& resources, const F& f) {
   const std::int64_t extent = x.shape[dim], rows = Dims(x.shape.begin(), dim).product();
   const std::int64_t share = (rows + resources.num_threads - 1) / resources.num_threads;
-  const std::int64_t at_once = std::max<std::int64_t>(1, std::min(share, most_on_stack / std::max<std::int64_t>(1, extent)));
+  const std::int64_t at_once =
+      std::max<std::int64_t>(1, std::min(share, most_on_stack / std::max<std::int64_t>(1, extent)));
   const DenseRows x_rows(x, dim), y_rows(y, dim);
   parallel_for(resources.num_threads, (rows + at_once - 1) / at_once, [&](std::int64_t piece) {
     std::array<float, most_on_stack> x_staging, y_staging;
@@ -162,22 +173,25 @@ void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim
 
 /// Calls f(row, src, dst) with dense floats.
 template <class F>
-void for_each_row(const TensorView& x, const MutableTensorView& y, int dim, const Resources& resources, const F& f) {
+void for_each_row(const TensorView& x, const MutableTensorView& y, int dim,
+                  const Resources& resources, const F& f) {
   constexpr std::int64_t lighter = 4;  // than an exponential is what is done with an element
-  const Resources worthwhile{resources.kernels, threads_for(x.size() / lighter, resources.num_threads)};
+  const Resources worthwhile{resources.kernels,
+                             threads_for(x.size() / lighter, resources.num_threads)};
   const auto x_rows = with_row_as_one_dim(x, dim);
   const auto y_rows = with_row_as_one_dim(y, dim);
   if (!x_rows || !y_rows) return for_each_scattered_row(x, y, dim, worthwhile, f);
   const bool dense = x_rows->strides[dim] == 1 && y_rows->strides[dim] == 1;
-  if (dense && x_rows->shape[dim] <= most_on_stack) return for_each_dense_row(*x_rows, *y_rows, dim, worthwhile, f);
+  if (dense && x_rows->shape[dim] <= most_on_stack)
+    return for_each_dense_row(*x_rows, *y_rows, dim, worthwhile, f);
   for_each_slice({.in = {*x_rows}, .out = {*y_rows}, .dim = dim}, worthwhile,
                  [&](const Slice& slice) { f(slice.index, slice.in[0], slice.out[0]); });
 }
 
 }  // namespace
 
-void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorView& y, const NormOptions& options,
-              const Execution& execution) {
+void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorView& y,
+              const NormOptions& options, const Execution& execution) {
   const int dim = checked_row_dim(x, y, options);
   RowOfFactors scales("scale", scale, x, dim);
   const Resources resources = resources_of(execution);
@@ -187,16 +201,24 @@ void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorV
   for_each_row(x, y, dim, resources, [&](std::int64_t, const float* src, float* dst) {
     const double mean_square = kernels.row_squares(src, extent, 0) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(mean_square + options.epsilon);
-    kernels.normalise({.src = src, .count = extent, .center = 0, .factor = factor, .scale = scale_row, .bias = nullptr, .dst = dst});
+    kernels.normalise({.src = src,
+                       .count = extent,
+                       .center = 0,
+                       .factor = factor,
+                       .scale = scale_row,
+                       .bias = nullptr,
+                       .dst = dst});
   });
 }
 
-void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& bias, const MutableTensorView& y,
-                const NormOptions& options, const LayerNormStatistics& statistics, const Execution& execution) {
+void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& bias,
+                const MutableTensorView& y, const NormOptions& options,
+                const LayerNormStatistics& statistics, const Execution& execution) {
   const int dim = checked_row_dim(x, y, options);
   RowOfFactors scales("scale", scale, x, dim), biases("bias", bias, x, dim);
   const Statistic means("statistics.mean", statistics.mean, x, dim);
-  const Statistic inverse_deviations("statistics.inverse_deviation", statistics.inverse_deviation, x, dim);
+  const Statistic inverse_deviations("statistics.inverse_deviation", statistics.inverse_deviation,
+                                     x, dim);
   const Resources resources = resources_of(execution);
   const kernels::Kernels& kernels = resources.kernels;
   const std::int64_t extent = dims_from(x.shape, dim).product();
@@ -204,10 +226,17 @@ void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& 
   const float* const bias_row = biases.floats(kernels);
   for_each_row(x, y, dim, resources, [&](std::int64_t row, const float* src, float* dst) {
     const double mean = kernels.rows.sum(src, extent) / static_cast<double>(extent);
-    // The second pass is about the mean, not the mean square less the squared mean: that would cancel where the mean is large.
+    // The second pass is about the mean, not the mean square less the squared mean: that would
+    // cancel where the mean is large.
     const double variance = kernels.row_squares(src, extent, mean) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(variance + options.epsilon);
-    kernels.normalise({.src = src, .count = extent, .center = mean, .factor = factor, .scale = scale_row, .bias = bias_row, .dst = dst});
+    kernels.normalise({.src = src,
+                       .count = extent,
+                       .center = mean,
+                       .factor = factor,
+                       .scale = scale_row,
+                       .bias = bias_row,
+                       .dst = dst});
     means.set(row, mean, kernels);
     inverse_deviations.set(row, factor, kernels);
   });

@@ -21,19 +21,25 @@ void check_table(const std::string& name, const TensorView& table, int rank, con
   require_data(name.c_str(), table);
 }
 
-/// Both tables are of the rank that the layout, positions and rotary_dim / 2, has, and turn rows of head_dim elements.
-void check_tables(const std::string& name, const Rope& rope, std::int64_t head_dim, int rank, const char* layout) {
+/// Both tables are of the rank that the layout, positions and rotary_dim / 2, has, and turn rows of
+/// head_dim elements.
+void check_tables(const std::string& name, const Rope& rope, std::int64_t head_dim, int rank,
+                  const char* layout) {
   const std::string cos = name + ".cos", sin = name + ".sin";
   check_table(cos, rope.cos, rank, layout);
   check_table(sin, rope.sin, rank, layout);
   for (int dim = 0; dim < rank; ++dim) {
     if (rope.sin.shape[dim] == rope.cos.shape[dim]) continue;
-    const std::string meaning = (dim == rank - 1 ? "rotary_dim / 2 of " : dim == rank - 2 ? "positions of " : "batch of ") + cos;
+    const std::string meaning = (dim == rank - 1   ? "rotary_dim / 2 of "
+                                 : dim == rank - 2 ? "positions of "
+                                                   : "batch of ") +
+                                cos;
     require_extent(sin.c_str(), rope.sin, dim, rope.cos.shape[dim], meaning.c_str());
   }
   if (pairs_of(rope) > head_dim / 2) {
-    reject(fmt::format("{} has shape {}: dim {} is {}, but it needs at most {} (half of head_dim = {})", cos, rope.cos.shape.to_string(),
-                       rank - 1, pairs_of(rope), head_dim / 2, head_dim));
+    reject(fmt::format(
+        "{} has shape {}: dim {} is {}, but it needs at most {} (half of head_dim = {})", cos,
+        rope.cos.shape.to_string(), rank - 1, pairs_of(rope), head_dim / 2, head_dim));
   }
 }
 
@@ -47,7 +53,8 @@ Row row_at(const TensorView& table, std::int64_t position) noexcept {
 Rope tables_of(const Rope& rope, std::int64_t entry) {
   const auto of_entry = [&](const TensorView& table) -> TensorView {
     const auto* data = static_cast<const float*>(table.data) + entry * table.strides[0];
-    return {data, DType::f32, {table.shape[1], table.shape[2]}, {table.strides[1], table.strides[2]}};
+    return {
+        data, DType::f32, {table.shape[1], table.shape[2]}, {table.strides[1], table.strides[2]}};
   };
   if (rope.cos.rank() == 2) return rope;
   return {.cos = of_entry(rope.cos), .sin = of_entry(rope.sin), .interleaved = rope.interleaved};
@@ -83,13 +90,16 @@ void check_position_ids(const TensorView& x, const Rope& tables, const TensorVie
     for (std::int64_t n = 0; n < ids.shape[1]; ++n) {
       const std::int64_t position = positions.at(entry, n);
       if (position >= 0 && position < rows) continue;
-      reject(fmt::format("position_ids[{}, {}] is {}; it needs to be 0 or more and less than {} (positions of tables.cos)", entry, n,
-                         position, rows));
+      reject(
+          fmt::format("position_ids[{}, {}] is {}; it needs to be 0 or more and less than {} "
+                      "(positions of tables.cos)",
+                      entry, n, position, rows));
     }
   }
 }
 
-void check_arguments(const TensorView& x, const Rope& tables, const TensorView& position_ids, const MutableTensorView& y) {
+void check_arguments(const TensorView& x, const Rope& tables, const TensorView& position_ids,
+                     const MutableTensorView& y) {
   require_rank("x", x, 4, "[batch, heads, seq, dim]");
   require_float("x", x);
   require_data("x", x);
@@ -98,9 +108,13 @@ void check_arguments(const TensorView& x, const Rope& tables, const TensorView& 
     check_tables("tables", tables, x.shape[3], 3, "[batch, seq, rotary_dim / 2], like tables.cos");
     require_extent("tables.cos", tables.cos, 0, x.shape[0], "batch of x");
     require_extent("tables.cos", tables.cos, 1, x.shape[2], "seq of x");
-    if (!position_ids.absent()) reject("position_ids is given; it needs to be absent where tables.cos has rank 3, a row for each of x");
+    if (!position_ids.absent())
+      reject(
+          "position_ids is given; it needs to be absent where tables.cos has rank 3, a row for "
+          "each of x");
   } else {
-    check_rope("tables", tables, x.shape[3], position_ids.absent() && x.size() > 0 ? x.shape[2] : 0);
+    check_rope("tables", tables, x.shape[3],
+               position_ids.absent() && x.size() > 0 ? x.shape[2] : 0);
     if (!position_ids.absent()) check_position_ids(x, tables, position_ids);
   }
 }
@@ -108,25 +122,31 @@ void check_arguments(const TensorView& x, const Rope& tables, const TensorView& 
 /// The rows of some positions of one batch entry, turned: all that a thread takes at a time.
 class Turning {
  public:
-  Turning(const TensorView& x, const MutableTensorView& y, const Resources& resources) : x_(x), y_(y), kernels_(resources.kernels) {
-    if (x.shape[3] > most_on_stack) staging_ = Tensor(DType::f32, {resources.num_threads, x.shape[3]});
+  Turning(const TensorView& x, const MutableTensorView& y, const Resources& resources)
+      : x_(x), y_(y), kernels_(resources.kernels) {
+    if (x.shape[3] > most_on_stack)
+      staging_ = Tensor(DType::f32, {resources.num_threads, x.shape[3]});
   }
 
-  void rows(const Rope& tables, const PositionIds& positions, std::int64_t entry, std::int64_t first, std::int64_t last, int thread) {
+  void rows(const Rope& tables, const PositionIds& positions, std::int64_t entry,
+            std::int64_t first, std::int64_t last, int thread) {
     std::array<float, most_on_stack> on_stack;
-    float* const staging = staging_.size() > 0 ? staging_.data<float>() + thread * x_.shape[3] : on_stack.data();
+    float* const staging =
+        staging_.size() > 0 ? staging_.data<float>() + thread * x_.shape[3] : on_stack.data();
     // In the order of memory.
     const bool heads_apart = std::abs(y_.strides[1]) > std::abs(y_.strides[2]);
     const std::int64_t heads = x_.shape[1], count = last - first;
     for (std::int64_t n = 0; n < heads * count; ++n) {
       const std::int64_t head = heads_apart ? n / count : n % heads;
       const std::int64_t at = first + (heads_apart ? n % count : n / heads);
-      row(tables, positions.at(entry, at), row_of(x_, entry, head, at), row_of(y_, entry, head, at), staging);
+      row(tables, positions.at(entry, at), row_of(x_, entry, head, at), row_of(y_, entry, head, at),
+          staging);
     }
   }
 
  private:
-  void row(const Rope& tables, std::int64_t position, const Row& from, const Row& to, float* staging) {
+  void row(const Rope& tables, std::int64_t position, const Row& from, const Row& to,
+           float* staging) {
     float* const floats = to.dense_f32() ? to.floats() : staging;
     if (from.floats() != floats || !from.dense_f32()) read_row(from, x_.shape[3], kernels_, floats);
     rotate(tables, position, kernels_, floats);
@@ -146,20 +166,25 @@ class Turning {
 void check_rope(const char* name, const Rope& rope, std::int64_t head_dim, std::int64_t positions) {
   check_tables(name, rope, head_dim, 2, "[positions, rotary_dim / 2]");
   if (rope.cos.shape[0] < positions) {
-    reject(fmt::format("{}.cos has shape {}: dim 0 is {}, but it needs at least {} (a row for each position up to the last one)", name,
-                       rope.cos.shape.to_string(), rope.cos.shape[0], positions));
+    reject(
+        fmt::format("{}.cos has shape {}: dim 0 is {}, but it needs at least {} (a row for each "
+                    "position up to the last one)",
+                    name, rope.cos.shape.to_string(), rope.cos.shape[0], positions));
   }
 }
 
-void rotate(const Rope& rope, std::int64_t position, const kernels::Kernels& kernels, float* row) noexcept {
+void rotate(const Rope& rope, std::int64_t position, const kernels::Kernels& kernels,
+            float* row) noexcept {
   constexpr std::int64_t at_once = 128;  // a multiple of every vector width
   std::array<float, at_once> cos_staging, sin_staging;
   const std::int64_t pairs = pairs_of(rope);
   Row cos = row_at(rope.cos, position), sin = row_at(rope.sin, position);
   for (std::int64_t n = 0; n < pairs; n += at_once) {
     const std::int64_t count = std::min(at_once, pairs - n);
-    const float* const cosines = as_floats({cos.at(n), cos.dtype, cos.stride}, count, kernels, cos_staging.data());
-    const float* const sines = as_floats({sin.at(n), sin.dtype, sin.stride}, count, kernels, sin_staging.data());
+    const float* const cosines =
+        as_floats({cos.at(n), cos.dtype, cos.stride}, count, kernels, cos_staging.data());
+    const float* const sines =
+        as_floats({sin.at(n), sin.dtype, sin.stride}, count, kernels, sin_staging.data());
     if (rope.interleaved) {
       kernels.turn_neighbours(row + 2 * n, cosines, sines, count);
     } else {
@@ -168,7 +193,8 @@ void rotate(const Rope& rope, std::int64_t position, const kernels::Kernels& ker
   }
 }
 
-void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids, const MutableTensorView& y, const Execution& execution) {
+void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids,
+          const MutableTensorView& y, const Execution& execution) {
   check_arguments(x, tables, position_ids, y);
   Resources resources = resources_of(execution);
   if (x.size() == 0) return;
@@ -180,9 +206,13 @@ void rope(const TensorView& x, const Rope& tables, const TensorView& position_id
   Turning turning(x, y, resources);
   std::atomic<std::int64_t> next{0};
   parallel(resources.num_threads, [&](Team& team, int thread) {
-    for (std::int64_t piece = next++; piece < x.shape[0] * pieces && !team.failed(); piece = next++) {
+    for (std::int64_t piece = next++; piece < x.shape[0] * pieces && !team.failed();
+         piece = next++) {
       const std::int64_t entry = piece / pieces, first = piece % pieces * at_once;
-      team.attempt([&] { turning.rows(tables_of(tables, entry), positions, entry, first, std::min(first + at_once, seq), thread); });
+      team.attempt([&] {
+        turning.rows(tables_of(tables, entry), positions, entry, first,
+                     std::min(first + at_once, seq), thread);
+      });
     }
   });
 }

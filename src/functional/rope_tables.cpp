@@ -10,13 +10,15 @@ namespace attn {
 namespace {
 
 void require_factor(const char* name, double value, double least) {
-  if (!(value >= least) || !std::isfinite(value)) reject(fmt::format("{} is {}; it needs to be finite and {} or more", name, value, least));
+  if (!(value >= least) || !std::isfinite(value))
+    reject(fmt::format("{} is {}; it needs to be finite and {} or more", name, value, least));
 }
 
 std::int64_t checked_rotary_dim(const RopeSettings& settings, std::int64_t head_dim) {
   const std::int64_t rotary_dim = settings.rotary_dim.value_or(head_dim);
   require_within("rope.rotary_dim", rotary_dim, 0, head_dim, "up to head_dim");
-  if (rotary_dim % 2 != 0) reject(fmt::format("rope.rotary_dim is {}; it needs to be even", rotary_dim));
+  if (rotary_dim % 2 != 0)
+    reject(fmt::format("rope.rotary_dim is {}; it needs to be even", rotary_dim));
   return rotary_dim;
 }
 
@@ -33,15 +35,20 @@ struct Scaling {
     require_factor("rope.scaling.factor", llama.factor, 1);
     require_factor("rope.scaling.low_freq_factor", llama.low_freq_factor, 0);
     require_positive("rope.scaling.original_max_positions", llama.original_max_positions);
-    if (!(llama.high_freq_factor > llama.low_freq_factor) || !std::isfinite(llama.high_freq_factor)) {
-      reject(fmt::format("rope.scaling.high_freq_factor is {}; it needs to be finite and greater than low_freq_factor = {}",
-                         llama.high_freq_factor, llama.low_freq_factor));
+    if (!(llama.high_freq_factor > llama.low_freq_factor) ||
+        !std::isfinite(llama.high_freq_factor)) {
+      reject(
+          fmt::format("rope.scaling.high_freq_factor is {}; it needs to be finite and greater than "
+                      "low_freq_factor = {}",
+                      llama.high_freq_factor, llama.low_freq_factor));
     }
     // How often the pair turns within the positions that the model was first trained on.
-    const double turns = static_cast<double>(llama.original_max_positions) * frequency / (2 * std::numbers::pi);
+    const double turns =
+        static_cast<double>(llama.original_max_positions) * frequency / (2 * std::numbers::pi);
     if (turns < llama.low_freq_factor) return 1 / llama.factor;
     if (turns > llama.high_freq_factor) return 1;
-    const double kept = (turns - llama.low_freq_factor) / (llama.high_freq_factor - llama.low_freq_factor);
+    const double kept =
+        (turns - llama.low_freq_factor) / (llama.high_freq_factor - llama.low_freq_factor);
     return (1 - kept) / llama.factor + kept;
   }
 };
@@ -51,17 +58,20 @@ struct Scaling {
 std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim) {
   const std::int64_t rotary_dim = checked_rotary_dim(settings, head_dim);
   if (!(settings.theta > 0) || !std::isfinite(settings.theta)) {
-    reject(fmt::format("rope.theta is {}; it needs to be finite and greater than 0", settings.theta));
+    reject(
+        fmt::format("rope.theta is {}; it needs to be finite and greater than 0", settings.theta));
   }
   std::vector<double> frequencies(static_cast<std::size_t>(rotary_dim / 2));
   for (std::size_t n = 0; n < frequencies.size(); ++n) {
-    const double frequency = std::pow(settings.theta, -2.0 * static_cast<double>(n) / static_cast<double>(rotary_dim));
+    const double frequency =
+        std::pow(settings.theta, -2.0 * static_cast<double>(n) / static_cast<double>(rotary_dim));
     frequencies[n] = frequency * std::visit(Scaling{frequency}, settings.scaling);
   }
   return frequencies;
 }
 
-RopeTables::RopeTables(const RopeSettings& settings, std::int64_t head_dim, std::int64_t positions) : interleaved_(settings.interleaved) {
+RopeTables::RopeTables(const RopeSettings& settings, std::int64_t head_dim, std::int64_t positions)
+    : interleaved_(settings.interleaved) {
   const std::vector<double> frequencies = rope_frequencies(settings, head_dim);
   const auto pairs = std::ssize(frequencies);
   cos_ = Tensor(DType::f32, {positions, pairs});

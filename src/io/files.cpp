@@ -44,7 +44,8 @@ std::string in_quotes(std::string_view text) {
   constexpr std::size_t max_size = 100;
   if (text.size() <= max_size) return fmt::format("'{}'", escaped(text));
   std::size_t cut = max_size;
-  while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80) --cut;  // not inside a UTF-8 character
+  while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80)
+    --cut;  // not inside a UTF-8 character
   return fmt::format("'{}...'", escaped(text.substr(0, cut)));
 }
 
@@ -66,7 +67,9 @@ InputFile::InputFile(std::string name) : name_(std::move(name)) {
 void InputFile::read(std::uint64_t offset, void* to, std::size_t count) const {
   if (count == 0) return;
   errno = 0;
-  if (std::fseek(handle_.get(), static_cast<long>(offset), SEEK_SET) == 0 && std::fread(to, 1, count, handle_.get()) == count) return;
+  if (std::fseek(handle_.get(), static_cast<long>(offset), SEEK_SET) == 0 &&
+      std::fread(to, 1, count, handle_.get()) == count)
+    return;
   fail(fmt::format("cannot be read: {}", errno != 0 ? errno_message() : "it has become shorter"));
 }
 
@@ -75,7 +78,8 @@ Tensor InputFile::read_tensor(std::uint64_t offset, DType dtype, const Dims& sha
   read(offset, tensor.data(), tensor.size_in_bytes());
   if (dtype == DType::boolean) {
     auto* const bytes = static_cast<unsigned char*>(tensor.data());
-    std::transform(bytes, bytes + tensor.size(), bytes, [](unsigned char byte) { return static_cast<unsigned char>(byte != 0); });
+    std::transform(bytes, bytes + tensor.size(), bytes,
+                   [](unsigned char byte) { return static_cast<unsigned char>(byte != 0); });
   }
   return tensor;
 }
@@ -84,14 +88,18 @@ std::shared_ptr<const std::byte> InputFile::map() const {
   const std::size_t size = size_;
   void* const memory = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fileno(handle_.get()), 0);
   if (memory == MAP_FAILED) fail(fmt::format("cannot be mapped: {}", errno_message()));
-  return {static_cast<const std::byte*>(memory), [memory, size](const std::byte*) { munmap(memory, size); }};
+  return {static_cast<const std::byte*>(memory),
+          [memory, size](const std::byte*) { munmap(memory, size); }};
 }
 
-OutputFile::OutputFile(const fs::path& path, std::string name) : name_(std::move(name)), handle_(std::fopen(path.c_str(), "wb")) {
+OutputFile::OutputFile(const fs::path& path, std::string name)
+    : name_(std::move(name)), handle_(std::fopen(path.c_str(), "wb")) {
   if (!handle_) fail_by_errno();
 }
 
-void OutputFile::fail_by_errno() const { fail(name_, fmt::format("cannot be written: {}", errno_message())); }
+void OutputFile::fail_by_errno() const {
+  fail(name_, fmt::format("cannot be written: {}", errno_message()));
+}
 
 void OutputFile::write(const void* from, std::size_t count) {
   if (std::fwrite(from, 1, count, handle_.get()) != count) fail_by_errno();
@@ -100,7 +108,8 @@ void OutputFile::write(const void* from, std::size_t count) {
 void OutputFile::write(const TensorView& tensor) {
   if (tensor.size() == 0) return;
   // Booleans are copied too: in memory any byte but 0 is true, in a file 1 alone.
-  if (tensor.data != nullptr && tensor.dtype != DType::boolean && tensor.strides == dense_strides(tensor.shape)) {
+  if (tensor.data != nullptr && tensor.dtype != DType::boolean &&
+      tensor.strides == dense_strides(tensor.shape)) {
     return write(tensor.data, static_cast<std::size_t>(tensor.size()) * size_of(tensor.dtype));
   }
   const Tensor dense = copy_as(tensor, tensor.dtype);
@@ -122,13 +131,15 @@ constexpr std::string_view safetensors_suffix = ".safetensors";
 /// Where the file will stand, links followed: the same for all spellings of one place.
 fs::path target_of(const fs::path& file) {
   const std::string name = file.string();
-  if (!name.ends_with(npy_suffix) && !name.ends_with(safetensors_suffix)) io::fail(name, "an output's name ends in .npy or .safetensors");
+  if (!name.ends_with(npy_suffix) && !name.ends_with(safetensors_suffix))
+    io::fail(name, "an output's name ends in .npy or .safetensors");
   std::error_code error;
   fs::path target = fs::weakly_canonical(fs::absolute(file, error), error);
   if (error) io::fail(name, fmt::format("cannot be written: {}", error.message()));
   const fs::file_status status = fs::status(target, error);
   if (fs::is_directory(status)) io::fail(name, "cannot be written: it is a directory");
-  if (fs::exists(status) && !fs::is_regular_file(status)) io::fail(name, "cannot be written: it is not a regular file");
+  if (fs::exists(status) && !fs::is_regular_file(status))
+    io::fail(name, "cannot be written: it is not a regular file");
   return target;
 }
 
@@ -156,7 +167,8 @@ Tensor read_tensor(const std::string& file) {
     const std::size_t colon = suffix + safetensors_suffix.size();
     return io::read_safetensors(io::InputFile(file.substr(0, colon)), file.substr(colon + 1));
   }
-  if (file.ends_with(safetensors_suffix)) return io::read_safetensors(io::InputFile(file), std::nullopt);
+  if (file.ends_with(safetensors_suffix))
+    return io::read_safetensors(io::InputFile(file), std::nullopt);
   if (file.ends_with(npy_suffix)) return io::read_npy(io::InputFile(file));
   io::fail(file, "unknown kind of file; a tensor is x.npy or x.safetensors:NAME");
 }
@@ -170,7 +182,8 @@ void write_tensor(const fs::path& file, const TensorView& tensor, const std::str
 
 void write_safetensors(const fs::path& file, std::span<const NamedTensor> tensors) {
   const std::string name = file.string();
-  if (!name.ends_with(safetensors_suffix)) io::fail(name, "several tensors go into one .safetensors file");
+  if (!name.ends_with(safetensors_suffix))
+    io::fail(name, "several tensors go into one .safetensors file");
   const fs::path target = target_of(file);
   const fs::path temporary = create_temporary(target, name);
   try {
@@ -198,7 +211,8 @@ void OutputFiles::add(const fs::path& file) {
 
 void OutputFiles::write(const fs::path& file, const TensorView& tensor, const std::string& name) {
   const fs::path target = target_of(file);
-  const auto pending = std::find_if(pending_.begin(), pending_.end(), [&](const Pending& other) { return other.target == target; });
+  const auto pending = std::find_if(pending_.begin(), pending_.end(),
+                                    [&](const Pending& other) { return other.target == target; });
   if (pending == pending_.end()) io::fail(file.string(), "was not added to the outputs");
   io::OutputFile output(pending->temporary, file.string());
   if (file.string().ends_with(npy_suffix)) {
@@ -213,7 +227,8 @@ void OutputFiles::write(const fs::path& file, const TensorView& tensor, const st
 
 void OutputFiles::commit() {
   for (const Pending& pending : pending_) {
-    if (!pending.written) io::fail(pending.target.string(), "was added to the outputs, but not written");
+    if (!pending.written)
+      io::fail(pending.target.string(), "was added to the outputs, but not written");
   }
   for (auto pending = pending_.begin(); pending != pending_.end(); ++pending) {
     std::error_code error;

@@ -15,11 +15,14 @@
 
 namespace attn::io {
 
-static_assert(std::endian::native == std::endian::little, "both formats are read and written as they lie in memory: little endian");
+static_assert(std::endian::native == std::endian::little,
+              "both formats are read and written as they lie in memory: little endian");
 
 /// Throws Error with one line: "FILE: what".
-[[noreturn]] void fail(const std::string& file, const std::string& what, ErrorCode code = ErrorCode::io);
-/// Text from a file, fit for one line of a message: quoted, control characters escaped, cut when long.
+[[noreturn]] void fail(const std::string& file, const std::string& what,
+                       ErrorCode code = ErrorCode::io);
+/// Text from a file, fit for one line of a message: quoted, control characters escaped, cut when
+/// long.
 std::string in_quotes(std::string_view text);
 
 struct Close {
@@ -38,7 +41,8 @@ class InputFile {
   void read(std::uint64_t offset, void* to, std::size_t count) const;
   /// The elements of a dense tensor, which lie inside size().
   Tensor read_tensor(std::uint64_t offset, DType dtype, const Dims& shape) const;
-  /// All of its bytes, read only, as they lie in the file: pages are read as they are touched. Kept as long as someone holds it.
+  /// All of its bytes, read only, as they lie in the file: pages are read as they are touched. Kept
+  /// as long as someone holds it.
   std::shared_ptr<const std::byte> map() const;
   [[noreturn]] void fail(const std::string& what) const { io::fail(name_, what); }
 

@@ -66,12 +66,15 @@ const std::string& MappedTensors::file() const noexcept { return parts_->file; }
 
 const std::vector<std::string>& MappedTensors::names() const noexcept { return parts_->names; }
 
-bool MappedTensors::contains(const std::string& name) const noexcept { return parts_->places.contains(name); }
+bool MappedTensors::contains(const std::string& name) const noexcept {
+  return parts_->places.contains(name);
+}
 
 TensorView MappedTensors::tensor(const std::string& name) const {
   const auto found = parts_->places.find(name);
   if (found == parts_->places.end()) {
-    io::fail(parts_->file, fmt::format("no tensor {}; it holds {}", io::in_quotes(name), io::list_names(parts_->names)));
+    io::fail(parts_->file, fmt::format("no tensor {}; it holds {}", io::in_quotes(name),
+                                       io::list_names(parts_->names)));
   }
   const auto& [view, unread_type] = found->second;
   if (view.data == nullptr) io::refuse_type(parts_->file, name, unread_type);

@@ -23,7 +23,8 @@ struct Header {
   std::optional<Dims> shape;
 };
 
-/// The dict literal. Strings without escapes, True and False, tuples of integers: all that three known keys need.
+/// The dict literal. Strings without escapes, True and False, tuples of integers: all that three
+/// known keys need.
 class HeaderParser {
  public:
   HeaderParser(const InputFile& file, std::string_view text) : file_(file), text_(text) {}
@@ -49,9 +50,13 @@ class HeaderParser {
   [[noreturn]] void refuse(std::string_view wanted) const {
     file_.fail(fmt::format("broken .npy header: {} expected at its byte {}", wanted, position_));
   }
-  [[noreturn]] void missing(std::string_view key) const { file_.fail(fmt::format("broken .npy header: it lacks '{}'", key)); }
+  [[noreturn]] void missing(std::string_view key) const {
+    file_.fail(fmt::format("broken .npy header: it lacks '{}'", key));
+  }
 
-  void skip_space() { position_ = std::min(text_.find_first_not_of(" \t\r\n", position_), text_.size()); }
+  void skip_space() {
+    position_ = std::min(text_.find_first_not_of(" \t\r\n", position_), text_.size());
+  }
 
   /// The next character that is no white space; '\0' at the end.
   char peek() {
@@ -97,14 +102,16 @@ class HeaderParser {
     const std::size_t end = text_.find(quote, begin);
     if (end == std::string_view::npos) refuse("a closing quote");
     const std::string_view found = text_.substr(begin, end - begin);
-    if (!std::all_of(found.begin(), found.end(), [](char c) { return c >= ' ' && c <= '~'; })) refuse("plain ASCII text");
+    if (!std::all_of(found.begin(), found.end(), [](char c) { return c >= ' ' && c <= '~'; }))
+      refuse("plain ASCII text");
     position_ = end + 1;
     return std::string(found);
   }
 
   bool boolean() {
     skip_space();
-    for (const auto& [word, value] : {std::pair<std::string_view, bool>{"True", true}, {"False", false}}) {
+    for (const auto& [word, value] :
+         {std::pair<std::string_view, bool>{"True", true}, {"False", false}}) {
       if (text_.substr(position_).starts_with(word)) {
         position_ += word.size();
         return value;
@@ -120,7 +127,8 @@ class HeaderParser {
     expect('(');
     while (!accept(')')) {
       if (!comma) refuse("',' or ')'");
-      if (rank == Dims::max_rank) file_.fail(fmt::format("its shape has more than {} dims", Dims::max_rank));
+      if (rank == Dims::max_rank)
+        file_.fail(fmt::format("its shape has more than {} dims", Dims::max_rank));
       extents[static_cast<std::size_t>(rank++)] = extent();
       comma = accept(',');
     }
@@ -135,7 +143,8 @@ class HeaderParser {
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
     if (error == std::errc::invalid_argument) refuse("a whole number");
-    if (error == std::errc::result_out_of_range || value < 0) file_.fail("its shape has an extent that is negative or too large");
+    if (error == std::errc::result_out_of_range || value < 0)
+      file_.fail("its shape has an extent that is negative or too large");
     position_ += static_cast<std::size_t>(end - begin);
     // Python 2 wrote its long integers so.
     if (position_ < text_.size() && text_[position_] == 'L') ++position_;
@@ -162,9 +171,13 @@ DType parse_descr(const InputFile& file, std::string_view descr) {
     // A byte has no order, and writers differ in the sign that says so.
     const std::string_view orders = size_of(dtype) == 1 ? "|<>=" : "<";
     if (orders.find(byte_order) != std::string_view::npos) return dtype;
-    if (byte_order == '>') file.fail(fmt::format("big-endian element type '{}' is not supported; save it as '<{}'", descr, name));
+    if (byte_order == '>')
+      file.fail(fmt::format("big-endian element type '{}' is not supported; save it as '<{}'",
+                            descr, name));
   }
-  file.fail(fmt::format("element type {} is not supported; it needs f2, f4, f8, i4, i8, b1 or u1, little endian", in_quotes(descr)));
+  file.fail(fmt::format(
+      "element type {} is not supported; it needs f2, f4, f8, i4, i8, b1 or u1, little endian",
+      in_quotes(descr)));
 }
 
 struct HeaderText {
@@ -175,28 +188,36 @@ struct HeaderText {
 HeaderText read_header_text(const InputFile& file) {
   std::array<unsigned char, 12> start{};
   file.read(0, start.data(), std::min<std::uint64_t>(file.size(), start.size()));
-  if (!std::equal(magic.begin(), magic.end(), start.begin(), [](char a, unsigned char b) { return static_cast<unsigned char>(a) == b; })) {
+  if (!std::equal(magic.begin(), magic.end(), start.begin(),
+                  [](char a, unsigned char b) { return static_cast<unsigned char>(a) == b; })) {
     file.fail("not a .npy file: its first bytes are not \\x93NUMPY");
   }
   const int major = start[6];
   const int minor = start[7];
   const std::uint64_t begin = major == 1 ? 10 : 12;
-  if (file.size() < begin) file.fail(fmt::format("truncated: it ends after {} bytes, inside the .npy header", file.size()));
+  if (file.size() < begin)
+    file.fail(
+        fmt::format("truncated: it ends after {} bytes, inside the .npy header", file.size()));
   if (major < 1 || major > 3 || minor != 0)
-    file.fail(fmt::format(".npy version {}.{} is not supported; it needs 1.0, 2.0 or 3.0", major, minor));
+    file.fail(
+        fmt::format(".npy version {}.{} is not supported; it needs 1.0, 2.0 or 3.0", major, minor));
   std::uint32_t size = start[8] | std::uint32_t{start[9]} << 8;
   if (major > 1) size |= std::uint32_t{start[10]} << 16 | std::uint32_t{start[11]} << 24;
   if (size > file.size() - begin) {
-    file.fail(fmt::format("truncated: its .npy header says that it has {} bytes, but {} follow", size, file.size() - begin));
+    file.fail(fmt::format("truncated: its .npy header says that it has {} bytes, but {} follow",
+                          size, file.size() - begin));
   }
-  if (size > max_header_size) file.fail(fmt::format("its .npy header has {} bytes; at most {} are read", size, max_header_size));
+  if (size > max_header_size)
+    file.fail(
+        fmt::format("its .npy header has {} bytes; at most {} are read", size, max_header_size));
   HeaderText header{std::string(size, '\0'), begin + size};
   file.read(begin, header.text.data(), size);
   return header;
 }
 
 /// Elements that lie with their first index fastest, in row-major order.
-Tensor read_fortran_order(const InputFile& file, std::uint64_t offset, DType dtype, const Dims& shape) {
+Tensor read_fortran_order(const InputFile& file, std::uint64_t offset, DType dtype,
+                          const Dims& shape) {
   Dims reversed_shape = shape;
   Dims reversed = shape;
   for (int dim = 0; dim < shape.rank(); ++dim) {
@@ -209,24 +230,17 @@ Tensor read_fortran_order(const InputFile& file, std::uint64_t offset, DType dty
 
 std::string_view descr_of(const OutputFile& file, DType dtype) {
   switch (dtype) {
-    case DType::f32:
-      return "<f4";
-    case DType::f16:
-      return "<f2";
-    case DType::f64:
-      return "<f8";
-    case DType::i8:
-      return "|i1";
-    case DType::i32:
-      return "<i4";
-    case DType::i64:
-      return "<i8";
-    case DType::boolean:
-      return "|b1";
-    case DType::bf16:
-      break;
+    case DType::f32: return "<f4";
+    case DType::f16: return "<f2";
+    case DType::f64: return "<f8";
+    case DType::i8: return "|i1";
+    case DType::i32: return "<i4";
+    case DType::i64: return "<i8";
+    case DType::boolean: return "|b1";
+    case DType::bf16: break;
   }
-  fail(file.name(), fmt::format(".npy has no element type {}; write to .safetensors instead", name_of(dtype)));
+  fail(file.name(),
+       fmt::format(".npy has no element type {}; write to .safetensors instead", name_of(dtype)));
 }
 
 }  // namespace
@@ -241,11 +255,12 @@ Tensor read_npy(const InputFile& file) {
   const std::uint64_t held = file.size() - header_text.end;
   if (static_cast<std::uint64_t>(*needed) != held) {
     file.fail(fmt::format("{}: shape {} of '{}' needs {} bytes after the header, but {} are there",
-                          held < static_cast<std::uint64_t>(*needed) ? "truncated" : "too long", shape.to_string(), *header.descr, *needed,
-                          held));
+                          held < static_cast<std::uint64_t>(*needed) ? "truncated" : "too long",
+                          shape.to_string(), *header.descr, *needed, held));
   }
-  return *header.fortran_order && shape.rank() > 1 ? read_fortran_order(file, header_text.end, dtype, shape)
-                                                   : file.read_tensor(header_text.end, dtype, shape);
+  return *header.fortran_order && shape.rank() > 1
+             ? read_fortran_order(file, header_text.end, dtype, shape)
+             : file.read_tensor(header_text.end, dtype, shape);
 }
 
 void write_npy(OutputFile& file, const TensorView& tensor) {
@@ -253,8 +268,10 @@ void write_npy(OutputFile& file, const TensorView& tensor) {
   constexpr std::size_t preamble = magic.size() + 4;
   // "[3]" and "[2, 3]" to "(3,)" and "(2, 3)".
   const std::string list = tensor.shape.to_string();
-  const std::string tuple = fmt::format("({}{})", list.substr(1, list.size() - 2), tensor.rank() == 1 ? "," : "");
-  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr_of(file, tensor.dtype), tuple);
+  const std::string tuple =
+      fmt::format("({}{})", list.substr(1, list.size() - 2), tensor.rank() == 1 ? "," : "");
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}",
+                                   descr_of(file, tensor.dtype), tuple);
   // The elements start aligned, and a newline ends the header.
   const std::size_t unpadded = preamble + header.size() + 1;
   header.append((alignment - unpadded % alignment) % alignment, ' ').push_back('\n');

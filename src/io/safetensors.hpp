@@ -1,4 +1,5 @@
-// Safetensors: the length of a header, the header in JSON, and the elements of all tensors without a gap.
+// Safetensors: the length of a header, the header in JSON, and the elements of all tensors without
+// a gap.
 #pragma once
 
 #include <attn/io.hpp>
@@ -22,18 +23,22 @@ struct SafetensorsEntry {
   Dims shape;
 };
 
-/// All tensors in the order of their bytes. Each byte after the header is one tensor's, and types that are known need as many as there are.
+/// All tensors in the order of their bytes. Each byte after the header is one tensor's, and types
+/// that are known need as many as there are.
 std::vector<SafetensorsEntry> read_safetensors_header(const InputFile& file);
-/// Nothing for a type that is not read; tensors of such types may stand beside those that are wanted.
+/// Nothing for a type that is not read; tensors of such types may stand beside those that are
+/// wanted.
 std::optional<DType> type_of(const SafetensorsEntry& entry);
 /// Refuses a tensor of a type that is not read, because it is wanted.
-[[noreturn]] void refuse_type(const std::string& file, const std::string& tensor, const std::string& type);
+[[noreturn]] void refuse_type(const std::string& file, const std::string& tensor,
+                              const std::string& type);
 /// For messages: the first names, and how many more there are.
 std::string list_names(std::span<const std::string> names, std::size_t max_listed = 20);
 
 /// Without a name: the only tensor.
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name);
-/// Throws Error(invalid_argument) for names that the format cannot hold, before anything is written.
+/// Throws Error(invalid_argument) for names that the format cannot hold, before anything is
+/// written.
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors);
 
 }  // namespace attn::io

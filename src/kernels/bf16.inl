@@ -1,5 +1,5 @@
-// Multiplication of bf16 pairs into f32, where the instruction set has it. An instruction rounds no product and flushes
-// subnormals; P is rounded to nearest even on its way into a word.
+// Multiplication of bf16 pairs into f32, where the instruction set has it. An instruction rounds no
+// product and flushes subnormals; P is rounded to nearest even on its way into a word.
 
 struct Bf16 {
   static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
@@ -7,7 +7,8 @@ struct Bf16 {
   }
 };
 
-/// Rounded, into half the space: weight j takes the place of score j / 2, which has been read by then.
+/// Rounded, into half the space: weight j takes the place of score j / 2, which has been read by
+/// then.
 struct Bf16Weights {
   using Operand = Bf16;
   static constexpr int per_word = 2;
@@ -23,7 +24,8 @@ struct Bf16Weights {
 typedef std::uint32_t Pair __attribute__((may_alias));
 
 /// Two rows into words. Plain integers: the compiler vectorises the loop.
-ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd, std::int64_t columns, Pair* dst) {
+ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd,
+                                  std::int64_t columns, Pair* dst) {
   const auto finite = [](std::uint32_t half) { return (half & 0x7f80u) != 0x7f80u; };
   std::uint32_t seen = 0;
   for (std::int64_t n = 0; n < columns; ++n) {
@@ -34,8 +36,8 @@ ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t
   return seen == 0;
 }
 
-bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                      const PanelLayout& layout) {
+bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows,
+                      std::int64_t columns, float* dst, const PanelLayout& layout) {
   static constexpr std::uint16_t zeros[panel_width] = {};
   const auto* values = static_cast<const std::uint16_t*>(src);
   bool finite = true;
@@ -81,6 +83,9 @@ struct PairsOfI8 {
 
 template <class Stored, class Pairs>
 inline constexpr StoredArithmetic stored_arithmetic_with_pairs = {
-    .scores = stored_scores<Stored>, .scores_of_bf16 = stored_scores<Pairs>, .add_values = stored_add_values<Stored>};
-inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic_with_pairs<StoredBf16, PairsOfBf16>;
+    .scores = stored_scores<Stored>,
+    .scores_of_bf16 = stored_scores<Pairs>,
+    .add_values = stored_add_values<Stored>};
+inline constexpr StoredArithmetic stored_bf16 =
+    stored_arithmetic_with_pairs<StoredBf16, PairsOfBf16>;
 inline constexpr StoredArithmetic stored_i8 = stored_arithmetic_with_pairs<StoredI8, PairsOfI8>;

@@ -1,6 +1,8 @@
-// Selection of elements above a bound, and sums and powers of what exceeds a threshold: the inner loops of sparsemax and entmax.
+// Selection of elements above a bound, and sums and powers of what exceeds a threshold: the inner
+// loops of sparsemax and entmax.
 
-/// The lanes of v that are set in `which`, side by side from lane 0 on; stored as a whole vector. Returns how many.
+/// The lanes of v that are set in `which`, side by side from lane 0 on; stored as a whole vector.
+/// Returns how many.
 ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 #if defined(__AVX512F__)
   const __mmask16 mask = _mm512_movepi32_mask(reinterpret_cast<__m512i>(which));
@@ -8,7 +10,8 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
   return __builtin_popcount(mask);
 #elif defined(__AVX2__)
   const auto mask = static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(which)));
-  // A byte for each lane: all ones where it is set, then the numbers of those lanes pulled together.
+  // A byte for each lane: all ones where it is set, then the numbers of those lanes pulled
+  // together.
   const std::uint64_t bytes = _pdep_u64(mask, 0x0101010101010101u) * 0xff;
   const std::uint64_t numbers = _pext_u64(0x0706050403020100u, bytes);
   const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(numbers)));
@@ -24,7 +27,8 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 #endif
 }
 
-std::int64_t keep_above(const float* src, std::int64_t count, float shift, float bound, float* dst) {
+std::int64_t keep_above(const float* src, std::int64_t count, float shift, float bound,
+                        float* dst) {
   std::int64_t n = 0, kept = 0;
   for (; n + vector_width <= count; n += vector_width) {
     const Vector v = load(src + n) - shift;
@@ -44,11 +48,13 @@ typedef double DoubleVector __attribute__((vector_size(vector_width * 4)));
 template <std::size_t... Lane>
 ATTN_INLINE DoubleVector sum_of_halves(Vector v, std::index_sequence<Lane...>) {
   const HalfVector low = __builtin_shufflevector(v, v, static_cast<int>(Lane)...);
-  const HalfVector high = __builtin_shufflevector(v, v, (static_cast<int>(Lane) + vector_width / 2)...);
+  const HalfVector high =
+      __builtin_shufflevector(v, v, (static_cast<int>(Lane) + vector_width / 2)...);
   return __builtin_convertvector(low, DoubleVector) + __builtin_convertvector(high, DoubleVector);
 }
 
-/// What excess_sums adds up, lane by lane. Sums grow in double: of many equal elements floats would lose digits all one way.
+/// What excess_sums adds up, lane by lane. Sums grow in double: of many equal elements floats would
+/// lose digits all one way.
 struct ExcessTotals {
   Lanes number{};  // of elements, counted down
   DoubleVector sum{};
@@ -60,7 +66,9 @@ struct ExcessTotals {
   }
 };
 
-ATTN_INLINE Vector excess_of(Vector d, const Cut& cut) { return max((d - cut.high) - cut.low, Vector{}); }
+ATTN_INLINE Vector excess_of(Vector d, const Cut& cut) {
+  return max((d - cut.high) - cut.low, Vector{});
+}
 
 ExcessSums excess_sums(const float* d, std::int64_t count, const Cut& cut) {
   ExcessTotals totals;
@@ -101,9 +109,11 @@ ExcessSums excess_sums(const float* d, std::int64_t count, const Cut& cut) {
 }
 
 template <class Weigh>
-ATTN_INLINE void weigh_excesses(const float* x, std::int64_t count, float shift, const Cut& cut, float* dst, Weigh weigh_one) {
+ATTN_INLINE void weigh_excesses(const float* x, std::int64_t count, float shift, const Cut& cut,
+                                float* dst, Weigh weigh_one) {
   std::int64_t n = 0;
-  for (; n + vector_width <= count; n += vector_width) store(dst + n, weigh_one(excess_of(load(x + n) - shift, cut)));
+  for (; n + vector_width <= count; n += vector_width)
+    store(dst + n, weigh_one(excess_of(load(x + n) - shift, cut)));
   for (; n < count; ++n) dst[n] = weigh_one(excess_of(broadcast(x[n] - shift), cut))[0];
 }
 
@@ -111,6 +121,8 @@ void excesses(const float* x, std::int64_t count, float shift, const Cut& cut, f
   weigh_excesses(x, count, shift, cut, dst, [](Vector u) ATTN_INLINE_LAMBDA { return u; });
 }
 
-void half_excesses_squared(const float* x, std::int64_t count, float shift, const Cut& cut, float* dst) {
-  weigh_excesses(x, count, shift, cut, dst, [](Vector u) ATTN_INLINE_LAMBDA { return (u * 0.5f) * (u * 0.5f); });
+void half_excesses_squared(const float* x, std::int64_t count, float shift, const Cut& cut,
+                           float* dst) {
+  weigh_excesses(x, count, shift, cut, dst,
+                 [](Vector u) ATTN_INLINE_LAMBDA { return (u * 0.5f) * (u * 0.5f); });
 }

@@ -1,8 +1,10 @@
-// The micro-kernel: a register tile of up to 6 rows x panel_width columns stays in registers over the whole depth.
+// The micro-kernel: a register tile of up to 6 rows x panel_width columns stays in registers over
+// the whole depth.
 //
-// Per step of depth it loads panel_vectors vectors of B and broadcasts 6 floats of A for 6 * panel_vectors multiply-adds:
-// 10 loads for 24 multiply-adds on AVX-512, so neither the load ports nor a B that streams from L2 (256 bytes in 24 cycles)
-// bound it. Every element of C is summed in the order of k whatever the tile's size: rows do not depend on their neighbours.
+// Per step of depth it loads panel_vectors vectors of B and broadcasts 6 floats of A for 6 *
+// panel_vectors multiply-adds: 10 loads for 24 multiply-adds on AVX-512, so neither the load ports
+// nor a B that streams from L2 (256 bytes in 24 cycles) bound it. Every element of C is summed in
+// the order of k whatever the tile's size: rows do not depend on their neighbours.
 
 struct F32 {
   static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return a * b + sum; }
@@ -28,12 +30,14 @@ struct Accumulators {
   }
   ATTN_INLINE void load_from(const float* c, std::int64_t stride) {
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] = load(c + r * stride + v * vector_width);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] =
+          load(c + r * stride + v * vector_width);
     }
   }
   ATTN_INLINE void store_to(float* c, std::int64_t stride) const {
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) store(c + r * stride + v * vector_width, sum[r][v]);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v)
+          store(c + r * stride + v * vector_width, sum[r][v]);
     }
   }
   /// Each lane of maxima[Rows, W] grows to the greatest of its column's sums.
@@ -50,7 +54,8 @@ struct Accumulators {
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) row[v] = load(at.b + v * vector_width);
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
       const Vector x = broadcast(at.a[r * at.a_stride]);
-      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] = Operand::multiply_add(x, row[v], sum[r][v]);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] =
+          Operand::multiply_add(x, row[v], sum[r][v]);
     }
     ++at.a;
     at.b += at.b_row_stride;
@@ -60,7 +65,8 @@ struct Accumulators {
   Vector sum[Rows][Vectors];
 };
 
-/// Prefetches a line. Spread over the steps of depth, lines that come from afar do not hold up those of B that come from L2.
+/// Prefetches a line. Spread over the steps of depth, lines that come from afar do not hold up
+/// those of B that come from L2.
 ATTN_INLINE void touch_next(LineWalk& walk) {
   constexpr std::int64_t line = 64;
   __builtin_prefetch(walk.row + walk.offset, 0, 2);
@@ -79,7 +85,8 @@ struct Extras {
 };
 
 template <class Operand, int Rows, int Vectors, bool Accumulate>
-void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::int64_t c_stride, const Extras& extras) {
+void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::int64_t c_stride,
+                 const Extras& extras) {
   Accumulators<Operand, Rows, Vectors> sums(operands);
   if constexpr (Accumulate) {
     sums.load_from(c, c_stride);
@@ -101,14 +108,17 @@ void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::in
 }
 
 /// One for each number of rows and of vectors that a register tile may have.
-inline constexpr auto tile_indices = std::make_index_sequence<static_cast<std::size_t>(tile_rows * panel_vectors)>{};
+inline constexpr auto tile_indices =
+    std::make_index_sequence<static_cast<std::size_t>(tile_rows* panel_vectors)>{};
 
 using TileFunction = void (*)(const Operands&, std::int64_t, float*, std::int64_t, const Extras&);
 
 template <class Operand, bool Accumulate, std::size_t... Index>
-ATTN_INLINE TileFunction tile_function(std::int64_t rows, std::int64_t vectors, std::index_sequence<Index...>) {
+ATTN_INLINE TileFunction tile_function(std::int64_t rows, std::int64_t vectors,
+                                       std::index_sequence<Index...>) {
   static constexpr TileFunction functions[] = {
-      matmul_tile<Operand, static_cast<int>(Index) / panel_vectors + 1, static_cast<int>(Index) % panel_vectors + 1, Accumulate>...};
+      matmul_tile<Operand, static_cast<int>(Index) / panel_vectors + 1,
+                  static_cast<int>(Index) % panel_vectors + 1, Accumulate>...};
   return functions[(rows - 1) * panel_vectors + vectors - 1];
 }
 
@@ -125,9 +135,11 @@ void matmul(const MatmulTile& tile) {
   const TileFunction whole = tile_function<Operand>(tile, layout.panel_width / vector_width);
   const Extras extras{tile.maxima, tile.ahead};
   std::int64_t n = 0;
-  for (; n + layout.panel_width <= tile.columns; n += layout.panel_width, operands.b += layout.panel_stride) {
+  for (; n + layout.panel_width <= tile.columns;
+       n += layout.panel_width, operands.b += layout.panel_stride) {
     whole(operands, tile.depth, tile.c + n, tile.c_stride, extras);
   }
   const std::int64_t rest = round_up(tile.columns - n) / vector_width;
-  if (rest > 0) tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, extras);
+  if (rest > 0)
+    tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, extras);
 }

@@ -1,9 +1,11 @@
-// Packing: K transposed into panels, so that the keys of a tile lie side by side, and V cut into panels.
+// Packing: K transposed into panels, so that the keys of a tile lie side by side, and V cut into
+// panels.
 
 template <bool Upper, std::size_t... Lane>
 ATTN_INLINE Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
   constexpr int from = Upper ? vector_width / 2 : 0;
-  return __builtin_shufflevector(a, b, (from + static_cast<int>(Lane) / 2 + (Lane % 2 ? vector_width : 0))...);
+  return __builtin_shufflevector(
+      a, b, (from + static_cast<int>(Lane) / 2 + (Lane % 2 ? vector_width : 0))...);
 }
 
 /// Transposes W x W in registers: log2(W) rounds of a perfect shuffle.
@@ -19,17 +21,19 @@ ATTN_INLINE void transpose(Vector (&rows)[vector_width]) {
   }
 }
 
-ATTN_INLINE void pack_transposed_edge(const Word* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, Word* dst,
-                                      std::int64_t dst_stride) {
+ATTN_INLINE void pack_transposed_edge(const Word* src, std::int64_t src_stride, std::int64_t keys,
+                                      std::int64_t depth, Word* dst, std::int64_t dst_stride) {
   for (std::int64_t k = 0; k < depth; ++k) {
-    for (std::int64_t n = 0; n < vector_width; ++n) dst[k * dst_stride + n] = n < keys ? src[n * src_stride + k] : 0.f;
+    for (std::int64_t n = 0; n < vector_width; ++n)
+      dst[k * dst_stride + n] = n < keys ? src[n * src_stride + k] : 0.f;
   }
 }
 
-void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t keys, std::int64_t depth, float* dst,
-                                      std::int64_t dst_stride) {
+void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t keys,
+                     std::int64_t depth, float* dst, std::int64_t dst_stride) {
   const std::int64_t whole_depth = round_down(depth);
-  for (std::int64_t first = 0; first < keys; first += vector_width, src += vector_width * src_stride, dst += vector_width) {
+  for (std::int64_t first = 0; first < keys;
+       first += vector_width, src += vector_width * src_stride, dst += vector_width) {
     if (keys - first < vector_width) {
       pack_transposed_edge(src, src_stride, keys - first, depth, dst, dst_stride);
       continue;
@@ -38,12 +42,14 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
       Vector rows[vector_width];
       for (int n = 0; n < vector_width; ++n) {
         rows[n] = load(src + n * src_stride + k);
-        __builtin_prefetch(src + (n + vector_width) * src_stride + k);  // W streams at once are too many for the hardware
+        __builtin_prefetch(src + (n + vector_width) * src_stride +
+                           k);  // W streams at once are too many for the hardware
       }
       transpose(rows);
       for (int n = 0; n < vector_width; ++n) store(dst + (k + n) * dst_stride, rows[n]);
     }
-    pack_transposed_edge(src + whole_depth, src_stride, vector_width, depth - whole_depth, dst + whole_depth * dst_stride, dst_stride);
+    pack_transposed_edge(src + whole_depth, src_stride, vector_width, depth - whole_depth,
+                         dst + whole_depth * dst_stride, dst_stride);
   }
 }
 
@@ -58,7 +64,8 @@ ATTN_INLINE bool in_all_lanes(Lanes holds) {
 }
 
 /// One row into its panels; returns the lanes that were finite throughout.
-ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst, const PanelLayout& layout) {
+ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst,
+                                  const PanelLayout& layout) {
   Lanes finite = Vector{} == Vector{};
   std::int64_t within = 0;  // the panel
   const auto put = [&](Vector v) {
@@ -81,12 +88,13 @@ ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float*
   return finite;
 }
 
-bool pack_finite_f32(const void* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, float* dst,
-                     const PanelLayout& layout) {
+bool pack_finite_f32(const void* src, std::int64_t src_stride, std::int64_t rows,
+                     std::int64_t columns, float* dst, const PanelLayout& layout) {
   const auto* values = static_cast<const float*>(src);
   Lanes finite = Vector{} == Vector{};
   for (std::int64_t r = 0; r < rows; ++r) {
-    finite &= pack_finite_row(values + r * src_stride, columns, dst + r * layout.row_stride, layout);
+    finite &=
+        pack_finite_row(values + r * src_stride, columns, dst + r * layout.row_stride, layout);
   }
   return in_all_lanes(finite);
 }

@@ -5,16 +5,21 @@
 namespace attn {
 namespace {
 
-void widen(const Row& row, const std::byte* from, std::int64_t count, const kernels::Kernels& kernels, float* to) {
+void widen(const Row& row, const std::byte* from, std::int64_t count,
+           const kernels::Kernels& kernels, float* to) {
   switch (row.dtype) {
-    case DType::bf16: return kernels.widen_bf16(reinterpret_cast<const std::uint16_t*>(from), count, to);
-    case DType::f16: return kernels.widen_f16(reinterpret_cast<const std::uint16_t*>(from), count, to);
-    case DType::i8: return kernels.widen_i8(reinterpret_cast<const std::int8_t*>(from), count, row.scale, to);
+    case DType::bf16:
+      return kernels.widen_bf16(reinterpret_cast<const std::uint16_t*>(from), count, to);
+    case DType::f16:
+      return kernels.widen_f16(reinterpret_cast<const std::uint16_t*>(from), count, to);
+    case DType::i8:
+      return kernels.widen_i8(reinterpret_cast<const std::int8_t*>(from), count, row.scale, to);
     default: std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
   }
 }
 
-void narrow(DType dtype, const float* from, std::int64_t count, const kernels::Kernels& kernels, std::byte* to) {
+void narrow(DType dtype, const float* from, std::int64_t count, const kernels::Kernels& kernels,
+            std::byte* to) {
   switch (dtype) {
     case DType::bf16: return kernels.narrow_bf16(from, count, reinterpret_cast<std::uint16_t*>(to));
     case DType::f16: return kernels.narrow_f16(from, count, reinterpret_cast<std::uint16_t*>(to));
@@ -24,36 +29,42 @@ void narrow(DType dtype, const float* from, std::int64_t count, const kernels::K
 
 }  // namespace
 
-void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* to) noexcept {
+void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
+              float* to) noexcept {
   if (row.stride == 1) return widen(row, row.data, count, kernels, to);
   for (std::int64_t n = 0; n < count; ++n) widen(row, row.at(n), 1, kernels, to + n);
 }
 
-void read_words(const Row& row, std::int64_t count, std::int64_t per_word, const kernels::Kernels& kernels, float* to) noexcept {
+void read_words(const Row& row, std::int64_t count, std::int64_t per_word,
+                const kernels::Kernels& kernels, float* to) noexcept {
   if (per_word == 1) return read_row(row, count, kernels, to);
   constexpr std::size_t half = sizeof(bf16);
   auto* halves = reinterpret_cast<std::byte*>(to);
   if (row.stride == 1) {
     std::memcpy(halves, row.data, static_cast<std::size_t>(count) * half);
   } else {
-    for (std::int64_t n = 0; n < count; ++n) std::memcpy(halves + static_cast<std::size_t>(n) * half, row.at(n), half);
+    for (std::int64_t n = 0; n < count; ++n)
+      std::memcpy(halves + static_cast<std::size_t>(n) * half, row.at(n), half);
   }
   if (count % 2 != 0) std::memset(halves + static_cast<std::size_t>(count) * half, 0, half);
 }
 
-bool lie_in_words(const Row& row, std::int64_t count, std::int64_t per_word, std::int64_t position_stride) noexcept {
+bool lie_in_words(const Row& row, std::int64_t count, std::int64_t per_word,
+                  std::int64_t position_stride) noexcept {
   if (per_word == 1) return row.dense_f32();
   const bool aligned = reinterpret_cast<std::uintptr_t>(row.data) % sizeof(float) == 0;
   return row.stride == 1 && count % per_word == 0 && position_stride % per_word == 0 && aligned;
 }
 
-const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels, float* staging) noexcept {
+const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
+                       float* staging) noexcept {
   if (row.dense_f32()) return row.floats();
   read_row(row, count, kernels, staging);
   return staging;
 }
 
-void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels, const Row& row) noexcept {
+void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels,
+               const Row& row) noexcept {
   if (row.stride == 1) return narrow(row.dtype, values, count, kernels, row.data);
   for (std::int64_t n = 0; n < count; ++n) narrow(row.dtype, values + n, 1, kernels, row.at(n));
 }

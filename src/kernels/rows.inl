@@ -1,4 +1,5 @@
-// Rows of floats: the greatest element, sums of exponentials, and what is made of them element by element.
+// Rows of floats: the greatest element, sums of exponentials, and what is made of them element by
+// element.
 
 inline constexpr int row_unroll = 4;  // independent accumulators, to cover latencies
 
@@ -28,14 +29,17 @@ ATTN_INLINE void take_row(const float* x, std::int64_t count, Maxima (&lanes)[ro
 
 template <class Maxima>
 ATTN_INLINE float greatest_of(const Maxima (&lanes)[row_unroll]) {
-  return max_of_lanes(max(max(lanes[0].greatest, lanes[1].greatest), max(lanes[2].greatest, lanes[3].greatest)));
+  return max_of_lanes(
+      max(max(lanes[0].greatest, lanes[1].greatest), max(lanes[2].greatest, lanes[3].greatest)));
 }
 
 float maximum_of_row(const float* x, std::int64_t count) {
   LaneMaximaOrNan lanes[row_unroll];
   take_row(x, count, lanes);
-  const Lanes unordered = lanes[0].unordered | lanes[1].unordered | lanes[2].unordered | lanes[3].unordered;
-  return max_of_lanes(select(unordered, broadcast(1.f), Vector{})) > 0 ? __builtin_nanf("") : greatest_of(lanes);
+  const Lanes unordered =
+      lanes[0].unordered | lanes[1].unordered | lanes[2].unordered | lanes[3].unordered;
+  return max_of_lanes(select(unordered, broadcast(1.f), Vector{})) > 0 ? __builtin_nanf("")
+                                                                       : greatest_of(lanes);
 }
 
 void maxima_of_rows(const FloatRows& x, float* maxima) {
@@ -52,14 +56,17 @@ inline constexpr int doubles_width = vector_width / 2;
 
 template <int Half>
 ATTN_INLINE Doubles half_as_doubles(Vector v) {
-  const auto half = part_of<Half * doubles_width, doubles_width>(v, std::make_index_sequence<doubles_width>{});
+  const auto half =
+      part_of<Half * doubles_width, doubles_width>(v, std::make_index_sequence<doubles_width>{});
 #if defined(__AVX512F__)
   return _mm512_maskz_cvtps_pd(0xff, half);  // left to itself, GCC 12 converts quarters
 #else
   return __builtin_convertvector(half, Doubles);
 #endif
 }
-ATTN_INLINE Doubles sum_of_halves(Vector v) { return half_as_doubles<0>(v) + half_as_doubles<1>(v); }
+ATTN_INLINE Doubles sum_of_halves(Vector v) {
+  return half_as_doubles<0>(v) + half_as_doubles<1>(v);
+}
 
 /// Halves upon halves, the same for every run.
 template <int Width = doubles_width, class From>
@@ -68,12 +75,14 @@ ATTN_INLINE double sum_of_doubles(From v) {
     return v[0] + v[1];
   } else {
     constexpr auto half = std::make_index_sequence<Width / 2>{};
-    return sum_of_doubles<Width / 2>(part_of<0, Width / 2>(v, half) + part_of<Width / 2, Width / 2>(v, half));
+    return sum_of_doubles<Width / 2>(part_of<0, Width / 2>(v, half) +
+                                     part_of<Width / 2, Width / 2>(v, half));
   }
 }
 
-/// A sum of numbers in [0, 2) in each lane, with what each addition rounds off: beginning at 2, a sum is never less than what is
-/// added to it, so that two subtractions find that exactly (Dekker 1971).
+/// A sum of numbers in [0, 2) in each lane, with what each addition rounds off: beginning at 2, a
+/// sum is never less than what is added to it, so that two subtractions find that exactly (Dekker
+/// 1971).
 struct ExactSum {
   static constexpr float begin = 2;
   Vector sum = broadcast(begin);
@@ -86,19 +95,21 @@ struct ExactSum {
   }
 };
 
-/// Elements after which sums go on in double, before what was lost is so much that it loses digits itself.
+/// Elements after which sums go on in double, before what was lost is so much that it loses digits
+/// itself.
 inline constexpr std::int64_t sum_block = 256 * vector_width;
 
-/// What comes from memory is read once, a few thousand elements at a time: for their maxima, and again for their sums, while memory would
-/// be idle. So the next ones are asked for then; half as many where L1 keeps terms too. Past a row's end lies the next row, or nothing
-/// that matters.
+/// What comes from memory is read once, a few thousand elements at a time: for their maxima, and
+/// again for their sums, while memory would be idle. So the next ones are asked for then; half as
+/// many where L1 keeps terms too. Past a row's end lies the next row, or nothing that matters.
 inline constexpr std::int64_t elements_ahead = 4096;
 
 inline constexpr int sums_at_once = 2;
 
 /// Adds terms to the sums by turns.
 template <bool Moved, bool Stored, class Sum>
-ATTN_INLINE void add_terms(const float* x, std::int64_t count, const Exponential& e, float* terms, Sum (&sums)[sums_at_once]) {
+ATTN_INLINE void add_terms(const float* x, std::int64_t count, const Exponential& e, float* terms,
+                           Sum (&sums)[sums_at_once]) {
   constexpr std::int64_t ahead = Stored ? elements_ahead / 2 : elements_ahead;
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
@@ -126,11 +137,13 @@ ATTN_INLINE void add_terms(const float* x, std::int64_t count, const Exponential
 }
 
 template <bool Moved, bool Stored>
-ATTN_INLINE Doubles sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+ATTN_INLINE Doubles sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e,
+                                       float* terms) {
   ExactSum sums[sums_at_once];
   add_terms<Moved, Stored>(x, count, e, terms, sums);
   // Without rounding but for what was lost, of which digits enough are left.
-  return (sum_of_halves(sums[0].sum - ExactSum::begin) + sum_of_halves(sums[1].sum - ExactSum::begin)) +
+  return (sum_of_halves(sums[0].sum - ExactSum::begin) +
+          sum_of_halves(sums[1].sum - ExactSum::begin)) +
          sum_of_halves(sums[0].lost + sums[1].lost);
 }
 
@@ -143,14 +156,16 @@ struct DoubleSum {
 };
 
 template <bool Moved, bool Stored>
-ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count, const Exponential& e,
+                                           float* terms) {
   DoubleSum sums[sums_at_once];
   add_terms<Moved, Stored>(x, count, e, terms, sums);
   return sums[0].sum + sums[1].sum;
 }
 
 template <bool Moved, bool Stored>
-ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e, float* terms) {
+ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e,
+                                     float* terms) {
   const Exponential here = e;  // stores to terms cannot change a copy
   if (count <= short_row) return sum_terms_of_short_row<Moved, Stored>(x, count, here, terms);
   Doubles lanes{};
@@ -163,19 +178,23 @@ ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const E
 
 /// Lanes of all rows are added up at last, as that is a chain of steps in each row.
 template <bool Stored>
-void sum_terms_of_rows(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums) {
+void sum_terms_of_rows(const FloatRows& x, const Exponential* exponentials,
+                       const FloatRowsOut& terms, double* sums) {
   Doubles lanes[rows_at_once];
   for (std::int64_t r = 0; r < x.rows; ++r) {
     const float* const row = x.data + r * x.stride;
     float* const to = Stored ? terms.data + r * terms.stride : nullptr;
     const Exponential& e = exponentials[r];
-    lanes[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to) : sum_terms_of_row<false, Stored>(row, x.count, e, to);
+    lanes[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to)
+                       : sum_terms_of_row<false, Stored>(row, x.count, e, to);
   }
   for (std::int64_t r = 0; r < x.rows; ++r) sums[r] = sum_of_doubles(lanes[r]);
 }
 
-void sum_terms(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms, double* sums) {
-  terms.data == nullptr ? sum_terms_of_rows<false>(x, exponentials, terms, sums) : sum_terms_of_rows<true>(x, exponentials, terms, sums);
+void sum_terms(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms,
+               double* sums) {
+  terms.data == nullptr ? sum_terms_of_rows<false>(x, exponentials, terms, sums)
+                        : sum_terms_of_rows<true>(x, exponentials, terms, sums);
 }
 
 /// y = f(x), vector by vector; y may be x.
@@ -184,7 +203,8 @@ ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
   constexpr std::int64_t at_once = row_unroll * vector_width;
   std::int64_t n = 0;
   for (; n + at_once <= count; n += at_once) {
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) store(y + n + u * vector_width, f(load(x + n + u * vector_width)));
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u)
+        store(y + n + u * vector_width, f(load(x + n + u * vector_width)));
   }
   for (; n + vector_width <= count; n += vector_width) store(y + n, f(load(x + n)));
   if (n < count) store_first(y + n, count - n, f(load_first(x + n, count - n, 0)));
@@ -193,7 +213,8 @@ ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
 /// v * k, rounded about once.
 ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
 #if defined(ATTN_FUSED_MULTIPLY_ADD)
-  return fused_multiply_subtract(v, broadcast(k.high), v * -k.low);  // left to itself, a compiler may round the great product
+  return fused_multiply_subtract(
+      v, broadcast(k.high), v * -k.low);  // left to itself, a compiler may round the great product
 #else
   const Vector product = v * k.high;
   return product + rest_of_product(v, k, product);
@@ -201,13 +222,18 @@ ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
 }
 
 template <bool Moved>
-void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e, const Factor& factor, float* y) {
-  map_row(x, count, y, [e, factor](Vector v) ATTN_INLINE_LAMBDA { return scaled(exp_of_row<Moved>(v, e), factor); });
+void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e,
+                        const Factor& factor, float* y) {
+  map_row(x, count, y, [e, factor](Vector v) ATTN_INLINE_LAMBDA {
+    return scaled(exp_of_row<Moved>(v, e), factor);
+  });
 }
 
-void scale_terms(const FloatRows& x, const Exponential* exponentials, const Factor* factors, const FloatRowsOut& y) {
+void scale_terms(const FloatRows& x, const Exponential* exponentials, const Factor* factors,
+                 const FloatRowsOut& y) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
-    const auto scale_row = exponentials[r].moved ? scale_terms_of_row<true> : scale_terms_of_row<false>;
+    const auto scale_row =
+        exponentials[r].moved ? scale_terms_of_row<true> : scale_terms_of_row<false>;
     scale_row(x.data + r * x.stride, x.count, exponentials[r], factors[r], y.data + r * y.stride);
   }
 }
@@ -225,7 +251,8 @@ void log_terms_of_row(const float* x, std::int64_t count, const LogTerms& terms,
     if constexpr (Moved) v = (v * terms.shrink - terms.shift) * terms.stretch;
     const Vector rough = v * terms.factor.high;
     const Vector value = rest_of_product(v, terms.factor, broadcast(terms.high)) - terms.low;
-    return select(rough == minus_infinity, rough - terms.high, value);  // halves of it would be infinities that make a NaN
+    return select(rough == minus_infinity, rough - terms.high,
+                  value);  // halves of it would be infinities that make a NaN
   });
 }
 
@@ -246,14 +273,17 @@ double sum_of_row(const float* x, std::int64_t count) {
 
 /// Products of floats are exact in double.
 ATTN_INLINE Doubles sum_of_products(Vector x, Vector y) {
-  return half_as_doubles<0>(x) * half_as_doubles<0>(y) + half_as_doubles<1>(x) * half_as_doubles<1>(y);
+  return half_as_doubles<0>(x) * half_as_doubles<0>(y) +
+         half_as_doubles<1>(x) * half_as_doubles<1>(y);
 }
 
 double dot_of_rows(const float* x, const float* y, std::int64_t count) {
   Doubles lanes{};
   std::int64_t n = 0;
-  for (; n + vector_width <= count; n += vector_width) lanes += sum_of_products(load(x + n), load(y + n));
-  if (n < count) lanes += sum_of_products(load_first(x + n, count - n, 0), load_first(y + n, count - n, 0));
+  for (; n + vector_width <= count; n += vector_width)
+    lanes += sum_of_products(load(x + n), load(y + n));
+  if (n < count)
+    lanes += sum_of_products(load_first(x + n, count - n, 0), load_first(y + n, count - n, 0));
   return sum_of_doubles(lanes);
 }
 
@@ -261,19 +291,23 @@ double dot_of_rows(const float* x, const float* y, std::int64_t count) {
 template <class F>
 ATTN_INLINE void map_gradient(const RowGradient& g, float* dx, F f) {
   std::int64_t n = 0;
-  for (; n + vector_width <= g.count; n += vector_width) store(dx + n, f(load(g.dy + n), load(g.y + n)));
-  if (n < g.count) store_first(dx + n, g.count - n, f(load_first(g.dy + n, g.count - n, 0), load_first(g.y + n, g.count - n, 0)));
+  for (; n + vector_width <= g.count; n += vector_width)
+    store(dx + n, f(load(g.dy + n), load(g.y + n)));
+  if (n < g.count)
+    store_first(dx + n, g.count - n,
+                f(load_first(g.dy + n, g.count - n, 0), load_first(g.y + n, g.count - n, 0)));
 }
 
 void softmax_gradient(const RowGradient& g, float* dx) {
   map_gradient(g, dx,
-               [sum = g.sum, temperature = g.temperature](Vector dy, Vector y) ATTN_INLINE_LAMBDA { return y * (dy - sum) / temperature; });
+               [sum = g.sum, temperature = g.temperature](Vector dy, Vector y)
+                   ATTN_INLINE_LAMBDA { return y * (dy - sum) / temperature; });
 }
 
 void log_softmax_gradient(const RowGradient& g, float* dx) {
-  map_gradient(g, dx, [sum = g.sum, temperature = g.temperature](Vector dy, Vector y) ATTN_INLINE_LAMBDA {
-    return (dy - exp_nonpositive(y) * sum) / temperature;
-  });
+  map_gradient(g, dx,
+               [sum = g.sum, temperature = g.temperature](Vector dy, Vector y)
+                   ATTN_INLINE_LAMBDA { return (dy - exp_nonpositive(y) * sum) / temperature; });
 }
 
 inline constexpr RowKernels row_kernels = {

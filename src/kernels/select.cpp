@@ -36,16 +36,18 @@ const auto& entries() {
 #if defined(ATTN_X86_KERNELS)
     Entry{Isa::avx2, &avx2_kernels,
           [] {
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                   __builtin_cpu_supports("bmi2");
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
           }},
     Entry{Isa::avx512, &avx512_kernels,
           [] {
-            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl");
           }},
-    Entry{Isa::avx512_bf16, &avx512_bf16_kernels,
-          [] { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"); }},
+    Entry{
+        Isa::avx512_bf16, &avx512_bf16_kernels,
+        [] { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"); }},
 #endif
   };
   return list;
@@ -57,7 +59,8 @@ const Kernels& kernels_for(Isa isa) {
   for (const Entry& entry : entries()) {
     if (entry.isa == isa && entry.supported()) return *entry.kernels;
   }
-  throw Error(ErrorCode::unsupported, fmt::format("isa {} is not available in this build on this processor", name_of(isa)));
+  throw Error(ErrorCode::unsupported,
+              fmt::format("isa {} is not available in this build on this processor", name_of(isa)));
 }
 
 std::vector<Isa> built_isas() {
@@ -87,7 +90,8 @@ Isa isa_from_name(std::string_view name) {
     if (its_name == name) return isa;
     known += (known.empty() ? "" : ", ") + std::string(its_name);
   }
-  throw Error(ErrorCode::invalid_argument, fmt::format("isa \"{}\" is not known; known are {}", name, known));
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format("isa \"{}\" is not known; known are {}", name, known));
 }
 
 std::vector<Isa> available_isas() {

@@ -1,5 +1,6 @@
-// Vectors of floats in the compiler's vector extensions, as wide as the instruction set that the including file is compiled
-// for. Only what the extensions do not give is an intrinsic; an instruction set without a section here takes the plain form.
+// Vectors of floats in the compiler's vector extensions, as wide as the instruction set that the
+// including file is compiled for. Only what the extensions do not give is an intrinsic; an
+// instruction set without a section here takes the plain form.
 
 #if defined(__AVX512F__)
 inline constexpr int vector_width = 16;
@@ -17,7 +18,8 @@ inline constexpr int panel_vectors = 2;
 inline constexpr int panel_width = vector_width * panel_vectors;
 
 typedef float Vector __attribute__((vector_size(vector_width * 4)));
-typedef std::int32_t Lanes __attribute__((vector_size(vector_width * 4)));  // of a comparison: -1 where it holds, else 0
+typedef std::int32_t Lanes
+    __attribute__((vector_size(vector_width * 4)));  // of a comparison: -1 where it holds, else 0
 typedef std::uint32_t Bits __attribute__((vector_size(vector_width * 4)));
 typedef float UnalignedVector __attribute__((vector_size(vector_width * 4), aligned(4), may_alias));
 
@@ -30,7 +32,9 @@ typedef float Word __attribute__((may_alias));  // a float, or whatever else has
 /// Keeps a loop a loop, where copies of its body would cost registers.
 #define ATTN_NO_UNROLL _Pragma("GCC unroll 1")
 
-ATTN_INLINE Vector load(const float* from) { return *reinterpret_cast<const UnalignedVector*>(from); }
+ATTN_INLINE Vector load(const float* from) {
+  return *reinterpret_cast<const UnalignedVector*>(from);
+}
 ATTN_INLINE void store(float* to, Vector v) { *reinterpret_cast<UnalignedVector*>(to) = v; }
 ATTN_INLINE Vector broadcast(float x) { return x - Vector{}; }
 ATTN_INLINE Bits bits_of(Vector v) { return reinterpret_cast<Bits>(v); }
@@ -78,16 +82,24 @@ ATTN_INLINE float max_of_lanes(Vector v) {
   return fold_lanes(v, [](Vector a, Vector b) { return max(a, b); })[0];
 }
 
-ATTN_INLINE constexpr std::int64_t round_down(std::int64_t n) { return n & -std::int64_t{vector_width}; }
-ATTN_INLINE constexpr std::int64_t round_up(std::int64_t n) { return round_down(n + vector_width - 1); }
+ATTN_INLINE constexpr std::int64_t round_down(std::int64_t n) {
+  return n & -std::int64_t{vector_width};
+}
+ATTN_INLINE constexpr std::int64_t round_up(std::int64_t n) {
+  return round_down(n + vector_width - 1);
+}
 
 #if defined(__AVX512F__)
 #define ATTN_FUSED_MULTIPLY_ADD
 /// a * b - c, rounded once, where a product and a sum may be rounded each.
-ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) { return _mm512_fmsub_ps(a, b, c); }
+ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) {
+  return _mm512_fmsub_ps(a, b, c);
+}
 #elif defined(__AVX2__) && defined(__FMA__)
 #define ATTN_FUSED_MULTIPLY_ADD
-ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) { return _mm256_fmsub_ps(a, b, c); }
+ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) {
+  return _mm256_fmsub_ps(a, b, c);
+}
 #endif
 
 /// The first count < W elements, the others being `fill`.

@@ -1,14 +1,15 @@
-// Online softmax: from a tile of scores to its part of O. The scores lie in L1, so passing over them twice (maximum, then
-// exponential) costs no traffic further out.
+// Online softmax: from a tile of scores to its part of O. The scores lie in L1, so passing over
+// them twice (maximum, then exponential) costs no traffic further out.
 //
-// The exponentials ride along with the multiply-adds of P V: between the steps of depth that take one chunk of weights, the
-// next chunk is made, a row at a time. Multiply-adds keep two ports of the processor busy and leave the others idle, and an
-// exponential needs mostly the others.
+// The exponentials ride along with the multiply-adds of P V: between the steps of depth that take
+// one chunk of weights, the next chunk is made, a row at a time. Multiply-adds keep two ports of
+// the processor busy and leave the others idle, and an exponential needs mostly the others.
 
 inline constexpr float minus_infinity = -__builtin_inff();
 inline constexpr int unroll = 4;  // independent accumulators, to cover the latency of max
 
-/// Words of depth whose weights are made in one go, for each row; a row's turn comes every `steps_between` steps of depth.
+/// Words of depth whose weights are made in one go, for each row; a row's turn comes every
+/// `steps_between` steps of depth.
 inline constexpr int chunk_words = vector_width > 8 ? vector_width : 8;
 inline constexpr int steps_between = chunk_words / 8;
 static_assert(tile_rows * steps_between <= chunk_words);
@@ -21,13 +22,16 @@ ATTN_INLINE void fill(float* row, std::int64_t begin, std::int64_t end, float va
 /// -inf outside begin <= j < end, for the vector of columns from j on.
 ATTN_INLINE void hide_lanes(float* row, std::int64_t j, std::int64_t begin, std::int64_t end) {
   const Lanes column = lane_numbers + static_cast<std::int32_t>(j);
-  const Lanes seen = (column >= static_cast<std::int32_t>(begin)) & (column < static_cast<std::int32_t>(end));
+  const Lanes seen =
+      (column >= static_cast<std::int32_t>(begin)) & (column < static_cast<std::int32_t>(end));
   store(row + j, select(seen, load(row + j), broadcast(minus_infinity)));
 }
 
-/// -inf outside begin <= j < end, for first <= j < last, multiples of W. In whole vectors, as they are read next: a load does
-/// not take its value from several smaller stores that are still under way.
-ATTN_INLINE void hide_outside(float* row, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) {
+/// -inf outside begin <= j < end, for first <= j < last, multiples of W. In whole vectors, as they
+/// are read next: a load does not take its value from several smaller stores that are still under
+/// way.
+ATTN_INLINE void hide_outside(float* row, std::int64_t first, std::int64_t last, std::int64_t begin,
+                              std::int64_t end) {
   const std::int64_t inner_begin = round_up(begin), inner_end = round_down(end);
   fill(row, first, round_down(begin), minus_infinity);
   if (begin < inner_begin) hide_lanes(row, round_down(begin), begin, end);
@@ -41,7 +45,8 @@ ATTN_INLINE float row_maximum(const float* row, std::int64_t begin, std::int64_t
   for (Vector& g : greatest) g = broadcast(minus_infinity);
   std::int64_t j = begin;
   for (; j + unroll * vector_width <= end; j += unroll * vector_width) {
-    for (int u = 0; u < unroll; ++u) greatest[u] = max(load(row + j + u * vector_width), greatest[u]);
+    for (int u = 0; u < unroll; ++u)
+      greatest[u] = max(load(row + j + u * vector_width), greatest[u]);
   }
   for (; j < end; j += vector_width) greatest[0] = max(load(row + j), greatest[0]);
   return max_of_lanes(max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3])));
@@ -68,7 +73,8 @@ ATTN_INLINE void rescale(const SoftmaxTile& tile, std::int64_t r, float new_max)
   const float factor = exp2_nonpositive(broadcast((old_max - new_max) * tile.scale))[0];
   tile.row_sum[r] *= factor;
   float* out = tile.out + r * tile.out_stride;
-  for (std::int64_t n = 0; n < tile.columns; n += vector_width) store(out + n, load(out + n) * factor);
+  for (std::int64_t n = 0; n < tile.columns; n += vector_width)
+    store(out + n, load(out + n) * factor);
 }
 
 /// How a chunk of scores becomes weights, in place: as they are.
@@ -88,8 +94,9 @@ struct F32Weights {
   }
 };
 
-/// Makes all weights, exp2((s - shift) * scale), and adds P V for the first panel of V. Subtracting first makes the greatest
-/// score's weight exactly 2^0, however large it is. `words` are those that V has a row for.
+/// Makes all weights, exp2((s - shift) * scale), and adds P V for the first panel of V. Subtracting
+/// first makes the greatest score's weight exactly 2^0, however large it is. `words` are those that
+/// V has a row for.
 template <class Weights, int Rows, int Vectors>
 void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
   constexpr std::int64_t chunk_keys = chunk_words * Weights::per_word;
@@ -99,19 +106,22 @@ void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
   float shifts[Rows];
   Vector row_sums[Rows];
   for (int r = 0; r < Rows; ++r) {
-    shifts[r] = tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
+    shifts[r] =
+        tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
     row_sums[r] = Vector{};
   }
   const auto make_weights = [&](int r, std::int64_t j) ATTN_INLINE_LAMBDA {
     const float shift = shifts[r];
-    const auto weigh = [=](Vector s) ATTN_INLINE_LAMBDA { return exp2_nonpositive((s - shift) * scale); };
+    const auto weigh = [=](Vector s)
+                           ATTN_INLINE_LAMBDA { return exp2_nonpositive((s - shift) * scale); };
     row_sums[r] += Weights::make(scores + r * stride, j, weigh);
   };
 
   std::int64_t next = tile.first;
   for (int r = 0; r < Rows; ++r) make_weights(r, next);
   Accumulators<typename Weights::Operand, Rows, Vectors> sums(
-      {scores + tile.first / Weights::per_word, stride, tile.values.data, tile.values.layout.row_stride});
+      {scores + tile.first / Weights::per_word, stride, tile.values.data,
+       tile.values.layout.row_stride});
   sums.load_from(tile.out, tile.out_stride);
   for (next += chunk_keys; next < last; next += chunk_keys, words -= chunk_words) {
     ATTN_NO_UNROLL for (int r = 0; r < Rows; ++r) {
@@ -126,10 +136,12 @@ void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
 }
 
 template <class Weights, std::size_t... Index>
-ATTN_INLINE auto weigh_and_multiply_function(std::int64_t rows, std::int64_t vectors, std::index_sequence<Index...>) {
+ATTN_INLINE auto weigh_and_multiply_function(std::int64_t rows, std::int64_t vectors,
+                                             std::index_sequence<Index...>) {
   using Function = void (*)(const SoftmaxTile&, std::int64_t);
   static constexpr Function functions[] = {
-      weigh_and_multiply<Weights, static_cast<int>(Index) / panel_vectors + 1, static_cast<int>(Index) % panel_vectors + 1>...};
+      weigh_and_multiply<Weights, static_cast<int>(Index) / panel_vectors + 1,
+                         static_cast<int>(Index) % panel_vectors + 1>...};
   return functions[(rows - 1) * panel_vectors + vectors - 1];
 }
 
@@ -139,9 +151,12 @@ void online_softmax(const SoftmaxTile& tile) {
     const float here = maximum_in_range(tile, r);
     rescale(tile, r, here > tile.row_max[r] ? here : tile.row_max[r]);
   }
-  const std::int64_t words = (tile.value_end + Weights::per_word - 1) / Weights::per_word - tile.first / Weights::per_word;
-  const std::int64_t first_columns = tile.columns < tile.values.layout.panel_width ? tile.columns : tile.values.layout.panel_width;
-  weigh_and_multiply_function<Weights>(tile.rows, first_columns / vector_width, tile_indices)(tile, words);
+  const std::int64_t words =
+      (tile.value_end + Weights::per_word - 1) / Weights::per_word - tile.first / Weights::per_word;
+  const std::int64_t first_columns =
+      tile.columns < tile.values.layout.panel_width ? tile.columns : tile.values.layout.panel_width;
+  weigh_and_multiply_function<Weights>(tile.rows, first_columns / vector_width, tile_indices)(
+      tile, words);
   if (first_columns == tile.columns) return;
   matmul<typename Weights::Operand>({
       .a = tile.scores + tile.first / Weights::per_word,
@@ -161,7 +176,8 @@ void weigh(const SoftmaxTile& tile) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const float here = maximum_in_range(tile, r);
     rescale(tile, r, here > tile.row_max[r] ? here : tile.row_max[r]);
-    const float shift = tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
+    const float shift =
+        tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
     float* const row = tile.scores + r * tile.stride;
     Vector sum{};
     for (std::int64_t j = tile.first; j < tile.last; j += vector_width) {

@@ -1,4 +1,5 @@
-// Transforms of runs of scores, and element types. Plain loops: each iteration stands alone, so the compiler vectorises them.
+// Transforms of runs of scores, and element types. Plain loops: each iteration stands alone, so the
+// compiler vectorises them.
 
 void scale(const float* src, std::int64_t count, float factor, float* dst) {
   std::int64_t n = 0;
@@ -33,7 +34,8 @@ void alibi(float* scores, std::int64_t count, float slope, std::int64_t distance
 }
 
 void add_mask(float* scores, std::int64_t count, const float* mask) {
-  for (std::int64_t n = 0; n < count; ++n) scores[n] = mask[n] == minus_infinity ? minus_infinity : scores[n] + mask[n];
+  for (std::int64_t n = 0; n < count; ++n)
+    scores[n] = mask[n] == minus_infinity ? minus_infinity : scores[n] + mask[n];
 }
 
 void hide(float* scores, std::int64_t count, const std::uint8_t* visible) {
@@ -52,7 +54,8 @@ void narrow_bf16(const float* src, std::int64_t count, std::uint16_t* dst) {
     const std::uint32_t bits = float_bits(src[n]);
     const std::uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
     const std::uint32_t quiet_nan = bits | 0x400000;
-    dst[n] = static_cast<std::uint16_t>(((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded) >> 16);
+    dst[n] =
+        static_cast<std::uint16_t>(((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded) >> 16);
   }
 }
 
@@ -69,10 +72,12 @@ ATTN_INLINE std::uint16_t narrow_one_f16(float x) {
   const std::uint32_t sign = (float_bits(x) >> 16) & 0x8000;
   const std::uint32_t magnitude = float_bits(x) & 0x7fffffff;
   if (magnitude > 0x7f800000) return static_cast<std::uint16_t>(sign | 0x7e00);
-  if (magnitude >= 0x477ff000) return static_cast<std::uint16_t>(sign | 0x7c00);  // rounds to 65536 or more
+  if (magnitude >= 0x477ff000)
+    return static_cast<std::uint16_t>(sign | 0x7c00);  // rounds to 65536 or more
   if (magnitude < 0x38800000) {
     // Subnormal in f16: adding 0.5 leaves the value in units of 2^-24, rounded, in the low bits.
-    return static_cast<std::uint16_t>(sign | (float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f)));
+    return static_cast<std::uint16_t>(
+        sign | (float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f)));
   }
   const std::uint32_t rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
   return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000) >> 13));
@@ -82,12 +87,16 @@ ATTN_INLINE std::uint16_t narrow_one_f16(float x) {
 #define ATTN_VECTORS_OF_F16
 typedef __m256i F16Vector;
 ATTN_INLINE Vector widen_vector(F16Vector v) { return _mm512_maskz_cvtph_ps(0xffff, v); }
-ATTN_INLINE F16Vector narrow_vector(Vector v) { return _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT); }
+ATTN_INLINE F16Vector narrow_vector(Vector v) {
+  return _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT);
+}
 #elif defined(__AVX2__) && defined(__F16C__)
 #define ATTN_VECTORS_OF_F16
 typedef __m128i F16Vector;
 ATTN_INLINE Vector widen_vector(F16Vector v) { return _mm256_cvtph_ps(v); }
-ATTN_INLINE F16Vector narrow_vector(Vector v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+ATTN_INLINE F16Vector narrow_vector(Vector v) {
+  return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+}
 #endif
 
 void widen_f16(const std::uint16_t* src, std::int64_t count, float* dst) {

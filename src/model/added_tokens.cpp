@@ -10,21 +10,27 @@ namespace {
 
 std::size_t spaces_at_begin(std::string_view text) {
   std::size_t size = 0;
-  for (Character next = first_character(text); is_space(next); next = first_character(text.substr(size))) size += next.size;
+  for (Character next = first_character(text); is_space(next);
+       next = first_character(text.substr(size)))
+    size += next.size;
   return size;
 }
 
 std::size_t spaces_at_end(std::string_view text) {
   std::size_t size = 0;
-  for (Character last = last_character(text); is_space(last); last = last_character(text.substr(0, text.size() - size))) size += last.size;
+  for (Character last = last_character(text); is_space(last);
+       last = last_character(text.substr(0, text.size() - size)))
+    size += last.size;
   return size;
 }
 
 }  // namespace
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  std::sort(tokens_.begin(), tokens_.end(), [](const AddedToken& a, const AddedToken& b) { return a.text < b.text; });
-  for (const AddedToken& token : tokens_) begins_[static_cast<unsigned char>(token.text.front())] = true;
+  std::sort(tokens_.begin(), tokens_.end(),
+            [](const AddedToken& a, const AddedToken& b) { return a.text < b.text; });
+  for (const AddedToken& token : tokens_)
+    begins_[static_cast<unsigned char>(token.text.front())] = true;
 }
 
 // Those that begin as the text does are neighbours: byte by byte they become fewer.
@@ -33,9 +39,14 @@ const AddedToken* AddedTokens::longest_at(std::string_view text, bool match_spec
   auto begin = tokens_.begin(), end = tokens_.end();
   for (std::size_t size = 0; size < text.size(); ++size) {
     const auto byte = static_cast<unsigned char>(text[size]);
-    const auto byte_of = [size](const AddedToken& token) { return static_cast<unsigned char>(token.text[size]); };
-    begin = std::partition_point(begin, end, [&](const AddedToken& token) { return token.text.size() <= size || byte_of(token) < byte; });
-    end = std::partition_point(begin, end, [&](const AddedToken& token) { return byte_of(token) == byte; });
+    const auto byte_of = [size](const AddedToken& token) {
+      return static_cast<unsigned char>(token.text[size]);
+    };
+    begin = std::partition_point(begin, end, [&](const AddedToken& token) {
+      return token.text.size() <= size || byte_of(token) < byte;
+    });
+    end = std::partition_point(begin, end,
+                               [&](const AddedToken& token) { return byte_of(token) == byte; });
     if (begin == end) break;
     if (begin->text.size() == size + 1 && (match_special || !begin->special)) longest = &*begin;
   }
@@ -46,14 +57,18 @@ std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, bool ma
   std::vector<Part> parts;
   std::size_t begin = 0;  // of what is not in a part yet
   for (std::size_t at = 0; at < text.size();) {
-    const AddedToken* const token = begins_[static_cast<unsigned char>(text[at])] ? longest_at(text.substr(at), match_special) : nullptr;
+    const AddedToken* const token = begins_[static_cast<unsigned char>(text[at])]
+                                        ? longest_at(text.substr(at), match_special)
+                                        : nullptr;
     if (token == nullptr) {
       ++at;
       continue;
     }
     std::size_t token_begin = at;
     at += token->text.size();
-    if (token->single_word && (is_word(last_character(text.substr(0, token_begin))) || is_word(first_character(text.substr(at))))) continue;
+    if (token->single_word && (is_word(last_character(text.substr(0, token_begin))) ||
+                               is_word(first_character(text.substr(at)))))
+      continue;
     if (token->takes_left) token_begin -= spaces_at_end(text.substr(begin, token_begin - begin));
     if (token->takes_right) at += spaces_at_begin(text.substr(at));
     if (token_begin > begin) parts.push_back({text.substr(begin, token_begin - begin)});

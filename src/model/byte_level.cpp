@@ -5,7 +5,9 @@
 namespace attn::model {
 namespace {
 
-bool stands_for_itself(int byte) { return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae; }
+bool stands_for_itself(int byte) {
+  return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
 
 struct Alphabet {
   static constexpr int first_other = 0x100, max_others = 256;

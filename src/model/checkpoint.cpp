@@ -24,7 +24,8 @@ bool is_there(const fs::path& file) {
 
 /// A file beside the index: an index from a stranger leads nowhere else.
 bool is_plain_name(const std::string& name) {
-  return name.ends_with(".safetensors") && name.find_first_of("/\\") == std::string::npos && name.find('\0') == std::string::npos;
+  return name.ends_with(".safetensors") && name.find_first_of("/\\") == std::string::npos &&
+         name.find('\0') == std::string::npos;
 }
 
 /// Where the index says that each tensor is.
@@ -34,7 +35,8 @@ std::map<std::string, std::string> read_weight_map(const fs::path& file) {
   std::map<std::string, std::string> shards;
   for (const auto& item : index.at("weight_map").items()) {
     const std::string& shard = entries.text(item.key());
-    if (!is_plain_name(shard)) entries.refuse(item.key(), "the name of a .safetensors file in the same folder");
+    if (!is_plain_name(shard))
+      entries.refuse(item.key(), "the name of a .safetensors file in the same folder");
     shards.emplace(item.key(), shard);
   }
   return shards;
@@ -68,14 +70,19 @@ void Checkpoint::open_shards(const fs::path& index) {
 
   for (const auto& [name, shard] : shards) {
     const std::string wanted = (index.parent_path() / shard).string();
-    if (!contains(name)) io::fail(wanted, fmt::format("lacks tensor {}, which {} says is there", io::in_quotes(name), index_file));
+    if (!contains(name))
+      io::fail(wanted, fmt::format("lacks tensor {}, which {} says is there", io::in_quotes(name),
+                                   index_file));
     if (file_of(name) != wanted) {
-      io::fail(wanted, fmt::format("lacks tensor {}, which {} says is there; {} holds it", io::in_quotes(name), index_file,
+      io::fail(wanted, fmt::format("lacks tensor {}, which {} says is there; {} holds it",
+                                   io::in_quotes(name), index_file,
                                    fs::path(file_of(name)).filename().string()));
     }
   }
   for (const auto& [name, shard] : shard_of_) {
-    if (!shards.contains(name)) io::fail(file_of(name), fmt::format("tensor {} is not in {}", io::in_quotes(name), index_file));
+    if (!shards.contains(name))
+      io::fail(file_of(name),
+               fmt::format("tensor {} is not in {}", io::in_quotes(name), index_file));
   }
 }
 
@@ -83,7 +90,8 @@ void Checkpoint::open(const fs::path& file) {
   const MappedTensors& shard = shards_.emplace_back(file.string());
   for (const std::string& name : shard.names()) {
     if (!shard_of_.emplace(name, shards_.size() - 1).second) {
-      io::fail(shard.file(), fmt::format("tensor {} is in {} too", io::in_quotes(name), fs::path(file_of(name)).filename().string()));
+      io::fail(shard.file(), fmt::format("tensor {} is in {} too", io::in_quotes(name),
+                                         fs::path(file_of(name)).filename().string()));
     }
   }
 }

@@ -1,4 +1,5 @@
-// The tensors of a model's folder: model.safetensors, or the shards that model.safetensors.index.json names.
+// The tensors of a model's folder: model.safetensors, or the shards that
+// model.safetensors.index.json names.
 #pragma once
 
 #include <attn/io.hpp>
@@ -13,8 +14,8 @@ namespace attn::model {
 
 class Checkpoint {
  public:
-  /// Maps the files. Throws Error(io) for a folder without any, for shards that are missing or broken, and where index and shards
-  /// disagree, naming file and tensor.
+  /// Maps the files. Throws Error(io) for a folder without any, for shards that are missing or
+  /// broken, and where index and shards disagree, naming file and tensor.
   explicit Checkpoint(const std::filesystem::path& folder);
 
   const std::string& folder() const noexcept { return folder_; }
@@ -22,9 +23,13 @@ class Checkpoint {
   std::vector<std::string> names() const;
   bool contains(const std::string& name) const { return shard_of_.contains(name); }
   /// The tensor has to be there. Throws Error(io) for a type that is not read.
-  TensorView tensor(const std::string& name) const { return shards_[shard_of_.at(name)].tensor(name); }
+  TensorView tensor(const std::string& name) const {
+    return shards_[shard_of_.at(name)].tensor(name);
+  }
   /// The file that holds it.
-  const std::string& file_of(const std::string& name) const { return shards_[shard_of_.at(name)].file(); }
+  const std::string& file_of(const std::string& name) const {
+    return shards_[shard_of_.at(name)].file();
+  }
 
  private:
   void open_shards(const std::filesystem::path& index);

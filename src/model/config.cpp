@@ -26,30 +26,37 @@ struct Kin {
   std::int64_t max_positions;
   std::optional<std::int64_t> bos_id, eos_id;
 };
-constexpr std::array<Kin, 4> llama_kin{
-    {{"llama", {}, {}, 2048, 1, 2}, {"mistral", 8, {}, 131072, 1, 2}, {"qwen2", 32, {}, 32768, {}, {}}, {"qwen3", 32, 128, 32768, {}, {}}}};
+constexpr std::array<Kin, 4> llama_kin{{{"llama", {}, {}, 2048, 1, 2},
+                                        {"mistral", 8, {}, 131072, 1, 2},
+                                        {"qwen2", 32, {}, 32768, {}, {}},
+                                        {"qwen3", 32, 128, 32768, {}, {}}}};
 constexpr std::int64_t default_sliding_window = 4096;
 
-std::int64_t size(const JsonObject& json, std::string_view key) { return json.integer(key, 1, max_size); }
+std::int64_t size(const JsonObject& json, std::string_view key) {
+  return json.integer(key, 1, max_size);
+}
 
 float epsilon_or(const JsonObject& json, std::string_view key, double missing) {
   return static_cast<float>(json.number_or(key, missing, 0, 1));
 }
 
 /// null means none, as if the key had no default.
-std::optional<std::int64_t> token_id(const JsonObject& json, std::string_view key, std::optional<std::int64_t> missing) {
+std::optional<std::int64_t> token_id(const JsonObject& json, std::string_view key,
+                                     std::optional<std::int64_t> missing) {
   if (json.is_null(key)) return std::nullopt;
   return json.has(key) ? json.integer(key, 0, max_size) : missing;
 }
 
-std::vector<std::int64_t> token_ids(const JsonObject& json, std::string_view key, std::optional<std::int64_t> missing) {
+std::vector<std::int64_t> token_ids(const JsonObject& json, std::string_view key,
+                                    std::optional<std::int64_t> missing) {
   std::vector<std::int64_t> ids;
   if (!json.has(key) || !json.at(key).is_array()) {
     if (const std::optional<std::int64_t> id = token_id(json, key, missing)) ids.push_back(*id);
     return ids;
   }
   for (const auto& item : json.at(key)) {
-    if (!item.is_number_unsigned() || item.get<std::uint64_t>() > static_cast<std::uint64_t>(max_size)) {
+    if (!item.is_number_unsigned() ||
+        item.get<std::uint64_t>() > static_cast<std::uint64_t>(max_size)) {
       json.refuse(key, "token ids: whole numbers of 0 and more");
     }
     ids.push_back(item.get<std::int64_t>());
@@ -59,72 +66,92 @@ std::vector<std::int64_t> token_ids(const JsonObject& json, std::string_view key
 
 /// Weights that are stored in another form than their types say.
 void refuse_quantised(const JsonObject& json) {
-  if (json.has("quantization_config")) json.unsupported("quantization_config", "f32, f16 or bf16 weights");
+  if (json.has("quantization_config"))
+    json.unsupported("quantization_config", "f32, f16 or bf16 weights");
 }
 
-// ------------------------------------------------------------------------------------------------------------------ rope
+// ------------------------------------------------------------------------------------------------------------------
+// rope
 
-LinearRopeScaling linear_scaling(const JsonObject& json) { return {json.number("factor", 1, max_factor)}; }
+LinearRopeScaling linear_scaling(const JsonObject& json) {
+  return {json.number("factor", 1, max_factor)};
+}
 
 Llama3RopeScaling llama3_scaling(const JsonObject& json, std::int64_t model_positions) {
   Llama3RopeScaling scaling;
   scaling.factor = json.number("factor", 1, max_factor);
   scaling.low_freq_factor = json.number("low_freq_factor", smallest, max_factor);
   scaling.high_freq_factor = json.number("high_freq_factor", smallest, max_factor);
-  scaling.original_max_positions = json.integer_or("original_max_position_embeddings", model_positions, 1, max_positions);
-  if (!(scaling.low_freq_factor < scaling.high_freq_factor)) json.refuse("low_freq_factor", "to be smaller than high_freq_factor");
+  scaling.original_max_positions =
+      json.integer_or("original_max_position_embeddings", model_positions, 1, max_positions);
+  if (!(scaling.low_freq_factor < scaling.high_freq_factor))
+    json.refuse("low_freq_factor", "to be smaller than high_freq_factor");
   return scaling;
 }
 
 void set_scaling(const JsonObject& json, std::int64_t model_positions, RopeSettings& rope) {
-  const std::string_view type_key = json.has("type") && !json.has("rope_type") ? "type" : "rope_type";
+  const std::string_view type_key =
+      json.has("type") && !json.has("rope_type") ? "type" : "rope_type";
   if (!json.has(type_key) && !json.has("factor")) return;
   const std::string& type = json.text(type_key);
   if (type == "linear")
     rope.scaling = linear_scaling(json);
   else if (type == "llama3")
     rope.scaling = llama3_scaling(json, model_positions);
-  else if (type != "default" && type != "dynamic")  // dynamic scales positions beyond the model's own, where it is not run
+  else if (type != "default" &&
+           type !=
+               "dynamic")  // dynamic scales positions beyond the model's own, where it is not run
     json.unsupported(type_key, "default, dynamic, linear or llama3");
 }
 
-double theta_or(const JsonObject& json, double missing) { return json.number_or("rope_theta", missing, smallest, max_theta); }
+double theta_or(const JsonObject& json, double missing) {
+  return json.number_or("rope_theta", missing, smallest, max_theta);
+}
 
 /// Even, and at least one pair.
 std::int64_t rotary_dim(const JsonObject& json, std::int64_t head_dim) {
   constexpr std::string_view key = "partial_rotary_factor";
-  const auto dim = static_cast<std::int64_t>(static_cast<double>(head_dim) * json.number(key, 0, 1));
-  if (dim < 2 || dim % 2 != 0) json.refuse(key, "an even number of elements of head_dim " + std::to_string(head_dim));
+  const auto dim =
+      static_cast<std::int64_t>(static_cast<double>(head_dim) * json.number(key, 0, 1));
+  if (dim < 2 || dim % 2 != 0)
+    json.refuse(key, "an even number of elements of head_dim " + std::to_string(head_dim));
   return dim;
 }
 
-/// Older files have rope_theta, rope_scaling and partial_rotary_factor beside each other, newer ones all of it in rope_parameters; what
-/// stands further inside goes before.
-RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim, std::int64_t model_positions) {
+/// Older files have rope_theta, rope_scaling and partial_rotary_factor beside each other, newer
+/// ones all of it in rope_parameters; what stands further inside goes before.
+RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim,
+                       std::int64_t model_positions) {
   RopeSettings rope;
   rope.theta = theta_or(json, rope.theta);
   if (json.has("partial_rotary_factor")) rope.rotary_dim = rotary_dim(json, head_dim);
-  const std::string_view parameters_key = json.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+  const std::string_view parameters_key =
+      json.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
   if (json.has(parameters_key)) {
     const JsonObject parameters = json.object(parameters_key);
     for (const auto& item : json.at(parameters_key).items()) {
-      if (item.value().is_object()) parameters.unsupported(item.key(), "the same positions in all layers");
+      if (item.value().is_object())
+        parameters.unsupported(item.key(), "the same positions in all layers");
     }
     rope.theta = theta_or(parameters, rope.theta);
     if (parameters.has("partial_rotary_factor")) rope.rotary_dim = rotary_dim(parameters, head_dim);
     set_scaling(parameters, model_positions, rope);
   }
   const std::int64_t turned = rope.rotary_dim.value_or(head_dim);
-  if (turned % 2 != 0) json.fail("head_dim " + std::to_string(head_dim) + " is odd; rotary positions need pairs");
+  if (turned % 2 != 0)
+    json.fail("head_dim " + std::to_string(head_dim) + " is odd; rotary positions need pairs");
   return rope;
 }
 
-// --------------------------------------------------------------------------------------------------------- sliding window
+// ---------------------------------------------------------------------------------------------------------
+// sliding window
 
 /// A token sees itself and those before it, `width` in all.
 Window window_of_width(std::int64_t width) { return {.left = width - 1, .right = {}}; }
 
-std::int64_t window_width(const JsonObject& json) { return json.integer_or("sliding_window", default_sliding_window, 1, max_size); }
+std::int64_t window_width(const JsonObject& json) {
+  return json.integer_or("sliding_window", default_sliding_window, 1, max_size);
+}
 
 /// Whether the layers have a window; some with and some without are not supported.
 bool all_layers_slide(const JsonObject& json, std::int64_t num_layers) {
@@ -133,11 +160,13 @@ bool all_layers_slide(const JsonObject& json, std::int64_t num_layers) {
   constexpr const char* supported = "the same attention in all layers";
   std::int64_t sliding = 0;
   if (json.has(types_key)) {
-    if (!json.at(types_key).is_array() || static_cast<std::int64_t>(json.at(types_key).size()) != num_layers) {
+    if (!json.at(types_key).is_array() ||
+        static_cast<std::int64_t>(json.at(types_key).size()) != num_layers) {
       json.refuse(types_key, "a type for each layer");
     }
     for (const auto& type : json.at(types_key)) {
-      if (type != "sliding_attention" && type != "full_attention") json.unsupported(types_key, "full_attention or sliding_attention");
+      if (type != "sliding_attention" && type != "full_attention")
+        json.unsupported(types_key, "full_attention or sliding_attention");
       sliding += type == "sliding_attention";
     }
     if (sliding % num_layers != 0) json.unsupported(types_key, supported);
@@ -150,32 +179,38 @@ bool all_layers_slide(const JsonObject& json, std::int64_t num_layers) {
   return first == 0;
 }
 
-std::optional<Window> read_window(const JsonObject& json, std::string_view model_type, std::int64_t num_layers) {
+std::optional<Window> read_window(const JsonObject& json, std::string_view model_type,
+                                  std::int64_t num_layers) {
   constexpr std::string_view key = "sliding_window";
   if (model_type == "llama" || json.is_null(key)) return std::nullopt;
   if (model_type == "mistral") return window_of_width(window_width(json));
-  if (!json.flag_or("use_sliding_window", false) || !all_layers_slide(json, num_layers)) return std::nullopt;
+  if (!json.flag_or("use_sliding_window", false) || !all_layers_slide(json, num_layers))
+    return std::nullopt;
   return window_of_width(window_width(json));
 }
 
-// --------------------------------------------------------------------------------------------------------------- families
+// ---------------------------------------------------------------------------------------------------------------
+// families
 
 void read_heads(const JsonObject& json, const Kin& kin, AttentionSettings& attention) {
   attention.hidden = size(json, "hidden_size");
   attention.num_q_heads = size(json, "num_attention_heads");
   attention.num_kv_heads = attention.num_q_heads;
   if (!json.is_null("num_key_value_heads")) {
-    attention.num_kv_heads = json.integer_or("num_key_value_heads", kin.num_kv_heads.value_or(attention.num_q_heads), 1, max_size);
+    attention.num_kv_heads = json.integer_or(
+        "num_key_value_heads", kin.num_kv_heads.value_or(attention.num_q_heads), 1, max_size);
   }
   if (attention.num_q_heads % attention.num_kv_heads != 0) {
-    json.refuse("num_attention_heads", "a multiple of num_key_value_heads " + std::to_string(attention.num_kv_heads));
+    json.refuse("num_attention_heads",
+                "a multiple of num_key_value_heads " + std::to_string(attention.num_kv_heads));
   }
   const bool own_dim = json.has("head_dim") || (kin.head_dim && !json.is_null("head_dim"));
   if (!own_dim && attention.hidden % attention.num_q_heads != 0) {
-    json.refuse("hidden_size", "a multiple of num_attention_heads " + std::to_string(attention.num_q_heads));
+    json.refuse("hidden_size",
+                "a multiple of num_attention_heads " + std::to_string(attention.num_q_heads));
   }
-  attention.head_dim =
-      own_dim ? json.integer_or("head_dim", kin.head_dim.value_or(0), 1, max_size) : attention.hidden / attention.num_q_heads;
+  attention.head_dim = own_dim ? json.integer_or("head_dim", kin.head_dim.value_or(0), 1, max_size)
+                               : attention.hidden / attention.num_q_heads;
 }
 
 void read_biases(const JsonObject& json, ModelConfig& config) {
@@ -197,11 +232,13 @@ void read_llama(const JsonObject& json, const Kin& kin, ModelConfig& config) {
   layer.mlp_width = size(json, "intermediate_size");
   layer.norm = {NormKind::rms, epsilon_or(json, "rms_norm_eps", 1e-6)};
   layer.attention.qk_norm_epsilon = layer.norm.epsilon;
-  layer.attention.max_positions = json.integer_or("max_position_embeddings", kin.max_positions, 1, max_positions);
+  layer.attention.max_positions =
+      json.integer_or("max_position_embeddings", kin.max_positions, 1, max_positions);
   layer.attention.rope = read_rope(json, layer.attention.head_dim, layer.attention.max_positions);
   layer.attention.options.window = read_window(json, kin.model_type, decoder.num_layers);
   layer.mlp = MlpKind::swiglu;
-  if (json.has("hidden_act") && json.text("hidden_act") != "silu" && json.text("hidden_act") != "swish") {
+  if (json.has("hidden_act") && json.text("hidden_act") != "silu" &&
+      json.text("hidden_act") != "swish") {
     json.unsupported("hidden_act", "silu");
   }
   read_biases(json, config);
@@ -214,7 +251,8 @@ MlpKind gpt2_mlp(const JsonObject& json) {
   constexpr std::string_view key = "activation_function";
   if (!json.has(key)) return MlpKind::gelu_tanh;
   const std::string& name = json.text(key);
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return MlpKind::gelu_tanh;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast")
+    return MlpKind::gelu_tanh;
   if (name != "gelu") json.unsupported(key, "gelu, gelu_new, gelu_fast or gelu_pytorch_tanh");
   return MlpKind::gelu;
 }
@@ -237,7 +275,8 @@ void read_gpt2(const JsonObject& json, ModelConfig& config) {
     json.refuse("n_embd", "a multiple of n_head " + std::to_string(attention.num_q_heads));
   }
   attention.head_dim = attention.hidden / attention.num_q_heads;
-  attention.max_positions = json.integer_or(json.has("n_positions") ? "n_positions" : "n_ctx", default_positions, 1, max_positions);
+  attention.max_positions = json.integer_or(json.has("n_positions") ? "n_positions" : "n_ctx",
+                                            default_positions, 1, max_positions);
   if (!json.flag_or("scale_attn_weights", true)) attention.options.softmax_scale = 1.0f;
   layer.norm = {NormKind::layer, epsilon_or(json, "layer_norm_epsilon", 1e-5)};
   layer.mlp = gpt2_mlp(json);

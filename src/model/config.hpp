@@ -29,9 +29,10 @@ struct ModelConfig {
   std::vector<std::int64_t> eos_ids{};
 };
 
-/// model_type llama, mistral, qwen2, qwen3 or gpt2. Missing sizes are an error, and other missing keys what they are by default in
-/// Hugging Face's configuration of that type; keys that change no result are not looked at.
-/// Throws Error, which names the file and the key: io for what is broken, unsupported for what the library does not compute.
+/// model_type llama, mistral, qwen2, qwen3 or gpt2. Missing sizes are an error, and other missing
+/// keys what they are by default in Hugging Face's configuration of that type; keys that change no
+/// result are not looked at. Throws Error, which names the file and the key: io for what is broken,
+/// unsupported for what the library does not compute.
 ModelConfig read_config(const std::filesystem::path& file);
 /// The ids that generation_config.json names take the place of config.json's.
 void read_generation_config(const std::filesystem::path& file, ModelConfig& config);

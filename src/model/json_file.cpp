@@ -25,7 +25,8 @@ constexpr int max_depth = 32;
 std::string shown(const json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "a list";
-  if (value.is_string()) return fmt::format("the text {}", io::in_quotes(value.get_ref<const std::string&>()));
+  if (value.is_string())
+    return fmt::format("the text {}", io::in_quotes(value.get_ref<const std::string&>()));
   return value.dump();
 }
 
@@ -42,7 +43,8 @@ class Watch {
       keys_.pop_back();
     } else if (event == json::parse_event_t::key) {
       const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys_.back().insert(key).second) file_.fail(fmt::format("{} stands twice in one object", io::in_quotes(key)));
+      if (!keys_.back().insert(key).second)
+        file_.fail(fmt::format("{} stands twice in one object", io::in_quotes(key)));
     }
     return true;
   }
@@ -56,16 +58,21 @@ class Watch {
 
 json parse_json_file(const std::filesystem::path& path) {
   const io::InputFile file(path.string());
-  if (file.size() > max_size) file.fail(fmt::format("has {} bytes; at most {} are read", file.size(), max_size));
+  if (file.size() > max_size)
+    file.fail(fmt::format("has {} bytes; at most {} are read", file.size(), max_size));
   std::string text(file.size(), '\0');
   file.read(0, text.data(), text.size());
-  const auto refuse_byte = [&](std::size_t position) { file.fail(fmt::format("its byte {} is no JSON in UTF-8", position)); };
+  const auto refuse_byte = [&](std::size_t position) {
+    file.fail(fmt::format("its byte {} is no JSON in UTF-8", position));
+  };
   // To the parser, a zero byte is the end.
   if (const std::size_t zero = text.find('\0'); zero != std::string::npos) refuse_byte(zero);
   json parsed;
   try {
     Watch watch(file);
-    parsed = json::parse(text, [&](int depth, json::parse_event_t event, const json& value) { return watch(depth, event, value); });
+    parsed = json::parse(text, [&](int depth, json::parse_event_t event, const json& value) {
+      return watch(depth, event, value);
+    });
   } catch (const json::parse_error& error) {
     refuse_byte(error.byte);
   } catch (const json::exception&) {
@@ -112,7 +119,8 @@ std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
   if (!at(key).is_array()) refuse(key, "a list of objects");
   for (const json& value : at(key)) {
     const std::string item = fmt::format("{}[{}]", key, list.size());
-    if (!value.is_object()) fail(fmt::format("{} is {}; it needs to be an object", named(item), shown(value)));
+    if (!value.is_object())
+      fail(fmt::format("{} is {}; it needs to be an object", named(item), shown(value)));
     list.push_back({file_, fmt::format("{}{}.", prefix_, item), {json_, &value}});
   }
   return list;
@@ -121,7 +129,8 @@ std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
 std::int64_t JsonObject::integer(std::string_view key, std::int64_t low, std::int64_t high) const {
   const json& value = at(key);
   // Of numbers that are not negative the parser makes unsigned ones.
-  const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= INT64_MAX : value.is_number_integer();
+  const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= INT64_MAX
+                                               : value.is_number_integer();
   if (!fits || value.get<std::int64_t>() < low || value.get<std::int64_t>() > high) {
     refuse(key, fmt::format("a whole number in {}..{}", low, high));
   }
@@ -146,7 +155,8 @@ const std::string& JsonObject::text(std::string_view key) const {
   return at(key).get_ref<const std::string&>();
 }
 
-std::int64_t JsonObject::integer_or(std::string_view key, std::int64_t missing, std::int64_t low, std::int64_t high) const {
+std::int64_t JsonObject::integer_or(std::string_view key, std::int64_t missing, std::int64_t low,
+                                    std::int64_t high) const {
   return find(key) != nullptr ? integer(key, low, high) : missing;
 }
 
@@ -154,18 +164,27 @@ double JsonObject::number_or(std::string_view key, double missing, double low, d
   return find(key) != nullptr ? number(key, low, high) : missing;
 }
 
-bool JsonObject::flag_or(std::string_view key, bool missing) const { return find(key) != nullptr ? flag(key) : missing; }
+bool JsonObject::flag_or(std::string_view key, bool missing) const {
+  return find(key) != nullptr ? flag(key) : missing;
+}
 
-std::string JsonObject::got(std::string_view key) const { return fmt::format("{} is {}", named(key), shown(at(key))); }
+std::string JsonObject::got(std::string_view key) const {
+  return fmt::format("{} is {}", named(key), shown(at(key)));
+}
 
-std::string JsonObject::named(std::string_view key) const { return io::in_quotes(fmt::format("{}{}", prefix_, key)); }
+std::string JsonObject::named(std::string_view key) const {
+  return io::in_quotes(fmt::format("{}{}", prefix_, key));
+}
 
 void JsonObject::fail(const std::string& what) const { io::fail(file_, what); }
 
-void JsonObject::refuse(std::string_view key, const std::string& needed) const { fail(fmt::format("{}; it needs {}", got(key), needed)); }
+void JsonObject::refuse(std::string_view key, const std::string& needed) const {
+  fail(fmt::format("{}; it needs {}", got(key), needed));
+}
 
 void JsonObject::unsupported(std::string_view key, const std::string& supported) const {
-  io::fail(file_, fmt::format("{}, which is not supported; it needs {}", got(key), supported), ErrorCode::unsupported);
+  io::fail(file_, fmt::format("{}, which is not supported; it needs {}", got(key), supported),
+           ErrorCode::unsupported);
 }
 
 }  // namespace attn::model

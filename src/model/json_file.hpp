@@ -1,4 +1,5 @@
-// JSON files of models: parsed with limits, and read key by key with errors that name the file and the key.
+// JSON files of models: parsed with limits, and read key by key with errors that name the file and
+// the key.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,12 @@
 
 namespace attn::model {
 
-/// Throws Error(io) for what is no JSON in UTF-8, is larger or deeper than any model's file, or names a key twice in one object.
+/// Throws Error(io) for what is no JSON in UTF-8, is larger or deeper than any model's file, or
+/// names a key twice in one object.
 nlohmann::json parse_json_file(const std::filesystem::path& file);
 
-/// An object of a JSON file. Each function throws Error(io) that names the file and the key, what it got and what it needs.
+/// An object of a JSON file. Each function throws Error(io) that names the file and the key, what
+/// it got and what it needs.
 class JsonObject {
  public:
   /// The whole file is the object.
@@ -37,7 +40,8 @@ class JsonObject {
   bool flag(std::string_view key) const;
   const std::string& text(std::string_view key) const;
   /// With what stands for a missing key.
-  std::int64_t integer_or(std::string_view key, std::int64_t missing, std::int64_t low, std::int64_t high) const;
+  std::int64_t integer_or(std::string_view key, std::int64_t missing, std::int64_t low,
+                          std::int64_t high) const;
   double number_or(std::string_view key, double missing, double low, double high) const;
   bool flag_or(std::string_view key, bool missing) const;
 
@@ -55,8 +59,9 @@ class JsonObject {
   std::string named(std::string_view key) const;
 
   std::string file_;
-  std::string prefix_;                          // of keys in messages: "rope_scaling."
-  std::shared_ptr<const nlohmann::json> json_;  // a part of the file, which it keeps whole: vocabularies are not copied
+  std::string prefix_;  // of keys in messages: "rope_scaling."
+  std::shared_ptr<const nlohmann::json>
+      json_;  // a part of the file, which it keeps whole: vocabularies are not copied
 };
 
 }  // namespace attn::model

@@ -15,18 +15,22 @@ void Merges::consider(std::size_t left, Scratch& scratch) const {
   if (found != table_.end()) scratch.candidates.push({found->second.rank, left, left_id, right_id});
 }
 
-// A list of the tokens, and a queue of the pairs in it that merge. A pair that has changed since it was queued is passed by.
-void Merges::append(std::span<const TokenId> word, Scratch& scratch, std::vector<std::int64_t>& ids) const {
+// A list of the tokens, and a queue of the pairs in it that merge. A pair that has changed since it
+// was queued is passed by.
+void Merges::append(std::span<const TokenId> word, Scratch& scratch,
+                    std::vector<std::int64_t>& ids) const {
   std::vector<Node>& nodes = scratch.nodes;
   nodes.clear();
-  for (std::size_t n = 0; n < word.size(); ++n) nodes.push_back({word[n], n == 0 ? word.size() : n - 1, n + 1});
+  for (std::size_t n = 0; n < word.size(); ++n)
+    nodes.push_back({word[n], n == 0 ? word.size() : n - 1, n + 1});
   for (std::size_t n = 0; n < nodes.size(); ++n) consider(n, scratch);
 
   while (!scratch.candidates.empty()) {
     const Candidate best = scratch.candidates.top();
     scratch.candidates.pop();
     Node& left = nodes[best.place];
-    if (left.id != best.left || left.next == nodes.size() || nodes[left.next].id != best.right) continue;
+    if (left.id != best.left || left.next == nodes.size() || nodes[left.next].id != best.right)
+      continue;
     Node& right = nodes[left.next];
     left.id = table_.find(key(best.left, best.right))->second.merged;
     left.next = right.next;

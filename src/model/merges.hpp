@@ -39,9 +39,12 @@ class Merges {
 
   void reserve(std::size_t count) { table_.reserve(count); }
   /// The lowest rank is merged first. Of a pair that comes twice, the last counts.
-  void add(TokenId left, TokenId right, std::uint32_t rank, TokenId merged) { table_[key(left, right)] = {rank, merged}; }
+  void add(TokenId left, TokenId right, std::uint32_t rank, TokenId merged) {
+    table_[key(left, right)] = {rank, merged};
+  }
   /// Appends what is left of `word` when nothing more can be merged. n tokens take O(n log n).
-  void append(std::span<const TokenId> word, Scratch& scratch, std::vector<std::int64_t>& ids) const;
+  void append(std::span<const TokenId> word, Scratch& scratch,
+              std::vector<std::int64_t>& ids) const;
 
  private:
   struct Merge {
@@ -50,13 +53,15 @@ class Merges {
   };
   struct Hash {
     std::size_t operator()(std::uint64_t key) const noexcept {
-      key *= 0x9e3779b97f4a7c15;  // the golden ratio's bits spread both ids over all of the product's upper ones
+      key *= 0x9e3779b97f4a7c15;  // the golden ratio's bits spread both ids over all of the
+                                  // product's upper ones
       return key ^ (key >> 32);
     }
   };
 
   static std::uint64_t key(TokenId left, TokenId right) noexcept {
-    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+           static_cast<std::uint32_t>(right);
   }
   void consider(std::size_t left, Scratch& scratch) const;
 

@@ -24,7 +24,9 @@ model::ModelConfig read_configs(const fs::path& folder) {
 
 struct ModelFolder::Parts {
   explicit Parts(const fs::path& folder)
-      : config(read_configs(folder)), checkpoint(folder), weights(model::collect_weights(checkpoint, config)) {}
+      : config(read_configs(folder)),
+        checkpoint(folder),
+        weights(model::collect_weights(checkpoint, config)) {}
 
   model::ModelConfig config;
   model::Checkpoint checkpoint;
@@ -41,6 +43,8 @@ const DecoderWeights& ModelFolder::weights() const noexcept { return parts_->wei
 const std::string& ModelFolder::model_type() const noexcept { return parts_->config.model_type; }
 DType ModelFolder::stored_dtype() const noexcept { return parts_->weights.embedding.dtype; }
 std::optional<std::int64_t> ModelFolder::bos_id() const noexcept { return parts_->config.bos_id; }
-const std::vector<std::int64_t>& ModelFolder::eos_ids() const noexcept { return parts_->config.eos_ids; }
+const std::vector<std::int64_t>& ModelFolder::eos_ids() const noexcept {
+  return parts_->config.eos_ids;
+}
 
 }  // namespace attn

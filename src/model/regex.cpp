@@ -18,8 +18,8 @@ namespace {
 
 /// Of the patterns in use, the longest has some 500 bytes.
 constexpr std::size_t max_pattern_size = 16384;
-/// A step is a place to which the engine may come back. Runs of one kind of character may take one or two for each byte; patterns whose
-/// steps multiply run out of these soon.
+/// A step is a place to which the engine may come back. Runs of one kind of character may take one
+/// or two for each byte; patterns whose steps multiply run out of these soon.
 constexpr std::uint64_t min_steps = 10'000, steps_per_byte = 16;
 constexpr std::uint32_t max_heap_kibibytes = 65536;
 
@@ -46,7 +46,8 @@ MatchContext limited_context(std::size_t text_size) {
   MatchContext context(pcre2_match_context_create(nullptr));
   if (!context) throw std::bad_alloc();
   const std::uint64_t steps = min_steps + steps_per_byte * text_size;
-  const auto limit = static_cast<std::uint32_t>(std::min<std::uint64_t>(steps, std::numeric_limits<std::uint32_t>::max()));
+  const auto limit = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(steps, std::numeric_limits<std::uint32_t>::max()));
   pcre2_set_match_limit(context.get(), limit);
   pcre2_set_depth_limit(context.get(), limit);
   pcre2_set_heap_limit(context.get(), max_heap_kibibytes);
@@ -59,22 +60,30 @@ struct Regex::Code {
   std::string file, pattern;
   CodePointer compiled;
 
-  [[noreturn]] void fail(const std::string& what) const { io::fail(file, fmt::format("its pattern {} {}", io::in_quotes(pattern), what)); }
+  [[noreturn]] void fail(const std::string& what) const {
+    io::fail(file, fmt::format("its pattern {} {}", io::in_quotes(pattern), what));
+  }
 };
 
 Regex::Regex(const std::string& file, std::string_view pattern, PatternKind kind) {
   auto code = std::make_shared<Code>();
   code->file = file;
   code->pattern = pattern;
-  if (pattern.size() > max_pattern_size) code->fail(fmt::format("has {} bytes; at most {} are read", pattern.size(), max_pattern_size));
+  if (pattern.size() > max_pattern_size)
+    code->fail(fmt::format("has {} bytes; at most {} are read", pattern.size(), max_pattern_size));
   int error = 0;
   PCRE2_SIZE place = 0;
   // Matches are looked for place by place, so that the limit of steps holds for each.
   const std::uint32_t options =
-      PCRE2_UTF | PCRE2_ANCHORED | (kind == PatternKind::literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
-  code->compiled.reset(pcre2_compile(units_of(pattern), pattern.size(), options, &error, &place, nullptr));
-  if (!code->compiled) code->fail(fmt::format("is no regular expression: {} at its byte {}", message_of(error), place));
-  pcre2_jit_compile(code->compiled.get(), PCRE2_JIT_COMPLETE);  // where it cannot, patterns are interpreted
+      PCRE2_UTF | PCRE2_ANCHORED |
+      (kind == PatternKind::literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
+  code->compiled.reset(
+      pcre2_compile(units_of(pattern), pattern.size(), options, &error, &place, nullptr));
+  if (!code->compiled)
+    code->fail(
+        fmt::format("is no regular expression: {} at its byte {}", message_of(error), place));
+  pcre2_jit_compile(code->compiled.get(),
+                    PCRE2_JIT_COMPLETE);  // where it cannot, patterns are interpreted
   code_ = std::move(code);
 }
 
@@ -83,7 +92,8 @@ std::vector<Range> Regex::find_all(std::string_view text) const {
   const MatchData data(pcre2_match_data_create(1, nullptr));
   if (!data) throw std::bad_alloc();
   const auto match = [&](std::size_t at, std::uint32_t options) {
-    return pcre2_match(code_->compiled.get(), units_of(text), text.size(), at, PCRE2_NO_UTF_CHECK | options, data.get(), context.get());
+    return pcre2_match(code_->compiled.get(), units_of(text), text.size(), at,
+                       PCRE2_NO_UTF_CHECK | options, data.get(), context.get());
   };
   const PCRE2_SIZE* const found = pcre2_get_ovector_pointer(data.get());
 
@@ -92,13 +102,16 @@ std::vector<Range> Regex::find_all(std::string_view text) const {
   while (at < text.size()) {
     int result = match(at, 0);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(at, PCRE2_NO_JIT);
-    if (result == PCRE2_ERROR_MATCHLIMIT || result == PCRE2_ERROR_DEPTHLIMIT || result == PCRE2_ERROR_HEAPLIMIT) {
+    if (result == PCRE2_ERROR_MATCHLIMIT || result == PCRE2_ERROR_DEPTHLIMIT ||
+        result == PCRE2_ERROR_HEAPLIMIT) {
       code_->fail(fmt::format("takes too many steps on a text of {} bytes", text.size()));
     }
-    if (result < 0 && result != PCRE2_ERROR_NOMATCH) code_->fail(fmt::format("cannot be matched: {}", message_of(result)));
+    if (result < 0 && result != PCRE2_ERROR_NOMATCH)
+      code_->fail(fmt::format("cannot be matched: {}", message_of(result)));
     const Range range = result < 0 ? Range{at, at} : Range{found[0], found[1]};
     // \K can move a match's beginning anywhere.
-    if (range.begin < at || range.begin > range.end) code_->fail("moves the beginning of a match to where none can be");
+    if (range.begin < at || range.begin > range.end)
+      code_->fail("moves the beginning of a match to where none can be");
     const bool follows = !matches.empty() && matches.back().end == range.end;
     if (range.end > at || (result >= 0 && !follows)) matches.push_back(range);
     at = range.end > at ? range.end : at + first_character(text.substr(at)).size;

@@ -42,7 +42,8 @@ std::vector<std::string_view> Split::operator()(std::string_view text) const {
   for (std::size_t n = 0; n < pieces.size(); ++n) {
     Range range = pieces[n].range;
     if (behaviour == SplitBehaviour::removed && pieces[n].is_match) continue;
-    while (n + 1 < pieces.size() && joins(behaviour, pieces[n], pieces[n + 1])) range.end = pieces[++n].range.end;
+    while (n + 1 < pieces.size() && joins(behaviour, pieces[n], pieces[n + 1]))
+      range.end = pieces[++n].range.end;
     if (range.end > range.begin) words.push_back(text.substr(range.begin, range.end - range.begin));
   }
   return words;

@@ -23,7 +23,8 @@ namespace {
 /// One call of encode: from the whole text down to words, each step hands its pieces to the next.
 class Encoder {
  public:
-  Encoder(const model::TokeniserFile& file, bool match_special) : file_(file), match_special_(match_special) {}
+  Encoder(const model::TokeniserFile& file, bool match_special)
+      : file_(file), match_special_(match_special) {}
 
   std::vector<std::int64_t> ids;
 
@@ -57,14 +58,16 @@ class Encoder {
       if (part.id) {
         ids.push_back(*part.id);
       } else {
-        for (const std::string_view piece : split_all(file_.splits, part.text)) byte_level(piece, first);
+        for (const std::string_view piece : split_all(file_.splits, part.text))
+          byte_level(piece, first);
       }
     }
   }
 
   void byte_level(std::string_view piece, bool first) {
     std::string spaced;
-    if (file_.byte_level.add_prefix_space && first && !piece.starts_with(' ')) piece = spaced.append(" ").append(piece);
+    if (file_.byte_level.add_prefix_space && first && !piece.starts_with(' '))
+      piece = spaced.append(" ").append(piece);
     if (!file_.byte_level.split) return word(piece);
     for (const std::string_view each : (*file_.byte_level.split)(piece)) word(each);
   }
@@ -79,7 +82,8 @@ class Encoder {
       const auto byte = static_cast<unsigned char>(each);
       if (file_.byte_ids[byte]) {
         symbols_.push_back(*file_.byte_ids[byte]);
-      } else if (file_.unknown && (!file_.fuse_unknown || symbols_.empty() || symbols_.back() != *file_.unknown)) {
+      } else if (file_.unknown &&
+                 (!file_.fuse_unknown || symbols_.empty() || symbols_.back() != *file_.unknown)) {
         symbols_.push_back(*file_.unknown);
       }
     }
@@ -110,11 +114,13 @@ Tokeniser Tokeniser::bytes() {
   return Tokeniser(std::make_shared<const Parts>(std::move(made)));
 }
 
-std::vector<std::int64_t> Tokeniser::encode(std::string_view text, const EncodeOptions& options) const {
+std::vector<std::int64_t> Tokeniser::encode(std::string_view text,
+                                            const EncodeOptions& options) const {
   Encoder encoder(*parts_, options.match_special);
   if (options.add_special) encoder.ids = parts_->before;
   encoder.text(text);
-  if (options.add_special) encoder.ids.insert(encoder.ids.end(), parts_->after.begin(), parts_->after.end());
+  if (options.add_special)
+    encoder.ids.insert(encoder.ids.end(), parts_->after.begin(), parts_->after.end());
   return std::move(encoder.ids);
 }
 
@@ -130,14 +136,17 @@ std::string Tokeniser::decode(std::span<const std::int64_t> ids, SpecialTokens s
 std::string Tokeniser::piece(std::int64_t id) const {
   if (!parts_->names(id)) {
     throw Error(ErrorCode::invalid_argument,
-                fmt::format("token id {} names no token; the vocabulary has ids in 0..{}", id, vocab_size() - 1));
+                fmt::format("token id {} names no token; the vocabulary has ids in 0..{}", id,
+                            vocab_size() - 1));
   }
   return parts_->pieces[static_cast<std::size_t>(id)];
 }
 
 bool Tokeniser::has(std::int64_t id) const noexcept { return parts_->names(id); }
 
-std::int64_t Tokeniser::vocab_size() const noexcept { return static_cast<std::int64_t>(parts_->pieces.size()); }
+std::int64_t Tokeniser::vocab_size() const noexcept {
+  return static_cast<std::int64_t>(parts_->pieces.size());
+}
 
 std::optional<std::int64_t> Tokeniser::added_token(std::string_view text) const {
   for (const model::AddedToken& token : parts_->added) {
@@ -146,7 +155,9 @@ std::optional<std::int64_t> Tokeniser::added_token(std::string_view text) const 
   return std::nullopt;
 }
 
-bool Tokeniser::is_special(std::int64_t id) const noexcept { return parts_->names(id) && parts_->special[static_cast<std::size_t>(id)]; }
+bool Tokeniser::is_special(std::int64_t id) const noexcept {
+  return parts_->names(id) && parts_->special[static_cast<std::size_t>(id)];
+}
 
 std::optional<std::int64_t> Tokeniser::bos() const noexcept {
   return parts_->before.empty() ? std::nullopt : std::optional(parts_->before.front());

@@ -22,12 +22,15 @@ constexpr std::int64_t max_id = (1 << 20) - 1;
 /// Of steps in a list of them, and of tokens around a text.
 constexpr std::size_t max_steps = 64, max_around = 64;
 
-constexpr std::string_view gpt2_pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view gpt2_pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 /// Tokens of the model by their text in the file, which they point to.
 using Vocabulary = std::unordered_map<std::string_view, TokenId>;
 
-bool is_text(const JsonObject& object, std::string_view key, std::string_view text) { return object.has(key) && object.text(key) == text; }
+bool is_text(const JsonObject& object, std::string_view key, std::string_view text) {
+  return object.has(key) && object.text(key) == text;
+}
 
 void set_piece(TokeniserFile& file, std::int64_t id, std::string bytes) {
   const auto index = static_cast<std::size_t>(id);
@@ -43,12 +46,16 @@ Vocabulary read_vocabulary(const JsonObject& model, TokeniserFile& file) {
   file.pieces.reserve(vocab.size());
   for (const auto& [text, value] : vocab.items()) {
     if (text.empty()) model.fail("model.vocab holds a token without text");
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > static_cast<std::uint64_t>(max_id)) {
+    if (!value.is_number_unsigned() ||
+        value.get<std::uint64_t>() > static_cast<std::uint64_t>(max_id)) {
       const std::string got = value.is_primitive() ? value.dump() : "no number";
-      model.fail(fmt::format("the id of token {} is {}; it needs to be a whole number in 0..{}", in_quotes(text), in_quotes(got), max_id));
+      model.fail(fmt::format("the id of token {} is {}; it needs to be a whole number in 0..{}",
+                             in_quotes(text), in_quotes(got), max_id));
     }
     const auto id = value.get<TokenId>();
-    if (file.names(id)) model.fail(fmt::format("token {} has the id {}, which another token has too", in_quotes(text), id));
+    if (file.names(id))
+      model.fail(
+          fmt::format("token {} has the id {}, which another token has too", in_quotes(text), id));
     const std::optional<std::string> bytes = spelled_bytes(text);
     set_piece(file, id, bytes.value_or(text));
     if (bytes && bytes->size() == 1) file.byte_ids[static_cast<unsigned char>(bytes->front())] = id;
@@ -59,7 +66,8 @@ Vocabulary read_vocabulary(const JsonObject& model, TokeniserFile& file) {
 }
 
 /// The two sides of a merge, either ["a", "b"] or "a b".
-std::pair<std::string, std::string> sides_of(const JsonObject& model, const json& merge, std::size_t number) {
+std::pair<std::string, std::string> sides_of(const JsonObject& model, const json& merge,
+                                             std::size_t number) {
   if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
     return {merge[0].get<std::string>(), merge[1].get<std::string>()};
   }
@@ -87,8 +95,8 @@ void read_merges(const JsonObject& model, const Vocabulary& vocabulary, Tokenise
     const auto id_of = [&](const std::string& text) {
       const auto found = vocabulary.find(text);
       if (found == vocabulary.end()) {
-        model.fail(fmt::format("model.merges[{}] is of {} and {}, but model.vocab lacks {}", rank, in_quotes(left), in_quotes(right),
-                               in_quotes(text)));
+        model.fail(fmt::format("model.merges[{}] is of {} and {}, but model.vocab lacks {}", rank,
+                               in_quotes(left), in_quotes(right), in_quotes(text)));
       }
       return found->second;
     };
@@ -112,21 +120,26 @@ Vocabulary read_model(const JsonObject& model, TokeniserFile& file) {
   for (const char* const affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (model.has(affix) && !model.text(affix).empty()) model.unsupported(affix, "none");
   }
-  if (model.has("dropout") && model.number("dropout", 0, 1) > 0) model.unsupported("dropout", "none");
-  if (model.has("byte_fallback") && model.flag("byte_fallback")) model.unsupported("byte_fallback", "false");
+  if (model.has("dropout") && model.number("dropout", 0, 1) > 0)
+    model.unsupported("dropout", "none");
+  if (model.has("byte_fallback") && model.flag("byte_fallback"))
+    model.unsupported("byte_fallback", "false");
   Vocabulary vocabulary = read_vocabulary(model, file);
   read_merges(model, vocabulary, file);
   read_unknown(model, vocabulary, file);
   if (model.has("ignore_merges") && model.flag("ignore_merges")) {
     for (const auto& [text, id] : vocabulary) {
-      if (std::optional<std::string> bytes = spelled_bytes(text)) file.whole_pieces.emplace(std::move(*bytes), id);
+      if (std::optional<std::string> bytes = spelled_bytes(text))
+        file.whole_pieces.emplace(std::move(*bytes), id);
     }
   }
   return vocabulary;
 }
 
 AddedToken read_added_token(const JsonObject& object) {
-  const auto flag = [&](std::string_view key, bool missing) { return object.has(key) ? object.flag(key) : missing; };
+  const auto flag = [&](std::string_view key, bool missing) {
+    return object.has(key) ? object.flag(key) : missing;
+  };
   AddedToken token{.id = object.integer("id", 0, max_id), .text = object.text("content")};
   if (token.text.empty()) object.refuse("content", "some text");
   token.special = flag("special", false);
@@ -142,19 +155,23 @@ void read_added_tokens(const JsonObject& root, const Vocabulary& vocabulary, Tok
   for (const JsonObject& object : root.objects("added_tokens")) {
     AddedToken token = read_added_token(object);
     const std::string name = in_quotes(token.text);
-    if (!seen.emplace(token.text, token.id).second) root.fail(fmt::format("added token {} stands twice", name));
+    if (!seen.emplace(token.text, token.id).second)
+      root.fail(fmt::format("added token {} stands twice", name));
     const auto known = vocabulary.find(token.text);
     if (known != vocabulary.end() && known->second != token.id) {
-      root.fail(fmt::format("added token {} has the id {}, but {} in model.vocab", name, token.id, known->second));
+      root.fail(fmt::format("added token {} has the id {}, but {} in model.vocab", name, token.id,
+                            known->second));
     }
     if (known == vocabulary.end() && file.names(token.id)) {
-      root.fail(fmt::format("added token {} has the id {}, which another token has too", name, token.id));
+      root.fail(
+          fmt::format("added token {} has the id {}, which another token has too", name, token.id));
     }
     set_piece(file, token.id, token.text);
     file.added.push_back(std::move(token));
   }
   file.special.resize(file.pieces.size());
-  for (const AddedToken& token : file.added) file.special[static_cast<std::size_t>(token.id)] = token.special;
+  for (const AddedToken& token : file.added)
+    file.special[static_cast<std::size_t>(token.id)] = token.special;
 }
 
 void index_added_tokens(TokeniserFile& file) {
@@ -171,8 +188,10 @@ void index_added_tokens(TokeniserFile& file) {
   file.added_after = AddedTokens(std::move(after));
 }
 
-/// The steps of `root`'s part `key`, one after another: those of a Sequence, which lists them under `list`, are taken out of it.
-void collect_steps(const JsonObject& object, std::string_view list, std::vector<JsonObject>& steps) {
+/// The steps of `root`'s part `key`, one after another: those of a Sequence, which lists them under
+/// `list`, are taken out of it.
+void collect_steps(const JsonObject& object, std::string_view list,
+                   std::vector<JsonObject>& steps) {
   if (object.text("type") != "Sequence") {
     if (steps.size() == max_steps) object.fail(fmt::format("has more than {} {}", max_steps, list));
     steps.push_back(object);
@@ -181,7 +200,8 @@ void collect_steps(const JsonObject& object, std::string_view list, std::vector<
   for (const JsonObject& inner : object.objects(list)) collect_steps(inner, list, steps);
 }
 
-std::vector<JsonObject> steps_of(const JsonObject& root, std::string_view key, std::string_view list) {
+std::vector<JsonObject> steps_of(const JsonObject& root, std::string_view key,
+                                 std::string_view list) {
   std::vector<JsonObject> steps;
   if (root.has(key)) collect_steps(root.object(key), list, steps);
   return steps;
@@ -195,11 +215,12 @@ void read_normaliser(const JsonObject& root, TokeniserFile& file) {
 }
 
 SplitBehaviour read_behaviour(const JsonObject& step) {
-  static constexpr std::pair<std::string_view, SplitBehaviour> known[] = {{"Removed", SplitBehaviour::removed},
-                                                                          {"Isolated", SplitBehaviour::isolated},
-                                                                          {"MergedWithPrevious", SplitBehaviour::merged_with_previous},
-                                                                          {"MergedWithNext", SplitBehaviour::merged_with_next},
-                                                                          {"Contiguous", SplitBehaviour::contiguous}};
+  static constexpr std::pair<std::string_view, SplitBehaviour> known[] = {
+      {"Removed", SplitBehaviour::removed},
+      {"Isolated", SplitBehaviour::isolated},
+      {"MergedWithPrevious", SplitBehaviour::merged_with_previous},
+      {"MergedWithNext", SplitBehaviour::merged_with_next},
+      {"Contiguous", SplitBehaviour::contiguous}};
   for (const auto& [name, behaviour] : known) {
     if (is_text(step, "behavior", name)) return behaviour;
   }
@@ -210,8 +231,8 @@ Split read_split(const JsonObject& step, const std::string& file) {
   const JsonObject pattern = step.object("pattern");
   const bool literal = pattern.has("String");
   const std::string& text = pattern.text(literal ? "String" : "Regex");
-  return {Regex(file, text, literal ? PatternKind::literal : PatternKind::expression), read_behaviour(step),
-          step.has("invert") && step.flag("invert")};
+  return {Regex(file, text, literal ? PatternKind::literal : PatternKind::expression),
+          read_behaviour(step), step.has("invert") && step.flag("invert")};
 }
 
 void read_pre_tokeniser(const JsonObject& root, TokeniserFile& file) {
@@ -220,17 +241,19 @@ void read_pre_tokeniser(const JsonObject& root, TokeniserFile& file) {
   for (const JsonObject& step : steps) {
     const bool is_last = &step == &steps.back();
     if (is_last != is_text(step, "type", "ByteLevel"))
-      step.unsupported("type", is_last ? "ByteLevel, as the last" : "Split or Digits before ByteLevel");
+      step.unsupported("type",
+                       is_last ? "ByteLevel, as the last" : "Split or Digits before ByteLevel");
     if (is_last) {
       file.byte_level.add_prefix_space = step.flag("add_prefix_space");
       if (step.has("use_regex") && !step.flag("use_regex")) return;
-      file.byte_level.split = Split{Regex(file.name, gpt2_pattern, PatternKind::expression), SplitBehaviour::isolated};
+      file.byte_level.split =
+          Split{Regex(file.name, gpt2_pattern, PatternKind::expression), SplitBehaviour::isolated};
     } else if (is_text(step, "type", "Split")) {
       file.splits.push_back(read_split(step, file.name));
     } else if (is_text(step, "type", "Digits")) {
       const bool individual = step.has("individual_digits") && step.flag("individual_digits");
-      file.splits.push_back(
-          {Regex(file.name, R"(\p{N})", PatternKind::expression), individual ? SplitBehaviour::isolated : SplitBehaviour::contiguous});
+      file.splits.push_back({Regex(file.name, R"(\p{N})", PatternKind::expression),
+                             individual ? SplitBehaviour::isolated : SplitBehaviour::contiguous});
     } else {
       step.unsupported("type", "Split or Digits before ByteLevel");
     }
@@ -244,14 +267,19 @@ void read_decoder(const JsonObject& root) {
 }
 
 /// The ids that a template's special token stands for.
-void append_special(const JsonObject& step, const std::string& name, const TokeniserFile& file, std::vector<std::int64_t>& ids) {
+void append_special(const JsonObject& step, const std::string& name, const TokeniserFile& file,
+                    std::vector<std::int64_t>& ids) {
   const JsonObject known = step.object("special_tokens").object(name);
   if (!known.at("ids").is_array()) known.refuse("ids", "a list of ids");
   for (const json& id : known.at("ids")) {
-    if (!id.is_number_unsigned() || id.get<std::uint64_t>() > static_cast<std::uint64_t>(max_id) || !file.names(id.get<std::int64_t>())) {
-      known.fail(fmt::format("post_processor: special token {} stands for an id of no token", in_quotes(name)));
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() > static_cast<std::uint64_t>(max_id) ||
+        !file.names(id.get<std::int64_t>())) {
+      known.fail(fmt::format("post_processor: special token {} stands for an id of no token",
+                             in_quotes(name)));
     }
-    if (ids.size() == max_around) known.fail(fmt::format("post_processor: more than {} tokens stand on one side of a text", max_around));
+    if (ids.size() == max_around)
+      known.fail(fmt::format("post_processor: more than {} tokens stand on one side of a text",
+                             max_around));
     ids.push_back(id.get<std::int64_t>());
   }
 }
@@ -261,7 +289,8 @@ void read_template(const JsonObject& step, TokeniserFile& file) {
   bool text_seen = false;
   for (const JsonObject& part : step.objects("single")) {
     if (part.has("SpecialToken")) {
-      append_special(step, part.object("SpecialToken").text("id"), file, text_seen ? after : before);
+      append_special(step, part.object("SpecialToken").text("id"), file,
+                     text_seen ? after : before);
     } else if (part.object("Sequence").text("id") == "A" && !text_seen) {
       text_seen = true;
     } else {
@@ -269,8 +298,10 @@ void read_template(const JsonObject& step, TokeniserFile& file) {
     }
   }
   if (!text_seen) step.fail("post_processor: a template for a single text lacks the text A");
-  if (before.size() + file.before.size() > max_around || after.size() + file.after.size() > max_around) {
-    step.fail(fmt::format("post_processor: more than {} tokens stand on one side of a text", max_around));
+  if (before.size() + file.before.size() > max_around ||
+      after.size() + file.after.size() > max_around) {
+    step.fail(
+        fmt::format("post_processor: more than {} tokens stand on one side of a text", max_around));
   }
   file.before.insert(file.before.begin(), before.begin(), before.end());
   file.after.insert(file.after.end(), after.begin(), after.end());

@@ -30,7 +30,8 @@ struct TokeniserFile {
   std::optional<TokenId> unknown;  // for bytes without a token
   bool fuse_unknown = false;       // one for a run of them
   Merges merges;
-  std::unordered_map<std::string, TokenId> whole_pieces;  // taken without merging; empty unless ignore_merges
+  std::unordered_map<std::string, TokenId>
+      whole_pieces;  // taken without merging; empty unless ignore_merges
 
   std::vector<AddedToken> added;
   AddedTokens added_before, added_after;  // normalisation
@@ -41,7 +42,8 @@ struct TokeniserFile {
   std::vector<std::int64_t> before, after;  // what the post_processor puts around a text
 
   bool names(std::int64_t id) const {
-    return id >= 0 && static_cast<std::size_t>(id) < pieces.size() && !pieces[static_cast<std::size_t>(id)].empty();
+    return id >= 0 && static_cast<std::size_t>(id) < pieces.size() &&
+           !pieces[static_cast<std::size_t>(id)].empty();
   }
 };
 

@@ -8,7 +8,8 @@
 
 namespace attn::model {
 
-/// A character at the beginning or the end of a text; of no size where none stands there, or no UTF-8.
+/// A character at the beginning or the end of a text; of no size where none stands there, or no
+/// UTF-8.
 struct Character {
   std::int32_t code = 0;
   std::size_t size = 0;

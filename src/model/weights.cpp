@@ -16,12 +16,15 @@ namespace {
 /// Takes tensors out of a checkpoint, and keeps account of what is missing and what is left.
 class Taker {
  public:
-  /// Names begin with `prefix` where the whole model was saved, and without it where its body alone was: `first` tells.
+  /// Names begin with `prefix` where the whole model was saved, and without it where its body alone
+  /// was: `first` tells.
   Taker(const Checkpoint& checkpoint, const std::string& prefix, const std::string& first)
       : checkpoint_(checkpoint), prefix_(checkpoint.contains(first) ? "" : prefix) {}
 
   /// A tensor of the body, of this shape. A missing one is absent until finish().
-  TensorView take(const std::string& name, const Dims& shape) { return take_named(prefix_ + name, shape); }
+  TensorView take(const std::string& name, const Dims& shape) {
+    return take_named(prefix_ + name, shape);
+  }
   TensorView take_named(const std::string& name, const Dims& shape);
   /// A tensor that may be there, and of which nothing is needed.
   void skip(const std::string& name) { known_.insert(prefix_ + name); }
@@ -49,7 +52,8 @@ TensorView Taker::take_named(const std::string& name, const Dims& shape) {
   }
   const TensorView tensor = checkpoint_.tensor(name);
   const auto refuse = [&](std::string_view what, std::string_view got, std::string_view needed) {
-    io::fail(checkpoint_.file_of(name), fmt::format("tensor {} has {} {}; it needs {}", io::in_quotes(name), what, got, needed));
+    io::fail(checkpoint_.file_of(name), fmt::format("tensor {} has {} {}; it needs {}",
+                                                    io::in_quotes(name), what, got, needed));
   };
   if (tensor.shape != shape) refuse("shape", tensor.shape.to_string(), shape.to_string());
   if (tensor.dtype != DType::f32 && tensor.dtype != DType::bf16 && tensor.dtype != DType::f16) {
@@ -65,9 +69,12 @@ void Taker::finish() const {
     if (!known_.contains(name)) unknown.push_back(name);
   }
   std::string faults;
-  if (!missing_.empty()) faults = fmt::format("of its tensors, {} missing: {}", missing_.size(), io::list_names(missing_, max_listed));
+  if (!missing_.empty())
+    faults = fmt::format("of its tensors, {} missing: {}", missing_.size(),
+                         io::list_names(missing_, max_listed));
   if (!unknown.empty()) {
-    faults += fmt::format("{}{} that the model does not have: {}", faults.empty() ? "of its tensors, " : "; ", unknown.size(),
+    faults += fmt::format("{}{} that the model does not have: {}",
+                          faults.empty() ? "of its tensors, " : "; ", unknown.size(),
                           io::list_names(unknown, max_listed));
   }
   if (!faults.empty()) io::fail(checkpoint_.folder(), faults);
@@ -80,22 +87,26 @@ LinearWeights Taker::linear(const std::string& name, std::int64_t out, std::int6
 }
 
 LinearWeights Taker::transposed(const std::string& name, std::int64_t in, std::int64_t out) {
-  LinearWeights weights{.weight = take(name + ".weight", {in, out}), .bias = take(name + ".bias", {out})};
+  LinearWeights weights{.weight = take(name + ".weight", {in, out}),
+                        .bias = take(name + ".bias", {out})};
   if (!weights.weight.absent()) weights.weight = weights.weight.permuted({1, 0});
   return weights;
 }
 
-/// The last projection, to the vocabulary. Tied, it is the embedding; but what a file says in so many numbers is believed first.
+/// The last projection, to the vocabulary. Tied, it is the embedding; but what a file says in so
+/// many numbers is believed first.
 TensorView take_output(Taker& taker, const ModelConfig& config) {
   const std::string name = "lm_head.weight";
   if (config.tied && !taker.has_named(name)) return {};
-  return taker.take_named(name, {config.settings.vocab_size, config.settings.layer.attention.hidden});
+  return taker.take_named(name,
+                          {config.settings.vocab_size, config.settings.layer.attention.hidden});
 }
 
 LayerWeights llama_layer(Taker& taker, const ModelConfig& config, const std::string& name) {
   const LayerSettings& layer = config.settings.layer;
   const std::int64_t hidden = layer.attention.hidden, head_dim = layer.attention.head_dim;
-  const std::int64_t q_width = layer.attention.num_q_heads * head_dim, kv_width = layer.attention.num_kv_heads * head_dim;
+  const std::int64_t q_width = layer.attention.num_q_heads * head_dim,
+                     kv_width = layer.attention.num_kv_heads * head_dim;
   const std::string attention = name + "self_attn.", mlp = name + "mlp.";
   LayerWeights weights;
   weights.attention_norm.scale = taker.take(name + "input_layernorm.weight", {hidden});
@@ -132,7 +143,8 @@ DecoderWeights llama_weights(const Checkpoint& checkpoint, const ModelConfig& co
 }
 
 NormWeights layer_norm_weights(Taker& taker, const std::string& name, std::int64_t width) {
-  return {.scale = taker.take(name + ".weight", {width}), .bias = taker.take(name + ".bias", {width})};
+  return {.scale = taker.take(name + ".weight", {width}),
+          .bias = taker.take(name + ".bias", {width})};
 }
 
 LayerWeights gpt2_layer(Taker& taker, const ModelConfig& config, const std::string& name) {
@@ -175,7 +187,8 @@ DecoderWeights gpt2_weights(const Checkpoint& checkpoint, const ModelConfig& con
 }  // namespace
 
 DecoderWeights collect_weights(const Checkpoint& checkpoint, const ModelConfig& config) {
-  return config.family == Family::gpt2 ? gpt2_weights(checkpoint, config) : llama_weights(checkpoint, config);
+  return config.family == Family::gpt2 ? gpt2_weights(checkpoint, config)
+                                       : llama_weights(checkpoint, config);
 }
 
 }  // namespace attn::model

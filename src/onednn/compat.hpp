@@ -5,8 +5,10 @@
 
 namespace attn::onednn {
 
-inline dnnl::matmul::primitive_desc matmul_descriptor(const dnnl::engine& engine, const dnnl::primitive_attr& attributes,
-                                                      const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+inline dnnl::matmul::primitive_desc matmul_descriptor(const dnnl::engine& engine,
+                                                      const dnnl::primitive_attr& attributes,
+                                                      const dnnl::memory::desc& a,
+                                                      const dnnl::memory::desc& b,
                                                       const dnnl::memory::desc& c) {
 #if DNNL_VERSION_MAJOR < 3
   return {dnnl::matmul::desc(a, b, c), attributes, engine};
@@ -16,9 +18,9 @@ inline dnnl::matmul::primitive_desc matmul_descriptor(const dnnl::engine& engine
 }
 
 /// With a bias, unless its descriptor is empty.
-inline dnnl::matmul::primitive_desc packed_matmul_descriptor(const dnnl::engine& engine, const dnnl::primitive_attr& attributes,
-                                                             const dnnl::memory::desc& a, const dnnl::memory::desc& b,
-                                                             const dnnl::memory::desc& bias, const dnnl::memory::desc& c) {
+inline dnnl::matmul::primitive_desc packed_matmul_descriptor(
+    const dnnl::engine& engine, const dnnl::primitive_attr& attributes, const dnnl::memory::desc& a,
+    const dnnl::memory::desc& b, const dnnl::memory::desc& bias, const dnnl::memory::desc& c) {
 #if DNNL_VERSION_MAJOR < 3
   return {dnnl::matmul::desc(a, b, bias, c), attributes, engine};
 #else
@@ -27,7 +29,9 @@ inline dnnl::matmul::primitive_desc packed_matmul_descriptor(const dnnl::engine&
 }
 
 /// Softmax over one axis; source and destination are laid out alike.
-inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engine& engine, const dnnl::memory::desc& data, int axis) {
+inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engine& engine,
+                                                                const dnnl::memory::desc& data,
+                                                                int axis) {
   constexpr auto inference = dnnl::prop_kind::forward_inference;
 #if DNNL_VERSION_MAJOR < 3
   return {dnnl::softmax_forward::desc(inference, data, axis), engine};
@@ -37,7 +41,8 @@ inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engi
 }
 
 /// A function of each element; source and destination are laid out alike.
-inline dnnl::eltwise_forward::primitive_desc elementwise_descriptor(const dnnl::engine& engine, const dnnl::memory::desc& data,
+inline dnnl::eltwise_forward::primitive_desc elementwise_descriptor(const dnnl::engine& engine,
+                                                                    const dnnl::memory::desc& data,
                                                                     dnnl::algorithm function) {
   constexpr auto inference = dnnl::prop_kind::forward_inference;
 #if DNNL_VERSION_MAJOR < 3

@@ -7,7 +7,8 @@
 
 namespace attn::onednn {
 
-/// The strongest of our instruction sets that oneDNN's kernels use here. ONEDNN_MAX_CPU_ISA bounds it.
+/// The strongest of our instruction sets that oneDNN's kernels use here. ONEDNN_MAX_CPU_ISA bounds
+/// it.
 Isa effective_isa();
 
 /// Of the library that is loaded: "2.6.3".

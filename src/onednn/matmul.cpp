@@ -14,7 +14,8 @@ namespace {
 using Tag = dnnl::memory::format_tag;
 
 /// Two-dimensional where that is enough: oneDNN has more ways to run it.
-dnnl::memory::desc matrix(const MatmulShape& shape, std::int64_t rows, std::int64_t columns, bool transposed = false) {
+dnnl::memory::desc matrix(const MatmulShape& shape, std::int64_t rows, std::int64_t columns,
+                          bool transposed = false) {
   constexpr auto f32 = dnnl::memory::data_type::f32;
   if (shape.batch == 1) return {{rows, columns}, f32, transposed ? Tag::ba : Tag::ab};
   return {{shape.batch, rows, columns}, f32, transposed ? Tag::acb : Tag::abc};
@@ -23,8 +24,8 @@ dnnl::memory::desc matrix(const MatmulShape& shape, std::int64_t rows, std::int6
 template <class F>
 void translating_errors_of(const MatmulShape& shape, F&& f) {
   const auto describe = [&] {
-    return fmt::format("matmul with m {}, n {}, k {}, batch {}{}", shape.m, shape.n, shape.k, shape.batch,
-                       shape.b_transposed ? ", b transposed" : "");
+    return fmt::format("matmul with m {}, n {}, k {}, batch {}{}", shape.m, shape.n, shape.k,
+                       shape.batch, shape.b_transposed ? ", b transposed" : "");
   };
   translating_errors(describe, std::forward<F>(f));
 }
@@ -42,8 +43,9 @@ Matmul::Matmul(const MatmulShape& shape) : shape_(shape) {
     dnnl::primitive_attr attributes;
     // oneDNN's own scratch memory belongs to the thread that creates the primitive.
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const auto descriptor = matmul_descriptor(cpu_engine(), attributes, matrix(shape, shape.m, shape.k),
-                                              matrix(shape, shape.k, shape.n, shape.b_transposed), matrix(shape, shape.m, shape.n));
+    const auto descriptor = matmul_descriptor(
+        cpu_engine(), attributes, matrix(shape, shape.m, shape.k),
+        matrix(shape, shape.k, shape.n, shape.b_transposed), matrix(shape, shape.m, shape.n));
     implementation_ = descriptor.impl_info_str();
     primitive_ = std::make_unique<const Primitive>(Primitive{descriptor, dnnl::matmul(descriptor)});
   });
@@ -71,8 +73,10 @@ struct MatmulCall::Handles {
         b(descriptor.weights_desc(), cpu_engine(), nullptr),
         c(descriptor.dst_desc(), cpu_engine(), nullptr),
         scratchpad(descriptor.scratchpad_desc(), cpu_engine()),
-        arguments{
-            {{DNNL_ARG_SRC, a.get()}, {DNNL_ARG_WEIGHTS, b.get()}, {DNNL_ARG_DST, c.get()}, {DNNL_ARG_SCRATCHPAD, scratchpad.get()}}} {}
+        arguments{{{DNNL_ARG_SRC, a.get()},
+                   {DNNL_ARG_WEIGHTS, b.get()},
+                   {DNNL_ARG_DST, c.get()},
+                   {DNNL_ARG_SCRATCHPAD, scratchpad.get()}}} {}
 
   dnnl::stream stream;
   dnnl::memory a, b, c, scratchpad;
@@ -80,7 +84,9 @@ struct MatmulCall::Handles {
 };
 
 MatmulCall::MatmulCall(std::shared_ptr<const Matmul> matmul) : matmul_(std::move(matmul)) {
-  translating_errors_of(matmul_->shape(), [&] { handles_ = std::make_unique<Handles>(matmul_->primitive_->descriptor); });
+  translating_errors_of(matmul_->shape(), [&] {
+    handles_ = std::make_unique<Handles>(matmul_->primitive_->descriptor);
+  });
 }
 
 MatmulCall::MatmulCall(MatmulCall&&) noexcept = default;
@@ -95,9 +101,11 @@ void MatmulCall::execute(const float* a, const float* b, float* c) {
     handles_->b.set_data_handle(const_cast<float*>(b));
     handles_->c.set_data_handle(c);
     // The C interface: its C++ dress builds a map of the arguments in every call.
-    dnnl::error::wrap_c_api(dnnl_primitive_execute(matmul_->primitive_->operation.get(), handles_->stream.get(),
-                                                   static_cast<int>(handles_->arguments.size()), handles_->arguments.data()),
-                            "execution failed");
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(matmul_->primitive_->operation.get(), handles_->stream.get(),
+                               static_cast<int>(handles_->arguments.size()),
+                               handles_->arguments.data()),
+        "execution failed");
     handles_->stream.wait();
   };
   translating_errors_of(matmul_->shape(), run);

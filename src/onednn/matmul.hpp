@@ -1,5 +1,5 @@
-// oneDNN's matmul. It is fast where a just-in-time kernel was written for the processor, and plain loops elsewhere:
-// Matmul::fast() tells.
+// oneDNN's matmul. It is fast where a just-in-time kernel was written for the processor, and plain
+// loops elsewhere: Matmul::fast() tells.
 #pragma once
 
 #include <compare>
@@ -22,7 +22,8 @@ struct MatmulShape {
   friend auto operator<=>(const MatmulShape&, const MatmulShape&) = default;
 };
 
-/// The compiled operation: immutable, and shared by threads that execute it through a MatmulCall each.
+/// The compiled operation: immutable, and shared by threads that execute it through a MatmulCall
+/// each.
 class Matmul {
  public:
   /// The one object of this shape in the process, which lives as long as someone holds it.

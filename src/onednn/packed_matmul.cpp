@@ -29,13 +29,17 @@ dnnl::matmul::primitive_desc descriptor_of(const PackedMatmulShape& shape) {
   }
   const Type operands = type_of(shape.operands);
   const Tag panels = shape.operands == DType::bf16 ? Tag::BA16a64b2a : Tag::BA16a64b;
-  return packed_matmul_descriptor(cpu_engine(), attributes, {{shape.m, shape.k}, operands, Tag::ab}, {{shape.k, shape.n}, operands, panels},
-                                  bias_descriptor(shape), {{shape.m, shape.n}, type_of(shape.result), Tag::ab});
+  return packed_matmul_descriptor(cpu_engine(), attributes, {{shape.m, shape.k}, operands, Tag::ab},
+                                  {{shape.k, shape.n}, operands, panels}, bias_descriptor(shape),
+                                  {{shape.m, shape.n}, type_of(shape.result), Tag::ab});
 }
 
 template <class F>
 void translating_errors_of(const PackedMatmulShape& shape, F&& f) {
-  const auto describe = [&] { return fmt::format("matmul with m {}, n {}, k {} and packed weights", shape.m, shape.n, shape.k); };
+  const auto describe = [&] {
+    return fmt::format("matmul with m {}, n {}, k {} and packed weights", shape.m, shape.n,
+                       shape.k);
+  };
   translating_errors(describe, std::forward<F>(f));
 }
 
@@ -49,7 +53,10 @@ struct PackedMatmul::Primitive {
         w(descriptor.weights_desc(), cpu_engine(), nullptr),
         y(descriptor.dst_desc(), cpu_engine(), nullptr),
         scratchpad(descriptor.scratchpad_desc(), cpu_engine()),
-        arguments{{DNNL_ARG_SRC, x.get()}, {DNNL_ARG_WEIGHTS, w.get()}, {DNNL_ARG_DST, y.get()}, {DNNL_ARG_SCRATCHPAD, scratchpad.get()}} {
+        arguments{{DNNL_ARG_SRC, x.get()},
+                  {DNNL_ARG_WEIGHTS, w.get()},
+                  {DNNL_ARG_DST, y.get()},
+                  {DNNL_ARG_SCRATCHPAD, scratchpad.get()}} {
     if (!with_bias) return;
     bias = dnnl::memory(descriptor.query_md(dnnl::query::weights_md, 1), cpu_engine(), nullptr);
     arguments.push_back({DNNL_ARG_BIAS, bias.get()});
@@ -87,9 +94,11 @@ void PackedMatmul::execute(const void* x, const float* w, const float* bias, voi
     primitive_->w.set_data_handle(const_cast<float*>(w));
     primitive_->y.set_data_handle(y);
     if (shape_.bias) primitive_->bias.set_data_handle(const_cast<float*>(bias));
-    dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_->operation.get(), primitive_->stream.get(),
-                                                   static_cast<int>(primitive_->arguments.size()), primitive_->arguments.data()),
-                            "execution failed");
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(primitive_->operation.get(), primitive_->stream.get(),
+                               static_cast<int>(primitive_->arguments.size()),
+                               primitive_->arguments.data()),
+        "execution failed");
     primitive_->stream.wait();
   });
 }

@@ -6,14 +6,18 @@
 namespace attn::onednn {
 namespace {
 
-/// Makes a primitive for the matrix and runs it. make(engine, matrix descriptor) gives the primitive.
+/// Makes a primitive for the matrix and runs it. make(engine, matrix descriptor) gives the
+/// primitive.
 template <class Make>
 void run(const char* name, const Matrix& from, float* to, int num_threads, Make&& make) {
-  const auto describe = [&] { return fmt::format("{} over {} rows of {}", name, from.rows, from.columns); };
+  const auto describe = [&] {
+    return fmt::format("{} over {} rows of {}", name, from.rows, from.columns);
+  };
   translating_errors(describe, [&] {
     const ThreadCount threads(num_threads);
     const dnnl::engine& engine = cpu_engine();
-    const dnnl::memory::desc layout({from.rows, from.columns}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
+    const dnnl::memory::desc layout({from.rows, from.columns}, dnnl::memory::data_type::f32,
+                                    dnnl::memory::format_tag::ab);
     const dnnl::memory source(layout, engine, from.data), target(layout, engine, to);
     dnnl::stream stream(engine);
     make(engine, layout).execute(stream, {{DNNL_ARG_SRC, source}, {DNNL_ARG_DST, target}});
@@ -24,15 +28,18 @@ void run(const char* name, const Matrix& from, float* to, int num_threads, Make&
 }  // namespace
 
 void softmax_rows(const Matrix& from, float* to, int num_threads) {
-  run("softmax", from, to, num_threads, [](const dnnl::engine& engine, const dnnl::memory::desc& layout) {
-    return dnnl::softmax_forward(softmax_descriptor(engine, layout, 1));
-  });
+  run("softmax", from, to, num_threads,
+      [](const dnnl::engine& engine, const dnnl::memory::desc& layout) {
+        return dnnl::softmax_forward(softmax_descriptor(engine, layout, 1));
+      });
 }
 
 void tanh_elements(const Matrix& matrix, int num_threads) {
-  run("tanh", matrix, matrix.data, num_threads, [](const dnnl::engine& engine, const dnnl::memory::desc& layout) {
-    return dnnl::eltwise_forward(elementwise_descriptor(engine, layout, dnnl::algorithm::eltwise_tanh));
-  });
+  run("tanh", matrix, matrix.data, num_threads,
+      [](const dnnl::engine& engine, const dnnl::memory::desc& layout) {
+        return dnnl::eltwise_forward(
+            elementwise_descriptor(engine, layout, dnnl::algorithm::eltwise_tanh));
+      });
 }
 
 }  // namespace attn::onednn

@@ -1,4 +1,5 @@
-// oneDNN's softmax and tanh over a whole matrix in memory, for the unfused baseline and to be timed.
+// oneDNN's softmax and tanh over a whole matrix in memory, for the unfused baseline and to be
+// timed.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,9 @@ struct Matrix {
   std::int64_t columns = 0;
 };
 
-/// Softmax over each row, to a matrix of the same shape or in place; -inf becomes 0. A row of nothing but -inf, or with NaN or +inf in it,
-/// ends up with NaN in it. Throws Error(unsupported) if oneDNN fails.
+/// Softmax over each row, to a matrix of the same shape or in place; -inf becomes 0. A row of
+/// nothing but -inf, or with NaN or +inf in it, ends up with NaN in it. Throws Error(unsupported)
+/// if oneDNN fails.
 void softmax_rows(const Matrix& from, float* to, int num_threads);
 
 /// tanh of each element, in place. Throws Error(unsupported) if oneDNN fails.

@@ -1,5 +1,5 @@
-// This file is compiled without contraction of multiply and add: a fused one rounds once where the two round twice, and draws would
-// depend on whether a machine has it.
+// This file is compiled without contraction of multiply and add: a fused one rounds once where the
+// two round twice, and draws would depend on whether a machine has it.
 #include "softmax/categorical.hpp"
 
 #include <algorithm>
@@ -13,18 +13,20 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// e^x for x <= 0, within 1e-15 of its value, and 0 where that is below 1e-307. The project's own exp (kernels/exp.inl) is in f32 and
-/// differs between instruction sets in the last bits; draws must not, so this one is made of operations that IEEE 754 defines to the
-/// last bit. The standard library's differs between systems.
+/// e^x for x <= 0, within 1e-15 of its value, and 0 where that is below 1e-307. The project's own
+/// exp (kernels/exp.inl) is in f32 and differs between instruction sets in the last bits; draws
+/// must not, so this one is made of operations that IEEE 754 defines to the last bit. The standard
+/// library's differs between systems.
 inline double reproducible_exp(double x) noexcept {
   constexpr double log2e = 1.4426950408889634;
-  constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;  // their sum is ln 2; n * ln2_high is exact
-  constexpr double to_whole = 0x1.8p52;                                          // adding it leaves round(x) in the low bits
+  constexpr double ln2_high = 0x1.62e42feep-1,
+                   ln2_low = 0x1.a39ef35793c76p-33;  // their sum is ln 2; n * ln2_high is exact
+  constexpr double to_whole = 0x1.8p52;              // adding it leaves round(x) in the low bits
   constexpr double least = -706;
   const double shifted = x * log2e + to_whole;
   const double n = shifted - to_whole;
   const double f = (x - n * ln2_high) - n * ln2_low;  // |f| <= ln(2) / 2
-  double p = 1. / 6227020800;                         // Taylor's terms up to f^13 / 13!: the next one is below 5e-18
+  double p = 1. / 6227020800;  // Taylor's terms up to f^13 / 13!: the next one is below 5e-18
   p = p * f + 1. / 479001600;
   p = p * f + 1. / 39916800;
   p = p * f + 1. / 3628800;
@@ -38,7 +40,8 @@ inline double reproducible_exp(double x) noexcept {
   p = p * f + 1. / 2;
   p = p * f + 1;
   p = p * f + 1;
-  const double power = std::bit_cast<double>((std::bit_cast<std::uint64_t>(shifted) << 52) + (std::uint64_t{1023} << 52));
+  const double power = std::bit_cast<double>((std::bit_cast<std::uint64_t>(shifted) << 52) +
+                                             (std::uint64_t{1023} << 52));
   return x < least ? 0 : p * power;
 }
 
@@ -53,7 +56,8 @@ void Categorical::assign(const float* logits, const SampleOptions& options) {
     sums_[static_cast<std::size_t>(greatest - logits)] = 1;
   } else {
     weigh(logits, *greatest, options.temperature, last_of(logits, options.top_k.value_or(size())));
-    if (options.top_p && *options.top_p < 1) keep_top_p(logits, static_cast<double>(*options.top_p));
+    if (options.top_p && *options.top_p < 1)
+      keep_top_p(logits, static_cast<double>(*options.top_p));
     if (options.min_p) {  // the greatest weight is 1
       const auto least = static_cast<double>(*options.min_p);
       for (double& weight : sums_) weight = weight < least ? 0 : weight;
@@ -68,12 +72,17 @@ std::int64_t Categorical::at(double uniform) const noexcept {
   return std::upper_bound(sums_.begin(), sums_.end(), place) - sums_.begin();
 }
 
-/// Holds candidates until there are twice as many as wanted, and then the better half of them: one pass, no sorting.
+/// Holds candidates until there are twice as many as wanted, and then the better half of them: one
+/// pass, no sorting.
 Categorical::Last Categorical::last_of(const float* logits, std::int64_t count) {
   if (count >= size()) return {-infinity, size()};
   constexpr std::int64_t spare = 64;
-  const auto wanted = static_cast<std::size_t>(count), full = wanted + static_cast<std::size_t>(std::max(count, spare));
-  const auto select = [&] { std::nth_element(greatest_.begin(), greatest_.begin() + (count - 1), greatest_.end(), std::greater<>()); };
+  const auto wanted = static_cast<std::size_t>(count),
+             full = wanted + static_cast<std::size_t>(std::max(count, spare));
+  const auto select = [&] {
+    std::nth_element(greatest_.begin(), greatest_.begin() + (count - 1), greatest_.end(),
+                     std::greater<>());
+  };
   float least = -infinity;  // of those that can still be among the wanted
   greatest_.clear();
   for (std::int64_t n = 0; n < size(); ++n) {
@@ -93,9 +102,11 @@ Categorical::Last Categorical::last_of(const float* logits, std::int64_t count) 
   return {last, place - logits};
 }
 
-void Categorical::weigh(const float* logits, float greatest, float temperature, const Last& last) noexcept {
+void Categorical::weigh(const float* logits, float greatest, float temperature,
+                        const Last& last) noexcept {
   const auto weight = [&](std::int64_t n) {
-    return reproducible_exp((static_cast<double>(logits[n]) - static_cast<double>(greatest)) / static_cast<double>(temperature));
+    return reproducible_exp((static_cast<double>(logits[n]) - static_cast<double>(greatest)) /
+                            static_cast<double>(temperature));
   };
   if (last.index == size()) {
     for (std::int64_t n = 0; n < size(); ++n) sums_[static_cast<std::size_t>(n)] = weight(n);
@@ -106,26 +117,32 @@ void Categorical::weigh(const float* logits, float greatest, float temperature, 
   }
 }
 
-/// A probability p is mostly reached within few classes: those are selected and sorted, and more only if need be.
+/// A probability p is mostly reached within few classes: those are selected and sorted, and more
+/// only if need be.
 void Categorical::keep_top_p(const float* logits, double p) {
   constexpr std::int64_t first = 64, growth = 4;
   const double needed = p * std::accumulate(sums_.begin(), sums_.end(), 0.);
-  for (std::int64_t count = first; !reaches(logits, count, needed) && count < size(); count *= growth) {
+  for (std::int64_t count = first; !reaches(logits, count, needed) && count < size();
+       count *= growth) {
   }
 }
 
-/// Whether `count` classes at most, from the most probable on, have this weight in sum; if so, the others lose theirs.
+/// Whether `count` classes at most, from the most probable on, have this weight in sum; if so, the
+/// others lose theirs.
 bool Categorical::reaches(const float* logits, std::int64_t count, double needed) {
   const Last last = last_of(logits, count);
   most_probable_.clear();
   for (std::int64_t n = 0; n < size(); ++n) {
-    if (last.keeps(logits, n) && sums_[static_cast<std::size_t>(n)] > 0) most_probable_.push_back(n);
+    if (last.keeps(logits, n) && sums_[static_cast<std::size_t>(n)] > 0)
+      most_probable_.push_back(n);
   }
-  std::sort(most_probable_.begin(), most_probable_.end(),
-            [&](std::int64_t a, std::int64_t b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); });
+  std::sort(most_probable_.begin(), most_probable_.end(), [&](std::int64_t a, std::int64_t b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+  });
   double sum = 0;
-  const auto reached = std::find_if(most_probable_.begin(), most_probable_.end(),
-                                    [&](std::int64_t n) { return (sum += sums_[static_cast<std::size_t>(n)]) >= needed; });
+  const auto reached = std::find_if(
+      most_probable_.begin(), most_probable_.end(),
+      [&](std::int64_t n) { return (sum += sums_[static_cast<std::size_t>(n)]) >= needed; });
   if (reached == most_probable_.end()) return false;
   const Last kept{logits[*reached], *reached};
   for (std::int64_t n = 0; n < size(); ++n) {

@@ -1,23 +1,29 @@
-// Gradients of sparsemax and entmax, slice by slice, in double: sums and powers of few elements, those of the support.
+// Gradients of sparsemax and entmax, slice by slice, in double: sums and powers of few elements,
+// those of the support.
 //
-// In x. With s_i = y_i^(2 - alpha) on the support, dx_i = s_i (dy_i - mean of dy weighted by s). Only ratios of s matter, so s is
-// made of y_i over the y that has the greatest s: no power leaves its range.
+// In x. With s_i = y_i^(2 - alpha) on the support, dx_i = s_i (dy_i - mean of dy weighted by s).
+// Only ratios of s matter, so s is made of y_i over the y that has the greatest s: no power leaves
+// its range.
 //
-// In alpha. With b = alpha - 1, u_i = b x_i - tau, l_i = log y_i = (log u_i) / b and H = - sum y_j l_j:
+// In alpha. With b = alpha - 1, u_i = b x_i - tau, l_i = log y_i = (log u_i) / b and H = - sum y_j
+// l_j:
 //
-//   dy_i / db = y_i (- l_i / b + (du_i / db) / (b u_i)),  y_i / u_i = s_i,  du_i / db = x_i - dtau / db = (u_i + tau) / b - dtau / db
+//   dy_i / db = y_i (- l_i / b + (du_i / db) / (b u_i)),  y_i / u_i = s_i,  du_i / db = x_i - dtau
+//   / db = (u_i + tau) / b - dtau / db
 //
 // The sum over i is 0, as that of y is 1, which settles what tau does:
 //
 //   dy_i / db = (y_i - r_i) / b^2 + (- y_i l_i - r_i H) / b,  r_i = s_i / sum_j s_j
 //
-// For small b the terms cancel. As s_i = y_i exp(-b l_i), put exp(-v) = 1 - v + v^2 phi(v) with v = b l_i. Then sum_j s_j is
-// 1 + b H + b^2 Q with Q = sum_j y_j l_j^2 phi(b l_j), and b is gone from all denominators:
+// For small b the terms cancel. As s_i = y_i exp(-b l_i), put exp(-v) = 1 - v + v^2 phi(v) with v =
+// b l_i. Then sum_j s_j is 1 + b H + b^2 Q with Q = sum_j y_j l_j^2 phi(b l_j), and b is gone from
+// all denominators:
 //
 //   dy_i / db = r_i Q - y_i l_i^2 phi(b l_i)
 //
-// phi(0) = 1/2 gives the limit at alpha = 1. phi grows as y^-b for small y, so that the first form serves for larger b. Either way
-// dy_i / db is g_i - r_i sum_j g_j, with g_i = - y_i l_i^2 phi(b l_i), or g_i = y_i / b^2 - y_i l_i / b.
+// phi(0) = 1/2 gives the limit at alpha = 1. phi grows as y^-b for small y, so that the first form
+// serves for larger b. Either way dy_i / db is g_i - r_i sum_j g_j, with g_i = - y_i l_i^2 phi(b
+// l_i), or g_i = y_i / b^2 - y_i l_i / b.
 #include <attn/softmax.hpp>
 
 #include <algorithm>
@@ -33,7 +39,8 @@ namespace {
 /// s_i over the greatest s, of elements with y_i > 0.
 class Slopes {
  public:
-  Slopes(const float* y, std::int64_t count, float alpha) noexcept : exponent_(2 - static_cast<double>(alpha)) {
+  Slopes(const float* y, std::int64_t count, float alpha) noexcept
+      : exponent_(2 - static_cast<double>(alpha)) {
     for (std::int64_t n = 0; n < count; ++n) {
       if (!(y[n] > 0)) continue;
       const bool greater = exponent_ < 0 ? y[n] < steepest_ : y[n] > steepest_;
@@ -41,7 +48,9 @@ class Slopes {
     }
   }
   /// Of s itself; within what a double can hold.
-  double greatest() const noexcept { return std::min(std::pow(steepest_, exponent_), std::numeric_limits<double>::max()); }
+  double greatest() const noexcept {
+    return std::min(std::pow(steepest_, exponent_), std::numeric_limits<double>::max());
+  }
   double operator()(double y) const noexcept {
     if (exponent_ == 0) return 1;
     if (exponent_ == 1) return y / steepest_;
@@ -111,8 +120,8 @@ float alpha_gradient(const float* dy, const float* y, std::int64_t count, float 
 
 }  // namespace
 
-void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, float alpha, int dim,
-                     const Execution& execution) {
+void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
+                     float alpha, int dim, const Execution& execution) {
   require_alpha(alpha);
   require_input("y", y);
   dim = checked_dim("y", y, dim);
@@ -122,11 +131,13 @@ void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTen
                  [alpha](const Slice& slice) { backward_slice(slice, alpha); });
 }
 
-void sparsemax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim, const Execution& execution) {
+void sparsemax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
+                        int dim, const Execution& execution) {
   entmax_backward(dy, y, dx, 2, dim, execution);
 }
 
-void entmax_backward_alpha(const TensorView& dy, const TensorView& y, const MutableTensorView& dalpha, float alpha, int dim,
+void entmax_backward_alpha(const TensorView& dy, const TensorView& y,
+                           const MutableTensorView& dalpha, float alpha, int dim,
                            const Execution& execution) {
   require_alpha(alpha);
   require_input("y", y);
@@ -135,8 +146,9 @@ void entmax_backward_alpha(const TensorView& dy, const TensorView& y, const Muta
   require_reduced_output("dalpha", dalpha, "y", y, dim);
   Tensor gradients(DType::f32, dalpha.shape);
   float* const gradient = gradients.data<float>();
-  for_each_slice({.in = {dy, y}, .dim = dim}, resources_of(execution),
-                 [&](const Slice& slice) { gradient[slice.index] = alpha_gradient(slice.in[0], slice.in[1], slice.extent, alpha); });
+  for_each_slice({.in = {dy, y}, .dim = dim}, resources_of(execution), [&](const Slice& slice) {
+    gradient[slice.index] = alpha_gradient(slice.in[0], slice.in[1], slice.extent, alpha);
+  });
   copy_into(gradients.view(), dalpha);
 }
 

@@ -6,15 +6,15 @@
 
 namespace attn {
 
-/// With d = x - max x <= 0 and z = (alpha - 1) d: the s in (0, 1] for which the weights (z + s)^p, p = 1 / (alpha - 1), of the
-/// elements with z > -s sum to 1. tau = (alpha - 1) max x - s.
+/// With d = x - max x <= 0 and z = (alpha - 1) d: the s in (0, 1] for which the weights (z + s)^p,
+/// p = 1 / (alpha - 1), of the elements with z > -s sum to 1. tau = (alpha - 1) max x - s.
 struct EntmaxRoot {
   double factor;  // alpha - 1
   double s;
   /// What is left of rounding, for p >= 1: the sum of the weights as s has them.
   double sum;
-  /// For p < 1 a weight's slope at its threshold is infinite, and the least bit of s may be worth 1e-3. So the elements that are
-  /// last in the support get what the others leave.
+  /// For p < 1 a weight's slope at its threshold is infinite, and the least bit of s may be worth
+  /// 1e-3. So the elements that are last in the support get what the others leave.
   double last_z;
   double last_weight;
   std::int64_t support;

@@ -1,14 +1,19 @@
-// Fenchel-Young losses of entmax. With z = (alpha - 1) x, rest = alpha - 1, and tau such that sum_i p_i = 1,
+// Fenchel-Young losses of entmax. With z = (alpha - 1) x, rest = alpha - 1, and tau such that sum_i
+// p_i = 1,
 //
-//   p_i = max(z_i - tau, 0)^(1 / rest),   H(p) = (1 - sum_i p_i^alpha) / (alpha rest),   L = (p - q) . x + H(p) - H(q)
+//   p_i = max(z_i - tau, 0)^(1 / rest),   H(p) = (1 - sum_i p_i^alpha) / (alpha rest),   L = (p -
+//   q) . x + H(p) - H(q)
 //
-// L is a sum over classes of terms that are not negative, so that nothing cancels, whatever x is: z_i = p_i^rest + tau where p_i > 0,
-// and tau falls out, as p and q have the same sum. With log_alpha(u) = (u^rest - 1) / rest, which is log u for alpha = 1,
+// L is a sum over classes of terms that are not negative, so that nothing cancels, whatever x is:
+// z_i = p_i^rest + tau where p_i > 0, and tau falls out, as p and q have the same sum. With
+// log_alpha(u) = (u^rest - 1) / rest, which is log u for alpha = 1,
 //
-//   p_i > 0:  (q_i (log_alpha(q_i) - log_alpha(p_i)) - (q_i - p_i) p_i^rest) / alpha, the Bregman divergence of -H between q and p
-//   p_i = 0:  q_i ((log_alpha(q_i) - 1) / alpha - log_i),  log_i = x_i - max x + log_alpha(max p)
+//   p_i > 0:  (q_i (log_alpha(q_i) - log_alpha(p_i)) - (q_i - p_i) p_i^rest) / alpha, the Bregman
+//   divergence of -H between q and p p_i = 0:  q_i ((log_alpha(q_i) - 1) / alpha - log_i),  log_i =
+//   x_i - max x + log_alpha(max p)
 //
-// log_i is log_alpha(p_i) where p_i > 0; it goes on below, where p_i is 0 by underflow or beyond tau, and the term with it.
+// log_i is log_alpha(p_i) where p_i > 0; it goes on below, where p_i is 0 by underflow or beyond
+// tau, and the term with it.
 #include <attn/loss.hpp>
 
 #include <algorithm>
@@ -48,17 +53,21 @@ class Terms {
       return (a - b) * (a - b) * (2 * a + b) * (2. / 3);
     }
     const double log_p = log_alpha(p);
-    return at_least_zero((q * (log_alpha(q) - log_p) - (q - p) * (1 + (alpha_ - 1) * log_p)) / alpha_);
+    return at_least_zero((q * (log_alpha(q) - log_p) - (q - p) * (1 + (alpha_ - 1) * log_p)) /
+                         alpha_);
   }
   /// q > 0
-  double off_support(double q, double log) const { return at_least_zero(q * ((log_alpha(q) - 1) / alpha_ - log)); }
+  double off_support(double q, double log) const {
+    return at_least_zero(q * ((log_alpha(q) - 1) / alpha_ - log));
+  }
 
  private:
   double alpha_;
 };
 
 /// The loss of a slice's x and smoothed q; scratch: 3 * extent floats.
-double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha, const kernels::Kernels& kernels) {
+double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha,
+                      const kernels::Kernels& kernels) {
   const float* const x = slice.in[0];
   float* const p = slice.scratch;
   entmax_row(kernels, x, slice.extent, alpha, p, p + slice.extent);
@@ -70,13 +79,16 @@ double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha, c
     if (p[c] != 0)
       sum += terms.on_support(q, p[c]);
     else if (q != 0)
-      sum += terms.off_support(q, x[c] == minus_infinity ? minus_infinity : x[c] - maximum + log_of_greatest);
+      sum += terms.off_support(
+          q, x[c] == minus_infinity ? minus_infinity : x[c] - maximum + log_of_greatest);
   });
   return sum;
 }
 
-/// alpha = 1: sum_c q_c log (q_c / p_c), which is the divergence of q and p where both sum to 1; their sums are in it for q that does not.
-double softmax_loss_of(const Targets& targets, const Slice& slice, const kernels::Kernels& kernels) {
+/// alpha = 1: sum_c q_c log (q_c / p_c), which is the divergence of q and p where both sum to 1;
+/// their sums are in it for q that does not.
+double softmax_loss_of(const Targets& targets, const Slice& slice,
+                       const kernels::Kernels& kernels) {
   LogSum log_sum;
   log_sum_rows(kernels, {slice.in[0], 0, 1, slice.extent}, &log_sum);
   const LogProbabilities log_p(slice.in[0], slice.extent, log_sum);
@@ -89,21 +101,25 @@ double softmax_loss_of(const Targets& targets, const Slice& slice, const kernels
   return at_least_zero(sum);
 }
 
-void gradient_of(const Targets& targets, const Slice& slice, float alpha, double factor, const kernels::Kernels& kernels) {
+void gradient_of(const Targets& targets, const Slice& slice, float alpha, double factor,
+                 const kernels::Kernels& kernels) {
   float* const dx = slice.out[0];
   if (targets.ignored(slice.index)) {
     std::fill(dx, dx + slice.extent, 0.f);
     return;
   }
   entmax_row(kernels, slice.in[0], slice.extent, alpha, dx, slice.scratch);
-  targets.for_each_class(slice, [&](std::int64_t c, double q) { dx[c] = static_cast<float>(factor * (dx[c] - q)); });
+  targets.for_each_class(
+      slice, [&](std::int64_t c, double q) { dx[c] = static_cast<float>(factor * (dx[c] - q)); });
 }
 
-/// These losses are of whole distributions: a class that counts more or less than others is not among them.
+/// These losses are of whole distributions: a class that counts more or less than others is not
+/// among them.
 void require_weights_of_targets(const Targets& targets, const LossOptions& options) {
   if (!options.weight.absent() && !targets.distributions().absent()) {
     reject(
-        fmt::format("weight is given, but target is of type {}: the weight of a slice is that of its target class, and a "
+        fmt::format("weight is given, but target is of type {}: the weight of a slice is that of "
+                    "its target class, and a "
                     "distribution has none",
                     name_of(targets.distributions().dtype)));
   }
@@ -115,8 +131,8 @@ double weight_of_slice(const Targets& targets, std::int64_t slice) {
 
 }  // namespace
 
-void entmax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss, float alpha, const LossOptions& options,
-                 const Execution& execution) {
+void entmax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
+                 float alpha, const LossOptions& options, const Execution& execution) {
   require_alpha(alpha);
   require_input("x", x);
   require_loss_output("loss", loss, {"x", x}, options.reduction);
@@ -125,22 +141,25 @@ void entmax_loss(const TensorView& x, const TensorView& target, const MutableTen
   require_weights_of_targets(targets, options);
   Losses losses(loss, options.reduction, targets);
   const std::int64_t scratch = (alpha == 1 ? 0 : 3) * targets.classes();
-  for_each_slice({.in = {x, targets.distributions()}, .dim = targets.class_dim(), .scratch = scratch}, resources, [&](const Slice& slice) {
-    if (targets.ignored(slice.index)) return losses.set(slice.index, 0);
-    const double here =
-        alpha == 1 ? softmax_loss_of(targets, slice, resources.kernels) : entmax_loss_of(targets, slice, alpha, resources.kernels);
-    losses.set(slice.index, weighed(weight_of_slice(targets, slice.index), here));
-  });
+  for_each_slice(
+      {.in = {x, targets.distributions()}, .dim = targets.class_dim(), .scratch = scratch},
+      resources, [&](const Slice& slice) {
+        if (targets.ignored(slice.index)) return losses.set(slice.index, 0);
+        const double here = alpha == 1 ? softmax_loss_of(targets, slice, resources.kernels)
+                                       : entmax_loss_of(targets, slice, alpha, resources.kernels);
+        losses.set(slice.index, weighed(weight_of_slice(targets, slice.index), here));
+      });
   losses.finish(resources.num_threads);
 }
 
-void sparsemax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss, const LossOptions& options,
-                    const Execution& execution) {
+void sparsemax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
+                    const LossOptions& options, const Execution& execution) {
   entmax_loss(x, target, loss, 2, options, execution);
 }
 
-void entmax_loss_backward(const TensorView& dloss, const TensorView& x, const TensorView& target, const MutableTensorView& dx, float alpha,
-                          const LossOptions& options, const Execution& execution) {
+void entmax_loss_backward(const TensorView& dloss, const TensorView& x, const TensorView& target,
+                          const MutableTensorView& dx, float alpha, const LossOptions& options,
+                          const Execution& execution) {
   require_alpha(alpha);
   require_input("x", x);
   require_output_like("dx", dx, "x", x);
@@ -150,15 +169,21 @@ void entmax_loss_backward(const TensorView& dloss, const TensorView& x, const Te
   require_weights_of_targets(targets, options);
   const Factors factors(dloss, options.reduction, targets);
   const std::int64_t scratch = 2 * targets.classes();
-  for_each_slice({.in = {x, targets.distributions()}, .out = {dx}, .dim = targets.class_dim(), .scratch = scratch}, resources,
-                 [&](const Slice& slice) {
-                   const double weight = targets.ignored(slice.index) ? 0 : weight_of_slice(targets, slice.index);
-                   gradient_of(targets, slice, alpha, weight * factors[slice.index], resources.kernels);
+  for_each_slice({.in = {x, targets.distributions()},
+                  .out = {dx},
+                  .dim = targets.class_dim(),
+                  .scratch = scratch},
+                 resources, [&](const Slice& slice) {
+                   const double weight =
+                       targets.ignored(slice.index) ? 0 : weight_of_slice(targets, slice.index);
+                   gradient_of(targets, slice, alpha, weight * factors[slice.index],
+                               resources.kernels);
                  });
 }
 
-void sparsemax_loss_backward(const TensorView& dloss, const TensorView& x, const TensorView& target, const MutableTensorView& dx,
-                             const LossOptions& options, const Execution& execution) {
+void sparsemax_loss_backward(const TensorView& dloss, const TensorView& x, const TensorView& target,
+                             const MutableTensorView& dx, const LossOptions& options,
+                             const Execution& execution) {
   entmax_loss_backward(dloss, x, target, dx, 2, options, execution);
 }
 

@@ -18,8 +18,8 @@ void require_of_slices(const char* name, const TensorView& tensor, const NamedTe
   const int dim = class_dim_of(x.tensor);
   const Dims needed = without(x.tensor.shape, dim);
   if (!(tensor.shape == needed)) {
-    reject(fmt::format("{} has shape {}; it needs {} (the shape of {} without dim {}, the classes)", name, tensor.shape.to_string(),
-                       needed.to_string(), x.name, dim));
+    reject(fmt::format("{} has shape {}; it needs {} (the shape of {} without dim {}, the classes)",
+                       name, tensor.shape.to_string(), needed.to_string(), x.name, dim));
   }
   require_data(name, tensor);
 }
@@ -42,7 +42,8 @@ void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
 
 }  // namespace
 
-Targets::Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options, const Resources& resources)
+Targets::Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options,
+                 const Resources& resources)
     : class_dim_(class_dim_of(x.tensor)),
       classes_(x.tensor.shape[class_dim_]),
       slices_(number_of_slices(x.tensor.shape, class_dim_)),
@@ -61,13 +62,17 @@ Targets::Targets(const NamedTensor& x, const TensorView& target, const LossOptio
     return;
   }
   if (target.dtype != DType::f32 && target.dtype != DType::bf16 && target.dtype != DType::f16) {
-    reject(fmt::format("target has type {}; it needs i32 or i64 (classes), or f32, bf16 or f16 (distributions over classes)",
-                       name_of(target.dtype)));
+    reject(
+        fmt::format("target has type {}; it needs i32 or i64 (classes), or f32, bf16 or f16 "
+                    "(distributions over classes)",
+                    name_of(target.dtype)));
   }
   require_input_like("target", target, x.name, x.tensor);
   if (ignore_index_) {
-    reject(fmt::format("ignore_index is {}, but target is of type {}: distributions over classes are not ignored by an index",
-                       *ignore_index_, name_of(target.dtype)));
+    reject(
+        fmt::format("ignore_index is {}, but target is of type {}: distributions over classes are "
+                    "not ignored by an index",
+                    *ignore_index_, name_of(target.dtype)));
   }
   distributions_ = target;
   divisor_ = static_cast<double>(slices_);
@@ -81,10 +86,12 @@ void Targets::set_weights(const TensorView& weight, const char* x_name) {
   require_data("weight", weight);
   const auto* const data = static_cast<const float*>(weight.data);
   weights_.resize(static_cast<std::size_t>(classes_));
-  for (std::int64_t c = 0; c < classes_; ++c) weights_[static_cast<std::size_t>(c)] = data[c * weight.strides[0]];
+  for (std::int64_t c = 0; c < classes_; ++c)
+    weights_[static_cast<std::size_t>(c)] = data[c * weight.strides[0]];
 }
 
-double Targets::checked_sum_of_weights(const char* x_name, const Dims& shape, int num_threads) const {
+double Targets::checked_sum_of_weights(const char* x_name, const Dims& shape,
+                                       int num_threads) const {
   std::atomic<std::int64_t> first_wrong{slices_};
   const double sum = sum_over_slices(slices_, num_threads, [&](std::int64_t slice) {
     const std::int64_t target = class_of(slice);
@@ -95,8 +102,10 @@ double Targets::checked_sum_of_weights(const char* x_name, const Dims& shape, in
   });
   if (const std::int64_t wrong = first_wrong; wrong < slices_) {
     const std::string name = "target" + coordinates(wrong, shape);
-    const std::string unless = ignore_index_ ? fmt::format(", or be ignore_index, {}", *ignore_index_) : "";
-    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}", name, class_of(wrong), classes_ - 1, x_name, unless));
+    const std::string unless =
+        ignore_index_ ? fmt::format(", or be ignore_index, {}", *ignore_index_) : "";
+    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}", name,
+                       class_of(wrong), classes_ - 1, x_name, unless));
   }
   return sum;
 }
@@ -108,21 +117,25 @@ Losses::Losses(const MutableTensorView& loss, Reduction reduction, const Targets
 
 void Losses::finish(int num_threads) {
   if (reduction_ == Reduction::none) return;
-  const double sum =
-      sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) { return kept_[static_cast<std::size_t>(slice)]; });
+  const double sum = sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) {
+    return kept_[static_cast<std::size_t>(slice)];
+  });
   out_[0] = static_cast<float>(reduction_ == Reduction::mean ? sum / targets_.divisor() : sum);
 }
 
-void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x, Reduction reduction) {
+void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x,
+                        Reduction reduction) {
   require_type(name, loss, DType::f32);
   if (reduction == Reduction::none) return require_of_slices(name, loss, x);
   require_rank(name, loss, 0, "one number, unless Reduction::none is asked for");
   require_data(name, loss);
 }
 
-void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x, Reduction reduction) {
+void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x,
+                         Reduction reduction) {
   require_loss_input(name, loss, x, reduction);
-  if (reduction == Reduction::none) require_reduced_output(name, loss, DType::f32, x.name, x.tensor, class_dim_of(x.tensor));
+  if (reduction == Reduction::none)
+    require_reduced_output(name, loss, DType::f32, x.name, x.tensor, class_dim_of(x.tensor));
 }
 
 }  // namespace attn

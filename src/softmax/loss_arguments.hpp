@@ -1,4 +1,5 @@
-// What the losses share: their targets and options, checked once, and what becomes of the losses of slices.
+// What the losses share: their targets and options, checked once, and what becomes of the losses of
+// slices.
 #pragma once
 
 #include <attn/loss.hpp>
@@ -35,25 +36,31 @@ void for_each_block(std::int64_t slices, int num_threads, F&& f) {
 /// The sum of f(slice), in double.
 template <class F>
 double sum_over_slices(std::int64_t slices, int num_threads, F&& f) {
-  std::vector<double> sums(static_cast<std::size_t>((slices + block_of_slices - 1) / block_of_slices));
-  for_each_block(slices, num_threads, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-    double sum = 0;
-    for (std::int64_t slice = first; slice < last; ++slice) sum += f(slice);
-    sums[static_cast<std::size_t>(block)] = sum;
-  });
+  std::vector<double> sums(
+      static_cast<std::size_t>((slices + block_of_slices - 1) / block_of_slices));
+  for_each_block(slices, num_threads,
+                 [&](std::int64_t block, std::int64_t first, std::int64_t last) {
+                   double sum = 0;
+                   for (std::int64_t slice = first; slice < last; ++slice) sum += f(slice);
+                   sums[static_cast<std::size_t>(block)] = sum;
+                 });
   double sum = 0;
   for (const double one : sums) sum += one;
   return sum;
 }
 
 /// 0 times an infinite loss is 0; all else is as IEEE 754 has it.
-inline double weighed(double weight, double loss) noexcept { return weight == 0 && std::isinf(loss) ? 0 : weight * loss; }
+inline double weighed(double weight, double loss) noexcept {
+  return weight == 0 && std::isinf(loss) ? 0 : weight * loss;
+}
 
-/// The target of each slice, a class or a distribution q over classes, and the options that say what it counts.
+/// The target of each slice, a class or a distribution q over classes, and the options that say
+/// what it counts.
 class Targets {
  public:
   /// Checks x, which has the classes, against target and options, and each class; throws Error.
-  Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options, const Resources& resources);
+  Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options,
+          const Resources& resources);
 
   int class_dim() const noexcept { return class_dim_; }
   std::int64_t classes() const noexcept { return classes_; }
@@ -62,22 +69,31 @@ class Targets {
   const TensorView& distributions() const noexcept { return distributions_; }
   /// Targets are classes, and nothing is smoothed: one class of each slice counts.
   bool one_class_counts() const noexcept { return distributions_.absent() && smoothing_ == 0; }
-  /// Targets are classes, smoothed, and classes count alike: q is share() for each, and kept() more for the target.
-  bool evenly_smoothed() const noexcept { return distributions_.absent() && smoothing_ != 0 && weights_.empty(); }
+  /// Targets are classes, smoothed, and classes count alike: q is share() for each, and kept() more
+  /// for the target.
+  bool evenly_smoothed() const noexcept {
+    return distributions_.absent() && smoothing_ != 0 && weights_.empty();
+  }
   double kept() const noexcept { return 1 - smoothing_; }
   double share() const noexcept { return smoothing_ / static_cast<double>(classes_); }
   /// What a mean divides by.
   double divisor() const noexcept { return divisor_; }
 
-  bool ignored(std::int64_t slice) const noexcept { return distributions_.absent() && ignore_index_ && class_of(slice) == *ignore_index_; }
+  bool ignored(std::int64_t slice) const noexcept {
+    return distributions_.absent() && ignore_index_ && class_of(slice) == *ignore_index_;
+  }
   /// Where targets are classes.
   std::int64_t class_of(std::int64_t slice) const noexcept {
     const std::int64_t offset = positions_.offset(slice);
-    return wide_ ? static_cast<const std::int64_t*>(data_)[offset] : static_cast<const std::int32_t*>(data_)[offset];
+    return wide_ ? static_cast<const std::int64_t*>(data_)[offset]
+                 : static_cast<const std::int32_t*>(data_)[offset];
   }
-  double weight(std::int64_t of_class) const noexcept { return weights_.empty() ? 1 : weights_[static_cast<std::size_t>(of_class)]; }
+  double weight(std::int64_t of_class) const noexcept {
+    return weights_.empty() ? 1 : weights_[static_cast<std::size_t>(of_class)];
+  }
 
-  /// Calls f(c, q_c) for each class in order, with q_c smoothed. The distribution is the slice's in[1].
+  /// Calls f(c, q_c) for each class in order, with q_c smoothed. The distribution is the slice's
+  /// in[1].
   template <class F>
   void for_each_class(const Slice& slice, F&& f) const {
     const double of_q = kept(), of_all = share();
@@ -131,8 +147,12 @@ class Losses {
 class Factors {
  public:
   Factors(const TensorView& dloss, Reduction reduction, const Targets& targets) noexcept
-      : values_(dloss), each_(reduction == Reduction::none), divisor_(reduction == Reduction::mean ? targets.divisor() : 1) {}
-  double operator[](std::int64_t slice) const noexcept { return values_[each_ ? slice : 0] / divisor_; }
+      : values_(dloss),
+        each_(reduction == Reduction::none),
+        divisor_(reduction == Reduction::mean ? targets.divisor() : 1) {}
+  double operator[](std::int64_t slice) const noexcept {
+    return values_[each_ ? slice : 0] / divisor_;
+  }
 
  private:
   ValueOfEach<const float, const void> values_;
@@ -141,7 +161,9 @@ class Factors {
 };
 
 /// loss or dloss: f32 [], or with Reduction::none one for each slice of x.
-void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x, Reduction reduction);
-void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x, Reduction reduction);
+void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x,
+                        Reduction reduction);
+void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x,
+                         Reduction reduction);
 
 }  // namespace attn

@@ -1,5 +1,6 @@
-// Philox4x32-10, a counter-based random number generator (Salmon, Moraes, Dror and Shaw 2011, doi:10.1145/2063384.2063405): a block of
-// random words is a function of a counter and a key, so that any draw can be had without those before it.
+// Philox4x32-10, a counter-based random number generator (Salmon, Moraes, Dror and Shaw 2011,
+// doi:10.1145/2063384.2063405): a block of random words is a function of a counter and a key, so
+// that any draw can be had without those before it.
 #pragma once
 
 #include <array>
@@ -17,19 +18,25 @@ constexpr PhiloxCounter philox(PhiloxCounter counter, PhiloxKey key) noexcept {
   const auto high = [](std::uint64_t product) { return static_cast<std::uint32_t>(product >> 32); };
   const auto low = [](std::uint64_t product) { return static_cast<std::uint32_t>(product); };
   for (int round = 0; round < rounds; ++round) {
-    const std::uint64_t product_0 = multiplier_0 * counter[0], product_1 = multiplier_1 * counter[2];
-    counter = {high(product_1) ^ counter[1] ^ key[0], low(product_1), high(product_0) ^ counter[3] ^ key[1], low(product_0)};
+    const std::uint64_t product_0 = multiplier_0 * counter[0],
+                        product_1 = multiplier_1 * counter[2];
+    counter = {high(product_1) ^ counter[1] ^ key[0], low(product_1),
+               high(product_0) ^ counter[3] ^ key[1], low(product_0)};
     key = {key[0] + step_0, key[1] + step_1};
   }
   return counter;
 }
 
-/// In [0, 1), a multiple of 2^-53: from the first two words of the block at counter (draw, row), each half low word first.
-constexpr double philox_uniform(std::uint64_t seed, std::uint64_t draw, std::uint64_t row) noexcept {
+/// In [0, 1), a multiple of 2^-53: from the first two words of the block at counter (draw, row),
+/// each half low word first.
+constexpr double philox_uniform(std::uint64_t seed, std::uint64_t draw,
+                                std::uint64_t row) noexcept {
   const auto low = [](std::uint64_t bits) { return static_cast<std::uint32_t>(bits); };
   const auto high = [](std::uint64_t bits) { return static_cast<std::uint32_t>(bits >> 32); };
-  const PhiloxCounter words = philox({low(draw), high(draw), low(row), high(row)}, {low(seed), high(seed)});
-  return static_cast<double>((static_cast<std::uint64_t>(words[1]) << 32 | words[0]) >> 11) * 0x1p-53;
+  const PhiloxCounter words =
+      philox({low(draw), high(draw), low(row), high(row)}, {low(seed), high(seed)});
+  return static_cast<double>((static_cast<std::uint64_t>(words[1]) << 32 | words[0]) >> 11) *
+         0x1p-53;
 }
 
 }  // namespace attn

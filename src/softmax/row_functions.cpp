@@ -22,10 +22,12 @@ constexpr double ln2 = 0.69314718055994530942;
 Factor factor_of(double value) {
   const auto high = static_cast<float>(value);
   const auto upper = std::bit_cast<float>(std::bit_cast<std::uint32_t>(high) & 0xfffff000u);
-  return {.high = high, .low = static_cast<float>(value - high), .upper = upper, .lower = high - upper};
+  return {
+      .high = high, .low = static_cast<float>(value - high), .upper = upper, .lower = high - upper};
 }
 
-constexpr float near = 256;  // in the log2 domain: parts of so great an exponent are exact, and greater ones differ exactly
+constexpr float near = 256;  // in the log2 domain: parts of so great an exponent are exact, and
+                             // greater ones differ exactly
 constexpr float all_far = -1;
 
 /// The terms of sums at a temperature.
@@ -59,11 +61,14 @@ class Terms {
   }
 
   /// What exp's argument has less in a term of `e` than in one of `base`, or than in its formula.
-  double taken_out(const Exponential& e, const Exponential& base = kernels::plain_exponential) const {
-    return (static_cast<double>(e.shift) - base.shift) / (temperature_ / stretch_) + (e.whole - base.whole) * ln2;
+  double taken_out(const Exponential& e,
+                   const Exponential& base = kernels::plain_exponential) const {
+    return (static_cast<double>(e.shift) - base.shift) / (temperature_ / stretch_) +
+           (e.whole - base.whole) * ln2;
   }
 
-  /// What turns elements of the row into their logarithms of softmax; -inf into itself where there are no terms.
+  /// What turns elements of the row into their logarithms of softmax; -inf into itself where there
+  /// are no terms.
   LogTerms logarithms(const Exponential& e, double sum) const {
     const Factor log_sum = sum == 0 ? Factor{} : factor_of(e.whole * ln2 + std::log(sum));
     return {.moved = e.moved,
@@ -76,7 +81,8 @@ class Terms {
   }
 
  private:
-  static constexpr float far = 0x1p60f;  // so great a temperature, or so small a one, leaves too little room for products' halves
+  static constexpr float far = 0x1p60f;  // so great a temperature, or so small a one, leaves too
+                                         // little room for products' halves
 
   double unmoved_;
   float shrink_, stretch_;
@@ -91,11 +97,14 @@ struct RowSums {
   double sums[kernels::rows_at_once];
 };
 
-constexpr std::int64_t block_size = 4096;  // elements: L1 keeps them from their maximum to their sum
-constexpr std::int64_t kept_row = 65536;   // rows of so many elements stay in a core's second-level cache, with their terms
+constexpr std::int64_t block_size =
+    4096;  // elements: L1 keeps them from their maximum to their sum
+constexpr std::int64_t kept_row =
+    65536;  // rows of so many elements stay in a core's second-level cache, with their terms
 
 /// In two passes over whole rows. to may be null; else terms are kept there.
-RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& terms, const FloatRowsOut& to) {
+RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& terms,
+                      const FloatRowsOut& to) {
   RowSums result;
   float maxima[kernels::rows_at_once];
   rows.maxima(x, maxima);
@@ -104,8 +113,10 @@ RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& t
   return result;
 }
 
-/// One row in one pass, block by block: where a block's maximum is a new one, the sum so far is multiplied to fit.
-void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& terms, Exponential& e, double& sum) {
+/// One row in one pass, block by block: where a block's maximum is a new one, the sum so far is
+/// multiplied to fit.
+void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& terms,
+                     Exponential& e, double& sum) {
   float maximum = minus_infinity;
   e = kernels::plain_exponential;
   sum = 0;
@@ -130,16 +141,20 @@ RowSums sum_once(const RowKernels& rows, const FloatRows& x, const Terms& terms)
   if (x.count <= block_size) return sum_in_passes(rows, x, terms, {});
   RowSums result;
   for (std::int64_t r = 0; r < x.rows; ++r) {
-    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, terms, result.exponentials[r], result.sums[r]);
+    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, terms, result.exponentials[r],
+                    result.sums[r]);
   }
   return result;
 }
 
 }  // namespace
 
-float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept { return kernels.rows.maximum(x, count); }
+float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept {
+  return kernels.rows.maximum(x, count);
+}
 
-void logsumexp_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature, float* out) noexcept {
+void logsumexp_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature,
+                    float* out) noexcept {
   const Terms terms(temperature);
   const RowSums sums = sum_once(kernels.rows, x, terms);
   for (std::int64_t r = 0; r < x.rows; ++r) {
@@ -147,12 +162,16 @@ void logsumexp_rows(const kernels::Kernels& kernels, const FloatRows& x, float t
   }
 }
 
-void softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature, const FloatRowsOut& y) noexcept {
-  const bool kept = x.count <= kept_row;  // else making terms twice costs less than writing and reading them
+void softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature,
+                  const FloatRowsOut& y) noexcept {
+  const bool kept =
+      x.count <= kept_row;  // else making terms twice costs less than writing and reading them
   const Terms terms(temperature);
-  const RowSums sums = kept ? sum_in_passes(kernels.rows, x, terms, y) : sum_once(kernels.rows, x, terms);
+  const RowSums sums =
+      kept ? sum_in_passes(kernels.rows, x, terms, y) : sum_once(kernels.rows, x, terms);
   Factor factors[kernels::rows_at_once];
-  for (std::int64_t r = 0; r < x.rows; ++r) factors[r] = factor_of(sums.sums[r] == 0 ? 0 : 1 / sums.sums[r]);
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    factors[r] = factor_of(sums.sums[r] == 0 ? 0 : 1 / sums.sums[r]);
   if (kept) {
     kernels.rows.scale({y.data, y.stride, x.rows, x.count}, factors, y);
   } else {
@@ -160,21 +179,24 @@ void softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float tem
   }
 }
 
-void log_softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature, const FloatRowsOut& y) noexcept {
+void log_softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature,
+                      const FloatRowsOut& y) noexcept {
   const Terms terms(temperature);
   const RowSums sums = sum_once(kernels.rows, x, terms);
   LogTerms logarithms[kernels::rows_at_once];
-  for (std::int64_t r = 0; r < x.rows; ++r) logarithms[r] = terms.logarithms(sums.exponentials[r], sums.sums[r]);
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    logarithms[r] = terms.logarithms(sums.exponentials[r], sums.sums[r]);
   kernels.rows.log_terms(x, logarithms, y);
 }
 
 void log_sum_rows(const kernels::Kernels& kernels, const FloatRows& x, LogSum* log_sums) noexcept {
   const RowSums sums = sum_once(kernels.rows, x, Terms(1, all_far));
-  for (std::int64_t r = 0; r < x.rows; ++r) log_sums[r] = {sums.exponentials[r].shift, std::log(sums.sums[r])};
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    log_sums[r] = {sums.exponentials[r].shift, std::log(sums.sums[r])};
 }
 
-void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count, const LogsumexpGradient& gradient,
-                            float* dx) noexcept {
+void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count,
+                            const LogsumexpGradient& gradient, float* dx) noexcept {
   if (gradient.out == minus_infinity) {
     std::fill(dx, dx + count, 0.f);
     return;
@@ -182,7 +204,8 @@ void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std
   const double temperature = gradient.temperature;
   const Terms terms(gradient.temperature);
   const Exponential e = terms.below(static_cast<float>(gradient.out * temperature));
-  const Factor factor = factor_of(gradient.dout * std::exp(terms.taken_out(e) - gradient.out) / temperature);
+  const Factor factor =
+      factor_of(gradient.dout * std::exp(terms.taken_out(e) - gradient.out) / temperature);
   kernels.rows.scale_terms({x, 0, 1, count}, &e, &factor, {dx, 0});
 }
 

@@ -19,7 +19,8 @@ namespace {
 
 void check_options(const SampleOptions& options) {
   if (!(std::isfinite(options.temperature) && options.temperature >= 0)) {
-    reject(fmt::format("temperature is {}; it needs a finite number of at least 0", options.temperature));
+    reject(fmt::format("temperature is {}; it needs a finite number of at least 0",
+                       options.temperature));
   }
   if (options.top_k) require_positive("top_k", *options.top_k);
   if (options.top_p && !(*options.top_p > 0 && *options.top_p <= 1)) {
@@ -32,14 +33,17 @@ void check_options(const SampleOptions& options) {
 
 void check_tensors(const TensorView& logits, const MutableTensorView& indices) {
   require_input("logits", logits);
-  require_rank("indices", indices, logits.rank(), "that of logits, with draws in the place of classes");
+  require_rank("indices", indices, logits.rank(),
+               "that of logits, with draws in the place of classes");
   const int last = logits.rank() - 1;
-  for (int dim = 0; dim < last; ++dim) require_extent("indices", indices, dim, logits.shape[dim], "that of logits");
+  for (int dim = 0; dim < last; ++dim)
+    require_extent("indices", indices, dim, logits.shape[dim], "that of logits");
   require_type("indices", indices, DType::i64);
   require_data("indices", indices);
   require_elements_apart("indices", indices);
   if (logits.shape[last] == 0 && number_of_slices(logits.shape, last) > 0) {
-    reject(fmt::format("logits has shape {}: dim {} is 0, but it needs 1 or more (classes)", logits.shape.to_string(), last));
+    reject(fmt::format("logits has shape {}: dim {} is 0, but it needs 1 or more (classes)",
+                       logits.shape.to_string(), last));
   }
 }
 
@@ -68,12 +72,14 @@ void check_rows(const TensorView& logits, const Resources& resources) {
       greatest = slice.in[0][n] > greatest ? slice.in[0][n] : greatest;
     }
     if (all_below_infinity && greatest > -infinity) return;
-    for (std::int64_t known = first; slice.index < known && !first.compare_exchange_weak(known, slice.index);) {
+    for (std::int64_t known = first;
+         slice.index < known && !first.compare_exchange_weak(known, slice.index);) {
     }
   });
   if (first == none) return;
-  reject(fmt::format("{} holds NaN, +inf or nothing but -inf; a row needs a finite greatest logit, and no NaN",
-                     name_of_row(logits.shape, first)));
+  reject(fmt::format(
+      "{} holds NaN, +inf or nothing but -inf; a row needs a finite greatest logit, and no NaN",
+      name_of_row(logits.shape, first)));
 }
 
 /// One thread's way through the rows.
@@ -92,14 +98,16 @@ class Sampler {
     distribution_.assign(as_floats(at(row), classes_, kernels_, staging_.data()), options_);
     for (std::int64_t n = 0; n < count; ++n) {
       const std::uint64_t number = options_.first_draw + static_cast<std::uint64_t>(n);
-      indices[row * count + n] = distribution_.at(philox_uniform(options_.seed, number, static_cast<std::uint64_t>(row)));
+      indices[row * count + n] =
+          distribution_.at(philox_uniform(options_.seed, number, static_cast<std::uint64_t>(row)));
     }
   }
 
  private:
   Row at(std::int64_t row) const {
     auto* const data = static_cast<std::byte*>(const_cast<void*>(logits_.data));
-    const std::int64_t offset = rows_.offset(row) * static_cast<std::int64_t>(size_of(logits_.dtype));
+    const std::int64_t offset =
+        rows_.offset(row) * static_cast<std::int64_t>(size_of(logits_.dtype));
     return {data + offset, logits_.dtype, logits_.strides[logits_.rank() - 1]};
   }
 
@@ -114,7 +122,8 @@ class Sampler {
 
 }  // namespace
 
-void sample(const TensorView& logits, const MutableTensorView& indices, const SampleOptions& options, const Execution& execution) {
+void sample(const TensorView& logits, const MutableTensorView& indices,
+            const SampleOptions& options, const Execution& execution) {
   check_tensors(logits, indices);
   check_options(options);
   const Resources resources = resources_of(execution);
@@ -123,10 +132,11 @@ void sample(const TensorView& logits, const MutableTensorView& indices, const Sa
   const std::int64_t rows = number_of_slices(logits.shape, last), count = indices.shape[last];
   if (rows == 0 || count == 0) return;
   const ValueOfEach<std::int64_t, void> values(indices);
-  const auto num_threads =
-      static_cast<int>(std::min<std::int64_t>(rows, threads_for(logits.size() + indices.size(), resources.num_threads)));
+  const auto num_threads = static_cast<int>(std::min<std::int64_t>(
+      rows, threads_for(logits.size() + indices.size(), resources.num_threads)));
   std::vector<Sampler> samplers;
-  for (int thread = 0; thread < num_threads; ++thread) samplers.emplace_back(logits, options, resources.kernels);
+  for (int thread = 0; thread < num_threads; ++thread)
+    samplers.emplace_back(logits, options, resources.kernels);
   std::atomic<std::int64_t> next{0};
   parallel(num_threads, [&](Team& team, int thread) {
     for (std::int64_t row = next++; row < rows && !team.failed(); row = next++) {

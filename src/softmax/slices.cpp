@@ -19,7 +19,8 @@ struct Release {
 using Floats = std::unique_ptr<float[], Release>;
 
 Floats allocate_floats(std::int64_t count) {
-  return Floats(static_cast<float*>(allocate(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float))));
+  return Floats(static_cast<float*>(
+      allocate(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float))));
 }
 
 constexpr std::int64_t line_floats = 16;  // of a cache line
@@ -40,11 +41,14 @@ class Rows {
   DType dtype() const { return dtype_; }
   std::int64_t stride() const { return stride_; }
   Row row(std::int64_t index) const {
-    return {data_ + positions_.offset(index) * static_cast<std::int64_t>(size_of(dtype_)), dtype_, stride_};
+    return {data_ + positions_.offset(index) * static_cast<std::int64_t>(size_of(dtype_)), dtype_,
+            stride_};
   }
   bool dense_f32() const { return dtype_ == DType::f32 && stride_ == 1; }
   /// How many rows from `first` on are evenly spaced for certain, and by how much.
-  std::int64_t even_from(std::int64_t first, std::int64_t& stride) const { return positions_.even_from(first, stride); }
+  std::int64_t even_from(std::int64_t first, std::int64_t& stride) const {
+    return positions_.even_from(first, stride);
+  }
 
  private:
   std::byte* data_;
@@ -53,19 +57,24 @@ class Rows {
   Positions positions_;
 };
 
-bool across_slices(const TensorView& tensor, int dim) { return !tensor.absent() && tensor.strides[dim] != 1; }
+bool across_slices(const TensorView& tensor, int dim) {
+  return !tensor.absent() && tensor.strides[dim] != 1;
+}
 
-/// How many slices a thread takes at a time: enough for its turn to be worth taking, and whole cache lines of them where slices may
-/// lie side by side.
-std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, std::int64_t count, int num_threads) {
+/// How many slices a thread takes at a time: enough for its turn to be worth taking, and whole
+/// cache lines of them where slices may lie side by side.
+std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, std::int64_t count,
+                            int num_threads) {
   constexpr std::int64_t elements = 8192;
   const std::int64_t enough = elements / std::max<std::int64_t>(extent, 1) + 1;
   const std::int64_t share = (count + num_threads - 1) / num_threads;
   const auto across = [&](const TensorView& tensor) { return across_slices(tensor, tensors.dim); };
   if (std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across)) {
-    // Neighbouring lines of memory are best read together, as long as a core's second-level cache keeps what they hold.
+    // Neighbouring lines of memory are best read together, as long as a core's second-level cache
+    // keeps what they hold.
     constexpr std::int64_t kept = 131072;
-    const std::int64_t lines = std::clamp<std::int64_t>(kept / (std::max<std::int64_t>(extent, 1) * line_floats), 1, lines_at_once);
+    const std::int64_t lines = std::clamp<std::int64_t>(
+        kept / (std::max<std::int64_t>(extent, 1) * line_floats), 1, lines_at_once);
     return round_up(std::min(std::max(enough, lines * line_floats), share), line_floats);
   }
   return std::min(enough, share);
@@ -75,7 +84,10 @@ std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, st
 class Worker {
  public:
   Worker(const SliceTensors& tensors, const kernels::Kernels& kernels, std::int64_t at_once)
-      : kernels_(kernels), extent_(extent_of(tensors)), row_stride_(row_stride(extent_)), rows_at_once_(rows_at_once(extent_)) {
+      : kernels_(kernels),
+        extent_(extent_of(tensors)),
+        row_stride_(row_stride(extent_)),
+        rows_at_once_(rows_at_once(extent_)) {
     for (const TensorView& tensor : tensors.in) add(tensor, tensors.dim, at_once);
     for (const MutableTensorView& tensor : tensors.out) add(tensor, tensors.dim, at_once);
     scratch_ = allocate_floats(tensors.scratch);
@@ -92,14 +104,20 @@ class Worker {
   void take(std::int64_t first, std::int64_t count, const std::function<void(const Slices&)>& f) {
     for (std::size_t n = 0; n < inputs; ++n) read(operands_[n], first, count);
     for (std::int64_t n = 0; n < count;) {
-      Slices slices{.first = first + n, .count = std::min(rows_at_once_, count - n), .in = {}, .out = {}, .scratch = scratch_.get()};
+      Slices slices{.first = first + n,
+                    .count = std::min(rows_at_once_, count - n),
+                    .in = {},
+                    .out = {},
+                    .scratch = scratch_.get()};
       std::array<EvenFloats, inputs + outputs> even;
       for (std::size_t i = 0; i < even.size(); ++i) {
         even[i] = floats(operands_[i], first, n);
         slices.count = std::min(slices.count, even[i].count);
       }
-      for (std::size_t i = 0; i < inputs; ++i) slices.in[i] = {even[i].data, even[i].stride, slices.count, extent_};
-      for (std::size_t i = 0; i < outputs; ++i) slices.out[i] = {even[inputs + i].data, even[inputs + i].stride};
+      for (std::size_t i = 0; i < inputs; ++i)
+        slices.in[i] = {even[i].data, even[i].stride, slices.count, extent_};
+      for (std::size_t i = 0; i < outputs; ++i)
+        slices.out[i] = {even[inputs + i].data, even[inputs + i].stride};
       f(slices);
       n += slices.count;
     }
@@ -115,7 +133,8 @@ class Worker {
     float* staging;  // of the slices that are not floats side by side
   };
 
-  /// An odd number of cache lines: rows a power of two apart would share the same places of a cache.
+  /// An odd number of cache lines: rows a power of two apart would share the same places of a
+  /// cache.
   static std::int64_t row_stride(std::int64_t extent) {
     const std::int64_t lines = (extent + line_floats - 1) / line_floats;
     return (lines + 1 - lines % 2) * line_floats;
@@ -124,19 +143,26 @@ class Worker {
   /// Few enough for L1 to keep what is read and what is written.
   static std::int64_t rows_at_once(std::int64_t extent) {
     constexpr std::int64_t elements = 4096;
-    return std::clamp<std::int64_t>(elements / std::max<std::int64_t>(extent, 1), 1, kernels::rows_at_once);
+    return std::clamp<std::int64_t>(elements / std::max<std::int64_t>(extent, 1), 1,
+                                    kernels::rows_at_once);
   }
 
   void add(const TensorView& tensor, int dim, std::int64_t at_once) {
-    if (tensor.absent()) return operands_.push_back({Rows(TensorView(nullptr, DType::f32, {0}), 0), nullptr});
+    if (tensor.absent())
+      return operands_.push_back({Rows(TensorView(nullptr, DType::f32, {0}), 0), nullptr});
     const Rows rows(tensor, dim);
-    // The first output may be the memory of the first input, and so takes its place: it is in the caches.
+    // The first output may be the memory of the first input, and so takes its place: it is in the
+    // caches.
     const bool takes_place = operands_.size() == inputs && operands_[0].staging != nullptr;
-    float* const staging = rows.dense_f32() ? nullptr : takes_place ? operands_[0].staging : allocate_staging(at_once);
+    float* const staging = rows.dense_f32() ? nullptr
+                           : takes_place    ? operands_[0].staging
+                                            : allocate_staging(at_once);
     operands_.push_back({rows, staging});
   }
 
-  float* allocate_staging(std::int64_t at_once) { return staging_.emplace_back(allocate_floats(at_once * row_stride_)).get(); }
+  float* allocate_staging(std::int64_t at_once) {
+    return staging_.emplace_back(allocate_floats(at_once * row_stride_)).get();
+  }
 
   /// Rows of floats, and how many are evenly spaced for certain.
   struct EvenFloats {
@@ -162,47 +188,59 @@ class Worker {
   void read(const Operand& operand, std::int64_t first, std::int64_t count) {
     if (operand.rows.absent() || !operand.staging) return;
     std::int64_t n = 0;
-    for (std::int64_t width = 0; (width = side_by_side(operand, first + n, count - n)) > 0; n += width) {
+    for (std::int64_t width = 0; (width = side_by_side(operand, first + n, count - n)) > 0;
+         n += width) {
       read_side_by_side(operand, first + n, width, operand.staging + n * row_stride_);
     }
-    for (; n < count; ++n) read_row(operand.rows.row(first + n), extent_, kernels_, operand.staging + n * row_stride_);
+    for (; n < count; ++n)
+      read_row(operand.rows.row(first + n), extent_, kernels_, operand.staging + n * row_stride_);
   }
 
   void write(const Operand& operand, std::int64_t first, std::int64_t count) {
     if (operand.rows.absent() || !operand.staging) return;
     std::int64_t n = 0;
-    for (std::int64_t width = 0; (width = side_by_side(operand, first + n, count - n)) > 0; n += width) {
+    for (std::int64_t width = 0; (width = side_by_side(operand, first + n, count - n)) > 0;
+         n += width) {
       write_side_by_side(operand, first + n, width, operand.staging + n * row_stride_);
     }
-    for (; n < count; ++n) write_row(operand.staging + n * row_stride_, extent_, kernels_, operand.rows.row(first + n));
+    for (; n < count; ++n)
+      write_row(operand.staging + n * row_stride_, extent_, kernels_, operand.rows.row(first + n));
   }
 
   /// Through a transposition; of 16-bit types, 16 elements of all slices at a time.
-  void read_side_by_side(const Operand& operand, std::int64_t first, std::int64_t width, float* to) {
+  void read_side_by_side(const Operand& operand, std::int64_t first, std::int64_t width,
+                         float* to) {
     Row across = operand.rows.row(first);
-    const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
+    const std::int64_t step =
+        operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
     if (across.dtype == DType::f32) {
-      return kernels_.pack_transposed(across.floats(), across.stride, extent_, width, to, row_stride_);
+      return kernels_.pack_transposed(across.floats(), across.stride, extent_, width, to,
+                                      row_stride_);
     }
     across.stride = 1;
     for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
       const std::int64_t count = std::min(line_floats, extent_ - begin);
-      for (std::int64_t i = 0; i < count; ++i, across.data += step) read_row(across, width, kernels_, line_.get() + i * width);
+      for (std::int64_t i = 0; i < count; ++i, across.data += step)
+        read_row(across, width, kernels_, line_.get() + i * width);
       kernels_.pack_transposed(line_.get(), width, count, width, to + begin, row_stride_);
     }
   }
 
-  void write_side_by_side(const Operand& operand, std::int64_t first, std::int64_t width, const float* from) {
+  void write_side_by_side(const Operand& operand, std::int64_t first, std::int64_t width,
+                          const float* from) {
     Row across = operand.rows.row(first);
-    const std::int64_t step = operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
+    const std::int64_t step =
+        operand.rows.stride() * static_cast<std::int64_t>(size_of(across.dtype));
     if (across.dtype == DType::f32) {
-      return kernels_.pack_transposed(from, row_stride_, width, extent_, across.floats(), across.stride);
+      return kernels_.pack_transposed(from, row_stride_, width, extent_, across.floats(),
+                                      across.stride);
     }
     across.stride = 1;
     for (std::int64_t begin = 0; begin < extent_; begin += line_floats) {
       const std::int64_t count = std::min(line_floats, extent_ - begin);
       kernels_.pack_transposed(from + begin, row_stride_, width, count, line_.get(), width);
-      for (std::int64_t i = 0; i < count; ++i, across.data += step) write_row(line_.get() + i * width, width, kernels_, across);
+      for (std::int64_t i = 0; i < count; ++i, across.data += step)
+        write_row(line_.get() + i * width, width, kernels_, across);
     }
   }
 
@@ -249,7 +287,8 @@ std::int64_t Positions::even_from(std::int64_t first, std::int64_t& stride) cons
 
 Row NumberOfEach::row(std::int64_t index) const noexcept {
   auto* const data = static_cast<std::byte*>(const_cast<void*>(tensor_.data));
-  return {data + positions_.offset(index) * static_cast<std::int64_t>(size_of(tensor_.dtype)), tensor_.dtype, 1};
+  return {data + positions_.offset(index) * static_cast<std::int64_t>(size_of(tensor_.dtype)),
+          tensor_.dtype, 1};
 }
 
 float NumberOfEach::read(std::int64_t index, const kernels::Kernels& kernels) const noexcept {
@@ -258,14 +297,16 @@ float NumberOfEach::read(std::int64_t index, const kernels::Kernels& kernels) co
   return value;
 }
 
-void NumberOfEach::write(std::int64_t index, float value, const kernels::Kernels& kernels) const noexcept {
+void NumberOfEach::write(std::int64_t index, float value,
+                         const kernels::Kernels& kernels) const noexcept {
   write_row(&value, 1, kernels, row(index));
 }
 
 Resources resources_of(const Execution& execution) {
   if (execution.num_threads) require_positive("num_threads", *execution.num_threads);
   const int threads = default_num_threads();
-  return {kernels::kernels_for(execution.isa.value_or(default_isa())), execution.num_threads.value_or(threads)};
+  return {kernels::kernels_for(execution.isa.value_or(default_isa())),
+          execution.num_threads.value_or(threads)};
 }
 
 int threads_for(std::int64_t elements, int num_threads) noexcept {
@@ -284,20 +325,24 @@ Slice Slices::slice(std::int64_t n) const noexcept {
   return slice;
 }
 
-void for_each_slice(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slice&)>& f) {
+void for_each_slice(const SliceTensors& tensors, const Resources& resources,
+                    const std::function<void(const Slice&)>& f) {
   for_each_slices(tensors, resources, [&](const Slices& slices) {
     for (std::int64_t n = 0; n < slices.count; ++n) f(slices.slice(n));
   });
 }
 
-void for_each_slices(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slices&)>& f) {
+void for_each_slices(const SliceTensors& tensors, const Resources& resources,
+                     const std::function<void(const Slices&)>& f) {
   const std::int64_t count = count_of(tensors), extent = Worker::extent_of(tensors);
   if (count == 0) return;
-  const int num_threads = threads_for(count * std::max<std::int64_t>(extent, 1), resources.num_threads);
+  const int num_threads =
+      threads_for(count * std::max<std::int64_t>(extent, 1), resources.num_threads);
   const std::int64_t at_once = slices_at_once(tensors, extent, count, num_threads);
   std::vector<Worker> workers;
   workers.reserve(static_cast<std::size_t>(num_threads));
-  for (int thread = 0; thread < num_threads; ++thread) workers.emplace_back(tensors, resources.kernels, at_once);
+  for (int thread = 0; thread < num_threads; ++thread)
+    workers.emplace_back(tensors, resources.kernels, at_once);
   Shares pieces((count + at_once - 1) / at_once, num_threads);
   parallel(num_threads, [&](Team& team, int thread) {
     Worker& worker = workers[static_cast<std::size_t>(thread)];
@@ -308,7 +353,9 @@ void for_each_slices(const SliceTensors& tensors, const Resources& resources, co
   });
 }
 
-std::int64_t number_of_slices(const Dims& shape, int dim) noexcept { return without(shape, dim).product(); }
+std::int64_t number_of_slices(const Dims& shape, int dim) noexcept {
+  return without(shape, dim).product();
+}
 
 Dims without(const Dims& dims, int dim) noexcept {
   std::array<std::int64_t, Dims::max_rank> kept{};

@@ -1,5 +1,5 @@
-// Tensors cut along one dim into slices, and a loop over the slices on threads that hands them out as dense rows of floats, whatever
-// the strides and types are.
+// Tensors cut along one dim into slices, and a loop over the slices on threads that hands them out
+// as dense rows of floats, whatever the strides and types are.
 #pragma once
 
 #include <attn/execution.hpp>
@@ -16,7 +16,8 @@
 
 namespace attn {
 
-/// The elements of a tensor numbered in row-major order, and where each lies. Dims that lie as one are taken as one.
+/// The elements of a tensor numbered in row-major order, and where each lies. Dims that lie as one
+/// are taken as one.
 class Positions {
  public:
   Positions(const Dims& shape, const Dims& strides) noexcept;
@@ -37,7 +38,8 @@ class Positions {
   Dims shape_, strides_;
 };
 
-/// One value for each slice: a tensor of the shape without `dim`, or any other tensor, element by element.
+/// One value for each slice: a tensor of the shape without `dim`, or any other tensor, element by
+/// element.
 template <class T, class Void>
 class ValueOfEach {
  public:
@@ -55,7 +57,8 @@ class ValueOfEach {
 /// One number for each slice, f32, bf16 or f16.
 class NumberOfEach {
  public:
-  explicit NumberOfEach(const TensorView& tensor) noexcept : tensor_(tensor), positions_(tensor.shape, tensor.strides) {}
+  explicit NumberOfEach(const TensorView& tensor) noexcept
+      : tensor_(tensor), positions_(tensor.shape, tensor.strides) {}
   float read(std::int64_t index, const kernels::Kernels& kernels) const noexcept;
   /// Rounds to the tensor's type; for tensors that may be written.
   void write(std::int64_t index, float value, const kernels::Kernels& kernels) const noexcept;
@@ -67,7 +70,8 @@ class NumberOfEach {
   Positions positions_;
 };
 
-/// A slice as a function sees it: what it reads, and where it writes. An output may be the memory of an input.
+/// A slice as a function sees it: what it reads, and where it writes. An output may be the memory
+/// of an input.
 struct Slice {
   std::int64_t index;   // in row-major order of the other dims
   std::int64_t extent;  // elements
@@ -76,7 +80,8 @@ struct Slice {
   float* scratch;  // as many floats as were asked for, 64-byte aligned
 };
 
-/// A few neighbouring slices, at most kernels::rows_at_once and as many as L1 keeps, whose rows are evenly spaced in each tensor.
+/// A few neighbouring slices, at most kernels::rows_at_once and as many as L1 keeps, whose rows are
+/// evenly spaced in each tensor.
 struct Slices {
   std::int64_t first;  // index
   std::int64_t count;
@@ -87,7 +92,8 @@ struct Slices {
   Slice slice(std::int64_t n) const noexcept;
 };
 
-/// Tensors of one shape: up to three inputs, up to two outputs, each f32, bf16 or f16. Absent ones are null in a Slice.
+/// Tensors of one shape: up to three inputs, up to two outputs, each f32, bf16 or f16. Absent ones
+/// are null in a Slice.
 struct SliceTensors {
   std::array<TensorView, 3> in{};
   std::array<MutableTensorView, 2> out{};
@@ -106,12 +112,15 @@ Resources resources_of(const Execution& execution);
 /// Threads that are worth waking for so many elements of arithmetic as heavy as an exponential.
 int threads_for(std::int64_t elements, int num_threads) noexcept;
 
-/// Calls f for each slice, from several threads at once; outputs are written behind it. The first exception that leaves f ends the
-/// loop and reaches the caller. Memory is taken before the first call.
-void for_each_slice(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slice&)>& f);
+/// Calls f for each slice, from several threads at once; outputs are written behind it. The first
+/// exception that leaves f ends the loop and reaches the caller. Memory is taken before the first
+/// call.
+void for_each_slice(const SliceTensors& tensors, const Resources& resources,
+                    const std::function<void(const Slice&)>& f);
 
 /// The same, a few slices at a time.
-void for_each_slices(const SliceTensors& tensors, const Resources& resources, const std::function<void(const Slices&)>& f);
+void for_each_slices(const SliceTensors& tensors, const Resources& resources,
+                     const std::function<void(const Slices&)>& f);
 
 /// The product of the extents but for dim.
 std::int64_t number_of_slices(const Dims& shape, int dim) noexcept;

@@ -7,8 +7,8 @@
 namespace attn {
 namespace {
 
-using RowsFunction = void (*)(const kernels::Kernels&, const kernels::FloatRows& x, float temperature,
-                              const kernels::FloatRowsOut& y) noexcept;
+using RowsFunction = void (*)(const kernels::Kernels&, const kernels::FloatRows& x,
+                              float temperature, const kernels::FloatRowsOut& y) noexcept;
 
 /// What the functions of one tensor into another of its shape have in common.
 struct MapCall {
@@ -26,7 +26,9 @@ void map_slices(const MapCall& call, RowsFunction function) {
   require_positive_number("temperature", call.temperature);
   const Resources resources = resources_of(call.execution);
   for_each_slices({.in = {call.x}, .out = {call.y}, .dim = dim}, resources,
-                  [&](const Slices& slices) { function(resources.kernels, slices.in[0], call.temperature, slices.out[0]); });
+                  [&](const Slices& slices) {
+                    function(resources.kernels, slices.in[0], call.temperature, slices.out[0]);
+                  });
 }
 
 /// What the gradients of those have in common.
@@ -53,15 +55,18 @@ void map_gradients(const GradientCall& call, F&& f) {
 
 }  // namespace
 
-void softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
+void softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature,
+             const Execution& execution) {
   map_slices({x, y, dim, temperature, execution}, softmax_rows);
 }
 
-void log_softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature, const Execution& execution) {
+void log_softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature,
+                 const Execution& execution) {
   map_slices({x, y, dim, temperature, execution}, log_softmax_rows);
 }
 
-void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float temperature, const Execution& execution) {
+void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float temperature,
+               const Execution& execution) {
   require_input("x", x);
   const int along = checked_dim("x", x, dim);
   require_reduced_output("out", out, "x", x, along);
@@ -71,28 +76,36 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   for_each_slices({.in = {x}, .dim = along}, resources, [&](const Slices& slices) {
     float sums[kernels::rows_at_once];
     logsumexp_rows(resources.kernels, slices.in[0], temperature, sums);
-    for (std::int64_t n = 0; n < slices.count; ++n) values.write(slices.first + n, sums[n], resources.kernels);
+    for (std::int64_t n = 0; n < slices.count; ++n)
+      values.write(slices.first + n, sums[n], resources.kernels);
   });
 }
 
-void softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim, float temperature,
-                      const Execution& execution) {
-  map_gradients({dy, y, dx, dim, temperature, execution}, [temperature](const kernels::RowKernels& rows, const Slice& slice) {
-    const double mean = rows.dot(slice.in[0], slice.in[1], slice.extent);
-    rows.softmax_gradient({slice.in[0], slice.in[1], slice.extent, static_cast<float>(mean), temperature}, slice.out[0]);
-  });
+void softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
+                      int dim, float temperature, const Execution& execution) {
+  map_gradients({dy, y, dx, dim, temperature, execution},
+                [temperature](const kernels::RowKernels& rows, const Slice& slice) {
+                  const double mean = rows.dot(slice.in[0], slice.in[1], slice.extent);
+                  rows.softmax_gradient({slice.in[0], slice.in[1], slice.extent,
+                                         static_cast<float>(mean), temperature},
+                                        slice.out[0]);
+                });
 }
 
-void log_softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx, int dim, float temperature,
-                          const Execution& execution) {
-  map_gradients({dy, y, dx, dim, temperature, execution}, [temperature](const kernels::RowKernels& rows, const Slice& slice) {
-    const double sum = rows.sum(slice.in[0], slice.extent);
-    rows.log_softmax_gradient({slice.in[0], slice.in[1], slice.extent, static_cast<float>(sum), temperature}, slice.out[0]);
-  });
+void log_softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
+                          int dim, float temperature, const Execution& execution) {
+  map_gradients({dy, y, dx, dim, temperature, execution},
+                [temperature](const kernels::RowKernels& rows, const Slice& slice) {
+                  const double sum = rows.sum(slice.in[0], slice.extent);
+                  rows.log_softmax_gradient({slice.in[0], slice.in[1], slice.extent,
+                                             static_cast<float>(sum), temperature},
+                                            slice.out[0]);
+                });
 }
 
-void logsumexp_backward(const TensorView& dout, const TensorView& x, const TensorView& out, const MutableTensorView& dx, int dim,
-                        float temperature, const Execution& execution) {
+void logsumexp_backward(const TensorView& dout, const TensorView& x, const TensorView& out,
+                        const MutableTensorView& dx, int dim, float temperature,
+                        const Execution& execution) {
   require_input("x", x);
   const int along = checked_dim("x", x, dim);
   require_reduced_input("dout", dout, "x", x, along);
@@ -102,8 +115,10 @@ void logsumexp_backward(const TensorView& dout, const TensorView& x, const Tenso
   const Resources resources = resources_of(execution);
   const NumberOfEach gradients(dout), values(out);
   for_each_slice({.in = {x}, .out = {dx}, .dim = along}, resources, [&](const Slice& slice) {
-    const float gradient = gradients.read(slice.index, resources.kernels), value = values.read(slice.index, resources.kernels);
-    logsumexp_gradient_row(resources.kernels, slice.in[0], slice.extent, {gradient, value, temperature}, slice.out[0]);
+    const float gradient = gradients.read(slice.index, resources.kernels),
+                value = values.read(slice.index, resources.kernels);
+    logsumexp_gradient_row(resources.kernels, slice.in[0], slice.extent,
+                           {gradient, value, temperature}, slice.out[0]);
   });
 }
 

@@ -1,4 +1,5 @@
-// Refusals of tensors and numbers that do not fit: each names what it was, what it got and what it needs.
+// Refusals of tensors and numbers that do not fit: each names what it was, what it got and what it
+// needs.
 #pragma once
 
 #include <attn/error.hpp>
@@ -11,18 +12,22 @@
 
 namespace attn {
 
-[[noreturn]] inline void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+[[noreturn]] inline void reject(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
 
 inline void require_rank(const char* name, const TensorView& tensor, int rank, const char* layout) {
   if (tensor.rank() != rank) {
-    reject(fmt::format("{} has shape {} of rank {}; it needs rank {}: {}", name, tensor.shape.to_string(), tensor.rank(), rank, layout));
+    reject(fmt::format("{} has shape {} of rank {}; it needs rank {}: {}", name,
+                       tensor.shape.to_string(), tensor.rank(), rank, layout));
   }
 }
 
-inline void require_extent(const char* name, const TensorView& tensor, int dim, std::int64_t needed, const char* meaning) {
+inline void require_extent(const char* name, const TensorView& tensor, int dim, std::int64_t needed,
+                           const char* meaning) {
   if (tensor.shape[dim] != needed) {
-    reject(fmt::format("{} has shape {}: dim {} is {}, but it needs {} ({})", name, tensor.shape.to_string(), dim, tensor.shape[dim],
-                       needed, meaning));
+    reject(fmt::format("{} has shape {}: dim {} is {}, but it needs {} ({})", name,
+                       tensor.shape.to_string(), dim, tensor.shape[dim], needed, meaning));
   }
 }
 
@@ -33,17 +38,22 @@ inline void require_float(const char* name, const TensorView& tensor) {
 }
 
 inline void require_type(const char* name, const TensorView& tensor, DType dtype) {
-  if (tensor.dtype != dtype) reject(fmt::format("{} has type {}; it needs {}", name, name_of(tensor.dtype), name_of(dtype)));
+  if (tensor.dtype != dtype)
+    reject(fmt::format("{} has type {}; it needs {}", name, name_of(tensor.dtype), name_of(dtype)));
 }
 
 inline void require_data(const char* name, const TensorView& tensor) {
   if (tensor.data == nullptr && tensor.size() > 0) {
-    reject(fmt::format("{} of shape {} has no data (null pointer)", name, tensor.shape.to_string()));
+    reject(
+        fmt::format("{} of shape {} has no data (null pointer)", name, tensor.shape.to_string()));
   }
 }
 
-inline void require_within(const char* name, std::int64_t value, std::int64_t low, std::int64_t high, const char* meaning) {
-  if (value < low || value > high) reject(fmt::format("{} is {}; it needs to lie in {}..{} ({})", name, value, low, high, meaning));
+inline void require_within(const char* name, std::int64_t value, std::int64_t low,
+                           std::int64_t high, const char* meaning) {
+  if (value < low || value > high)
+    reject(
+        fmt::format("{} is {}; it needs to lie in {}..{} ({})", name, value, low, high, meaning));
 }
 
 inline void require_positive(const char* name, std::int64_t value) {

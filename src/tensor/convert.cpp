@@ -1,4 +1,5 @@
-// Copies between element types and layouts. Every pair of types has its own loop over a row, the last dim.
+// Copies between element types and layouts. Every pair of types has its own loop over a row, the
+// last dim.
 #include <attn/error.hpp>
 #include <attn/tensor.hpp>
 
@@ -13,7 +14,8 @@
 namespace attn {
 namespace {
 
-/// A boolean as it lies in memory: any byte but 0 is true, while a C++ bool of another value than 0 and 1 is undefined.
+/// A boolean as it lies in memory: any byte but 0 is true, while a C++ bool of another value than 0
+/// and 1 is undefined.
 struct Boolean {
   std::uint8_t byte;
 };
@@ -21,22 +23,14 @@ struct Boolean {
 template <class F>
 void with_element_type(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f32:
-      return f(std::type_identity<float>{});
-    case DType::bf16:
-      return f(std::type_identity<bf16>{});
-    case DType::f16:
-      return f(std::type_identity<f16>{});
-    case DType::f64:
-      return f(std::type_identity<double>{});
-    case DType::i8:
-      return f(std::type_identity<std::int8_t>{});
-    case DType::i32:
-      return f(std::type_identity<std::int32_t>{});
-    case DType::i64:
-      return f(std::type_identity<std::int64_t>{});
-    case DType::boolean:
-      return f(std::type_identity<Boolean>{});
+    case DType::f32: return f(std::type_identity<float>{});
+    case DType::bf16: return f(std::type_identity<bf16>{});
+    case DType::f16: return f(std::type_identity<f16>{});
+    case DType::f64: return f(std::type_identity<double>{});
+    case DType::i8: return f(std::type_identity<std::int8_t>{});
+    case DType::i32: return f(std::type_identity<std::int32_t>{});
+    case DType::i64: return f(std::type_identity<std::int64_t>{});
+    case DType::boolean: return f(std::type_identity<Boolean>{});
   }
 }
 
@@ -45,7 +39,8 @@ float widen(bf16 value) { return std::bit_cast<float>(std::uint32_t{value.bits} 
 float widen(f16 value) {
   const std::uint32_t sign = (value.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = value.bits & 0x7fffu;
-  if (magnitude < 0x400) return std::copysign(static_cast<float>(magnitude) * 0x1p-24f, std::bit_cast<float>(sign));
+  if (magnitude < 0x400)
+    return std::copysign(static_cast<float>(magnitude) * 0x1p-24f, std::bit_cast<float>(sign));
   const std::uint32_t bias_change = (magnitude < 0x7c00 ? 127 - 15 : 255 - 31) << 23;
   return std::bit_cast<float>(sign | ((magnitude << 13) + bias_change));
 }
@@ -56,8 +51,8 @@ std::uint64_t round_off(std::uint64_t value, int shift) {
   return (value + below_half + (value >> shift & 1)) >> shift;
 }
 
-/// To the 16-bit float of one sign bit, 15 - mantissa_bits exponent bits and mantissa_bits. Every number comes as a double, which
-/// holds all of f32: it is rounded once.
+/// To the 16-bit float of one sign bit, 15 - mantissa_bits exponent bits and mantissa_bits. Every
+/// number comes as a double, which holds all of f32: it is rounded once.
 template <int mantissa_bits>
 std::uint16_t narrow(double value) {
   constexpr int dropped = 52 - mantissa_bits;
@@ -69,7 +64,9 @@ std::uint16_t narrow(double value) {
   const std::uint64_t sign = bits >> 48 & 0x8000;
   const std::uint64_t magnitude = bits & (~std::uint64_t{0} >> 1);
   const int exponent = static_cast<int>(magnitude >> 52) - 1023;
-  const auto with_sign = [sign](std::uint64_t rest) { return static_cast<std::uint16_t>(sign | rest); };
+  const auto with_sign = [sign](std::uint64_t rest) {
+    return static_cast<std::uint16_t>(sign | rest);
+  };
 
   if (std::isnan(value)) {
     constexpr std::uint64_t quiet = std::uint64_t{1} << (mantissa_bits - 1);
@@ -82,7 +79,8 @@ std::uint16_t narrow(double value) {
     return with_sign(shift > 53 ? 0 : round_off(significand, shift));
   }
   // A carry out of the mantissa raises the exponent, to that of infinity if need be.
-  return with_sign(round_off(magnitude - std::uint64_t{1023 - max_exponent} * implicit_one, dropped));
+  return with_sign(
+      round_off(magnitude - std::uint64_t{1023 - max_exponent} * implicit_one, dropped));
 }
 
 template <class T>
@@ -113,7 +111,8 @@ To convert(From value) {
 template <class To, class From>
 constexpr bool may_not_fit() {
   using Number = decltype(as_number(From{}));
-  return std::is_integral_v<To> && (std::is_floating_point_v<Number> || sizeof(Number) > sizeof(To));
+  return std::is_integral_v<To> &&
+         (std::is_floating_point_v<Number> || sizeof(Number) > sizeof(To));
 }
 
 template <class To, class Number>
@@ -156,7 +155,8 @@ void convert_row(const Row& row) {
   };
   if (row.from_step == sizeof(From) && row.to_step == sizeof(To)) {
     // Steps that the compiler knows, so that it can vectorise.
-    run(std::integral_constant<std::int64_t, sizeof(From)>{}, std::integral_constant<std::int64_t, sizeof(To)>{});
+    run(std::integral_constant<std::int64_t, sizeof(From)>{},
+        std::integral_constant<std::int64_t, sizeof(To)>{});
   } else {
     run(row.from_step, row.to_step);
   }
@@ -167,7 +167,8 @@ void check_row(const Row& row) {
   for (std::int64_t n = 0; n < row.count; ++n) {
     const auto number = as_number(load<From>(row.from + n * row.from_step));
     if (!fits<To>(number)) {
-      throw Error(ErrorCode::invalid_argument, fmt::format("{} does not fit into type {}", number, name_of(dtype_of<To>())));
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("{} does not fit into type {}", number, name_of(dtype_of<To>())));
     }
   }
 }
@@ -205,14 +206,18 @@ void for_each_row(const TensorView& source, const MutableTensorView& destination
 
 void copy_into(const TensorView& source, const MutableTensorView& destination) {
   if (source.shape != destination.shape) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("a tensor of shape {} was to be copied into one of shape {}: they need to be equal", source.shape.to_string(),
-                            destination.shape.to_string()));
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format(
+            "a tensor of shape {} was to be copied into one of shape {}: they need to be equal",
+            source.shape.to_string(), destination.shape.to_string()));
   }
   if (source.size() == 0) return;
   if (source.data == nullptr || destination.data == nullptr) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("a copy of shape {} needs data, but the {} has none", source.shape.to_string(),
-                                                         source.data == nullptr ? "source" : "destination"));
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("a copy of shape {} needs data, but the {} has none", source.shape.to_string(),
+                    source.data == nullptr ? "source" : "destination"));
   }
   with_element_type(source.dtype, [&]<class From>(std::type_identity<From>) {
     with_element_type(destination.dtype, [&]<class To>(std::type_identity<To>) {

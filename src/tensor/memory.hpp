@@ -5,8 +5,9 @@
 
 namespace attn {
 
-/// Uninitialised, aligned to a cache line. Large pieces lie on huge pages where the system gives them on request: a pass over
-/// 4 KiB pages spends more time on looking up addresses than on the data, above all in a virtual machine. Throws std::bad_alloc.
+/// Uninitialised, aligned to a cache line. Large pieces lie on huge pages where the system gives
+/// them on request: a pass over 4 KiB pages spends more time on looking up addresses than on the
+/// data, above all in a virtual machine. Throws std::bad_alloc.
 void* allocate(std::size_t size_in_bytes);
 void release(void* memory) noexcept;
 

@@ -10,8 +10,9 @@
 
 namespace attn {
 
-/// Bytes of a dense tensor; nothing for a negative extent or more bytes than a pointer difference counts. Extents of 0 do not
-/// excuse the others, so that products of any of the extents are safe afterwards.
+/// Bytes of a dense tensor; nothing for a negative extent or more bytes than a pointer difference
+/// counts. Extents of 0 do not excuse the others, so that products of any of the extents are safe
+/// afterwards.
 inline std::optional<std::int64_t> dense_size_in_bytes(const Dims& shape, DType dtype) noexcept {
   std::int64_t size = static_cast<std::int64_t>(size_of(dtype));
   bool empty = false;

@@ -15,25 +15,32 @@
 namespace attn {
 namespace {
 
+[[noreturn]] void reject(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
 
-[[noreturn]] void reject(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
-
-/// Extents of a view may be anything (a stride of 0 costs no memory), so their products stop at the largest value.
+/// Extents of a view may be anything (a stride of 0 costs no memory), so their products stop at the
+/// largest value.
 std::int64_t saturating_product(std::int64_t a, std::int64_t b) noexcept {
   std::int64_t product = 0;
-  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::int64_t>::max() : product;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::int64_t>::max()
+                                                : product;
 }
 
 }  // namespace
 
-Dims::Dims(std::initializer_list<std::int64_t> values) : Dims(values.begin(), static_cast<int>(values.size())) {}
+Dims::Dims(std::initializer_list<std::int64_t> values)
+    : Dims(values.begin(), static_cast<int>(values.size())) {}
 
 Dims::Dims(const std::int64_t* values, int rank) : rank_(rank) {
-  if (rank < 0 || rank > max_rank) reject(fmt::format("a tensor of rank {} was asked for; ranks go from 0 to {}", rank, max_rank));
+  if (rank < 0 || rank > max_rank)
+    reject(fmt::format("a tensor of rank {} was asked for; ranks go from 0 to {}", rank, max_rank));
   std::copy_n(values, rank, values_.begin());
 }
 
-bool operator==(const Dims& a, const Dims& b) noexcept { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+bool operator==(const Dims& a, const Dims& b) noexcept {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
 
 std::int64_t Dims::product() const noexcept {
   if (std::find(begin(), end(), 0) != end()) return 0;
@@ -44,7 +51,8 @@ std::int64_t Dims::product() const noexcept {
 
 std::string Dims::to_string() const {
   std::string text = "[";
-  for (int dim = 0; dim < rank_; ++dim) text += (dim == 0 ? "" : ", ") + std::to_string((*this)[dim]);
+  for (int dim = 0; dim < rank_; ++dim)
+    text += (dim == 0 ? "" : ", ") + std::to_string((*this)[dim]);
   return text + "]";
 }
 
@@ -59,21 +67,24 @@ Dims dense_strides(const Dims& shape) noexcept {
 }
 
 template <class Void>
-BasicTensorView<Void>::BasicTensorView(Void* memory, DType type, const Dims& extents, const Dims& steps)
+BasicTensorView<Void>::BasicTensorView(Void* memory, DType type, const Dims& extents,
+                                       const Dims& steps)
     : data(memory), dtype(type), shape(extents), strides(steps) {
   if (extents.rank() != steps.rank()) {
-    reject(
-        fmt::format("a view of shape {} was given strides {}: it needs as many strides as dims", extents.to_string(), steps.to_string()));
+    reject(fmt::format("a view of shape {} was given strides {}: it needs as many strides as dims",
+                       extents.to_string(), steps.to_string()));
   }
   for (const std::int64_t extent : extents) {
-    if (extent < 0) reject(fmt::format("a view was given shape {}: an extent is negative", extents.to_string()));
+    if (extent < 0)
+      reject(fmt::format("a view was given shape {}: an extent is negative", extents.to_string()));
   }
 }
 
 template <class Void>
 BasicTensorView<Void> BasicTensorView<Void>::permuted(const Dims& order) const {
   const auto refuse = [&] {
-    reject(fmt::format("a view of shape {} was permuted by {}: it needs each of its dims once", shape.to_string(), order.to_string()));
+    reject(fmt::format("a view of shape {} was permuted by {}: it needs each of its dims once",
+                       shape.to_string(), order.to_string()));
   };
   if (order.rank() != rank()) refuse();
   BasicTensorView result = *this;
@@ -89,18 +100,24 @@ BasicTensorView<Void> BasicTensorView<Void>::permuted(const Dims& order) const {
 }
 
 template <class Void>
-BasicTensorView<Void> BasicTensorView<Void>::sliced(int dim, std::int64_t begin, std::int64_t end) const {
-  if (dim < 0 || dim >= rank()) reject(fmt::format("a view of shape {} was sliced along dim {}, which it lacks", shape.to_string(), dim));
+BasicTensorView<Void> BasicTensorView<Void>::sliced(int dim, std::int64_t begin,
+                                                    std::int64_t end) const {
+  if (dim < 0 || dim >= rank())
+    reject(fmt::format("a view of shape {} was sliced along dim {}, which it lacks",
+                       shape.to_string(), dim));
   if (begin < 0 || end < begin || end > shape[dim]) {
-    reject(fmt::format("dim {} of a view of shape {} was sliced from {} to {}: it needs 0 <= begin <= end <= {}", dim, shape.to_string(),
-                       begin, end, shape[dim]));
+    reject(fmt::format(
+        "dim {} of a view of shape {} was sliced from {} to {}: it needs 0 <= begin <= end <= {}",
+        dim, shape.to_string(), begin, end, shape[dim]));
   }
   BasicTensorView result = *this;
   result.shape[dim] = end - begin;
-  // An empty slice keeps its pointer: a step to its first element, which is none, may leave the memory.
+  // An empty slice keeps its pointer: a step to its first element, which is none, may leave the
+  // memory.
   if (data != nullptr && begin < end) {
     using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
-    result.data = static_cast<Byte*>(data) + begin * strides[dim] * static_cast<std::int64_t>(size_of(dtype));
+    result.data =
+        static_cast<Byte*>(data) + begin * strides[dim] * static_cast<std::int64_t>(size_of(dtype));
   }
   return result;
 }
@@ -110,7 +127,10 @@ template struct BasicTensorView<void>;
 
 Tensor::Tensor(DType dtype, const Dims& shape) : dtype_(dtype), shape_(shape) {
   const std::optional<std::int64_t> size = dense_size_in_bytes(shape, dtype);
-  if (!size) reject(fmt::format("a tensor of shape {} was asked for: an extent is negative or the size overflows", shape.to_string()));
+  if (!size)
+    reject(fmt::format(
+        "a tensor of shape {} was asked for: an extent is negative or the size overflows",
+        shape.to_string()));
   // One byte at least: a tensor without elements is still not one that was left out.
   const auto size_in_memory = std::max<std::size_t>(1, static_cast<std::size_t>(*size));
   memory_.reset(allocate(size_in_memory));
@@ -120,7 +140,8 @@ Tensor::Tensor(DType dtype, const Dims& shape) : dtype_(dtype), shape_(shape) {
 void Tensor::Free::operator()(void* memory) const noexcept { release(memory); }
 
 void Tensor::require(DType dtype) const {
-  if (dtype != dtype_) reject(fmt::format("a tensor of {} was accessed as {}", name_of(dtype_), name_of(dtype)));
+  if (dtype != dtype_)
+    reject(fmt::format("a tensor of {} was accessed as {}", name_of(dtype_), name_of(dtype)));
 }
 
 }  // namespace attn

@@ -14,8 +14,8 @@ namespace attn {
 /// OpenMP's number for this thread; 1 inside a caller's own parallel region.
 int default_num_threads();
 
-/// What the threads of one parallel region share. An exception must not leave a region, nor may a thread miss a barrier
-/// because of one, so work that can throw is attempted.
+/// What the threads of one parallel region share. An exception must not leave a region, nor may a
+/// thread miss a barrier because of one, so work that can throw is attempted.
 class Team {
  public:
   explicit Team(int requested) : size_(requested) {}
@@ -48,21 +48,27 @@ class Team {
 /// Runs body on every thread of the team and rethrows what was attempted in vain.
 void run_team(Team& team, void (*body)(void* context, Team& team, int thread), void* context);
 
-/// Runs f(team, thread) on up to num_threads threads; team.size() says how many they are. Allocates nothing itself.
+/// Runs f(team, thread) on up to num_threads threads; team.size() says how many they are. Allocates
+/// nothing itself.
 template <class F>
 void parallel(int num_threads, F&& f) {
   using Body = std::remove_reference_t<F>;
   Team team(num_threads);
   run_team(
-      team, [](void* context, Team& shared, int thread) { (*static_cast<Body*>(context))(shared, thread); },
+      team,
+      [](void* context, Team& shared, int thread) {
+        (*static_cast<Body*>(context))(shared, thread);
+      },
       const_cast<std::remove_const_t<Body>*>(&f));
 }
 
-/// 0 <= index < count, of which a thread takes its own share first, side by side, and then what is left of others'. A share is the same in
-/// every loop of these numbers, so what it reads and writes stays in its core's caches from one loop to the next.
+/// 0 <= index < count, of which a thread takes its own share first, side by side, and then what is
+/// left of others'. A share is the same in every loop of these numbers, so what it reads and writes
+/// stays in its core's caches from one loop to the next.
 class Shares {
  public:
-  Shares(std::int64_t count, int num_threads) noexcept : count_(count), size_(std::clamp(num_threads, 1, most)) {
+  Shares(std::int64_t count, int num_threads) noexcept
+      : count_(count), size_(std::clamp(num_threads, 1, most)) {
     for (int n = 0; n < size_; ++n) new (&next_[n].index) std::atomic<std::int64_t>(begin_of(n));
   }
 
@@ -72,7 +78,8 @@ class Shares {
     for (int n = 0; n < size_; ++n) {
       const int share = (thread + n) % size_;
       const std::int64_t end = begin_of(share + 1);
-      for (std::int64_t index = next_[share].index++; index < end; index = next_[share].index++) f(index);
+      for (std::int64_t index = next_[share].index++; index < end; index = next_[share].index++)
+        f(index);
     }
   }
 
@@ -83,7 +90,9 @@ class Shares {
     std::atomic<std::int64_t> index;
   };
 
-  std::int64_t begin_of(int share) const noexcept { return count_ / size_ * share + std::min<std::int64_t>(share, count_ % size_); }
+  std::int64_t begin_of(int share) const noexcept {
+    return count_ / size_ * share + std::min<std::int64_t>(share, count_ % size_);
+  }
 
   std::int64_t count_;
   int size_;
@@ -95,7 +104,9 @@ template <class F>
 void parallel_for(int num_threads, std::int64_t count, F&& f) {
   const int threads = static_cast<int>(std::clamp<std::int64_t>(count, 1, num_threads));
   Shares shares(count, threads);
-  parallel(threads, [&](Team& team, int thread) { shares.take(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); }); });
+  parallel(threads, [&](Team& team, int thread) {
+    shares.take(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); });
+  });
 }
 
 }  // namespace attn

@@ -57,7 +57,8 @@ struct Activations::Memory {
 /// Adds the time of its life to a part of the times, if there are any.
 class Timed {
  public:
-  Timed(ForwardTimes* times, ForwardTimes::Duration ForwardTimes::*part) : total_(times == nullptr ? nullptr : &(times->*part)) {
+  Timed(ForwardTimes* times, ForwardTimes::Duration ForwardTimes::*part)
+      : total_(times == nullptr ? nullptr : &(times->*part)) {
     if (total_ != nullptr) begin_ = std::chrono::steady_clock::now();
   }
   ~Timed() {

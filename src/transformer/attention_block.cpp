@@ -21,7 +21,8 @@ void check_settings(const AttentionSettings& settings) {
   require_positive("max_positions", settings.max_positions);
   require_epsilon("qk_norm_epsilon", settings.qk_norm_epsilon);
   if (settings.num_q_heads % settings.num_kv_heads != 0) {
-    reject(fmt::format("num_q_heads is {}; it needs to be a multiple of num_kv_heads = {}", settings.num_q_heads, settings.num_kv_heads));
+    reject(fmt::format("num_q_heads is {}; it needs to be a multiple of num_kv_heads = {}",
+                       settings.num_q_heads, settings.num_kv_heads));
   }
   if (settings.dtype != DType::f32 && settings.dtype != DType::bf16) {
     reject(fmt::format("dtype is {}; it needs to be f32 or bf16", name_of(settings.dtype)));
@@ -38,13 +39,21 @@ Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t hea
   return copy_as(scale, DType::f32);
 }
 
-/// The options, and tensors whose shapes no forward changes, as attention() checks them: of a call of one token.
+/// The options, and tensors whose shapes no forward changes, as attention() checks them: of a call
+/// of one token.
 void check_options(const AttentionSettings& settings, const AttentionWeights& weights) {
-  const Dims q{1, settings.num_q_heads, 1, settings.head_dim}, kv{1, settings.num_kv_heads, 1, settings.head_dim};
-  const auto shaped = [&](const Dims& shape) { return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape); };
-  validate(
-      {.q = shaped(q), .k = shaped(kv), .v = shaped(kv), .out = shaped(q), .alibi_slopes = weights.alibi_slopes, .sinks = weights.sinks},
-      settings.options);
+  const Dims q{1, settings.num_q_heads, 1, settings.head_dim},
+      kv{1, settings.num_kv_heads, 1, settings.head_dim};
+  const auto shaped = [&](const Dims& shape) {
+    return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape);
+  };
+  validate({.q = shaped(q),
+            .k = shaped(kv),
+            .v = shaped(kv),
+            .out = shaped(q),
+            .alibi_slopes = weights.alibi_slopes,
+            .sinks = weights.sinks},
+           settings.options);
   if (!weights.alibi_slopes.absent()) require_data("alibi_slopes", weights.alibi_slopes);
   if (!weights.sinks.absent()) require_data("sinks", weights.sinks);
 }
@@ -56,23 +65,27 @@ Options aligned_to_first(Options options) {
 }
 
 struct ProjectionWidths {
-  explicit ProjectionWidths(const AttentionSettings& s) : q(s.num_q_heads * s.head_dim), kv(s.num_kv_heads * s.head_dim) {}
+  explicit ProjectionWidths(const AttentionSettings& s)
+      : q(s.num_q_heads * s.head_dim), kv(s.num_kv_heads * s.head_dim) {}
   std::int64_t q, kv;
 };
 
-std::array<NamedWeights, 3> qkv_parts(const AttentionSettings& settings, const AttentionWeights& weights) {
+std::array<NamedWeights, 3> qkv_parts(const AttentionSettings& settings,
+                                      const AttentionWeights& weights) {
   const ProjectionWidths widths(settings);
   return {{{"q", weights.q, widths.q}, {"k", weights.k, widths.kv}, {"v", weights.v, widths.kv}}};
 }
 
-Linear make_qkv(const AttentionSettings& settings, const AttentionWeights& weights, const Resources& resources) {
+Linear make_qkv(const AttentionSettings& settings, const AttentionWeights& weights,
+                const Resources& resources) {
   check_settings(settings);
   const auto parts = qkv_parts(settings, weights);
   for (const NamedWeights& part : parts) check_linear(part, settings.hidden);
   return {parts, settings.hidden, settings.dtype, resources};
 }
 
-Linear make_out(const AttentionSettings& settings, const AttentionWeights& weights, const Resources& resources) {
+Linear make_out(const AttentionSettings& settings, const AttentionWeights& weights,
+                const Resources& resources) {
   const std::int64_t in_features = settings.num_q_heads * settings.head_dim;
   const NamedWeights out{"out", weights.out, settings.hidden};
   check_linear(out, in_features);
@@ -85,17 +98,21 @@ Options with_resources(Options options, const Execution& execution) {
   return options;
 }
 
-bool same(const TensorView& a, const TensorView& b) { return a.dtype == b.dtype && a.shape == b.shape && a.absent() == b.absent(); }
+bool same(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && a.absent() == b.absent();
+}
 
 /// Whether a plan for one call serves the other.
 bool alike(const Tensors& a, const Tensors& b) {
-  return same(a.q, b.q) && same(a.k, b.k) && same(a.v, b.v) && same(a.out, b.out) && same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) &&
-         same(a.page_table, b.page_table) && same(a.kv_starts, b.kv_starts) && same(a.k_scales, b.k_scales);
+  return same(a.q, b.q) && same(a.k, b.k) && same(a.v, b.v) && same(a.out, b.out) &&
+         same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) && same(a.page_table, b.page_table) &&
+         same(a.kv_starts, b.kv_starts) && same(a.k_scales, b.k_scales);
 }
 
 /// The one sequence of a contiguous cache's binding.
 Tensors only(Tensors tensors, std::int64_t sequence) {
-  for (TensorView* view : {&tensors.k, &tensors.v, &tensors.kv_lens, &tensors.kv_starts, &tensors.k_scales, &tensors.v_scales}) {
+  for (TensorView* view : {&tensors.k, &tensors.v, &tensors.kv_lens, &tensors.kv_starts,
+                           &tensors.k_scales, &tensors.v_scales}) {
     if (!view->absent()) *view = view->sliced(0, sequence, sequence + 1);
   }
   return tensors;
@@ -104,17 +121,21 @@ Tensors only(Tensors tensors, std::int64_t sequence) {
 /// One entry of [batch, heads, seq, dim].
 TensorView entry_of(const TensorView& view, std::int64_t entry) {
   const TensorView one = view.sliced(0, entry, entry + 1);
-  return {one.data, one.dtype, {one.shape[1], one.shape[2], one.shape[3]}, {one.strides[1], one.strides[2], one.strides[3]}};
+  return {one.data,
+          one.dtype,
+          {one.shape[1], one.shape[2], one.shape[3]},
+          {one.strides[1], one.strides[2], one.strides[3]}};
 }
 
 /// Drops the last keys of the first sequences.
-void truncate_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences, std::int64_t count) {
+void truncate_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences,
+                    std::int64_t count) {
   for (const auto sequence : sequences) cache.truncate(sequence, cache.length(sequence) - count);
 }
 
 /// To every sequence, or to none.
-void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences, const Tensors& keys,
-                  const std::optional<Rope>& rope) {
+void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences,
+                  const Tensors& keys, const std::optional<Rope>& rope) {
   std::size_t done = 0;
   try {
     for (; done < sequences.size(); ++done) {
@@ -129,34 +150,44 @@ void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> s
 
 void append(const CacheRef& cache, const Tensors& keys, const std::optional<Rope>& rope) {
   if (cache.paged() != nullptr) return append_pages(*cache.paged(), cache.sequences(), keys, rope);
-  if (cache.sequence()) return cache.contiguous()->append_to(*cache.sequence(), entry_of(keys.k, 0), entry_of(keys.v, 0), rope);
+  if (cache.sequence())
+    return cache.contiguous()->append_to(*cache.sequence(), entry_of(keys.k, 0),
+                                         entry_of(keys.v, 0), rope);
   cache.contiguous()->append(keys.k, keys.v, rope);
 }
 
-/// Whether a projection can read or write the tensor where it lies: strangers' memory may be aligned to nothing.
+/// Whether a projection can read or write the tensor where it lies: strangers' memory may be
+/// aligned to nothing.
 bool dense_words(const TensorView& tensor, DType dtype) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data) % alignof(float) == 0;
   return aligned && tensor.dtype == dtype && tensor.strides == dense_strides(tensor.shape);
 }
 
-void require_cache_extent(const char* name, std::int64_t value, const char* block_name, std::int64_t needed) {
-  if (value != needed) reject(fmt::format("cache has {} {}; it needs {} ({} of the block)", name, value, needed, block_name));
+void require_cache_extent(const char* name, std::int64_t value, const char* block_name,
+                          std::int64_t needed) {
+  if (value != needed)
+    reject(fmt::format("cache has {} {}; it needs {} ({} of the block)", name, value, needed,
+                       block_name));
 }
 
 template <class CacheSettings>
 void check_geometry(const CacheSettings& cache, const AttentionSettings& block) {
   require_cache_extent("num_kv_heads", cache.num_kv_heads, "num_kv_heads", block.num_kv_heads);
   require_cache_extent("head_dim", cache.head_dim, "head_dim", block.head_dim);
-  require_cache_extent("v_head_dim", cache.v_head_dim.value_or(cache.head_dim), "head_dim", block.head_dim);
+  require_cache_extent("v_head_dim", cache.v_head_dim.value_or(cache.head_dim), "head_dim",
+                       block.head_dim);
 }
 
-void check_sequences(std::span<const PagedKvCache::Sequence> sequences, const PagedKvCache& cache, const TokenShape& tokens) {
-  require_cache_extent("a batch of", std::ssize(sequences), "batch of x, of the tokens", tokens.batch);
+void check_sequences(std::span<const PagedKvCache::Sequence> sequences, const PagedKvCache& cache,
+                     const TokenShape& tokens) {
+  require_cache_extent("a batch of", std::ssize(sequences), "batch of x, of the tokens",
+                       tokens.batch);
   for (std::size_t n = 0; n < sequences.size(); ++n) {
     static_cast<void>(cache.length(sequences[n]));  // throws if there is no such sequence
-    if (std::find(sequences.begin(), sequences.begin() + static_cast<std::ptrdiff_t>(n), sequences[n]) !=
-        sequences.begin() + static_cast<std::ptrdiff_t>(n)) {
-      reject(fmt::format("sequence {} stands twice in the batch; its keys can be appended once", sequences[n]));
+    if (std::find(sequences.begin(), sequences.begin() + static_cast<std::ptrdiff_t>(n),
+                  sequences[n]) != sequences.begin() + static_cast<std::ptrdiff_t>(n)) {
+      reject(fmt::format("sequence {} stands twice in the batch; its keys can be appended once",
+                         sequences[n]));
     }
   }
 }
@@ -165,36 +196,45 @@ void check_sequences(std::span<const PagedKvCache::Sequence> sequences, const Pa
 void check_room(const KvCache& cache, std::int64_t sequence, std::int64_t count) {
   const std::int64_t room = cache.settings().capacity - cache.length(sequence);
   if (cache.settings().rolling || count <= room) return;
-  throw Error(ErrorCode::exhausted, fmt::format("x has {} tokens for sequence {}, which holds {} and has room for {} (capacity {})", count,
-                                                sequence, cache.length(sequence), room, cache.settings().capacity));
+  throw Error(
+      ErrorCode::exhausted,
+      fmt::format(
+          "x has {} tokens for sequence {}, which holds {} and has room for {} (capacity {})",
+          count, sequence, cache.length(sequence), room, cache.settings().capacity));
 }
 
 }  // namespace
 
 void take_back(const CacheRef& cache, const TokenShape& tokens) {
-  if (cache.paged() != nullptr) return truncate_pages(*cache.paged(), cache.sequences(), tokens.seq);
+  if (cache.paged() != nullptr)
+    return truncate_pages(*cache.paged(), cache.sequences(), tokens.seq);
   if (cache.contiguous() == nullptr) return;
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     KvCache& contiguous = *cache.contiguous();
-    const std::int64_t sequence = cache.sequence().value_or(entry), end = contiguous.position(sequence);
+    const std::int64_t sequence = cache.sequence().value_or(entry),
+                       end = contiguous.position(sequence);
     contiguous.truncate(sequence, end - std::min(tokens.seq, contiguous.length(sequence)));
   }
 }
 
 std::int64_t next_position(const CacheRef& cache, std::int64_t entry) {
-  if (cache.paged() != nullptr) return cache.paged()->length(cache.sequences()[static_cast<std::size_t>(entry)]);
-  if (cache.contiguous() != nullptr) return cache.contiguous()->position(cache.sequence().value_or(entry));
+  if (cache.paged() != nullptr)
+    return cache.paged()->length(cache.sequences()[static_cast<std::size_t>(entry)]);
+  if (cache.contiguous() != nullptr)
+    return cache.contiguous()->position(cache.sequence().value_or(entry));
   return 0;
 }
 
-AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeights& weights, const Execution& given_execution,
+AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeights& weights,
+                             const Execution& given_execution,
                              std::shared_ptr<Activations> given_activations)
     : settings(given),
       alibi_slopes(weights.alibi_slopes),
       sinks(weights.sinks),
       execution(given_execution),
       resources(resources_of(execution)),
-      activations(given_activations ? std::move(given_activations) : std::make_shared<Activations>()),
+      activations(given_activations ? std::move(given_activations)
+                                    : std::make_shared<Activations>()),
       qkv(make_qkv(settings, weights, resources)),
       out(make_out(settings, weights, resources)) {
   q_norm = checked_scale("q_norm", weights.q_norm, settings.head_dim);
@@ -202,14 +242,19 @@ AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeig
   settings.options = with_resources(settings.options, execution);
   check_options(settings, weights);
   padded_options = aligned_to_first(settings.options);
-  if (settings.rope) rope = activations->memory().rope_tables({*settings.rope, settings.head_dim, settings.max_positions});
+  if (settings.rope)
+    rope = activations->memory().rope_tables(
+        {*settings.rope, settings.head_dim, settings.max_positions});
 }
 
-void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const {
+void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cache,
+                                  const ForwardOptions& options) const {
   if (const KvCache* contiguous = cache.contiguous()) {
     check_geometry(contiguous->settings(), settings);
-    require_cache_extent("a batch of", cache.sequence() ? 1 : contiguous->settings().batch, "batch of x, of the tokens", tokens.batch);
-    for (std::int64_t entry = 0; entry < tokens.batch; ++entry) check_room(*contiguous, cache.sequence().value_or(entry), tokens.seq);
+    require_cache_extent("a batch of", cache.sequence() ? 1 : contiguous->settings().batch,
+                         "batch of x, of the tokens", tokens.batch);
+    for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
+      check_room(*contiguous, cache.sequence().value_or(entry), tokens.seq);
   } else if (const PagedKvCache* paged = cache.paged()) {
     check_geometry(paged->settings(), settings);
     check_sequences(cache.sequences(), *paged, tokens);
@@ -217,14 +262,18 @@ void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cach
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t position = next_position(cache, entry);
     if (tokens.seq <= settings.max_positions - position) continue;
-    reject(fmt::format("x has {} tokens for batch entry {}, which is at position {}: there are {} positions (max_positions)", tokens.seq,
-                       entry, position, settings.max_positions));
+    reject(
+        fmt::format("x has {} tokens for batch entry {}, which is at position {}: there are {} "
+                    "positions (max_positions)",
+                    tokens.seq, entry, position, settings.max_positions));
   }
   check_visibility(tokens, cache, options);
 }
 
-/// What only this forward's options say, as attention() will check it: that is when the cache has changed already.
-void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const {
+/// What only this forward's options say, as attention() will check it: that is when the cache has
+/// changed already.
+void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const CacheRef& cache,
+                                             const ForwardOptions& options) const {
   if (options.mask.absent() && options.kv_lens.absent()) return;
   std::int64_t kv_len = tokens.seq;
   if (const KvCache* contiguous = cache.contiguous()) {
@@ -239,14 +288,22 @@ void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const Cac
   }
   const Dims q{tokens.batch, settings.num_q_heads, tokens.seq, settings.head_dim};
   const Dims kv{tokens.batch, settings.num_kv_heads, kv_len, settings.head_dim};
-  const auto shaped = [&](const Dims& shape) { return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape); };
-  validate({.q = shaped(q), .k = shaped(kv), .v = shaped(kv), .out = shaped(q), .mask = options.mask, .kv_lens = options.kv_lens},
+  const auto shaped = [&](const Dims& shape) {
+    return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape);
+  };
+  validate({.q = shaped(q),
+            .k = shaped(kv),
+            .v = shaped(kv),
+            .out = shaped(q),
+            .mask = options.mask,
+            .kv_lens = options.kv_lens},
            settings.options);
   if (!options.mask.absent()) require_data("mask", options.mask);
   if (!options.kv_lens.absent()) check_padding(tokens, cache, options.kv_lens);
 }
 
-void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheRef& cache, const TensorView& kv_lens) const {
+void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheRef& cache,
+                                          const TensorView& kv_lens) const {
   if (cache.contiguous() != nullptr || cache.paged() != nullptr) {
     reject("kv_lens is given; it needs to be absent where a cache knows its lengths");
   }
@@ -254,23 +311,28 @@ void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheR
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t length = integer_at(kv_lens, entry);
     if (length < 0 || length > tokens.seq) {
-      reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..{} (seq of the tokens)", entry, length, tokens.seq));
+      reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..{} (seq of the tokens)", entry,
+                         length, tokens.seq));
     }
   }
   // Queries of attention() stand at the end of the keys unless a causal offset says otherwise.
   if (!settings.options.causal && (settings.options.window || !alibi_slopes.absent())) {
     throw Error(ErrorCode::unsupported,
-                "kv_lens is given to a block with a window or alibi_slopes that is not causal: distances would be those from the end of "
+                "kv_lens is given to a block with a window or alibi_slopes that is not causal: "
+                "distances would be those from the end of "
                 "each sequence");
   }
 }
 
-AttentionBlock::Parts::Heads AttentionBlock::Parts::heads_of(const MutableTensorView& qkv_rows, const TokenShape& tokens) const {
+AttentionBlock::Parts::Heads AttentionBlock::Parts::heads_of(const MutableTensorView& qkv_rows,
+                                                             const TokenShape& tokens) const {
   const std::int64_t width = qkv.out_features(), dim = settings.head_dim;
-  const MutableTensorView all(qkv_rows.data, qkv_rows.dtype, {tokens.batch, width / dim, tokens.seq, dim},
+  const MutableTensorView all(qkv_rows.data, qkv_rows.dtype,
+                              {tokens.batch, width / dim, tokens.seq, dim},
                               {tokens.seq * width, dim, width, 1});
   const std::int64_t k_begin = settings.num_q_heads, v_begin = k_begin + settings.num_kv_heads;
-  return {all.sliced(1, 0, k_begin), all.sliced(1, k_begin, v_begin), all.sliced(1, v_begin, v_begin + settings.num_kv_heads)};
+  return {all.sliced(1, 0, k_begin), all.sliced(1, k_begin, v_begin),
+          all.sliced(1, v_begin, v_begin + settings.num_kv_heads)};
 }
 
 TensorView AttentionBlock::Parts::position_ids(const TokenShape& tokens, const CacheRef& cache) {
@@ -285,19 +347,27 @@ TensorView AttentionBlock::Parts::position_ids(const TokenShape& tokens, const C
 }
 
 /// q and k become what the scores are made of, k but for its rotation where the cache does that.
-void AttentionBlock::Parts::normalise_and_turn(const Heads& heads, const TokenShape& tokens, const CacheRef& cache) {
+void AttentionBlock::Parts::normalise_and_turn(const Heads& heads, const TokenShape& tokens,
+                                               const CacheRef& cache) {
   const NormOptions norm{.dim = -1, .epsilon = settings.qk_norm_epsilon};
   if (q_norm.size() > 0) rms_norm(heads.q, q_norm.view(), heads.q, norm, execution);
   if (k_norm.size() > 0) rms_norm(heads.k, k_norm.view(), heads.k, norm, execution);
   if (!rope) return;
   const TensorView ids = position_ids(tokens, cache);
   attn::rope(heads.q, rope->rope(), ids, heads.q, execution);
-  if (cache.contiguous() == nullptr && cache.paged() == nullptr) attn::rope(heads.k, rope->rope(), ids, heads.k, execution);
+  if (cache.contiguous() == nullptr && cache.paged() == nullptr)
+    attn::rope(heads.k, rope->rope(), ids, heads.k, execution);
 }
 
 /// The call, without its output. New keys are in the cache by then.
-Tensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache, const ForwardOptions& options) {
-  Tensors tensors{.q = heads.q, .k = heads.k, .v = heads.v, .mask = options.mask, .alibi_slopes = alibi_slopes, .sinks = sinks};
+Tensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache,
+                                    const ForwardOptions& options) {
+  Tensors tensors{.q = heads.q,
+                  .k = heads.k,
+                  .v = heads.v,
+                  .mask = options.mask,
+                  .alibi_slopes = alibi_slopes,
+                  .sinks = sinks};
   tensors.kv_lens = options.kv_lens;
   if (cache.paged() != nullptr) return cache.paged()->bind(std::move(tensors), cache.sequences());
   if (cache.contiguous() == nullptr) return tensors;
@@ -317,10 +387,12 @@ void AttentionBlock::Parts::attend(const Tensors& tensors, const ForwardOptions&
   planned_->plan.run(tensors, activations->memory().workspace_of(planned_->plan.workspace_size()));
 }
 
-void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache, const MutableTensorView& y,
+void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens,
+                                const CacheRef& cache, const MutableTensorView& y,
                                 Linear::Result result, const ForwardOptions& options) {
   Activations::Memory& memory = activations->memory();
-  const MutableTensorView rows = memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});
+  const MutableTensorView rows =
+      memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});
   const Heads heads = heads_of(rows, tokens);
   {
     const Timed timed(options.times, &ForwardTimes::projections);
@@ -330,21 +402,28 @@ void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens, c
     const Timed timed(options.times, &ForwardTimes::cache);
     normalise_and_turn(heads, tokens, cache);
     if (cache.contiguous() != nullptr || cache.paged() != nullptr) {
-      append(cache, {.k = heads.k, .v = heads.v}, rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
+      append(cache, {.k = heads.k, .v = heads.v},
+             rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
     }
   }
-  or_take_back(cache, tokens, [&] { attend_and_project(heads, tokens, cache, y, result, options); });
+  or_take_back(cache, tokens,
+               [&] { attend_and_project(heads, tokens, cache, y, result, options); });
 }
 
 /// New keys are in the cache.
-void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
-                                               const MutableTensorView& y, Linear::Result result, const ForwardOptions& options) {
+void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenShape& tokens,
+                                               const CacheRef& cache, const MutableTensorView& y,
+                                               Linear::Result result,
+                                               const ForwardOptions& options) {
   Activations::Memory& memory = activations->memory();
-  const MutableTensorView attended = memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
+  const MutableTensorView attended =
+      memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
   {
     const Timed timed(options.times, &ForwardTimes::attention);
     Tensors tensors = bind(heads, cache, options);
-    const MutableTensorView by_token(attended.data, attended.dtype, {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
+    const MutableTensorView by_token(
+        attended.data, attended.dtype,
+        {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
     tensors.out = by_token.permuted({0, 2, 1, 3});
     attend(tensors, options);
   }
@@ -352,8 +431,8 @@ void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenSh
   out.forward(attended, y, result, memory);
 }
 
-AttentionBlock::AttentionBlock(const AttentionSettings& settings, const AttentionWeights& weights, const Execution& execution,
-                               std::shared_ptr<Activations> activations)
+AttentionBlock::AttentionBlock(const AttentionSettings& settings, const AttentionWeights& weights,
+                               const Execution& execution, std::shared_ptr<Activations> activations)
     : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
 AttentionBlock::AttentionBlock(AttentionBlock&&) noexcept = default;
 AttentionBlock& AttentionBlock::operator=(AttentionBlock&&) noexcept = default;
@@ -361,9 +440,12 @@ AttentionBlock::~AttentionBlock() = default;
 
 const AttentionSettings& AttentionBlock::settings() const noexcept { return parts_->settings; }
 
-std::size_t AttentionBlock::size_in_bytes() const noexcept { return parts_->qkv.size_in_bytes() + parts_->out.size_in_bytes(); }
+std::size_t AttentionBlock::size_in_bytes() const noexcept {
+  return parts_->qkv.size_in_bytes() + parts_->out.size_in_bytes();
+}
 
-void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y, const ForwardOptions& options) {
+void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y,
+                             const ForwardOptions& options) {
   require_rank("x", x, 3, "[batch, seq, hidden]");
   require_input("x", x);
   require_extent("x", x, 2, parts_->settings.hidden, "hidden");
@@ -380,7 +462,8 @@ void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const M
     input = copy;
   }
   if (dense_words(y, DType::f32)) {
-    return parts_->run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace, options);
+    return parts_->run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace,
+                       options);
   }
   const MutableTensorView output = memory.projected.view(DType::f32, rows);
   parts_->run(input, tokens, cache, output, Linear::Result::replace, options);

@@ -20,15 +20,15 @@ struct TokenShape {
 };
 
 struct AttentionBlock::Parts {
-  Parts(const AttentionSettings& settings, const AttentionWeights& weights, const Execution& execution,
-        std::shared_ptr<Activations> activations);
+  Parts(const AttentionSettings& settings, const AttentionWeights& weights,
+        const Execution& execution, std::shared_ptr<Activations> activations);
 
   /// Throws, before anything changes, unless such a forward fits this block and its cache.
   void check(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const;
-  /// x [tokens, hidden] of qkv.operands(), y [tokens, hidden] as Linear::forward has it; y may be x's memory. Checked. If it throws,
-  /// the cache holds what it held.
-  void run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache, const MutableTensorView& y, Linear::Result result,
-           const ForwardOptions& options);
+  /// x [tokens, hidden] of qkv.operands(), y [tokens, hidden] as Linear::forward has it; y may be
+  /// x's memory. Checked. If it throws, the cache holds what it held.
+  void run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache,
+           const MutableTensorView& y, Linear::Result result, const ForwardOptions& options);
 
   AttentionSettings settings;
   Tensor q_norm, k_norm;  // f32; empty: none
@@ -46,13 +46,16 @@ struct AttentionBlock::Parts {
     MutableTensorView q, k, v;
   };
   Heads heads_of(const MutableTensorView& qkv_rows, const TokenShape& tokens) const;
-  void check_visibility(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const;
-  void check_padding(const TokenShape& tokens, const CacheRef& cache, const TensorView& kv_lens) const;
+  void check_visibility(const TokenShape& tokens, const CacheRef& cache,
+                        const ForwardOptions& options) const;
+  void check_padding(const TokenShape& tokens, const CacheRef& cache,
+                     const TensorView& kv_lens) const;
   TensorView position_ids(const TokenShape& tokens, const CacheRef& cache);
   void normalise_and_turn(const Heads& heads, const TokenShape& tokens, const CacheRef& cache);
   Tensors bind(const Heads& heads, const CacheRef& cache, const ForwardOptions& options);
-  void attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache, const MutableTensorView& y,
-                          Linear::Result result, const ForwardOptions& options);
+  void attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                          const MutableTensorView& y, Linear::Result result,
+                          const ForwardOptions& options);
   void attend(const Tensors& tensors, const ForwardOptions& options);
 
   /// The last plan, and what it was made for.

@@ -12,7 +12,8 @@
 namespace attn {
 namespace {
 
-void check_table(const char* name, const TensorView& table, std::int64_t rows, const char* rows_name, std::int64_t hidden) {
+void check_table(const char* name, const TensorView& table, std::int64_t rows,
+                 const char* rows_name, std::int64_t hidden) {
   require_rank(name, table, 2, "[rows, hidden]");
   require_float(name, table);
   require_extent(name, table, 0, rows, rows_name);
@@ -27,11 +28,14 @@ const DecoderWeights& checked(const DecoderSettings& settings, const DecoderWeig
   require_positive("vocab_size", settings.vocab_size);
   check_table("embedding", weights.embedding, settings.vocab_size, "vocab_size", hidden);
   if (!weights.positions.absent()) {
-    check_table("positions", weights.positions, settings.layer.attention.max_positions, "max_positions", hidden);
+    check_table("positions", weights.positions, settings.layer.attention.max_positions,
+                "max_positions", hidden);
   }
-  if (!weights.output.absent()) check_table("output", weights.output, settings.vocab_size, "vocab_size", hidden);
+  if (!weights.output.absent())
+    check_table("output", weights.output, settings.vocab_size, "vocab_size", hidden);
   if (std::ssize(weights.layers) != settings.num_layers) {
-    reject(fmt::format("layers has {} layers; it needs {} (num_layers)", weights.layers.size(), settings.num_layers));
+    reject(fmt::format("layers has {} layers; it needs {} (num_layers)", weights.layers.size(),
+                       settings.num_layers));
   }
   return weights;
 }
@@ -49,9 +53,12 @@ auto naming_layer(std::size_t layer, F&& f) {
 /// A sequence's keys, whichever cache they are in.
 bool same_keys(const CacheRef& a, const CacheRef& b) {
   if (a.contiguous() != nullptr) {
-    return a.contiguous() == b.contiguous() && (!a.sequence() || !b.sequence() || *a.sequence() == *b.sequence());
+    return a.contiguous() == b.contiguous() &&
+           (!a.sequence() || !b.sequence() || *a.sequence() == *b.sequence());
   }
-  const auto in_b = [&](PagedKvCache::Sequence s) { return std::ranges::find(b.sequences(), s) != b.sequences().end(); };
+  const auto in_b = [&](PagedKvCache::Sequence s) {
+    return std::ranges::find(b.sequences(), s) != b.sequences().end();
+  };
   return a.paged() != nullptr && a.paged() == b.paged() && std::ranges::any_of(a.sequences(), in_b);
 }
 
@@ -62,21 +69,26 @@ void check_alike(std::span<const CacheRef> caches, std::size_t layer, const Toke
       reject(fmt::format("layers {} and {} have the same cache; each needs its own", other, layer));
   }
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    const std::int64_t position = next_position(caches[layer], entry), first = next_position(caches[0], entry);
+    const std::int64_t position = next_position(caches[layer], entry),
+                       first = next_position(caches[0], entry);
     if (position == first) continue;
-    reject(fmt::format("layer {}: cache is at position {} for batch entry {}; it needs to be at {}, as the first layer's", layer, position,
-                       entry, first));
+    reject(
+        fmt::format("layer {}: cache is at position {} for batch entry {}; it needs to be at {}, "
+                    "as the first layer's",
+                    layer, position, entry, first));
   }
 }
 
 std::int64_t id_at(const TensorView& ids, std::int64_t entry, std::int64_t n) {
   const std::int64_t offset = entry * ids.strides[0] + n * ids.strides[1];
-  return ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(ids.data)[offset] : static_cast<const std::int32_t*>(ids.data)[offset];
+  return ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(ids.data)[offset]
+                                 : static_cast<const std::int32_t*>(ids.data)[offset];
 }
 
 Row row_at(const TensorView& table, std::int64_t index) {
   auto* const data = static_cast<std::byte*>(const_cast<void*>(table.data));
-  return {data + index * table.strides[0] * static_cast<std::int64_t>(size_of(table.dtype)), table.dtype, table.strides[1]};
+  return {data + index * table.strides[0] * static_cast<std::int64_t>(size_of(table.dtype)),
+          table.dtype, table.strides[1]};
 }
 
 }  // namespace
@@ -84,10 +96,12 @@ Row row_at(const TensorView& table, std::int64_t index) {
 struct Decoder::Parts {
   Parts(const DecoderSettings& settings, const DecoderWeights& weights, const Execution& execution);
 
-  TokenShape checked(const TensorView& ids, std::span<const CacheRef> caches, const MutableTensorView& logits,
-                     const ForwardOptions& options) const;
-  void embed(const TensorView& ids, const CacheRef& cache, const MutableTensorView& x, ForwardTimes* times);
-  void make_logits(const TensorView& x, const TokenShape& tokens, const MutableTensorView& logits, ForwardTimes* times);
+  TokenShape checked(const TensorView& ids, std::span<const CacheRef> caches,
+                     const MutableTensorView& logits, const ForwardOptions& options) const;
+  void embed(const TensorView& ids, const CacheRef& cache, const MutableTensorView& x,
+             ForwardTimes* times);
+  void make_logits(const TensorView& x, const TokenShape& tokens, const MutableTensorView& logits,
+                   ForwardTimes* times);
 
   DecoderSettings settings;
   Execution execution;
@@ -101,39 +115,49 @@ struct Decoder::Parts {
   Buffer padded, added;
 };
 
-Decoder::Parts::Parts(const DecoderSettings& given, const DecoderWeights& weights, const Execution& given_execution)
+Decoder::Parts::Parts(const DecoderSettings& given, const DecoderWeights& weights,
+                      const Execution& given_execution)
     : settings(given),
       execution(given_execution),
       resources(resources_of(execution)),
       activations(std::make_shared<Activations>()),
       embedding(attn::checked(settings, weights).embedding),
       positions(weights.positions),
-      final_norm("final_norm", settings.layer.norm, weights.final_norm, settings.layer.attention.hidden),
+      final_norm("final_norm", settings.layer.norm, weights.final_norm,
+                 settings.layer.attention.hidden),
       head(weights.output.absent() ? embedding : weights.output, resources) {
   layers.reserve(weights.layers.size());
   for (std::size_t n = 0; n < weights.layers.size(); ++n) {
-    naming_layer(n, [&] { layers.emplace_back(settings.layer, weights.layers[n], execution, activations); });
+    naming_layer(
+        n, [&] { layers.emplace_back(settings.layer, weights.layers[n], execution, activations); });
   }
   in_place_bytes = 0;
   for (const TensorView& table : {embedding, positions, weights.output}) {
-    if (!table.absent()) in_place_bytes += static_cast<std::size_t>(table.size()) * size_of(table.dtype);
+    if (!table.absent())
+      in_place_bytes += static_cast<std::size_t>(table.size()) * size_of(table.dtype);
   }
 }
 
-TokenShape Decoder::Parts::checked(const TensorView& ids, std::span<const CacheRef> caches, const MutableTensorView& logits,
+TokenShape Decoder::Parts::checked(const TensorView& ids, std::span<const CacheRef> caches,
+                                   const MutableTensorView& logits,
                                    const ForwardOptions& options) const {
   require_rank("ids", ids, 2, "[batch, seq]");
-  if (ids.dtype != DType::i32 && ids.dtype != DType::i64) reject(fmt::format("ids has type {}; it needs i32 or i64", name_of(ids.dtype)));
+  if (ids.dtype != DType::i32 && ids.dtype != DType::i64)
+    reject(fmt::format("ids has type {}; it needs i32 or i64", name_of(ids.dtype)));
   require_data("ids", ids);
   const TokenShape tokens{ids.shape[0], ids.shape[1]};
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     for (std::int64_t n = 0; n < tokens.seq; ++n) {
       const std::int64_t id = id_at(ids, entry, n);
       if (id >= 0 && id < settings.vocab_size) continue;
-      reject(fmt::format("ids[{}, {}] is {}; it needs to be 0 or more and less than {} (vocab_size)", entry, n, id, settings.vocab_size));
+      reject(
+          fmt::format("ids[{}, {}] is {}; it needs to be 0 or more and less than {} (vocab_size)",
+                      entry, n, id, settings.vocab_size));
     }
   }
-  if (caches.size() != layers.size()) reject(fmt::format("caches are {}; {} are needed, one for each layer", caches.size(), layers.size()));
+  if (caches.size() != layers.size())
+    reject(fmt::format("caches are {}; {} are needed, one for each layer", caches.size(),
+                       layers.size()));
   for (std::size_t n = 0; n < layers.size(); ++n) {
     naming_layer(n, [&] { layers[n].attention.check(tokens, caches[n], options); });
     check_alike(caches, n, tokens);
@@ -151,12 +175,14 @@ TokenShape Decoder::Parts::checked(const TensorView& ids, std::span<const CacheR
   require_extent("logits", logits, logits.rank() - 1, settings.vocab_size, "vocab_size");
   require_data("logits", logits);
   if (logits.strides != dense_strides(logits.shape)) {
-    reject(fmt::format("logits has strides {} for shape {}; it needs to be dense", logits.strides.to_string(), logits.shape.to_string()));
+    reject(fmt::format("logits has strides {} for shape {}; it needs to be dense",
+                       logits.strides.to_string(), logits.shape.to_string()));
   }
   return tokens;
 }
 
-void Decoder::Parts::embed(const TensorView& ids, const CacheRef& cache, const MutableTensorView& x, ForwardTimes* times) {
+void Decoder::Parts::embed(const TensorView& ids, const CacheRef& cache, const MutableTensorView& x,
+                           ForwardTimes* times) {
   const Timed timed(times, &ForwardTimes::embedding);
   const std::int64_t hidden = x.shape[1];
   auto* row = static_cast<float*>(x.data);
@@ -172,7 +198,8 @@ void Decoder::Parts::embed(const TensorView& ids, const CacheRef& cache, const M
   }
 }
 
-void Decoder::Parts::make_logits(const TensorView& x, const TokenShape& tokens, const MutableTensorView& logits, ForwardTimes* times) {
+void Decoder::Parts::make_logits(const TensorView& x, const TokenShape& tokens,
+                                 const MutableTensorView& logits, ForwardTimes* times) {
   const Timed timed(times, &ForwardTimes::output);
   const std::int64_t hidden = x.shape[1];
   TensorView rows = x;
@@ -185,7 +212,8 @@ void Decoder::Parts::make_logits(const TensorView& x, const TokenShape& tokens, 
   head.forward(normed, {logits.data, logits.dtype, {rows.shape[0], settings.vocab_size}}, padded);
 }
 
-Decoder::Decoder(const DecoderSettings& settings, const DecoderWeights& weights, const Execution& execution)
+Decoder::Decoder(const DecoderSettings& settings, const DecoderWeights& weights,
+                 const Execution& execution)
     : parts_(std::make_unique<Parts>(settings, weights, execution)) {}
 Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
@@ -196,7 +224,8 @@ const DecoderSettings& Decoder::settings() const noexcept { return parts_->setti
 std::size_t Decoder::size_in_bytes() const noexcept {
   std::size_t sum = parts_->head.size_in_bytes();
   for (const TransformerLayer::Parts& layer : parts_->layers) {
-    sum += layer.attention.qkv.size_in_bytes() + layer.attention.out.size_in_bytes() + layer.mlp.size_in_bytes();
+    sum += layer.attention.qkv.size_in_bytes() + layer.attention.out.size_in_bytes() +
+           layer.mlp.size_in_bytes();
   }
   return sum;
 }
@@ -205,21 +234,25 @@ std::size_t Decoder::in_place_bytes() const noexcept { return parts_->in_place_b
 
 std::size_t Decoder::bytes_read_per_step() const noexcept {
   const TensorView& output = parts_->head.weight();
-  return size_in_bytes() - parts_->head.size_in_bytes() + static_cast<std::size_t>(output.size()) * size_of(output.dtype);
+  return size_in_bytes() - parts_->head.size_in_bytes() +
+         static_cast<std::size_t>(output.size()) * size_of(output.dtype);
 }
 
-std::size_t Decoder::activation_bytes() const noexcept { return parts_->activations->size_in_bytes(); }
+std::size_t Decoder::activation_bytes() const noexcept {
+  return parts_->activations->size_in_bytes();
+}
 
-void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches, const MutableTensorView& logits,
-                      const ForwardOptions& options) {
+void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches,
+                      const MutableTensorView& logits, const ForwardOptions& options) {
   const TokenShape tokens = parts_->checked(ids, caches, logits, options);
   if (tokens.count() == 0) return;
-  const MutableTensorView x =
-      parts_->activations->memory().residual.view(DType::f32, {tokens.count(), parts_->settings.layer.attention.hidden});
+  const MutableTensorView x = parts_->activations->memory().residual.view(
+      DType::f32, {tokens.count(), parts_->settings.layer.attention.hidden});
   parts_->embed(ids, caches.front(), x, options.times);
   std::size_t done = 0;
   try {
-    for (; done < parts_->layers.size(); ++done) parts_->layers[done].run(x, tokens, caches[done], options);
+    for (; done < parts_->layers.size(); ++done)
+      parts_->layers[done].run(x, tokens, caches[done], options);
     if (!logits.absent()) parts_->make_logits(x, tokens, logits, options.times);
   } catch (...) {
     while (done-- > 0) take_back(caches[done], tokens);
@@ -227,7 +260,8 @@ void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches, c
   }
 }
 
-std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch, std::int64_t capacity, std::optional<DType> dtype) {
+std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch,
+                                 std::int64_t capacity, std::optional<DType> dtype) {
   const AttentionSettings& attention = settings.layer.attention;
   std::vector<KvCache> caches;
   for (std::int64_t n = 0; n < settings.num_layers; ++n) {

@@ -25,7 +25,8 @@ std::vector<NamedWeights> up_parts(const LayerSettings& settings, const MlpWeigh
   return parts;
 }
 
-Linear make_up(const LayerSettings& settings, const MlpWeights& weights, const Resources& resources) {
+Linear make_up(const LayerSettings& settings, const MlpWeights& weights,
+               const Resources& resources) {
   require_positive("mlp_width", settings.mlp_width);
   const std::vector<NamedWeights> parts = up_parts(settings, weights);
   for (const NamedWeights& part : parts) check_linear(part, settings.attention.hidden);
@@ -35,7 +36,8 @@ Linear make_up(const LayerSettings& settings, const MlpWeights& weights, const R
   return {parts, settings.attention.hidden, settings.attention.dtype, resources};
 }
 
-Linear make_down(const LayerSettings& settings, const MlpWeights& weights, const Resources& resources) {
+Linear make_down(const LayerSettings& settings, const MlpWeights& weights,
+                 const Resources& resources) {
   const NamedWeights down{"down", weights.down, settings.attention.hidden};
   check_linear(down, settings.mlp_width);
   return {{&down, 1}, settings.mlp_width, settings.attention.dtype, resources};
@@ -43,23 +45,29 @@ Linear make_down(const LayerSettings& settings, const MlpWeights& weights, const
 
 }  // namespace
 
-Norm::Norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width) : settings_(settings) {
+Norm::Norm(const char* name, const NormSettings& settings, const NormWeights& weights,
+           std::int64_t width)
+    : settings_(settings) {
   require_epsilon("norm.epsilon", settings.epsilon);
   check_vector(std::string(name) + ".scale", weights.scale, width);
   scale_ = copy_as(weights.scale, DType::f32);
   if (weights.bias.absent()) return;
-  if (settings.kind == NormKind::rms) reject(fmt::format("{}.bias is given; it needs to be absent: an RMS norm has none", name));
+  if (settings.kind == NormKind::rms)
+    reject(fmt::format("{}.bias is given; it needs to be absent: an RMS norm has none", name));
   check_vector(std::string(name) + ".bias", weights.bias, width);
   bias_ = copy_as(weights.bias, DType::f32);
 }
 
-void Norm::apply(const TensorView& x, const MutableTensorView& y, const Execution& execution) const {
+void Norm::apply(const TensorView& x, const MutableTensorView& y,
+                 const Execution& execution) const {
   const NormOptions options{.dim = -1, .epsilon = settings_.epsilon};
   if (settings_.kind == NormKind::rms) return rms_norm(x, scale_.view(), y, options, execution);
-  layer_norm(x, scale_.view(), bias_.size() > 0 ? bias_.view() : TensorView{}, y, options, {}, execution);
+  layer_norm(x, scale_.view(), bias_.size() > 0 ? bias_.view() : TensorView{}, y, options, {},
+             execution);
 }
 
-Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution, const Resources& resources)
+Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution,
+         const Resources& resources)
     : kind_(settings.mlp),
       width_(settings.mlp_width),
       dtype_(settings.attention.dtype),
@@ -69,14 +77,17 @@ Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Executi
 
 void Mlp::activate(const TensorView& hidden, const MutableTensorView& active) const {
   switch (kind_) {
-    case MlpKind::swiglu: return swiglu(hidden.sliced(1, 0, width_), hidden.sliced(1, width_, 2 * width_), active, execution_);
+    case MlpKind::swiglu:
+      return swiglu(hidden.sliced(1, 0, width_), hidden.sliced(1, width_, 2 * width_), active,
+                    execution_);
     case MlpKind::gelu: return gelu(hidden, active, GeluForm::erf, execution_);
     case MlpKind::gelu_tanh: return gelu(hidden, active, GeluForm::tanh, execution_);
   }
 }
 
 void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const {
-  constexpr std::int64_t tokens_at_once = 256;  // so that memory for hidden values does not grow with the prompt
+  constexpr std::int64_t tokens_at_once =
+      256;  // so that memory for hidden values does not grow with the prompt
   for (std::int64_t begin = 0; begin < x.shape[0]; begin += tokens_at_once) {
     const std::int64_t end = std::min(begin + tokens_at_once, x.shape[0]), tokens = end - begin;
     const MutableTensorView hidden = memory.mlp_hidden.view(dtype_, {tokens, up_.out_features()});
@@ -87,24 +98,27 @@ void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memo
   }
 }
 
-TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights, const Execution& execution,
-                               std::shared_ptr<Activations> activations)
+TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights,
+                               const Execution& execution, std::shared_ptr<Activations> activations)
     : settings(given),
-      attention_norm("attention_norm", settings.norm, weights.attention_norm, settings.attention.hidden),
+      attention_norm("attention_norm", settings.norm, weights.attention_norm,
+                     settings.attention.hidden),
       mlp_norm("mlp_norm", settings.norm, weights.mlp_norm, settings.attention.hidden),
       attention(settings.attention, weights.attention, execution, std::move(activations)),
       mlp(settings, weights.mlp, execution, attention.resources) {}
 
-TensorView TransformerLayer::Parts::normed(const Norm& norm, const TensorView& x, DType dtype, const ForwardOptions& options) {
+TensorView TransformerLayer::Parts::normed(const Norm& norm, const TensorView& x, DType dtype,
+                                           const ForwardOptions& options) {
   const Timed timed(options.times, &ForwardTimes::norms);
   const MutableTensorView y = attention.activations->memory().normed.view(dtype, x.shape);
   norm.apply(x, y, attention.execution);
   return y;
 }
 
-void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache,
-                                  const ForwardOptions& options) {
-  attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x, Linear::Result::add, options);
+void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& tokens,
+                                  const CacheRef& cache, const ForwardOptions& options) {
+  attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x,
+                Linear::Result::add, options);
   or_take_back(cache, tokens, [&] {
     const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
     {
@@ -115,7 +129,8 @@ void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& 
   });
 }
 
-TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
+TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
+                                   const Execution& execution,
                                    std::shared_ptr<Activations> activations)
     : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
 TransformerLayer::TransformerLayer(TransformerLayer&&) noexcept = default;
@@ -125,16 +140,19 @@ TransformerLayer::~TransformerLayer() = default;
 const LayerSettings& TransformerLayer::settings() const noexcept { return parts_->settings; }
 
 std::size_t TransformerLayer::size_in_bytes() const noexcept {
-  return parts_->attention.qkv.size_in_bytes() + parts_->attention.out.size_in_bytes() + parts_->mlp.size_in_bytes();
+  return parts_->attention.qkv.size_in_bytes() + parts_->attention.out.size_in_bytes() +
+         parts_->mlp.size_in_bytes();
 }
 
-void TransformerLayer::forward(const MutableTensorView& x, const CacheRef& cache, const ForwardOptions& options) {
+void TransformerLayer::forward(const MutableTensorView& x, const CacheRef& cache,
+                               const ForwardOptions& options) {
   require_rank("x", x, 3, "[batch, seq, hidden]");
   require_type("x", x, DType::f32);
   require_extent("x", x, 2, parts_->settings.attention.hidden, "hidden");
   require_data("x", x);
   if (x.strides != dense_strides(x.shape)) {
-    reject(fmt::format("x has strides {} for shape {}; it needs to be dense", x.strides.to_string(), x.shape.to_string()));
+    reject(fmt::format("x has strides {} for shape {}; it needs to be dense", x.strides.to_string(),
+                       x.shape.to_string()));
   }
   const TokenShape tokens{x.shape[0], x.shape[1]};
   parts_->attention.check(tokens, cache, options);

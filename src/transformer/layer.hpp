@@ -13,8 +13,10 @@ namespace attn {
 
 class Norm {
  public:
-  /// Throws unless the weights, which errors call `name`, are those of such a norm, [width]. Takes a copy, as f32.
-  Norm(const char* name, const NormSettings& settings, const NormWeights& weights, std::int64_t width);
+  /// Throws unless the weights, which errors call `name`, are those of such a norm, [width]. Takes
+  /// a copy, as f32.
+  Norm(const char* name, const NormSettings& settings, const NormWeights& weights,
+       std::int64_t width);
   /// y = norm(x), both [tokens, width].
   void apply(const TensorView& x, const MutableTensorView& y, const Execution& execution) const;
 
@@ -27,7 +29,8 @@ class Norm {
 /// Two projections and what stands between them.
 class Mlp {
  public:
-  Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution, const Resources& resources);
+  Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution,
+      const Resources& resources);
   /// y += mlp(x); x of operands(), y f32, both dense [tokens, hidden].
   void add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const;
   DType operands() const noexcept { return up_.operands(); }
@@ -45,9 +48,12 @@ class Mlp {
 };
 
 struct TransformerLayer::Parts {
-  Parts(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution, std::shared_ptr<Activations> activations);
-  /// x [tokens, hidden], f32. Checked. If it throws, the cache holds what it held, and x is unspecified.
-  void run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options);
+  Parts(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
+        std::shared_ptr<Activations> activations);
+  /// x [tokens, hidden], f32. Checked. If it throws, the cache holds what it held, and x is
+  /// unspecified.
+  void run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache,
+           const ForwardOptions& options);
 
   LayerSettings settings;
   Norm attention_norm, mlp_norm;
@@ -55,7 +61,8 @@ struct TransformerLayer::Parts {
   Mlp mlp;
 
  private:
-  TensorView normed(const Norm& norm, const TensorView& x, DType dtype, const ForwardOptions& options);
+  TensorView normed(const Norm& norm, const TensorView& x, DType dtype,
+                    const ForwardOptions& options);
 };
 
 }  // namespace attn

@@ -21,14 +21,17 @@ constexpr std::int64_t widest_panel = 64;
 
 std::byte* at(const MutableTensorView& matrix, std::int64_t row, std::int64_t column = 0) {
   const std::int64_t offset = row * matrix.strides[0] + column;
-  return static_cast<std::byte*>(matrix.data) + offset * static_cast<std::int64_t>(size_of(matrix.dtype));
+  return static_cast<std::byte*>(matrix.data) +
+         offset * static_cast<std::int64_t>(size_of(matrix.dtype));
 }
 const std::byte* at(const TensorView& matrix, std::int64_t row) {
-  return static_cast<const std::byte*>(matrix.data) + row * matrix.strides[0] * static_cast<std::int64_t>(size_of(matrix.dtype));
+  return static_cast<const std::byte*>(matrix.data) +
+         row * matrix.strides[0] * static_cast<std::int64_t>(size_of(matrix.dtype));
 }
 
 /// For bf16, pairs where the instruction set multiplies them.
-const kernels::Arithmetic& arithmetic_for(DType dtype, std::int64_t in_features, const kernels::Kernels& kernels) {
+const kernels::Arithmetic& arithmetic_for(DType dtype, std::int64_t in_features,
+                                          const kernels::Kernels& kernels) {
   const bool pairs = dtype == DType::bf16 && kernels.bf16.matmul != nullptr && in_features % 2 == 0;
   return pairs ? kernels.bf16 : kernels.f32;
 }
@@ -36,7 +39,8 @@ const kernels::Arithmetic& arithmetic_for(DType dtype, std::int64_t in_features,
 }  // namespace
 
 LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end) {
-  return {.weight = fused.weight.sliced(0, begin, end), .bias = fused.bias.absent() ? TensorView{} : fused.bias.sliced(0, begin, end)};
+  return {.weight = fused.weight.sliced(0, begin, end),
+          .bias = fused.bias.absent() ? TensorView{} : fused.bias.sliced(0, begin, end)};
 }
 
 void check_linear(const NamedWeights& linear, std::int64_t in_features) {
@@ -55,7 +59,8 @@ void check_linear(const NamedWeights& linear, std::int64_t in_features) {
   require_data(bias_name.c_str(), bias);
 }
 
-Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DType dtype, const Resources& resources)
+Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DType dtype,
+               const Resources& resources)
     : in_features_(in_features),
       out_features_(0),
       resources_(resources),
@@ -67,43 +72,54 @@ Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DT
     biased = biased || !part.weights.bias.absent();
   }
   const std::int64_t width = resources.kernels.panel_width;
-  const std::int64_t depth = round_up(divide_up(in_features, arithmetic_.per_word), onednn::weight_depth_step);
+  const std::int64_t depth =
+      round_up(divide_up(in_features, arithmetic_.per_word), onednn::weight_depth_step);
   const std::int64_t panels = divide_up(out_features_, width);
   layout_ = {.row_stride = width, .panel_stride = depth * width, .panel_width = width};
   panels_ = Tensor(DType::f32, {panels, depth, width});
   if (width == onednn::weight_panel_width) {
-    onednn_to_f32_ = onednn::PackedMatmul::fast(shape(least_onednn_rows, DType::f32, Result::replace));
-    onednn_to_bf16_ = onednn::PackedMatmul::fast(shape(least_onednn_rows, DType::bf16, Result::replace));
+    onednn_to_f32_ =
+        onednn::PackedMatmul::fast(shape(least_onednn_rows, DType::f32, Result::replace));
+    onednn_to_bf16_ =
+        onednn::PackedMatmul::fast(shape(least_onednn_rows, DType::bf16, Result::replace));
   }
 
-  parallel(static_cast<int>(std::clamp<std::int64_t>(panels, 1, resources.num_threads)), [&](Team& team, int thread) {
-    team.attempt([&] {
-      Tensor staging(DType::f32, {width, depth});
-      for (std::int64_t panel = thread; panel < panels; panel += team.size()) pack_panel(parts, panel, staging.data<float>());
-    });
-  });
+  parallel(static_cast<int>(std::clamp<std::int64_t>(panels, 1, resources.num_threads)),
+           [&](Team& team, int thread) {
+             team.attempt([&] {
+               Tensor staging(DType::f32, {width, depth});
+               for (std::int64_t panel = thread; panel < panels; panel += team.size())
+                 pack_panel(parts, panel, staging.data<float>());
+             });
+           });
   if (!biased) return;
   bias_ = Tensor(DType::f32, {panels * width});
   std::int64_t first = 0;
   for (const NamedWeights& part : parts) {
-    if (!part.weights.bias.absent()) copy_into(part.weights.bias, bias_.view().sliced(0, first, first + part.out_features));
+    if (!part.weights.bias.absent())
+      copy_into(part.weights.bias, bias_.view().sliced(0, first, first + part.out_features));
     first += part.out_features;
   }
 }
 
 /// `staging` has room for a panel's rows, [panel_width, depth] words.
 void Linear::pack_panel(std::span<const NamedWeights> parts, std::int64_t panel, float* staging) {
-  const std::int64_t width = layout_.panel_width, depth = panels_.shape()[1], per_word = arithmetic_.per_word;
+  const std::int64_t width = layout_.panel_width, depth = panels_.shape()[1],
+                     per_word = arithmetic_.per_word;
   const std::int64_t begin = panel * width, count = std::min(width, out_features_ - begin);
   const MutableTensorView rows(staging, operands_, {count, in_features_}, {depth * per_word, 1});
   std::int64_t first = 0;  // of a part's outputs among all
   for (const NamedWeights& part : parts) {
-    const std::int64_t from = std::max(begin, first), to = std::min(begin + count, first + part.out_features);
-    if (from < to) copy_into(part.weights.weight.sliced(0, from - first, to - first), rows.sliced(0, from - begin, to - begin));
+    const std::int64_t from = std::max(begin, first),
+                       to = std::min(begin + count, first + part.out_features);
+    if (from < to)
+      copy_into(part.weights.weight.sliced(0, from - first, to - first),
+                rows.sliced(0, from - begin, to - begin));
     first += part.out_features;
   }
   float* const to = panels_.data<float>() + panel * layout_.panel_stride;
-  resources_.kernels.pack_transposed(staging, depth, count, divide_up(in_features_, per_word), to, layout_.row_stride);
+  resources_.kernels.pack_transposed(staging, depth, count, divide_up(in_features_, per_word), to,
+                                     layout_.row_stride);
 }
 
 onednn::PackedMatmulShape Linear::shape(std::int64_t rows, DType result_type, Result result) const {
@@ -126,23 +142,28 @@ std::int64_t Linear::onednn_rows(std::int64_t rows, DType result_type) const noe
   return piece;
 }
 
-void Linear::forward(const TensorView& x, const MutableTensorView& y, Result result, Activations::Memory& memory) const {
+void Linear::forward(const TensorView& x, const MutableTensorView& y, Result result,
+                     Activations::Memory& memory) const {
   const std::int64_t rows = x.shape[0];
   std::int64_t first = 0;
   while (const std::int64_t piece = onednn_rows(rows - first, y.dtype)) {
     const float* bias = bias_.size() > 0 ? bias_.data<float>() : nullptr;
-    memory.matmul(shape(piece, y.dtype, result)).execute(at(x, first), panels_.data<float>(), bias, at(y, first));
+    memory.matmul(shape(piece, y.dtype, result))
+        .execute(at(x, first), panels_.data<float>(), bias, at(y, first));
     first += piece;
   }
   if (first == rows) return;
   const TensorView x_rest = x.sliced(0, first, rows);
   const MutableTensorView y_rest = y.sliced(0, first, rows);
-  const int threads = threads_for((rows - first) * in_features_ * out_features_ / 16, resources_.num_threads);
-  parallel_for(threads, panels_.shape()[0], [&](std::int64_t panel) { multiply_panel(x_rest, y_rest, result, panel); });
+  const int threads =
+      threads_for((rows - first) * in_features_ * out_features_ / 16, resources_.num_threads);
+  parallel_for(threads, panels_.shape()[0],
+               [&](std::int64_t panel) { multiply_panel(x_rest, y_rest, result, panel); });
 }
 
 /// All rows times one panel.
-void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Result result, std::int64_t panel) const {
+void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Result result,
+                            std::int64_t panel) const {
   alignas(64) std::array<float, kernels::tile_rows * widest_panel> tile;
   const std::int64_t width = layout_.panel_width, per_word = arithmetic_.per_word;
   const std::int64_t begin = panel * width, count = std::min(width, out_features_ - begin);
@@ -162,7 +183,8 @@ void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Res
       float* const row = tile.data() + r * width;
       if (bias != nullptr) std::transform(row, row + count, bias, row, std::plus<>());
       auto* const to = at(y, first + r, begin);
-      if (result == Result::add) std::transform(row, row + count, reinterpret_cast<const float*>(to), row, std::plus<>());
+      if (result == Result::add)
+        std::transform(row, row + count, reinterpret_cast<const float*>(to), row, std::plus<>());
       write_row(row, count, resources_.kernels, {to, y.dtype, 1});
     }
   }

@@ -1,4 +1,5 @@
-// Logits: the last projection, whose weight is used where it lies, as it may be the embedding as well.
+// Logits: the last projection, whose weight is used where it lies, as it may be the embedding as
+// well.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -10,7 +11,8 @@ namespace attn {
 
 class OutputHead {
  public:
-  /// weight [vocab_size, hidden], f32, bf16 or f16; copied only if a row's elements do not lie side by side.
+  /// weight [vocab_size, hidden], f32, bf16 or f16; copied only if a row's elements do not lie side
+  /// by side.
   OutputHead(const TensorView& weight, const Resources& resources);
 
   /// x f32 [rows, hidden], dense; logits f32 [rows, vocab_size], any stride between rows.

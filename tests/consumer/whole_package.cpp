@@ -1,4 +1,5 @@
-// Uses the package's other libraries once, before main: a tensor through a file, a text through tokens.
+// Uses the package's other libraries once, before main: a tensor through a file, a text through
+// tokens.
 #include <attn/attn.hpp>
 
 #include <cstdio>

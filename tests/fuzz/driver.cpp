@@ -1,4 +1,5 @@
-// Feeds changed copies of sample files to LLVMFuzzerTestOneInput, for compilers that bring no libFuzzer:
+// Feeds changed copies of sample files to LLVMFuzzerTestOneInput, for compilers that bring no
+// libFuzzer:
 //   fuzz_NAME SECONDS SEED FILE...          until the time is over
 //   fuzz_NAME input NUMBER SEED FILE...     that one input again
 // Whatever ends the program names the input.
@@ -34,23 +35,27 @@ constexpr std::int64_t header_size = 2048;
 volatile std::uint64_t current_seed = 0, current_number = 0;
 
 void name_input() {
-  std::fprintf(stderr, "\nfuzz: at input %llu of seed %llu\n", static_cast<unsigned long long>(current_number),
+  std::fprintf(stderr, "\nfuzz: at input %llu of seed %llu\n",
+               static_cast<unsigned long long>(current_number),
                static_cast<unsigned long long>(current_seed));
 }
 
 void die(int signal) {
   name_input();
-  std::fprintf(stderr, "fuzz: ended by signal %d%s\n", signal, signal == SIGALRM ? ": it takes too long" : "");
+  std::fprintf(stderr, "fuzz: ended by signal %d%s\n", signal,
+               signal == SIGALRM ? ": it takes too long" : "");
   _exit(1);
 }
 
 std::size_t place_in(const Bytes& bytes, Random& random) {
   const auto size = static_cast<std::int64_t>(bytes.size());
-  return static_cast<std::size_t>(random.integer(0, random.chance(0.8) ? std::min(size, header_size) : size));
+  return static_cast<std::size_t>(
+      random.integer(0, random.chance(0.8) ? std::min(size, header_size) : size));
 }
 
 Bytes part_of(const Bytes& bytes, Random& random) {
-  return bytes.substr(place_in(bytes, random), static_cast<std::size_t>(random.integer(0, random.chance(0.9) ? 40 : 4000)));
+  return bytes.substr(place_in(bytes, random),
+                      static_cast<std::size_t>(random.integer(0, random.chance(0.9) ? 40 : 4000)));
 }
 
 /// What formats treat in their own way.
@@ -109,7 +114,8 @@ void change(Bytes& bytes, const std::vector<Bytes>& samples, Random& random) {
       if (place < bytes.size()) bytes[place] = static_cast<char>(random.bits());
       break;
     case 2:
-      if (place < bytes.size()) bytes[place] = static_cast<char>(bytes[place] ^ 1 << random.integer(0, 7));
+      if (place < bytes.size())
+        bytes[place] = static_cast<char>(bytes[place] ^ 1 << random.integer(0, 7));
       break;
     case 3: bytes.erase(place, length); break;
     case 4: bytes.insert(place, word(random)); break;
@@ -117,7 +123,9 @@ void change(Bytes& bytes, const std::vector<Bytes>& samples, Random& random) {
     case 6: bytes.insert(place, part_of(bytes, random)); break;
     default:
       bytes.replace(place, std::min(length, bytes.size() - place),
-                    part_of(samples[static_cast<std::size_t>(random.integer(0, static_cast<std::int64_t>(samples.size()) - 1))], random));
+                    part_of(samples[static_cast<std::size_t>(
+                                random.integer(0, static_cast<std::int64_t>(samples.size()) - 1))],
+                            random));
   }
 }
 
@@ -125,7 +133,8 @@ Bytes make_input(std::uint64_t seed, std::uint64_t number, const std::vector<Byt
   Random random(Random(seed).bits() ^ number);
   Bytes bytes = samples[number % samples.size()];
   if (random.chance(0.05)) bytes.resize(place_in(bytes, random));
-  for (std::int64_t left = random.integer(1, random.chance(0.8) ? 3 : 20); left > 0; --left) change(bytes, samples, random);
+  for (std::int64_t left = random.integer(1, random.chance(0.8) ? 3 : 20); left > 0; --left)
+    change(bytes, samples, random);
   return bytes;
 }
 
@@ -168,9 +177,11 @@ int main(int count, char** arguments) {
     run(std::stoull(words[0]), samples);
     return 0;
   }
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(std::stod(words[0]));
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::duration<double>(std::stod(words[0]));
   std::uint64_t number = 0;
   while (std::chrono::steady_clock::now() < end) run(number++, samples);
-  std::printf("fuzz: %llu inputs of seed %llu\n", static_cast<unsigned long long>(number), static_cast<unsigned long long>(current_seed));
+  std::printf("fuzz: %llu inputs of seed %llu\n", static_cast<unsigned long long>(number),
+              static_cast<unsigned long long>(current_seed));
   return 0;
 }

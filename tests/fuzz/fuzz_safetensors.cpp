@@ -31,7 +31,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   file.write(data, size);
   read(file);
 
-  // Once more with the size that its header has: most changes would go no further than to contradict it.
+  // Once more with the size that its header has: most changes would go no further than to
+  // contradict it.
   std::string corrected(reinterpret_cast<const char*>(data), size);
   constexpr std::string_view last = "}}";
   constexpr std::size_t begin = sizeof(std::uint64_t);

@@ -33,7 +33,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   } catch (const attn::Error&) {
     return 0;
   }
-  use(*tokeniser, "<s>The bed!! 123 the e\xcc\x81the\n </s> \xff\xe2\x82 don't aaaaaaaaaaaaaaaaaaaaaaaa<|endoftext|>");
+  use(*tokeniser,
+      "<s>The bed!! 123 the e\xcc\x81the\n </s> \xff\xe2\x82 don't "
+      "aaaaaaaaaaaaaaaaaaaaaaaa<|endoftext|>");
   const std::size_t text_size = std::min(size, max_text_size);
   use(*tokeniser, std::string(reinterpret_cast<const char*>(data + size - text_size), text_size));
   return 0;

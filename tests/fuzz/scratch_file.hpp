@@ -17,7 +17,8 @@ class ScratchFile {
   explicit ScratchFile(const std::string& suffix) {
     namespace fs = std::filesystem;
     const fs::path memory = "/dev/shm";
-    const fs::path folder = ::access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path();
+    const fs::path folder =
+        ::access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path();
     name_ = (folder / ("attn-fuzz-" + std::to_string(::getpid()) + suffix)).string();
   }
   ScratchFile(const ScratchFile&) = delete;
@@ -27,9 +28,11 @@ class ScratchFile {
   const std::string& name() const { return name_; }
   void write(const std::uint8_t* data, std::size_t size) const {
     std::remove(name_.c_str());
-    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(name_.c_str(), "wb"), &std::fclose);
+    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(name_.c_str(), "wb"),
+                                                                  &std::fclose);
     if (!file || std::fwrite(data, 1, size, file.get()) != size)
-      throw std::filesystem::filesystem_error("scratch file", name_, std::make_error_code(std::errc::io_error));
+      throw std::filesystem::filesystem_error("scratch file", name_,
+                                              std::make_error_code(std::errc::io_error));
   }
 
  private:

@@ -13,7 +13,8 @@ std::atomic<std::int64_t> count{0};
 void* counted_new(std::size_t size, std::size_t alignment) {
   ++count;
   const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
-  if (void* memory = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded)) return memory;
+  if (void* memory = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded))
+    return memory;
   throw std::bad_alloc();
 }
 
@@ -23,7 +24,9 @@ std::int64_t attn::test::allocations() noexcept { return count; }
 
 // The other forms of new and delete call these.
 void* operator new(std::size_t size) { return counted_new(size, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
-void* operator new(std::size_t size, std::align_val_t alignment) { return counted_new(size, static_cast<std::size_t>(alignment)); }
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  return counted_new(size, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }

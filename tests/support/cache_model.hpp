@@ -44,15 +44,19 @@ inline std::vector<double> rounded_to(DType dtype, const std::vector<double>& va
 
 /// As a cache of this type stores values that were computed to within `error`.
 inline ModelRow stored(DType dtype, const std::vector<double>& values, double error) {
-  if (dtype == DType::i8) return {values, largest_magnitude(values) / 127 * (0.5 + 1e-5) + error, 0};
+  if (dtype == DType::i8)
+    return {values, largest_magnitude(values) / 127 * (0.5 + 1e-5) + error, 0};
   if (error == 0) return {rounded_to(dtype, values), 0, 0};
   return {values, error, dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : 0x1p-24};
 }
 
 /// Tables of random angles: no two positions are alike.
 struct RandomRopeTables {
-  RandomRopeTables(Random& random, std::int64_t positions, std::int64_t pairs, bool in_pairs, Layout layout)
-      : cos(DType::f32, {positions, pairs}, layout), sin(DType::f32, {positions, pairs}, layout), interleaved(in_pairs) {
+  RandomRopeTables(Random& random, std::int64_t positions, std::int64_t pairs, bool in_pairs,
+                   Layout layout)
+      : cos(DType::f32, {positions, pairs}, layout),
+        sin(DType::f32, {positions, pairs}, layout),
+        interleaved(in_pairs) {
     for_each_index(cos.shape(), [&](const Dims& at) {
       const double angle = 6.28 * random.uniform();
       cos.set(at, std::cos(angle));
@@ -85,10 +89,12 @@ struct GivenKeys {
   StridedTensor k, v;
 
   /// What a sequence has to hold after it got batch entry `batch` of them from position `first` on.
-  std::vector<ModelKey> stored_in(DType dtype, std::int64_t batch, std::int64_t first, const std::optional<RandomRopeTables>& tables) const {
+  std::vector<ModelKey> stored_in(DType dtype, std::int64_t batch, std::int64_t first,
+                                  const std::optional<RandomRopeTables>& tables) const {
     const int heads = k.shape().rank() - 3;
     const std::vector<double> keys = k.values(), values = v.values();
-    const auto row = [&](const std::vector<double>& all, const Dims& shape, std::int64_t head, std::int64_t n) {
+    const auto row = [&](const std::vector<double>& all, const Dims& shape, std::int64_t head,
+                         std::int64_t n) {
       const std::int64_t dim = shape[heads + 2];
       const auto begin = all.begin() + ((batch * shape[heads] + head) * shape[heads + 1] + n) * dim;
       return std::vector<double>(begin, begin + dim);
@@ -98,7 +104,8 @@ struct GivenKeys {
       ModelKey& key = result[static_cast<std::size_t>(n)];
       for (std::int64_t head = 0; head < k.shape()[heads]; ++head) {
         const std::vector<double> plain = row(keys, k.shape(), head, n);
-        key.k.push_back(tables ? stored(dtype, tables->turned(plain, first + n), 0x1p-21 * largest_magnitude(plain))
+        key.k.push_back(tables ? stored(dtype, tables->turned(plain, first + n),
+                                        0x1p-21 * largest_magnitude(plain))
                                : stored(dtype, plain, 0));
         key.v.push_back(stored(dtype, row(values, v.shape(), head, n), 0));
       }
@@ -108,10 +115,12 @@ struct GivenKeys {
 };
 
 inline constexpr std::initializer_list<DType> given_types = {DType::f32, DType::bf16, DType::f16};
-inline constexpr std::initializer_list<DType> cache_types = {DType::f32, DType::bf16, DType::f16, DType::i8};
-inline constexpr std::initializer_list<CacheLayout> cache_layouts = {CacheLayout::bhsd, CacheLayout::bshd};
-inline constexpr std::initializer_list<Layout> given_layouts = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
-                                                                Layout::reversed};
+inline constexpr std::initializer_list<DType> cache_types = {DType::f32, DType::bf16, DType::f16,
+                                                             DType::i8};
+inline constexpr std::initializer_list<CacheLayout> cache_layouts = {CacheLayout::bhsd,
+                                                                     CacheLayout::bshd};
+inline constexpr std::initializer_list<Layout> given_layouts = {
+    Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
 
 inline StridedTensor random_rows(Random& random, const Dims& shape) {
   StridedTensor tensor(random.pick(given_types), shape, random.pick(given_layouts));
@@ -122,7 +131,8 @@ inline StridedTensor random_rows(Random& random, const Dims& shape) {
 }
 
 /// Tables for a cache's life, or none.
-inline std::optional<RandomRopeTables> random_tables(Random& random, std::int64_t positions, std::int64_t head_dim) {
+inline std::optional<RandomRopeTables> random_tables(Random& random, std::int64_t positions,
+                                                     std::int64_t head_dim) {
   if (random.chance(0.4)) return {};
   const std::int64_t pairs = random.integer(0, head_dim / 2);
   return RandomRopeTables(random, positions, pairs, random.chance(0.5), random.pick(given_layouts));
@@ -133,39 +143,48 @@ inline std::optional<Rope> rope_of(const std::optional<RandomRopeTables>& tables
 }
 
 /// One row of a bound k or v, times its scale where there are scales.
-inline std::vector<double> row_through(const TensorView& rows, const TensorView& scales, const Dims& place) {
+inline std::vector<double> row_through(const TensorView& rows, const TensorView& scales,
+                                       const Dims& place) {
   TensorView row = rows;
   for (int dim = 0; dim < 3; ++dim) row = row.sliced(dim, place[dim], place[dim] + 1);
   const Tensor copy = copy_as(row, DType::f64);
   std::vector<double> values(copy.data<double>(), copy.data<double>() + copy.size());
   if (scales.absent()) return values;
-  for (double& value : values) value *= static_cast<const float*>(scales.data)[offset_of(scales.strides, place)];
+  for (double& value : values)
+    value *= static_cast<const float*>(scales.data)[offset_of(scales.strides, place)];
   return values;
 }
 
 inline std::string difference(const std::vector<double>& got, const ModelRow& wanted) {
-  if (got.size() != wanted.values.size()) return fmt::format("{} elements instead of {}", got.size(), wanted.values.size());
+  if (got.size() != wanted.values.size())
+    return fmt::format("{} elements instead of {}", got.size(), wanted.values.size());
   for (std::size_t n = 0; n < got.size(); ++n) {
     const double tolerance = wanted.absolute + wanted.relative * std::abs(wanted.values[n]);
     if (!(std::abs(got[n] - wanted.values[n]) <= tolerance)) {
-      return fmt::format("element {} is {} instead of {} (tolerance {})", n, got[n], wanted.values[n], tolerance);
+      return fmt::format("element {} is {} instead of {} (tolerance {})", n, got[n],
+                         wanted.values[n], tolerance);
     }
   }
   return "";
 }
 
 /// Empty if the key of every head in this row of this slab is what it should be; else what is not.
-inline std::string difference(const Tensors& bound, std::int64_t slab, std::int64_t key, const ModelKey& wanted) {
+inline std::string difference(const Tensors& bound, std::int64_t slab, std::int64_t key,
+                              const ModelKey& wanted) {
   for (std::size_t head = 0; head < wanted.k.size(); ++head) {
     const Dims place{slab, static_cast<std::int64_t>(head), key};
-    const std::string of_k = difference(row_through(bound.k, bound.k_scales, place), wanted.k[head]);
+    const std::string of_k =
+        difference(row_through(bound.k, bound.k_scales, place), wanted.k[head]);
     if (!of_k.empty()) return fmt::format("k at {}: {}", place.to_string(), of_k);
-    const std::string of_v = difference(row_through(bound.v, bound.v_scales, place), wanted.v[head]);
+    const std::string of_v =
+        difference(row_through(bound.v, bound.v_scales, place), wanted.v[head]);
     if (!of_v.empty()) return fmt::format("v at {}: {}", place.to_string(), of_v);
   }
   return "";
 }
 
-inline std::string_view name_of(CacheLayout layout) { return layout == CacheLayout::bhsd ? "bhsd" : "bshd"; }
+inline std::string_view name_of(CacheLayout layout) {
+  return layout == CacheLayout::bhsd ? "bhsd" : "bshd";
+}
 
 }  // namespace attn::test

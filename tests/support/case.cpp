@@ -13,7 +13,8 @@
 namespace attn::test {
 namespace {
 
-StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layout layout, double deviation = 1) {
+StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layout layout,
+                            double deviation = 1) {
   StridedTensor tensor(dtype, shape, layout);
   std::vector<double> values(static_cast<std::size_t>(shape.product()));
   for (double& value : values) value = deviation * random.normal();
@@ -33,7 +34,8 @@ StridedTensor uniform_i8(Random& random, const Dims& shape, Layout layout) {
 StridedTensor scales_of(Random& random, const Dims& rows, Layout layout) {
   StridedTensor tensor(DType::f32, {rows[0], rows[1], rows[2]}, layout);
   std::vector<double> values(static_cast<std::size_t>(tensor.shape().product()));
-  for (double& value : values) value = random.chance(0.03) ? 0 : (0.5 + random.uniform()) * std::sqrt(3.0) / 127;
+  for (double& value : values)
+    value = random.chance(0.03) ? 0 : (0.5 + random.uniform()) * std::sqrt(3.0) / 127;
   tensor.assign(values);
   return tensor;
 }
@@ -61,13 +63,18 @@ std::string describe(const Options& options) {
   std::string text;
   if (options.softmax_scale) text += fmt::format(" scale {}", *options.softmax_scale);
   if (options.softcap) text += fmt::format(" softcap {}", *options.softcap);
-  if (options.causal) text += options.causal->offset ? fmt::format(" causal {}", *options.causal->offset) : " causal bottom-right";
-  if (options.window) text += fmt::format(" window {},{}", in_words(options.window->left), in_words(options.window->right));
+  if (options.causal)
+    text += options.causal->offset ? fmt::format(" causal {}", *options.causal->offset)
+                                   : " causal bottom-right";
+  if (options.window)
+    text += fmt::format(" window {},{}", in_words(options.window->left),
+                        in_words(options.window->right));
   if (options.score_mod) text += " score_mod";
   if (options.mask_mod) text += " mask_mod";
   if (options.num_threads) text += fmt::format(" threads {}", *options.num_threads);
   if (options.isa) text += fmt::format(" isa {}", name_of(*options.isa));
-  if (options.normaliser != Normaliser::softmax()) text += fmt::format(" {}", options.normaliser.to_string());
+  if (options.normaliser != Normaliser::softmax())
+    text += fmt::format(" {}", options.normaliser.to_string());
   if (options.score_matmul == ScoreMatmul::onednn) text += " scores by oneDNN";
   return text;
 }
@@ -76,27 +83,32 @@ std::string describe(const Options& options) {
 
 std::string to_string(const Case& c) {
   std::string text =
-      fmt::format("batch {} heads {}/{} q_len {} kv_len {} dims {}/{} types {},{},{}", c.batch, c.num_q_heads, c.num_kv_heads, c.q_len,
-                  c.kv_len, c.head_dim, c.value_dim(), name_of(c.q_type), name_of(c.kv_type), name_of(c.out_type));
+      fmt::format("batch {} heads {}/{} q_len {} kv_len {} dims {}/{} types {},{},{}", c.batch,
+                  c.num_q_heads, c.num_kv_heads, c.q_len, c.kv_len, c.head_dim, c.value_dim(),
+                  name_of(c.q_type), name_of(c.kv_type), name_of(c.out_type));
   text += describe(c.options);
-  if (c.mask) text += fmt::format(" mask {} {} hiding {}", name_of(c.mask->dtype), c.mask->shape.to_string(), c.mask->hidden);
+  if (c.mask)
+    text += fmt::format(" mask {} {} hiding {}", name_of(c.mask->dtype), c.mask->shape.to_string(),
+                        c.mask->hidden);
   if (c.alibi) text += " alibi";
   if (c.sinks) text += " sinks";
-  if (!c.kv_lens.empty()) text += fmt::format(" kv_lens {} {}", name_of(c.kv_lens_type), fmt::join(c.kv_lens, ","));
+  if (!c.kv_lens.empty())
+    text += fmt::format(" kv_lens {} {}", name_of(c.kv_lens_type), fmt::join(c.kv_lens, ","));
   if (!c.lse) text += " without lse";
   return text + fmt::format(" layout {} seed {}", name_of(c.layout), c.seed);
 }
 
 std::string repeat_line(const Case& c) {
   const doctest::ContextOptions& doctest = *doctest::getContextOptions();
-  return fmt::format("{}\nrepeat: ATTN_TEST_SEED={} {} --test-case=\"{}\"", to_string(c), c.seed, doctest.binary_name.c_str(),
-                     doctest.currentTest->m_name);
+  return fmt::format("{}\nrepeat: ATTN_TEST_SEED={} {} --test-case=\"{}\"", to_string(c), c.seed,
+                     doctest.binary_name.c_str(), doctest.currentTest->m_name);
 }
 
 std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count) {
   if (const char* only = std::getenv("ATTN_TEST_SEED")) return {std::strtoull(only, nullptr, 10)};
   const char* const every = std::getenv("ATTN_TEST_EVERY");
-  const std::uint64_t step = every != nullptr ? std::max<std::uint64_t>(1, std::strtoull(every, nullptr, 10)) : 1;
+  const std::uint64_t step =
+      every != nullptr ? std::max<std::uint64_t>(1, std::strtoull(every, nullptr, 10)) : 1;
   std::vector<std::uint64_t> chosen;
   for (std::uint64_t n = 0; n < count; n += step) chosen.push_back(first + n);
   return chosen;
@@ -105,17 +117,22 @@ std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count) {
 Inputs make_inputs(const Case& c) {
   Random random(c.seed);
   Inputs inputs;
-  inputs.q = normal_tensor(random, c.q_type, {c.batch, c.num_q_heads, c.q_len, c.head_dim}, c.layout);
-  const Dims k_shape{c.batch, c.num_kv_heads, c.kv_len, c.head_dim}, v_shape{c.batch, c.num_kv_heads, c.kv_len, c.value_dim()};
+  inputs.q =
+      normal_tensor(random, c.q_type, {c.batch, c.num_q_heads, c.q_len, c.head_dim}, c.layout);
+  const Dims k_shape{c.batch, c.num_kv_heads, c.kv_len, c.head_dim},
+      v_shape{c.batch, c.num_kv_heads, c.kv_len, c.value_dim()};
   const bool quantised = c.kv_type == DType::i8;
-  inputs.k = quantised ? uniform_i8(random, k_shape, c.layout) : normal_tensor(random, c.kv_type, k_shape, c.layout);
-  inputs.v = quantised ? uniform_i8(random, v_shape, c.layout) : normal_tensor(random, c.kv_type, v_shape, c.layout);
+  inputs.k = quantised ? uniform_i8(random, k_shape, c.layout)
+                       : normal_tensor(random, c.kv_type, k_shape, c.layout);
+  inputs.v = quantised ? uniform_i8(random, v_shape, c.layout)
+                       : normal_tensor(random, c.kv_type, v_shape, c.layout);
   if (quantised) inputs.k_scales = scales_of(random, k_shape, c.layout);
   if (quantised) inputs.v_scales = scales_of(random, v_shape, c.layout);
   if (c.mask) inputs.mask = mask_tensor(random, *c.mask, c.layout);
   if (c.alibi) {
     const double score_of_order_one = 4.0 / static_cast<double>(c.kv_len + 4);
-    inputs.alibi_slopes = normal_tensor(random, DType::f32, {c.num_q_heads}, c.layout, score_of_order_one);
+    inputs.alibi_slopes =
+        normal_tensor(random, DType::f32, {c.num_q_heads}, c.layout, score_of_order_one);
   }
   if (c.sinks) inputs.sinks = normal_tensor(random, DType::f32, {c.num_q_heads}, c.layout);
   if (!c.kv_lens.empty()) {
@@ -127,7 +144,8 @@ Inputs make_inputs(const Case& c) {
 
 Outputs make_outputs(const Case& c) {
   Outputs outputs;
-  outputs.out = StridedTensor(c.out_type, {c.batch, c.num_q_heads, c.q_len, c.value_dim()}, c.layout);
+  outputs.out =
+      StridedTensor(c.out_type, {c.batch, c.num_q_heads, c.q_len, c.value_dim()}, c.layout);
   if (c.lse) outputs.lse = StridedTensor(DType::f32, {c.batch, c.num_q_heads, c.q_len}, c.layout);
   return outputs;
 }

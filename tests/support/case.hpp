@@ -1,4 +1,5 @@
-// A call written down as a value: sizes, types and options. The numbers in its tensors follow from its seed.
+// A call written down as a value: sizes, types and options. The numbers in its tensors follow from
+// its seed.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -46,16 +47,16 @@ struct Case {
 std::string to_string(const Case& c);
 /// The same, and under it the command that runs the test case in hand again.
 std::string repeat_line(const Case& c);
-/// first, first + 1, ..., or every n-th of them with n in the environment variable ATTN_TEST_EVERY; the one in ATTN_TEST_SEED alone
-/// where that is set.
+/// first, first + 1, ..., or every n-th of them with n in the environment variable ATTN_TEST_EVERY;
+/// the one in ATTN_TEST_SEED alone where that is set.
 std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count);
 
 /// What a call reads.
 struct Inputs {
   StridedTensor q, k, v, mask, alibi_slopes, sinks, kv_lens, k_scales, v_scales;
 };
-/// Q, K and V are normal, so that with the default scale scores are of order one; K and V of i8 are uniform, of the same variance, with
-/// a scale for each row, which now and then is 0.
+/// Q, K and V are normal, so that with the default scale scores are of order one; K and V of i8 are
+/// uniform, of the same variance, with a scale for each row, which now and then is 0.
 Inputs make_inputs(const Case& c);
 
 /// What a call writes; poisoned before.

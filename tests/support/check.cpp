@@ -27,7 +27,8 @@ double largest_finite(const std::vector<double>& values) {
 
 double largest_error(const std::vector<float>& got, const std::vector<double>& wanted) {
   std::vector<double> errors(got.size());
-  std::transform(got.begin(), got.end(), wanted.begin(), errors.begin(), [](double a, double b) { return a - b; });
+  std::transform(got.begin(), got.end(), wanted.begin(), errors.begin(),
+                 [](double a, double b) { return a - b; });
   return largest_finite(errors);
 }
 
@@ -95,48 +96,60 @@ Expected expected_of(const Case& c, const Inputs& stored_inputs) {
   Expected expected{truth.out.values(), truth.lse.values()};
   // The weights of sigmoid may sum to more than 1.
   const bool sigmoid = c.options.normaliser.kind() == Normaliser::Kind::sigmoid;
-  const double largest_value = largest_finite(inputs.v.values()) * (sigmoid ? std::max(1.0, largest_sum_of_weights(c, inputs)) : 1);
+  const double largest_value = largest_finite(inputs.v.values()) *
+                               (sigmoid ? std::max(1.0, largest_sum_of_weights(c, inputs)) : 1);
   const double largest_lse = std::max(1.0, largest_finite(expected.lse));
   const double plain_error = largest_error(plain.out, expected.out);
-  // Two who read the contract by themselves: were they to disagree, the tolerance would excuse anything.
+  // Two who read the contract by themselves: were they to disagree, the tolerance would excuse
+  // anything.
   CHECK(plain_error <= 100 * eps * largest_lse * largest_value);
 
-  expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value + half_ulp(c.out_type, largest_finite(expected.out));
-  const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16 && c.options.normaliser == Normaliser::softmax();
+  expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value +
+                           half_ulp(c.out_type, largest_finite(expected.out));
+  const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16 &&
+                            c.options.normaliser == Normaliser::softmax();
   if (bf16_weights) expected.out_tolerance += bf16_eps / 2 * largest_weighted_magnitude(c, inputs);
   expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * largest_lse;
   return expected;
 }
 
-std::string difference(const std::vector<double>& got, const std::vector<double>& wanted, double tolerance) {
+std::string difference(const std::vector<double>& got, const std::vector<double>& wanted,
+                       double tolerance) {
   std::size_t worst = got.size();
   double worst_error = -1;
   for (std::size_t n = 0; n < got.size(); ++n) {
     if (agree(got[n], wanted[n], tolerance)) continue;
-    const double error = std::isnan(got[n] - wanted[n]) ? std::numeric_limits<double>::infinity() : std::abs(got[n] - wanted[n]);
+    const double error = std::isnan(got[n] - wanted[n]) ? std::numeric_limits<double>::infinity()
+                                                        : std::abs(got[n] - wanted[n]);
     if (error > worst_error) {
       worst = n;
       worst_error = error;
     }
   }
   if (worst == got.size()) return "";
-  return fmt::format("element {} of {} is {} instead of {}: off by {}, allowed {}", worst, got.size(), got[worst], wanted[worst],
-                     worst_error, tolerance);
+  return fmt::format("element {} of {} is {} instead of {}: off by {}, allowed {}", worst,
+                     got.size(), got[worst], wanted[worst], worst_error, tolerance);
 }
 
 std::string difference(const Outputs& got, const Expected& wanted) {
   if (!got.out.gaps_untouched()) return "out: written between its elements";
   if (!got.lse.gaps_untouched()) return "lse: written between its elements";
-  if (const std::string out = difference(got.out.values(), wanted.out, wanted.out_tolerance); !out.empty()) return "out: " + out;
+  if (const std::string out = difference(got.out.values(), wanted.out, wanted.out_tolerance);
+      !out.empty())
+    return "out: " + out;
   const std::string lse = difference(got.lse.values(), wanted.lse, wanted.lse_tolerance);
   return lse.empty() ? "" : "lse: " + lse;
 }
 
 std::string bit_difference(const Outputs& a, const Outputs& b) {
-  for (const auto& [name, left, right] : {std::tuple{"out", &a.out, &b.out}, std::tuple{"lse", &a.lse, &b.lse}}) {
+  for (const auto& [name, left, right] :
+       {std::tuple{"out", &a.out, &b.out}, std::tuple{"lse", &a.lse, &b.lse}}) {
     const std::vector<std::uint64_t> bits = left->bits(), others = right->bits();
-    const auto [place, other] = std::mismatch(bits.begin(), bits.end(), others.begin(), others.end());
-    if (place != bits.end()) return fmt::format("{}: element {} is {:#x} or {:#x}", name, place - bits.begin(), *place, *other);
+    const auto [place, other] =
+        std::mismatch(bits.begin(), bits.end(), others.begin(), others.end());
+    if (place != bits.end())
+      return fmt::format("{}: element {} is {:#x} or {:#x}", name, place - bits.begin(), *place,
+                         *other);
   }
   return "";
 }

@@ -4,7 +4,8 @@
 
 namespace attn::test {
 
-void check_fails(ErrorCode code, const std::vector<std::string>& words, const std::function<void()>& run) {
+void check_fails(ErrorCode code, const std::vector<std::string>& words,
+                 const std::function<void()>& run) {
   Error error(ErrorCode::io, "no error");
   try {
     run();

@@ -1,4 +1,5 @@
-// Calls that have to be refused. No templates: a check takes a compiler long, and these stand in hundreds of places.
+// Calls that have to be refused. No templates: a check takes a compiler long, and these stand in
+// hundreds of places.
 #pragma once
 
 #include <attn/error.hpp>
@@ -10,7 +11,8 @@
 namespace attn::test {
 
 /// Runs what has to fail, and looks for words in its message.
-void check_fails(ErrorCode code, const std::vector<std::string>& words, const std::function<void()>& run);
+void check_fails(ErrorCode code, const std::vector<std::string>& words,
+                 const std::function<void()>& run);
 
 /// The message, one line, of the Error with this code that `run` throws. Empty if it throws none.
 std::string refusal(const std::function<void()>& run, ErrorCode code = ErrorCode::io);

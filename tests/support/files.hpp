@@ -43,7 +43,8 @@ class Folder {
   /// Names of all that lies in it, sorted.
   std::vector<std::string> names() const {
     std::vector<std::string> found;
-    for (const auto& entry : fs::directory_iterator(path_)) found.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(path_))
+      found.push_back(entry.path().filename().string());
     std::sort(found.begin(), found.end());
     return found;
   }
@@ -71,12 +72,15 @@ inline std::string raw(const std::vector<T>& values) {
 }
 
 inline std::string npy(const std::string& header, const std::string& data, int major = 1) {
-  return std::string("\x93NUMPY") + static_cast<char>(major) + '\0' + little_endian(header.size(), major == 1 ? 2 : 4) + header + data;
+  return std::string("\x93NUMPY") + static_cast<char>(major) + '\0' +
+         little_endian(header.size(), major == 1 ? 2 : 4) + header + data;
 }
 
 /// What NumPy writes for `descr` and `shape`, both as Python spells them.
-inline std::string numpy_header(const std::string& descr, const std::string& shape, bool fortran_order = false) {
-  return "{'descr': '" + descr + "', 'fortran_order': " + (fortran_order ? "True" : "False") + ", 'shape': " + shape + ", }  \n";
+inline std::string numpy_header(const std::string& descr, const std::string& shape,
+                                bool fortran_order = false) {
+  return "{'descr': '" + descr + "', 'fortran_order': " + (fortran_order ? "True" : "False") +
+         ", 'shape': " + shape + ", }  \n";
 }
 
 inline std::string safetensors(const std::string& header, const std::string& data) {
@@ -90,16 +94,18 @@ inline std::string table(const std::string& entries) {
   return header += "}";
 }
 
-inline std::string entry(const std::string& name, const std::string& dtype, const std::string& shape, int begin, int end) {
-  return '"' + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":[)" + std::to_string(begin) + ',' +
-         std::to_string(end) + "]}";
+inline std::string entry(const std::string& name, const std::string& dtype,
+                         const std::string& shape, int begin, int end) {
+  return '"' + name + R"(":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":[)" +
+         std::to_string(begin) + ',' + std::to_string(end) + "]}";
 }
 
 /// Checks that reading is refused, and that the line names the file and the fault.
 inline void check_refused(const std::string& tensor, const std::string& fault) {
   CAPTURE(tensor);
   const std::string message = refusal([&] { read_tensor(tensor); });
-  const std::string file = fs::path(tensor.substr(0, tensor.find(".safetensors:"))).filename().string();
+  const std::string file =
+      fs::path(tensor.substr(0, tensor.find(".safetensors:"))).filename().string();
   CAPTURE(message);
   CAPTURE(fault);
   CHECK(message.find(file) != std::string::npos);

@@ -1,4 +1,5 @@
-// What the tests of functions of tensors share: tensors in any layout and type, and how far a result may lie from the exact one.
+// What the tests of functions of tensors share: tensors in any layout and type, and how far a
+// result may lie from the exact one.
 #pragma once
 
 #include <attn/execution.hpp>
@@ -23,8 +24,8 @@
 namespace attn::test {
 
 inline constexpr std::initializer_list<DType> float_types = {DType::f32, DType::bf16, DType::f16};
-inline constexpr std::initializer_list<Layout> all_layouts = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
-                                                              Layout::reversed};
+inline constexpr std::initializer_list<Layout> all_layouts = {
+    Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
 inline constexpr double float_unit = 0x1p-24;  // the largest relative error of rounding to f32
 
 /// What rounding to a type may change: a part of the value, or half of the smallest step.
@@ -36,26 +37,32 @@ inline double rounding_to(DType dtype, double value) {
   }
 }
 
-inline StridedTensor tensor_of(DType dtype, const Dims& shape, Layout layout, const std::vector<double>& values) {
+inline StridedTensor tensor_of(DType dtype, const Dims& shape, Layout layout,
+                               const std::vector<double>& values) {
   StridedTensor tensor(dtype, shape, layout);
   tensor.assign(values);
   return tensor;
 }
 
-inline std::vector<double> normal_values(Random& random, std::int64_t count, double mean = 0, double deviation = 1) {
+inline std::vector<double> normal_values(Random& random, std::int64_t count, double mean = 0,
+                                         double deviation = 1) {
   std::vector<double> values(static_cast<std::size_t>(count));
   for (double& value : values) value = mean + deviation * random.normal();
   return values;
 }
 
-/// Empty if each value lies within its tolerance, NaN meets NaN and an infinity its like; else the first place that does not.
+/// Empty if each value lies within its tolerance, NaN meets NaN and an infinity its like; else the
+/// first place that does not.
 template <class Tolerance>
-std::string first_difference(const std::vector<double>& got, const std::vector<double>& wanted, Tolerance tolerance) {
-  if (got.size() != wanted.size()) return fmt::format("{} values for {}", got.size(), wanted.size());
+std::string first_difference(const std::vector<double>& got, const std::vector<double>& wanted,
+                             Tolerance tolerance) {
+  if (got.size() != wanted.size())
+    return fmt::format("{} values for {}", got.size(), wanted.size());
   for (std::size_t n = 0; n < got.size(); ++n) {
     const bool same = got[n] == wanted[n] || (std::isnan(got[n]) && std::isnan(wanted[n]));
     if (same || std::fabs(got[n] - wanted[n]) <= tolerance(n)) continue;
-    return fmt::format("value {} is {:.9g}; wanted {:.9g} within {:.3g}", n, got[n], wanted[n], tolerance(n));
+    return fmt::format("value {} is {:.9g}; wanted {:.9g} within {:.3g}", n, got[n], wanted[n],
+                       tolerance(n));
   }
   return {};
 }

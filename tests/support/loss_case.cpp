@@ -32,7 +32,8 @@ StridedTensor tensor_of(DType dtype, const Dims& shape, Layout layout, const Val
   return tensor;
 }
 
-Values random_classes(Random& random, const LossCase& c, std::int64_t slices, std::int64_t classes) {
+Values random_classes(Random& random, const LossCase& c, std::int64_t slices,
+                      std::int64_t classes) {
   Values values(static_cast<std::size_t>(slices));
   for (double& value : values) {
     value = static_cast<double>(random.integer(0, classes - 1));
@@ -79,7 +80,8 @@ double fenchel_young(const Values& x, const Values& q, double alpha, bool plain)
   const Values p = entmax_of(x, alpha, &tau);
   const double shift = plain ? 0 : alpha == 1 ? tau : tau / (alpha - 1);
   double sum = entropy(p, alpha) - entropy(q, alpha);
-  for (std::size_t c = 0; c < x.size(); ++c) sum += p[c] == q[c] ? 0 : (p[c] - q[c]) * (x[c] - shift);
+  for (std::size_t c = 0; c < x.size(); ++c)
+    sum += p[c] == q[c] ? 0 : (p[c] - q[c]) * (x[c] - shift);
   if (alpha == 1 && !plain) sum += 1 - std::accumulate(q.begin(), q.end(), 0.);
   return sum;
 }
@@ -89,10 +91,12 @@ double fenchel_young(const Values& x, const Values& q, double alpha, bool plain)
 std::string LossCase::describe() const {
   const char* const kinds[] = {"nll", "cross_entropy", "entmax"};
   const char* const reductions[] = {"none", "sum", "mean"};
-  return fmt::format("{} alpha {} {} x {} target {} layout {} weights {} ignore_index {} smoothing {} {} seed {}",
-                     kinds[static_cast<int>(kind)], alpha, shape.to_string(), attn::name_of(x_type), attn::name_of(target_type),
-                     name_of(layout), weights, ignore_index ? std::to_string(*ignore_index) : "none", label_smoothing,
-                     reductions[static_cast<int>(reduction)], seed);
+  return fmt::format(
+      "{} alpha {} {} x {} target {} layout {} weights {} ignore_index {} smoothing {} {} seed {}",
+      kinds[static_cast<int>(kind)], alpha, shape.to_string(), attn::name_of(x_type),
+      attn::name_of(target_type), name_of(layout), weights,
+      ignore_index ? std::to_string(*ignore_index) : "none", label_smoothing,
+      reductions[static_cast<int>(reduction)], seed);
 }
 
 SliceMap::SliceMap(const Dims& shape) : classes(shape[class_dim(shape)]) {
@@ -104,14 +108,17 @@ SliceMap::SliceMap(const Dims& shape) : classes(shape[class_dim(shape)]) {
 LossInputs make_loss_inputs(const LossCase& c) {
   Random random(c.seed);
   const SliceMap map(c.shape);
-  Values x(static_cast<std::size_t>(map.slices() * map.classes)), weight(static_cast<std::size_t>(map.classes));
-  for (double& value : x) value = c.kind == LossKind::nll ? -3 * random.uniform() : 2 * random.normal();
+  Values x(static_cast<std::size_t>(map.slices() * map.classes)),
+      weight(static_cast<std::size_t>(map.classes));
+  for (double& value : x)
+    value = c.kind == LossKind::nll ? -3 * random.uniform() : 2 * random.normal();
   for (double& value : weight) value = random.uniform() + 0.1;
   LossInputs inputs;
   inputs.x = tensor_of(c.x_type, c.shape, c.layout, x);
-  inputs.target = c.of_classes()
-                      ? tensor_of(c.target_type, shape_of_slices(c.shape), c.layout, random_classes(random, c, map.slices(), map.classes))
-                      : tensor_of(c.target_type, c.shape, c.layout, random_distributions(random, map));
+  inputs.target = c.of_classes() ? tensor_of(c.target_type, shape_of_slices(c.shape), c.layout,
+                                             random_classes(random, c, map.slices(), map.classes))
+                                 : tensor_of(c.target_type, c.shape, c.layout,
+                                             random_distributions(random, map));
   if (c.weights) inputs.weight = tensor_of(DType::f32, {map.classes}, c.layout, weight);
   return inputs;
 }
@@ -123,9 +130,12 @@ LossOptions options_of(const LossCase& c, const LossInputs& inputs) {
           .reduction = c.reduction};
 }
 
-Dims loss_shape(const LossCase& c) { return c.reduction == Reduction::none ? shape_of_slices(c.shape) : Dims(); }
+Dims loss_shape(const LossCase& c) {
+  return c.reduction == Reduction::none ? shape_of_slices(c.shape) : Dims();
+}
 
-void run_loss(const LossCase& c, const LossInputs& inputs, const MutableTensorView& loss, const Execution& execution) {
+void run_loss(const LossCase& c, const LossInputs& inputs, const MutableTensorView& loss,
+              const Execution& execution) {
   const TensorView x = inputs.x.view(), target = inputs.target.view();
   const LossOptions options = options_of(c, inputs);
   if (c.kind == LossKind::nll) return nll_loss(x, target, loss, options, execution);
@@ -134,12 +144,13 @@ void run_loss(const LossCase& c, const LossInputs& inputs, const MutableTensorVi
   entmax_loss(x, target, loss, c.alpha, options, execution);
 }
 
-void run_loss_backward(const LossCase& c, const LossInputs& inputs, const TensorView& dloss, const MutableTensorView& dx,
-                       const Execution& execution) {
+void run_loss_backward(const LossCase& c, const LossInputs& inputs, const TensorView& dloss,
+                       const MutableTensorView& dx, const Execution& execution) {
   const TensorView x = inputs.x.view(), target = inputs.target.view();
   const LossOptions options = options_of(c, inputs);
   if (c.kind == LossKind::nll) return nll_loss_backward(dloss, target, dx, options, execution);
-  if (c.kind == LossKind::cross_entropy) return cross_entropy_backward(dloss, x, target, dx, options, execution);
+  if (c.kind == LossKind::cross_entropy)
+    return cross_entropy_backward(dloss, x, target, dx, options, execution);
   if (c.alpha == 2) return sparsemax_loss_backward(dloss, x, target, dx, options, execution);
   entmax_loss_backward(dloss, x, target, dx, c.alpha, options, execution);
 }
@@ -180,7 +191,8 @@ Values LossOracle::row_of(const Values& values, std::int64_t slice) const {
 }
 
 bool LossOracle::ignored(std::int64_t slice) const {
-  return case_.of_classes() && case_.ignore_index && target_[static_cast<std::size_t>(slice)] == static_cast<double>(*case_.ignore_index);
+  return case_.of_classes() && case_.ignore_index &&
+         target_[static_cast<std::size_t>(slice)] == static_cast<double>(*case_.ignore_index);
 }
 
 Values LossOracle::q_of(std::int64_t slice) const {
@@ -195,13 +207,16 @@ Values LossOracle::q_of(std::int64_t slice) const {
 }
 
 double LossOracle::weight_of(std::int64_t slice) const {
-  return case_.of_classes() ? weight(static_cast<std::int64_t>(target_[static_cast<std::size_t>(slice)])) : 1;
+  return case_.of_classes()
+             ? weight(static_cast<std::int64_t>(target_[static_cast<std::size_t>(slice)]))
+             : 1;
 }
 
 double LossOracle::loss_of(std::int64_t slice, const Values& x, bool plain) const {
   if (ignored(slice)) return 0;
   const Values q = q_of(slice);
-  if (case_.kind == LossKind::entmax) return weight_of(slice) * fenchel_young(x, q, case_.alpha, plain);
+  if (case_.kind == LossKind::entmax)
+    return weight_of(slice) * fenchel_young(x, q, case_.alpha, plain);
   const double lse = case_.kind == LossKind::nll ? 0 : log_sum_exp(x);
   double sum = 0;
   for (std::size_t c = 0; c < x.size(); ++c) {
@@ -215,16 +230,18 @@ double LossOracle::loss_of(std::int64_t slice, const Values& x, bool plain) cons
 double LossOracle::tolerance_of(std::int64_t slice) const {
   if (ignored(slice)) return 0;
   const Values x = x_of(slice), q = q_of(slice);
-  const double rounding = 0.5001 * eps * std::abs(loss_of(slice));  // of the float, and a double before
+  const double rounding =
+      0.5001 * eps * std::abs(loss_of(slice));  // of the float, and a double before
   if (case_.kind == LossKind::nll) return rounding;
   if (case_.kind == LossKind::cross_entropy || case_.alpha == 1) {
     // The logarithm of the sum is off by 2e-7, as in log_softmax.
     double off = 0;
-    for (std::size_t c = 0; c < x.size(); ++c) off += std::abs(weight(static_cast<std::int64_t>(c)) * q[c]) * 2e-7;
+    for (std::size_t c = 0; c < x.size(); ++c)
+      off += std::abs(weight(static_cast<std::int64_t>(c)) * q[c]) * 2e-7;
     return rounding + off * (case_.kind == LossKind::entmax ? weight_of(slice) : 1);
   }
-  // p is off by eps of itself, and by what an error of eps in tau makes of it: p^(2 - alpha) / (alpha - 1) as much. A term's derivative
-  // in p is (p - q) p^(alpha - 2), or in log_i q.
+  // p is off by eps of itself, and by what an error of eps in tau makes of it: p^(2 - alpha) /
+  // (alpha - 1) as much. A term's derivative in p is (p - q) p^(alpha - 2), or in log_i q.
   const Values p = entmax_of(x, case_.alpha);
   double off = 0;
   for (std::size_t c = 0; c < x.size(); ++c) {
@@ -236,7 +253,8 @@ double LossOracle::tolerance_of(std::int64_t slice) const {
 double LossOracle::divisor() const {
   if (case_.reduction != Reduction::mean) return 1;
   double sum = 0;
-  for (std::int64_t slice = 0; slice < map_.slices(); ++slice) sum += ignored(slice) ? 0 : weight_of(slice);
+  for (std::int64_t slice = 0; slice < map_.slices(); ++slice)
+    sum += ignored(slice) ? 0 : weight_of(slice);
   return sum;
 }
 
@@ -253,7 +271,8 @@ Values LossOracle::losses() const {
 
 Values LossOracle::tolerances() const {
   Values values;
-  for (std::int64_t slice = 0; slice < map_.slices(); ++slice) values.push_back(tolerance_of(slice));
+  for (std::int64_t slice = 0; slice < map_.slices(); ++slice)
+    values.push_back(tolerance_of(slice));
   return reduced(values);
 }
 

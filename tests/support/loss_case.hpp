@@ -34,16 +34,18 @@ struct LossCase {
 struct LossInputs {
   StridedTensor x, target, weight;
 };
-/// x is normal; classes meet ignore_index in every third slice or so; distributions have zeros, and sums that are 1 but for rounding.
+/// x is normal; classes meet ignore_index in every third slice or so; distributions have zeros, and
+/// sums that are 1 but for rounding.
 LossInputs make_loss_inputs(const LossCase& c);
 LossOptions options_of(const LossCase& c, const LossInputs& inputs);
 /// The shape of loss.
 Dims loss_shape(const LossCase& c);
 
-void run_loss(const LossCase& c, const LossInputs& inputs, const MutableTensorView& loss, const Execution& execution = {});
+void run_loss(const LossCase& c, const LossInputs& inputs, const MutableTensorView& loss,
+              const Execution& execution = {});
 /// sparsemax's own function where alpha is 2.
-void run_loss_backward(const LossCase& c, const LossInputs& inputs, const TensorView& dloss, const MutableTensorView& dx,
-                       const Execution& execution = {});
+void run_loss_backward(const LossCase& c, const LossInputs& inputs, const TensorView& dloss,
+                       const MutableTensorView& dx, const Execution& execution = {});
 
 /// Dense: how elements of x lie in slices.
 struct SliceMap {
@@ -68,11 +70,13 @@ class LossOracle {
   Values x_of(std::int64_t slice) const { return row_of(x_, slice); }
   /// Smoothed.
   Values q_of(std::int64_t slice) const;
-  double weight(std::int64_t of_class) const { return weight_.empty() ? 1 : weight_[static_cast<std::size_t>(of_class)]; }
+  double weight(std::int64_t of_class) const {
+    return weight_.empty() ? 1 : weight_[static_cast<std::size_t>(of_class)];
+  }
   /// What a slice's weight multiplies in the losses of entmax.
   double weight_of(std::int64_t slice) const;
-  /// Of the loss of one slice with other scores than its own; `plain` leaves x as it is in the losses of entmax, which is the same
-  /// if q sums to 1.
+  /// Of the loss of one slice with other scores than its own; `plain` leaves x as it is in the
+  /// losses of entmax, which is the same if q sums to 1.
   double loss_of(std::int64_t slice, const Values& x, bool plain = false) const;
   double loss_of(std::int64_t slice) const { return loss_of(slice, x_of(slice)); }
   /// How far off a float's arithmetic may be.

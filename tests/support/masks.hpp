@@ -11,8 +11,13 @@ namespace attn::test {
 
 /// None, both presets, and offsets that leave rows empty, full or in between.
 inline std::vector<std::optional<Causal>> causal_masks(std::int64_t q_len, std::int64_t kv_len) {
-  return {std::nullopt,           Causal::bottom_right(),      Causal::top_left(),         Causal::with_offset(-3),
-          Causal::with_offset(4), Causal::with_offset(-q_len), Causal::with_offset(kv_len)};
+  return {std::nullopt,
+          Causal::bottom_right(),
+          Causal::top_left(),
+          Causal::with_offset(-3),
+          Causal::with_offset(4),
+          Causal::with_offset(-q_len),
+          Causal::with_offset(kv_len)};
 }
 
 /// None, and every combination of narrow, wide and unlimited sides.

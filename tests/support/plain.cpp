@@ -12,26 +12,32 @@ namespace {
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 double element(const TensorView& view, const Dims& index) {
-  const auto offset = offset_of(view.strides, index) * static_cast<std::int64_t>(size_of(view.dtype));
+  const auto offset =
+      offset_of(view.strides, index) * static_cast<std::int64_t>(size_of(view.dtype));
   double value = 0;
   copy_into({static_cast<const std::byte*>(view.data) + offset, view.dtype, {1}}, {&value, {1}});
   return value;
 }
 
-float per_head(const TensorView& view, std::int64_t q_head) { return static_cast<float>(element(view, {q_head})); }
+float per_head(const TensorView& view, std::int64_t q_head) {
+  return static_cast<float>(element(view, {q_head}));
+}
 
 std::int64_t key_count(const Tensors& tensors, std::int64_t batch) {
   if (tensors.kv_lens.absent()) return tensors.k.shape[2];
   return static_cast<std::int64_t>(element(tensors.kv_lens, {batch}));
 }
 
-std::int64_t position(const Tensors& tensors, const Options& options, std::int64_t batch, std::int64_t i) {
+std::int64_t position(const Tensors& tensors, const Options& options, std::int64_t batch,
+                      std::int64_t i) {
   const std::int64_t bottom_right = key_count(tensors, batch) - tensors.q.shape[2];
   return i + (options.causal ? options.causal->offset.value_or(bottom_right) : bottom_right);
 }
 
-/// What a dense mask holds for a key: false, true, or a number to add. Beyond a short mask: what hides.
-double mask_value(const TensorView& mask, std::int64_t batch, std::int64_t q_head, std::int64_t i, std::int64_t j) {
+/// What a dense mask holds for a key: false, true, or a number to add. Beyond a short mask: what
+/// hides.
+double mask_value(const TensorView& mask, std::int64_t batch, std::int64_t q_head, std::int64_t i,
+                  std::int64_t j) {
   const int rank = mask.rank();
   const std::int64_t last = mask.shape[rank - 1];
   if (last != 1 && j >= last) return mask.dtype == DType::boolean ? 0 : -infinity;
@@ -61,7 +67,8 @@ float dot(const float* a, const float* b, std::int64_t count) {
 }
 
 /// The scores of a row; -inf where the key is hidden.
-std::vector<float> masked_scores(const Tensors& tensors, const Options& options, const KeyRun& row, const float* q, const Floats& k) {
+std::vector<float> masked_scores(const Tensors& tensors, const Options& options, const KeyRun& row,
+                                 const float* q, const Floats& k) {
   const std::int64_t head_dim = tensors.q.shape[3];
   const float scale = options.softmax_scale.value_or(1.f / std::sqrt(static_cast<float>(head_dim)));
   const bool additive = !tensors.mask.absent() && tensors.mask.dtype != DType::boolean;
@@ -70,19 +77,23 @@ std::vector<float> masked_scores(const Tensors& tensors, const Options& options,
     float score = scale * dot(q, k.row(row.batch, row.kv_head, j), head_dim);
     if (options.softcap) score = *options.softcap * std::tanh(score / *options.softcap);
     if (!tensors.alibi_slopes.absent()) {
-      score -= per_head(tensors.alibi_slopes, row.q_head) * static_cast<float>(std::abs(row.q_position - j));
+      score -= per_head(tensors.alibi_slopes, row.q_head) *
+               static_cast<float>(std::abs(row.q_position - j));
     }
-    if (additive) score += static_cast<float>(mask_value(tensors.mask, row.batch, row.q_head, row.q_index, j));
+    if (additive)
+      score += static_cast<float>(mask_value(tensors.mask, row.batch, row.q_head, row.q_index, j));
     scores[static_cast<std::size_t>(j)] = score;
   }
   if (options.score_mod && row.count > 0) options.score_mod(row, scores.data());
   for (std::int64_t j = 0; j < row.count; ++j) {
-    if (!visible(tensors, options, row.batch, row.q_head, row.q_index, j)) scores[static_cast<std::size_t>(j)] = -infinity;
+    if (!visible(tensors, options, row.batch, row.q_head, row.q_index, j))
+      scores[static_cast<std::size_t>(j)] = -infinity;
   }
   return scores;
 }
 
-/// Turns scores into weights before division by their sum, which with the sink is `sum`; returns the maximum.
+/// Turns scores into weights before division by their sum, which with the sink is `sum`; returns
+/// the maximum.
 float exponentiate(std::vector<float>& scores, float sink, float& sum) {
   float maximum = sink;
   for (const float score : scores) maximum = std::max(maximum, score);
@@ -102,7 +113,9 @@ void sigmoid(std::vector<float>& scores, float bias) {
 /// tau from halving the interval that it lies in.
 void entmax(std::vector<float>& scores, float alpha) {
   const float maximum = *std::max_element(scores.begin(), scores.end());
-  const auto weight = [alpha](float above) { return above > 0 ? std::pow(above, 1 / (alpha - 1)) : 0; };
+  const auto weight = [alpha](float above) {
+    return above > 0 ? std::pow(above, 1 / (alpha - 1)) : 0;
+  };
   for (float& score : scores) score = (alpha - 1) * (score - maximum);
   float low = -1, high = 0;
   for (int halving = 0; halving < 40; ++halving) {
@@ -115,8 +128,10 @@ void entmax(std::vector<float>& scores, float alpha) {
 }
 
 /// With a sink as one more score.
-void normalise(const Normaliser& normaliser, std::int64_t kv_len, float sink, std::vector<float>& scores) {
-  const bool none = std::all_of(scores.begin(), scores.end(), [](float score) { return score == -infinity; });
+void normalise(const Normaliser& normaliser, std::int64_t kv_len, float sink,
+               std::vector<float>& scores) {
+  const bool none =
+      std::all_of(scores.begin(), scores.end(), [](float score) { return score == -infinity; });
   if (none) return scores.assign(scores.size(), 0.f);
   if (normaliser.kind() == Normaliser::Kind::sigmoid) {
     return sigmoid(scores, normaliser.bias().value_or(-std::log(static_cast<float>(kv_len))));
@@ -128,7 +143,8 @@ void normalise(const Normaliser& normaliser, std::int64_t kv_len, float sink, st
 
 }  // namespace
 
-bool visible(const Tensors& tensors, const Options& options, std::int64_t batch, std::int64_t q_head, std::int64_t i, std::int64_t j) {
+bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
+             std::int64_t q_head, std::int64_t i, std::int64_t j) {
   const std::int64_t p = position(tensors, options, batch, i);
   if (j >= key_count(tensors, batch)) return false;
   if (options.causal && j > p) return false;
@@ -150,27 +166,32 @@ PlainResult attention_plain(const Tensors& tensors, const Options& options) {
   const Floats queries(tensors.q), k(tensors.k), v(tensors.v);
   const std::int64_t v_head_dim = tensors.v.shape[3];
   PlainResult result;
-  for_each_index({tensors.q.shape[0], tensors.q.shape[1], tensors.q.shape[2]}, [&](const Dims& index) {
-    const std::int64_t batch = index[0], q_head = index[1], i = index[2];
-    const std::int64_t kv_head = q_head / (tensors.q.shape[1] / tensors.k.shape[1]);
-    const KeyRun row{batch, q_head, kv_head, i, position(tensors, options, batch, i), 0, tensors.k.shape[2]};
-    std::vector<float> weights = masked_scores(tensors, options, row, queries.row(batch, q_head, i), k);
-    const float sink = tensors.sinks.absent() ? -infinity : per_head(tensors.sinks, q_head);
-    float sum = 1, maximum = 0;
-    if (options.normaliser == Normaliser::softmax()) {
-      maximum = exponentiate(weights, sink, sum);
-    } else {
-      normalise(options.normaliser, key_count(tensors, batch), sink, weights);
-    }
-    std::vector<float> out(static_cast<std::size_t>(v_head_dim), 0.f);
-    for (std::int64_t j = 0; j < row.count; ++j) {
-      const float weight = weights[static_cast<std::size_t>(j)] / sum;
-      if (!(weight > 0)) continue;
-      for (std::int64_t d = 0; d < v_head_dim; ++d) out[static_cast<std::size_t>(d)] += weight * v.row(batch, kv_head, j)[d];
-    }
-    result.out.insert(result.out.end(), out.begin(), out.end());
-    if (options.normaliser == Normaliser::softmax()) result.lse.push_back(maximum + std::log(sum));
-  });
+  for_each_index(
+      {tensors.q.shape[0], tensors.q.shape[1], tensors.q.shape[2]}, [&](const Dims& index) {
+        const std::int64_t batch = index[0], q_head = index[1], i = index[2];
+        const std::int64_t kv_head = q_head / (tensors.q.shape[1] / tensors.k.shape[1]);
+        const KeyRun row{
+            batch, q_head, kv_head, i, position(tensors, options, batch, i), 0, tensors.k.shape[2]};
+        std::vector<float> weights =
+            masked_scores(tensors, options, row, queries.row(batch, q_head, i), k);
+        const float sink = tensors.sinks.absent() ? -infinity : per_head(tensors.sinks, q_head);
+        float sum = 1, maximum = 0;
+        if (options.normaliser == Normaliser::softmax()) {
+          maximum = exponentiate(weights, sink, sum);
+        } else {
+          normalise(options.normaliser, key_count(tensors, batch), sink, weights);
+        }
+        std::vector<float> out(static_cast<std::size_t>(v_head_dim), 0.f);
+        for (std::int64_t j = 0; j < row.count; ++j) {
+          const float weight = weights[static_cast<std::size_t>(j)] / sum;
+          if (!(weight > 0)) continue;
+          for (std::int64_t d = 0; d < v_head_dim; ++d)
+            out[static_cast<std::size_t>(d)] += weight * v.row(batch, kv_head, j)[d];
+        }
+        result.out.insert(result.out.end(), out.begin(), out.end());
+        if (options.normaliser == Normaliser::softmax())
+          result.lse.push_back(maximum + std::log(sum));
+      });
   return result;
 }
 

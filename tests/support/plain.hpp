@@ -1,4 +1,5 @@
-// Attention as one writes it first: three passes over each row, in float. Its error is what the engine's is measured by.
+// Attention as one writes it first: three passes over each row, in float. Its error is what the
+// engine's is measured by.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -9,7 +10,8 @@
 namespace attn::test {
 
 /// Whether query i of a head sees key j: the table of masks, asked for one key.
-bool visible(const Tensors& tensors, const Options& options, std::int64_t batch, std::int64_t q_head, std::int64_t i, std::int64_t j);
+bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
+             std::int64_t q_head, std::int64_t i, std::int64_t j);
 
 struct PlainResult {
   std::vector<float> out;  // [batch, num_q_heads, q_len, v_head_dim]

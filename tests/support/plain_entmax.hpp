@@ -1,4 +1,5 @@
-// Entmax as one derives it on paper, in long double: everything is sorted, and nothing is shared with the library.
+// Entmax as one derives it on paper, in long double: everything is sorted, and nothing is shared
+// with the library.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +13,8 @@ namespace attn::test {
 struct PlainEntmax {
   std::vector<long double> y;
   long double tau = 0;
-  /// How far each element lies above the threshold, (alpha - 1) x_i - tau; negative below. Empty for alpha = 1.
+  /// How far each element lies above the threshold, (alpha - 1) x_i - tau; negative below. Empty
+  /// for alpha = 1.
   std::vector<long double> excess;
 };
 
@@ -39,7 +41,8 @@ inline long double plain_tau_of_sparsemax(const LongDoubles& z) {
   return tau;
 }
 
-/// z in falling order. The support is a first part of it; of k elements, sum (z - tau)^2 = 1 has tau = mean - sqrt(1/k - variance).
+/// z in falling order. The support is a first part of it; of k elements, sum (z - tau)^2 = 1 has
+/// tau = mean - sqrt(1/k - variance).
 inline long double plain_tau_of_entmax15(const LongDoubles& z) {
   long double sum = 0, squares = 0, tau = z[0] - 1;
   for (std::size_t k = 0; k < z.size(); ++k) {
@@ -52,9 +55,11 @@ inline long double plain_tau_of_entmax15(const LongDoubles& z) {
   return tau;
 }
 
-/// z in falling order. The support are the elements at which, as thresholds, the sum is still below 1. From the last of them
-/// down to the threshold is what is halved, as a logarithm: for large alpha it may be far smaller than the threshold's least digit.
-inline long double plain_tau_by_halving(const LongDoubles& z, long double power, std::size_t& last, long double& below_last) {
+/// z in falling order. The support are the elements at which, as thresholds, the sum is still
+/// below 1. From the last of them down to the threshold is what is halved, as a logarithm: for
+/// large alpha it may be far smaller than the threshold's least digit.
+inline long double plain_tau_by_halving(const LongDoubles& z, long double power, std::size_t& last,
+                                        long double& below_last) {
   const auto sum_at = [&](std::size_t k, long double below) {
     long double sum = 0;
     for (std::size_t n = 0; n <= k; ++n) sum += std::pow((z[n] - z[k]) + below, power);

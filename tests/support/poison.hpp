@@ -9,7 +9,8 @@
 
 namespace attn::test {
 
-/// Quiet and signalling NaNs with payloads, NaN of all ones, both infinities, and the largest number. Of i8: those of its scales.
+/// Quiet and signalling NaNs with payloads, NaN of all ones, both infinities, and the largest
+/// number. Of i8: those of its scales.
 inline std::vector<std::uint64_t> poisons(DType dtype) {
   switch (dtype) {
     case DType::bf16: return {0x7fc1, 0x7f81, 0xffff, 0x7f80, 0xff80, 0x7f7f};
@@ -21,7 +22,8 @@ inline std::vector<std::uint64_t> poisons(DType dtype) {
 /// Keys of every batch entry and KV head.
 class KeySet {
  public:
-  KeySet(const Dims& kv_shape, double share, std::uint64_t seed) : num_kv_heads_(kv_shape[1]), kv_len_(kv_shape[2]) {
+  KeySet(const Dims& kv_shape, double share, std::uint64_t seed)
+      : num_kv_heads_(kv_shape[1]), kv_len_(kv_shape[2]) {
     Random random(seed);
     chosen_.resize(static_cast<std::size_t>(kv_shape[0] * num_kv_heads_ * kv_len_));
     for (auto&& chosen : chosen_) chosen = random.chance(share);
@@ -35,7 +37,8 @@ class KeySet {
   std::vector<bool> chosen_;
 };
 
-/// Writes bits into the set's rows of K or V: into all of a row, or into one element of it. Or into scales, a number a row.
+/// Writes bits into the set's rows of K or V: into all of a row, or into one element of it. Or into
+/// scales, a number a row.
 inline void put(StridedTensor& kv, const KeySet& keys, std::uint64_t bits, bool whole_rows) {
   for_each_index(kv.shape(), [&](const Dims& at) {
     const bool here = whole_rows || at.rank() == 3 || at[3] == at[2] % kv.shape()[3];

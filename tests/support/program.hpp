@@ -21,15 +21,20 @@ struct Ran {
 };
 
 /// In a shell, with `before` (settings) in front. Redirections among the arguments win.
-inline Ran shell(const std::string& before, const std::string& program, const std::string& arguments) {
+inline Ran shell(const std::string& before, const std::string& program,
+                 const std::string& arguments) {
   const Folder logs;
-  const std::string command = fmt::format("{} '{}' >{} 2>{} </dev/null {}", before, program, logs / "out", logs / "err", arguments);
+  const std::string command = fmt::format("{} '{}' >{} 2>{} </dev/null {}", before, program,
+                                          logs / "out", logs / "err", arguments);
   const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(logs / "out"), bytes_of(logs / "err")};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(logs / "out"),
+          bytes_of(logs / "err")};
 }
 
 inline Ran attn_demo(const std::string& arguments) { return shell("", ATTN_DEMO_PATH, arguments); }
-inline Ran attn_bench(const std::string& arguments) { return shell("", ATTN_BENCH_PATH, arguments); }
+inline Ran attn_bench(const std::string& arguments) {
+  return shell("", ATTN_BENCH_PATH, arguments);
+}
 
 inline void check_done(const std::string& arguments) {
   CAPTURE(arguments);
@@ -39,7 +44,8 @@ inline void check_done(const std::string& arguments) {
 }
 
 /// Wrong usage or input: exit code 2 and one line that names the fault.
-inline void check_refused_with(const Ran& ran, const std::string& fault, const std::string& program = "attn_demo") {
+inline void check_refused_with(const Ran& ran, const std::string& fault,
+                               const std::string& program = "attn_demo") {
   CAPTURE(ran.err);
   CAPTURE(fault);
   CHECK(ran.code == 2);
@@ -52,15 +58,18 @@ inline void check_refused_with(const Ran& ran, const std::string& fault, const s
 inline Tensor random_tensor(const Dims& shape, std::uint64_t seed) {
   Random random(seed);
   Tensor tensor(DType::f32, shape);
-  for (std::int64_t n = 0; n < tensor.size(); ++n) tensor.data<float>()[n] = static_cast<float>(random.normal());
+  for (std::int64_t n = 0; n < tensor.size(); ++n)
+    tensor.data<float>()[n] = static_cast<float>(random.normal());
   return tensor;
 }
 
 /// Files of a small call, and the options that name them.
 struct Sample {
   Folder folder;
-  Tensor q = random_tensor({2, 4, 3, 8}, 1), k = random_tensor({2, 2, 5, 8}, 2), v = random_tensor({2, 2, 5, 6}, 3);
-  std::string inputs = fmt::format("--q {} --k {} --v {}", folder / "q.npy", folder / "k.npy", folder / "v.npy");
+  Tensor q = random_tensor({2, 4, 3, 8}, 1), k = random_tensor({2, 2, 5, 8}, 2),
+         v = random_tensor({2, 2, 5, 6}, 3);
+  std::string inputs =
+      fmt::format("--q {} --k {} --v {}", folder / "q.npy", folder / "k.npy", folder / "v.npy");
   std::string out = folder / "out.npy";
   Names names;  // before anything ran
 
@@ -71,13 +80,16 @@ struct Sample {
     names = folder.names();
   }
 
-  std::string run(const std::string& options) const { return fmt::format("run {} --out {} {}", inputs, out, options); }
+  std::string run(const std::string& options) const {
+    return fmt::format("run {} --out {} {}", inputs, out, options);
+  }
   std::string file(const std::string& name, const TensorView& tensor) const {
     write_tensor(folder / name, tensor, "tensor");
     return folder / name;
   }
   /// O, [2, 4, 3, 6], as the library computes it.
-  Tensor expected(const Options& options = {}, TensorView Tensors::*side = &Tensors::mask, const TensorView& given = {}) const {
+  Tensor expected(const Options& options = {}, TensorView Tensors::*side = &Tensors::mask,
+                  const TensorView& given = {}) const {
     Tensor result(DType::f32, {2, 4, 3, 6});
     Tensors tensors;
     tensors.*side = given;

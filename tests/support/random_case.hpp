@@ -24,20 +24,25 @@ inline void choose_options(Random& random, Case& c) {
   if (random.chance(0.25)) c.options.softcap = static_cast<float>(random.uniform() * 5 + 0.2);
   if (random.chance(0.5)) {
     const std::int64_t any = random.integer(-c.q_len - 3, c.kv_len + 3);
-    c.options.causal = random.pick({Causal::bottom_right(), Causal::top_left(), Causal::with_offset(any)});
+    c.options.causal =
+        random.pick({Causal::bottom_right(), Causal::top_left(), Causal::with_offset(any)});
   }
   if (random.chance(0.4)) {
-    const auto side = [&] { return random.chance(0.4) ? std::nullopt : std::optional(random.integer(0, c.kv_len)); };
+    const auto side = [&] {
+      return random.chance(0.4) ? std::nullopt : std::optional(random.integer(0, c.kv_len));
+    };
     c.options.window = Window{side(), side()};
   }
   if (random.chance(0.2)) {
     c.options.score_mod = [](const KeyRun& run, float* scores) {
-      for (std::int64_t n = 0; n < run.count; ++n) scores[n] = 0.5f * scores[n] + static_cast<float>((run.key_begin + n + run.q_index) % 5);
+      for (std::int64_t n = 0; n < run.count; ++n)
+        scores[n] = 0.5f * scores[n] + static_cast<float>((run.key_begin + n + run.q_index) % 5);
     };
   }
   if (random.chance(0.2)) {
     c.options.mask_mod = [](const KeyRun& run, bool* visible) {
-      for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n + run.q_index + run.q_head + run.batch) % 4 != 1;
+      for (std::int64_t n = 0; n < run.count; ++n)
+        visible[n] = (run.key_begin + n + run.q_index + run.q_head + run.batch) % 4 != 1;
     };
   }
   c.options.num_threads = static_cast<int>(random.integer(1, 4));
@@ -46,13 +51,15 @@ inline void choose_options(Random& random, Case& c) {
 inline void choose_side_tensors(Random& random, Case& c) {
   if (random.chance(0.5)) {
     const int rank = static_cast<int>(random.integer(2, 4));
-    const std::int64_t full[] = {c.batch, c.num_q_heads, c.q_len,
-                                 c.kv_len > 0 && random.chance(0.3) ? random.integer(1, c.kv_len) : c.kv_len};
+    const std::int64_t full[] = {
+        c.batch, c.num_q_heads, c.q_len,
+        c.kv_len > 0 && random.chance(0.3) ? random.integer(1, c.kv_len) : c.kv_len};
     Dims shape(full + 4 - rank, rank);
     for (int dim = 0; dim < rank; ++dim) {
       if (random.chance(0.25)) shape[dim] = 1;
     }
-    const DType dtype = random.pick({DType::boolean, DType::boolean, DType::f32, DType::bf16, DType::f16});
+    const DType dtype =
+        random.pick({DType::boolean, DType::boolean, DType::f32, DType::bf16, DType::f16});
     c.mask = {.dtype = dtype, .shape = shape, .hidden = random.pick({0.1, 0.5, 0.95})};
   }
   c.alibi = random.chance(0.25);
@@ -64,11 +71,13 @@ inline void choose_side_tensors(Random& random, Case& c) {
   }
 }
 
-/// Now and then another than softmax, without what only softmax has. Of those whose weights do not change by more than the scores.
+/// Now and then another than softmax, without what only softmax has. Of those whose weights do not
+/// change by more than the scores.
 inline void choose_normaliser(Random& random, Case& c) {
   if (random.chance(0.7)) return;
-  c.options.normaliser = random.pick({Normaliser::sigmoid(), Normaliser::sigmoid(-1.5f), Normaliser::sparsemax(), Normaliser::entmax(1.5f),
-                                      Normaliser::entmax(1.1f), Normaliser::entmax(1.7f)});
+  c.options.normaliser =
+      random.pick({Normaliser::sigmoid(), Normaliser::sigmoid(-1.5f), Normaliser::sparsemax(),
+                   Normaliser::entmax(1.5f), Normaliser::entmax(1.1f), Normaliser::entmax(1.7f)});
   c.lse = false;
   if (c.options.normaliser.kind() == Normaliser::Kind::sigmoid) c.sinks = false;
 }

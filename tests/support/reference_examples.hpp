@@ -15,7 +15,8 @@ namespace attn::test {
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 struct Shape {
-  std::int64_t batch = 1, num_q_heads = 1, num_kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 1, v_head_dim = 1;
+  std::int64_t batch = 1, num_q_heads = 1, num_kv_heads = 1, q_len = 1, kv_len = 1, head_dim = 1,
+               v_head_dim = 1;
 };
 
 /// A call in double with memory of its own, zero-filled; only lse is f32.
@@ -52,39 +53,51 @@ class RandomCall {
  public:
   explicit RandomCall(std::uint32_t seed) : generator_(seed), example(shape()) {
     for (Tensor* tensor : {&example.q, &example.k, &example.v}) {
-      std::generate_n(tensor->data<double>(), tensor->size(), [this] { return normal_(generator_); });
+      std::generate_n(tensor->data<double>(), tensor->size(),
+                      [this] { return normal_(generator_); });
     }
     choose_settings();
     choose_side_tensors();
   }
 
  private:
-  std::int64_t between(std::int64_t low, std::int64_t high) { return std::uniform_int_distribution(low, high)(generator_); }
+  std::int64_t between(std::int64_t low, std::int64_t high) {
+    return std::uniform_int_distribution(low, high)(generator_);
+  }
   bool coin() { return between(0, 1) == 1; }
   float order_one() { return static_cast<float>(normal_(generator_)); }
 
   Shape shape() {
     const std::int64_t kv_heads = between(1, 2);
-    return {between(1, 3), kv_heads * between(1, 3), kv_heads, between(1, 9), between(1, 40), between(1, 8), between(1, 8)};
+    return {between(1, 3), kv_heads * between(1, 3), kv_heads,
+            between(1, 9), between(1, 40),           between(1, 8),
+            between(1, 8)};
   }
 
   void choose_settings() {
     if (coin()) example.options.softcap = 1.5f;
-    if (coin()) example.options.causal = coin() ? Causal::bottom_right() : Causal::with_offset(between(-3, 12));
-    if (coin()) example.options.window = Window{coin() ? std::optional(between(0, 5)) : std::nullopt, between(0, 5)};
+    if (coin())
+      example.options.causal =
+          coin() ? Causal::bottom_right() : Causal::with_offset(between(-3, 12));
+    if (coin())
+      example.options.window =
+          Window{coin() ? std::optional(between(0, 5)) : std::nullopt, between(0, 5)};
   }
 
   void choose_side_tensors() {
     const Shape& sizes = example.shape;
-    for (float* values : {slopes_, sinks_}) std::generate_n(values, sizes.num_q_heads, [this] { return order_one(); });
+    for (float* values : {slopes_, sinks_})
+      std::generate_n(values, sizes.num_q_heads, [this] { return order_one(); });
     if (coin()) example.tensors.alibi_slopes = {slopes_, {sizes.num_q_heads}};
     if (coin()) example.tensors.sinks = {sinks_, {sizes.num_q_heads}};
-    std::generate_n(lengths_, sizes.batch, [&] { return static_cast<std::int32_t>(between(0, sizes.kv_len)); });
+    std::generate_n(lengths_, sizes.batch,
+                    [&] { return static_cast<std::int32_t>(between(0, sizes.kv_len)); });
     if (coin()) example.tensors.kv_lens = {lengths_, {sizes.batch}};
     const Dims full{sizes.batch, sizes.num_q_heads, sizes.q_len, sizes.kv_len};
     mask_.resize(static_cast<std::size_t>(full.product()));
-    std::generate(mask_.begin(), mask_.end(),
-                  [this] { return between(0, 3) == 0 ? -std::numeric_limits<float>::infinity() : order_one(); });
+    std::generate(mask_.begin(), mask_.end(), [this] {
+      return between(0, 3) == 0 ? -std::numeric_limits<float>::infinity() : order_one();
+    });
     if (coin()) example.tensors.mask = {mask_.data(), full};
   }
 

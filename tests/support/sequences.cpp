@@ -10,7 +10,9 @@
 namespace attn::test {
 namespace {
 
-std::int64_t longest(const std::vector<std::int64_t>& lens) { return lens.empty() ? 0 : *std::max_element(lens.begin(), lens.end()); }
+std::int64_t longest(const std::vector<std::int64_t>& lens) {
+  return lens.empty() ? 0 : *std::max_element(lens.begin(), lens.end());
+}
 std::int64_t sum(const std::vector<std::int64_t>& lens, std::int64_t count) {
   return std::accumulate(lens.begin(), lens.begin() + count, std::int64_t{0});
 }
@@ -20,8 +22,12 @@ std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / 
 template <class Void>
 BasicTensorView<Void> as_entry(const BasicTensorView<Void>& tokens) {
   const Dims &shape = tokens.shape, &strides = tokens.strides;
-  if (tokens.rank() == 2) return {tokens.data, tokens.dtype, {1, shape[1], shape[0]}, {0, strides[1], strides[0]}};
-  return {tokens.data, tokens.dtype, {1, shape[1], shape[0], shape[2]}, {0, strides[1], strides[0], strides[2]}};
+  if (tokens.rank() == 2)
+    return {tokens.data, tokens.dtype, {1, shape[1], shape[0]}, {0, strides[1], strides[0]}};
+  return {tokens.data,
+          tokens.dtype,
+          {1, shape[1], shape[0], shape[2]},
+          {0, strides[1], strides[0], strides[2]}};
 }
 
 StridedTensor copy_of(const TensorView& view) {
@@ -67,7 +73,8 @@ std::vector<std::int64_t> shuffled(Random& random, std::int64_t count) {
   std::vector<std::int64_t> numbers(static_cast<std::size_t>(count));
   std::iota(numbers.begin(), numbers.end(), 0);
   for (std::int64_t n = count - 1; n > 0; --n)
-    std::swap(numbers[static_cast<std::size_t>(n)], numbers[static_cast<std::size_t>(random.integer(0, n))]);
+    std::swap(numbers[static_cast<std::size_t>(n)],
+              numbers[static_cast<std::size_t>(random.integer(0, n))]);
   return numbers;
 }
 
@@ -75,9 +82,11 @@ std::vector<std::int64_t> shuffled(Random& random, std::int64_t count) {
 
 std::string to_string(const Sequences& s) {
   constexpr const char* forms[] = {"padded", "ragged", "paged", "ring"};
-  return fmt::format("q_lens {} kv_lens {}, {} queries, {} keys, page_size {}, offsets {}, each: {}", fmt::join(s.q_lens, ","),
-                     fmt::join(s.kv_lens, ","), s.ragged_queries ? "ragged" : "padded", forms[static_cast<int>(s.key_form)], s.page_size,
-                     name_of(s.offsets_type), to_string(s.common));
+  return fmt::format(
+      "q_lens {} kv_lens {}, {} queries, {} keys, page_size {}, offsets {}, each: {}",
+      fmt::join(s.q_lens, ","), fmt::join(s.kv_lens, ","), s.ragged_queries ? "ragged" : "padded",
+      forms[static_cast<int>(s.key_form)], s.page_size, name_of(s.offsets_type),
+      to_string(s.common));
 }
 
 Together::Together(const Sequences& sequences) : sequences_(sequences) {
@@ -117,7 +126,8 @@ void Together::make_alone(const Inputs& shared) {
 }
 
 template <class Void>
-BasicTensorView<Void> Together::tokens_of(const BasicTensorView<Void>& tensor, const std::vector<std::int64_t>& lens,
+BasicTensorView<Void> Together::tokens_of(const BasicTensorView<Void>& tensor,
+                                          const std::vector<std::int64_t>& lens,
                                           std::int64_t sequence) const {
   const std::int64_t begin = sum(lens, sequence);
   return as_entry(tensor.sliced(0, begin, begin + lens[static_cast<std::size_t>(sequence)]));
@@ -128,11 +138,14 @@ void Together::place_queries() {
   if (!sequences_.ragged_queries) {
     q_ = StridedTensor(c.q_type, {c.batch, c.num_q_heads, c.q_len, c.head_dim}, c.layout);
   } else {
-    q_ = StridedTensor(c.q_type, {sum(sequences_.q_lens, c.batch), c.num_q_heads, c.head_dim}, c.layout);
+    q_ = StridedTensor(c.q_type, {sum(sequences_.q_lens, c.batch), c.num_q_heads, c.head_dim},
+                       c.layout);
     q_offsets_ = offsets_of(sequences_.offsets_type, sequences_.q_lens, c.layout);
   }
   for (std::int64_t b = 0; b < c.batch; ++b) {
-    const MutableTensorView to = sequences_.ragged_queries ? tokens_of(q_.view(), sequences_.q_lens, b) : q_.view().sliced(0, b, b + 1);
+    const MutableTensorView to = sequences_.ragged_queries
+                                     ? tokens_of(q_.view(), sequences_.q_lens, b)
+                                     : q_.view().sliced(0, b, b + 1);
     copy_into(alone_[static_cast<std::size_t>(b)].inputs.q.view(), to);
   }
 }
@@ -146,18 +159,21 @@ void Together::choose_places(Random& random) {
   }
   kv_lens_ = integers(sequences_.offsets_type, lens, c.layout);
   if (sequences_.key_form == KeyForm::ring) {
-    for (std::int64_t b = 0; b < c.batch; ++b) starts_.push_back(random.integer(0, std::max<std::int64_t>(c.kv_len - 1, 0)));
+    for (std::int64_t b = 0; b < c.batch; ++b)
+      starts_.push_back(random.integer(0, std::max<std::int64_t>(c.kv_len - 1, 0)));
     kv_starts_ = integers(sequences_.offsets_type, starts_, c.layout);
   }
   if (sequences_.key_form != KeyForm::paged) return;
-  page_table_ = StridedTensor(DType::i32, {c.batch, divide_up(c.kv_len, sequences_.page_size) + 1}, c.layout);
+  page_table_ =
+      StridedTensor(DType::i32, {c.batch, divide_up(c.kv_len, sequences_.page_size) + 1}, c.layout);
   for (const std::int64_t len : lens) num_pages_ += divide_up(len, sequences_.page_size);
   num_pages_ += 2;
   const std::vector<std::int64_t> numbers = shuffled(random, num_pages_);
   std::size_t next = 0;
   for (std::int64_t b = 0; b < c.batch; ++b) {
     pages_.emplace_back();
-    for (std::int64_t n = 0; n < divide_up(lens[static_cast<std::size_t>(b)], sequences_.page_size); ++n) {
+    for (std::int64_t n = 0; n < divide_up(lens[static_cast<std::size_t>(b)], sequences_.page_size);
+         ++n) {
       pages_.back().push_back(numbers[next++]);
       page_table_.set({b, n}, static_cast<double>(pages_.back().back()));
     }
@@ -184,7 +200,8 @@ Dims Together::key_shape(const StridedTensor& alone) const {
   }
 }
 
-MutableTensorView Together::key_place(StridedTensor& to, std::int64_t sequence, std::int64_t key) const {
+MutableTensorView Together::key_place(StridedTensor& to, std::int64_t sequence,
+                                      std::int64_t key) const {
   std::int64_t entry = sequence, row = key;
   MutableTensorView view = to.view();
   const auto index = static_cast<std::size_t>(sequence);
@@ -209,7 +226,8 @@ void Together::place_keys(const StridedTensor Inputs::*member, StridedTensor& to
   to = StridedTensor(first.dtype(), key_shape(first), sequences_.common.layout);
   for (std::int64_t b = 0; b < sequences_.count(); ++b) {
     const TensorView from = (alone_[static_cast<std::size_t>(b)].inputs.*member).view();
-    for (std::int64_t key = 0; key < from.shape[2]; ++key) copy_into(from.sliced(2, key, key + 1), key_place(to, b, key));
+    for (std::int64_t key = 0; key < from.shape[2]; ++key)
+      copy_into(from.sliced(2, key, key + 1), key_place(to, b, key));
   }
 }
 
@@ -217,9 +235,12 @@ Tensors Together::tensors() {
   const Case& c = sequences_.common;
   const std::int64_t tokens = sum(sequences_.q_lens, c.batch), width = c.value_dim();
   const bool ragged = sequences_.ragged_queries;
-  outputs_.out =
-      StridedTensor(c.out_type, ragged ? Dims{tokens, c.num_q_heads, width} : Dims{c.batch, c.num_q_heads, c.q_len, width}, c.layout);
-  const Dims lse_shape = ragged ? Dims{tokens, c.num_q_heads} : Dims{c.batch, c.num_q_heads, c.q_len};
+  outputs_.out = StridedTensor(
+      c.out_type,
+      ragged ? Dims{tokens, c.num_q_heads, width} : Dims{c.batch, c.num_q_heads, c.q_len, width},
+      c.layout);
+  const Dims lse_shape =
+      ragged ? Dims{tokens, c.num_q_heads} : Dims{c.batch, c.num_q_heads, c.q_len};
   if (c.lse) outputs_.lse = StridedTensor(DType::f32, lse_shape, c.layout);
   return {.q = q_.view(),
           .k = k_.view(),
@@ -242,7 +263,8 @@ Outputs Together::outputs(std::int64_t sequence) const {
   const auto part_of = [&](const StridedTensor& tensor) {
     const TensorView view = tensor.view_if_made();
     if (view.absent()) return StridedTensor();
-    return copy_of(sequences_.ragged_queries ? tokens_of(view, sequences_.q_lens, sequence) : view.sliced(0, sequence, sequence + 1));
+    return copy_of(sequences_.ragged_queries ? tokens_of(view, sequences_.q_lens, sequence)
+                                             : view.sliced(0, sequence, sequence + 1));
   };
   return {part_of(outputs_.out), part_of(outputs_.lse)};
 }

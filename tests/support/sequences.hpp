@@ -1,4 +1,5 @@
-// Sequences of different lengths in one call, their keys in any form, beside each sequence alone in a plain call.
+// Sequences of different lengths in one call, their keys in any form, beside each sequence alone in
+// a plain call.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@
 namespace attn::test {
 
 enum class KeyForm { padded, ragged, paged, ring };
-inline constexpr std::initializer_list<KeyForm> key_forms = {KeyForm::padded, KeyForm::ragged, KeyForm::paged, KeyForm::ring};
+inline constexpr std::initializer_list<KeyForm> key_forms = {KeyForm::padded, KeyForm::ragged,
+                                                             KeyForm::paged, KeyForm::ring};
 
 struct Sequences {
   Case common;  // what all have in common; sizes and lengths are filled in
@@ -25,13 +27,15 @@ struct Sequences {
 };
 std::string to_string(const Sequences& sequences);
 
-/// One sequence in a plain call of batch 1. Its functions are told the index that it has among the others.
+/// One sequence in a plain call of batch 1. Its functions are told the index that it has among the
+/// others.
 struct Alone {
   Case c;
   Inputs inputs;
 };
 
-/// Memory that no sequence has is poison: the rest of pages and rings, pages that are no one's, their numbers in the table, and gaps.
+/// Memory that no sequence has is poison: the rest of pages and rings, pages that are no one's,
+/// their numbers in the table, and gaps.
 class Together {
  public:
   explicit Together(const Sequences& sequences);
@@ -43,7 +47,9 @@ class Together {
   /// What the call wrote for a sequence, as if it had been alone.
   Outputs outputs(std::int64_t sequence) const;
   bool untouched() const { return outputs_.out.untouched() && outputs_.lse.untouched(); }
-  bool gaps_untouched() const { return outputs_.out.gaps_untouched() && outputs_.lse.gaps_untouched(); }
+  bool gaps_untouched() const {
+    return outputs_.out.gaps_untouched() && outputs_.lse.gaps_untouched();
+  }
 
  private:
   void make_alone(const Inputs& shared);
@@ -52,13 +58,16 @@ class Together {
   void place_keys(const StridedTensor Inputs::*member, StridedTensor& to);
   Dims key_shape(const StridedTensor& alone) const;
   template <class Void>
-  BasicTensorView<Void> tokens_of(const BasicTensorView<Void>& tensor, const std::vector<std::int64_t>& lens, std::int64_t sequence) const;
+  BasicTensorView<Void> tokens_of(const BasicTensorView<Void>& tensor,
+                                  const std::vector<std::int64_t>& lens,
+                                  std::int64_t sequence) const;
   MutableTensorView key_place(StridedTensor& to, std::int64_t sequence, std::int64_t key) const;
 
   Sequences sequences_;
   std::vector<Alone> alone_;
   Inputs shared_;
-  StridedTensor q_, k_, v_, k_scales_, v_scales_, q_offsets_, kv_offsets_, page_table_, kv_starts_, kv_lens_;
+  StridedTensor q_, k_, v_, k_scales_, v_scales_, q_offsets_, kv_offsets_, page_table_, kv_starts_,
+      kv_lens_;
   std::vector<std::vector<std::int64_t>> pages_;
   std::vector<std::int64_t> starts_;
   std::int64_t num_pages_ = 0;

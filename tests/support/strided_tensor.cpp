@@ -60,9 +60,13 @@ void StridedTensor::assign(const std::vector<double>& values) {
   if (!values.empty()) copy_into(TensorView(values.data(), shape_), view());
 }
 
-void StridedTensor::set(const Dims& index, double value) { copy_into(TensorView(&value, {1}), {at(index), dtype_, {1}}); }
+void StridedTensor::set(const Dims& index, double value) {
+  copy_into(TensorView(&value, {1}), {at(index), dtype_, {1}});
+}
 
-void StridedTensor::set_bits(const Dims& index, std::uint64_t bits) { std::memcpy(at(index), &bits, size_of(dtype_)); }
+void StridedTensor::set_bits(const Dims& index, std::uint64_t bits) {
+  std::memcpy(at(index), &bits, size_of(dtype_));
+}
 
 std::vector<double> StridedTensor::values() const {
   std::vector<double> values(static_cast<std::size_t>(shape_.product()));
@@ -83,7 +87,8 @@ std::vector<std::uint64_t> StridedTensor::bits() const {
 
 bool StridedTensor::gaps_untouched() const {
   StridedTensor blank = *this;
-  for_each_index(shape_, [&](const Dims& index) { std::fill_n(blank.at(index), size_of(dtype_), poison); });
+  for_each_index(shape_,
+                 [&](const Dims& index) { std::fill_n(blank.at(index), size_of(dtype_), poison); });
   return blank.untouched();
 }
 

@@ -33,15 +33,18 @@ void for_each_index(const Dims& shape, F&& f) {
 /// In elements, from data on.
 std::int64_t offset_of(const Dims& strides, const Dims& index);
 
-/// Owns exactly the memory that its view spans, so that the address sanitizer sees every step beyond. All of it begins as
-/// bytes of 0xff, a NaN in every float type: gaps are poison to readers and show whether somebody wrote there.
+/// Owns exactly the memory that its view spans, so that the address sanitizer sees every step
+/// beyond. All of it begins as bytes of 0xff, a NaN in every float type: gaps are poison to readers
+/// and show whether somebody wrote there.
 class StridedTensor {
  public:
   StridedTensor() = default;
   StridedTensor(DType dtype, const Dims& shape, Layout layout = Layout::bhsd);
 
   MutableTensorView view() { return {first(), dtype_, shape_, strides_}; }
-  TensorView view() const { return {const_cast<StridedTensor*>(this)->first(), dtype_, shape_, strides_}; }
+  TensorView view() const {
+    return {const_cast<StridedTensor*>(this)->first(), dtype_, shape_, strides_};
+  }
   /// For optional tensors: an absent view if nothing was made.
   MutableTensorView view_if_made() { return made_ ? view() : MutableTensorView{}; }
   TensorView view_if_made() const { return made_ ? view() : TensorView{}; }
@@ -63,7 +66,9 @@ class StridedTensor {
  private:
   std::byte* first() { return memory_.data() + first_; }
   std::byte* at(const Dims& index);
-  const std::byte* at(const Dims& index) const { return const_cast<StridedTensor*>(this)->at(index); }
+  const std::byte* at(const Dims& index) const {
+    return const_cast<StridedTensor*>(this)->at(index);
+  }
 
   DType dtype_ = DType::f32;
   Dims shape_{0};

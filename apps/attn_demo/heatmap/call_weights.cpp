@@ -46,8 +46,9 @@ WeightMap call_weights(const Tensors& all, const Options& options, const HeadCho
   WeightMap map;
   map.grid = Grid(tensors.q.shape[2], tensors.k.shape[2]);
   const Tensor masked = scores_of(tensors, options, ScoreStage::masked);
-  std::transform(masked.data<double>(), masked.data<double>() + masked.size(), map.grid.hidden.begin(),
-                 [](double score) { return static_cast<unsigned char>(std::isinf(score) && score < 0); });
+  std::transform(
+      masked.data<double>(), masked.data<double>() + masked.size(), map.grid.hidden.begin(),
+      [](double score) { return static_cast<unsigned char>(std::isinf(score) && score < 0); });
   const Tensor weights = scores_of(tensors, options, ScoreStage::weights);
   copy_into(weights.view(), {map.grid.weights.data(), weights.shape()});
   return map;

@@ -23,14 +23,19 @@ void for_glyph_pixels(std::string_view words, Set set) {
 
 }  // namespace
 
-int text_width(std::string_view text, int scale) { return text.empty() ? 0 : (static_cast<int>(text.size()) * glyph_step - 1) * scale; }
+int text_width(std::string_view text, int scale) {
+  return text.empty() ? 0 : (static_cast<int>(text.size()) * glyph_step - 1) * scale;
+}
 int text_height(int scale) { return glyph_height * scale; }
 
 Canvas::Canvas(int width, int height)
-    : width_(width), height_(height), pixels_(static_cast<std::size_t>(width) * static_cast<std::size_t>(height), white) {}
+    : width_(width),
+      height_(height),
+      pixels_(static_cast<std::size_t>(width) * static_cast<std::size_t>(height), white) {}
 
 void Canvas::fill(const Box& box, Colour colour) {
-  const int left = std::clamp(box.left, 0, width_), right = std::clamp(box.left + box.width, left, width_);
+  const int left = std::clamp(box.left, 0, width_),
+            right = std::clamp(box.left + box.width, left, width_);
   for (int y = std::max(box.top, 0); y < std::min(box.top + box.height, height_); ++y) {
     const auto row = pixels_.begin() + static_cast<std::ptrdiff_t>(y) * width_;
     std::fill(row + left, row + right, colour);
@@ -55,12 +60,17 @@ void Canvas::frame(const Box& box, Colour colour) {
 
 void Canvas::text(int left, int top, std::string_view words, const Lettering& lettering) {
   const int scale = lettering.scale;
-  for_glyph_pixels(words, [&](int x, int y) { fill({left + x * scale, top + y * scale, scale, scale}, lettering.colour); });
+  for_glyph_pixels(words, [&](int x, int y) {
+    fill({left + x * scale, top + y * scale, scale, scale}, lettering.colour);
+  });
 }
 
-void Canvas::upright_text(int left, int bottom, std::string_view words, const Lettering& lettering) {
+void Canvas::upright_text(int left, int bottom, std::string_view words,
+                          const Lettering& lettering) {
   const int scale = lettering.scale;
-  for_glyph_pixels(words, [&](int x, int y) { fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.colour); });
+  for_glyph_pixels(words, [&](int x, int y) {
+    fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.colour);
+  });
 }
 
 }  // namespace attn::demo

@@ -34,7 +34,8 @@ class Canvas {
   int width() const { return width_; }
   int height() const { return height_; }
   Colour at(int x, int y) const {
-    return pixels_[static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) + static_cast<std::size_t>(x)];
+    return pixels_[static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) +
+                   static_cast<std::size_t>(x)];
   }
   const std::vector<Colour>& pixels() const { return pixels_; }
 
@@ -45,7 +46,8 @@ class Canvas {
   void frame(const Box& box, Colour colour);
   /// The upper left corner of the letters is at left, top.
   void text(int left, int top, std::string_view words, const Lettering& lettering = {});
-  /// From below to above: the lower left corner of the page, as one reads it, is at left, bottom - 1.
+  /// From below to above: the lower left corner of the page, as one reads it, is at left, bottom
+  /// - 1.
   void upright_text(int left, int bottom, std::string_view words, const Lettering& lettering = {});
 
  private:

@@ -18,7 +18,8 @@ int colour_bar_height(int beside) {
   return std::clamp(beside, least, most);
 }
 
-ColourBar::ColourBar(const ColourScale& scale, int bar_height, std::span<const WeightMap> maps) : scale_(scale), bar_height_(bar_height) {
+ColourBar::ColourBar(const ColourScale& scale, int bar_height, std::span<const WeightMap> maps)
+    : scale_(scale), bar_height_(bar_height) {
   for (const WeightMap& map : maps) {
     for (std::size_t n = 0; n < map.grid.weights.size(); ++n) {
       if (map.grid.hidden[n] != 0)
@@ -31,15 +32,19 @@ ColourBar::ColourBar(const ColourScale& scale, int bar_height, std::span<const W
 
 int ColourBar::width() const {
   int letters = text_width(hidden_ ? "hidden" : "NaN", text_scale);
-  for (const auto& [place, words] : scale_.ticks()) letters = std::max(letters, text_width(words, text_scale));
+  for (const auto& [place, words] : scale_.ticks())
+    letters = std::max(letters, text_width(words, text_scale));
   return bar_width + tick + gap + letters;
 }
 
-int ColourBar::height() const { return bar_height_ + above_swatches + swatch_step * (hidden_ + nan_); }
+int ColourBar::height() const {
+  return bar_height_ + above_swatches + swatch_step * (hidden_ + nan_);
+}
 
 void ColourBar::draw(Canvas& canvas, int left, int top) const {
   for (int y = 0; y < bar_height_; ++y) {
-    canvas.fill({left, top + y, bar_width, 1}, map_colour(1 - static_cast<double>(y) / (bar_height_ - 1)));
+    canvas.fill({left, top + y, bar_width, 1},
+                map_colour(1 - static_cast<double>(y) / (bar_height_ - 1)));
   }
   canvas.frame({left, top, bar_width, bar_height_}, faint_ink);
   const int words_left = left + bar_width + tick + gap, half_letter = cap_height * text_scale / 2;

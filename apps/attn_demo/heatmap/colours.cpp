@@ -9,18 +9,24 @@
 namespace attn::demo {
 namespace {
 
-/// A hue in Oklab, the space whose lightness, a and b are even to the eye (Ottosson, 2020). Lightness is not here: it follows t.
+/// A hue in Oklab, the space whose lightness, a and b are even to the eye (Ottosson, 2020).
+/// Lightness is not here: it follows t.
 struct Hue {
   double a, b;
 };
 /// Evenly spaced on the colour map.
-constexpr std::array<Hue, 6> hues = {
-    {{0.075, -0.100}, {0.012, -0.128}, {-0.058, -0.078}, {-0.112, 0.012}, {-0.108, 0.118}, {-0.040, 0.165}}};
+constexpr std::array<Hue, 6> hues = {{{0.075, -0.100},
+                                      {0.012, -0.128},
+                                      {-0.058, -0.078},
+                                      {-0.112, 0.012},
+                                      {-0.108, 0.118},
+                                      {-0.040, 0.165}}};
 constexpr double darkest = 0.23, brightest = 0.93;
 
 std::uint8_t srgb_byte(double linear) {
   const double light = std::clamp(linear, 0., 1.);
-  const double encoded = light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055;
+  const double encoded =
+      light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055;
   return static_cast<std::uint8_t>(std::lround(255 * encoded));
 }
 
@@ -55,7 +61,8 @@ Colour map_colour(double t) {
 }
 
 Colour text_colour_on(Colour colour) {
-  const int brightness = 299 * colour.red + 587 * colour.green + 114 * colour.blue;  // in thousandths
+  const int brightness =
+      299 * colour.red + 587 * colour.green + 114 * colour.blue;  // in thousandths
   return brightness > 128000 ? Colour{20, 20, 30} : Colour{255, 255, 255};
 }
 
@@ -82,20 +89,24 @@ double ColourScale::position(float weight) const {
   return value <= low_ ? 0 : std::min(1., std::log(value / low_) / std::log(high_ / low_));
 }
 
-Colour ColourScale::colour(float weight) const { return std::isnan(weight) ? nan_colour : map_colour(position(weight)); }
+Colour ColourScale::colour(float weight) const {
+  return std::isnan(weight) ? nan_colour : map_colour(position(weight));
+}
 
 std::vector<std::pair<double, std::string>> ColourScale::ticks() const {
   std::vector<std::pair<double, std::string>> result;
   constexpr double tight = 0.06;  // nearer to an end, a number would touch that of the end
   if (kind_ == ScaleKind::linear) {
     const double step = round_step(high_, 5);
-    for (int n = 0; step * n < high_ * (1 - tight); ++n) result.emplace_back(step * n / high_, fmt::format("{:.4g}", step * n));
+    for (int n = 0; step * n < high_ * (1 - tight); ++n)
+      result.emplace_back(step * n / high_, fmt::format("{:.4g}", step * n));
   } else {
     result.emplace_back(0, fmt::format("<= {:.2g}", low_));
     const double range = std::log10(high_ / low_);
     for (double power = std::ceil(std::log10(low_)); power < std::log10(high_); ++power) {
       const double place = (power - std::log10(low_)) / range;
-      if (place > tight && place < 1 - tight) result.emplace_back(place, fmt::format("{:g}", std::pow(10, power)));
+      if (place > tight && place < 1 - tight)
+        result.emplace_back(place, fmt::format("{:g}", std::pow(10, power)));
     }
   }
   result.emplace_back(1, fmt::format("{:.3g}", high_));

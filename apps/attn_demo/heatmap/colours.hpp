@@ -16,12 +16,14 @@ struct Colour {
   friend bool operator==(const Colour&, const Colour&) = default;
 };
 
-// What is hidden has no place on the colour map: grey-blue, paler than anything there that is as dull, with a hatch over it.
+// What is hidden has no place on the colour map: grey-blue, paler than anything there that is as
+// dull, with a hatch over it.
 inline constexpr Colour hidden_colour{224, 228, 236}, hatch_colour{176, 185, 202};
 inline constexpr Colour nan_colour{230, 0, 126};
 
-/// The colour map at t in 0..1, from dark violet by blue and green to pale yellow. Lightness, as people see it, grows in step with t, so
-/// that equal differences look equal, and the map also reads in grey.
+/// The colour map at t in 0..1, from dark violet by blue and green to pale yellow. Lightness, as
+/// people see it, grows in step with t, so that equal differences look equal, and the map also
+/// reads in grey.
 Colour map_colour(double t);
 
 /// White on dark colours, black on bright ones.
@@ -32,7 +34,8 @@ enum class ScaleKind { linear, logarithmic };
 /// Which weights the ends of the colour map stand for.
 class ColourScale {
  public:
-  /// From 0 to the largest visible weight; a logarithmic one begins at the smallest that is not 0, or at a millionth of the largest.
+  /// From 0 to the largest visible weight; a logarithmic one begins at the smallest that is not 0,
+  /// or at a millionth of the largest.
   ColourScale(ScaleKind kind, std::span<const WeightMap> maps);
 
   /// Where a weight lies on the colour map, 0..1. NaN stays NaN.

@@ -85,7 +85,8 @@ constexpr std::string_view sheet =
 
 constexpr int last_ascii = '~';
 constexpr int num_glyphs = last_ascii - ' ' + 1 + 3;
-static_assert(sheet.size() == static_cast<std::size_t>(num_glyphs / glyphs_in_band * glyph_height * sheet_width));
+static_assert(sheet.size() ==
+              static_cast<std::size_t>(num_glyphs / glyphs_in_band * glyph_height * sheet_width));
 
 /// Where a character's glyph is on the sheet; that of a question mark for one that has none.
 int place_of(char character) {

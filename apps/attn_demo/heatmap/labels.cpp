@@ -64,7 +64,8 @@ std::string label_at(const std::vector<std::string>& labels, std::int64_t place)
 
 AxisLabels axis_labels(const LabelTexts& texts, std::int64_t q_len, std::int64_t kv_len) {
   const auto reject = [&](const std::string& option, std::size_t count, const std::string& needed) {
-    throw Error(ErrorCode::invalid_argument, fmt::format("{} has {} labels; it needs {}", option, count, needed));
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("{} has {} labels; it needs {}", option, count, needed));
   };
   AxisLabels result{{}, texts.key_labels};
   const auto keys = static_cast<std::size_t>(kv_len), queries = static_cast<std::size_t>(q_len);
@@ -79,7 +80,8 @@ AxisLabels axis_labels(const LabelTexts& texts, std::int64_t q_len, std::int64_t
   } else if (labels.size() == keys && queries < keys) {
     result.rows.assign(labels.end() - q_len, labels.end());
   } else {
-    reject(texts.option, labels.size(), fmt::format("{}, one for each query, or {}, one for each key", q_len, kv_len));
+    reject(texts.option, labels.size(),
+           fmt::format("{}, one for each query, or {}, one for each key", q_len, kv_len));
   }
   return result;
 }

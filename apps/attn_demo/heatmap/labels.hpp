@@ -9,8 +9,8 @@
 
 namespace attn::demo {
 
-/// Letters of font.hpp alone: a space becomes a middle dot, a newline \n, a tab \t, a return \r, and any other byte that is no ASCII
-/// \x and its two hexadecimal digits.
+/// Letters of font.hpp alone: a space becomes a middle dot, a newline \n, a tab \t, a return \r,
+/// and any other byte that is no ASCII \x and its two hexadecimal digits.
 std::string readable(std::string_view token);
 
 /// The same of a title, whose spaces stay.
@@ -29,8 +29,9 @@ std::string label_at(const std::vector<std::string>& labels, std::int64_t place)
 
 /// What the command line says of labels; empty where it says nothing.
 struct LabelTexts {
-  std::string option;                     // --labels or --tokens, whichever filled the next one
-  std::vector<std::string> labels;        // of the queries, or of all keys, whose last ones the queries are
+  std::string option;  // --labels or --tokens, whichever filled the next one
+  std::vector<std::string>
+      labels;  // of the queries, or of all keys, whose last ones the queries are
   std::vector<std::string> key_labels{};  // of the keys
 };
 struct AxisLabels {

@@ -12,10 +12,12 @@ namespace {
 
 void require_place(const char* option, std::int64_t place, std::int64_t count, const char* what) {
   if (place < count) return;
-  reject_value(option, fmt::format("{}", place), fmt::format("an integer in 0..{}: the model has {} {}", count - 1, count, what));
+  reject_value(option, fmt::format("{}", place),
+               fmt::format("an integer in 0..{}: the model has {} {}", count - 1, count, what));
 }
 
-std::vector<std::string> labels_of(const std::vector<std::int64_t>& ids, const std::optional<Tokeniser>& tokeniser) {
+std::vector<std::string> labels_of(const std::vector<std::int64_t>& ids,
+                                   const std::optional<Tokeniser>& tokeniser) {
   std::vector<std::string> labels;
   for (const std::int64_t id : ids) {
     const bool known = tokeniser && tokeniser->has(id);
@@ -46,7 +48,9 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
     const std::int64_t first = choice.head.value_or(0), last = choice.head ? first + 1 : num_heads;
     for (std::int64_t head = first; head < last; ++head) {
       maps.push_back(call_weights(tensors, options, {.batch = 0, .head = head}));
-      maps.back().title = choice.head ? fmt::format("attention weights, layer {}, head {}", layer - 1, head) : fmt::format("head {}", head);
+      maps.back().title = choice.head
+                              ? fmt::format("attention weights, layer {}, head {}", layer - 1, head)
+                              : fmt::format("head {}", head);
       maps.back().row_labels = maps.back().column_labels = labels;
     }
   }};

@@ -19,13 +19,16 @@ constexpr int line_height = (glyph_height + 1) * label_scale;
 constexpr std::size_t longest_title = 100;
 constexpr int separated = 20;  // cells of this size and more have white lines between them
 
-bool is_labelled(const WeightMap& map) { return !map.row_labels.empty() || !map.column_labels.empty(); }
+bool is_labelled(const WeightMap& map) {
+  return !map.row_labels.empty() || !map.column_labels.empty();
+}
 
 /// Axes with tokens are given room to name each, unless there are very many.
 CellSizes sizes_of(std::int64_t count, bool labelled) {
   constexpr std::int64_t many = 100;
   constexpr int together = 960, most = 72, legible = line_height;
-  if (labelled && count <= many) return {legible, most, std::max(together, static_cast<int>(count) * legible)};
+  if (labelled && count <= many)
+    return {legible, most, std::max(together, static_cast<int>(count) * legible)};
   return {1, most, together};
 }
 
@@ -44,26 +47,32 @@ struct Page {
 std::vector<std::string> notes_of(const CellArea& cells, const ColourScale& scale) {
   std::vector<std::string> notes;
   if (cells.blocks.rows * cells.blocks.columns > 1) {
-    notes.push_back(fmt::format("each cell: the largest of {} {} {} weights", cells.blocks.rows, times_sign, cells.blocks.columns));
+    notes.push_back(fmt::format("each cell: the largest of {} {} {} weights", cells.blocks.rows,
+                                times_sign, cells.blocks.columns));
   }
   if (scale.is_logarithmic()) notes.push_back("colours: logarithmic");
   return notes;
 }
 
-int size_of_title(const std::string& title, int room) { return text_width(title, title_scale) <= room ? title_scale : label_scale; }
+int size_of_title(const std::string& title, int room) {
+  return text_width(title, title_scale) <= room ? title_scale : label_scale;
+}
 
 void place_axes(Page& page, const WeightMap& map) {
   CellArea& cells = page.cells;
-  cells = cell_area(map.grid, sizes_of(map.grid.columns, is_labelled(map)), sizes_of(map.grid.rows, is_labelled(map)));
+  cells = cell_area(map.grid, sizes_of(map.grid.columns, is_labelled(map)),
+                    sizes_of(map.grid.rows, is_labelled(map)));
   page.rows = marks(map.row_labels, {map.grid.rows, cells.blocks.rows, cells.cell_height},
                     map.row_labels.empty() ? line_height + gap : line_height);
   page.upright_columns = !map.column_labels.empty();
   const int number = text_width(fmt::format("{}", map.grid.columns - 1), label_scale) + gap;
   page.columns =
-      marks(map.column_labels, {map.grid.columns, cells.blocks.columns, cells.cell_width}, page.upright_columns ? line_height : number);
+      marks(map.column_labels, {map.grid.columns, cells.blocks.columns, cells.cell_width},
+            page.upright_columns ? line_height : number);
   const int name = text_width("query", label_scale);
   page.upright_query = cells.height() >= name;
-  cells.left = margin + (page.upright_query ? text_height(label_scale) : name) + gap + widest(page.rows) + tick + gap / 2;
+  cells.left = margin + (page.upright_query ? text_height(label_scale) : name) + gap +
+               widest(page.rows) + tick + gap / 2;
   cells.top = margin + text_height(title_scale) + gap + gap / 2;
   const int names = page.upright_columns ? widest(page.columns) : text_height(label_scale);
   page.axis_bottom = cells.top + cells.height() + tick + gap / 2 + names + gap / 2;
@@ -78,12 +87,13 @@ Page page_of(const WeightMap& map, const ColourScale& scale) {
   page.bar_height = colour_bar_height(cells.height());
   const ColourBar bar(scale, page.bar_height, {&map, 1});
   page.width = page.bar_left + bar.width() + margin;
-  for (const std::string& note : page.notes) page.width = std::max(page.width, cells.left + text_width(note, label_scale) + margin);
+  for (const std::string& note : page.notes)
+    page.width = std::max(page.width, cells.left + text_width(note, label_scale) + margin);
   const std::string title = shortened(map.title, longest_title);
   page.title_size = size_of_title(title, page.width - 2 * margin);
   page.width = std::max(page.width, text_width(title, page.title_size) + 2 * margin);
-  const int left_bottom =
-      page.axis_bottom + line_height + (page.notes.empty() ? 0 : gap / 2) + static_cast<int>(page.notes.size()) * line_height;
+  const int left_bottom = page.axis_bottom + line_height + (page.notes.empty() ? 0 : gap / 2) +
+                          static_cast<int>(page.notes.size()) * line_height;
   page.height = std::max(left_bottom, cells.top + bar.height()) + margin - gap / 2;
   return page;
 }
@@ -100,10 +110,15 @@ void draw_figures(Canvas& canvas, const Box& cell, float weight, Colour backgrou
   const std::string words = figures(weight);
   constexpr int padding = 6;
   const int widest_figures = static_cast<int>(std::string_view("0.00").size());
-  const auto fits = [&](int scale) { return cell.width >= (widest_figures * glyph_step - 1) * scale + padding; };
+  const auto fits = [&](int scale) {
+    return cell.width >= (widest_figures * glyph_step - 1) * scale + padding;
+  };
   if (!fits(small_scale) || cell.height < text_height(small_scale) + padding) return;
-  const int scale = fits(label_scale) && cell.height >= text_height(label_scale) + padding ? label_scale : small_scale;
-  canvas.text(cell.left + (cell.width - text_width(words, scale)) / 2, cell.top + (cell.height - cap_height * scale) / 2, words,
+  const int scale = fits(label_scale) && cell.height >= text_height(label_scale) + padding
+                        ? label_scale
+                        : small_scale;
+  canvas.text(cell.left + (cell.width - text_width(words, scale)) / 2,
+              cell.top + (cell.height - cap_height * scale) / 2, words,
               {scale, text_colour_on(background)});
 }
 
@@ -134,7 +149,8 @@ void draw_row_labels(Canvas& canvas, const Page& page) {
   for (const Mark& mark : page.rows) {
     const int middle = page.cells.top + mark.middle;
     canvas.fill({right - tick, middle, tick, 1}, faint_ink);
-    canvas.text(right - tick - gap / 2 - text_width(mark.text, label_scale), middle - cap_height * label_scale / 2, mark.text);
+    canvas.text(right - tick - gap / 2 - text_width(mark.text, label_scale),
+                middle - cap_height * label_scale / 2, mark.text);
   }
 }
 
@@ -159,7 +175,8 @@ void draw_axis_names(Canvas& canvas, const Page& page) {
     canvas.upright_text(margin, middle + query / 2, "query", faint);
   else
     canvas.text(margin, middle - cap_height * label_scale / 2, "query", faint);
-  canvas.text(cells.left + (cells.width() - text_width("key", label_scale)) / 2, page.axis_bottom, "key", faint);
+  canvas.text(cells.left + (cells.width() - text_width("key", label_scale)) / 2, page.axis_bottom,
+              "key", faint);
 }
 
 void draw_notes(Canvas& canvas, int left, int top, const std::vector<std::string>& notes) {
@@ -189,14 +206,17 @@ Canvas draw_map(const WeightMap& map, const ColourScale& scale) {
   return canvas;
 }
 
-Canvas draw_maps(std::span<const WeightMap> maps, const ColourScale& scale, const std::string& title) {
+Canvas draw_maps(std::span<const WeightMap> maps, const ColourScale& scale,
+                 const std::string& title) {
   const auto count = static_cast<std::int64_t>(maps.size());
   const auto across = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
   constexpr int together = 1000, smallest = 64, largest = 320, most = 24;
-  const CellSizes sizes{1, most, std::clamp(together / static_cast<int>(across), smallest, largest)};
+  const CellSizes sizes{1, most,
+                        std::clamp(together / static_cast<int>(across), smallest, largest)};
   CellArea area = cell_area(maps.front().grid, sizes, sizes);
   int panel_width = area.width();
-  for (const WeightMap& map : maps) panel_width = std::max(panel_width, text_width(map.title, label_scale));
+  for (const WeightMap& map : maps)
+    panel_width = std::max(panel_width, text_width(map.title, label_scale));
   panel_width += 2 * gap;
   const int panel_height = area.height() + line_height + 2 * gap;
   const int top = margin + text_height(title_scale) + gap;
@@ -206,8 +226,10 @@ Canvas draw_maps(std::span<const WeightMap> maps, const ColourScale& scale, cons
   for (const std::string& note : notes_of(area, scale)) notes.push_back(note);
   const int bar_left = margin + static_cast<int>(across) * panel_width + gap;
   const ColourBar bar(scale, colour_bar_height(down * panel_height - line_height - 2 * gap), maps);
-  int width = std::max(bar_left + bar.width() + margin, margin * 2 + text_width(title, label_scale));
-  for (const std::string& note : notes) width = std::max(width, text_width(note, label_scale) + 2 * margin);
+  int width =
+      std::max(bar_left + bar.width() + margin, margin * 2 + text_width(title, label_scale));
+  for (const std::string& note : notes)
+    width = std::max(width, text_width(note, label_scale) + 2 * margin);
   const int notes_top = std::max(top + down * panel_height, top + line_height + bar.height());
   Canvas canvas(width, notes_top + static_cast<int>(notes.size()) * line_height + margin);
 

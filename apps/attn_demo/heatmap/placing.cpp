@@ -13,7 +13,8 @@ constexpr std::size_t longest_label = 16;
 constexpr int label_scale = 2;
 
 int cell_size(std::int64_t count, CellSizes sizes) {
-  const std::int64_t size = std::clamp<std::int64_t>(sizes.together / count, sizes.least, sizes.most);
+  const std::int64_t size =
+      std::clamp<std::int64_t>(sizes.together / count, sizes.least, sizes.most);
   return static_cast<int>(size);
 }
 

@@ -10,7 +10,8 @@
 
 namespace attn::demo {
 
-/// Where cells lie: cell [row, column] has its upper left pixel at left + column * cell_width, top + row * cell_height.
+/// Where cells lie: cell [row, column] has its upper left pixel at left + column * cell_width, top
+/// + row * cell_height.
 struct CellArea {
   int left = 0, top = 0;
   int cell_width = 1, cell_height = 1;
@@ -21,11 +22,13 @@ struct CellArea {
   int height() const { return cell_height * static_cast<int>(rows); }
   Box box() const { return {left, top, width(), height()}; }
   Box cell(std::int64_t row, std::int64_t column) const {
-    return {left + static_cast<int>(column) * cell_width, top + static_cast<int>(row) * cell_height, cell_width, cell_height};
+    return {left + static_cast<int>(column) * cell_width, top + static_cast<int>(row) * cell_height,
+            cell_width, cell_height};
   }
 };
 
-/// The least and most pixels of one side of a cell, and the pixels that all of them together should not exceed.
+/// The least and most pixels of one side of a cell, and the pixels that all of them together should
+/// not exceed.
 struct CellSizes {
   int least, most, together;
 };
@@ -43,7 +46,8 @@ struct AxisPlaces {
   std::int64_t block;
   int cell;
 };
-/// As many names as fit where each takes `room` pixels: all of them, every second, fifth, tenth and so on.
+/// As many names as fit where each takes `room` pixels: all of them, every second, fifth, tenth and
+/// so on.
 std::vector<Mark> marks(const std::vector<std::string>& labels, AxisPlaces axis, int room);
 
 int widest(const std::vector<Mark>& marks);

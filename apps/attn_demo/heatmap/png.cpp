@@ -23,7 +23,8 @@ std::string png_bytes(const Canvas& canvas) {
   for (const bool sized : {false, true}) {
     bytes.resize(size);
     void* const memory = sized ? bytes.data() : nullptr;
-    if (png_image_write_to_memory(&image, memory, &size, 0, canvas.pixels().data(), 0, nullptr) == 0) {
+    if (png_image_write_to_memory(&image, memory, &size, 0, canvas.pixels().data(), 0, nullptr) ==
+        0) {
       throw Error(ErrorCode::io, std::string("libpng: ") + image.message);
     }
   }

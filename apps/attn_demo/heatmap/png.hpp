@@ -7,7 +7,8 @@
 
 namespace attn::demo {
 
-/// The bytes of the file. The same pixels give the same bytes with the same libpng and zlib. Throws Error where libpng fails.
+/// The bytes of the file. The same pixels give the same bytes with the same libpng and zlib. Throws
+/// Error where libpng fails.
 std::string png_bytes(const Canvas& canvas);
 
 }  // namespace attn::demo

@@ -31,20 +31,25 @@ char ramp_letter(double position) {
   return ramp[static_cast<std::size_t>(std::min(position * steps, steps - 1))];
 }
 
-std::string cell_text(const Grid& grid, std::int64_t row, std::int64_t column, const ColourScale& scale, bool in_colour) {
+std::string cell_text(const Grid& grid, std::int64_t row, std::int64_t column,
+                      const ColourScale& scale, bool in_colour) {
   const float weight = grid.weight(row, column);
   if (in_colour) {
     if (grid.is_hidden(row, column)) return coloured(hidden_colour, "//", hatch_colour);
     return coloured(scale.colour(weight), "  ");
   }
-  const char letter = grid.is_hidden(row, column) ? hidden_letter : std::isnan(weight) ? nan_letter : ramp_letter(scale.position(weight));
+  const char letter = grid.is_hidden(row, column) ? hidden_letter
+                      : std::isnan(weight)        ? nan_letter
+                                                  : ramp_letter(scale.position(weight));
   return std::string(cell_letters, letter);
 }
 
 /// Names of the places at which blocks begin.
-std::vector<std::string> block_labels(const std::vector<std::string>& labels, std::int64_t count, std::int64_t block, std::size_t most) {
+std::vector<std::string> block_labels(const std::vector<std::string>& labels, std::int64_t count,
+                                      std::int64_t block, std::size_t most) {
   std::vector<std::string> result;
-  for (std::int64_t place = 0; place < count; place += block) result.push_back(shortened(label_at(labels, place), most));
+  for (std::int64_t place = 0; place < count; place += block)
+    result.push_back(shortened(label_at(labels, place), most));
   return result;
 }
 
@@ -83,28 +88,34 @@ std::string legend(const WeightMap& map, const ColourScale& scale, bool in_colou
   std::string line = fmt::format("{} {} {}", ticks.front().second, bar, ticks.back().second);
   if (scale.is_logarithmic()) line += ", logarithmic";
   if (std::find(map.grid.hidden.begin(), map.grid.hidden.end(), 1) != map.grid.hidden.end()) {
-    line += fmt::format("   {} hidden", in_colour ? coloured(hidden_colour, "//", hatch_colour) : std::string(cell_letters, hidden_letter));
+    line += fmt::format("   {} hidden", in_colour ? coloured(hidden_colour, "//", hatch_colour)
+                                                  : std::string(cell_letters, hidden_letter));
   }
   return line + '\n';
 }
 
 }  // namespace
 
-std::string terminal_map(const WeightMap& map, const ColourScale& scale, const TerminalStyle& style) {
+std::string terminal_map(const WeightMap& map, const ColourScale& scale,
+                         const TerminalStyle& style) {
   const Grid& whole = map.grid;
   Blocks blocks{parts_of(whole.rows, most_lines), 1};
-  const std::vector<std::string> rows = block_labels(map.row_labels, whole.rows, blocks.rows, longest_row_label);
+  const std::vector<std::string> rows =
+      block_labels(map.row_labels, whole.rows, blocks.rows, longest_row_label);
   const std::size_t margin = longest(rows) + 2;  // a space and an edge
   const int cells = std::max(1, (style.width - static_cast<int>(margin) - 1) / cell_letters);
   blocks.columns = parts_of(whole.columns, cells);
-  const std::vector<std::string> columns = block_labels(map.column_labels, whole.columns, blocks.columns, longest_column_label);
+  const std::vector<std::string> columns =
+      block_labels(map.column_labels, whole.columns, blocks.columns, longest_column_label);
   const Grid grid = reduced(whole, blocks);
 
-  std::string text = utf8(map.title) + ": queries downwards, keys to the right\n" + column_heading(columns, margin);
+  std::string text = utf8(map.title) + ": queries downwards, keys to the right\n" +
+                     column_heading(columns, margin);
   for (std::int64_t row = 0; row < grid.rows; ++row) {
     const std::string& label = rows[static_cast<std::size_t>(row)];
     text += std::string(margin - 2 - label.size(), ' ') + utf8(label) + " |";
-    for (std::int64_t column = 0; column < grid.columns; ++column) text += cell_text(grid, row, column, scale, style.coloured);
+    for (std::int64_t column = 0; column < grid.columns; ++column)
+      text += cell_text(grid, row, column, scale, style.coloured);
     text += "|\n";
   }
   text += legend(map, scale, style.coloured);

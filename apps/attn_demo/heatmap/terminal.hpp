@@ -13,8 +13,9 @@ struct TerminalStyle {
   int width = 100;        // letters in a line
 };
 
-/// Lines with two characters a cell: the names of the keys, upright, a line for each query, and a key to the colours or characters.
-/// UTF-8.
-std::string terminal_map(const WeightMap& map, const ColourScale& scale, const TerminalStyle& style);
+/// Lines with two characters a cell: the names of the keys, upright, a line for each query, and a
+/// key to the colours or characters. UTF-8.
+std::string terminal_map(const WeightMap& map, const ColourScale& scale,
+                         const TerminalStyle& style);
 
 }  // namespace attn::demo

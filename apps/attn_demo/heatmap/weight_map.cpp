@@ -14,7 +14,8 @@ struct Cell {
 Cell cell_of(const Grid& grid, std::int64_t first_row, std::int64_t first_column, Blocks blocks) {
   Cell cell;
   for (std::int64_t row = first_row; row < std::min(first_row + blocks.rows, grid.rows); ++row) {
-    for (std::int64_t column = first_column; column < std::min(first_column + blocks.columns, grid.columns); ++column) {
+    for (std::int64_t column = first_column;
+         column < std::min(first_column + blocks.columns, grid.columns); ++column) {
       if (grid.is_hidden(row, column)) continue;
       const float weight = grid.weight(row, column);
       // A comparison with NaN is false: once it is there it stays.
