@@ -83,7 +83,7 @@ Decoder llama_like(DType dtype, int num_threads, Weights& made) {
 }
 
 /// What a run takes once OpenMP has its threads.
-std::int64_t allocations_of_run(const Plan& plan, const Tensors& tensors) {
+std::int64_t allocations_of_run(const AttentionPlan& plan, const AttentionTensors& tensors) {
   Workspace workspace(plan.workspace_size());
   plan.run(tensors, workspace);
   const std::int64_t before = allocations();
@@ -97,8 +97,8 @@ void check_allocation_free(Case c, const Inputs& inputs) {
     c.options.isa = isa;
     INFO(repeat_line(c));
     Outputs outputs = make_outputs(c);
-    const Tensors tensors = bind(inputs, outputs);
-    CHECK(allocations_of_run(Plan(tensors, c.options), tensors) == 0);
+    const AttentionTensors tensors = bind(inputs, outputs);
+    CHECK(allocations_of_run(AttentionPlan(tensors, c.options), tensors) == 0);
   }
 }
 
@@ -117,8 +117,8 @@ TEST_CASE("plain") { check_allocation_free(sized()); }
 TEST_CASE("default options") {
   const Inputs inputs = make_inputs(sized());
   Outputs outputs = make_outputs(sized());
-  const Tensors tensors = bind(inputs, outputs);
-  const Plan plan(tensors);
+  const AttentionTensors tensors = bind(inputs, outputs);
+  const AttentionPlan plan(tensors);
   const bool by_onednn =
       plan.description().find("oneDNN") != std::string::npos;  // which allocates a little
   if (!by_onednn) CHECK(allocations_of_run(plan, tensors) == 0);
@@ -150,12 +150,12 @@ TEST_CASE("ALiBi, softcap, sinks, lengths and a window") {
   check_allocation_free(c);
 }
 
-TEST_CASE("Normalisers that take whole rows") {
-  for (const Normaliser& normaliser : {Normaliser::sigmoid(), Normaliser::sparsemax(),
-                                       Normaliser::entmax(1.5f), Normaliser::entmax(1.2f)}) {
+TEST_CASE("Normalizers that take whole rows") {
+  for (const Normalizer& normalizer : {Normalizer::sigmoid(), Normalizer::sparsemax(),
+                                       Normalizer::entmax(1.5f), Normalizer::entmax(1.2f)}) {
     Case c = sized();
     c.lse = false;
-    c.options.normaliser = normaliser;
+    c.options.normalizer = normalizer;
     c.options.causal = Causal::bottom_right();
     check_allocation_free(c);
     Inputs inputs = make_inputs(c);
@@ -216,9 +216,9 @@ TEST_CASE("Sequences of different lengths, with keys in each form") {
            .q_lens = {1, 60, 0, 7, 130},
            .kv_lens = {1100, 300, 20, 0, 600},
            .key_form = form});
-      const Tensors tensors = together.tensors();
+      const AttentionTensors tensors = together.tensors();
       for (const Isa isa : available_isas()) {
-        const Plan plan(tensors, {.isa = isa, .score_matmul = ScoreMatmul::built_in});
+        const AttentionPlan plan(tensors, {.isa = isa, .score_matmul = ScoreMatmul::built_in});
         CHECK(allocations_of_run(plan, tensors) == 0);
       }
     }

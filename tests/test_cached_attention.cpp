@@ -97,7 +97,7 @@ void poison_row(const TensorView& rows, const Dims& at) {
 
 /// NaN in all rows of a bound cache but those that `used` (entry, row) says.
 template <class Used>
-void poison_unused(const Tensors& bound, Used used) {
+void poison_unused(const AttentionTensors& bound, Used used) {
   for_each_index({bound.k.shape[0], bound.k.shape[1], bound.k.shape[2]}, [&](const Dims& at) {
     if (used(at[0], at[2])) return;
     poison_row(bound.k, at);
@@ -125,7 +125,7 @@ struct Step {
     lse = StridedTensor(DType::f32, {batch, num_q_heads, q_len});
   }
 
-  Tensors unbound() { return {.q = q.view(), .out = out.view(), .lse = lse.view()}; }
+  AttentionTensors unbound() { return {.q = q.view(), .out = out.view(), .lse = lse.view()}; }
   Outputs outputs(std::int64_t b) const {
     Outputs one = make_outputs(cases[static_cast<std::size_t>(b)]);
     copy_into(out.view().sliced(0, b, b + 1), one.out.view());
@@ -142,7 +142,7 @@ struct Step {
 /// Runs a bound step with and without poison on each ISA. The cache's type brings no error of its
 /// own: the models are exact in it.
 template <class Used>
-void check_step(Step& step, const Tensors& bound, Used used) {
+void check_step(Step& step, const AttentionTensors& bound, Used used) {
   std::vector<Expected> expected;
   for (std::size_t b = 0; b < step.cases.size(); ++b)
     expected.push_back(expected_of(step.cases[b], step.inputs[b]));
@@ -191,7 +191,7 @@ void check_kv_cache(const KvCache::Settings& settings, const std::vector<std::in
   }
   for (const std::int64_t q_len : {1, 3, 20}) {
     Step step(held, q_len, 7);
-    const Tensors bound = cache.bind(step.unbound());
+    const AttentionTensors bound = cache.bind(step.unbound());
     check_step(step, bound, [&](std::int64_t entry, std::int64_t row) {
       const Held& h = held[static_cast<std::size_t>(entry)];
       const std::int64_t length = h.last - h.first,
@@ -249,7 +249,7 @@ TEST_CASE("PagedKvCache of each type and layout, with pages of any size, shared 
           {&model, 0, 72}, {&model, 20, 50}, {&model, 0, 140}, {&model, 0, 72}};
       for (const std::int64_t q_len : {1, 20}) {
         Step step(held, q_len, 7);
-        const Tensors bound = cache.bind(step.unbound(), sequences);
+        const AttentionTensors bound = cache.bind(step.unbound(), sequences);
         check_step(step, bound, [&](std::int64_t page, std::int64_t row) {
           for (const auto sequence : sequences) {
             const auto pages = cache.pages(sequence);
@@ -288,9 +288,9 @@ TEST_CASE("Token by token is one causal prefill") {
     const PagedKvCache::Sequence sequence = paged.create();
     Outputs outputs = make_outputs(prefill), paged_outputs = make_outputs(prefill);
     const auto step = [&](Outputs& to, std::int64_t n) {
-      return Tensors{.q = inputs.q.view().sliced(2, n, n + 1),
-                     .out = to.out.view().sliced(2, n, n + 1),
-                     .lse = to.lse.view().sliced(2, n, n + 1)};
+      return AttentionTensors{.q = inputs.q.view().sliced(2, n, n + 1),
+                              .out = to.out.view().sliced(2, n, n + 1),
+                              .lse = to.lse.view().sliced(2, n, n + 1)};
     };
     for (std::int64_t n = 0; n < count; ++n) {
       cache.append_to(0, model.keys(n, n + 1), model.values(n, n + 1));
@@ -307,7 +307,8 @@ TEST_CASE("Token by token is one causal prefill") {
 TEST_CASE("A rolling cache with a window sees what a long one sees") {
   constexpr std::int64_t window = 10, chunk = 4, count = 60;
   const Model model(DType::bf16, count, 9);
-  const Options options{.causal = Causal::bottom_right(), .window = Window{window - 1, {}}};
+  const AttentionOptions options{.causal = Causal::bottom_right(),
+                                 .window = Window{window - 1, {}}};
   const KvCache::Settings settings{.num_kv_heads = num_kv_heads,
                                    .capacity = count,
                                    .head_dim = head_dim,

@@ -49,8 +49,9 @@ TEST_CASE("run writes what the library computes") {
 
 TEST_CASE("every option reaches the engine") {
   const Sample sample;
-  const auto check = [&](const std::string& arguments, const Options& options,
-                         TensorView Tensors::*side = &Tensors::mask, const TensorView& given = {}) {
+  const auto check = [&](const std::string& arguments, const AttentionOptions& options,
+                         TensorView AttentionTensors::*side = &AttentionTensors::mask,
+                         const TensorView& given = {}) {
     check_done(sample.run(arguments));
     CHECK(same_bits(read_tensor(sample.out).view(), sample.expected(options, side, given).view()));
     CHECK(!same_bits(read_tensor(sample.out).view(), sample.expected().view()));
@@ -63,22 +64,22 @@ TEST_CASE("every option reaches the engine") {
   check("--causal-offset -1", {.causal = Causal::with_offset(-1)});
   check("--window 1,-1", {.window = Window{1, {}}});
   check("--window -1,0", {.window = Window{{}, 0}});
-  check("--normaliser sigmoid", {.normaliser = Normaliser::sigmoid()});
-  check("--normaliser sigmoid --sigmoid-bias -0.5", {.normaliser = Normaliser::sigmoid(-0.5f)});
-  check("--normaliser sparsemax", {.normaliser = Normaliser::sparsemax()});
-  check("--normaliser entmax15", {.normaliser = Normaliser::entmax(1.5f)});
-  check("--normaliser entmax --alpha 1.2", {.normaliser = Normaliser::entmax(1.2f)});
+  check("--normalizer sigmoid", {.normalizer = Normalizer::sigmoid()});
+  check("--normalizer sigmoid --sigmoid-bias -0.5", {.normalizer = Normalizer::sigmoid(-0.5f)});
+  check("--normalizer sparsemax", {.normalizer = Normalizer::sparsemax()});
+  check("--normalizer entmax15", {.normalizer = Normalizer::entmax(1.5f)});
+  check("--normalizer entmax --alpha 1.2", {.normalizer = Normalizer::entmax(1.2f)});
 
   const Tensor per_head = random_tensor({4}, 4);
-  check("--alibi " + sample.file("slopes.npy", per_head.view()), {}, &Tensors::alibi_slopes,
-        per_head.view());
+  check("--alibi " + sample.file("slopes.npy", per_head.view()), {},
+        &AttentionTensors::alibi_slopes, per_head.view());
   check("--sinks " + sample.file("sinks.npy", copy_as(per_head.view(), DType::f64).view()), {},
-        &Tensors::sinks, per_head.view());
+        &AttentionTensors::sinks, per_head.view());
   const std::int32_t lengths[] = {2, 5};
   const TensorView kv_lens(lengths, {2});
-  check("--kv-lens " + sample.file("lens.npy", kv_lens), {}, &Tensors::kv_lens, kv_lens);
+  check("--kv-lens " + sample.file("lens.npy", kv_lens), {}, &AttentionTensors::kv_lens, kv_lens);
   check("--kv-lens " + sample.file("lens.npy", copy_as(kv_lens, DType::i64).view()), {},
-        &Tensors::kv_lens, kv_lens);
+        &AttentionTensors::kv_lens, kv_lens);
 }
 
 TEST_CASE("masks are booleans or floats of any type") {
@@ -88,7 +89,7 @@ TEST_CASE("masks are booleans or floats of any type") {
   const auto check = [&](const std::string& file, const Tensor& mask) {
     check_done(sample.run("--mask " + file));
     CHECK(same_bits(read_tensor(sample.out).view(),
-                    sample.expected({}, &Tensors::mask, mask.view()).view()));
+                    sample.expected({}, &AttentionTensors::mask, mask.view()).view()));
   };
   check(sample.file("mask.npy", additive.view()), additive);
   check(sample.file("mask.npy", copy_as(additive.view(), DType::f64).view()), additive);
@@ -244,7 +245,7 @@ TEST_CASE("scores are written after each step") {
 TEST_CASE("dtype is that of the engine, O, and present K and V") {
   const Sample sample;
   const std::string half = sample.folder / "half.npy", brain = sample.folder / "brain.safetensors";
-  const Options causal{.causal = Causal::bottom_right()};
+  const AttentionOptions causal{.causal = Causal::bottom_right()};
   check_done(fmt::format("run {} --causal --dtype f16 --out {} --lse {}", sample.inputs, half,
                          sample.folder / "lse.npy"));
   CHECK(read_tensor(half).dtype() == DType::f16);

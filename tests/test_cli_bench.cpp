@@ -62,8 +62,8 @@ TEST_CASE("attn_bench refuses what makes no sense in one line") {
   check(shape + "--layout sbhd", "bhsd or bshd");
   check(shape + "--kv-dtype f32 --kernel naive", "--kernel tiled");
   check("--decode --kernel unfused", "--kernel tiled");
-  check(shape + "--normaliser hardmax", "one of softmax, sigmoid");
-  check(shape + "--normaliser entmax", "--alpha");
+  check(shape + "--normalizer hardmax", "one of softmax, sigmoid");
+  check(shape + "--normalizer entmax", "--alpha");
   check("--decode " + shape, "excludes");
   check("--decode --causal", "excludes");
 }

@@ -104,12 +104,12 @@ TEST_CASE("compare takes a shape in place of files") {
     CHECK(attn_demo(fmt::format("compare --shape {}", empty)).code == 0);
 }
 
-TEST_CASE("compare takes other normalisers, which have no lse") {
-  for (const char* normaliser : {"sigmoid", "sigmoid --sigmoid-bias 0", "sparsemax", "entmax15",
+TEST_CASE("compare takes other normalizers, which have no lse") {
+  for (const char* normalizer : {"sigmoid", "sigmoid --sigmoid-bias 0", "sparsemax", "entmax15",
                                  "entmax --alpha 1.2", "entmax --alpha 3"}) {
-    CAPTURE(normaliser);
+    CAPTURE(normalizer);
     const std::string arguments =
-        fmt::format("compare --shape 2,6,3,33,70,24,40 --causal --normaliser {}", normaliser);
+        fmt::format("compare --shape 2,6,3,33,70,24,40 --causal --normalizer {}", normalizer);
     const Ran ran = attn_demo(arguments + " --json");
     CAPTURE(ran.out);
     REQUIRE(ran.code == 0);
@@ -122,7 +122,7 @@ TEST_CASE("compare takes other normalisers, which have no lse") {
     }
     const Ran table = attn_demo(arguments);
     CHECK(table.code == 0);
-    CHECK(table.out.find("weights of whole rows by " + std::string(normaliser).substr(0, 6)) !=
+    CHECK(table.out.find("weights of whole rows by " + std::string(normalizer).substr(0, 6)) !=
           std::string::npos);
   }
 }

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "attn_demo/heatmap/colours.hpp"
+#include "attn_demo/heatmap/colors.hpp"
 #include "attn_demo/heatmap/font.hpp"
 #include "attn_demo/heatmap/labels.hpp"
 #include "attn_demo/heatmap/picture.hpp"
@@ -20,7 +20,7 @@ using demo::Grid;
 
 namespace {
 
-Pixel pixel_of(demo::Colour colour) { return {colour.red, colour.green, colour.blue}; }
+Pixel pixel_of(demo::Color color) { return {color.red, color.green, color.blue}; }
 
 /// One head of three queries and keys. With --scale 1 the scores are 0, 1 and 2 in every row,
 /// shifted by one from row to row.
@@ -54,7 +54,7 @@ demo::CellArea cells_of(std::int64_t rows, std::int64_t columns) {
   return demo::cells_of(map);
 }
 
-/// The colour at a cell's corner, where it has no figures.
+/// The color at a cell's corner, where it has no figures.
 Pixel corner(const Png& png, const demo::CellArea& cells, std::int64_t row, std::int64_t column) {
   const demo::Box box = cells.cell(row, column);
   return png.at(box.left, box.top);
@@ -66,7 +66,7 @@ bool near(const Pixel& a, const Pixel& b, int most = 1) {
                     [most](int x, int y) { return std::abs(x - y) <= most; });
 }
 
-std::set<Pixel> colours_of(const Png& png, const demo::Box& box) {
+std::set<Pixel> colors_of(const Png& png, const demo::Box& box) {
   std::set<Pixel> found;
   for (int y = box.top; y < box.top + box.height - 1; ++y) {
     for (int x = box.left; x < box.left + box.width - 1; ++x) found.insert(png.at(x, y));
@@ -74,27 +74,27 @@ std::set<Pixel> colours_of(const Png& png, const demo::Box& box) {
   return found;
 }
 
-const std::set<Pixel> hatched = {pixel_of(demo::hidden_colour), pixel_of(demo::hatch_colour)};
+const std::set<Pixel> hatched = {pixel_of(demo::hidden_color), pixel_of(demo::hatch_color)};
 
 }  // namespace
 
-TEST_CASE("cells have the colours of their weights, and hidden ones are hatched") {
+TEST_CASE("cells have the colors of their weights, and hidden ones are hatched") {
   const Three sample;
   check_done(sample.draw("--causal"));
   const Png png = read_png(sample.out);
   REQUIRE(png.pixels.size() > 0);
   const demo::CellArea cells = cells_of(3, 3);
   CHECK(corner(png, cells, 0, 0) ==
-        pixel_of(demo::map_colour(1)));  // it sees itself alone: the largest weight
+        pixel_of(demo::map_color(1)));  // it sees itself alone: the largest weight
   for (int row = 0; row < 3; ++row) {
     for (int key = 0; key < 3; ++key) {
       CAPTURE(row);
       CAPTURE(key);
       if (key > row)
-        CHECK(colours_of(png, cells.cell(row, key)) == hatched);
+        CHECK(colors_of(png, cells.cell(row, key)) == hatched);
       else
         CHECK(near(corner(png, cells, row, key),
-                   pixel_of(demo::map_colour(weight_of(row, key, row + 1)))));
+                   pixel_of(demo::map_color(weight_of(row, key, row + 1)))));
     }
   }
 }
@@ -103,18 +103,18 @@ TEST_CASE("what is small is no hidden key") {
   const Three sample;
   // sparsemax gives the third key of the first row all of the weight, and the others 0 that are
   // seen.
-  check_done(sample.draw("--normaliser sparsemax"));
+  check_done(sample.draw("--normalizer sparsemax"));
   const Png png = read_png(sample.out);
-  CHECK(corner(png, cells_of(3, 3), 0, 0) == pixel_of(demo::map_colour(0)));
-  CHECK(corner(png, cells_of(3, 3), 0, 2) == pixel_of(demo::map_colour(1)));
+  CHECK(corner(png, cells_of(3, 3), 0, 0) == pixel_of(demo::map_color(0)));
+  CHECK(corner(png, cells_of(3, 3), 0, 2) == pixel_of(demo::map_color(1)));
   CHECK(std::none_of(png.pixels.begin(), png.pixels.end(),
                      [](const Pixel& pixel) { return hatched.count(pixel) > 0; }));
 
   const std::string ninf = "--causal-offset -3";  // nobody sees anything
-  check_done(sample.draw(ninf + " --scale-colours log"));
+  check_done(sample.draw(ninf + " --scale-colors log"));
   const Png hidden = read_png(sample.out);
   for (int n = 0; n < 9; ++n)
-    CHECK(colours_of(hidden, cells_of(3, 3).cell(n / 3, n % 3)) == hatched);
+    CHECK(colors_of(hidden, cells_of(3, 3).cell(n / 3, n % 3)) == hatched);
 }
 
 TEST_CASE("one head of many, with all that a call has") {
@@ -123,7 +123,7 @@ TEST_CASE("one head of many, with all that a call has") {
                sinks = random_tensor({4}, 6);
   const std::int64_t lengths[] = {5, 4};
   const TensorView kv_lens(lengths, {2});
-  Tensors tensors;
+  AttentionTensors tensors;
   tensors.q = sample.q.view();
   tensors.k = sample.k.view();
   tensors.mask = additive.view();
@@ -155,7 +155,7 @@ TEST_CASE("one head of many, with all that a call has") {
       if (hidden)
         CHECK(hatched.count(pixel) == 1);
       else
-        CHECK(near(pixel, pixel_of(demo::map_colour(own[n] / largest))));
+        CHECK(near(pixel, pixel_of(demo::map_color(own[n] / largest))));
     }
   }
   // All heads on one page, and the same bytes each time.
@@ -167,7 +167,7 @@ TEST_CASE("one head of many, with all that a call has") {
   CHECK(bytes_of(out) == bytes);
 }
 
-TEST_CASE("in the terminal, without colours") {
+TEST_CASE("in the terminal, without colors") {
   const Three sample;
   // Of 8 characters from 0 to the largest weight, 1: 0.27 0.73, and 0.67 0.09 0.24.
   const Ran ran = attn_demo(sample.inputs + "--causal --labels 'a, b,\xc3\xa9'");
@@ -194,19 +194,19 @@ TEST_CASE("in the terminal, without colours") {
   CHECK(read_png(sample.out).pixels.size() > 0);
 }
 
-TEST_CASE("in the terminal, with colours") {
+TEST_CASE("in the terminal, with colors") {
   demo::WeightMap map;
   map.grid = Grid(100, 100);
   map.grid.weights[0] = 0.5f;
   map.grid.hidden[1] = 1;
   map.grid.hidden[9999] = 1;
-  const demo::ColourScale scale(demo::ScaleKind::linear, {&map, 1});
+  const demo::ColorScale scale(demo::ScaleKind::linear, {&map, 1});
   const std::string text = demo::terminal_map(map, scale, {true, 60});
-  const auto background = [](demo::Colour c) {
+  const auto background = [](demo::Color c) {
     return fmt::format("\033[48;2;{:03};{:03};{:03}m", c.red, c.green, c.blue);
   };
-  CHECK(text.find(background(demo::map_colour(1))) != std::string::npos);
-  CHECK(text.find(background(demo::map_colour(0))) != std::string::npos);
+  CHECK(text.find(background(demo::map_color(1))) != std::string::npos);
+  CHECK(text.find(background(demo::map_color(0))) != std::string::npos);
   CHECK(text.find("each cell: the largest of 3 x 4 weights\n") != std::string::npos);
   // Nothing but a hidden block is hidden: the last one, of one row and four keys, has three that
   // are seen.
@@ -241,26 +241,25 @@ TEST_CASE("blocks have their largest weight") {
   }
 }
 
-TEST_CASE(
-    "the colour map grows lighter all the way, and what is not on it differs from all of it") {
-  const auto brightness = [](demo::Colour c) { return 299 * c.red + 587 * c.green + 114 * c.blue; };
-  const auto distance = [](demo::Colour a, demo::Colour b) {
+TEST_CASE("the color map grows lighter all the way, and what is not on it differs from all of it") {
+  const auto brightness = [](demo::Color c) { return 299 * c.red + 587 * c.green + 114 * c.blue; };
+  const auto distance = [](demo::Color a, demo::Color b) {
     return std::abs(a.red - b.red) + std::abs(a.green - b.green) + std::abs(a.blue - b.blue);
   };
   for (int n = 0; n <= 100; ++n) {
-    const demo::Colour colour = demo::map_colour(n / 100.);
-    if (n > 0) CHECK(brightness(colour) > brightness(demo::map_colour((n - 1) / 100.)));
-    for (const demo::Colour other : {demo::hidden_colour, demo::hatch_colour, demo::nan_colour})
-      CHECK(distance(colour, other) > 90);
+    const demo::Color color = demo::map_color(n / 100.);
+    if (n > 0) CHECK(brightness(color) > brightness(demo::map_color((n - 1) / 100.)));
+    for (const demo::Color other : {demo::hidden_color, demo::hatch_color, demo::nan_color})
+      CHECK(distance(color, other) > 90);
   }
 }
 
-TEST_CASE("colour scales") {
+TEST_CASE("color scales") {
   demo::WeightMap map;
   map.grid = Grid(1, 5);
   map.grid.weights = {0, 1e-9f, 1e-3f, 1e-1f, 5};
   map.grid.hidden = {0, 0, 0, 0, 1};  // what is hidden does not count
-  const demo::ColourScale linear(demo::ScaleKind::linear, {&map, 1}),
+  const demo::ColorScale linear(demo::ScaleKind::linear, {&map, 1}),
       logarithmic(demo::ScaleKind::logarithmic, {&map, 1});
   CHECK(linear.position(0.1f) == 1);
   CHECK(linear.position(0.05f) == doctest::Approx(0.5));
@@ -271,7 +270,7 @@ TEST_CASE("colour scales") {
   CHECK(logarithmic.position(1e-3f) == doctest::Approx(4. / 6));
   CHECK(logarithmic.position(1e-9f) == 0);
   CHECK(logarithmic.position(0) == 0);
-  for (const demo::ColourScale& scale : {linear, logarithmic}) {
+  for (const demo::ColorScale& scale : {linear, logarithmic}) {
     const auto ticks = scale.ticks();
     CHECK(ticks.size() >= 4);
     CHECK(ticks.front().first == 0);
@@ -332,7 +331,7 @@ TEST_CASE("pictures of any shape hold their cells") {
     map.grid = Grid(shape[0], shape[1]);
     map.grid.weights.back() = 0.25f;
     map.title = "title";
-    const demo::ColourScale scale(demo::ScaleKind::linear, {&map, 1});
+    const demo::ColorScale scale(demo::ScaleKind::linear, {&map, 1});
     const demo::CellArea cells = demo::cells_of(map);
     const demo::Canvas canvas = demo::draw_map(map, scale);
     CHECK(canvas.width() >= cells.left + cells.width());
@@ -342,7 +341,7 @@ TEST_CASE("pictures of any shape hold their cells") {
     CHECK(cells.width() >= 24);
     CHECK(cells.height() >= 24);
     const demo::Box last = cells.cell(cells.rows - 1, cells.columns - 1);
-    CHECK(canvas.at(last.left, last.top) == demo::map_colour(1));
+    CHECK(canvas.at(last.left, last.top) == demo::map_color(1));
     const demo::WeightMap two[] = {map, map};
     CHECK(demo::draw_maps(two, scale, "all").width() > 0);
   }
@@ -369,7 +368,7 @@ TEST_CASE("heatmap refuses what it cannot draw") {
   check(sample.draw("--tokens " + sample.folder / "."), "cannot be read");
   check(sample.draw("--tokens x --labels a,b,c"), "--labels");
   check(sample.draw("--labels a,b,c --head all"), "no room for labels");
-  check(sample.draw("--scale-colours cubic"), "one of linear, log");
+  check(sample.draw("--scale-colors cubic"), "one of linear, log");
   check(sample.draw("--kernel naive"), "--kernel");
   check(sample.draw("--softcap 0"), "--softcap");
   check(sample.inputs + "--out " + sample.folder / "map.jpg", ".png");

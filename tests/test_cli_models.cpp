@@ -216,7 +216,7 @@ TEST_CASE("generate: draws") {
   };
   CHECK(drawn("--seed 3") == drawn("--seed 3 --threads 1"));
   CHECK(drawn("--seed 3") != drawn("--seed 4"));
-  // Hot enough for all ids to be alike: draws that took one random number would all be the same.
+  // Hot enough for all ids to be equally likely: draws that took one random number would all be the same.
   const std::string hot = drawn("--temperature 1000000");
   CHECK(hot.find(hot.substr(0, hot.find(',')), 3) == std::string::npos);
 }
@@ -241,7 +241,7 @@ TEST_CASE("generate: where a text ends") {
   CHECK(text_of(generate("llama_tiny", "--max-new 0")) == "\n");
 }
 
-TEST_CASE("generate: ids need no tokeniser, so one that is not supported does not stop them") {
+TEST_CASE("generate: ids need no tokenizer, so one that is not supported does not stop them") {
   const Spoilt model("llama_tiny");
   model.folder.write(
       "tokenizer.json",
@@ -389,7 +389,7 @@ TEST_CASE("wrong usage is refused in one line, and nothing is written") {
   check("heatmap" + model + out + "--prompt a --layer 2", "the model has 2 layers");
   check("heatmap" + model + out + "--prompt a --head 4", "the model has 4 query heads");
   for (const char* option : {"--causal", "--scale 2", "--labels a", "--batch 1", "--q x.npy",
-                             "--normaliser sparsemax", "--kv-heads 1 --heads 2"})
+                             "--normalizer sparsemax", "--kv-heads 1 --heads 2"})
     check("heatmap" + model + out + "--prompt a " + option, "excludes");
 }
 

@@ -32,14 +32,14 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   for (const char* value : {"0", "-1", "1000000", "two"})
     check(sample.run(fmt::format("--threads {}", value)), "an integer");
   check(sample.run("--isa sse9"), "baseline");
-  check(sample.run("--normaliser hardmax"), "one of softmax, sigmoid, sparsemax, entmax15, entmax");
-  check(sample.run("--normaliser entmax"), "needs --alpha");
-  check(sample.run("--normaliser entmax --alpha 0.5"), "at least 1");
-  check(sample.run("--normaliser entmax --alpha nan"), "a finite number");
-  check(sample.run("--normaliser entmax15 --alpha 2"), "belongs to entmax");
+  check(sample.run("--normalizer hardmax"), "one of softmax, sigmoid, sparsemax, entmax15, entmax");
+  check(sample.run("--normalizer entmax"), "needs --alpha");
+  check(sample.run("--normalizer entmax --alpha 0.5"), "at least 1");
+  check(sample.run("--normalizer entmax --alpha nan"), "a finite number");
+  check(sample.run("--normalizer entmax15 --alpha 2"), "belongs to entmax");
   check(sample.run("--alpha 2"), "belongs to entmax");
-  check(sample.run("--normaliser sparsemax --sigmoid-bias 1"), "belongs to sigmoid");
-  check(sample.run("--normaliser sparsemax --lse x.npy"), "lse is given with sparsemax");
+  check(sample.run("--normalizer sparsemax --sigmoid-bias 1"), "belongs to sigmoid");
+  check(sample.run("--normalizer sparsemax --lse x.npy"), "lse is given with sparsemax");
   check(sample.run("--dtype f8"), "one of f32, bf16, f16");
   check(sample.run("--kv-dtype i4"), "one of f32, bf16, f16, i8");
   for (const char* size : {"-1", "2000000", "x"})

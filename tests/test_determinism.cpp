@@ -33,12 +33,12 @@ std::vector<Case> cases() {
   pairs.q_type = pairs.kv_type = pairs.out_type = DType::bf16;
   Case sparse = everything;
   sparse.lse = false;
-  sparse.options.normaliser = Normaliser::sparsemax();
+  sparse.options.normalizer = Normalizer::sparsemax();
   const Case sigmoid{.num_q_heads = 4,
                      .q_len = 100,
                      .kv_len = 600,
                      .head_dim = 64,
-                     .options = {.normaliser = Normaliser::sigmoid()},
+                     .options = {.normalizer = Normalizer::sigmoid()},
                      .lse = false};
   return {
       {.batch = 1,

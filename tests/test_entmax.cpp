@@ -156,7 +156,7 @@ TEST_CASE("rows that are hard for a search") {
     rows[0].push_back(-std::exp2(-static_cast<float>(n) / 4));  // each step leaves a few behind
   for (int n = 0; n < 3000; ++n)
     rows[1].push_back(static_cast<float>(n % 2) * 0x1p-11F);  // two values, both in
-  for (int n = 0; n < 100; ++n) rows[2].push_back(-static_cast<float>(n) * 0x1p-20F);  // neighbours
+  for (int n = 0; n < 100; ++n) rows[2].push_back(-static_cast<float>(n) * 0x1p-20F);  // neighbors
   rows[3] = Floats(5000, -0.984375F);  // one, and many that are just in
   rows[3][4999] = 0;
   rows[4] = Floats(3000, -1.F);  // many that are just out, or just in
@@ -213,7 +213,7 @@ TEST_CASE("100,000 elements, up to alpha = 10") {
   }
 }
 
-TEST_CASE("equal logits share alike") {
+TEST_CASE("equal logits get equal shares") {
   for (const std::int64_t count : {1, 7, 1000, 1000000}) {
     for (const float alpha : {1.25F, 1.5F, 2.F, 10.F, 1e30F}) {
       CAPTURE(count);

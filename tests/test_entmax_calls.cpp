@@ -26,7 +26,7 @@ Doubles random_values(const Dims& shape, std::uint64_t seed) {
   return values;
 }
 
-Dims without(const Dims& shape, int dim) {
+Dims remove_dim(const Dims& shape, int dim) {
   std::vector<std::int64_t> rest;
   for (int n = 0; n < shape.rank(); ++n) {
     if (n != dim) rest.push_back(shape[n]);
@@ -47,7 +47,7 @@ struct Setting {
 Outputs call(const Doubles& values, const Dims& shape, int dim, float alpha, const Setting& setting,
              const Execution& execution = {}) {
   const int counted = dim < 0 ? dim + shape.rank() : dim;
-  const Dims rest = without(shape, counted);
+  const Dims rest = remove_dim(shape, counted);
   StridedTensor x(setting.in, shape, setting.in_layout), dy(setting.in, shape, setting.in_layout);
   x.assign(values);
   dy.assign(random_values(shape, 77));
@@ -97,7 +97,7 @@ void check_slices(const Dims& shape, int dim, float alpha, const Setting& settin
   const Doubles dy = rounded(random_values(shape, 77), shape, setting.in);
   const Outputs got = call(values, shape, dim, alpha, setting);
   const Dims row{shape[dim]};
-  for (std::int64_t number = 0; number < without(shape, dim).product(); ++number) {
+  for (std::int64_t number = 0; number < remove_dim(shape, dim).product(); ++number) {
     const std::vector<std::size_t> places = places_of(shape, dim, number);
     std::vector<float> x, gradient, y(places.size()), dx(places.size());
     for (const std::size_t place : places) {

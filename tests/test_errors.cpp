@@ -34,8 +34,8 @@ Case right() {
 }
 
 struct Call {
-  Tensors tensors;
-  Options options;
+  AttentionTensors tensors;
+  AttentionOptions options;
 };
 using Change = std::function<void(Call&)>;
 using Run = std::function<void(const Call&)>;
@@ -84,7 +84,7 @@ void check_rejected_run(const Change& change, const std::vector<std::string>& wo
 void check_rejected(const Change& change, const std::vector<std::string>& words) {
   check_rejected_run(change, words);
   check_error(
-      "Plan", [](const Call& call) { Plan(call.tensors, call.options); }, change, words);
+      "Plan", [](const Call& call) { AttentionPlan(call.tensors, call.options); }, change, words);
 }
 
 TensorView reshaped(TensorView view, const Dims& shape) { return {view.data, view.dtype, shape}; }

@@ -33,8 +33,8 @@ Sequences right(KeyForm form, bool ragged_queries = true, DType kv_type = DType:
 }
 
 struct Call {
-  Tensors tensors;
-  Options options;
+  AttentionTensors tensors;
+  AttentionOptions options;
 };
 using Change = std::function<void(Call&)>;
 using Run = std::function<void(const Call&)>;
@@ -80,7 +80,8 @@ void check_rejected(const Sequences& s, const Change& change, const std::vector<
                     ErrorCode code = ErrorCode::invalid_argument) {
   check_rejected_run(s, change, words, code);
   check_error(
-      "Plan", s, [](const Call& call) { Plan(call.tensors, call.options); }, change, code, words);
+      "Plan", s, [](const Call& call) { AttentionPlan(call.tensors, call.options); }, change, code,
+      words);
 }
 
 TensorView reshaped(const TensorView& view, const Dims& shape) {
@@ -207,13 +208,13 @@ TEST_CASE("A sequence that is longer than announced") {
 
 TEST_CASE("A plan of bounded lengths runs what keeps to them, and nothing else") {
   Together together(right(KeyForm::ragged));
-  Tensors tensors = together.tensors();
-  const Plan bounded(tensors, {.max_q_len = 30, .max_kv_len = 37}), unbounded(tensors);
+  AttentionTensors tensors = together.tensors();
+  const AttentionPlan bounded(tensors, {.max_q_len = 30, .max_kv_len = 37}), unbounded(tensors);
   CHECK(bounded.workspace_size() <= unbounded.workspace_size());
   Workspace workspace(unbounded.workspace_size());
   const std::int64_t longer_queries[] = {0, 31, 31, 32}, longer_keys[] = {0, 38, 40, 62},
                      other_queries[] = {0, 30, 32, 32};
-  const Tensors right_tensors = tensors;
+  const AttentionTensors right_tensors = tensors;
   tensors.q_offsets = {longer_queries, {4}};
   CHECK_THROWS_WITH_AS(bounded.run(tensors, workspace), doctest::Contains("q_offsets"), Error);
   CHECK_NOTHROW(unbounded.run(tensors, workspace));

@@ -19,7 +19,7 @@ using namespace attn::test;
 namespace {
 
 /// By row of [batch, num_q_heads, q_len]: whether it sees none of the keys.
-std::vector<bool> blind_rows(const Case& c, const Tensors& tensors, const KeySet& keys) {
+std::vector<bool> blind_rows(const Case& c, const AttentionTensors& tensors, const KeySet& keys) {
   std::vector<bool> blind;
   for_each_index({c.batch, c.num_q_heads, c.q_len}, [&](const Dims& at) {
     const std::int64_t kv_head = at[1] / (c.num_q_heads / c.num_kv_heads);
@@ -67,19 +67,21 @@ Inputs filled_from(std::int64_t first_key, std::uint64_t bits, Inputs inputs) {
 
 enum class Where { keys, values, both };
 
-void poison(Inputs& inputs, const KeySet& keys, Where where, std::uint64_t bits, bool whole_rows) {
-  if (where != Where::values) put(floats_of(inputs.k, inputs.k_scales), keys, bits, whole_rows);
-  if (where != Where::keys) put(floats_of(inputs.v, inputs.v_scales), keys, bits, whole_rows);
+void poison(Inputs& inputs, const KeySet& keys, Where where, std::uint64_t bits,
+            bool needs_full_rows) {
+  if (where != Where::values)
+    put(floats_of(inputs.k, inputs.k_scales), keys, bits, needs_full_rows);
+  if (where != Where::keys) put(floats_of(inputs.v, inputs.v_scales), keys, bits, needs_full_rows);
 }
 
 void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint64_t bits,
-                      bool whole_rows) {
+                      bool needs_full_rows) {
   Inputs zeroed = make_inputs(c), poisoned = make_inputs(c);
-  poison(zeroed, keys, where, 0, whole_rows);
-  poison(poisoned, keys, where, bits, whole_rows);
+  poison(zeroed, keys, where, 0, needs_full_rows);
+  poison(poisoned, keys, where, bits, needs_full_rows);
   CAPTURE(static_cast<int>(where));
   CAPTURE(fmt::format("{:#x}", bits));
-  CAPTURE(whole_rows);
+  CAPTURE(needs_full_rows);
   const Expected expected = expected_of(c, poisoned);
   const bool nan = (bits & 0x7fffffff) > 0x7f800000;
   const bool specified = c.kv_type != DType::i8 || nan;  // infinite scales are not
@@ -248,7 +250,7 @@ TEST_CASE("Poison in some blocks of keys and not in others") {
     }
   }
   c.lse = false;
-  c.options.normaliser = Normaliser::sparsemax();
+  c.options.normalizer = Normalizer::sparsemax();
   c.options.causal = Causal::bottom_right();
   c.options.softmax_scale = 0.5f;  // so sparse that some blocks weigh nothing: what is visible
                                    // there is poison all the same
@@ -259,20 +261,20 @@ TEST_CASE("Poison in some blocks of keys and not in others") {
   check_poison(c, 0.01);
 }
 
-TEST_CASE("Normalisers that take whole rows") {
-  const auto check = [](Case sizes, const Normaliser& normaliser) {
+TEST_CASE("Normalizers that take whole rows") {
+  const auto check = [](Case sizes, const Normalizer& normalizer) {
     sizes.lse = false;
-    sizes.options.normaliser = normaliser;
+    sizes.options.normalizer = normalizer;
     for_each_mask(sizes, [](Case c) {
-      if (c.options.normaliser.kind() == Normaliser::Kind::sigmoid) c.sinks = false;
+      if (c.options.normalizer.kind() == Normalizer::Kind::sigmoid) c.sinks = false;
       check_poison(c, 0.1);
     });
   };
-  check(usual(), Normaliser::sigmoid());
-  check(usual(), Normaliser::entmax(1.5f));
+  check(usual(), Normalizer::sigmoid());
+  check(usual(), Normalizer::entmax(1.5f));
   Case few = few_rows();
   few.kv_type = DType::i8;
-  check(few, Normaliser::sparsemax());
+  check(few, Normalizer::sparsemax());
 }
 
 TEST_CASE("Keys that no row sees may hold anything") {

@@ -49,7 +49,7 @@ struct ModelSequence {
 
 /// Empty if a cache holds what its model does, and says so.
 std::string difference(const KvCache& cache, const std::vector<ModelSequence>& model) {
-  const Tensors bound = cache.bind({});
+  const AttentionTensors bound = cache.bind({});
   const KvCache::Settings& settings = cache.settings();
   for (std::int64_t sequence = 0; sequence < settings.batch; ++sequence) {
     const ModelSequence& wanted = model[static_cast<std::size_t>(sequence)];
@@ -71,7 +71,7 @@ std::string difference(const KvCache& cache, const std::vector<ModelSequence>& m
   return "";
 }
 
-/// A cache and its model, changed alike.
+/// A cache and its model, changed in the same way.
 class RandomRun {
  public:
   static constexpr int steps = 25;
@@ -200,7 +200,7 @@ struct Append {
   Rope rope;
 };
 
-/// The change makes append and append_to fail alike; it finds tensors without batch. Nothing of the
+/// The change makes append and append_to fail in the same way; it finds tensors without batch. Nothing of the
 /// cache changes.
 void check_append_refused(const std::vector<std::string>& words,
                           const std::function<void(Append&)>& change) {
@@ -255,7 +255,7 @@ TEST_CASE("Rows of the cache's own type are taken over bit by bit, NaN payloads 
         row.set_bits({0, 0, 0, n}, dtype == DType::f32 ? 0x7f800001u + n : 0xff81u + n);
       KvCache cache({.num_kv_heads = 1, .capacity = 1, .head_dim = 5, .dtype = dtype});
       cache.append(row.view(), row.view());
-      const Tensors bound = cache.bind({});
+      const AttentionTensors bound = cache.bind({});
       for (const TensorView& held : {bound.k, bound.v}) {
         for (std::int64_t n = 0; n < 5; ++n) {
           std::uint64_t bits = 0;
@@ -284,7 +284,7 @@ TEST_CASE("Rounding is to nearest even") {
 
 TEST_CASE("i8: largest magnitude is 127 scales, halves go to even") {
   const KvCache cache = cache_of_i8({-254, 1, 3, 5, -1, -3, 127, 0.99f});
-  const Tensors bound = cache.bind({});
+  const AttentionTensors bound = cache.bind({});
   CHECK(bound.k.dtype == DType::i8);
   CHECK(scale_of(bound.k_scales, 0) == 2);
   CHECK(row_through(bound.k, {}, {0, 0, 0}) == std::vector<double>{-127, 0, 2, 2, 0, -2, 64, 0});
@@ -298,7 +298,7 @@ TEST_CASE("i8: rows of any magnitude are off by half a scale at most") {
     std::vector<float> row(100);
     for (float& value : row) value = magnitude * static_cast<float>(random.normal());
     const KvCache cache = cache_of_i8(row);
-    const Tensors bound = cache.bind({});
+    const AttentionTensors bound = cache.bind({});
     const double scale = scale_of(bound.k_scales, 0);
     const std::vector<double> wanted(row.begin(), row.end());
     CAPTURE(magnitude);
@@ -379,7 +379,7 @@ TEST_CASE("A rolling cache says where its oldest key lies") {
   std::vector<float> numbers(11);
   for (std::size_t n = 0; n < numbers.size(); ++n) numbers[n] = static_cast<float>(n);
   const TensorView all(numbers.data(), {1, 11, 1});
-  const Tensors bound = cache.bind({});  // once: later appends show
+  const AttentionTensors bound = cache.bind({});  // once: later appends show
   const auto holds = [&](std::int64_t start, std::int64_t length, std::int64_t position) {
     CHECK(entry(bound.kv_starts, 1) == start);
     CHECK(entry(bound.kv_lens, 1) == length);
@@ -442,7 +442,7 @@ TEST_CASE("Positions of a rolling cache do not overflow") {
 
 TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
   const std::vector<float> rows(100);
-  Tensors tensors{.q = {rows.data(), {1, 2, 3, 4}}};
+  AttentionTensors tensors{.q = {rows.data(), {1, 2, 3, 4}}};
   tensors.alibi_slopes = {rows.data(), {2}};
   tensors.kv_offsets = {rows.data(), {3}};
   KvCache rolling({.num_kv_heads = 2,
@@ -491,7 +491,7 @@ TEST_CASE("A cache counts its bytes, and takes its memory along when it moves") 
   const KvCache of_i8(
       {.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .dtype = DType::i8});
   CHECK(of_i8.size_in_bytes() == 2 * 3 * 4 * 2 * (6 + 4));
-  const Tensors bound = cache.bind({});
+  const AttentionTensors bound = cache.bind({});
   KvCache moved = std::move(cache);
   CHECK(moved.bind({}).k.data == bound.k.data);
   CHECK(moved.settings().capacity == 4);

@@ -159,9 +159,9 @@ struct PlacedValues {
 
 Outputs run_with_values(const Case& c, const Inputs& inputs, const PlacedValues& values, Isa isa) {
   Outputs outputs = make_outputs(c);
-  Tensors tensors = bind(inputs, outputs);
+  AttentionTensors tensors = bind(inputs, outputs);
   tensors.v = TensorView(values.first, inputs.v.shape());
-  Options options = c.options;
+  AttentionOptions options = c.options;
   options.isa = isa;
   attention(tensors, options);
   return outputs;

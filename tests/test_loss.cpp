@@ -324,7 +324,7 @@ TEST_CASE("Fenchel-Young losses are 0 where p = q, and greater elsewhere") {
         exact[c] = x[c] = static_cast<float>(random.normal());
       const Values p = entmax_of(exact, alpha);
       for (std::size_t c = 0; c < x.size(); ++c) q[c] = static_cast<float>(p[c]);
-      // A part of the greatest goes to its neighbour.
+      // A part of the greatest goes to its neighbor.
       const auto greatest =
           static_cast<std::size_t>(std::max_element(q.begin(), q.end()) - q.begin());
       away = q;

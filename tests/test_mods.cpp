@@ -184,7 +184,7 @@ TEST_CASE("A run knows its row and keys, and every visible key comes exactly onc
   }
 }
 
-TEST_CASE("Runs are long, so that a mod's loop is worth vectorising") {
+TEST_CASE("Runs are long, so that a mod's loop is worth vectorizing") {
   Case c = usual();
   std::atomic<std::int64_t> runs{0};
   c.options.mask_mod = [&](const KeyRun& run, bool* visible) {
@@ -242,7 +242,7 @@ TEST_CASE("A plan is sound after a run that threw") {
   };
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
-  const Plan plan(bind(inputs, outputs), c.options);
+  const AttentionPlan plan(bind(inputs, outputs), c.options);
   Workspace workspace(plan.workspace_size());
   CHECK_THROWS_WITH_AS(plan.run(bind(inputs, outputs), workspace), "asked for", std::runtime_error);
   throws = false;

@@ -68,7 +68,7 @@ std::vector<double> broadcast(const StridedTensor& tensor, const Dims& row_shape
   return row;
 }
 
-/// What is normalised is rounded once, and so are its product with the scale and the sum with the
+/// What is normalized is rounded once, and so are its product with the scale and the sum with the
 /// bias: 3 units in all. Sums in double add nothing that counts, as those of floats of like size
 /// are even exact, but the mean is rounded to a double: where it is large beside the deviation,
 /// that part of it shows.

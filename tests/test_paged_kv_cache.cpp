@@ -56,7 +56,7 @@ std::map<std::int32_t, int> holders(const PagedKvCache& cache, const Model& mode
 std::string difference(PagedKvCache& cache, const Model& model,
                        const std::vector<Sequence>& sequences) {
   const std::int64_t page_size = cache.settings().page_size;
-  const Tensors bound = cache.bind({}, sequences);
+  const AttentionTensors bound = cache.bind({}, sequences);
   std::int64_t max_pages = 1;
   for (const Sequence sequence : sequences)
     max_pages = std::max<std::int64_t>(max_pages, std::ssize(cache.pages(sequence)));
@@ -104,7 +104,7 @@ std::string difference_of_pages(const PagedKvCache& cache, const Model& model) {
   return "";
 }
 
-/// A cache and its model, changed alike.
+/// A cache and its model, changed in the same way.
 class RandomRun {
  public:
   static constexpr int steps = 40;
@@ -238,7 +238,7 @@ void append(PagedKvCache& cache, Sequence sequence, float value, std::int64_t co
 /// All keys of such a sequence.
 std::vector<double> contents(PagedKvCache& cache, Sequence sequence) {
   const Sequence sequences[] = {sequence};
-  const Tensors bound = cache.bind({}, sequences);
+  const AttentionTensors bound = cache.bind({}, sequences);
   std::vector<double> result;
   for (std::int64_t key = 0; key < cache.length(sequence); ++key) {
     const std::int64_t page =
@@ -378,10 +378,10 @@ TEST_CASE("Binding takes sequences in any order and several times, and keeps all
   append(cache, a, 1, 1);
   append(cache, b, 2, 5);
   const std::vector<float> other(8);
-  Tensors tensors{.q = {other.data(), {1, 2, 2, 2}}, .kv_starts = {other.data(), {1}}};
+  AttentionTensors tensors{.q = {other.data(), {1, 2, 2, 2}}, .kv_starts = {other.data(), {1}}};
   tensors.sinks = {other.data(), {2}};
   const std::vector<Sequence> sequences = {b, empty, a, b};
-  const Tensors bound = cache.bind(tensors, sequences);
+  const AttentionTensors bound = cache.bind(tensors, sequences);
   CHECK(bound.q.data == other.data());
   CHECK(bound.sinks.data == other.data());
   CHECK(bound.kv_starts.absent());
@@ -400,7 +400,7 @@ TEST_CASE("Binding takes sequences in any order and several times, and keeps all
   CHECK(cache.bind({}, {}).kv_lens.shape == Dims{0});
 }
 
-TEST_CASE("Pools are seen alike in both layouts") {
+TEST_CASE("Pools are seen the same in both layouts") {
   PagedKvCache::Settings settings = right();
   CHECK(PagedKvCache(settings).bind({}, {}).k.shape == Dims{4, 3, 2, 6});
   CHECK(PagedKvCache(settings).bind({}, {}).v.shape == Dims{4, 3, 2, 5});

@@ -27,21 +27,21 @@ Case usual() {
           .kv_lens = {130, 60}};
 }
 
-Plan plan_of(const Case& c) {
+AttentionPlan plan_of(const Case& c) {
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
-  return Plan(bind(inputs, outputs), c.options);
+  return AttentionPlan(bind(inputs, outputs), c.options);
 }
 
-Outputs run(const Plan& plan, Workspace& workspace, const Inputs& inputs, const Case& c) {
+Outputs run(const AttentionPlan& plan, Workspace& workspace, const Inputs& inputs, const Case& c) {
   Outputs outputs = make_outputs(c);
   plan.run(bind(inputs, outputs), workspace);
   return outputs;
 }
 
 /// What running the plan throws; nothing may have been written.
-std::string error_of(const Plan& plan, Workspace& workspace, const Tensors& tensors,
-                     const Outputs& outputs) {
+std::string error_of(const AttentionPlan& plan, Workspace& workspace,
+                     const AttentionTensors& tensors, const Outputs& outputs) {
   try {
     plan.run(tensors, workspace);
   } catch (const Error& error) {
@@ -61,7 +61,7 @@ bool mentions(const std::string& text, const std::string& word) {
 
 TEST_CASE("A plan runs on other data and in other layouts") {
   Case c = usual();
-  const Plan plan = plan_of(c);
+  const AttentionPlan plan = plan_of(c);
   Workspace workspace(plan.workspace_size());
   for (const Layout layout :
        {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed}) {
@@ -79,17 +79,17 @@ TEST_CASE("A plan can be made without data") {
   const Case c = usual();
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
-  Tensors shapes = bind(inputs, outputs);
+  AttentionTensors shapes = bind(inputs, outputs);
   for (TensorView* view : {&shapes.q, &shapes.k, &shapes.v, &shapes.kv_lens}) view->data = nullptr;
   shapes.out.data = shapes.lse.data = nullptr;
-  const Plan plan(shapes, c.options);
+  const AttentionPlan plan(shapes, c.options);
   Workspace workspace(plan.workspace_size());
   CHECK(bit_difference(run(plan, workspace, inputs, c), test::run(inputs, c)) == "");
 }
 
 TEST_CASE("kv_lens are read when the plan runs") {
   Case c = usual();
-  const Plan plan = plan_of(c);
+  const AttentionPlan plan = plan_of(c);
   Workspace workspace(plan.workspace_size());
   for (const std::int64_t length : {0, 1, 64, 129, 130}) {
     c.kv_lens = {length, 130 - length};
@@ -105,8 +105,8 @@ TEST_CASE("Plans share a workspace, one run at a time, and copies of a plan are 
   second.q_len = 7;
   second.kv_len = 300;
   second.kv_lens = {};
-  const Plan plans[] = {plan_of(first), plan_of(second)};
-  const Plan copy = plans[0];
+  const AttentionPlan plans[] = {plan_of(first), plan_of(second)};
+  const AttentionPlan copy = plans[0];
   Workspace workspace(std::max(plans[0].workspace_size(), plans[1].workspace_size()));
   const Inputs inputs[] = {make_inputs(first), make_inputs(second)};
   for (int repeat = 0; repeat < 3; ++repeat) {
@@ -121,7 +121,7 @@ TEST_CASE("Plans share a workspace, one run at a time, and copies of a plan are 
 
 TEST_CASE("A plan runs on several threads at once, a workspace each") {
   const Case c = usual();
-  const Plan plan = plan_of(c);
+  const AttentionPlan plan = plan_of(c);
   const Inputs inputs = make_inputs(c);
   const Outputs expected = test::run(inputs, c);
   std::vector<std::string> differences(4);
@@ -142,7 +142,7 @@ TEST_CASE("Memory handed in has any alignment and content, and is not oversteppe
   const Case c = usual();
   const Inputs inputs = make_inputs(c);
   const Outputs expected = test::run(inputs, c);
-  const Plan plan = plan_of(c);
+  const AttentionPlan plan = plan_of(c);
   constexpr std::size_t guard = 256;
   for (const std::size_t misaligned : {0, 1, 4, 31, 63}) {
     for (const std::byte content : {std::byte{0}, std::byte{0xff}, std::byte{0x7f}}) {
@@ -162,31 +162,31 @@ TEST_CASE("A workspace that is too small is an error") {
   const Case c = usual();
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
-  const Plan plan = plan_of(c);
+  const AttentionPlan plan = plan_of(c);
   Workspace workspace(plan.workspace_size() - 1);
   CHECK(mentions(error_of(plan, workspace, bind(inputs, outputs), outputs), "workspace"));
 }
 
 TEST_CASE("Other shapes, types or optional tensors than planned are errors") {
   const Case c = usual();
-  const Plan plan = plan_of(c);
+  const AttentionPlan plan = plan_of(c);
   Workspace workspace(plan.workspace_size());
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
   const auto error_with = [&](auto&& change) {
-    Tensors tensors = bind(inputs, outputs);
+    AttentionTensors tensors = bind(inputs, outputs);
     change(tensors);
     return error_of(plan, workspace, tensors, outputs);
   };
-  CHECK(mentions(error_with([](Tensors& t) { t.q.shape[2] = 44; }), "q"));
-  CHECK(mentions(error_with([](Tensors& t) { t.k = t.k.sliced(2, 0, 129); }), "k"));
-  CHECK(mentions(error_with([](Tensors& t) { t.v.dtype = DType::bf16; }), "v"));
-  CHECK(mentions(error_with([](Tensors& t) { t.out.dtype = DType::f16; }), "out"));
-  CHECK(mentions(error_with([](Tensors& t) { t.lse = {}; }), "lse"));
-  CHECK(mentions(error_with([](Tensors& t) { t.kv_lens = {}; }), "kv_lens"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.q.shape[2] = 44; }), "q"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.k = t.k.sliced(2, 0, 129); }), "k"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.v.dtype = DType::bf16; }), "v"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.out.dtype = DType::f16; }), "out"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.lse = {}; }), "lse"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.kv_lens = {}; }), "kv_lens"));
   const std::vector<float> sinks(4);
-  CHECK(mentions(error_with([&](Tensors& t) { t.sinks = {sinks.data(), {4}}; }), "sinks"));
-  CHECK(mentions(error_with([](Tensors& t) { t.k.data = nullptr; }), "k"));
+  CHECK(mentions(error_with([&](AttentionTensors& t) { t.sinks = {sinks.data(), {4}}; }), "sinks"));
+  CHECK(mentions(error_with([](AttentionTensors& t) { t.k.data = nullptr; }), "k"));
 }
 
 TEST_CASE("A plan says what it does") {
@@ -194,7 +194,7 @@ TEST_CASE("A plan says what it does") {
   for (const Isa isa : available_isas()) {
     c.options.isa = isa;
     c.options.num_threads = 2;
-    const Plan plan = plan_of(c);
+    const AttentionPlan plan = plan_of(c);
     CHECK(plan.isa() == isa);
     CHECK(plan.num_threads() == 2);
     CHECK(mentions(plan.description(), std::string(name_of(isa))));

@@ -9,14 +9,15 @@
 #include <tuple>
 #include <vector>
 
-#include "attention/key_range.hpp"
 #include "attention/plan.hpp"
 #include "attention/schedule.hpp"
+#include "attention/visibility.hpp"
 #include "kernels/select.hpp"
 #include "support/masks.hpp"
 #include "threads/parallel.hpp"
 
 using namespace attn;
+using namespace attn::detail;
 using namespace attn::test;
 
 namespace {
@@ -44,7 +45,7 @@ bool in_sight(const Problem& problem, std::int64_t p, std::int64_t key) {
 
 /// Empty, or the first key that the range has and the mask has not, or the other way round.
 std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_t key_count) {
-  const Sight sight(problem, problem.sizes.q_len, length, key_count);
+  const KeyVisibility sight(problem, problem.sizes.q_len, length, key_count);
   for (std::int64_t i = 0; i < problem.sizes.q_len; ++i) {
     const KeyRange range = sight.of(i);
     const std::int64_t p = i + causal_offset(problem, problem.sizes.q_len, length);
@@ -59,15 +60,16 @@ std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_
   return "";
 }
 
-/// Empty, or two queries whose hull leaves out a key that one between them sees.
+/// Empty, or two queries whose visible_range leaves out a key that one between them sees.
 std::string wrong_hull(const Problem& problem) {
-  const Sight sight(problem, problem.sizes.q_len, problem.sizes.kv_len, problem.sizes.kv_len);
+  const KeyVisibility sight(problem, problem.sizes.q_len, problem.sizes.kv_len,
+                            problem.sizes.kv_len);
   for (std::int64_t first = 0; first < problem.sizes.q_len; ++first) {
     for (std::int64_t last = first; last < problem.sizes.q_len; ++last) {
-      const KeyRange hull = sight.hull(first, last);
+      const KeyRange visible_range = sight.visible_range(first, last);
       for (std::int64_t i = first; i <= last; ++i) {
         const KeyRange range = sight.of(i);
-        if (!range.empty() && (range.begin < hull.begin || range.end > hull.end))
+        if (!range.empty() && (range.begin < visible_range.begin || range.end > visible_range.end))
           return fmt::format("{} to {}", first, last);
       }
     }
@@ -106,18 +108,18 @@ struct OwnSchedule {
   std::vector<HeadProgress> progress;
   Schedule schedule;
 
-  OwnSchedule(std::vector<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots)
+  OwnSchedule(std::vector<SequenceWork> entries, std::int64_t num_kv_heads, std::int64_t slots)
       : heads(entries.size() * static_cast<std::size_t>(num_kv_heads)),
         progress(heads.size()),
         schedule(entries, num_kv_heads, slots, heads.data(), progress.data()) {}
 };
 
-EntryWork entry(std::int64_t batch, Way way, std::int64_t pack_items, std::int64_t compute_items,
-                double cost = 1) {
+SequenceWork entry(std::int64_t batch, Path path, std::int64_t pack_items,
+                   std::int64_t compute_items, double cost = 1) {
   const std::int64_t partial_rows =
-      way == Way::in_place && compute_items > 1 ? compute_items * 3 : 0;
+      path == Path::unpacked && compute_items > 1 ? compute_items * 3 : 0;
   return {.batch = batch,
-          .way = way,
+          .path = path,
           .pack_items = pack_items,
           .compute_items = compute_items,
           .partial_rows = partial_rows,
@@ -125,11 +127,11 @@ EntryWork entry(std::int64_t batch, Way way, std::int64_t pack_items, std::int64
 }
 
 /// Prompts of several lengths, decode steps with and without splits, and an entry without queries.
-std::vector<EntryWork> mixed_batch() {
-  return {entry(0, Way::in_place, 0, 1, 10), entry(1, Way::shared, 3, 4, 50),
-          entry(2, Way::shared, 1, 2, 5),    entry(3, Way::in_place, 0, 5, 90),
-          entry(4, Way::shared, 0, 0),       entry(5, Way::shared, 2, 7, 70),
-          entry(6, Way::shared, 0, 1, 1)};
+std::vector<SequenceWork> mixed_batch() {
+  return {entry(0, Path::unpacked, 0, 1, 10),   entry(1, Path::cooperative, 3, 4, 50),
+          entry(2, Path::cooperative, 1, 2, 5), entry(3, Path::unpacked, 0, 5, 90),
+          entry(4, Path::cooperative, 0, 0),    entry(5, Path::cooperative, 2, 7, 70),
+          entry(6, Path::cooperative, 0, 1, 1)};
 }
 
 /// Tickets by kind, head and block.
@@ -144,7 +146,7 @@ std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> t
 }
 
 struct Operands {
-  std::int64_t per_word;
+  std::int64_t vnni_factor;
   bool fixed_q_block;
 };
 
@@ -169,12 +171,12 @@ TEST_CASE("A query's range holds the keys that causal mask, window and lengths l
 TEST_CASE("Positions far outside leave empty or full ranges") {
   constexpr std::int64_t far = std::int64_t{1} << 48;
   const std::int64_t length = 10;
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), 5, length, 10)
+  CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), 5, length, 10)
             .of(0)
             .empty());
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).of(0) ==
+  CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).of(0) ==
         KeyRange{0, 10});
-  CHECK(Sight(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), 5, length, 10)
+  CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), 5, length, 10)
             .of(0)
             .empty());
 }
@@ -186,18 +188,18 @@ TEST_CASE("Blocks cover all rows and keys") {
       for (const int num_threads : {1, 2, 64}) {
         for (const Operands operands :
              {Operands{1, false}, Operands{1, true}, Operands{2, false}}) {
-          const std::int64_t per_word = operands.per_word;
-          INFO(name_of_sizes(sizes), ", threads ", num_threads, ", per word ", per_word);
+          const std::int64_t vnni_factor = operands.vnni_factor;
+          INFO(name_of_sizes(sizes), ", threads ", num_threads, ", per word ", vnni_factor);
           const Blocking blocking =
-              choose_blocking(sizes, kernels, per_word, num_threads, operands.fixed_q_block);
+              choose_blocking(sizes, kernels, vnni_factor, num_threads, operands.fixed_q_block);
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
           CHECK(blocking.kv_block >= 1);
           CHECK(blocking.kv_block % kernels.panel_width == 0);
           CHECK(blocking.kv_blocks == (sizes.kv_len + blocking.kv_block - 1) / blocking.kv_block);
-          CHECK(blocking.key_words * per_word >= sizes.head_dim);
-          CHECK(blocking.value_words() * per_word == blocking.kv_block);
+          CHECK(blocking.key_depth * vnni_factor >= sizes.head_dim);
+          CHECK(blocking.value_depth() * vnni_factor == blocking.kv_block);
           CHECK(blocking.value_width >= sizes.v_head_dim);
           CHECK(blocking.value_width % kernels.vector_width == 0);
           CHECK(blocking.value_panels * kernels.panel_width >= sizes.v_head_dim);
@@ -233,7 +235,7 @@ TEST_CASE("Every block is packed and computed once") {
     const auto all = tickets(work);
     CHECK(static_cast<std::int64_t>(all.size()) == work.size());
     std::int64_t expected = 0;
-    for (const EntryWork& entry : mixed_batch())
+    for (const SequenceWork& entry : mixed_batch())
       expected += num_kv_heads * (entry.pack_items + entry.compute_items);
     CHECK(work.size() == expected);
     for (const auto& [item, ticket] : all) {
@@ -264,7 +266,7 @@ TEST_CASE("An item waits only for items with earlier tickets") {
       const auto all = tickets(work);
       for (std::int64_t head = 0; head < work.num_heads(); ++head) {
         const HeadWork& of = work.head(head);
-        if (of.way != Way::shared) continue;
+        if (of.path != Path::cooperative) continue;
         CHECK((0 <= of.slot && of.slot < slots));
         if (of.slot_before >= 0) CHECK(work.head(of.slot_before).slot == of.slot);
         for (std::int64_t block = 0; block < of.pack_items; ++block) {
@@ -282,7 +284,7 @@ TEST_CASE("An item waits only for items with earlier tickets") {
 }
 
 TEST_CASE("The last rows of a head, which a causal mask makes the longest, come first") {
-  const OwnSchedule own({entry(0, Way::shared, 2, 5)}, 3, 3);
+  const OwnSchedule own({entry(0, Path::cooperative, 2, 5)}, 3, 3);
   const auto all = tickets(own.schedule);
   for (std::int64_t head = 0; head < 3; ++head) {
     for (std::int64_t q = 1; q < 5; ++q) {
@@ -293,7 +295,7 @@ TEST_CASE("The last rows of a head, which a causal mask makes the longest, come 
 }
 
 TEST_CASE("The heads of an entry take the same split one after another") {
-  const OwnSchedule own({entry(0, Way::shared, 2, 3), entry(1, Way::in_place, 0, 4)}, 3, 3);
+  const OwnSchedule own({entry(0, Path::cooperative, 2, 3), entry(1, Path::unpacked, 0, 4)}, 3, 3);
   const auto all = tickets(own.schedule);
   const std::int64_t first = all.at({WorkItem::Kind::compute, 3, 0});
   for (std::int64_t split = 0; split < 4; ++split) {
@@ -303,9 +305,9 @@ TEST_CASE("The heads of an entry take the same split one after another") {
 }
 
 TEST_CASE("Parts of split heads do not overlap") {
-  const OwnSchedule own(
-      {entry(0, Way::in_place, 0, 4), entry(1, Way::in_place, 0, 1), entry(2, Way::in_place, 0, 2)},
-      2, 0);
+  const OwnSchedule own({entry(0, Path::unpacked, 0, 4), entry(1, Path::unpacked, 0, 1),
+                         entry(2, Path::unpacked, 0, 2)},
+                        2, 0);
   std::int64_t next = 0;
   for (std::int64_t head = 0; head < own.schedule.num_heads(); ++head) {
     CHECK(own.schedule.head(head).first_partial == next);
@@ -332,9 +334,9 @@ TEST_CASE("Splits cover all keys, are no more than announced, and depend on one 
 }
 
 TEST_CASE("Without heads or rows there is no work") {
-  CHECK(OwnSchedule({entry(0, Way::shared, 3, 0), entry(1, Way::in_place, 0, 0)}, 3, 2)
+  CHECK(OwnSchedule({entry(0, Path::cooperative, 3, 0), entry(1, Path::unpacked, 0, 0)}, 3, 2)
             .schedule.size() == 0);
-  CHECK(OwnSchedule({entry(0, Way::shared, 3, 3)}, 0, 2).schedule.size() == 0);
+  CHECK(OwnSchedule({entry(0, Path::cooperative, 3, 3)}, 0, 2).schedule.size() == 0);
 }
 
 TEST_CASE("Threads take each index once: their own shares in order, then the rest of others'") {
@@ -342,14 +344,14 @@ TEST_CASE("Threads take each index once: their own shares in order, then the res
     for (const std::int64_t count : {0, 1, 2, 7, 63, 64, 65, 1000}) {
       CAPTURE(threads);
       CAPTURE(count);
-      const auto taken = [](Shares& shares, int thread) {
+      const auto taken = [](WorkStealingRange& shares, int thread) {
         std::vector<std::int64_t> indices;
-        shares.take(thread, [&](std::int64_t index) { indices.push_back(index); });
+        shares.for_each(thread, [&](std::int64_t index) { indices.push_back(index); });
         return indices;
       };
       // The first to come takes all of it, beginning with its own.
       for (const int first : {0, threads / 2, threads - 1}) {
-        Shares shares(count, threads);
+        WorkStealingRange shares(count, threads);
         std::vector<std::int64_t> all = taken(shares, first);
         const std::int64_t kinds = std::min(threads, 64);
         if (count % kinds == 0 && count > 0) CHECK(all.front() == count / kinds * (first % kinds));

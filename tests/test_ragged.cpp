@@ -62,7 +62,7 @@ Sequences random_sequences(std::uint64_t seed) {
   c.lse = true;
   if (s.ragged_queries) c.mask.reset();
   c.options.score_matmul = ScoreMatmul::built_in;  // as of ragged batches
-  choose_normaliser(random, c);
+  choose_normalizer(random, c);
   return s;
 }
 
@@ -83,7 +83,7 @@ Sequences mixture(KeyForm form) {
 struct OneSequence {
   explicit OneSequence(const Case& c) : q_offsets{0, c.q_len}, kv_offsets{0, c.kv_len} {}
 
-  Tensors tensors(Tensors plain) const {
+  AttentionTensors tensors(AttentionTensors plain) const {
     const auto tokens = [](auto view) {
       return at_first(view.permuted(view.rank() == 4 ? Dims{0, 2, 1, 3} : Dims{0, 2, 1}));
     };
@@ -129,7 +129,7 @@ std::string difference_from_alone(const Together& together, const std::vector<Ou
 void check_any_number_of_threads(const Sequences& s) {
   INFO(to_string(s));
   Together together(s);
-  Options options = together.options();
+  AttentionOptions options = together.options();
   for (const Isa isa : available_isas()) {
     options.isa = isa;
     const std::vector<Outputs> alone = run_alone(together, isa);
@@ -156,7 +156,7 @@ TEST_CASE(
       expected.push_back(expected_of(alone.c, alone.inputs));
     for (const Isa isa : available_isas()) {
       CAPTURE(std::string(name_of(isa)));
-      Options options = together.options();
+      AttentionOptions options = together.options();
       options.isa = isa;
       attention(together.tensors(), options);
       CHECK(difference_from_alone(together, run_alone(together, isa)) == "");
@@ -200,7 +200,7 @@ TEST_CASE("The reference and the unfused baseline take every form, too") {
   }
 }
 
-TEST_CASE("The reference dequantises element by element") {
+TEST_CASE("The reference dequantizes element by element") {
   Case c{.batch = 2,
          .num_q_heads = 2,
          .q_len = 3,
@@ -224,7 +224,7 @@ TEST_CASE("Scores of cached keys, and of sequences of keys one after another") {
     s.ragged_queries = false;
     s.common.kv_type = DType::i8;
     Together together(s);
-    Tensors tensors = together.tensors();
+    AttentionTensors tensors = together.tensors();
     const bool paged = form == KeyForm::paged;
     const std::int64_t kv_len = paged ? tensors.page_table.shape[1] * s.page_size : 33;
     for (const ScoreStage stage : {ScoreStage::scaled, ScoreStage::masked, ScoreStage::weights}) {
@@ -278,7 +278,7 @@ TEST_CASE("A ragged sequence has the same bits without the others, whichever mat
   Together together(all);
   for (const Isa isa : available_isas()) {
     for (const ScoreMatmul score_matmul : {ScoreMatmul::built_in, ScoreMatmul::onednn}) {
-      Options options = together.options();
+      AttentionOptions options = together.options();
       options.isa = isa;
       options.score_matmul = score_matmul;
       attention(together.tensors(), options);
@@ -302,9 +302,9 @@ TEST_CASE("No sequences, or only empty ones") {
     s.kv_lens = {0, 0};
     check_any_number_of_threads(s);
   }
-  Tensors none{.q = {nullptr, DType::f32, {0, 2, 8}},
-               .k = {nullptr, DType::f32, {0, 2, 8}},
-               .v = {nullptr, DType::f32, {0, 2, 8}}};
+  AttentionTensors none{.q = {nullptr, DType::f32, {0, 2, 8}},
+                        .k = {nullptr, DType::f32, {0, 2, 8}},
+                        .v = {nullptr, DType::f32, {0, 2, 8}}};
   none.out = {nullptr, DType::f32, {0, 2, 8}};
   const std::int64_t zero = 0;
   none.q_offsets = none.kv_offsets = {&zero, {1}};

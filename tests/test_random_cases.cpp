@@ -35,7 +35,7 @@ Case random_case(std::uint64_t seed) {
   choose_types(random, c);
   choose_options(random, c);
   choose_side_tensors(random, c);
-  choose_normaliser(random, c);
+  choose_normalizer(random, c);
   return c;
 }
 

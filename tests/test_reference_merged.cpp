@@ -50,7 +50,7 @@ class MergedRow {
         head_(head),
         query_(query),
         kv_head_(head * example.shape.num_kv_heads / example.shape.num_q_heads) {
-    const Tensors& tensors = example.tensors;
+    const AttentionTensors& tensors = example.tensors;
     const std::int64_t length = tensors.kv_lens.absent()
                                     ? example.shape.kv_len
                                     : static_cast<const std::int32_t*>(tensors.kv_lens.data)[batch];
@@ -95,7 +95,7 @@ class MergedRow {
     score *= static_cast<float>(1 / std::sqrt(static_cast<double>(shape.head_dim)));
     if (const auto& softcap = example_.options.softcap)
       score = *softcap * std::tanh(score / *softcap);
-    const Tensors& tensors = example_.tensors;
+    const AttentionTensors& tensors = example_.tensors;
     if (!tensors.alibi_slopes.absent()) {
       const long double slope = static_cast<const float*>(tensors.alibi_slopes.data)[head_];
       score -= slope * static_cast<long double>(std::abs(j - position_));

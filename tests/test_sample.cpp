@@ -20,6 +20,7 @@
 #include "support/strided_tensor.hpp"
 
 using namespace attn;
+using namespace attn::detail;
 using namespace attn::test;
 
 namespace {
@@ -47,7 +48,7 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
     p[order[0]] = 1;
     return p;
   }
-  const auto normalise = [&] {
+  const auto normalize = [&] {
     const double sum = std::accumulate(p.begin(), p.end(), 0.);
     for (double& each : p) each /= sum;
   };
@@ -56,7 +57,7 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
   if (options.top_k) {
     for (auto n = static_cast<std::size_t>(*options.top_k); n < p.size(); ++n) p[order[n]] = 0;
   }
-  normalise();
+  normalize();
   if (options.top_p) {
     double sum = 0;
     for (const std::size_t n : order) {
@@ -64,12 +65,12 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
       sum += p[n];
       if (full) p[n] = 0;
     }
-    normalise();
+    normalize();
   }
   if (options.min_p) {
     const double least = static_cast<double>(*options.min_p) * p[order[0]];
     for (double& each : p) each = each < least ? 0 : each;
-    normalise();
+    normalize();
   }
   return p;
 }

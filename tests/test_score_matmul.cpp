@@ -105,7 +105,7 @@ TEST_CASE("A plan says whose matmul it takes") {
   const Inputs inputs = make_inputs(usual());
   Outputs outputs = make_outputs(usual());
   const auto description = [&](ScoreMatmul whose) {
-    return Plan(bind(inputs, outputs), {.score_matmul = whose}).description();
+    return AttentionPlan(bind(inputs, outputs), {.score_matmul = whose}).description();
   };
   CHECK(description(ScoreMatmul::onednn).find("oneDNN") != std::string::npos);
   CHECK(description(ScoreMatmul::built_in).find("oneDNN") == std::string::npos);

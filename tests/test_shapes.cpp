@@ -43,7 +43,7 @@ TEST_CASE("kv_len") {
     check_plain_and_causal({.num_q_heads = 2, .q_len = 13, .kv_len = kv_len, .head_dim = 16});
 }
 
-TEST_CASE("q_len and kv_len alike") {
+TEST_CASE("equal q_len and kv_len") {
   for (const std::int64_t length : lengths)
     check_plain_and_causal({.q_len = length, .kv_len = length, .head_dim = 24});
 }
@@ -69,7 +69,7 @@ TEST_CASE("v_head_dim") {
     check_types({.q_len = 8, .kv_len = 67, .head_dim = 16, .v_head_dim = v_head_dim});
 }
 
-TEST_CASE("head_dim and v_head_dim alike") {
+TEST_CASE("equal head_dim and v_head_dim") {
   for (const std::int64_t head_dim : head_dims)
     check_plain_and_causal({.q_len = 14, .kv_len = 131, .head_dim = head_dim});
 }

@@ -39,8 +39,8 @@ Outputs poisoned_part(DType dtype, const Dims& shape, Layout layout = Layout::bh
           StridedTensor(DType::f32, without_last(shape), layout)};
 }
 
-State state_of(Outputs& part) { return {part.out.view(), part.lse.view()}; }
-ConstState state_of(const Outputs& part) { return {part.out.view(), part.lse.view()}; }
+AttentionState state_of(Outputs& part) { return {part.out.view(), part.lse.view()}; }
+ConstAttentionState state_of(const Outputs& part) { return {part.out.view(), part.lse.view()}; }
 
 /// Some rows have no keys, and poison in out.
 Outputs random_part(Random& random, DType dtype, const Dims& shape, double empty_rows = 0.3,
@@ -417,8 +417,8 @@ TEST_CASE("Any rank does") {
        {Dims{2, 12, 5}, Dims{2, 3, 4, 5}, Dims{1, 2, 3, 4, 5}, Dims{2, 3, 1, 2, 1, 2, 1, 5}}) {
     Outputs into = poisoned_part(DType::f32, shape);
     const auto reshaped = [&](const Outputs& part) {
-      return ConstState({part.out.view().data, DType::f32, shape},
-                        {part.lse.view().data, DType::f32, without_last(shape)});
+      return ConstAttentionState({part.out.view().data, DType::f32, shape},
+                                 {part.lse.view().data, DType::f32, without_last(shape)});
     };
     merge(reshaped(a), reshaped(b), state_of(into));
     CHECK(bit_difference(into, rows) == "");
@@ -429,14 +429,14 @@ TEST_CASE("Views: permuted, sliced, and one lse for all rows") {
   Random random(8);
   Outputs whole = random_part(random, DType::f32, {2, 6, 4, 8}, 0);  // [batch, position, head, dim]
   const auto region_of = [](Outputs& part) {
-    return State{part.out.view().permuted({0, 2, 1, 3}).sliced(1, 1, 4).sliced(2, 3, 5),
-                 part.lse.view().permuted({0, 2, 1}).sliced(1, 1, 4).sliced(2, 3, 5)};
+    return AttentionState{part.out.view().permuted({0, 2, 1, 3}).sliced(1, 1, 4).sliced(2, 3, 5),
+                          part.lse.view().permuted({0, 2, 1}).sliced(1, 1, 4).sliced(2, 3, 5)};
   };
   Outputs part = random_part(random, DType::bf16, {2, 3, 2, 8}, 0);
   part.lse.assign(std::vector<double>(12, 0.25));
 
   Outputs expected = whole;
-  const State region = region_of(expected);
+  const AttentionState region = region_of(expected);
   const Outputs region_merged = merged({copy_of(region.out), copy_of(region.lse)}, part);
   copy_into(region_merged.out.view(), region.out);
   copy_into(region_merged.lse.view(), region.lse);
@@ -448,15 +448,16 @@ TEST_CASE("Views: permuted, sliced, and one lse for all rows") {
 
 TEST_CASE("Without elements nothing happens, and no data is needed") {
   for (const Dims& shape : {Dims{0, 4}, Dims{2, 0, 4}, Dims{0, 0}}) {
-    const State state{{nullptr, DType::bf16, shape}, {nullptr, DType::f32, without_last(shape)}};
+    const AttentionState state{{nullptr, DType::bf16, shape},
+                               {nullptr, DType::f32, without_last(shape)}};
     clear(state);
     merge(state, state);
     merge(state, state, state);
   }
   // Rows of no elements have an lse all the same.
   float lse[] = {0, -HUGE_VALF, 1}, zero[] = {0, 0, -HUGE_VALF};
-  const State into{{nullptr, DType::f32, {3, 0}}, {lse, {3}}};
-  merge(into, ConstState({nullptr, DType::f32, {3, 0}}, {zero, {3}}));
+  const AttentionState into{{nullptr, DType::f32, {3, 0}}, {lse, {3}}};
+  merge(into, ConstAttentionState({nullptr, DType::f32, {3, 0}}, {zero, {3}}));
   CHECK(lse[0] == doctest::Approx(std::log(2.0)));
   CHECK(lse[1] == 0);
   CHECK(lse[2] == 1);
@@ -467,7 +468,7 @@ TEST_CASE("Without elements nothing happens, and no data is needed") {
 namespace {
 
 struct Operands {
-  State a, b, into;
+  AttentionState a, b, into;
 };
 using Change = std::function<void(Operands&)>;
 
@@ -497,8 +498,8 @@ void check_refused(const std::function<void(const Operands&)>& run, const Change
 }
 
 /// The state alone is wrong, wherever it is given.
-void check_state_refused(const std::function<void(State&)>& change, const std::string& tensor,
-                         const std::vector<std::string>& words) {
+void check_state_refused(const std::function<void(AttentionState&)>& change,
+                         const std::string& tensor, const std::vector<std::string>& words) {
   const auto named = [&](const std::string& state) {
     std::vector<std::string> all = words;
     all.push_back(state + "." + tensor + " ");
@@ -524,30 +525,32 @@ void check_state_refused(const std::function<void(State&)>& change, const std::s
 
 TEST_CASE("A state that contradicts itself is refused") {
   for (const DType dtype : {DType::f64, DType::i8, DType::i32, DType::i64, DType::boolean}) {
-    check_state_refused([&](State& s) { s.out.dtype = dtype; }, "out",
+    check_state_refused([&](AttentionState& s) { s.out.dtype = dtype; }, "out",
                         {std::string(name_of(dtype)), "f32, bf16 or f16"});
   }
   for (const DType dtype : {DType::f64, DType::bf16, DType::f16, DType::i32}) {
-    check_state_refused([&](State& s) { s.lse.dtype = dtype; }, "lse",
+    check_state_refused([&](AttentionState& s) { s.lse.dtype = dtype; }, "lse",
                         {std::string(name_of(dtype)), "needs f32"});
   }
-  check_state_refused([](State& s) { s.out = {}; }, "out",
+  check_state_refused([](AttentionState& s) { s.out = {}; }, "out",
                       {"rank 0", "rank 1 or more", "[..., v_head_dim]"});
-  check_state_refused([](State& s) { s.lse = {}; }, "lse",
+  check_state_refused([](AttentionState& s) { s.lse = {}; }, "lse",
                       {"[]", "rank 0", "rank 2", "but the last"});
   check_state_refused(
-      [](State& s) {
+      [](AttentionState& s) {
         s.lse = {s.lse.data, DType::f32, {2, 3, 4}};
       },
       "lse", {"[2, 3, 4]", "rank 3", "rank 2"});
-  check_state_refused([](State& s) { s.lse = s.lse.sliced(1, 0, 2); }, "lse",
+  check_state_refused([](AttentionState& s) { s.lse = s.lse.sliced(1, 0, 2); }, "lse",
                       {"[2, 2]", "dim 1 is 2", "needs 3"});
-  check_state_refused([](State& s) { s.lse = s.lse.sliced(0, 0, 0); }, "lse",
+  check_state_refused([](AttentionState& s) { s.lse = s.lse.sliced(0, 0, 0); }, "lse",
                       {"[0, 3]", "dim 0 is 0", "needs 2"});
-  check_state_refused([](State& s) { s.out.data = nullptr; }, "out", {"[2, 3, 4]", "no data"});
-  check_state_refused([](State& s) { s.lse.data = nullptr; }, "lse", {"[2, 3]", "no data"});
+  check_state_refused([](AttentionState& s) { s.out.data = nullptr; }, "out",
+                      {"[2, 3, 4]", "no data"});
+  check_state_refused([](AttentionState& s) { s.lse.data = nullptr; }, "lse",
+                      {"[2, 3]", "no data"});
   check_state_refused(
-      [](State& s) {
+      [](AttentionState& s) {
         s = {{s.out.data, s.out.dtype, {4}}, {nullptr, DType::f32, Dims{}}};
       },
       "lse", {"[]", "no data"});
@@ -555,9 +558,11 @@ TEST_CASE("A state that contradicts itself is refused") {
 
 TEST_CASE("Parts of another shape than into's are refused") {
   const auto merge_three = [](const Operands& o) { merge(o.a, o.b, o.into); };
-  const auto narrower = [](State& s) { s.out = s.out.sliced(2, 0, 3); };
-  const auto shorter = [](State& s) { s = {s.out.sliced(0, 1, 2), s.lse.sliced(0, 1, 2)}; };
-  const auto flatter = [](State& s) {
+  const auto narrower = [](AttentionState& s) { s.out = s.out.sliced(2, 0, 3); };
+  const auto shorter = [](AttentionState& s) {
+    s = {s.out.sliced(0, 1, 2), s.lse.sliced(0, 1, 2)};
+  };
+  const auto flatter = [](AttentionState& s) {
     s = {{s.out.data, s.out.dtype, {6, 4}}, {s.lse.data, DType::f32, {6}}};
   };
   const std::vector<std::string> narrow{"[2, 3, 3]", "dim 2 is 3", "needs 4", "into.out"},
@@ -607,11 +612,11 @@ struct KeyRange {
 
   Outputs run(Isa isa) const {
     Outputs part = make_outputs(c);
-    Tensors tensors = bind(inputs, part);
+    AttentionTensors tensors = bind(inputs, part);
     tensors.k = k;
     tensors.v = v;
     tensors.mask = mask;
-    Options options = c.options;
+    AttentionOptions options = c.options;
     options.isa = isa;
     attention(tensors, options);
     return part;

@@ -103,16 +103,15 @@ void check_round_trip(const Format& format) {
   CHECK(wrong == 0);
 }
 
-/// Half-way between each pair of neighbours and a hair to both sides of it, where one more rounding
+/// Half-way between each pair of neighbors and a hair to both sides of it, where one more rounding
 /// in between would show.
 template <class Half, class Wide>
 void check_rounding(const Format& format) {
   const auto rounded = [](double value) {
     return static_cast<int>(converted<Half>(static_cast<Wide>(value)).bits);
   };
-  const auto hair = [](double value, double towards) {
-    return static_cast<double>(
-        std::nextafter(static_cast<Wide>(value), static_cast<Wide>(towards)));
+  const auto hair = [](double value, double toward) {
+    return static_cast<double>(std::nextafter(static_cast<Wide>(value), static_cast<Wide>(toward)));
   };
   int wrong = 0;
   for (int low = 0; low < format.infinity(); ++low) {

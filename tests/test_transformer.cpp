@@ -210,7 +210,7 @@ TEST_CASE("Fused and transposed weights of each type have the bits of separate d
       BlockCase c{.biases = true, .seq = seq};
       c.settings.dtype = dtype;
       const BlockData data(c);
-      const auto y_with = [&](const AttentionWeights& weights) {
+      const auto y_with = [&](const AttentionParameters& weights) {
         StridedTensor y(DType::f32, data.x.shape());
         AttentionBlock(c.settings, weights).forward(data.x.view(), {}, y.view());
         return y.bits();
@@ -229,7 +229,7 @@ TEST_CASE("Fused and transposed weights of each type have the bits of separate d
           tensor_of(DType::f32, {q + 2 * kv}, Layout::strided_dim,
                     join(data.q_bias.values(), data.k_bias.values(), data.v_bias.values()));
       const LinearWeights all{fused.view(), bias.view()};
-      AttentionWeights weights = data.weights();
+      AttentionParameters weights = data.weights();
       weights.q = part_of(all, 0, q), weights.k = part_of(all, q, q + kv),
       weights.v = part_of(all, q + kv, q + 2 * kv);
       CHECK(y_with(weights) == bits);

@@ -88,7 +88,7 @@ TEST_CASE("Weights that do not fit are named") {
   const BlockData data(c);
   const StridedTensor narrow(DType::f32, {48, 39}), vector(DType::f32, {39}),
       integers(DType::i32, {48, 40});
-  using Change = std::function<void(AttentionWeights&)>;
+  using Change = std::function<void(AttentionParameters&)>;
   const std::vector<std::pair<std::vector<std::string>, Change>> changes = {
       {{"q.weight has shape [48, 39]", "40"}, [&](auto& w) { w.q.weight = narrow.view(); }},
       {{"k.weight has shape [48, 39]", "24"}, [&](auto& w) { w.k.weight = narrow.view(); }},
@@ -107,7 +107,7 @@ TEST_CASE("Weights that do not fit are named") {
       {{"sinks", "no data"}, [&](auto& w) { w.sinks.data = nullptr; }},
   };
   for (const auto& [words, change] : changes) {
-    AttentionWeights weights = data.weights();
+    AttentionParameters weights = data.weights();
     change(weights);
     refused(words, [&] { AttentionBlock(c.settings, weights); });
   }
@@ -397,18 +397,19 @@ TEST_CASE(
   std::vector<std::string> order;
   std::vector<Tensor> streams;
   ForwardTimes times;
-  const ForwardHooks hooks{.attention =
-                               [&](const Tensors& tensors, const Options& options) {
-                                 order.emplace_back("attention");
-                                 CHECK(tensors.q.shape == Dims{2, 4, 6, 12});
-                                 CHECK(tensors.out.shape == Dims{2, 4, 6, 12});
-                                 CHECK(options.causal.has_value());
-                               },
-                           .layer =
-                               [&](const TensorView& x) {
-                                 order.emplace_back("layer");
-                                 streams.push_back(copy_as(x, DType::f32));
-                               }};
+  const ForwardHooks hooks{
+      .attention =
+          [&](const AttentionTensors& tensors, const AttentionOptions& options) {
+            order.emplace_back("attention");
+            CHECK(tensors.q.shape == Dims{2, 4, 6, 12});
+            CHECK(tensors.out.shape == Dims{2, 4, 6, 12});
+            CHECK(options.causal.has_value());
+          },
+      .layer =
+          [&](const TensorView& x) {
+            order.emplace_back("layer");
+            streams.push_back(copy_as(x, DType::f32));
+          }};
   logits_of(decoder, {.times = &times, .hooks = &hooks});
   CHECK(order ==
         std::vector<std::string>{"attention", "layer", "attention", "layer", "attention", "layer"});

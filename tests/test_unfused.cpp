@@ -41,8 +41,8 @@ struct Narrowed {
 
   Shape shape;
   Tensor q, k, v, out, lse;
-  Tensors tensors;
-  Options options;
+  AttentionTensors tensors;
+  AttentionOptions options;
 };
 
 std::vector<double> values_of(const Tensor& tensor) {

@@ -37,7 +37,7 @@ void indicate_keys_from(std::int64_t first, StridedTensor& v) {
 }
 
 /// Rows of 0 and 1 by [batch, num_q_heads, q_len, kv_len].
-std::vector<std::uint8_t> expected_visibility(const Case& c, const Tensors& tensors) {
+std::vector<std::uint8_t> expected_visibility(const Case& c, const AttentionTensors& tensors) {
   std::vector<std::uint8_t> seen;
   for_each_index({c.batch, c.num_q_heads, c.q_len, c.kv_len}, [&](const Dims& at) {
     seen.push_back(visible(tensors, c.options, at[0], at[1], at[2], at[3]));

@@ -82,7 +82,7 @@ KeysAndValues::KeysAndValues(const Case& shape) {
   fill(*cache_, shape);
 }
 
-Tensors KeysAndValues::bind(Tensors tensors) {
+AttentionTensors KeysAndValues::bind(AttentionTensors tensors) {
   if (cache_) return cache_->bind(tensors);
   tensors.k = k_.view();
   tensors.v = v_.view();

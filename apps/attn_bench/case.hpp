@@ -27,7 +27,7 @@ struct Case {
   bool causal = false;
   DType dtype = DType::f32;
   Kernel kernel = Kernel::tiled;
-  Normaliser normaliser{};
+  Normalizer normalizer{};
   std::optional<CacheKind> cache{};  // none: k and v are plain tensors of dtype
   std::vector<std::int64_t>
       lengths{};  // of a cache's sequences, kv_len at most; empty: kv_len each
@@ -50,7 +50,7 @@ class KeysAndValues {
  public:
   explicit KeysAndValues(const Case& shape);
   /// The call with them as its k and v.
-  Tensors bind(Tensors tensors);
+  AttentionTensors bind(AttentionTensors tensors);
 
  private:
   Tensor k_, v_;

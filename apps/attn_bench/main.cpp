@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "attn_demo/normaliser_choice.hpp"
+#include "attn_demo/normalizer_choice.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
@@ -26,7 +26,7 @@ struct Arguments {
   bool causal = false;
   std::string dtype = "f32";
   std::string kernel = "tiled";
-  demo::NormaliserChoice normaliser;
+  demo::NormalizerChoice normalizer;
   std::optional<std::string> kv_dtype, layout;
   std::optional<std::int64_t> page_size;
   bool decode = false;
@@ -86,7 +86,7 @@ Case common_case(const Arguments& arguments) {
   Case common{};
   common.dtype = dtype_from_name("--dtype", arguments.dtype);
   common.kernel = kernel_from_name(arguments.kernel);
-  common.normaliser = arguments.normaliser.value();
+  common.normalizer = arguments.normalizer.value();
   common.cache = cache_from(arguments, common.dtype);
   return common;
 }
@@ -151,7 +151,7 @@ std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
   for (Case& each : cases) {
     each.dtype = common.dtype;
     each.kernel = common.kernel;
-    each.normaliser = common.normaliser;
+    each.normalizer = common.normalizer;
     each.cache = common.cache;
   }
   return cases;
@@ -220,10 +220,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->excludes(shape)
       ->excludes(causal);
   app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
-  app.add_option("--normaliser", arguments.normaliser.name,
+  app.add_option("--normalizer", arguments.normalizer.name,
                  "softmax (default), sigmoid, sparsemax, entmax15 or entmax");
-  app.add_option("--alpha", arguments.normaliser.alpha, "of entmax");
-  app.add_option("--sigmoid-bias", arguments.normaliser.sigmoid_bias,
+  app.add_option("--alpha", arguments.normalizer.alpha, "of entmax");
+  app.add_option("--sigmoid-bias", arguments.normalizer.sigmoid_bias,
                  "of sigmoid; default -log(number of keys)");
   add_common_options(app, arguments);
 

@@ -24,7 +24,7 @@ TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t he
 /// The reference on a few rows alone, with keys and values as they are kept: what a cache's type
 /// costs is no fault. The bound tells a wrong result from a rounded one; attn_demo compare judges
 /// accuracy.
-void verify(const Case& shape, const Tensors& tensors, const Options& options) {
+void verify(const Case& shape, const AttentionTensors& tensors, const AttentionOptions& options) {
   const double tolerance = shape.dtype == DType::f32   ? 2e-5
                            : shape.dtype == DType::f16 ? 1e-2
                                                        : 5e-2;
@@ -39,7 +39,7 @@ void verify(const Case& shape, const Tensors& tensors, const Options& options) {
     const Tensor k = demo::plain_keys(tensors, batch, kv_head),
                  v = demo::plain_values(tensors, batch, kv_head);
     Tensor expected(DType::f64, {1, 1, 1, shape.v_head_dim});
-    Options here = options;
+    AttentionOptions here = options;
     if (shape.causal) here.causal = Causal::with_offset(row + shape.length(batch) - shape.q_len);
     attention_reference({.q = one_row(tensors.q, batch, head, row),
                          .k = k.view(),
@@ -96,14 +96,14 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
       random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);
   Tensor out(shape.dtype, {shape.batch, shape.num_q_heads, shape.q_len, shape.v_head_dim});
   KeysAndValues keys_and_values(shape);
-  const Tensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
-  Options options;
+  const AttentionTensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
+  AttentionOptions options;
   options.num_threads = settings.num_threads;
   options.isa = settings.isa;
-  options.normaliser = shape.normaliser;
+  options.normalizer = shape.normalizer;
   if (shape.causal) options.causal = Causal::bottom_right();
 
-  const Plan plan(tensors, options);
+  const AttentionPlan plan(tensors, options);
   Workspace workspace(plan.workspace_size());
   const std::function<void()> call = [&] {
     switch (shape.kernel) {

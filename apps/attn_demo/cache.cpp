@@ -60,7 +60,7 @@ TensorView batch_entry(const TensorView& tensor, std::int64_t batch) {
           {entry.strides[1], entry.strides[2], entry.strides[3]}};
 }
 
-std::int64_t length_of(const Tensors& bound, std::int64_t batch) {
+std::int64_t length_of(const AttentionTensors& bound, std::int64_t batch) {
   return bound.kv_lens.absent() ? bound.k.shape[2]
                                 : static_cast<const std::int64_t*>(
                                       bound.kv_lens.data)[batch * bound.kv_lens.strides[0]];
@@ -75,7 +75,7 @@ void scale_rows(const TensorView& scales, const MutableTensorView& rows) {
 }
 
 /// Dense keys are one page for each batch entry, in order.
-Tensor plain_rows(const Tensors& bound, const TensorView& rows, const TensorView& scales,
+Tensor plain_rows(const AttentionTensors& bound, const TensorView& rows, const TensorView& scales,
                   std::int64_t batch, std::int64_t kv_head) {
   const std::int64_t length = length_of(bound, batch), page_size = rows.shape[2];
   const TensorView& table = bound.page_table;
@@ -95,7 +95,7 @@ Tensor plain_rows(const Tensors& bound, const TensorView& rows, const TensorView
   return result;
 }
 
-Tensor all_rows(const Tensors& bound, const TensorView& rows, const TensorView& scales) {
+Tensor all_rows(const AttentionTensors& bound, const TensorView& rows, const TensorView& scales) {
   const std::int64_t batch = bound.kv_lens.absent() ? rows.shape[0] : bound.kv_lens.shape[0];
   Tensor result(DType::f32,
                 {batch, rows.shape[1], batch > 0 ? length_of(bound, 0) : 0, rows.shape[3]});
@@ -134,19 +134,23 @@ void AnyCache::append(const TensorView& k, const TensorView& v) {
   }
 }
 
-Tensors AnyCache::bind(Tensors tensors) {
+AttentionTensors AnyCache::bind(AttentionTensors tensors) {
   if (auto* const paged = std::get_if<PagedKvCache>(&cache_))
     return paged->bind(std::move(tensors), sequences_);
   return std::get<KvCache>(cache_).bind(std::move(tensors));
 }
 
-Tensor plain_keys(const Tensors& bound, std::int64_t batch, std::int64_t kv_head) {
+Tensor plain_keys(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head) {
   return plain_rows(bound, bound.k, bound.k_scales, batch, kv_head);
 }
-Tensor plain_values(const Tensors& bound, std::int64_t batch, std::int64_t kv_head) {
+Tensor plain_values(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head) {
   return plain_rows(bound, bound.v, bound.v_scales, batch, kv_head);
 }
-Tensor plain_keys(const Tensors& bound) { return all_rows(bound, bound.k, bound.k_scales); }
-Tensor plain_values(const Tensors& bound) { return all_rows(bound, bound.v, bound.v_scales); }
+Tensor plain_keys(const AttentionTensors& bound) {
+  return all_rows(bound, bound.k, bound.k_scales);
+}
+Tensor plain_values(const AttentionTensors& bound) {
+  return all_rows(bound, bound.v, bound.v_scales);
+}
 
 }  // namespace attn::demo

@@ -31,7 +31,7 @@ class AnyCache {
   /// To every sequence: k [batch, num_kv_heads, count, head_dim].
   void append(const TensorView& k, const TensorView& v);
   /// The call with all sequences as its batch. Lasts until the next change or the next bind.
-  Tensors bind(Tensors tensors);
+  AttentionTensors bind(AttentionTensors tensors);
 
  private:
   std::variant<KvCache, PagedKvCache> cache_;
@@ -41,10 +41,10 @@ class AnyCache {
 // The rows of a call that has a cache bound, or dense k and v, one after another and times their
 // scales. f32.
 /// Of one batch entry and KV head, [1, 1, length, dim].
-Tensor plain_keys(const Tensors& bound, std::int64_t batch, std::int64_t kv_head);
-Tensor plain_values(const Tensors& bound, std::int64_t batch, std::int64_t kv_head);
+Tensor plain_keys(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head);
+Tensor plain_values(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head);
 /// Of sequences of one length, [batch, num_kv_heads, length, dim].
-Tensor plain_keys(const Tensors& bound);
-Tensor plain_values(const Tensors& bound);
+Tensor plain_keys(const AttentionTensors& bound);
+Tensor plain_values(const AttentionTensors& bound);
 
 }  // namespace attn::demo

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "normaliser_choice.hpp"
+#include "normalizer_choice.hpp"
 
 namespace attn::demo {
 
@@ -25,8 +25,8 @@ struct CallArguments {
   DType dtype = DType::f32;
   std::optional<DType> kv_dtype;  // of a cache
   std::optional<std::int64_t> page_size;
-  NormaliserChoice normaliser;
-  Options options;  // but for the normaliser
+  NormalizerChoice normalizer;
+  AttentionOptions options;  // but for the normalizer
 };
 
 }  // namespace attn::demo

@@ -47,7 +47,7 @@ Isa isa_value(const std::string& text) {
 }
 
 void add_mask_options(CLI::App& command, CallArguments& arguments) {
-  Options& options = arguments.options;
+  AttentionOptions& options = arguments.options;
   auto* const causal = add_value(
       command, "--causal", "PRESET", "hide later keys: bottom-right (if left out) or top-left",
       [&](auto option, auto text) { options.causal = causal_value(option, text); });
@@ -67,7 +67,7 @@ void add_mask_options(CLI::App& command, CallArguments& arguments) {
 }
 
 void add_score_options(CLI::App& command, CallArguments& arguments) {
-  Options& options = arguments.options;
+  AttentionOptions& options = arguments.options;
   add_value(command, "--scale", "X", "of the scores; default 1 / sqrt(dim)",
             [&](auto option, auto text) { options.softmax_scale = float_value(option, text); });
   add_value(command, "--softcap", "C", "scores s become C * tanh(s / C)",
@@ -77,9 +77,9 @@ void add_score_options(CLI::App& command, CallArguments& arguments) {
            "one more score in each row's denominator, [heads]");
 }
 
-void add_normaliser_options(CLI::App& command, CallArguments& arguments) {
-  NormaliserChoice& choice = arguments.normaliser;
-  add_value(command, "--normaliser", "NAME",
+void add_normalizer_options(CLI::App& command, CallArguments& arguments) {
+  NormalizerChoice& choice = arguments.normalizer;
+  add_value(command, "--normalizer", "NAME",
             "softmax (default), sigmoid, sparsemax, entmax15 or entmax: how scores become weights",
             [&](auto, auto text) { choice.name = text; });
   add_value(command, "--alpha", "A", "of entmax, at least 1: 1 is softmax, 2 sparsemax",
@@ -162,7 +162,7 @@ std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& argu
 void add_weight_options(CLI::App& command, CallArguments& arguments) {
   add_mask_options(command, arguments);
   add_score_options(command, arguments);
-  add_normaliser_options(command, arguments);
+  add_normalizer_options(command, arguments);
 }
 
 void add_call_options(CLI::App& command, CallArguments& arguments) {

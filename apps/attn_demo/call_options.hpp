@@ -27,7 +27,7 @@ void add_execution_options(CLI::App& command, std::optional<int>& num_threads,
 /// Adds the options that `run` and `compare` share, but for --q, --k and --v: those that say which
 /// call is made.
 void add_call_options(CLI::App& command, CallArguments& arguments);
-/// Adds those of them that say how scores become weights: masks, scores and the normaliser.
+/// Adds those of them that say how scores become weights: masks, scores and the normalizer.
 void add_weight_options(CLI::App& command, CallArguments& arguments);
 /// Adds --q, --k, and what says how inputs are laid out. Returns all of these options.
 std::vector<CLI::Option*> add_score_files(CLI::App& command, CallArguments& arguments);

@@ -26,14 +26,14 @@ Svg::Svg(double width, double height, const std::string& title) {
       "font-family=\"Helvetica, Arial, sans-serif\" fill=\"{2}\">\n<title>{3}</title>\n<rect "
       "width=\"100%\" height=\"100%\" "
       "fill=\"white\"/>\n",
-      width, height, black.colour, title);
+      width, height, black.color, title);
 }
 
 void Svg::line(Point from, Point to, const Ink& ink, double thickness) {
   body_ += fmt::format(
       "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" "
       "stroke-width=\"{}\"{}/>\n",
-      from.x, from.y, to.x, to.y, ink.colour, thickness, dashes_of(ink));
+      from.x, from.y, to.x, to.y, ink.color, thickness, dashes_of(ink));
 }
 
 void Svg::curve(const std::vector<Point>& points, const Ink& ink, double thickness) {
@@ -41,15 +41,15 @@ void Svg::curve(const std::vector<Point>& points, const Ink& ink, double thickne
   for (const Point& point : points) body_ += fmt::format("{:.1f},{:.1f} ", point.x, point.y);
   body_.back() = '"';
   body_ += fmt::format(
-      " fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\"{}/>\n",
-      ink.colour, thickness, dashes_of(ink));
+      " fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\"{}/>\n", ink.color,
+      thickness, dashes_of(ink));
 }
 
 void Svg::box(Point corner, double width, double height, const Ink& ink) {
   body_ += fmt::format(
       "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" "
       "stroke=\"{}\" stroke-width=\"0.6\"/>\n",
-      corner.x, corner.y, width, height, ink.colour, black.colour);
+      corner.x, corner.y, width, height, ink.color, black.color);
 }
 
 void Svg::blank(Point corner, double width, double height) {
@@ -80,7 +80,7 @@ Panel::Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y
       y_(std::move(y)) {
   for (const auto& [value, label] : y_.ticks) {
     const Point place = at(x_.low, value);
-    svg_.line(place, at(x_.high, value), grey);
+    svg_.line(place, at(x_.high, value), gray);
     svg_.text({place.x - 8, place.y + 4}, label, Anchor::end, small_text);
   }
   for (const auto& [value, label] : x_.ticks) {

@@ -13,14 +13,14 @@ struct Point {
   double x, y;
 };
 
-/// A colour as SVG writes it, and how a line of it is dashed ("" is solid), so that series differ
-/// without colour too.
+/// A color as SVG writes it, and how a line of it is dashed ("" is solid), so that series differ
+/// without color too.
 struct Ink {
-  std::string_view colour;
+  std::string_view color;
   std::string_view dashes = "";
 };
 inline constexpr Ink black{"#222222"};
-inline constexpr Ink grey{"#dddddd"};
+inline constexpr Ink gray{"#dddddd"};
 
 enum class Anchor { start, middle, end };
 
@@ -30,7 +30,7 @@ class Svg {
 
   void line(Point from, Point to, const Ink& ink, double thickness = 1);
   void curve(const std::vector<Point>& points, const Ink& ink, double thickness);
-  /// Filled, with a thin dark edge that shows pale colours on white.
+  /// Filled, with a thin dark edge that shows pale colors on white.
   void box(Point corner, double width, double height, const Ink& ink);
   /// Covers what is there.
   void blank(Point corner, double width, double height);
@@ -70,7 +70,7 @@ class Panel {
   Axis x_, y_;
 };
 
-/// Steps from low to high, labelled with so many decimals.
+/// Steps from low to high, labeled with so many decimals.
 std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps,
                                                        int decimals);
 

@@ -59,8 +59,8 @@ std::string describe_masks(const Call& call) {
   const auto limit = [](const std::optional<std::int64_t>& side) {
     return side ? std::to_string(*side) : "unlimited";
   };
-  const Options& options = call.options;
-  if (options.normaliser != Normaliser::softmax()) add(options.normaliser.to_string());
+  const AttentionOptions& options = call.options;
+  if (options.normalizer != Normalizer::softmax()) add(options.normalizer.to_string());
   if (options.softcap) add(fmt::format("softcap {}", *options.softcap));
   if (options.causal)
     add(options.causal->offset ? fmt::format("causal with offset {}", *options.causal->offset)
@@ -103,7 +103,7 @@ std::vector<std::string> table_row(const Measured& measured, double naive_second
 }
 
 void print_text(const Call& call, const Comparison& comparison) {
-  const Tensors& t = call.tensors;
+  const AttentionTensors& t = call.tensors;
   fmt::print("Q {}, K {}, V {}, {}\n", t.q.shape.to_string(), t.k.shape.to_string(),
              t.v.shape.to_string(), name_of(call.dtype));
   if (const std::string masks = describe_masks(call); !masks.empty()) fmt::print("{}\n", masks);

@@ -43,16 +43,16 @@ struct Results {
         lse(make_lse(call)),
         tensors(call.tensors) {
     tensors.out = out.view();
-    if (call.options.normaliser == Normaliser::softmax()) tensors.lse = lse.view();
+    if (call.options.normalizer == Normalizer::softmax()) tensors.lse = lse.view();
   }
 
   Tensor out, lse;
-  Tensors tensors;
+  AttentionTensors tensors;
 };
 
-double seconds_of_reference(const Tensors& tensors, const Options& options) {
+double seconds_of_reference(const AttentionTensors& tensors, const AttentionOptions& options) {
   Progress progress("naive, in double");
-  const Options counted = progress.counted(tensors, options);
+  const AttentionOptions counted = progress.counted(tensors, options);
   return seconds_of([&] { attention_reference(tensors, counted); });
 }
 
@@ -62,9 +62,9 @@ void set_errors(Measured& measured, const Results& got, const Results& reference
     measured.lse = errors_between(got.tensors.lse, reference.tensors.lse);
 }
 
-Measured measure_tiled(const Call& call, const Plan& plan, const Results& reference) {
+Measured measure_tiled(const Call& call, const AttentionPlan& plan, const Results& reference) {
   Results results(call, call.dtype);
-  const Tensors tensors = bind_cache(call, results.tensors);
+  const AttentionTensors tensors = bind_cache(call, results.tensors);
   Workspace workspace(plan.workspace_size());
   const Progress progress("tiled, several times");
   Measured measured{.kernel = "tiled", .out = {}};
@@ -100,7 +100,7 @@ bool Comparison::within_tolerance() const {
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Results reference(call, DType::f64);
   const PlainCall plain = plain_call(call);
-  const Plan plan(bind_cache(call, Results(call, call.dtype).tensors), call.options);
+  const AttentionPlan plan(bind_cache(call, Results(call, call.dtype).tensors), call.options);
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
   comparison.tiled_way = plan.description();

@@ -1,7 +1,7 @@
 // attn_demo generate: text from a model, token by token.
 #include <attn/attn.hpp>
 #include <attn/error.hpp>
-#include <attn/tokeniser.hpp>
+#include <attn/tokenizer.hpp>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -48,12 +48,12 @@ struct Timing {
 /// New tokens as they come: text, or ids.
 class Output {
  public:
-  Output(const Tokeniser* tokeniser, bool ids) : tokeniser_(ids ? nullptr : tokeniser) {}
+  Output(const Tokenizer* tokenizer, bool ids) : tokenizer_(ids ? nullptr : tokenizer) {}
 
   void show(std::int64_t id) {
-    if (tokeniser_ != nullptr) {
+    if (tokenizer_ != nullptr) {
       // Logits may be more than there are tokens.
-      if (tokeniser_->has(id)) text_.write(tokeniser_->piece(id));
+      if (tokenizer_->has(id)) text_.write(tokenizer_->piece(id));
       return;
     }
     fmt::print("{}{}", first_ ? "" : ",", id);
@@ -66,7 +66,7 @@ class Output {
   }
 
  private:
-  const Tokeniser* tokeniser_;
+  const Tokenizer* tokenizer_;
   TextStream text_;
   bool first_ = true;
 };
@@ -153,15 +153,15 @@ void print_timing(const Timing& timing, const Model& model) {
 
 int generate(const GenerateArguments& arguments) {
   const ModelSource source(arguments.model);
-  const std::optional<Tokeniser> tokeniser = tokeniser_for(arguments.prompt, source);
-  std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokeniser);
+  const std::optional<Tokenizer> tokenizer = tokenizer_for(arguments.prompt, source);
+  std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokenizer);
   const std::int64_t room = source.most_positions() - std::ssize(prompt);
   const std::int64_t max_new =
       arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
   OutputFiles files;
   if (arguments.logits) files.add(*arguments.logits);
   Model model = source.load(std::ssize(prompt) + max_new);
-  Output output(tokeniser ? &*tokeniser : nullptr, arguments.print_ids);
+  Output output(tokenizer ? &*tokenizer : nullptr, arguments.print_ids);
   Generation generation(model, std::move(prompt), max_new, arguments);
   const Timing timing = generation.run(output);
   output.finish();

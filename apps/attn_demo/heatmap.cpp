@@ -68,10 +68,10 @@ void require_place(const char* option, std::int64_t place, std::int64_t count, c
 
 /// Checks the whole call, not only the part that is drawn.
 void check_call(const Call& call, const HeatmapArguments& arguments) {
-  Tensors tensors = call.tensors;
+  AttentionTensors tensors = call.tensors;
   const Dims& q = tensors.q.shape;
   tensors.out = {nullptr, call.dtype, q};
-  const Plan checks_shapes(tensors, call.options);
+  const AttentionPlan checks_shapes(tensors, call.options);
   const std::int64_t kv_len = tensors.k.shape[2];
   if (q.product() == 0 || kv_len == 0) {
     throw Error(ErrorCode::invalid_argument,
@@ -135,10 +135,10 @@ int show(const HeatmapArguments& arguments) {
                 "--head is all: its small pictures have no room for labels");
   }
   const std::vector<WeightMap> maps = weights_of(arguments);
-  const ColourScale scale(arguments.scale, maps);
+  const ColorScale scale(arguments.scale, maps);
   if (arguments.terminal || !arguments.out) {
     for (const WeightMap& map : maps)
-      fmt::print("{}", terminal_map(map, scale, {coloured(), terminal_width()}));
+      fmt::print("{}", terminal_map(map, scale, {colored(), terminal_width()}));
     flush_output();
   }
   if (!arguments.out) return 0;
@@ -165,8 +165,8 @@ void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
 /// or a model refuse to be ignored.
 void keep_apart(CLI::App& command) {
   constexpr std::array of_models = {"--prompt", "--prompt-ids", "--layer"};
-  constexpr std::array of_both = {"--model", "--head",          "--out", "--terminal",
-                                  "--title", "--scale-colours", "--help"};
+  constexpr std::array of_both = {"--model", "--head",         "--out", "--terminal",
+                                  "--title", "--scale-colors", "--help"};
   CLI::Option& model = *command.get_option("--model");
   for (CLI::Option* const option : command.get_options()) {
     const std::string name = option->get_name();
@@ -205,7 +205,7 @@ void add_heatmap(CLI::App& app, Command& chosen) {
                   text == "all" ? std::nullopt : std::optional(integer_value(option, text, 0));
             });
   add_label_options(command, *arguments);
-  add_value(command, "--scale-colours", "KIND", "linear (default) or log",
+  add_value(command, "--scale-colors", "KIND", "linear (default) or log",
             [arguments](auto option, auto text) {
               arguments->scale = choice_value<ScaleKind>(
                   option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});

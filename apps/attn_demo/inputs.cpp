@@ -91,7 +91,7 @@ CacheSettings cache_settings(const Dims& k, const Dims& v, DType dtype) {
 void prepend_past(Call& call, const CallArguments& arguments) {
   const Tensor past_k = read_floats("--past-k", *arguments.past_k, call.dtype);
   const Tensor past_v = read_floats("--past-v", *arguments.past_v, call.dtype);
-  Tensors& tensors = call.tensors;
+  AttentionTensors& tensors = call.tensors;
   const Dims k = joined_shape("k", past_k.view(), tensors.k),
              v = joined_shape("v", past_v.view(), tensors.v);
   if (past_k.shape()[2] != past_v.shape()[2]) {
@@ -108,17 +108,17 @@ void prepend_past(Call& call, const CallArguments& arguments) {
   call.joined = std::make_unique<AnyCache>(cache_settings(k, v, call.dtype));
   call.joined->append(past_k.view(), past_v.view());
   call.joined->append(tensors.k, tensors.v);
-  const Tensors bound = call.joined->bind({});
+  const AttentionTensors bound = call.joined->bind({});
   tensors.k = bound.k;
   tensors.v = bound.v;
 }
 
 /// A cache with pages has room for more keys than there are, which must not make a call right.
 void check_without_cache(const Call& call) {
-  Tensors tensors = call.tensors;
+  AttentionTensors tensors = call.tensors;
   const Dims &q = tensors.q.shape, &v = tensors.v.shape;
   tensors.out = {nullptr, call.dtype, {q[0], q[1], q[2], v[3]}};
-  const Plan checks_shapes(tensors, call.options);
+  const AttentionPlan checks_shapes(tensors, call.options);
   if (tensors.kv_lens.absent()) return;
   const Tensor lengths = copy_as(tensors.kv_lens, DType::i64);
   for (std::int64_t b = 0; b < lengths.size(); ++b) {
@@ -145,7 +145,7 @@ void fill_cache(Call& call, const CallArguments& arguments) {
   if (!arguments.kv_dtype && !arguments.page_size) return;
   call.kv_dtype = arguments.kv_dtype.value_or(call.dtype);
   call.page_size = arguments.page_size.value_or(0);
-  const Tensors& tensors = call.tensors;
+  const AttentionTensors& tensors = call.tensors;
   check_without_cache(call);
   if (tensors.k.size() == 0 || tensors.v.size() == 0) return;
   CacheSettings settings = cache_settings(tensors.k.shape, tensors.v.shape, *call.kv_dtype);
@@ -159,7 +159,7 @@ void fill_cache(Call& call, const CallArguments& arguments) {
 Call call_without_inputs(const CallArguments& arguments) {
   Call call;
   call.options = arguments.options;
-  call.options.normaliser = arguments.normaliser.value();
+  call.options.normalizer = arguments.normalizer.value();
   call.dtype = arguments.dtype;
   if (arguments.mask) {
     call.mask = read_mask(*arguments.mask);
@@ -231,10 +231,10 @@ Call random_call(const CallArguments& arguments, const RandomInputs& inputs) {
   return call;
 }
 
-Tensors bind_cache(const Call& call, const Tensors& tensors) {
+AttentionTensors bind_cache(const Call& call, const AttentionTensors& tensors) {
   AnyCache* const cache = call.cache ? call.cache.get() : call.joined.get();
   if (cache == nullptr) return tensors;
-  Tensors bound = cache->bind(tensors);
+  AttentionTensors bound = cache->bind(tensors);
   // Those of the call hide keys that the cache has.
   if (!tensors.kv_lens.absent()) bound.kv_lens = tensors.kv_lens;
   return bound;
@@ -243,7 +243,7 @@ Tensors bind_cache(const Call& call, const Tensors& tensors) {
 PlainCall plain_call(const Call& call) {
   PlainCall plain{{}, {}, call.tensors};
   if (!call.cache) return plain;
-  const Tensors bound = call.cache->bind({});
+  const AttentionTensors bound = call.cache->bind({});
   plain.tensors.k = bound.k;
   plain.tensors.v = bound.v;
   if (bound.page_table.absent() && bound.k_scales.absent()) return plain;

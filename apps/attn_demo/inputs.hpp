@@ -34,9 +34,9 @@ struct Call {
   Tensor q, k, v, mask, alibi_slopes, sinks, kv_lens;
   std::unique_ptr<AnyCache> joined;  // K and V behind the past, if there is one
   std::unique_ptr<AnyCache>
-      cache;        // the same in the type and pages that the options ask for, if they do
-  Tensors tensors;  // K and V plain, in dtype
-  Options options;
+      cache;                 // the same in the type and pages that the options ask for, if they do
+  AttentionTensors tensors;  // K and V plain, in dtype
+  AttentionOptions options;
   DType dtype = DType::f32;       // of q, k, v and out
   std::optional<DType> kv_dtype;  // of the cache, if the options ask for one
   std::int64_t page_size = 0;
@@ -56,12 +56,12 @@ Call random_call(const CallArguments& arguments, const RandomInputs& inputs);
 
 /// These tensors with K and V where the engine reads them: in a cache if the call has one. Lasts
 /// until the next bind.
-Tensors bind_cache(const Call& call, const Tensors& tensors);
+AttentionTensors bind_cache(const Call& call, const AttentionTensors& tensors);
 
 /// A call with K and V as its cache holds them, for kernels that take plain tensors.
 struct PlainCall {
   Tensor k, v;  // what is no view of the cache
-  Tensors tensors;
+  AttentionTensors tensors;
 };
 PlainCall plain_call(const Call& call);
 

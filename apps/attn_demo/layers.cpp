@@ -75,7 +75,7 @@ void print_distances(const LayersMeasured& measured) {
   fmt::print(
       "\nx is the residual stream behind a layer. Errors are its differences from x of the same "
       "model with naive attention (textbook,\n"
-      "in double) in all layers; all else is alike. They add up from layer to layer.\n\n");
+      "in double) in all layers; everything else is the same. They add up from layer to layer.\n\n");
 }
 
 void print_times(const LayersMeasured& measured) {

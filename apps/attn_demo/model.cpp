@@ -106,12 +106,12 @@ std::int64_t ModelSource::most_positions() const {
   return folder_ ? folder_->settings().layer.attention.max_positions : largest_size;
 }
 
-std::optional<Tokeniser> ModelSource::tokeniser() const {
+std::optional<Tokenizer> ModelSource::tokenizer() const {
   constexpr std::int64_t num_bytes = 256;
-  if (!folder_) return Tokeniser::bytes();
+  if (!folder_) return Tokenizer::bytes();
   const std::filesystem::path file = std::filesystem::path(*choice_.folder) / "tokenizer.json";
-  if (std::filesystem::exists(file)) return Tokeniser::from_file(file);
-  return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokeniser::bytes())
+  if (std::filesystem::exists(file)) return Tokenizer::from_file(file);
+  return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokenizer::bytes())
                                                      : std::nullopt;
 }
 

@@ -3,7 +3,7 @@
 
 #include <attn/attn.hpp>
 #include <attn/model.hpp>
-#include <attn/tokeniser.hpp>
+#include <attn/tokenizer.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -50,7 +50,7 @@ class ModelSource {
   /// No sequence of this model can be longer.
   std::int64_t most_positions() const;
   /// The folder's tokenizer.json; bytes where there is none and all ids are bytes; else empty.
-  std::optional<Tokeniser> tokeniser() const;
+  std::optional<Tokenizer> tokenizer() const;
   /// With room for so many positions in each sequence of a batch. Throws attn::Error if the model
   /// has less, for sizes that make no model, and for what would not fit into memory.
   Model load(std::int64_t positions, std::int64_t batch = 1) const;

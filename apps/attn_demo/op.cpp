@@ -35,7 +35,7 @@ MutableTensorView make_out(const OpArguments& arguments, const TensorView& x, Ou
 /// Dims that lie in the tensor; what does not is the library's to refuse.
 bool inside(const TensorView& x, int dim) { return dim >= -x.rank() && dim < x.rank(); }
 
-Dims without(const Dims& shape, int dim) {
+Dims remove_dim(const Dims& shape, int dim) {
   const int dropped = dim < 0 ? dim + shape.rank() : dim;
   Dims rest = shape;
   for (int n = dropped; n + 1 < shape.rank(); ++n) rest[n] = shape[n + 1];
@@ -53,13 +53,13 @@ void run_log_softmax(const OpArguments& arguments, const TensorView& x, Outputs&
 }
 
 void run_logsumexp(const OpArguments& arguments, const TensorView& x, Outputs& outputs) {
-  const Dims shape = inside(x, arguments.axis) ? without(x.shape, arguments.axis) : x.shape;
+  const Dims shape = inside(x, arguments.axis) ? remove_dim(x.shape, arguments.axis) : x.shape;
   logsumexp(x, outputs.make("--out", arguments.out, x.dtype, shape), arguments.axis,
             arguments.temperature, arguments.execution);
 }
 
 Threshold make_threshold(const OpArguments& arguments, const TensorView& x, Outputs& outputs) {
-  const Dims shape = inside(x, arguments.axis) ? without(x.shape, arguments.axis) : x.shape;
+  const Dims shape = inside(x, arguments.axis) ? remove_dim(x.shape, arguments.axis) : x.shape;
   return {outputs.make("--tau", arguments.tau, DType::f32, shape),
           outputs.make("--support", arguments.support, DType::i64, shape)};
 }
@@ -87,7 +87,7 @@ struct LossCall {
         weight("--weight", arguments.weight, DType::f32),
         options(arguments.loss) {
     options.weight = weight.view;
-    const Dims each = x.rank() == 0 ? Dims() : without(x.shape, class_dim(x));
+    const Dims each = x.rank() == 0 ? Dims() : remove_dim(x.shape, class_dim(x));
     loss = outputs.make("--out", arguments.out, DType::f32,
                         options.reduction == Reduction::none ? each : Dims());
   }

@@ -55,7 +55,7 @@ void add_norm_options(CLI::App& command, OpArguments& arguments) {
   add_file(command, "--scale-file", arguments.scale,
            "factors, of the shape of the dims from the axis on, or one that broadcasts to it");
   add_axis(command, arguments.norm.dim,
-           "the first of the dims that are normalised together; default -1");
+           "the first of the dims that are normalized together; default -1");
   add_number(command, "--epsilon", arguments.norm.epsilon,
              "is added to the mean of squares; default 1e-5");
 }
@@ -139,7 +139,7 @@ void add_layer_norm_options(CLI::App& command, OpArguments& arguments) {
   add_norm_options(command, arguments);
   add_file(command, "--bias-file", arguments.bias,
            "is added in the end; shapes as for --scale-file");
-  add_file(command, "--mean", arguments.mean, "of what is normalised together, f32");
+  add_file(command, "--mean", arguments.mean, "of what is normalized together, f32");
   add_file(command, "--inv-std-dev", arguments.inverse_deviation,
            "1 / sqrt(variance + epsilon), f32");
 }
@@ -151,7 +151,7 @@ void add_rope_options(CLI::App& command, OpArguments& arguments) {
   add_file(command, "--position-ids", arguments.position_ids,
            "rows of the tables, integers [batch, seq]; default 0, 1, ...");
   command.add_flag("--interleaved", arguments.interleaved,
-                   "pairs are neighbours; default: elements of the first and the second half");
+                   "pairs are neighbors; default: elements of the first and the second half");
   add_value(command, "--rotary-dim", "N",
             "twice the pairs: the elements that are turned; the rest stays as it is",
             [&](auto option, auto text) { arguments.rotary_dim = integer_value(option, text, 0); });

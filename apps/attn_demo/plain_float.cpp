@@ -58,22 +58,22 @@ void entmax(float alpha, std::vector<float>& scores) {
 }
 
 /// A sink is one more score.
-std::vector<float> weights_of(const Normaliser& normaliser, std::vector<float> scores, float sink,
+std::vector<float> weights_of(const Normalizer& normalizer, std::vector<float> scores, float sink,
                               std::int64_t kv_len) {
-  if (normaliser.kind() == Normaliser::Kind::sigmoid) {
-    const float bias = normaliser.bias().value_or(-std::log(static_cast<float>(kv_len)));
+  if (normalizer.kind() == Normalizer::Kind::sigmoid) {
+    const float bias = normalizer.bias().value_or(-std::log(static_cast<float>(kv_len)));
     for (float& score : scores) score = 1 / (1 + std::exp(-(score + bias)));
     return scores;
   }
   scores.push_back(sink);
-  entmax(normaliser.alpha(), scores);
+  entmax(normalizer.alpha(), scores);
   scores.pop_back();
   return scores;
 }
 
 }  // namespace
 
-PlainFloat::PlainFloat(const Tensors& tensors, const Options& options)
+PlainFloat::PlainFloat(const AttentionTensors& tensors, const AttentionOptions& options)
     : tensors_(tensors),
       options_(options),
       q_(copy_as(tensors.q, DType::f32)),
@@ -180,9 +180,9 @@ PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head,
 
   const auto hidden = [](float score) { return score == -infinity; };
   if (std::all_of(scores.begin(), scores.end(), hidden)) return row;
-  if (options_.normaliser != Normaliser::softmax()) {
+  if (options_.normalizer != Normalizer::softmax()) {
     row.out = weighted_values(run, scores,
-                              weights_of(options_.normaliser, scores, sink, kv_length(batch)));
+                              weights_of(options_.normalizer, scores, sink, kv_length(batch)));
     return row;
   }
   const float largest = largest_score(scores),

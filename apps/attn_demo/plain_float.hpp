@@ -10,14 +10,14 @@
 namespace attn::demo {
 
 /// A call's rows, one at a time, by the textbook's three passes over a row's scores: they and their
-/// largest, weights and their sum, weighted values; other normalisers in softmax's place as their
+/// largest, weights and their sum, weighted values; other normalizers in softmax's place as their
 /// formulas have them. Every sum is sequential, in float. Where V is bf16 or f16 the weights are
 /// rounded to its type, as a product in that type takes them.
 class PlainFloat {
  public:
   /// Of a call that attention() accepts. The tensors other than q, k and v must outlive this
   /// object.
-  PlainFloat(const Tensors& tensors, const Options& options);
+  PlainFloat(const AttentionTensors& tensors, const AttentionOptions& options);
 
   struct Row {
     std::vector<float> out;
@@ -37,8 +37,8 @@ class PlainFloat {
                                      const std::vector<float>& weights) const;
   void hide(const KeyRun& row, const std::vector<float>& mask, std::vector<float>& scores) const;
 
-  Tensors tensors_;
-  Options options_;
+  AttentionTensors tensors_;
+  AttentionOptions options_;
   Tensor q_, k_, v_;
 };
 

@@ -26,13 +26,13 @@ struct PlotArguments {
 /// The same picture on every machine that has these kernels: other ISAs differ in the last bits.
 constexpr Execution reproducible{.num_threads = 1, .isa = Isa::baseline};
 
-using Normaliser = std::function<void(const TensorView& x, const MutableTensorView& y)>;
+using Normalizer = std::function<void(const TensorView& x, const MutableTensorView& y)>;
 
-/// From dark to pale, so that they differ without colour too.
+/// From dark to pale, so that they differ without color too.
 struct Series {
   std::string name;
   Ink ink;
-  Normaliser normalise;
+  Normalizer normalize;
 };
 
 std::vector<Series> temperatures() {
@@ -47,7 +47,7 @@ std::vector<Series> temperatures() {
           {"T = 4", {"#dcebf6"}, at(4)}};
 }
 
-std::vector<Series> normalisers() {
+std::vector<Series> normalizers() {
   return {{"softmax", {"#1f2f6b"}, [](auto& x, auto& y) { softmax(x, y, -1, 1, reproducible); }},
           {"entmax15",
            {"#d9661f", "9 4"},
@@ -78,10 +78,10 @@ std::vector<float> read_logits(const std::optional<std::string>& file) {
   return {values, values + shape[0]};
 }
 
-std::vector<float> normalised(const Series& series, const std::vector<float>& x) {
+std::vector<float> normalized(const Series& series, const std::vector<float>& x) {
   std::vector<float> y(x.size());
   const auto size = static_cast<std::int64_t>(x.size());
-  series.normalise({x.data(), {size}}, {y.data(), {size}});
+  series.normalize({x.data(), {size}}, {y.data(), {size}});
   return y;
 }
 
@@ -91,7 +91,7 @@ void draw_bars(Svg& svg, Point corner, double width, double height, const std::v
   std::vector<std::vector<float>> heights;
   float greatest = 0;
   for (const Series& series : all) {
-    heights.push_back(normalised(series, logits));
+    heights.push_back(normalized(series, logits));
     greatest = std::max(greatest, *std::max_element(heights.back().begin(), heights.back().end()));
   }
   const int steps =
@@ -138,11 +138,11 @@ void draw_two_classes(Svg& svg, Point corner, double width, double height) {
   Panel panel(svg, corner, width, height, {"t", -reach, reach, even_ticks(-reach, reach, 6, 0)},
               {"probability", 0, 1, even_ticks(0, 1, 5, 1)});
   panel.title("the first of two classes, logits [t, 0]");
-  for (const Series& series : normalisers()) {
+  for (const Series& series : normalizers()) {
     std::vector<Point> curve;
     for (int n = 0; n <= points; ++n) {
       const double t = reach * (2. * n / points - 1);
-      curve.push_back({t, static_cast<double>(normalised(series, {static_cast<float>(t), 0})[0])});
+      curve.push_back({t, static_cast<double>(normalized(series, {static_cast<float>(t), 0})[0])});
     }
     panel.curve(curve, series.ink);
   }
@@ -152,11 +152,11 @@ std::string sparsity_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax, entmax15 and sparsemax of the same logits");
   draw_two_classes(svg, {65, 50}, 250, panel_height);
   constexpr double left = 400;
-  draw_bars(svg, {left, 50}, 385, panel_height, normalisers(), logits);
+  draw_bars(svg, {left, 50}, 385, panel_height, normalizers(), logits);
   svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()),
            Anchor::middle, 14);
-  draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalisers()));
-  draw_legend(svg, {655, 60}, Sample::bar, legend_of(normalisers()));
+  draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalizers()));
+  draw_legend(svg, {655, 60}, Sample::bar, legend_of(normalizers()));
   return svg.finish();
 }
 

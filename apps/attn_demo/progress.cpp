@@ -27,7 +27,7 @@ Progress::~Progress() {
   display_.join();
 }
 
-Options Progress::counted(const Tensors& tensors, Options options) {
+AttentionOptions Progress::counted(const AttentionTensors& tensors, AttentionOptions options) {
   if (!display_.joinable()) return options;
   const Dims& q = tensors.q.shape;
   total_ = static_cast<double>(q[0] * q[1] * q[2]) * static_cast<double>(tensors.k.shape[2]);

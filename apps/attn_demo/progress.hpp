@@ -22,7 +22,7 @@ class Progress {
   /// For the reference, which is slow: options with a mask that hides nothing and counts the keys
   /// that it is asked about, so that the line tells how much is done. Unchanged where nobody sees
   /// it. This object must outlive them.
-  Options counted(const Tensors& tensors, Options options);
+  AttentionOptions counted(const AttentionTensors& tensors, AttentionOptions options);
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -30,9 +30,9 @@ void add_prompt_options(CLI::App& command, PromptChoice& choice) {
       ->excludes(text);
 }
 
-std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSource& source) {
+std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSource& source) {
   try {
-    return source.tokeniser();
+    return source.tokenizer();
   } catch (const Error& error) {
     if (!choice.ids || error.code() != ErrorCode::unsupported) throw;
     return std::nullopt;
@@ -40,15 +40,15 @@ std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSo
 }
 
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
-                                     const std::optional<Tokeniser>& tokeniser) {
+                                     const std::optional<Tokenizer>& tokenizer) {
   const auto refuse = [](const char* message) {
     throw Error(ErrorCode::invalid_argument, message);
   };
   if (choice.ids) return *choice.ids;
   if (!choice.text) refuse("a model needs --prompt TEXT or --prompt-ids 1,2,3");
-  if (!tokeniser)
+  if (!tokenizer)
     refuse("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
-  std::vector<std::int64_t> ids = tokeniser->encode(*choice.text);
+  std::vector<std::int64_t> ids = tokenizer->encode(*choice.text);
   if (ids.empty()) refuse("--prompt is empty, and the model begins texts with no token of its own");
   return ids;
 }

@@ -1,7 +1,7 @@
 // What a model is given to read.
 #pragma once
 
-#include <attn/tokeniser.hpp>
+#include <attn/tokenizer.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -23,12 +23,12 @@ struct PromptChoice {
 /// Adds --prompt and --prompt-ids.
 void add_prompt_options(CLI::App& command, PromptChoice& choice);
 
-/// The model's tokeniser. Where ids are given, one of a kind that is not supported is as good as
+/// The model's tokenizer. Where ids are given, one of a kind that is not supported is as good as
 /// none.
-std::optional<Tokeniser> tokeniser_for(const PromptChoice& choice, const ModelSource& source);
+std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSource& source);
 
-/// At least one id. Throws attn::Error where there is none, or a text and no tokeniser.
+/// At least one id. Throws attn::Error where there is none, or a text and no tokenizer.
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
-                                     const std::optional<Tokeniser>& tokeniser);
+                                     const std::optional<Tokenizer>& tokenizer);
 
 }  // namespace attn::demo

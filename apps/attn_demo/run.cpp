@@ -27,7 +27,7 @@ struct RunArguments {
 };
 
 /// `tensors` have K and V plain.
-void compute(Kernel kernel, const Call& call, const Tensors& tensors) {
+void compute(Kernel kernel, const Call& call, const AttentionTensors& tensors) {
   Progress progress("computing");
   switch (kernel) {
     case Kernel::tiled: return attention(bind_cache(call, tensors), call.options);
@@ -61,7 +61,7 @@ int run(const RunArguments& arguments) {
   };
 
   const PlainCall plain = plain_call(call);
-  Tensors tensors = plain.tensors;
+  AttentionTensors tensors = plain.tensors;
   Output out = make_output(call);
   Tensor lse = make_lse(call);
   tensors.out = out.view;

@@ -93,7 +93,7 @@ void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>
 /// What the engine would take for the same call with longer sequences: a plan knows it from the
 /// shapes alone.
 double scratch_at(const Call& call, std::int64_t length) {
-  Tensors tensors = call.tensors;
+  AttentionTensors tensors = call.tensors;
   const auto lengthen = [length](const TensorView& tensor) {
     return TensorView(nullptr, tensor.dtype,
                       {tensor.shape[0], tensor.shape[1], length, tensor.shape[3]});
@@ -103,7 +103,7 @@ double scratch_at(const Call& call, std::int64_t length) {
   tensors.v = lengthen(tensors.v);
   tensors.out = MutableTensorView(
       nullptr, call.dtype, {tensors.q.shape[0], tensors.q.shape[1], length, tensors.v.shape[3]});
-  return static_cast<double>(Plan(tensors, call.options).workspace_size());
+  return static_cast<double>(AttentionPlan(tensors, call.options).workspace_size());
 }
 
 void print_conclusion(const Call& prompt, const Comparison& first, bool agree) {

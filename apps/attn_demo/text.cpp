@@ -44,7 +44,7 @@ std::string format_index(const std::vector<std::int64_t>& index) {
   return index.empty() ? "-" : fmt::format("[{}]", fmt::join(index, ", "));
 }
 
-bool coloured() {
+bool colored() {
   static const bool wanted = [] {
     const char* const terminal = std::getenv("TERM");
     const bool capable = terminal != nullptr && std::string_view(terminal) != "dumb";
@@ -64,7 +64,7 @@ int terminal_width() {
 }
 
 std::string styled(Style style, const std::string& text) {
-  if (!coloured()) return text;
+  if (!colored()) return text;
   const char* const code = style == Style::bold ? "1" : style == Style::good ? "32" : "31";
   return fmt::format("\033[{}m{}\033[0m", code, text);
 }

@@ -1,4 +1,4 @@
-// What people read: quantities with units, tables, and colour where a terminal shows it.
+// What people read: quantities with units, tables, and color where a terminal shows it.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,13 @@ std::string format_speedup(double factor);
 /// "[0, 3, 17, 64]"; "-" if empty
 std::string format_index(const std::vector<std::int64_t>& index);
 
-/// Whether standard output is a terminal that shows colours, and NO_COLOR is not set.
-bool coloured();
+/// Whether standard output is a terminal that shows colors, and NO_COLOR is not set.
+bool colored();
 /// Letters in a line of that terminal; where there is none, those that COLUMNS says, or 100.
 int terminal_width();
 
 enum class Style { bold, good, bad };
-/// Unchanged without colours.
+/// Unchanged without colors.
 std::string styled(Style style, const std::string& text);
 
 /// Rows of equal length, the first one the heading; the first column lines up on the left, the

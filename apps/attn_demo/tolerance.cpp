@@ -112,8 +112,8 @@ Errors errors_between(const TensorView& values, const TensorView& reference) {
   return errors;
 }
 
-Tolerance derive_tolerance(const Tensors& call, const Tensors& reference, const Options& options,
-                           DType out_dtype) {
+Tolerance derive_tolerance(const AttentionTensors& call, const AttentionTensors& reference,
+                           const AttentionOptions& options, DType out_dtype) {
   const PlainFloat plain(call, options);
   const Tensor out = copy_as(reference.out, DType::f64);
   const Tensor lse =

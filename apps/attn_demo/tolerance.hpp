@@ -31,7 +31,7 @@ struct Tolerance {
 /// besides where O is rounded to a shorter type. For lse likewise, with max(1, max|lse|) in place
 /// of max|V|. `reference` holds the call's true results: O in f64, and lse of softmax. `call` has
 /// what the program is given, which may be K and V as a cache rounds them.
-Tolerance derive_tolerance(const Tensors& call, const Tensors& reference, const Options& options,
-                           DType out_dtype);
+Tolerance derive_tolerance(const AttentionTensors& call, const AttentionTensors& reference,
+                           const AttentionOptions& options, DType out_dtype);
 
 }  // namespace attn::demo

@@ -103,7 +103,7 @@ void plan_layer(Drawing& drawing, const ToyShape& shape, LayerWeights& layer) {
   const LayerSettings settings = layer_settings(shape);
   const std::int64_t hidden = shape.hidden, head_dim = settings.attention.head_dim;
   const std::int64_t q = shape.num_q_heads * head_dim, kv = shape.num_kv_heads * head_dim;
-  // What many layers add to the residual stream stays of order 1 (as GPT-2 is initialised).
+  // What many layers add to the residual stream stays of order 1 (as GPT-2 is initialized).
   const float gain = 1 / std::sqrt(2 * static_cast<float>(shape.num_layers));
   drawing.norm(layer.attention_norm);
   drawing.linear(layer.attention.q, q, hidden);

@@ -3,7 +3,7 @@
 //   S = softmax_scale * Q K^T;  softcap;  + ALiBi;  + additive mask;  score_mod;  visibility;  P =
 //   softmax(S);  O = P V
 //
-// or P = sigmoid(S), sparsemax(S), entmax(S): normaliser.hpp.
+// or P = sigmoid(S), sparsemax(S), entmax(S): normalizer.hpp.
 //
 //   Q    [batch, num_q_heads,  q_len,  head_dim  ]        group_size = num_q_heads / num_kv_heads
 //   K    [batch, num_kv_heads, kv_len, head_dim  ]        query head h reads KV head h / group_size
@@ -14,7 +14,7 @@
 //
 // O is computed in tiles with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao
 // 2023, arXiv:2307.08691): scores exist for a few rows and one block of keys at a time, in f32, and
-// never as a q_len x kv_len matrix. With another normaliser than softmax, they exist for six rows
+// never as a q_len x kv_len matrix. With another normalizer than softmax, they exist for six rows
 // and all of the keys at a time.
 //
 // Promises. A hidden key never reaches the result, whatever K and V hold there, NaN included. A row
@@ -26,7 +26,7 @@
 
 #include <attn/isa.hpp>
 #include <attn/mask.hpp>
-#include <attn/normaliser.hpp>
+#include <attn/normalizer.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstddef>
@@ -36,10 +36,10 @@
 
 namespace attn {
 
-/// The data of a call. Q, K, V and O are f32, bf16 or f16, K and V alike; any strides. Optional
+/// The data of a call. Q, K, V and O are f32, bf16 or f16, K and V of one type; any strides. Optional
 /// tensors are left out by default. Caches (kv_cache.hpp) fill in k, v and what says where keys
 /// lie; all of it can be given by hand as well.
-struct Tensors {
+struct AttentionTensors {
   TensorView q{}, k{}, v{};
   MutableTensorView out{};
 
@@ -55,7 +55,7 @@ struct Tensors {
   TensorView sinks{};
   /// i32 or i64 [batch], each in 0..kv_len: keys from kv_lens[b] on are hidden. Read at run time.
   TensorView kv_lens{};
-  /// f32, written. Of softmax alone: other normalisers have none, and refuse it.
+  /// f32, written. Of softmax alone: other normalizers have none, and refuse it.
   MutableTensorView lse{};
 
   // Ragged batches: sequences one after another, without padding. With q_offsets, q and out are
@@ -83,7 +83,7 @@ struct Tensors {
 };
 
 /// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the
-/// built-in micro-kernel, and ragged batches and normalisers other than softmax take it for
+/// built-in micro-kernel, and ragged batches and normalizers other than softmax take it for
 /// everything.
 enum class ScoreMatmul {
   built_in,
@@ -91,14 +91,14 @@ enum class ScoreMatmul {
 };
 
 /// The settings of a call.
-struct Options {
+struct AttentionOptions {
   std::optional<float> softmax_scale{};  // default 1 / sqrt(head_dim)
   std::optional<float> softcap{};        // c > 0: s -> c * tanh(s / c)
   std::optional<Causal> causal{};
   std::optional<Window> window{};
   ScoreMod score_mod{};
   MaskMod mask_mod{};
-  Normaliser normaliser{};  // default: softmax
+  Normalizer normalizer{};  // default: softmax
   std::optional<int>
       num_threads{};         // default: OpenMP's; inside a caller's own parallel region always 1
   std::optional<Isa> isa{};  // default: default_isa()
@@ -111,9 +111,9 @@ struct Options {
 
 /// Computes O (and lse). Throws Error before anything is written: invalid_argument for shapes,
 /// types or options that do not fit each other, unsupported for an ISA that this processor lacks.
-void attention(const Tensors& tensors, const Options& options = {});
+void attention(const AttentionTensors& tensors, const AttentionOptions& options = {});
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
-               const MutableTensorView& out, const Options& options = {});
+               const MutableTensorView& out, const AttentionOptions& options = {});
 
 /// Scratch memory for one run at a time of any plan that is no larger.
 class Workspace {
@@ -137,10 +137,10 @@ class Workspace {
 /// A call prepared once and run many times. Making it checks shapes and options; running it
 /// allocates nothing (with ScoreMatmul::onednn, oneDNN itself does) and may happen on several
 /// threads at once with one workspace each.
-class Plan {
+class AttentionPlan {
  public:
   /// Shapes, types and presence of the tensors count; their data is not touched and may be null.
-  explicit Plan(const Tensors& tensors, const Options& options = {});
+  explicit AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options = {});
 
   /// Bytes that run needs.
   std::size_t workspace_size() const noexcept;
@@ -152,7 +152,7 @@ class Plan {
 
   /// Tensors may lie elsewhere and have other strides than those the plan was made from; shapes,
   /// types and presence are the same.
-  void run(const Tensors& tensors, Workspace& workspace) const;
+  void run(const AttentionTensors& tensors, Workspace& workspace) const;
 
  private:
   struct Prepared;

@@ -12,12 +12,12 @@
 #include <attn/loss.hpp>
 #include <attn/mask.hpp>
 #include <attn/model.hpp>
-#include <attn/normaliser.hpp>
+#include <attn/normalizer.hpp>
 #include <attn/reference.hpp>
 #include <attn/rope.hpp>
 #include <attn/sample.hpp>
 #include <attn/softmax.hpp>
 #include <attn/state.hpp>
 #include <attn/tensor.hpp>
-#include <attn/tokeniser.hpp>
+#include <attn/tokenizer.hpp>
 #include <attn/transformer.hpp>

@@ -17,7 +17,7 @@ namespace attn {
 
 /// What a norm works on: the dims from `dim` to the last, taken as one row (ONNX's axis).
 ///
-/// Sums and what is normalised are made in double and rounded to f32, whatever the length of a row
+/// Sums and what is normalized are made in double and rounded to f32, whatever the length of a row
 /// and however large its mean. A row with a NaN or an infinity has what IEEE 754 makes of the
 /// formulas; no other row has. A row without elements has NaN for statistics.
 struct NormOptions {
@@ -47,9 +47,9 @@ enum class GeluForm {
   erf,   // x / 2 * (1 + erf(x / sqrt(2)))
   tanh,  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 };
-/// Hendrycks and Gimpel 2016, arXiv:1606.08415. Activations take any rank, 0 included. In f32 they
-/// lie within 1e-6 (erf) and 5e-7 (tanh and silu) of the exact value, relative, for negative x too;
-/// only results below 2e-36 in magnitude may be 0. At -inf they have their limit, -0.
+/// Hendrycks and Gimpel 2016, arXiv:1606.08415. Activations take any rank, 0 included. In f32
+/// they lie within 1e-6 (erf) and 5e-7 (tanh and silu) of the exact value, relative, for negative x
+/// too; only results below 2e-36 in magnitude may be 0. At -inf they have their limit, -0.
 void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form = GeluForm::erf,
           const Execution& execution = {});
 /// x / (1 + exp(-x)).

@@ -17,8 +17,8 @@ Isa isa_from_name(std::string_view name);
 
 /// The kernels in this build that this processor can run, weakest first.
 std::vector<Isa> available_isas();
-/// What a call takes when Options::isa is empty: the strongest available one that oneDNN would use
-/// too, so that the environment variable ONEDNN_MAX_CPU_ISA bounds both.
+/// What a call takes when AttentionOptions::isa is empty: the strongest available one that oneDNN
+/// would use too, so that the environment variable ONEDNN_MAX_CPU_ISA bounds both.
 Isa default_isa();
 
 }  // namespace attn

@@ -90,7 +90,7 @@ class KvCache {
   /// either layout, kv_lens (i64), kv_starts (i64) if the cache is rolling, k_scales and v_scales
   /// if it is of i8. Of an earlier cache's binding nothing is left; other fields stay. What it
   /// points to lasts as long as the memory, which moving the cache takes along; later appends show.
-  Tensors bind(Tensors tensors) const;
+  AttentionTensors bind(AttentionTensors tensors) const;
 
  private:
   struct Memory;
@@ -146,7 +146,7 @@ class PagedKvCache {
   /// k_scales and v_scales if the cache is of i8. Of an earlier cache's binding nothing is left;
   /// other fields stay. What it points to lasts until the next change of the cache or the next
   /// bind.
-  Tensors bind(Tensors tensors, std::span<const Sequence> sequences);
+  AttentionTensors bind(AttentionTensors tensors, std::span<const Sequence> sequences);
 
  private:
   struct Memory;

@@ -35,8 +35,8 @@
 
 namespace attn {
 
-/// temperature is finite and > 0: less than 1 sharpens towards the maximum, more smooths towards
-/// the uniform distribution.
+/// temperature is finite and > 0: less than 1 sharpens toward the maximum, more smooths toward the
+/// uniform distribution.
 void softmax(const TensorView& x, const MutableTensorView& y, int dim = -1, float temperature = 1,
              const Execution& execution = {});
 void log_softmax(const TensorView& x, const MutableTensorView& y, int dim = -1,

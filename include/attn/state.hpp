@@ -26,29 +26,29 @@ namespace attn {
 /// What attention() writes for some rows and part of their keys.
 ///   out  [..., v_head_dim]  f32, bf16 or f16; any rank from 1 on, any strides
 ///   lse  [...]              f32, natural log; the shape of out without its last dim
-struct State {
+struct AttentionState {
   MutableTensorView out;
   MutableTensorView lse;
 };
-struct ConstState {
+struct ConstAttentionState {
   TensorView out;
   TensorView lse;
 
-  ConstState(const TensorView& part_out, const TensorView& part_lse)
+  ConstAttentionState(const TensorView& part_out, const TensorView& part_lse)
       : out(part_out), lse(part_lse) {}
-  ConstState(const State& state) : out(state.out), lse(state.lse) {}
+  ConstAttentionState(const AttentionState& state) : out(state.out), lse(state.lse) {}
 };
 
 /// Sets a state to the identity: out = 0, lse = -inf.
-void clear(const State& state);
+void clear(const AttentionState& state);
 
 /// into = merge of into and part, row by row. Both have the same shape; out types and strides are
 /// each their own. out is added up in f32 and rounded to its type once; where neither part has
 /// keys, into becomes the identity. A NaN in a part reaches the same element of the result, one in
 /// lse the same row, and no other; so does an lse of +inf, as exp(inf - inf). Allocates nothing.
 /// Throws Error(invalid_argument), before anything is written, for shapes or types that do not fit.
-void merge(const State& into, const ConstState& part);
+void merge(const AttentionState& into, const ConstAttentionState& part);
 /// into = merge of a and b; into may be a or b, and must not overlap them otherwise.
-void merge(const ConstState& a, const ConstState& b, const State& into);
+void merge(const ConstAttentionState& a, const ConstAttentionState& b, const AttentionState& into);
 
 }  // namespace attn

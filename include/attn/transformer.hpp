@@ -67,7 +67,7 @@ struct NormWeights {
   TensorView bias{};
 };
 
-struct AttentionWeights {
+struct AttentionParameters {
   LinearWeights q{};    // [num_q_heads * head_dim, hidden]
   LinearWeights k{};    // [num_kv_heads * head_dim, hidden]
   LinearWeights v{};    // [num_kv_heads * head_dim, hidden]
@@ -75,7 +75,7 @@ struct AttentionWeights {
   // May be absent:
   TensorView q_norm{};        // [head_dim]: RMS norm of each head of q, before rope
   TensorView k_norm{};        // the same of k
-  TensorView alibi_slopes{};  // as in Tensors
+  TensorView alibi_slopes{};  // as in AttentionTensors
   TensorView sinks{};
 };
 
@@ -87,7 +87,7 @@ struct MlpWeights {
 
 struct LayerWeights {
   NormWeights attention_norm{};
-  AttentionWeights attention{};
+  AttentionParameters attention{};
   NormWeights mlp_norm{};
   MlpWeights mlp{};
 };
@@ -112,9 +112,9 @@ struct AttentionSettings {
   /// No sequence gets longer; rope's tables have so many rows.
   std::int64_t max_positions = 0;
   float qk_norm_epsilon = 1e-6f;
-  /// Masks, scale, softcap, normaliser. Number of threads and ISA are those of the block's
+  /// Masks, scale, softcap, normalizer. Number of threads and ISA are those of the block's
   /// Execution.
-  Options options{.causal = Causal::bottom_right()};
+  AttentionOptions options{.causal = Causal::bottom_right()};
   DType dtype = DType::f32;  // f32 or bf16
 };
 
@@ -191,13 +191,13 @@ struct ForwardTimes {
 /// in their order.
 struct ForwardHooks {
   /// The attention call that comes next, output unwritten.
-  std::function<void(const Tensors& tensors, const Options& options)> attention{};
+  std::function<void(const AttentionTensors& tensors, const AttentionOptions& options)> attention{};
   /// The residual stream [tokens, hidden] behind a layer.
   std::function<void(const TensorView& x)> layer{};
 };
 
 struct ForwardOptions {
-  TensorView mask{};  // as in Tensors, over all keys
+  TensorView mask{};  // as in AttentionTensors, over all keys
   /// Without a cache: i32 or i64 [batch], tokens from there on are padding, which no token sees.
   /// With a window or ALiBi, of causal blocks alone.
   TensorView kv_lens{};
@@ -208,12 +208,12 @@ struct ForwardOptions {
 
 /// Scratch memory of forwards, which grows as needed. Blocks and layers that never run at the same
 /// time share one.
-class Activations {
+class ForwardScratch {
  public:
-  Activations();
-  Activations(Activations&&) noexcept;
-  Activations& operator=(Activations&&) noexcept;
-  ~Activations();
+  ForwardScratch();
+  ForwardScratch(ForwardScratch&&) noexcept;
+  ForwardScratch& operator=(ForwardScratch&&) noexcept;
+  ~ForwardScratch();
   std::size_t size_in_bytes() const noexcept;
 
   struct Memory;
@@ -229,8 +229,8 @@ class AttentionBlock {
  public:
   /// Throws Error(invalid_argument) for settings or weights that do not fit, naming them. Without
   /// `activations` it has its own.
-  AttentionBlock(const AttentionSettings& settings, const AttentionWeights& weights,
-                 const Execution& execution = {}, std::shared_ptr<Activations> activations = {});
+  AttentionBlock(const AttentionSettings& settings, const AttentionParameters& weights,
+                 const Execution& execution = {}, std::shared_ptr<ForwardScratch> activations = {});
   AttentionBlock(AttentionBlock&&) noexcept;
   AttentionBlock& operator=(AttentionBlock&&) noexcept;
   ~AttentionBlock();
@@ -254,7 +254,8 @@ class AttentionBlock {
 class TransformerLayer {
  public:
   TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
-                   const Execution& execution = {}, std::shared_ptr<Activations> activations = {});
+                   const Execution& execution = {},
+                   std::shared_ptr<ForwardScratch> activations = {});
   TransformerLayer(TransformerLayer&&) noexcept;
   TransformerLayer& operator=(TransformerLayer&&) noexcept;
   ~TransformerLayer();

@@ -13,6 +13,7 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 /// A primitive for whole tiles of scores, or null if the micro-kernel is to make them: always for
@@ -20,7 +21,7 @@ namespace {
 /// of the others; and for whole rows of scores, which take fewer.
 std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& prepared,
                                                           const Blocking& tiles) {
-  if (prepared.ragged || prepared.whole_rows() ||
+  if (prepared.ragged || prepared.needs_full_rows() ||
       prepared.options.score_matmul != ScoreMatmul::onednn)
     return nullptr;
   if (tiles.rows == 0 || tiles.kv_blocks == 0) return nullptr;
@@ -30,12 +31,13 @@ std::shared_ptr<const onednn::Matmul> choose_score_matmul(const PreparedCall& pr
 
 /// bf16 pairs if all operands are bf16 and the instruction set multiplies them; anything else is
 /// widened to f32. Only the online softmax makes weights in bf16.
-const kernels::Arithmetic& choose_arithmetic(const PreparedCall& prepared, const Tensors& tensors) {
+const kernels::Arithmetic& choose_arithmetic(const PreparedCall& prepared,
+                                             const AttentionTensors& tensors) {
   const kernels::Kernels& kernels = *prepared.kernels;
   const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16 &&
                         kernels.bf16.matmul != nullptr;
-  const bool bf16 =
-      all_bf16 && !prepared.whole_rows() && prepared.options.score_matmul != ScoreMatmul::onednn;
+  const bool bf16 = all_bf16 && !prepared.needs_full_rows() &&
+                    prepared.options.score_matmul != ScoreMatmul::onednn;
   return bf16 ? kernels.bf16 : kernels.f32;
 }
 
@@ -43,10 +45,11 @@ const kernels::Arithmetic& choose_arithmetic(const PreparedCall& prepared, const
 std::int64_t most_items(const PreparedCall& prepared) {
   const Sizes& sizes = prepared.problem.sizes;
   const std::int64_t heads = sizes.batch * sizes.num_kv_heads;
-  switch (way_of(prepared, sizes.q_len)) {
-    case Way::whole: return heads;
-    case Way::shared: return heads * (prepared.blocking.q_blocks + prepared.blocking.kv_blocks);
-    case Way::in_place: return heads * most_splits(sizes.kv_len, sizes);
+  switch (path_of(prepared, sizes.q_len)) {
+    case Path::one_thread: return heads;
+    case Path::cooperative:
+      return heads * (prepared.blocking.q_blocks + prepared.blocking.kv_blocks);
+    case Path::unpacked: return heads * most_splits(sizes.kv_len, sizes);
   }
   return heads;
 }
@@ -55,7 +58,7 @@ std::int64_t most_items(const PreparedCall& prepared) {
 std::int64_t packed_slots(const PreparedCall& prepared) {
   const std::int64_t heads = prepared.problem.sizes.batch * prepared.problem.sizes.num_kv_heads;
   constexpr std::int64_t in_flight = 3;  // one being computed, one packed, one about to be free
-  const bool whole = way_of(prepared, prepared.problem.sizes.q_len) == Way::whole;
+  const bool whole = path_of(prepared, prepared.problem.sizes.q_len) == Path::one_thread;
   return std::min<std::int64_t>(whole ? prepared.num_threads : in_flight, heads);
 }
 
@@ -67,9 +70,9 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
                      .panel_width = prepared.kernels->panel_width,
                      .num_threads = prepared.num_threads,
                      .score_tiles = prepared.score_matmul != nullptr,
-                     .whole_rows = prepared.whole_rows()};
-  shape.packs = way_of(prepared, sizes.q_len) != Way::in_place;
-  shape.in_place = way_of(prepared, prepared.ragged ? 1 : sizes.q_len) == Way::in_place;
+                     .needs_full_rows = prepared.needs_full_rows()};
+  shape.packs = path_of(prepared, sizes.q_len) != Path::unpacked;
+  shape.in_place = path_of(prepared, prepared.ragged ? 1 : sizes.q_len) == Path::unpacked;
   shape.slots = shape.packs ? packed_slots(prepared) : 0;
   const std::int64_t splits = most_splits(sizes.kv_len, sizes);
   if (shape.in_place && splits > 1) {
@@ -80,7 +83,7 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
   return shape;
 }
 
-PreparedCall prepare(const Tensors& tensors, const Options& options) {
+PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& options) {
   PreparedCall prepared;
   prepared.problem = validate(tensors, options);
   prepared.options = options;
@@ -92,13 +95,14 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
   prepared.num_threads = useful_threads(sizes, options.num_threads.value_or(default_num_threads()));
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(prepared, tensors);
-  const std::int64_t per_word = prepared.arithmetic->per_word;
+  const std::int64_t vnni_factor = prepared.arithmetic->vnni_factor;
   prepared.widens =
-      per_word == 1 && (tensors.q.dtype != DType::f32 || tensors.k.dtype != DType::f32);
+      vnni_factor == 1 && (tensors.q.dtype != DType::f32 || tensors.k.dtype != DType::f32);
   prepared.score_matmul = choose_score_matmul(
-      prepared, choose_blocking(sizes, kernels, per_word, prepared.num_threads, true));
+      prepared, choose_blocking(sizes, kernels, vnni_factor, prepared.num_threads, true));
   const bool matmul_tiles = prepared.score_matmul != nullptr;
-  prepared.blocking = choose_blocking(sizes, kernels, per_word, prepared.num_threads, matmul_tiles);
+  prepared.blocking =
+      choose_blocking(sizes, kernels, vnni_factor, prepared.num_threads, matmul_tiles);
   prepared.short_blocking = choose_short_blocking(sizes, kernels, prepared.kv_type);
   prepared.key_layout = key_layout(prepared.blocking, kernels.panel_width, matmul_tiles);
   // No more threads than items either: they would only take memory.
@@ -114,7 +118,7 @@ PreparedCall prepare(const Tensors& tensors, const Options& options) {
 
 /// Calls f(name, a's, b's) for every tensor of a call.
 template <class F>
-void for_each_tensor(const Tensors& a, const Tensors& b, F f) {
+void for_each_tensor(const AttentionTensors& a, const AttentionTensors& b, F f) {
   f("q", a.q, b.q);
   f("k", a.k, b.k);
   f("v", a.v, b.v);
@@ -137,7 +141,7 @@ std::string describe(const TensorView& view) {
                        : fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
 }
 
-void require_as_planned(const Tensors& planned, const Tensors& given) {
+void require_as_planned(const AttentionTensors& planned, const AttentionTensors& given) {
   for_each_tensor(planned, given, [](const char* name, const auto& wanted, const auto& got) {
     if (wanted.dtype == got.dtype && wanted.shape == got.shape) return;
     throw Error(ErrorCode::invalid_argument, fmt::format("{} is {}; the plan was made for {}", name,
@@ -147,22 +151,24 @@ void require_as_planned(const Tensors& planned, const Tensors& given) {
 
 }  // namespace
 
-struct Plan::Prepared {
+struct AttentionPlan::Prepared {
   PreparedCall call;
-  Tensors tensors;  // their data does not count
+  AttentionTensors tensors;  // their data does not count
 };
 
-Plan::Plan(const Tensors& tensors, const Options& options) {
+AttentionPlan::AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options) {
   prepared_ = std::make_shared<const Prepared>(Prepared{prepare(tensors, options), tensors});
 }
 
-std::size_t Plan::workspace_size() const noexcept { return Scratch::size(prepared_->call.scratch); }
-int Plan::num_threads() const noexcept { return prepared_->call.num_threads; }
-Isa Plan::isa() const noexcept { return prepared_->call.isa; }
+std::size_t AttentionPlan::workspace_size() const noexcept {
+  return Scratch::size(prepared_->call.scratch);
+}
+int AttentionPlan::num_threads() const noexcept { return prepared_->call.num_threads; }
+Isa AttentionPlan::isa() const noexcept { return prepared_->call.isa; }
 
-std::string Plan::description() const {
+std::string AttentionPlan::description() const {
   const PreparedCall& call = prepared_->call;
-  const bool short_rows = way_of(call, call.problem.sizes.q_len) == Way::in_place;
+  const bool short_rows = path_of(call, call.problem.sizes.q_len) == Path::unpacked;
   const std::string start = fmt::format("tiled, {} kernels, ", name_of(call.isa));
   const bool widens = call.widens || (short_rows && size_of(call.kv_type) < sizeof(float));
   const std::string widened =
@@ -172,15 +178,16 @@ std::string Plan::description() const {
                        widened, call.num_threads);
   }
   const std::string weights =
-      call.whole_rows() ? ", weights of whole rows by " + call.problem.normaliser.to_string() : "";
+      call.needs_full_rows() ? ", weights of whole rows by " + call.problem.normalizer.to_string()
+                             : "";
   return fmt::format("{}{} multiplied{}, scores by {}{}, blocks of {} rows x {} keys, {} threads",
-                     start, call.blocking.per_word == 2 ? "bf16" : "f32", widened,
+                     start, call.blocking.vnni_factor == 2 ? "bf16" : "f32", widened,
                      call.score_matmul ? "oneDNN " + call.score_matmul->implementation()
                                        : std::string("the built-in micro-kernel"),
                      weights, call.blocking.q_block, call.blocking.kv_block, call.num_threads);
 }
 
-void Plan::run(const Tensors& tensors, Workspace& workspace) const {
+void AttentionPlan::run(const AttentionTensors& tensors, Workspace& workspace) const {
   require_as_planned(prepared_->tensors, tensors);
   validate_data(prepared_->call.problem, tensors);
   if (workspace.size() < workspace_size()) {
@@ -191,14 +198,14 @@ void Plan::run(const Tensors& tensors, Workspace& workspace) const {
   attn::run(prepared_->call, tensors, workspace.data());
 }
 
-void attention(const Tensors& tensors, const Options& options) {
-  const Plan plan(tensors, with_lengths(tensors, options));
+void attention(const AttentionTensors& tensors, const AttentionOptions& options) {
+  const AttentionPlan plan(tensors, with_lengths(tensors, options));
   Workspace workspace(plan.workspace_size());
   plan.run(tensors, workspace);
 }
 
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
-               const MutableTensorView& out, const Options& options) {
+               const MutableTensorView& out, const AttentionOptions& options) {
   attention({.q = q, .k = k, .v = v, .out = out}, options);
 }
 

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
-Dims without(const Dims& dims, int dim) {
+Dims remove_dim(const Dims& dims, int dim) {
   std::int64_t kept[Dims::max_rank] = {};
   std::copy(dims.begin() + dim + 1, dims.end(), std::copy(dims.begin(), dims.begin() + dim, kept));
   return {kept, dims.rank() - 1};
@@ -21,7 +21,7 @@ Dims after(std::int64_t first, const Dims& dims) {
 template <class Void>
 BasicTensorView<Void> at(const BasicTensorView<Void>& tensor, int dim, std::int64_t index) {
   const BasicTensorView<Void> slice = tensor.sliced(dim, index, index + 1);
-  return {slice.data, slice.dtype, without(slice.shape, dim), without(slice.strides, dim)};
+  return {slice.data, slice.dtype, remove_dim(slice.shape, dim), remove_dim(slice.strides, dim)};
 }
 
 /// [tokens, heads, ...] to [1, heads, tokens, ...] of one sequence; [batch, heads, ...] to its
@@ -48,7 +48,7 @@ TensorView mask_of_sequence(const TensorView& mask, std::int64_t batch, std::int
 }
 
 /// One key of all heads: [num_kv_heads, dim] of k or v, or [num_kv_heads] of scales.
-TensorView key_of(const Tensors& tensors, const TensorView& rows, std::int64_t batch,
+TensorView key_of(const AttentionTensors& tensors, const TensorView& rows, std::int64_t batch,
                   std::int64_t key) {
   if (!tensors.kv_offsets.absent()) return at(rows, 0, integer_at(tensors.kv_offsets, batch) + key);
   std::int64_t entry = batch, row = key;
@@ -69,14 +69,15 @@ void multiply_rows(Tensor& rows, const TensorView& factors) {
     rows.data<double>()[n] *= by.data<double>()[n / width];
 }
 
-std::int64_t sequence_length(const Problem& problem, const Tensors& tensors, std::int64_t batch) {
+std::int64_t sequence_length(const Problem& problem, const AttentionTensors& tensors,
+                             std::int64_t batch) {
   if (tensors.kv_offsets.absent()) return kv_length(tensors, problem.sizes, batch);
   return integer_at(tensors.kv_offsets, batch + 1) - integer_at(tensors.kv_offsets, batch);
 }
 
 }  // namespace
 
-bool is_dense(const Tensors& tensors) noexcept {
+bool is_dense(const AttentionTensors& tensors) noexcept {
   for (const TensorView* form :
        {&tensors.q_offsets, &tensors.kv_offsets, &tensors.page_table, &tensors.kv_starts}) {
     if (!form->absent()) return false;
@@ -84,8 +85,8 @@ bool is_dense(const Tensors& tensors) noexcept {
   return tensors.k.dtype != DType::i8;
 }
 
-SequenceCall sequence_call(const Problem& problem, const Tensors& tensors, const Options& options,
-                           std::int64_t batch, DType kv_type) {
+SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tensors,
+                           const AttentionOptions& options, std::int64_t batch, DType kv_type) {
   const std::int64_t kv_len = sequence_length(problem, tensors, batch);
   const auto shape_of = [&](const TensorView& rows) {
     return Dims{1, rows.shape[1], kv_len, rows.shape[rows.rank() - 1]};
@@ -111,7 +112,7 @@ SequenceCall sequence_call(const Problem& problem, const Tensors& tensors, const
   return call;
 }
 
-Tensor gather(const Tensors& tensors, const TensorView& rows, const TensorView& scales,
+Tensor gather(const AttentionTensors& tensors, const TensorView& rows, const TensorView& scales,
               const SequenceCall& call, DType dtype) {
   const std::int64_t kv_len = call.tensors.k.shape[2];
   Tensor gathered(dtype, {1, rows.shape[1], kv_len, rows.shape[rows.rank() - 1]});
@@ -123,4 +124,4 @@ Tensor gather(const Tensors& tensors, const TensorView& rows, const TensorView& 
   return gathered;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

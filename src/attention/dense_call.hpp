@@ -9,30 +9,30 @@
 
 #include "attention/problem.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// Whether a call is padded already, its keys lie in their order and are floats.
-bool is_dense(const Tensors& tensors) noexcept;
+bool is_dense(const AttentionTensors& tensors) noexcept;
 
 /// One sequence of a call as a call of its own, with as many keys as it has. k and v have a shape
 /// and a type, but no data.
 struct SequenceCall {
   std::int64_t batch;
-  Tensors tensors;
-  Options options;  // its functions are told the call's batch index
+  AttentionTensors tensors;
+  AttentionOptions options;  // its functions are told the call's batch index
 };
-SequenceCall sequence_call(const Problem& problem, const Tensors& tensors, const Options& options,
-                           std::int64_t batch, DType kv_type);
+SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tensors,
+                           const AttentionOptions& options, std::int64_t batch, DType kv_type);
 
 /// A sequence's keys or values, [1, num_kv_heads, kv_len, dim]. `rows` is k or v of the call,
 /// `scales` theirs.
-Tensor gather(const Tensors& tensors, const TensorView& rows, const TensorView& scales,
+Tensor gather(const AttentionTensors& tensors, const TensorView& rows, const TensorView& scales,
               const SequenceCall& call, DType dtype);
 
 /// Calls attend(call) for each sequence of a validated call, its keys and values gathered.
 template <class Attend>
-void for_each_sequence(const Problem& problem, const Tensors& tensors, const Options& options,
-                       DType kv_type, Attend attend) {
+void for_each_sequence(const Problem& problem, const AttentionTensors& tensors,
+                       const AttentionOptions& options, DType kv_type, Attend attend) {
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
     SequenceCall call = sequence_call(problem, tensors, options, batch, kv_type);
     const Tensor k = gather(tensors, tensors.k, tensors.k_scales, call, kv_type);
@@ -44,4 +44,4 @@ void for_each_sequence(const Problem& problem, const Tensors& tensors, const Opt
   }
 }
 
-}  // namespace attn
+}  // namespace attn::detail

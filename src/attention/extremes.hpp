@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace attn {
+namespace attn::detail {
 
 struct Extremes {
   float min = std::numeric_limits<float>::infinity();
@@ -35,4 +35,4 @@ inline Extremes extremes(const float* values, std::int64_t count) {
   return {*std::min_element(low, low + lanes), *std::max_element(high, high + lanes)};
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -6,6 +6,7 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 std::string compiler() {

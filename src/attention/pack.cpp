@@ -5,21 +5,21 @@
 #include "attention/run.hpp"
 #include "kernels/rows.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width,
                                 bool one_matrix) noexcept {
   return one_matrix
              ? kernels::PanelLayout{blocking.kv_block, panel_width, panel_width}
-             : kernels::PanelLayout{panel_width, blocking.key_words * panel_width, panel_width};
+             : kernels::PanelLayout{panel_width, blocking.key_depth * panel_width, panel_width};
 }
 
 kernels::PanelLayout value_layout(const Blocking& blocking) noexcept {
-  return {blocking.value_panel_width, blocking.value_words() * blocking.value_panel_width,
+  return {blocking.value_panel_width, blocking.value_depth() * blocking.value_panel_width,
           blocking.value_panel_width};
 }
 
-Packer::Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept
+Packer::Packer(const PreparedCall& prepared, const KvLayout& layout) noexcept
     : sizes_(prepared.problem.sizes),
       blocking_(prepared.blocking),
       kernels_(*prepared.kernels),
@@ -32,14 +32,14 @@ Packer::Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept
 
 float* Packer::key_panel(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept {
-  return head.keys + block * blocking_.key_words * blocking_.kv_block +
+  return head.keys + block * blocking_.key_depth * blocking_.kv_block +
          first_key / kernels_.panel_width * key_layout_.panel_stride;
 }
 
 float* Packer::value_row(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept {
   float* const first = head.values + block * blocking_.value_panels * value_layout_.panel_stride;
-  return first + first_key / blocking_.per_word * value_layout_.row_stride;
+  return first + first_key / blocking_.vnni_factor * value_layout_.row_stride;
 }
 
 kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block,
@@ -58,42 +58,43 @@ kernels::Panels Packer::values(const PackedHead& head, std::int64_t block,
 template <class RowOf>
 Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* staging,
                                 RowOf row_of) const noexcept {
-  const std::int64_t per_word = blocking_.per_word, words = (width + per_word - 1) / per_word;
+  const std::int64_t vnni_factor = blocking_.vnni_factor,
+                     words = (width + vnni_factor - 1) / vnni_factor;
   for (std::int64_t done = 0; done < keys.count;) {
-    const KeyStretch stretch =
+    const KeySpan stretch =
         layout_.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
     for (std::int64_t n = 0; n < stretch.count; ++n, ++done) {
-      read_words(row_of(stretch, n), width, per_word, kernels_, staging + done * words);
+      read_packed(row_of(stretch, n), width, vnni_factor, kernels_, staging + done * words);
     }
   }
-  return {staging, words * per_word};
+  return {staging, words * vnni_factor};
 }
 
 Packer::Operands Packer::keys_to_pack(const Keys& keys, float* staging) const noexcept {
-  const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
-  const bool in_words =
-      lie_in_words(stretch.first_key, sizes_.head_dim, blocking_.per_word, stretch.key_stride);
-  if (in_words && stretch.count == keys.count) return {stretch.first_key.data, stretch.key_stride};
+  const KeySpan stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const bool packed =
+      is_packed(stretch.first_key, sizes_.head_dim, blocking_.vnni_factor, stretch.key_stride);
+  if (packed && stretch.count == keys.count) return {stretch.first_key.data, stretch.key_stride};
   return gather(keys, sizes_.head_dim, staging,
-                [](const KeyStretch& from, std::int64_t n) { return from.key(n); });
+                [](const KeySpan& from, std::int64_t n) { return from.key(n); });
 }
 
 Packer::Operands Packer::values_to_pack(const Keys& keys, float* staging) const noexcept {
-  const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const KeySpan stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const Row& first = stretch.first_value;
   const bool as_operands =
-      first.stride == 1 && first.dtype == (blocking_.per_word == 2 ? DType::bf16 : DType::f32);
+      first.stride == 1 && first.dtype == (blocking_.vnni_factor == 2 ? DType::bf16 : DType::f32);
   if (as_operands && stretch.count == keys.count) return {first.data, stretch.value_stride};
   return gather(keys, sizes_.v_head_dim, staging,
-                [](const KeyStretch& from, std::int64_t n) { return from.value(n); });
+                [](const KeySpan& from, std::int64_t n) { return from.value(n); });
 }
 
 /// The rows where they lie, if the micro-kernel can read them there: whole vectors of finite
 /// floats, row upon row.
 const float* Packer::values_in_place(const Keys& keys) const noexcept {
-  const KeyStretch stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const KeySpan stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const Row& first = stretch.first_value;
-  const bool as_panels = blocking_.per_word == 1 && first.dense_f32() &&
+  const bool as_panels = blocking_.vnni_factor == 1 && first.dense_f32() &&
                          sizes_.v_head_dim == blocking_.value_width &&
                          stretch.value_stride == sizes_.v_head_dim && stretch.count == keys.count &&
                          reinterpret_cast<std::uintptr_t>(first.data) % Arena::alignment == 0;
@@ -118,8 +119,8 @@ void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, 
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
     const Keys keys{batch, kv_head, block_begin + first, std::min(panel_width, range.end - first)};
     const Operands k = keys_to_pack(keys, staging);
-    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.per_word,
-                             keys.count, blocking_.key_words, key_panel(to, block, first),
+    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.vnni_factor,
+                             keys.count, blocking_.key_depth, key_panel(to, block, first),
                              key_layout_.row_stride);
     if (in_place != nullptr) continue;
     const Operands v = values_to_pack(keys, staging);
@@ -129,4 +130,4 @@ void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, 
   to.finite[block] = finite;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -1,14 +1,14 @@
 // Copies a block of K and V into the panels that the micro-kernel reads.
 #pragma once
 
-#include "attention/batch_layout.hpp"
-#include "attention/key_range.hpp"
+#include "attention/kv_layout.hpp"
 #include "attention/plan.hpp"
+#include "attention/visibility.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/rows.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// Of a block's keys: panels for the micro-kernel; one matrix [head_dim][kv_block] where a matmul
 /// primitive reads whole blocks.
@@ -21,7 +21,7 @@ struct PreparedCall;
 
 class Packer {
  public:
-  Packer(const PreparedCall& prepared, const BatchLayout& layout) noexcept;
+  Packer(const PreparedCall& prepared, const KvLayout& layout) noexcept;
 
   /// Packs those keys of a block of one KV head that lie in `wanted`, from a panel's beginning on.
   /// Values that lie as a panel would stay where they are. `staging` holds panel_width rows of the
@@ -63,10 +63,10 @@ class Packer {
   const Blocking& blocking_;
   const kernels::Kernels& kernels_;
   const kernels::Arithmetic& arithmetic_;
-  const BatchLayout& layout_;
+  const KvLayout& layout_;
   kernels::PanelLayout key_layout_;
   kernels::PanelLayout value_layout_;
   kernels::PanelLayout in_place_layout_;
 };
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return divide_up(n, to) * to; }
 
 /// K and V of a block of keys (words): they stay in L2 while a work item's rows pass over them.
-constexpr std::int64_t kv_block_words = 64 * 1024;
+constexpr std::int64_t kv_block_floats = 64 * 1024;
 /// Six rows of scores of a block (12 KiB at most) stay in L1.
 constexpr std::int64_t max_kv_block = 512;
 constexpr std::int64_t min_kv_block = 64;
@@ -32,9 +32,10 @@ std::int64_t least_split_keys(const Sizes& sizes) {
   return round_up(divide_up(elements, sizes.head_dim + sizes.v_head_dim), split_step);
 }
 
-std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t per_word, std::int64_t panel_width) {
-  const std::int64_t fitting =
-      kv_block_words * per_word / (sizes.head_dim + sizes.v_head_dim) / min_kv_block * min_kv_block;
+std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t vnni_factor,
+                             std::int64_t panel_width) {
+  const std::int64_t fitting = kv_block_floats * vnni_factor / (sizes.head_dim + sizes.v_head_dim) /
+                               min_kv_block * min_kv_block;
   const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
@@ -50,10 +51,10 @@ std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, int nu
 
 }  // namespace
 
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word,
-                         int num_threads, bool fixed_q_block) {
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels,
+                         std::int64_t vnni_factor, int num_threads, bool fixed_q_block) {
   Blocking blocking;
-  blocking.kv_block = choose_kv_block(sizes, per_word, kernels.panel_width);
+  blocking.kv_block = choose_kv_block(sizes, vnni_factor, kernels.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.rows = sizes.q_len * sizes.group_size;
   const std::int64_t q_block =
@@ -61,8 +62,8 @@ Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, st
                     : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
   blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
-  blocking.per_word = per_word;
-  blocking.key_words = divide_up(sizes.head_dim, per_word);
+  blocking.vnni_factor = vnni_factor;
+  blocking.key_depth = divide_up(sizes.head_dim, vnni_factor);
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
   blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
   // As even as whole vectors allow: 80 dims as 48 + 32 keep more accumulators busy than 64 + 16.
@@ -104,7 +105,7 @@ Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kerne
   blocking.q_blocks = 1;
   blocking.kv_block = keys;
   blocking.kv_blocks = divide_up(sizes.kv_len, keys);
-  blocking.key_words = round_up(sizes.head_dim, kernels.vector_width);
+  blocking.key_depth = round_up(sizes.head_dim, kernels.vector_width);
   blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
   return blocking;
 }
@@ -119,4 +120,4 @@ std::int64_t most_splits(std::int64_t keys, const Sizes& sizes) {
   return std::clamp<std::int64_t>(divide_up(keys, least_split_keys(sizes)), 1, splits_at_most);
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -6,10 +6,10 @@
 #include "attention/problem.hpp"
 #include "kernels/kernels.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// The rows of a KV head are its queries times its group of heads, position-major: row = q_index *
-/// group_size + member. Neighbouring rows then see nearly the same keys and share each packed key,
+/// group_size + member. Neighboring rows then see nearly the same keys and share each packed key,
 /// for any group size and q_len.
 struct Blocking {
   std::int64_t rows = 0;     // of a KV head
@@ -18,22 +18,22 @@ struct Blocking {
       0;  // keys that a work item takes at a time, a multiple of the panel width
   std::int64_t q_blocks = 0;  // per KV head
   std::int64_t kv_blocks = 0;
-  std::int64_t per_word = 1;     // operands of a multiplication in 32 bits
-  std::int64_t key_words = 0;    // of a query's or key's head_dim
+  std::int64_t vnni_factor = 1;  // operands of a multiplication in 32 bits
+  std::int64_t key_depth = 0;    // of a query's or key's head_dim
   std::int64_t value_width = 0;  // v_head_dim, up to whole vectors
   std::int64_t value_panels = 0;
   std::int64_t value_panel_width = 0;  // columns of V in a panel
 
-  std::int64_t value_words() const noexcept {
-    return kv_block / per_word;
+  std::int64_t value_depth() const noexcept {
+    return kv_block / vnni_factor;
   }  // of a block's keys, as the depth of P V
 };
 
 /// kv_block decides the order of sums, so it depends on the sizes of one head alone, or bits would
 /// depend on the rest of the batch. q_block decides who computes a row, and with fixed_q_block (a
 /// matmul primitive's rows) the same holds for it.
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels, std::int64_t per_word,
-                         int num_threads, bool fixed_q_block);
+Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels,
+                         std::int64_t vnni_factor, int num_threads, bool fixed_q_block);
 
 /// As many of num_threads as have enough to do to be worth waking: at least 1.
 int useful_threads(const Sizes& sizes, int num_threads);
@@ -56,4 +56,4 @@ Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes);
 /// No head with up to so many keys has more splits.
 std::int64_t most_splits(std::int64_t keys, const Sizes& sizes);
 
-}  // namespace attn
+}  // namespace attn::detail

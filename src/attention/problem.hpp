@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <optional>
 
-namespace attn {
+namespace attn::detail {
 
 struct Sizes {
   std::int64_t batch = 0;
@@ -27,15 +27,15 @@ struct Problem {
   std::optional<float> softcap;
   std::optional<Causal> causal;
   Window window;
-  Normaliser normaliser;
+  Normalizer normalizer;
 };
 
 /// Checks everything that shapes, types and options can tell. Data pointers are not looked at.
-Problem validate(const Tensors& tensors, const Options& options);
+Problem validate(const AttentionTensors& tensors, const AttentionOptions& options);
 /// Checks what only the data can tell: null pointers and the values of kv_lens.
-void validate_data(const Problem& problem, const Tensors& tensors);
+void validate_data(const Problem& problem, const AttentionTensors& tensors);
 /// The rest of a call whose scores alone are wanted: as validate, without V and O.
-Problem validate_scores(const Tensors& tensors, const Options& options);
+Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options);
 
 /// A dense mask with broadcast dims as stride 0.
 struct DenseMask {
@@ -58,15 +58,15 @@ struct DenseMask {
 };
 
 /// Of a validated call. A mask with data but no elements counts as present.
-DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes);
+DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes);
 /// Options with max_q_len and max_kv_len of a ragged batch, where they were not given and its
 /// offsets can be read.
-Options with_lengths(const Tensors& tensors, const Options& options);
+AttentionOptions with_lengths(const AttentionTensors& tensors, const AttentionOptions& options);
 /// The number of keys that batch entry has: kv_lens[batch], or kv_len.
-std::int64_t kv_length(const Tensors& tensors, const Sizes& sizes, std::int64_t batch);
+std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch);
 /// p - i of the header's drawing for a batch entry with that many queries and keys.
 std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length);
 /// An element of an i32 or i64 vector.
 std::int64_t integer_at(const TensorView& vector, std::int64_t index) noexcept;
 
-}  // namespace attn
+}  // namespace attn::detail

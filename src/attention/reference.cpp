@@ -19,6 +19,7 @@
 #include "attention/textbook_weights.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -28,8 +29,8 @@ using Values = std::vector<double>;
 /// A call with its inputs in double.
 struct Call {
   const Problem& problem;
-  const Tensors& tensors;
-  const Options& options;
+  const AttentionTensors& tensors;
+  const AttentionOptions& options;
   Tensor q, k, v;
   DenseMask mask;
 };
@@ -128,7 +129,7 @@ Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
 double weigh(const Call& call, const KeyRun& row, Values& scores) {
   const double sink =
       per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
-  return weigh(call.problem.normaliser, sink,
+  return detail::weigh(call.problem.normalizer, sink,
                kv_length(call.tensors, call.problem.sizes, row.batch), scores);
 }
 
@@ -145,7 +146,7 @@ Values weighted_values(const Call& call, const KeyRun& row, const Values& scores
 }
 
 /// The door knows no f64. Here it is as good as f32, which has the same place there.
-Tensors for_the_door(Tensors tensors) {
+AttentionTensors with_f64_as_f32(AttentionTensors tensors) {
   for (DType* dtype : {&tensors.q.dtype, &tensors.k.dtype, &tensors.v.dtype, &tensors.out.dtype}) {
     if (*dtype == DType::f64) *dtype = DType::f32;
   }
@@ -170,11 +171,12 @@ Tensor filled(const Dims& shape, double value) {
 }
 
 /// Sequence by sequence; where one has no more keys, its scores are those of hidden keys.
-void scores_of_sequences(const Problem& problem, const Tensors& tensors, const Options& options,
-                         ScoreStage stage, const MutableTensorView& scores) {
+void scores_of_sequences(const Problem& problem, const AttentionTensors& tensors,
+                         const AttentionOptions& options, ScoreStage stage,
+                         const MutableTensorView& scores) {
   const Tensor hidden = filled(scores.shape, stage == ScoreStage::weights ? 0 : -infinity);
   copy_into(hidden.view(), scores);
-  Tensors without_values = tensors;
+  AttentionTensors without_values = tensors;
   without_values.v = without_values.v_scales = {};
   without_values.out = {};
   for_each_sequence(problem, without_values, options, DType::f64, [&](const SequenceCall& call) {
@@ -186,8 +188,8 @@ void scores_of_sequences(const Problem& problem, const Tensors& tensors, const O
 
 }  // namespace
 
-void attention_reference(const Tensors& tensors, const Options& options) {
-  const Problem problem = validate(for_the_door(tensors), options);
+void attention_reference(const AttentionTensors& tensors, const AttentionOptions& options) {
+  const Problem problem = validate(with_f64_as_f32(tensors), options);
   validate_data(problem, tensors);
   if (!is_dense(tensors)) {
     return for_each_sequence(problem, tensors, options, DType::f64, [](const SequenceCall& call) {
@@ -213,14 +215,14 @@ void attention_reference(const Tensors& tensors, const Options& options) {
   });
 }
 
-void reference_scores(const Tensors& tensors, const Options& options, ScoreStage stage,
-                      const MutableTensorView& scores) {
+void reference_scores(const AttentionTensors& tensors, const AttentionOptions& options,
+                      ScoreStage stage, const MutableTensorView& scores) {
   if (!tensors.q_offsets.absent()) {
     throw Error(ErrorCode::unsupported,
                 "q_offsets are given: scores of sequences of different lengths make no [.., q_len, "
                 "kv_len]");
   }
-  const Problem problem = validate_scores(for_the_door(tensors), with_lengths(tensors, options));
+  const Problem problem = validate_scores(with_f64_as_f32(tensors), with_lengths(tensors, options));
   validate_data(problem, tensors);
   require_scores(problem.sizes, scores);
   if (!is_dense(tensors)) return scores_of_sequences(problem, tensors, options, stage, scores);

@@ -12,12 +12,12 @@
 #include "kernels/kernels.hpp"
 #include "onednn/matmul.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// All that does not change from run to run.
 struct PreparedCall {
   Problem problem;
-  Options options;
+  AttentionOptions options;
   Isa isa = Isa::baseline;
   const kernels::Kernels* kernels = nullptr;
   const kernels::Arithmetic* arithmetic = nullptr;  // one of theirs
@@ -32,15 +32,15 @@ struct PreparedCall {
   std::shared_ptr<const onednn::Matmul> score_matmul;  // null: the micro-kernel makes all scores
 
   /// A row's weights depend on all of its scores, or are made as if they did: not online.
-  bool whole_rows() const noexcept {
-    return problem.normaliser.kind() != Normaliser::Kind::softmax;
+  bool needs_full_rows() const noexcept {
+    return problem.normalizer.kind() != Normalizer::Kind::softmax;
   }
 };
 
 /// The way of a batch entry's heads.
-Way way_of(const PreparedCall& prepared, std::int64_t q_len) noexcept;
+Path path_of(const PreparedCall& prepared, std::int64_t q_len) noexcept;
 
 /// `memory` holds Scratch::size(prepared.scratch) bytes. The tensors have been validated.
-void run(const PreparedCall& prepared, const Tensors& tensors, void* memory);
+void run(const PreparedCall& prepared, const AttentionTensors& tensors, void* memory);
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -3,23 +3,23 @@
 #include <algorithm>
 #include <new>
 
-namespace attn {
+namespace attn::detail {
 
-Schedule::Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
+Schedule::Schedule(std::span<SequenceWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
                    HeadWork* heads, HeadProgress* progress) noexcept
     : num_kv_heads_(num_kv_heads), heads_(heads), progress_(progress) {
-  std::sort(entries.begin(), entries.end(), [](const EntryWork& a, const EntryWork& b) {
-    const bool a_shared = a.way == Way::shared, b_shared = b.way == Way::shared;
+  std::sort(entries.begin(), entries.end(), [](const SequenceWork& a, const SequenceWork& b) {
+    const bool a_shared = a.path == Path::cooperative, b_shared = b.path == Path::cooperative;
     if (a_shared != b_shared) return a_shared;
     return a.cost != b.cost ? a.cost > b.cost : a.batch < b.batch;
   });
   std::int64_t partials = 0;
-  for (const EntryWork& entry : entries) {
+  for (const SequenceWork& entry : entries) {
     if (entry.compute_items == 0) continue;
     for (std::int64_t kv_head = 0; kv_head < num_kv_heads;
          ++kv_head, ++count_, partials += entry.partial_rows) {
       // Shared heads come first: their numbers are consecutive, and slots go round.
-      heads_[count_] = {.way = entry.way,
+      heads_[count_] = {.path = entry.path,
                         .batch = entry.batch,
                         .kv_head = kv_head,
                         .pack_items = entry.pack_items,
@@ -47,7 +47,7 @@ WorkItem Schedule::item(std::int64_t ticket) const noexcept {
       heads_, heads_ + count_, ticket,
       [](std::int64_t wanted, const HeadWork& head) { return wanted < head.first_ticket; });
   const std::int64_t stage = next - heads_ - 1;
-  if (heads_[stage].way == Way::in_place)
+  if (heads_[stage].path == Path::unpacked)
     return in_place_item(stage - heads_[stage].kv_head, ticket);
   const std::int64_t index = ticket - heads_[stage].first_ticket, packed = packed_in_stage(stage);
   if (index < packed) return {WorkItem::Kind::pack, stage + 1, index};
@@ -61,4 +61,4 @@ WorkItem Schedule::in_place_item(std::int64_t first_head, std::int64_t ticket) c
   return {WorkItem::Kind::compute, first_head + index % num_kv_heads_, index / num_kv_heads_};
 }
 
-}  // namespace attn
+}  // namespace attn::detail

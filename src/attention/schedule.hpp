@@ -5,18 +5,18 @@
 #include <cstdint>
 #include <span>
 
-namespace attn {
+namespace attn::detail {
 
 /// How the rows of a KV head are computed.
-enum class Way {
-  whole,     // one thread packs K and V and computes all rows
-  shared,    // blocks of keys are packed, then blocks of rows computed, by whoever comes
-  in_place,  // few rows: K and V where they lie, perhaps in splits
+enum class Path {
+  one_thread,   // one thread packs K and V and computes all rows
+  cooperative,  // blocks of keys are packed, then blocks of rows computed, by whoever comes
+  unpacked,     // few rows: K and V where they lie, perhaps in splits
 };
 
 /// One KV head of one batch entry.
 struct HeadWork {
-  Way way = Way::whole;
+  Path path = Path::one_thread;
   std::int64_t batch = 0;
   std::int64_t kv_head = 0;
   std::int64_t pack_items = 0;
@@ -43,9 +43,9 @@ struct WorkItem {
 };
 
 /// What there is to do for each KV head of one batch entry.
-struct EntryWork {
+struct SequenceWork {
   std::int64_t batch;
-  Way way;
+  Path path;
   std::int64_t pack_items;
   std::int64_t compute_items;
   std::int64_t partial_rows;
@@ -60,12 +60,12 @@ class Schedule {
  public:
   /// In memory for entries.size() * num_kv_heads of each. Sorts the entries: shared ones first,
   /// then the costliest.
-  Schedule(std::span<EntryWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
+  Schedule(std::span<SequenceWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
            HeadWork* heads, HeadProgress* progress) noexcept;
 
   std::int64_t size() const noexcept { return size_; }
   /// No item waits for another one.
-  bool in_any_order() const noexcept { return count_ == 0 || heads_[0].way != Way::shared; }
+  bool in_any_order() const noexcept { return count_ == 0 || heads_[0].path != Path::cooperative; }
   std::int64_t num_heads() const noexcept { return count_; }
   WorkItem item(std::int64_t ticket) const noexcept;
   const HeadWork& head(std::int64_t index) const noexcept { return heads_[index]; }
@@ -82,4 +82,4 @@ class Schedule {
   std::int64_t size_ = 0;
 };
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -18,6 +18,7 @@
 #include "tensor/checks.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
@@ -38,7 +39,7 @@ struct Names {
 /// The dims that count rows.
 Dims dims_of_rows(const TensorView& out) { return {out.shape.begin(), out.rank() - 1}; }
 
-void check(const Names& names, const ConstState& state) {
+void check(const Names& names, const ConstAttentionState& state) {
   const TensorView& out = state.out;
   if (out.rank() == 0)
     reject(fmt::format("{} has shape [] of rank 0; it needs rank 1 or more: [..., v_head_dim]",
@@ -144,7 +145,8 @@ float merge_rows(const Row& row_a, float lse_a, const Row& row_b, float lse_b, s
   return shares.lse;
 }
 
-void merge_checked(const ConstState& a, const ConstState& b, const State& into) {
+void merge_checked(const ConstAttentionState& a, const ConstAttentionState& b,
+                   const AttentionState& into) {
   const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
   const std::int64_t count = into.out.shape[into.out.rank() - 1];
   for_each_row(into.lse.shape, [&](const Dims& row) {
@@ -153,7 +155,7 @@ void merge_checked(const ConstState& a, const ConstState& b, const State& into) 
   });
 }
 
-void check_part(const Names& names, const ConstState& part, const State& into) {
+void check_part(const Names& names, const ConstAttentionState& part, const AttentionState& into) {
   check(names, part);
   require_dims(names.out, part.out, into.out.shape, "the dims of into.out");
 }
@@ -162,7 +164,7 @@ constexpr Names names_of_into{"into.out", "into.lse"};
 
 }  // namespace
 
-void clear(const State& state) {
+void clear(const AttentionState& state) {
   check({"state.out", "state.lse"}, state);
   const std::int64_t count = state.out.shape[state.out.rank() - 1];
   for_each_row(state.lse.shape, [&](const Dims& row) {
@@ -171,13 +173,13 @@ void clear(const State& state) {
   });
 }
 
-void merge(const State& into, const ConstState& part) {
+void merge(const AttentionState& into, const ConstAttentionState& part) {
   check(names_of_into, into);
   check_part({"part.out", "part.lse"}, part, into);
   merge_checked(into, part, into);
 }
 
-void merge(const ConstState& a, const ConstState& b, const State& into) {
+void merge(const ConstAttentionState& a, const ConstAttentionState& b, const AttentionState& into) {
   check(names_of_into, into);
   check_part({"a.out", "a.lse"}, a, into);
   check_part({"b.out", "b.lse"}, b, into);

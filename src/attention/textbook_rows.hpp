@@ -9,18 +9,19 @@
 #include "attention/problem.hpp"
 #include "threads/parallel.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 inline std::int64_t num_rows(const Sizes& sizes) {
   return sizes.batch * sizes.num_q_heads * sizes.q_len;
 }
 
-inline int num_threads(const Options& options) {
+inline int num_threads(const AttentionOptions& options) {
   return options.num_threads.value_or(default_num_threads());
 }
 
 /// Row `index` of [batch, num_q_heads, q_len], with every key as its run.
-inline KeyRun all_keys_of_row(const Problem& problem, const Tensors& tensors, std::int64_t index) {
+inline KeyRun all_keys_of_row(const Problem& problem, const AttentionTensors& tensors,
+                              std::int64_t index) {
   const Sizes& sizes = problem.sizes;
   KeyRun row{};
   row.q_index = index % sizes.q_len;
@@ -57,4 +58,4 @@ inline void write_lse(const MutableTensorView& lse, const KeyRun& row, double va
   static_cast<float*>(lse.data)[at] = static_cast<float>(value);
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -6,7 +6,7 @@
 #include <limits>
 #include <numeric>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -117,18 +117,18 @@ void entmax(double alpha, double sink, Values& scores) {
 
 }  // namespace
 
-double weigh(const Normaliser& normaliser, double sink, std::int64_t kv_len,
+double weigh(const Normalizer& normalizer, double sink, std::int64_t kv_len,
              std::vector<double>& scores) {
-  switch (normaliser.kind()) {
-    case Normaliser::Kind::softmax: return softmax(sink, scores);
-    case Normaliser::Kind::sigmoid: {
-      const auto bias = normaliser.bias();
+  switch (normalizer.kind()) {
+    case Normalizer::Kind::softmax: return softmax(sink, scores);
+    case Normalizer::Kind::sigmoid: {
+      const auto bias = normalizer.bias();
       sigmoid(bias ? static_cast<double>(*bias) : -std::log(static_cast<double>(kv_len)), scores);
       return nan;
     }
-    case Normaliser::Kind::entmax: entmax(normaliser.alpha(), sink, scores); return nan;
+    case Normalizer::Kind::entmax: entmax(normalizer.alpha(), sink, scores); return nan;
   }
   return nan;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

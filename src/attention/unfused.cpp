@@ -5,7 +5,7 @@
 //
 // S is a whole [batch, num_q_heads, q_len, kv_len] matrix in memory: written, changed by the loops,
 // changed by softmax, and read. The query heads of a KV head are folded into the rows of one
-// product, so K and V are not repeated. A normaliser other than softmax is one more loop over S.
+// product, so K and V are not repeated. A normalizer other than softmax is one more loop over S.
 #include <attn/reference.hpp>
 
 #include <algorithm>
@@ -19,8 +19,8 @@
 
 #include "attention/dense_call.hpp"
 #include "attention/extremes.hpp"
+#include "attention/probabilities.hpp"
 #include "attention/problem.hpp"
-#include "attention/row_weights.hpp"
 #include "attention/textbook_rows.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/select.hpp"
@@ -29,6 +29,7 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -49,7 +50,7 @@ struct Memory {
   float* scores;
 };
 
-Memory carve(Arena& arena, const Tensors& tensors, const Sizes& sizes) {
+Memory carve(Arena& arena, const AttentionTensors& tensors, const Sizes& sizes) {
   const auto copy_of = [&arena](const TensorView& tensor) {
     return arena.take<float>(dense_floats(tensor) ? 0 : tensor.size());
   };
@@ -65,8 +66,8 @@ Memory carve(Arena& arena, const Tensors& tensors, const Sizes& sizes) {
 /// A call with its inputs as dense floats.
 struct Call {
   const Problem& problem;
-  const Tensors& tensors;
-  const Options& options;
+  const AttentionTensors& tensors;
+  const AttentionOptions& options;
   const kernels::Kernels& kernels;
   int num_threads;
   const float *q, *k, *v;
@@ -102,9 +103,10 @@ const float* as_dense_floats(const TensorView& tensor, float* copy, int num_thre
 }
 
 /// The mask as something to add: true becomes 0, false -inf.
-DenseMask additive_mask(const Tensors& tensors, const Sizes& sizes, float* copy, int num_threads) {
+DenseMask additive_mask(const AttentionTensors& tensors, const Sizes& sizes, float* copy,
+                        int num_threads) {
   if (tensors.mask.absent()) return dense_mask(tensors, sizes);
-  Tensors converted = tensors;
+  AttentionTensors converted = tensors;
   converted.mask = TensorView(as_dense_floats(tensors.mask, copy, num_threads), tensors.mask.shape);
   if (tensors.mask.dtype == DType::boolean) {
     parallel_ranges(num_threads, tensors.mask.size(), 1, [&](std::int64_t begin, std::int64_t end) {
@@ -266,8 +268,8 @@ void softmax(const Call& call, std::optional<SeparatedValues>& separated) {
   onednn::softmax_rows({call.scores, num_rows(sizes), sizes.kv_len}, call.scores, call.num_threads);
 }
 
-/// Any other normaliser, row by row.
-void normalise(const Call& call, std::optional<SeparatedValues>& separated) {
+/// Any other normalizer, row by row.
+void normalize(const Call& call, std::optional<SeparatedValues>& separated) {
   const Sizes& sizes = call.problem.sizes;
   parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len,
                   [&](std::int64_t begin, std::int64_t end) {
@@ -277,7 +279,7 @@ void normalise(const Call& call, std::optional<SeparatedValues>& separated) {
                       float* const scores = call.scores_of(index);
                       const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
                       std::copy_n(scores, sizes.kv_len, weights.data());
-                      weigh_row(call.kernels, call.problem.normaliser,
+                      weigh_row(call.kernels, call.problem.normalizer,
                                 {.scores = weights.data(),
                                  .count = sizes.kv_len,
                                  .kv_len = kv_length(call.tensors, sizes, row.batch),
@@ -290,7 +292,7 @@ void normalise(const Call& call, std::optional<SeparatedValues>& separated) {
 }
 
 bool by_softmax(const Call& call) {
-  return call.problem.normaliser.kind() == Normaliser::Kind::softmax;
+  return call.problem.normalizer.kind() == Normalizer::Kind::softmax;
 }
 
 /// What a plain softmax does not know: rows that see nothing, rows that are undefined, and sinks.
@@ -358,14 +360,14 @@ void attend(const Call& call) {
   if (call.problem.softcap) take_tanh(call, scores);
   const bool hides = transform_scores(call);
   auto separated = hides ? separate_values(call) : std::nullopt;
-  by_softmax(call) ? softmax(call, separated) : normalise(call, separated);
+  by_softmax(call) ? softmax(call, separated) : normalize(call, separated);
   p_times_v.execute(call.scores, separated ? separated->finite.data() : call.v, call.out);
   finish_rows(call, separated);
 }
 
 }  // namespace
 
-void attention_unfused(const Tensors& tensors, const Options& options) {
+void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& options) {
   const Problem problem = validate(tensors, options);
   validate_data(problem, tensors);
   if (!is_dense(tensors)) {
@@ -406,7 +408,7 @@ void attention_unfused(const Tensors& tensors, const Options& options) {
   }
 }
 
-std::size_t unfused_scratch_size(const Tensors& tensors) {
+std::size_t unfused_scratch_size(const AttentionTensors& tensors) {
   const Problem problem = validate(tensors, {});
   if (is_dense(tensors)) {
     Arena arena(nullptr);
@@ -415,7 +417,8 @@ std::size_t unfused_scratch_size(const Tensors& tensors) {
   }
   std::size_t most = 0;
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
-    const Tensors sequence = sequence_call(problem, tensors, {}, batch, DType::f32).tensors;
+    const AttentionTensors sequence =
+        sequence_call(problem, tensors, {}, batch, DType::f32).tensors;
     const auto gathered =
         static_cast<std::size_t>(sequence.k.size() + sequence.v.size()) * sizeof(float);
     most = std::max(most, gathered + unfused_scratch_size(sequence));

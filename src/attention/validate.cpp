@@ -10,7 +10,7 @@
 #include "attention/problem.hpp"
 #include "tensor/checks.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 bool given(const TensorView& tensor) { return !tensor.absent(); }
@@ -24,7 +24,7 @@ void refuse_together(const char* a, const TensorView& first, const char* b,
   if (given(first) && given(second)) reject(fmt::format("{} and {} are both given: {}", a, b, why));
 }
 
-void check_places(const Tensors& t) {
+void check_places(const AttentionTensors& t) {
   refuse_together("page_table", t.page_table, "kv_offsets", t.kv_offsets,
                   "keys lie either in pages or one sequence after another");
   refuse_together("page_table", t.page_table, "kv_starts", t.kv_starts,
@@ -61,7 +61,7 @@ std::int64_t longest(const char* name, const std::optional<std::int64_t>& bound,
   return std::min(bound.value_or(tokens), tokens);
 }
 
-void take_q(const Tensors& tensors, const Options& options, Sizes& sizes) {
+void take_q(const AttentionTensors& tensors, const AttentionOptions& options, Sizes& sizes) {
   const TensorView& q = tensors.q;
   if (given(tensors.q_offsets)) {
     require_rank("q", q, 3, "[tokens, num_q_heads, head_dim] with q_offsets");
@@ -80,7 +80,7 @@ void take_q(const Tensors& tensors, const Options& options, Sizes& sizes) {
 }
 
 /// Heads and lengths of k, however its keys lie.
-void take_k(const Tensors& tensors, const Options& options, Sizes& sizes) {
+void take_k(const AttentionTensors& tensors, const AttentionOptions& options, Sizes& sizes) {
   const TensorView& k = tensors.k;
   if (given(tensors.kv_offsets)) {
     require_rank("k", k, 3, "[tokens, num_kv_heads, head_dim] with kv_offsets");
@@ -134,7 +134,7 @@ void check_kv_type(const char* name, const TensorView& tensor, const char* scale
   require_type(scales_name, scales, DType::f32);
 }
 
-Sizes sizes_of_q_and_k(const Tensors& tensors, const Options& options) {
+Sizes sizes_of_q_and_k(const AttentionTensors& tensors, const AttentionOptions& options) {
   check_places(tensors);
   Sizes sizes;
   take_q(tensors, options, sizes);
@@ -146,7 +146,7 @@ Sizes sizes_of_q_and_k(const Tensors& tensors, const Options& options) {
 }
 
 /// v lies as k does.
-void take_v(const Tensors& tensors, Sizes& sizes) {
+void take_v(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView &k = tensors.k, &v = tensors.v;
   const bool ragged = given(tensors.kv_offsets), paged = given(tensors.page_table);
   require_rank("v", v, k.rank(),
@@ -167,7 +167,7 @@ void take_v(const Tensors& tensors, Sizes& sizes) {
   require_type("v", v, k.dtype);
 }
 
-void check_out(const Tensors& tensors, const Sizes& sizes) {
+void check_out(const AttentionTensors& tensors, const Sizes& sizes) {
   const TensorView& out = tensors.out;
   const bool ragged = given(tensors.q_offsets);
   require_rank("out", out, tensors.q.rank(),
@@ -215,7 +215,7 @@ void check_vector(const char* name, const TensorView& tensor, std::int64_t exten
   require_extent(name, tensor, 0, extent, meaning);
 }
 
-void check_side_tensors(const Tensors& tensors, const Sizes& sizes) {
+void check_side_tensors(const AttentionTensors& tensors, const Sizes& sizes) {
   check_mask(tensors.mask, sizes);
   for (const auto& [name, tensor] :
        {std::pair{"alibi_slopes", &tensors.alibi_slopes}, std::pair{"sinks", &tensors.sinks}}) {
@@ -239,29 +239,29 @@ void check_side_tensors(const Tensors& tensors, const Sizes& sizes) {
   require_type("lse", tensors.lse, DType::f32);
 }
 
-/// A normaliser's own numbers, and what goes with it.
-void check_normaliser(const Tensors& tensors, const Normaliser& normaliser) {
-  if (normaliser.kind() == Normaliser::Kind::softmax) return;
-  const float alpha = normaliser.alpha();
+/// A normalizer's own numbers, and what goes with it.
+void check_normalizer(const AttentionTensors& tensors, const Normalizer& normalizer) {
+  if (normalizer.kind() == Normalizer::Kind::softmax) return;
+  const float alpha = normalizer.alpha();
   if (!(std::isfinite(alpha) && alpha >= 1))
-    reject(fmt::format("normaliser: alpha is {}; it needs a finite value of at least 1", alpha));
-  const float bias = normaliser.bias().value_or(0);
+    reject(fmt::format("normalizer: alpha is {}; it needs a finite value of at least 1", alpha));
+  const float bias = normalizer.bias().value_or(0);
   if (!std::isfinite(bias))
     reject(fmt::format(
-        "normaliser: bias is {}; it needs a finite value (leave it empty for -log(kv_len))", bias));
-  const std::string name = normaliser.to_string();
+        "normalizer: bias is {}; it needs a finite value (leave it empty for -log(kv_len))", bias));
+  const std::string name = normalizer.to_string();
   if (given(tensors.lse))
     reject(fmt::format("lse is given with {}: only softmax has a log of the sum of exp", name));
-  if (given(tensors.sinks) && normaliser.kind() == Normaliser::Kind::sigmoid) {
+  if (given(tensors.sinks) && normalizer.kind() == Normalizer::Kind::sigmoid) {
     reject(
         fmt::format("sinks is given with {}: it has no denominator that a sink could join", name));
   }
 }
 
-Problem with_options(const Sizes& sizes, const Options& options) {
+Problem with_options(const Sizes& sizes, const AttentionOptions& options) {
   Problem problem;
   problem.sizes = sizes;
-  problem.normaliser = options.normaliser;
+  problem.normalizer = options.normalizer;
   problem.softmax_scale = options.softmax_scale.value_or(
       static_cast<float>(1.0 / std::sqrt(static_cast<double>(sizes.head_dim))));
   if (!std::isfinite(problem.softmax_scale))
@@ -293,7 +293,7 @@ Problem with_options(const Sizes& sizes, const Options& options) {
   return problem;
 }
 
-void check_lengths(const Problem& problem, const Tensors& tensors) {
+void check_lengths(const Problem& problem, const AttentionTensors& tensors) {
   if (tensors.kv_lens.absent()) return;
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
     const std::int64_t length = kv_length(tensors, problem.sizes, batch);
@@ -327,7 +327,7 @@ void check_offsets(const char* name, const TensorView& offsets, std::int64_t tok
   }
 }
 
-void check_starts(const Problem& problem, const Tensors& tensors) {
+void check_starts(const Problem& problem, const AttentionTensors& tensors) {
   if (tensors.kv_starts.absent()) return;
   const std::int64_t capacity = problem.sizes.kv_len;
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
@@ -341,7 +341,7 @@ void check_starts(const Problem& problem, const Tensors& tensors) {
 }
 
 /// Pages that hold keys.
-void check_pages(const Problem& problem, const Tensors& tensors) {
+void check_pages(const Problem& problem, const AttentionTensors& tensors) {
   if (tensors.page_table.absent()) return;
   const std::int64_t num_pages = tensors.k.shape[0], page_size = tensors.k.shape[2];
   const Dims& strides = tensors.page_table.strides;
@@ -361,23 +361,23 @@ void check_pages(const Problem& problem, const Tensors& tensors) {
 
 }  // namespace
 
-Problem validate(const Tensors& tensors, const Options& options) {
+Problem validate(const AttentionTensors& tensors, const AttentionOptions& options) {
   Sizes sizes = sizes_of_q_and_k(tensors, options);
   take_v(tensors, sizes);
   check_out(tensors, sizes);
   check_side_tensors(tensors, sizes);
-  check_normaliser(tensors, options.normaliser);
+  check_normalizer(tensors, options.normalizer);
   return with_options(sizes, options);
 }
 
-Problem validate_scores(const Tensors& tensors, const Options& options) {
+Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options) {
   const Sizes sizes = sizes_of_q_and_k(tensors, options);
   check_side_tensors(tensors, sizes);
-  check_normaliser(tensors, options.normaliser);
+  check_normalizer(tensors, options.normalizer);
   return with_options(sizes, options);
 }
 
-void validate_data(const Problem& problem, const Tensors& tensors) {
+void validate_data(const Problem& problem, const AttentionTensors& tensors) {
   const auto require_if_given = [](const char* name, const auto& tensor) {
     if (!tensor.absent()) require_data(name, tensor);
   };
@@ -403,8 +403,8 @@ void validate_data(const Problem& problem, const Tensors& tensors) {
   check_pages(problem, tensors);
 }
 
-Options with_lengths(const Tensors& tensors, const Options& options) {
-  Options filled = options;
+AttentionOptions with_lengths(const AttentionTensors& tensors, const AttentionOptions& options) {
+  AttentionOptions filled = options;
   const auto fill = [](const TensorView& offsets, std::optional<std::int64_t>& most) {
     const bool readable = offsets.rank() == 1 && offsets.data != nullptr &&
                           (offsets.dtype == DType::i32 || offsets.dtype == DType::i64);
@@ -421,7 +421,7 @@ Options with_lengths(const Tensors& tensors, const Options& options) {
   return filled;
 }
 
-DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes) {
+DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes) {
   DenseMask mask;
   mask.kv_len = sizes.kv_len;
   if (tensors.mask.absent()) return mask;
@@ -438,7 +438,7 @@ DenseMask dense_mask(const Tensors& tensors, const Sizes& sizes) {
   return mask;
 }
 
-std::int64_t kv_length(const Tensors& tensors, const Sizes& sizes, std::int64_t batch) {
+std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch) {
   return tensors.kv_lens.absent() ? sizes.kv_len : integer_at(tensors.kv_lens, batch);
 }
 
@@ -452,4 +452,4 @@ std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int6
   return problem.causal && problem.causal->offset ? *problem.causal->offset : kv_length - q_len;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -3,19 +3,19 @@
 #include <algorithm>
 #include <new>
 
-#include "attention/row_tiles.hpp"
+#include "attention/query_tiles.hpp"
 #include "kernels/kernels.hpp"
 #include "tensor/memory.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 PackedHead carve_head(Arena& arena, const ScratchShape& shape) {
   const Blocking& blocking = shape.blocking;
   return {
-      .keys = arena.take<float>(blocking.kv_blocks * blocking.key_words * blocking.kv_block),
+      .keys = arena.take<float>(blocking.kv_blocks * blocking.key_depth * blocking.kv_block),
       .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels *
-                                  blocking.value_panel_width * blocking.value_words()),
+                                  blocking.value_panel_width * blocking.value_depth()),
       .values_in_place = arena.take<const float*>(blocking.kv_blocks),
       .finite = arena.take<std::uint8_t>(blocking.kv_blocks),
   };
@@ -40,19 +40,20 @@ ThreadScratch carve_thread(Arena& arena, const ScratchShape& shape) {
   const Blocking& blocks = shape.blocking;
   return {
       .queries = arena.take<float>(
-          greater([](const Blocking& blocking) { return blocking.q_block * blocking.key_words; })),
+          greater([](const Blocking& blocking) { return blocking.q_block * blocking.key_depth; })),
       .states = carve_states(arena, q_block, value_width),
       .saved = carve_states(arena, kernels::tile_rows, value_width),
-      .scores = arena.take<float>(kernels::tile_rows *
-                                  (shape.whole_rows ? row_stride(blocks) : greater(score_stride))),
+      .scores =
+          arena.take<float>(kernels::tile_rows *
+                            (shape.needs_full_rows ? row_stride(blocks) : greater(score_stride))),
       .maxima = arena.take<float>(kernels::tile_rows * kernels::max_vector_width),
       .visible = arena.take<std::uint8_t>(kernels::tile_rows * kv_block *
-                                          (shape.whole_rows ? blocks.kv_blocks : 1)),
+                                          (shape.needs_full_rows ? blocks.kv_blocks : 1)),
       .mask_rows = arena.take<float>(kernels::tile_rows * kv_block),
       .staging = arena.take<float>(shape.panel_width * std::max(shape.sizes.head_dim, value_width)),
       .score_tile = shape.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
-      .row_scratch = arena.take<float>(shape.whole_rows ? 2 * row_stride(blocks) : 0),
-      .tiles = arena.take<Tile>(shape.whole_rows ? blocks.kv_blocks : 0),
+      .row_scratch = arena.take<float>(shape.needs_full_rows ? 2 * row_stride(blocks) : 0),
+      .tiles = arena.take<QueryTile>(shape.needs_full_rows ? blocks.kv_blocks : 0),
   };
 }
 
@@ -83,7 +84,7 @@ std::int64_t row_stride(const Blocking& blocking) noexcept {
 Scratch::Shared Scratch::carve_shared(Arena& arena, const ScratchShape& shape) {
   const std::int64_t heads = shape.sizes.batch * shape.sizes.num_kv_heads;
   return {.next_ticket = arena.take<std::atomic<std::int64_t>>(1),
-          .entries = arena.take<EntryWork>(shape.sizes.batch),
+          .entries = arena.take<SequenceWork>(shape.sizes.batch),
           .heads = arena.take<HeadWork>(heads),
           .progress = arena.take<HeadProgress>(heads),
           .partials = carve_states(arena, shape.partial_rows, shape.short_blocking.value_width)};
@@ -119,12 +120,16 @@ ThreadScratch Scratch::thread(int thread) const noexcept {
   return carve_thread(arena, shape_);
 }
 
+}  // namespace attn::detail
+
+namespace attn {
+
 Workspace::Workspace(std::size_t size_in_bytes)
-    : owned_(allocate(size_in_bytes)), data_(owned_.get()), size_(size_in_bytes) {}
+    : owned_(detail::allocate(size_in_bytes)), data_(owned_.get()), size_(size_in_bytes) {}
 
 Workspace::Workspace(void* memory, std::size_t size_in_bytes) noexcept
     : data_(memory), size_(size_in_bytes) {}
 
-void Workspace::Free::operator()(void* memory) const noexcept { release(memory); }
+void Workspace::Free::operator()(void* memory) const noexcept { detail::release(memory); }
 
 }  // namespace attn

@@ -10,7 +10,7 @@
 #include "attention/schedule.hpp"
 #include "tensor/memory.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// Hands out consecutive, 64-byte aligned pieces of memory; from a null base it only counts.
 class Arena {
@@ -33,8 +33,8 @@ class Arena {
 };
 
 /// Packed K and V of one KV head, in words. K: per block of keys, panels of keys, each
-/// [key_words][panel_width] (for oneDNN one matrix [head_dim][kv_block]). V: per block, panels of
-/// dims, each [value_words][value_panel_width].
+/// [key_depth][panel_width] (for oneDNN one matrix [head_dim][kv_block]). V: per block, panels of
+/// dims, each [value_depth][value_panel_width].
 struct PackedHead {
   float* keys;
   float* values;
@@ -51,10 +51,10 @@ struct RowStates {
   float* row_sum;
 };
 
-struct Tile;
+struct QueryTile;
 
 struct ThreadScratch {
-  float* queries;         // [q_block, key_words]
+  float* queries;         // [q_block, key_depth]
   RowStates states;       // of q_block rows
   RowStates saved;        // of tile_rows rows
   float* scores;          // [tile_rows, score_stride], or [tile_rows, row_stride] with whole rows
@@ -65,7 +65,7 @@ struct ThreadScratch {
   float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
   // With whole rows:
   float* row_scratch;  // [2, row_stride]
-  Tile* tiles;         // of each block of keys
+  QueryTile* tiles;    // of each block of keys
 };
 
 /// What decides the size of the scratch.
@@ -80,7 +80,7 @@ struct ScratchShape {
   std::int64_t partial_rows = 0;  // of split heads
   int num_threads = 1;
   bool score_tiles = false;
-  bool whole_rows = false;  // the scores of all keys of a tile's rows exist at the same time
+  bool needs_full_rows = false;  // the scores of all keys of a tile's rows exist at the same time
 };
 
 std::int64_t score_stride(const Blocking& blocking) noexcept;
@@ -97,7 +97,7 @@ class Scratch {
   Scratch(const ScratchShape& shape, void* memory) noexcept;
 
   std::atomic<std::int64_t>& next_ticket() const noexcept { return *shared_.next_ticket; }
-  std::span<EntryWork> entries() const noexcept {
+  std::span<SequenceWork> entries() const noexcept {
     return {shared_.entries, static_cast<std::size_t>(shape_.sizes.batch)};
   }
   HeadWork* heads() const noexcept { return shared_.heads; }
@@ -111,7 +111,7 @@ class Scratch {
   /// What all threads share.
   struct Shared {
     std::atomic<std::int64_t>* next_ticket;
-    EntryWork* entries;
+    SequenceWork* entries;
     HeadWork* heads;
     HeadProgress* progress;
     RowStates partials;
@@ -124,4 +124,4 @@ class Scratch {
   std::byte* threads_begin_;
 };
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -11,7 +11,7 @@
 #include "kernels/select.hpp"
 #include "tensor/checks.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 const CacheShape& checked_shape(const CacheShape& shape) {
@@ -169,7 +169,7 @@ void CacheMemory::copy_slab(std::int64_t from, std::int64_t to) noexcept {
   values_.copy_slab(from, to);
 }
 
-Tensors CacheMemory::bind(Tensors tensors) const noexcept {
+AttentionTensors CacheMemory::bind(AttentionTensors tensors) const noexcept {
   tensors.k = keys_.rows();
   tensors.v = values_.rows();
   tensors.k_scales = keys_.scales();
@@ -178,4 +178,4 @@ Tensors CacheMemory::bind(Tensors tensors) const noexcept {
   return tensors;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

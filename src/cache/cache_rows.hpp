@@ -12,7 +12,7 @@
 #include "kernels/kernels.hpp"
 #include "kernels/rows.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// A slab is what one index of the outermost dim stands for: the stretch of a sequence, or a page.
 struct CacheShape {
@@ -83,7 +83,7 @@ class CacheMemory {
   }
   /// The call with k, v and their scales, and nothing else that says where keys lie: a call may
   /// have been bound before.
-  Tensors bind(Tensors tensors) const noexcept;
+  AttentionTensors bind(AttentionTensors tensors) const noexcept;
 
  private:
   void store_row(const Row& from, std::int64_t head, const KeyPlace& place, CacheRows& to) noexcept;
@@ -94,4 +94,4 @@ class CacheMemory {
   std::vector<float> staging_;  // a row on its way
 };
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -13,6 +13,7 @@
 #include "tensor/checks.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 CacheShape shape_of(const KvCache::Settings& settings) {
@@ -147,7 +148,7 @@ void KvCache::clear() noexcept {
     memory_->hold(sequence, 0, 0);
 }
 
-Tensors KvCache::bind(Tensors tensors) const {
+AttentionTensors KvCache::bind(AttentionTensors tensors) const {
   tensors = memory_->rows.bind(std::move(tensors));
   tensors.kv_lens = {memory_->lengths.data(), {memory_->settings.batch}};
   if (memory_->settings.rolling)

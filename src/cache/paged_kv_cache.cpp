@@ -13,6 +13,7 @@
 #include "tensor/checks.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 CacheShape shape_of(const PagedKvCache::Settings& settings) {
@@ -218,7 +219,7 @@ void PagedKvCache::truncate(Sequence sequence, std::int64_t length) {
   memory_->shrink(kept, length);
 }
 
-Tensors PagedKvCache::bind(Tensors tensors, std::span<const Sequence> sequences) {
+AttentionTensors PagedKvCache::bind(AttentionTensors tensors, std::span<const Sequence> sequences) {
   std::size_t max_pages = 1;
   for (const Sequence sequence : sequences)
     max_pages = std::max(max_pages, memory_->checked(sequence).pages.size());

@@ -11,6 +11,7 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 /// A kernel, as a member of the table of any instruction set.
@@ -36,7 +37,7 @@ void activate(const TensorView& x, const MutableTensorView& y, const Execution& 
   require_float("x", x);
   require_data("x", x);
   require_output_like("y", y, "x", x);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Dims order = order_in_memory(y.strides);
   const InAndOut elements{Elements(x.permuted(order)), Elements(y.permuted(order))};
   const std::int64_t size = x.size();
@@ -70,7 +71,7 @@ void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorVie
   require_data("gate", gate);
   require_input_like("up", up, "gate", gate);
   require_output_like("y", y, "gate", gate);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Dims order = order_in_memory(y.strides);
   const InAndOut elements{Elements(gate.permuted(order)), Elements(y.permuted(order))};
   const Elements factors(up.permuted(order));

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace attn {
+namespace attn::detail {
 
 Row Elements::even_row(std::int64_t first, std::int64_t& count) const noexcept {
   std::int64_t stride = 0;
@@ -35,4 +35,4 @@ void Elements::write(const float* values, std::int64_t first, std::int64_t count
   }
 }
 
-}  // namespace attn
+}  // namespace attn::detail

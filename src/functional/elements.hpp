@@ -11,7 +11,7 @@
 #include "kernels/rows.hpp"
 #include "softmax/slices.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// Elements are numbered in row-major order.
 class Elements {
@@ -36,7 +36,7 @@ class Elements {
 
   std::byte* data_;
   DType dtype_;
-  Positions positions_;
+  ElementOffsets positions_;
 };
 
 /// Memory of one thread, for elements that are not floats side by side.
@@ -65,4 +65,4 @@ struct InAndOut {
   }
 };
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -15,6 +15,7 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 /// The dims from `dim` on.
@@ -113,7 +114,7 @@ std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<V
 /// Rows that lie in several pieces, through memory that is taken for the call.
 template <class F>
 void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int dim,
-                            const Resources& resources, const F& f) {
+                            const ResolvedExecution& resources, const F& f) {
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const std::int64_t rows = Dims(x.shape.begin(), dim).product();
   const InAndOut elements{Elements(x), Elements(y)};
@@ -147,13 +148,13 @@ class DenseRows {
  private:
   std::byte* data_;
   DType dtype_;
-  Positions positions_;
+  ElementOffsets positions_;
 };
 
 /// Nothing is allocated.
 template <class F>
 void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim,
-                        const Resources& resources, const F& f) {
+                        const ResolvedExecution& resources, const F& f) {
   const std::int64_t extent = x.shape[dim], rows = Dims(x.shape.begin(), dim).product();
   const std::int64_t share = (rows + resources.num_threads - 1) / resources.num_threads;
   const std::int64_t at_once =
@@ -174,10 +175,10 @@ void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim
 /// Calls f(row, src, dst) with dense floats.
 template <class F>
 void for_each_row(const TensorView& x, const MutableTensorView& y, int dim,
-                  const Resources& resources, const F& f) {
+                  const ResolvedExecution& resources, const F& f) {
   constexpr std::int64_t lighter = 4;  // than an exponential is what is done with an element
-  const Resources worthwhile{resources.kernels,
-                             threads_for(x.size() / lighter, resources.num_threads)};
+  const ResolvedExecution worthwhile{resources.kernels,
+                                     threads_for(x.size() / lighter, resources.num_threads)};
   const auto x_rows = with_row_as_one_dim(x, dim);
   const auto y_rows = with_row_as_one_dim(y, dim);
   if (!x_rows || !y_rows) return for_each_scattered_row(x, y, dim, worthwhile, f);
@@ -194,14 +195,14 @@ void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorV
               const NormOptions& options, const Execution& execution) {
   const int dim = checked_row_dim(x, y, options);
   RowOfFactors scales("scale", scale, x, dim);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const kernels::Kernels& kernels = resources.kernels;
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const float* const scale_row = scales.floats(kernels);
   for_each_row(x, y, dim, resources, [&](std::int64_t, const float* src, float* dst) {
     const double mean_square = kernels.row_squares(src, extent, 0) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(mean_square + options.epsilon);
-    kernels.normalise({.src = src,
+    kernels.normalize({.src = src,
                        .count = extent,
                        .center = 0,
                        .factor = factor,
@@ -219,7 +220,7 @@ void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& 
   const Statistic means("statistics.mean", statistics.mean, x, dim);
   const Statistic inverse_deviations("statistics.inverse_deviation", statistics.inverse_deviation,
                                      x, dim);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const kernels::Kernels& kernels = resources.kernels;
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const float* const scale_row = scales.floats(kernels);
@@ -230,7 +231,7 @@ void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& 
     // cancel where the mean is large.
     const double variance = kernels.row_squares(src, extent, mean) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(variance + options.epsilon);
-    kernels.normalise({.src = src,
+    kernels.normalize({.src = src,
                        .count = extent,
                        .center = mean,
                        .factor = factor,

@@ -10,7 +10,7 @@
 #include "tensor/checks.hpp"
 #include "threads/parallel.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 std::int64_t pairs_of(const Rope& rope) noexcept { return rope.cos.shape[rope.cos.rank() - 1]; }
@@ -122,7 +122,7 @@ void check_arguments(const TensorView& x, const Rope& tables, const TensorView& 
 /// The rows of some positions of one batch entry, turned: all that a thread takes at a time.
 class Turning {
  public:
-  Turning(const TensorView& x, const MutableTensorView& y, const Resources& resources)
+  Turning(const TensorView& x, const MutableTensorView& y, const ResolvedExecution& resources)
       : x_(x), y_(y), kernels_(resources.kernels) {
     if (x.shape[3] > most_on_stack)
       staging_ = Tensor(DType::f32, {resources.num_threads, x.shape[3]});
@@ -186,17 +186,22 @@ void rotate(const Rope& rope, std::int64_t position, const kernels::Kernels& ker
     const float* const sines =
         as_floats({sin.at(n), sin.dtype, sin.stride}, count, kernels, sin_staging.data());
     if (rope.interleaved) {
-      kernels.turn_neighbours(row + 2 * n, cosines, sines, count);
+      kernels.rope_interleaved(row + 2 * n, cosines, sines, count);
     } else {
-      kernels.turn_halves(row + n, row + pairs + n, cosines, sines, count);
+      kernels.rope_half(row + n, row + pairs + n, cosines, sines, count);
     }
   }
 }
 
+}  // namespace attn::detail
+
+namespace attn {
+using namespace detail;
+
 void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids,
           const MutableTensorView& y, const Execution& execution) {
   check_arguments(x, tables, position_ids, y);
-  Resources resources = resources_of(execution);
+  ResolvedExecution resources = resolve(execution);
   if (x.size() == 0) return;
   constexpr std::int64_t lighter = 4;  // than an exponential is the turning of an element
   resources.num_threads = threads_for(x.size() / lighter, resources.num_threads);

@@ -7,7 +7,7 @@
 
 #include "kernels/kernels.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// Throws Error(invalid_argument) unless the tables, `name`.cos and `name`.sin, have a row for each
 /// position and turn rows of head_dim elements at the positions 0..positions - 1.
@@ -17,4 +17,4 @@ void check_rope(const char* name, const Rope& rope, std::int64_t head_dim, std::
 void rotate(const Rope& rope, std::int64_t position, const kernels::Kernels& kernels,
             float* row) noexcept;
 
-}  // namespace attn
+}  // namespace attn::detail

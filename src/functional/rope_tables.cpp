@@ -7,6 +7,7 @@
 #include "tensor/checks.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 void require_factor(const char* name, double value, double least) {

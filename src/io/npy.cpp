@@ -250,7 +250,7 @@ Tensor read_npy(const InputFile& file) {
   const Header header = HeaderParser(file, header_text.text).parse();
   const DType dtype = parse_descr(file, *header.descr);
   const Dims& shape = *header.shape;
-  const std::optional<std::int64_t> needed = dense_size_in_bytes(shape, dtype);
+  const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(shape, dtype);
   if (!needed) file.fail(fmt::format("its shape {} is too large", shape.to_string()));
   const std::uint64_t held = file.size() - header_text.end;
   if (static_cast<std::uint64_t>(*needed) != held) {

@@ -204,7 +204,7 @@ void check_offsets(const InputFile& file, std::vector<Entry>& entries, std::uint
 void check_size(const InputFile& file, const Entry& entry) {
   const std::optional<DType> dtype = type_of(entry);
   if (!dtype) return;
-  const std::optional<std::int64_t> needed = dense_size_in_bytes(entry.shape, *dtype);
+  const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(entry.shape, *dtype);
   const std::string tensor =
       fmt::format("tensor {} of shape {}", in_quotes(entry.name), entry.shape.to_string());
   if (!needed) file.fail(fmt::format("{} is too large", tensor));

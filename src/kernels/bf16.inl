@@ -11,10 +11,10 @@ struct Bf16 {
 /// then.
 struct Bf16Weights {
   using Operand = Bf16;
-  static constexpr int per_word = 2;
+  static constexpr int vnni_factor = 2;
   template <class Weigh>
   static ATTN_INLINE Vector make(float* row, std::int64_t j, Weigh weigh) {
-    static_assert(chunk_words == vector_width);
+    static_assert(chunk_width == vector_width);
     const Vector low = weigh(load(row + j)), high = weigh(load(row + j + vector_width));
     store(row + j / 2, reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low)));
     return low + high;
@@ -23,7 +23,7 @@ struct Bf16Weights {
 
 typedef std::uint32_t Pair __attribute__((may_alias));
 
-/// Two rows into words. Plain integers: the compiler vectorises the loop.
+/// Two rows into words. Plain integers: the compiler vectorizes the loop.
 ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd,
                                   std::int64_t columns, Pair* dst) {
   const auto finite = [](std::uint32_t half) { return (half & 0x7f80u) != 0x7f80u; };
@@ -53,17 +53,17 @@ bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t row
   return finite;
 }
 
-inline constexpr Arithmetic bf16_arithmetic = {.per_word = 2,
-                                               .chunk_keys = 2 * chunk_words,
+inline constexpr Arithmetic bf16_arithmetic = {.vnni_factor = 2,
+                                               .chunk_keys = 2 * chunk_width,
                                                .matmul = matmul<Bf16>,
                                                .online_softmax = online_softmax<Bf16Weights>,
                                                .pack_finite = pack_finite_bf16};
 
 /// Keys as pairs, for queries that are bf16 as well: half the multiply-adds of widened ones.
-struct PairsOfBf16 {
+struct Bf16Pairs {
   using Element = std::uint16_t;
   using Operand = Bf16;
-  static constexpr int per_word = 2;
+  static constexpr int vnni_factor = 2;
   static ATTN_INLINE Vector load(const Element* from) {
     Vector pairs;
     __builtin_memcpy(&pairs, from, sizeof pairs);
@@ -71,10 +71,10 @@ struct PairsOfBf16 {
   }
 };
 
-struct PairsOfI8 {
+struct I8Pairs {
   using Element = std::int8_t;
   using Operand = Bf16;
-  static constexpr int per_word = 2;
+  static constexpr int vnni_factor = 2;
   static ATTN_INLINE Vector load(const Element* from) {
     const Vector low = StoredI8::load(from), high = StoredI8::load(from + vector_width);
     return reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low));
@@ -86,6 +86,5 @@ inline constexpr StoredArithmetic stored_arithmetic_with_pairs = {
     .scores = stored_scores<Stored>,
     .scores_of_bf16 = stored_scores<Pairs>,
     .add_values = stored_add_values<Stored>};
-inline constexpr StoredArithmetic stored_bf16 =
-    stored_arithmetic_with_pairs<StoredBf16, PairsOfBf16>;
-inline constexpr StoredArithmetic stored_i8 = stored_arithmetic_with_pairs<StoredI8, PairsOfI8>;
+inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic_with_pairs<StoredBf16, Bf16Pairs>;
+inline constexpr StoredArithmetic stored_i8 = stored_arithmetic_with_pairs<StoredI8, I8Pairs>;

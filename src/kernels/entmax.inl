@@ -27,8 +27,8 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 #endif
 }
 
-std::int64_t keep_above(const float* src, std::int64_t count, float shift, float bound,
-                        float* dst) {
+std::int64_t compress_above(const float* src, std::int64_t count, float shift, float bound,
+                            float* dst) {
   std::int64_t n = 0, kept = 0;
   for (; n + vector_width <= count; n += vector_width) {
     const Vector v = load(src + n) - shift;
@@ -66,11 +66,11 @@ struct ExcessTotals {
   }
 };
 
-ATTN_INLINE Vector excess_of(Vector d, const Cut& cut) {
+ATTN_INLINE Vector excess_of(Vector d, const Threshold& cut) {
   return max((d - cut.high) - cut.low, Vector{});
 }
 
-ExcessSums excess_sums(const float* d, std::int64_t count, const Cut& cut) {
+ExcessSums excess_sums(const float* d, std::int64_t count, const Threshold& cut) {
   ExcessTotals totals;
   std::int64_t n = 0;
   for (; n + 8 * vector_width <= count; n += 8 * vector_width) {
@@ -109,19 +109,19 @@ ExcessSums excess_sums(const float* d, std::int64_t count, const Cut& cut) {
 }
 
 template <class Weigh>
-ATTN_INLINE void weigh_excesses(const float* x, std::int64_t count, float shift, const Cut& cut,
-                                float* dst, Weigh weigh_one) {
+ATTN_INLINE void weigh_excesses(const float* x, std::int64_t count, float shift,
+                                const Threshold& cut, float* dst, Weigh weigh_one) {
   std::int64_t n = 0;
   for (; n + vector_width <= count; n += vector_width)
     store(dst + n, weigh_one(excess_of(load(x + n) - shift, cut)));
   for (; n < count; ++n) dst[n] = weigh_one(excess_of(broadcast(x[n] - shift), cut))[0];
 }
 
-void excesses(const float* x, std::int64_t count, float shift, const Cut& cut, float* dst) {
+void excesses(const float* x, std::int64_t count, float shift, const Threshold& cut, float* dst) {
   weigh_excesses(x, count, shift, cut, dst, [](Vector u) ATTN_INLINE_LAMBDA { return u; });
 }
 
-void half_excesses_squared(const float* x, std::int64_t count, float shift, const Cut& cut,
+void half_excesses_squared(const float* x, std::int64_t count, float shift, const Threshold& cut,
                            float* dst) {
   weigh_excesses(x, count, shift, cut, dst,
                  [](Vector u) ATTN_INLINE_LAMBDA { return (u * 0.5f) * (u * 0.5f); });

@@ -103,7 +103,7 @@ ATTN_INLINE Vector exp2_nonpositive(Vector x) {
 
 /// x * k - whole, where whole is x * k but for a small rest: as exact as the rest's own rounding.
 /// Finite x.
-ATTN_INLINE Vector rest_of_product(Vector x, const Factor& k, Vector whole) {
+ATTN_INLINE Vector rest_of_product(Vector x, const SplitFloat& k, Vector whole) {
 #if defined(ATTN_FUSED_MULTIPLY_ADD)
   return x * k.low + fused_multiply_subtract(x, broadcast(k.high), whole);
 #else
@@ -118,7 +118,7 @@ ATTN_INLINE Vector rest_of_product(Vector x, const Factor& k, Vector whole) {
 /// Terms of a row's sum, in place of x. All vectors take the first steps before one takes the
 /// others: the chain of steps is long, and so fewer of them wait in the processor's queues.
 template <bool Moved, int Count>
-ATTN_INLINE void exp_of_row(Vector (&x)[Count], const Exponential& e) {
+ATTN_INLINE void exp_of_row(Vector (&x)[Count], const ExpReduction& e) {
   Vector shifted[Count], f[Count];
   ATTN_UNROLL for (int v = 0; v < Count; ++v) {
     if constexpr (Moved) x[v] = (x[v] * e.shrink - e.shift) * e.stretch;
@@ -130,7 +130,7 @@ ATTN_INLINE void exp_of_row(Vector (&x)[Count], const Exponential& e) {
       exp2_of_parts(shifted[v], f[v], e.whole, not_below(x[v], e.bound));
 }
 template <bool Moved>
-ATTN_INLINE Vector exp_of_row(Vector x, const Exponential& e) {
+ATTN_INLINE Vector exp_of_row(Vector x, const ExpReduction& e) {
   Vector one[1] = {x};
   exp_of_row<Moved>(one, e);
   return one[0];

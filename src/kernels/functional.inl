@@ -55,9 +55,9 @@ double row_squares(const float* src, std::int64_t count, double center) {
 }
 
 template <bool Scaled, bool Biased>
-void normalise_row(const NormalisedRow& row) {
+void normalize_row(const NormalizedRow& row) {
   const auto [src, count, center, factor, scale, bias, dst] = row;
-  const auto normalise_half =
+  const auto normalize_half =
       [center = center, factor = factor](HalfVector x, HalfVector times, HalfVector plus)
           ATTN_INLINE_LAMBDA {
             HalfVector y = as_floats((as_doubles(x) - center) * factor);
@@ -68,24 +68,24 @@ void normalise_row(const NormalisedRow& row) {
   const HalfVector none{};
   std::int64_t n = 0;
   for (; n + double_lanes <= count; n += double_lanes) {
-    const HalfVector y = normalise_half(load_half(src + n), Scaled ? load_half(scale + n) : none,
+    const HalfVector y = normalize_half(load_half(src + n), Scaled ? load_half(scale + n) : none,
                                         Biased ? load_half(bias + n) : none);
     __builtin_memcpy(dst + n, &y, sizeof y);
   }
   for (; n < count; ++n) {
     const HalfVector times = Scaled ? scale[n] - none : none, plus = Biased ? bias[n] - none : none;
-    dst[n] = normalise_half(src[n] - none, times, plus)[0];
+    dst[n] = normalize_half(src[n] - none, times, plus)[0];
   }
 }
 
-void normalise(const NormalisedRow& row) {
+void normalize(const NormalizedRow& row) {
   if (row.scale == nullptr)
-    return row.bias == nullptr ? normalise_row<false, false>(row) : normalise_row<false, true>(row);
-  return row.bias == nullptr ? normalise_row<true, false>(row) : normalise_row<true, true>(row);
+    return row.bias == nullptr ? normalize_row<false, false>(row) : normalize_row<false, true>(row);
+  return row.bias == nullptr ? normalize_row<true, false>(row) : normalize_row<true, true>(row);
 }
 
-void turn_halves(float* first, float* second, const float* cos, const float* sin,
-                 std::int64_t count) {
+void rope_half(float* first, float* second, const float* cos, const float* sin,
+               std::int64_t count) {
   const auto turn = [=](auto load_at, auto store_at, std::int64_t n) ATTN_INLINE_LAMBDA {
     const auto x = load_at(first + n), y = load_at(second + n), c = load_at(cos + n),
                s = load_at(sin + n);
@@ -99,10 +99,10 @@ void turn_halves(float* first, float* second, const float* cos, const float* sin
   for (; n < count; ++n) turn(load_one, store_one, n);
 }
 
-/// A lane's partner is its neighbour, and each angle serves two lanes: those from `First` on of the
+/// A lane's partner is its neighbor, and each angle serves two lanes: those from `First` on of the
 /// angles' vector.
 template <int First, std::size_t... Lane>
-ATTN_INLINE Vector turn_vector(Vector pairs, Vector cos, Vector sin, std::index_sequence<Lane...>) {
+ATTN_INLINE Vector rope_vector(Vector pairs, Vector cos, Vector sin, std::index_sequence<Lane...>) {
   const Vector partners = __builtin_shufflevector(pairs, pairs, static_cast<int>(Lane ^ 1)...);
   const Vector cosines = __builtin_shufflevector(cos, cos, (First + static_cast<int>(Lane / 2))...);
   const Vector sines = __builtin_shufflevector(sin, sin, (First + static_cast<int>(Lane / 2))...);
@@ -110,15 +110,15 @@ ATTN_INLINE Vector turn_vector(Vector pairs, Vector cos, Vector sin, std::index_
   return pairs * cosines + partners * from_bits(bits_of(sines) ^ signs);
 }
 
-void turn_neighbours(float* row, const float* cos, const float* sin, std::int64_t count) {
+void rope_interleaved(float* row, const float* cos, const float* sin, std::int64_t count) {
   constexpr auto lanes = std::make_index_sequence<vector_width>{};
   std::int64_t n = 0;
   for (; n + vector_width <= count; n += vector_width) {
     const Vector c = load(cos + n), s = load(sin + n);
     float* const low = row + 2 * n;
     float* const high = low + vector_width;
-    store(low, turn_vector<0>(load(low), c, s, lanes));
-    store(high, turn_vector<vector_width / 2>(load(high), c, s, lanes));
+    store(low, rope_vector<0>(load(low), c, s, lanes));
+    store(high, rope_vector<vector_width / 2>(load(high), c, s, lanes));
   }
   for (; n < count; ++n) {
     const float x = row[2 * n], y = row[2 * n + 1];

@@ -18,7 +18,7 @@ inline constexpr std::int64_t tile_rows = 6;
 inline constexpr std::int64_t max_vector_width = 16;
 
 // Operands of multiplications are counted in words of 32 bits: a float, or a pair of bf16 that are
-// neighbours in depth, the earlier one in the lower half. Either way a word of A meets a word of B
+// neighbors in depth, the earlier one in the lower half. Either way a word of A meets a word of B
 // in one instruction and adds to a float of C.
 
 /// How a matrix lies in panels of columns: element (k, n) at (n / panel_width) * panel_stride + k *
@@ -34,13 +34,13 @@ struct Panels {
 };
 
 /// A walk over the cache lines of evenly spaced rows, and on to the next rows.
-struct LineWalk {
+struct PrefetchWalk {
   const std::byte* row = nullptr;
   std::int64_t row_stride = 0;  // in bytes
   std::int64_t row_bytes = 0;
   std::int64_t rows = 0;    // left
   std::int64_t offset = 0;  // of the next line within the row
-  const LineWalk* next = nullptr;
+  const PrefetchWalk* next = nullptr;
 };
 
 /// C[rows, columns] = A[rows, depth] B[depth, columns], or += with `accumulate`. rows <= tile_rows;
@@ -60,7 +60,7 @@ struct MatmulTile {
   float* maxima = nullptr;
   /// If not null: lines to prefetch meanwhile, one in each step of depth as long as there are any.
   /// Moves on.
-  LineWalk* ahead = nullptr;
+  PrefetchWalk* ahead = nullptr;
 };
 
 /// One step of online softmax: a tile of scores becomes weights P and adds its part to O (Milakov
@@ -98,8 +98,8 @@ struct SoftmaxTile {
 
 /// Multiplication in one operand type, and what writes its operands.
 struct Arithmetic {
-  std::int64_t per_word;    // operands: 1 or 2
-  std::int64_t chunk_keys;  // keys whose weights are made together; divides panel_width
+  std::int64_t vnni_factor;  // operands: 1 or 2
+  std::int64_t chunk_keys;   // keys whose weights are made together; divides panel_width
   void (*matmul)(const MatmulTile& tile);
   void (*online_softmax)(const SoftmaxTile& tile);
   /// Copies rows of `columns` values of this type into panels, a word of depth being 1 or 2 rows;
@@ -122,7 +122,7 @@ struct StoredRows {
 };
 
 /// Rows to prefetch meanwhile, one for each row that is read, as many bytes of it as of that.
-struct RowsAhead {
+struct PrefetchRows {
   const std::byte* data = nullptr;
   std::int64_t stride = 0;  // in bytes
   std::int64_t count = 0;
@@ -137,7 +137,7 @@ struct StoredScoresTile {
   StoredRows keys;
   float* scores;
   std::int64_t stride;
-  RowsAhead ahead;
+  PrefetchRows ahead;
 };
 
 /// out[r, :] += sum_j weights[r, j] values[j, :]. out has whole vectors in each row; rows <=
@@ -149,7 +149,7 @@ struct StoredValuesTile {
   StoredRows values;
   float* out;
   std::int64_t out_stride;
-  RowsAhead ahead;
+  PrefetchRows ahead;
 };
 
 /// For one element type. Elements are widened in registers; sums are f32.
@@ -162,7 +162,7 @@ struct StoredArithmetic {
 };
 
 /// A threshold finer than a float: high + low. An element's excess is its part above it, else 0.
-struct Cut {
+struct Threshold {
   float high;
   float low;
 };
@@ -175,7 +175,7 @@ struct ExcessSums {
 
 /// dst = (src - center) * factor, in double and rounded to f32; then * scale and + bias where they
 /// are not null. dst may be src.
-struct NormalisedRow {
+struct NormalizedRow {
   const float* src;
   std::int64_t count;
   double center;
@@ -189,7 +189,7 @@ struct NormalisedRow {
 
 /// A factor as the sum of two floats; the first of them once more as two halves of 12 bits each,
 /// whose products are exact.
-struct Factor {
+struct SplitFloat {
   float high;
   float low;
   float upper;
@@ -201,19 +201,19 @@ struct Factor {
 /// Near 0 (|greatest| <= 177 T) nothing is subtracted from x, so nothing is rounded: the greatest
 /// element's share of the exponent is taken out as a power of two, 2^m. Far from 0 the difference
 /// from a shift close to the greatest is exact where it matters.
-struct Exponential {
+struct ExpReduction {
   bool moved;    // if not, shift is 0, shrink and stretch are 1
   float shrink;  // a power of two for great T, as is stretch for small T, so that factor is in the
                  // middle of the range of floats
   float shift;   // of x * shrink
   float stretch;
-  Factor factor;       // log2(e) / (T * shrink * stretch)
+  SplitFloat factor;   // log2(e) / (T * shrink * stretch)
   std::int32_t whole;  // m
   float bound;         // where (x * shrink - shift) * stretch is less, the term is 0
 };
 
 /// e^x
-inline constexpr Exponential plain_exponential = {
+inline constexpr ExpReduction plain_exponential = {
     .moved = false,
     .shrink = 1,
     .shift = 0,
@@ -226,14 +226,14 @@ inline constexpr Exponential plain_exponential = {
     .bound = -87.336544f,
 };
 
-/// (x * shrink - shift) * stretch * factor - (high + low), as Exponential has it; factor is 1 / (T
+/// (x * shrink - shift) * stretch * factor - (high + low), as ExpReduction has it; factor is 1 / (T
 /// * shrink * stretch).
 struct LogTerms {
   bool moved;
   float shrink;
   float shift;
   float stretch;
-  Factor factor;
+  SplitFloat factor;
   float high;
   float low;
 };
@@ -251,7 +251,7 @@ struct RowGradient {
 /// beside other rows'.
 inline constexpr std::int64_t rows_at_once = 16;
 
-/// Rows of `count` floats side by side, the first floats of neighbouring rows `stride` apart.
+/// Rows of `count` floats side by side, the first floats of neighboring rows `stride` apart.
 struct FloatRows {
   const float* data;
   std::int64_t stride;
@@ -273,13 +273,13 @@ struct RowKernels {
   /// -inf for no elements; NaN is passed over.
   void (*maxima)(const FloatRows& x, float* maxima);
   /// The sums of rows' terms. terms may be null or x.
-  void (*sum_terms)(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms,
+  void (*sum_terms)(const FloatRows& x, const ExpReduction* exponentials, const FloatRowsOut& terms,
                     double* sums);
   /// y = rows' terms, scaled; y may be x.
-  void (*scale_terms)(const FloatRows& x, const Exponential* exponentials, const Factor* factors,
-                      const FloatRowsOut& y);
+  void (*scale_terms)(const FloatRows& x, const ExpReduction* exponentials,
+                      const SplitFloat* factors, const FloatRowsOut& y);
   /// y = x, scaled; y may be x.
-  void (*scale)(const FloatRows& x, const Factor* factors, const FloatRowsOut& y);
+  void (*scale)(const FloatRows& x, const SplitFloat* factors, const FloatRowsOut& y);
   void (*log_terms)(const FloatRows& x, const LogTerms* terms, const FloatRowsOut& y);
 
   /// Of x, and of the products of x and y; in double.
@@ -329,14 +329,15 @@ struct Kernels {
   // Sparsemax and entmax (kernels/entmax.inl).
   /// Those of src[n] - shift that are above the bound, in their order; returns how many. dst has
   /// room for `count` and may be src.
-  std::int64_t (*keep_above)(const float* src, std::int64_t count, float shift, float bound,
-                             float* dst);
+  std::int64_t (*compress_above)(const float* src, std::int64_t count, float shift, float bound,
+                                 float* dst);
   /// Without NaN. Every excess is rounded once or twice to a float; sums are as in double.
-  ExcessSums (*excess_sums)(const float* d, std::int64_t count, const Cut& cut);
+  ExcessSums (*excess_sums)(const float* d, std::int64_t count, const Threshold& cut);
   /// dst[n] = u, or (u / 2)^2, with u the excess of x[n] - shift; dst may be x.
-  void (*excesses)(const float* x, std::int64_t count, float shift, const Cut& cut, float* dst);
-  void (*half_excesses_squared)(const float* x, std::int64_t count, float shift, const Cut& cut,
-                                float* dst);
+  void (*excesses)(const float* x, std::int64_t count, float shift, const Threshold& cut,
+                   float* dst);
+  void (*half_excesses_squared)(const float* x, std::int64_t count, float shift,
+                                const Threshold& cut, float* dst);
 
   void (*widen_bf16)(const std::uint16_t* src, std::int64_t count, float* dst);
   void (*widen_f16)(const std::uint16_t* src, std::int64_t count, float* dst);
@@ -348,14 +349,14 @@ struct Kernels {
   // Norms.
   /// The sum of (src[n] - center)^2, in double.
   double (*row_squares)(const float* src, std::int64_t count, double center);
-  void (*normalise)(const NormalisedRow& row);
+  void (*normalize)(const NormalizedRow& row);
 
   // Rotations of pairs (x, y) in place: x cos - y sin and x sin + y cos.
   /// The pairs (first[n], second[n]).
-  void (*turn_halves)(float* first, float* second, const float* cos, const float* sin,
-                      std::int64_t count);
+  void (*rope_half)(float* first, float* second, const float* cos, const float* sin,
+                    std::int64_t count);
   /// The pairs (row[2n], row[2n + 1]).
-  void (*turn_neighbours)(float* row, const float* cos, const float* sin, std::int64_t count);
+  void (*rope_interleaved)(float* row, const float* cos, const float* sin, std::int64_t count);
 
   // Activations. dst may be src.
   void (*silu)(const float* src, std::int64_t count, float* dst);

@@ -1,7 +1,9 @@
-// Included once by each instruction set's file, which defines ATTN_KERNELS as the name of the table to export.
+// Included once by each instruction set's file, which defines ATTN_KERNELS as the name of the table
+// to export.
 //
-// Everything but the table has internal linkage, and no inline function of the standard library is called: code that was
-// compiled for a new processor must never be the copy of a shared function that the linker keeps for all.
+// Everything but the table has internal linkage, and no inline function of the standard library is
+// called: code that was compiled for a new processor must never be the copy of a shared function
+// that the linker keeps for all.
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,6 +18,8 @@
 namespace attn::kernels {
 namespace {
 
+// Each file uses those before it.
+// clang-format off
 #include "kernels/simd.inl"
 #include "kernels/exp.inl"
 #include "kernels/matmul.inl"
@@ -26,6 +30,7 @@ namespace {
 #include "kernels/stored.inl"
 #include "kernels/rows.inl"
 #include "kernels/functional.inl"
+// clang-format on
 #if defined(__AVX512BF16__)
 #include "kernels/bf16.inl"
 #else
@@ -40,8 +45,8 @@ extern const Kernels ATTN_KERNELS;
 constinit const Kernels ATTN_KERNELS = {
     .vector_width = vector_width,
     .panel_width = panel_width,
-    .f32 = {.per_word = 1,
-            .chunk_keys = chunk_words,
+    .f32 = {.vnni_factor = 1,
+            .chunk_keys = chunk_width,
             .matmul = matmul<F32>,
             .online_softmax = online_softmax<F32Weights>,
             .pack_finite = pack_finite_f32},
@@ -60,7 +65,7 @@ constinit const Kernels ATTN_KERNELS = {
     .alibi = alibi,
     .add_mask = add_mask,
     .hide = hide,
-    .keep_above = keep_above,
+    .compress_above = compress_above,
     .excess_sums = excess_sums,
     .excesses = excesses,
     .half_excesses_squared = half_excesses_squared,
@@ -70,9 +75,9 @@ constinit const Kernels ATTN_KERNELS = {
     .narrow_bf16 = narrow_bf16,
     .narrow_f16 = narrow_f16,
     .row_squares = row_squares,
-    .normalise = normalise,
-    .turn_halves = turn_halves,
-    .turn_neighbours = turn_neighbours,
+    .normalize = normalize,
+    .rope_half = rope_half,
+    .rope_interleaved = rope_interleaved,
     .silu = silu,
     .swiglu = swiglu,
     .gelu_erf = gelu_erf,

@@ -4,7 +4,7 @@
 // Per step of depth it loads panel_vectors vectors of B and broadcasts 6 floats of A for 6 *
 // panel_vectors multiply-adds: 10 loads for 24 multiply-adds on AVX-512, so neither the load ports
 // nor a B that streams from L2 (256 bytes in 24 cycles) bound it. Every element of C is summed in
-// the order of k whatever the tile's size: rows do not depend on their neighbours.
+// the order of k whatever the tile's size: rows do not depend on their neighbors.
 
 struct F32 {
   static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return a * b + sum; }
@@ -67,7 +67,7 @@ struct Accumulators {
 
 /// Prefetches a line. Spread over the steps of depth, lines that come from afar do not hold up
 /// those of B that come from L2.
-ATTN_INLINE void touch_next(LineWalk& walk) {
+ATTN_INLINE void prefetch_next(PrefetchWalk& walk) {
   constexpr std::int64_t line = 64;
   __builtin_prefetch(walk.row + walk.offset, 0, 2);
   walk.offset += line;
@@ -81,7 +81,7 @@ ATTN_INLINE void touch_next(LineWalk& walk) {
 /// What may be left out of a tile's work.
 struct Extras {
   float* maxima;
-  LineWalk* ahead;
+  PrefetchWalk* ahead;
 };
 
 template <class Operand, int Rows, int Vectors, bool Accumulate>
@@ -95,9 +95,9 @@ void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::in
   }
   std::int64_t k = 0;
   if (extras.ahead != nullptr) {
-    LineWalk walk = *extras.ahead;
+    PrefetchWalk walk = *extras.ahead;
     for (; k < depth && walk.rows > 0; ++k) {
-      touch_next(walk);
+      prefetch_next(walk);
       sums.step();
     }
     *extras.ahead = walk;

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 void widen(const Row& row, const std::byte* from, std::int64_t count,
@@ -35,9 +35,9 @@ void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernel
   for (std::int64_t n = 0; n < count; ++n) widen(row, row.at(n), 1, kernels, to + n);
 }
 
-void read_words(const Row& row, std::int64_t count, std::int64_t per_word,
-                const kernels::Kernels& kernels, float* to) noexcept {
-  if (per_word == 1) return read_row(row, count, kernels, to);
+void read_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
+                 const kernels::Kernels& kernels, float* to) noexcept {
+  if (vnni_factor == 1) return read_row(row, count, kernels, to);
   constexpr std::size_t half = sizeof(bf16);
   auto* halves = reinterpret_cast<std::byte*>(to);
   if (row.stride == 1) {
@@ -49,11 +49,12 @@ void read_words(const Row& row, std::int64_t count, std::int64_t per_word,
   if (count % 2 != 0) std::memset(halves + static_cast<std::size_t>(count) * half, 0, half);
 }
 
-bool lie_in_words(const Row& row, std::int64_t count, std::int64_t per_word,
-                  std::int64_t position_stride) noexcept {
-  if (per_word == 1) return row.dense_f32();
+bool is_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
+               std::int64_t position_stride) noexcept {
+  if (vnni_factor == 1) return row.dense_f32();
   const bool aligned = reinterpret_cast<std::uintptr_t>(row.data) % sizeof(float) == 0;
-  return row.stride == 1 && count % per_word == 0 && position_stride % per_word == 0 && aligned;
+  return row.stride == 1 && count % vnni_factor == 0 && position_stride % vnni_factor == 0 &&
+         aligned;
 }
 
 const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
@@ -69,4 +70,4 @@ void write_row(const float* values, std::int64_t count, const kernels::Kernels& 
   for (std::int64_t n = 0; n < count; ++n) narrow(row.dtype, values + n, 1, kernels, row.at(n));
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -8,7 +8,7 @@
 
 #include "kernels/kernels.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// The last dim of a [batch, head, position, dim] tensor at one place. Read-only where the tensor
 /// is.
@@ -37,13 +37,13 @@ inline Row row_of(const TensorView& tensor, std::int64_t batch, std::int64_t hea
 
 void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
               float* to) noexcept;
-/// As operands of a multiplication: floats, or (per_word 2) a bf16 row as it is, padded with 0 to a
-/// whole word.
-void read_words(const Row& row, std::int64_t count, std::int64_t per_word,
-                const kernels::Kernels& kernels, float* to) noexcept;
+/// As operands of a multiplication: floats, or (vnni_factor 2) a bf16 row as it is, padded with 0
+/// to a whole word.
+void read_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
+                 const kernels::Kernels& kernels, float* to) noexcept;
 /// Whether rows of a tensor lie in memory as words already, and every `position_stride` elements.
-bool lie_in_words(const Row& row, std::int64_t count, std::int64_t per_word,
-                  std::int64_t position_stride) noexcept;
+bool is_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
+               std::int64_t position_stride) noexcept;
 /// The row in place if it is dense f32, else read into `staging`.
 const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
                        float* staging) noexcept;
@@ -51,4 +51,4 @@ const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernel
 void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels,
                const Row& row) noexcept;
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -108,7 +108,7 @@ inline constexpr int sums_at_once = 2;
 
 /// Adds terms to the sums by turns.
 template <bool Moved, bool Stored, class Sum>
-ATTN_INLINE void add_terms(const float* x, std::int64_t count, const Exponential& e, float* terms,
+ATTN_INLINE void add_terms(const float* x, std::int64_t count, const ExpReduction& e, float* terms,
                            Sum (&sums)[sums_at_once]) {
   constexpr std::int64_t ahead = Stored ? elements_ahead / 2 : elements_ahead;
   std::int64_t n = 0;
@@ -137,7 +137,7 @@ ATTN_INLINE void add_terms(const float* x, std::int64_t count, const Exponential
 }
 
 template <bool Moved, bool Stored>
-ATTN_INLINE Doubles sum_terms_of_block(const float* x, std::int64_t count, const Exponential& e,
+ATTN_INLINE Doubles sum_terms_of_block(const float* x, std::int64_t count, const ExpReduction& e,
                                        float* terms) {
   ExactSum sums[sums_at_once];
   add_terms<Moved, Stored>(x, count, e, terms, sums);
@@ -156,17 +156,17 @@ struct DoubleSum {
 };
 
 template <bool Moved, bool Stored>
-ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count, const Exponential& e,
-                                           float* terms) {
+ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count,
+                                           const ExpReduction& e, float* terms) {
   DoubleSum sums[sums_at_once];
   add_terms<Moved, Stored>(x, count, e, terms, sums);
   return sums[0].sum + sums[1].sum;
 }
 
 template <bool Moved, bool Stored>
-ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const Exponential& e,
+ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const ExpReduction& e,
                                      float* terms) {
-  const Exponential here = e;  // stores to terms cannot change a copy
+  const ExpReduction here = e;  // stores to terms cannot change a copy
   if (count <= short_row) return sum_terms_of_short_row<Moved, Stored>(x, count, here, terms);
   Doubles lanes{};
   for (std::int64_t n = 0; n < count; n += sum_block) {
@@ -178,20 +178,20 @@ ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const E
 
 /// Lanes of all rows are added up at last, as that is a chain of steps in each row.
 template <bool Stored>
-void sum_terms_of_rows(const FloatRows& x, const Exponential* exponentials,
+void sum_terms_of_rows(const FloatRows& x, const ExpReduction* exponentials,
                        const FloatRowsOut& terms, double* sums) {
   Doubles lanes[rows_at_once];
   for (std::int64_t r = 0; r < x.rows; ++r) {
     const float* const row = x.data + r * x.stride;
     float* const to = Stored ? terms.data + r * terms.stride : nullptr;
-    const Exponential& e = exponentials[r];
+    const ExpReduction& e = exponentials[r];
     lanes[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to)
                        : sum_terms_of_row<false, Stored>(row, x.count, e, to);
   }
   for (std::int64_t r = 0; r < x.rows; ++r) sums[r] = sum_of_doubles(lanes[r]);
 }
 
-void sum_terms(const FloatRows& x, const Exponential* exponentials, const FloatRowsOut& terms,
+void sum_terms(const FloatRows& x, const ExpReduction* exponentials, const FloatRowsOut& terms,
                double* sums) {
   terms.data == nullptr ? sum_terms_of_rows<false>(x, exponentials, terms, sums)
                         : sum_terms_of_rows<true>(x, exponentials, terms, sums);
@@ -211,7 +211,7 @@ ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
 }
 
 /// v * k, rounded about once.
-ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
+ATTN_INLINE Vector scaled(Vector v, const SplitFloat& k) {
 #if defined(ATTN_FUSED_MULTIPLY_ADD)
   return fused_multiply_subtract(
       v, broadcast(k.high), v * -k.low);  // left to itself, a compiler may round the great product
@@ -222,14 +222,14 @@ ATTN_INLINE Vector scaled(Vector v, const Factor& k) {
 }
 
 template <bool Moved>
-void scale_terms_of_row(const float* x, std::int64_t count, const Exponential& e,
-                        const Factor& factor, float* y) {
+void scale_terms_of_row(const float* x, std::int64_t count, const ExpReduction& e,
+                        const SplitFloat& factor, float* y) {
   map_row(x, count, y, [e, factor](Vector v) ATTN_INLINE_LAMBDA {
     return scaled(exp_of_row<Moved>(v, e), factor);
   });
 }
 
-void scale_terms(const FloatRows& x, const Exponential* exponentials, const Factor* factors,
+void scale_terms(const FloatRows& x, const ExpReduction* exponentials, const SplitFloat* factors,
                  const FloatRowsOut& y) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
     const auto scale_row =
@@ -238,7 +238,7 @@ void scale_terms(const FloatRows& x, const Exponential* exponentials, const Fact
   }
 }
 
-void scale_rows(const FloatRows& x, const Factor* factors, const FloatRowsOut& y) {
+void scale_rows(const FloatRows& x, const SplitFloat* factors, const FloatRowsOut& y) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
     map_row(x.data + r * x.stride, x.count, y.data + r * y.stride,
             [factor = factors[r]](Vector v) ATTN_INLINE_LAMBDA { return scaled(v, factor); });

@@ -10,9 +10,9 @@ inline constexpr int unroll = 4;  // independent accumulators, to cover the late
 
 /// Words of depth whose weights are made in one go, for each row; a row's turn comes every
 /// `steps_between` steps of depth.
-inline constexpr int chunk_words = vector_width > 8 ? vector_width : 8;
-inline constexpr int steps_between = chunk_words / 8;
-static_assert(tile_rows * steps_between <= chunk_words);
+inline constexpr int chunk_width = vector_width > 8 ? vector_width : 8;
+inline constexpr int steps_between = chunk_width / 8;
+static_assert(tile_rows * steps_between <= chunk_width);
 
 /// begin and end are multiples of W.
 ATTN_INLINE void fill(float* row, std::int64_t begin, std::int64_t end, float value) {
@@ -80,16 +80,16 @@ ATTN_INLINE void rescale(const SoftmaxTile& tile, std::int64_t r, float new_max)
 /// How a chunk of scores becomes weights, in place: as they are.
 struct F32Weights {
   using Operand = F32;
-  static constexpr int per_word = 1;
+  static constexpr int vnni_factor = 1;
   /// Applies `weigh` to each vector of scores; returns the sum of the weights.
   template <class Weigh>
   static ATTN_INLINE Vector make(float* row, std::int64_t j, Weigh weigh) {
-    Vector p[chunk_words / vector_width];
-    ATTN_UNROLL for (int v = 0; v < chunk_words / vector_width; ++v) {
+    Vector p[chunk_width / vector_width];
+    ATTN_UNROLL for (int v = 0; v < chunk_width / vector_width; ++v) {
       p[v] = weigh(load(row + j + v * vector_width));
       store(row + j + v * vector_width, p[v]);
     }
-    ATTN_UNROLL for (int v = 1; v < chunk_words / vector_width; ++v) p[0] += p[v];
+    ATTN_UNROLL for (int v = 1; v < chunk_width / vector_width; ++v) p[0] += p[v];
     return p[0];
   }
 };
@@ -99,7 +99,7 @@ struct F32Weights {
 /// V has a row for.
 template <class Weights, int Rows, int Vectors>
 void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
-  constexpr std::int64_t chunk_keys = chunk_words * Weights::per_word;
+  constexpr std::int64_t chunk_keys = chunk_width * Weights::vnni_factor;
   float* const scores = tile.scores;
   const std::int64_t stride = tile.stride, last = tile.last;
   const float scale = tile.scale;
@@ -120,15 +120,15 @@ void weigh_and_multiply(const SoftmaxTile& tile, std::int64_t words) {
   std::int64_t next = tile.first;
   for (int r = 0; r < Rows; ++r) make_weights(r, next);
   Accumulators<typename Weights::Operand, Rows, Vectors> sums(
-      {scores + tile.first / Weights::per_word, stride, tile.values.data,
+      {scores + tile.first / Weights::vnni_factor, stride, tile.values.data,
        tile.values.layout.row_stride});
   sums.load_from(tile.out, tile.out_stride);
-  for (next += chunk_keys; next < last; next += chunk_keys, words -= chunk_words) {
+  for (next += chunk_keys; next < last; next += chunk_keys, words -= chunk_width) {
     ATTN_NO_UNROLL for (int r = 0; r < Rows; ++r) {
       make_weights(r, next);
       ATTN_UNROLL for (int step = 0; step < steps_between; ++step) sums.step();
     }
-    ATTN_NO_UNROLL for (int step = Rows * steps_between; step < chunk_words; ++step) sums.step();
+    ATTN_NO_UNROLL for (int step = Rows * steps_between; step < chunk_width; ++step) sums.step();
   }
   ATTN_NO_UNROLL for (; words > 0; --words) sums.step();
   sums.store_to(tile.out, tile.out_stride);
@@ -151,15 +151,15 @@ void online_softmax(const SoftmaxTile& tile) {
     const float here = maximum_in_range(tile, r);
     rescale(tile, r, here > tile.row_max[r] ? here : tile.row_max[r]);
   }
-  const std::int64_t words =
-      (tile.value_end + Weights::per_word - 1) / Weights::per_word - tile.first / Weights::per_word;
+  const std::int64_t words = (tile.value_end + Weights::vnni_factor - 1) / Weights::vnni_factor -
+                             tile.first / Weights::vnni_factor;
   const std::int64_t first_columns =
       tile.columns < tile.values.layout.panel_width ? tile.columns : tile.values.layout.panel_width;
   weigh_and_multiply_function<Weights>(tile.rows, first_columns / vector_width, tile_indices)(
       tile, words);
   if (first_columns == tile.columns) return;
   matmul<typename Weights::Operand>({
-      .a = tile.scores + tile.first / Weights::per_word,
+      .a = tile.scores + tile.first / Weights::vnni_factor,
       .a_stride = tile.stride,
       .b = {tile.values.data + tile.values.layout.panel_stride, tile.values.layout},
       .c = tile.out + first_columns,

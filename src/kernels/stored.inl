@@ -8,7 +8,7 @@
 /// Elements that are widened to floats, a vector of them at a time.
 struct Widened {
   using Operand = F32;
-  static constexpr int per_word = 1;
+  static constexpr int vnni_factor = 1;
 };
 
 struct StoredF32 : Widened {
@@ -73,7 +73,7 @@ struct StoredI8 : Widened {
 /// The last elements of a row that is no whole number of vectors.
 template <class Stored>
 ATTN_INLINE Vector load_first(const typename Stored::Element* from, std::int64_t count) {
-  typename Stored::Element padded[vector_width * Stored::per_word] = {};
+  typename Stored::Element padded[vector_width * Stored::vnni_factor] = {};
   for (std::int64_t n = 0; n < count; ++n) padded[n] = from[n];
   return Stored::load(padded);
 }
@@ -91,8 +91,8 @@ struct EvenRows {
 
 /// `count` rows to bring nearer while rows from `index` on are read; if there are less, those that
 /// are read, which costs nothing.
-ATTN_INLINE EvenRows rows_ahead(const RowsAhead& ahead, std::int64_t index, std::int64_t count,
-                                const EvenRows& themselves) {
+ATTN_INLINE EvenRows prefetch_rows(const PrefetchRows& ahead, std::int64_t index,
+                                   std::int64_t count, const EvenRows& themselves) {
   return index + count <= ahead.count ? EvenRows{ahead.data + index * ahead.stride, ahead.stride}
                                       : themselves;
 }
@@ -142,7 +142,7 @@ ATTN_INLINE Vector quads_of_sums(Vector a, Vector b, Vector c, Vector d) {
 inline constexpr int keys_at_once = 4;
 inline constexpr int stored_rows = vector_width > 8 ? 6 : 2;
 
-/// Scores of four neighbouring keys with each of the rows, four to a quad.
+/// Scores of four neighboring keys with each of the rows, four to a quad.
 template <class Stored, int Rows, std::size_t... Key>
 ATTN_INLINE void multiply_keys(const StoredScoresTile& tile, const float* q, const EvenRows& keys,
                                const EvenRows& ahead, Quad (&scores)[Rows],
@@ -155,12 +155,12 @@ ATTN_INLINE void multiply_keys(const StoredScoresTile& tile, const float* q, con
     const Vector key[keys_at_once] = {load_key(
         reinterpret_cast<const Element*>(keys.template at<static_cast<int>(Key)>(offset)))...};
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      const Vector x = load(q + r * tile.q_stride + d / Stored::per_word);
+      const Vector x = load(q + r * tile.q_stride + d / Stored::vnni_factor);
       ATTN_UNROLL for (int i = 0; i < keys_at_once; ++i) sums[r][i] =
           Stored::Operand::multiply_add(x, key[i], sums[r][i]);
     }
   };
-  constexpr std::int64_t per_vector = vector_width * Stored::per_word;
+  constexpr std::int64_t per_vector = vector_width * Stored::vnni_factor;
   const std::int64_t rest = tile.keys.width % per_vector, whole = tile.keys.width - rest;
   for (std::int64_t d = 0; d < whole; d += per_vector) step(d, Stored::load);
   if (rest > 0)
@@ -173,7 +173,7 @@ ATTN_INLINE void multiply_keys(const StoredScoresTile& tile, const float* q, con
 }
 
 template <class Stored, int Rows>
-void score_rows(const StoredScoresTile& tile, std::int64_t first_row, const RowsAhead& ahead) {
+void score_rows(const StoredScoresTile& tile, std::int64_t first_row, const PrefetchRows& ahead) {
   constexpr auto each_key = std::make_index_sequence<keys_at_once>{};
   const float* const q = tile.q + first_row * tile.q_stride;
   float* const to = tile.scores + first_row * tile.stride;
@@ -182,26 +182,26 @@ void score_rows(const StoredScoresTile& tile, std::int64_t first_row, const Rows
   std::int64_t j = 0;
   for (; j + keys_at_once <= count; j += keys_at_once) {
     const EvenRows keys{tile.keys.data + j * stride, stride};
-    multiply_keys<Stored, Rows>(tile, q, keys, rows_ahead(ahead, j, keys_at_once, keys), scores,
+    multiply_keys<Stored, Rows>(tile, q, keys, prefetch_rows(ahead, j, keys_at_once, keys), scores,
                                 each_key);
     ATTN_UNROLL for (int r = 0; r < Rows; ++r)
         __builtin_memcpy(to + r * tile.stride + j, &scores[r], sizeof(Quad));
   }
   for (; j < count; ++j) {  // four times the same key
     const EvenRows key{tile.keys.data + j * stride, 0};
-    multiply_keys<Stored, Rows>(tile, q, key, rows_ahead(ahead, j, 1, key), scores, each_key);
+    multiply_keys<Stored, Rows>(tile, q, key, prefetch_rows(ahead, j, 1, key), scores, each_key);
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) to[r * tile.stride + j] = scores[r][0];
   }
 }
 
 template <class Stored, std::size_t... Index>
 ATTN_INLINE auto score_rows_function(std::int64_t rows, std::index_sequence<Index...>) {
-  using Function = void (*)(const StoredScoresTile&, std::int64_t, const RowsAhead&);
+  using Function = void (*)(const StoredScoresTile&, std::int64_t, const PrefetchRows&);
   static constexpr Function functions[] = {score_rows<Stored, static_cast<int>(Index) + 1>...};
   return functions[rows - 1];
 }
 
-/// Dequantises: a row's scale is the same for all of its elements.
+/// Dequantizes: a row's scale is the same for all of its elements.
 ATTN_INLINE void multiply_by_scales(const StoredRows& stored, float* row, std::int64_t stride,
                                     std::int64_t rows) {
   if (stored.scales == nullptr) return;
@@ -221,7 +221,7 @@ void stored_scores(const StoredScoresTile& tile) {
     const std::int64_t rows = tile.rows - first < stored_rows ? tile.rows - first : stored_rows;
     const auto function =
         score_rows_function<Stored>(rows, std::make_index_sequence<stored_rows>{});
-    function(tile, first, first == 0 ? tile.ahead : RowsAhead{});
+    function(tile, first, first == 0 ? tile.ahead : PrefetchRows{});
   }
   multiply_by_scales(tile.keys, tile.scores, tile.stride, tile.rows);
 }

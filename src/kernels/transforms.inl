@@ -1,5 +1,5 @@
 // Transforms of runs of scores, and element types. Plain loops: each iteration stands alone, so the
-// compiler vectorises them.
+// compiler vectorizes them.
 
 void scale(const float* src, std::int64_t count, float factor, float* dst) {
   std::int64_t n = 0;
@@ -64,7 +64,7 @@ ATTN_INLINE float widen_one_f16(std::uint16_t half) {
   const std::uint32_t shifted = std::uint32_t{half & 0x7fffu} << 13;
   constexpr std::uint32_t exponent = 0x0f800000;  // f16's exponent field, shifted
   if ((shifted & exponent) == exponent) return bits_float(sign | (shifted + 0x70000000));
-  // Multiplying by 2^112 moves the exponent's bias and normalises subnormals, exactly.
+  // Multiplying by 2^112 moves the exponent's bias and normalizes subnormals, exactly.
   return bits_float(sign | float_bits(bits_float(shifted) * 0x1p112f));
 }
 

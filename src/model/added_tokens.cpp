@@ -33,7 +33,7 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
     begins_[static_cast<unsigned char>(token.text.front())] = true;
 }
 
-// Those that begin as the text does are neighbours: byte by byte they become fewer.
+// Those that begin as the text does are neighbors: byte by byte they become fewer.
 const AddedToken* AddedTokens::longest_at(std::string_view text, bool match_special) const {
   const AddedToken* longest = nullptr;
   auto begin = tokens_.begin(), end = tokens_.end();

@@ -16,7 +16,7 @@ struct AddedToken {
   bool special = false;
   bool takes_left = false, takes_right = false;  // white space before and after it belongs to it
   bool single_word = false;                      // not inside a word
-  bool normalised = false;                       // found after the text's normalisation, not before
+  bool normalized = false;                       // found after the text's normalization, not before
 };
 
 class AddedTokens {

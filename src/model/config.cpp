@@ -18,18 +18,18 @@ constexpr double smallest = 1e-30;
 constexpr double max_theta = 1e15;
 constexpr double max_factor = 1e6;
 
-/// What differs between Llama's kin: values of missing keys.
-struct Kin {
+/// What differs between Llama's variant: values of missing keys.
+struct LlamaVariant {
   std::string_view model_type;
   std::optional<std::int64_t> num_kv_heads;  // default: as many as query heads
   std::optional<std::int64_t> head_dim;      // default: hidden / heads
   std::int64_t max_positions;
   std::optional<std::int64_t> bos_id, eos_id;
 };
-constexpr std::array<Kin, 4> llama_kin{{{"llama", {}, {}, 2048, 1, 2},
-                                        {"mistral", 8, {}, 131072, 1, 2},
-                                        {"qwen2", 32, {}, 32768, {}, {}},
-                                        {"qwen3", 32, 128, 32768, {}, {}}}};
+constexpr std::array<LlamaVariant, 4> llama_variants{{{"llama", {}, {}, 2048, 1, 2},
+                                                      {"mistral", 8, {}, 131072, 1, 2},
+                                                      {"qwen2", 32, {}, 32768, {}, {}},
+                                                      {"qwen3", 32, 128, 32768, {}, {}}}};
 constexpr std::int64_t default_sliding_window = 4096;
 
 std::int64_t size(const JsonObject& json, std::string_view key) {
@@ -65,7 +65,7 @@ std::vector<std::int64_t> token_ids(const JsonObject& json, std::string_view key
 }
 
 /// Weights that are stored in another form than their types say.
-void refuse_quantised(const JsonObject& json) {
+void refuse_quantized(const JsonObject& json) {
   if (json.has("quantization_config"))
     json.unsupported("quantization_config", "f32, f16 or bf16 weights");
 }
@@ -192,25 +192,26 @@ std::optional<Window> read_window(const JsonObject& json, std::string_view model
 // ---------------------------------------------------------------------------------------------------------------
 // families
 
-void read_heads(const JsonObject& json, const Kin& kin, AttentionSettings& attention) {
+void read_heads(const JsonObject& json, const LlamaVariant& variant, AttentionSettings& attention) {
   attention.hidden = size(json, "hidden_size");
   attention.num_q_heads = size(json, "num_attention_heads");
   attention.num_kv_heads = attention.num_q_heads;
   if (!json.is_null("num_key_value_heads")) {
     attention.num_kv_heads = json.integer_or(
-        "num_key_value_heads", kin.num_kv_heads.value_or(attention.num_q_heads), 1, max_size);
+        "num_key_value_heads", variant.num_kv_heads.value_or(attention.num_q_heads), 1, max_size);
   }
   if (attention.num_q_heads % attention.num_kv_heads != 0) {
     json.refuse("num_attention_heads",
                 "a multiple of num_key_value_heads " + std::to_string(attention.num_kv_heads));
   }
-  const bool own_dim = json.has("head_dim") || (kin.head_dim && !json.is_null("head_dim"));
+  const bool own_dim = json.has("head_dim") || (variant.head_dim && !json.is_null("head_dim"));
   if (!own_dim && attention.hidden % attention.num_q_heads != 0) {
     json.refuse("hidden_size",
                 "a multiple of num_attention_heads " + std::to_string(attention.num_q_heads));
   }
-  attention.head_dim = own_dim ? json.integer_or("head_dim", kin.head_dim.value_or(0), 1, max_size)
-                               : attention.hidden / attention.num_q_heads;
+  attention.head_dim = own_dim
+                           ? json.integer_or("head_dim", variant.head_dim.value_or(0), 1, max_size)
+                           : attention.hidden / attention.num_q_heads;
 }
 
 void read_biases(const JsonObject& json, ModelConfig& config) {
@@ -222,20 +223,20 @@ void read_biases(const JsonObject& json, ModelConfig& config) {
   config.qk_norm = config.model_type == "qwen3";
 }
 
-void read_llama(const JsonObject& json, const Kin& kin, ModelConfig& config) {
+void read_llama(const JsonObject& json, const LlamaVariant& variant, ModelConfig& config) {
   config.family = Family::llama;
   DecoderSettings& decoder = config.settings;
   decoder.num_layers = json.integer("num_hidden_layers", 1, max_layers);
   decoder.vocab_size = size(json, "vocab_size");
   LayerSettings& layer = decoder.layer;
-  read_heads(json, kin, layer.attention);
+  read_heads(json, variant, layer.attention);
   layer.mlp_width = size(json, "intermediate_size");
   layer.norm = {NormKind::rms, epsilon_or(json, "rms_norm_eps", 1e-6)};
   layer.attention.qk_norm_epsilon = layer.norm.epsilon;
   layer.attention.max_positions =
-      json.integer_or("max_position_embeddings", kin.max_positions, 1, max_positions);
+      json.integer_or("max_position_embeddings", variant.max_positions, 1, max_positions);
   layer.attention.rope = read_rope(json, layer.attention.head_dim, layer.attention.max_positions);
-  layer.attention.options.window = read_window(json, kin.model_type, decoder.num_layers);
+  layer.attention.options.window = read_window(json, variant.model_type, decoder.num_layers);
   layer.mlp = MlpKind::swiglu;
   if (json.has("hidden_act") && json.text("hidden_act") != "silu" &&
       json.text("hidden_act") != "swish") {
@@ -243,8 +244,8 @@ void read_llama(const JsonObject& json, const Kin& kin, ModelConfig& config) {
   }
   read_biases(json, config);
   config.tied = json.flag_or("tie_word_embeddings", false);
-  config.bos_id = token_id(json, "bos_token_id", kin.bos_id);
-  config.eos_ids = token_ids(json, "eos_token_id", kin.eos_id);
+  config.bos_id = token_id(json, "bos_token_id", variant.bos_id);
+  config.eos_ids = token_ids(json, "eos_token_id", variant.eos_id);
 }
 
 MlpKind gpt2_mlp(const JsonObject& json) {
@@ -292,14 +293,14 @@ ModelConfig read_config(const std::filesystem::path& file) {
   const JsonObject json(file);
   ModelConfig config;
   config.model_type = json.text("model_type");
-  refuse_quantised(json);
+  refuse_quantized(json);
   if (config.model_type == "gpt2") {
     read_gpt2(json, config);
     return config;
   }
-  for (const Kin& kin : llama_kin) {
-    if (kin.model_type != config.model_type) continue;
-    read_llama(json, kin, config);
+  for (const LlamaVariant& variant : llama_variants) {
+    if (variant.model_type != config.model_type) continue;
+    read_llama(json, variant, config);
     return config;
   }
   json.unsupported("model_type", "llama, mistral, qwen2, qwen3 or gpt2");

@@ -1,4 +1,4 @@
-// Byte pair encoding: neighbouring tokens are merged in the order that training found.
+// Byte pair encoding: neighboring tokens are merged in the order that training found.
 #pragma once
 
 #include <cstddef>

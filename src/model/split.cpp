@@ -25,11 +25,11 @@ std::vector<Piece> cut(std::string_view text, const std::vector<Range>& matches,
 }
 
 /// Whether `piece` joins the one before it, where that stands in the order of the text.
-bool joins(SplitBehaviour behaviour, const Piece& before, const Piece& piece) {
-  switch (behaviour) {
-    case SplitBehaviour::merged_with_previous: return piece.is_match && !before.is_match;
-    case SplitBehaviour::merged_with_next: return before.is_match && !piece.is_match;
-    case SplitBehaviour::contiguous: return before.is_match == piece.is_match;
+bool joins(SplitBehavior behavior, const Piece& before, const Piece& piece) {
+  switch (behavior) {
+    case SplitBehavior::merged_with_previous: return piece.is_match && !before.is_match;
+    case SplitBehavior::merged_with_next: return before.is_match && !piece.is_match;
+    case SplitBehavior::contiguous: return before.is_match == piece.is_match;
     default: return false;
   }
 }
@@ -41,8 +41,8 @@ std::vector<std::string_view> Split::operator()(std::string_view text) const {
   std::vector<std::string_view> words;
   for (std::size_t n = 0; n < pieces.size(); ++n) {
     Range range = pieces[n].range;
-    if (behaviour == SplitBehaviour::removed && pieces[n].is_match) continue;
-    while (n + 1 < pieces.size() && joins(behaviour, pieces[n], pieces[n + 1]))
+    if (behavior == SplitBehavior::removed && pieces[n].is_match) continue;
+    while (n + 1 < pieces.size() && joins(behavior, pieces[n], pieces[n + 1]))
       range.end = pieces[++n].range.end;
     if (range.end > range.begin) words.push_back(text.substr(range.begin, range.end - range.begin));
   }

@@ -9,17 +9,17 @@
 namespace attn::model {
 
 /// What becomes of the matches of a pattern. "a-b" cut at "-":
-enum class SplitBehaviour {
+enum class SplitBehavior {
   removed,               // "a" "b"
   isolated,              // "a" "-" "b"
   merged_with_previous,  // "a-" "b"
   merged_with_next,      // "a" "-b"
-  contiguous,            // as isolated, but neighbouring matches are one piece
+  contiguous,            // as isolated, but neighboring matches are one piece
 };
 
 struct Split {
   Regex pattern;
-  SplitBehaviour behaviour;
+  SplitBehavior behavior;
   bool invert = false;  // what lies between the matches counts as the matches
 
   /// The pieces of valid UTF-8, none of them empty.

@@ -1,4 +1,4 @@
-// Characters: what the tokeniser needs to know of Unicode. Nothing else includes utf8proc's header.
+// Characters: what the tokenizer needs to know of Unicode. Nothing else includes utf8proc's header.
 #pragma once
 
 #include <cstddef>

@@ -14,11 +14,11 @@ namespace attn::model {
 namespace {
 
 /// Takes tensors out of a checkpoint, and keeps account of what is missing and what is left.
-class Taker {
+class ParameterReader {
  public:
   /// Names begin with `prefix` where the whole model was saved, and without it where its body alone
   /// was: `first` tells.
-  Taker(const Checkpoint& checkpoint, const std::string& prefix, const std::string& first)
+  ParameterReader(const Checkpoint& checkpoint, const std::string& prefix, const std::string& first)
       : checkpoint_(checkpoint), prefix_(checkpoint.contains(first) ? "" : prefix) {}
 
   /// A tensor of the body, of this shape. A missing one is absent until finish().
@@ -44,7 +44,7 @@ class Taker {
   std::vector<std::string> missing_;
 };
 
-TensorView Taker::take_named(const std::string& name, const Dims& shape) {
+TensorView ParameterReader::take_named(const std::string& name, const Dims& shape) {
   known_.insert(name);
   if (!checkpoint_.contains(name)) {
     missing_.push_back(name);
@@ -62,7 +62,7 @@ TensorView Taker::take_named(const std::string& name, const Dims& shape) {
   return tensor;
 }
 
-void Taker::finish() const {
+void ParameterReader::finish() const {
   constexpr std::size_t max_listed = 5;
   std::vector<std::string> unknown;
   for (const std::string& name : checkpoint_.names()) {
@@ -80,13 +80,15 @@ void Taker::finish() const {
   if (!faults.empty()) io::fail(checkpoint_.folder(), faults);
 }
 
-LinearWeights Taker::linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
+LinearWeights ParameterReader::linear(const std::string& name, std::int64_t out, std::int64_t in,
+                                      bool bias) {
   LinearWeights weights{.weight = take(name + ".weight", {out, in})};
   if (bias) weights.bias = take(name + ".bias", {out});
   return weights;
 }
 
-LinearWeights Taker::transposed(const std::string& name, std::int64_t in, std::int64_t out) {
+LinearWeights ParameterReader::transposed(const std::string& name, std::int64_t in,
+                                          std::int64_t out) {
   LinearWeights weights{.weight = take(name + ".weight", {in, out}),
                         .bias = take(name + ".bias", {out})};
   if (!weights.weight.absent()) weights.weight = weights.weight.permuted({1, 0});
@@ -95,14 +97,15 @@ LinearWeights Taker::transposed(const std::string& name, std::int64_t in, std::i
 
 /// The last projection, to the vocabulary. Tied, it is the embedding; but what a file says in so
 /// many numbers is believed first.
-TensorView take_output(Taker& taker, const ModelConfig& config) {
+TensorView take_output(ParameterReader& taker, const ModelConfig& config) {
   const std::string name = "lm_head.weight";
   if (config.tied && !taker.has_named(name)) return {};
   return taker.take_named(name,
                           {config.settings.vocab_size, config.settings.layer.attention.hidden});
 }
 
-LayerWeights llama_layer(Taker& taker, const ModelConfig& config, const std::string& name) {
+LayerWeights llama_layer(ParameterReader& taker, const ModelConfig& config,
+                         const std::string& name) {
   const LayerSettings& layer = config.settings.layer;
   const std::int64_t hidden = layer.attention.hidden, head_dim = layer.attention.head_dim;
   const std::int64_t q_width = layer.attention.num_q_heads * head_dim,
@@ -129,7 +132,7 @@ LayerWeights llama_layer(Taker& taker, const ModelConfig& config, const std::str
 DecoderWeights llama_weights(const Checkpoint& checkpoint, const ModelConfig& config) {
   const std::string embedding = "embed_tokens.weight";
   const std::int64_t hidden = config.settings.layer.attention.hidden;
-  Taker taker(checkpoint, "model.", embedding);
+  ParameterReader taker(checkpoint, "model.", embedding);
   DecoderWeights weights;
   weights.embedding = taker.take(embedding, {config.settings.vocab_size, hidden});
   for (std::int64_t n = 0; n < config.settings.num_layers; ++n) {
@@ -142,12 +145,14 @@ DecoderWeights llama_weights(const Checkpoint& checkpoint, const ModelConfig& co
   return weights;
 }
 
-NormWeights layer_norm_weights(Taker& taker, const std::string& name, std::int64_t width) {
+NormWeights layer_norm_weights(ParameterReader& taker, const std::string& name,
+                               std::int64_t width) {
   return {.scale = taker.take(name + ".weight", {width}),
           .bias = taker.take(name + ".bias", {width})};
 }
 
-LayerWeights gpt2_layer(Taker& taker, const ModelConfig& config, const std::string& name) {
+LayerWeights gpt2_layer(ParameterReader& taker, const ModelConfig& config,
+                        const std::string& name) {
   const LayerSettings& layer = config.settings.layer;
   const std::int64_t hidden = layer.attention.hidden;
   LayerWeights weights;
@@ -171,7 +176,7 @@ LayerWeights gpt2_layer(Taker& taker, const ModelConfig& config, const std::stri
 DecoderWeights gpt2_weights(const Checkpoint& checkpoint, const ModelConfig& config) {
   const std::string embedding = "wte.weight";
   const AttentionSettings& attention = config.settings.layer.attention;
-  Taker taker(checkpoint, "transformer.", embedding);
+  ParameterReader taker(checkpoint, "transformer.", embedding);
   DecoderWeights weights;
   weights.embedding = taker.take(embedding, {config.settings.vocab_size, attention.hidden});
   weights.positions = taker.take("wpe.weight", {attention.max_positions, attention.hidden});

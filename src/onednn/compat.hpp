@@ -28,7 +28,7 @@ inline dnnl::matmul::primitive_desc packed_matmul_descriptor(
 #endif
 }
 
-/// Softmax over one axis; source and destination are laid out alike.
+/// Softmax over one axis; source and destination have the same layout.
 inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engine& engine,
                                                                 const dnnl::memory::desc& data,
                                                                 int axis) {
@@ -40,7 +40,7 @@ inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engi
 #endif
 }
 
-/// A function of each element; source and destination are laid out alike.
+/// A function of each element; source and destination have the same layout.
 inline dnnl::eltwise_forward::primitive_desc elementwise_descriptor(const dnnl::engine& engine,
                                                                     const dnnl::memory::desc& data,
                                                                     dnnl::algorithm function) {

@@ -12,7 +12,7 @@ namespace attn::onednn {
 /// Columns of a panel.
 inline constexpr std::int64_t weight_panel_width = 64;
 /// Words of depth that a panel's depth is a multiple of. A word is a float, or a pair of bf16 that
-/// are neighbours in depth.
+/// are neighbors in depth.
 inline constexpr std::int64_t weight_depth_step = 16;
 
 /// Y[m, n] = X[m, k] W[k, n] + bias[n], or += with `accumulate`. X and Y are dense; W lies in

@@ -5,7 +5,7 @@
 #include "softmax/slices.hpp"
 #include "tensor/checks.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 [[noreturn]] void reject_shape(const char* name, const TensorView& tensor, const Dims& needed,
@@ -16,7 +16,7 @@ namespace {
 
 void require_reduced(const char* name, const TensorView& tensor, const char* of_name,
                      const TensorView& of, int dim) {
-  const Dims needed = without(of.shape, dim);
+  const Dims needed = remove_dim(of.shape, dim);
   if (!(tensor.shape == needed))
     reject_shape(name, tensor, needed, fmt::format("the shape of {} without dim {}", of_name, dim));
   require_data(name, tensor);
@@ -100,4 +100,4 @@ void require_alpha(float alpha) {
     reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -3,7 +3,7 @@
 
 #include <attn/tensor.hpp>
 
-namespace attn {
+namespace attn::detail {
 
 /// dim counted from the first one. Throws unless -rank <= dim < rank; `tensor` has rank 1 or more.
 int checked_dim(const char* name, const TensorView& tensor, int dim);
@@ -32,4 +32,4 @@ void require_epsilon(const char* name, float epsilon);
 /// Of entmax: finite, 1 or more.
 void require_alpha(float alpha);
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -8,7 +8,7 @@
 #include <limits>
 #include <numeric>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -151,4 +151,4 @@ bool Categorical::reaches(const float* logits, std::int64_t count, double needed
   return true;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

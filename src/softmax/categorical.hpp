@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace attn {
+namespace attn::detail {
 
 /// All of its arithmetic is IEEE double operations in a fixed order, so that it is the same on
 /// every machine.
@@ -46,4 +46,4 @@ class Categorical {
   std::vector<std::int64_t> most_probable_;
 };
 
-}  // namespace attn
+}  // namespace attn::detail

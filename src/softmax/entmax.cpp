@@ -7,6 +7,7 @@
 #include "tensor/checks.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 void require_threshold(const Threshold& threshold, const TensorView& x, int dim) {
@@ -25,10 +26,10 @@ void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int di
   dim = checked_dim("x", x, dim);
   require_output_like("y", y, "x", x);
   require_threshold(threshold, x, dim);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
 
-  const ValueOfEach<float, void> tau(threshold.tau);
-  const ValueOfEach<std::int64_t, void> support(threshold.support);
+  const PerSlice<float, void> tau(threshold.tau);
+  const PerSlice<std::int64_t, void> support(threshold.support);
   for_each_slice({.in = {x}, .out = {y}, .dim = dim, .scratch = 2 * x.shape[dim]}, resources,
                  [&](const Slice& slice) {
                    const RowThreshold found =

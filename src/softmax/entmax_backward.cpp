@@ -34,6 +34,7 @@
 #include "softmax/slices.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 /// s_i over the greatest s, of elements with y_i > 0.
@@ -127,7 +128,7 @@ void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTen
   dim = checked_dim("y", y, dim);
   require_input_like("dy", dy, "y", y);
   require_output_like("dx", dx, "y", y);
-  for_each_slice({.in = {dy, y}, .out = {dx}, .dim = dim}, resources_of(execution),
+  for_each_slice({.in = {dy, y}, .out = {dx}, .dim = dim}, resolve(execution),
                  [alpha](const Slice& slice) { backward_slice(slice, alpha); });
 }
 
@@ -146,7 +147,7 @@ void entmax_backward_alpha(const TensorView& dy, const TensorView& y,
   require_reduced_output("dalpha", dalpha, "y", y, dim);
   Tensor gradients(DType::f32, dalpha.shape);
   float* const gradient = gradients.data<float>();
-  for_each_slice({.in = {dy, y}, .dim = dim}, resources_of(execution), [&](const Slice& slice) {
+  for_each_slice({.in = {dy, y}, .dim = dim}, resolve(execution), [&](const Slice& slice) {
     gradient[slice.index] = alpha_gradient(slice.in[0], slice.in[1], slice.extent, alpha);
   });
   copy_into(gradients.view(), dalpha);

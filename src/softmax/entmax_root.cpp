@@ -13,7 +13,7 @@
 #include <cmath>
 #include <limits>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -118,4 +118,4 @@ EntmaxRoot find_entmax_root(float* d, std::int64_t count, double factor) noexcep
   return root;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace attn {
+namespace attn::detail {
 
 /// With d = x - max x <= 0 and z = (alpha - 1) d: the s in (0, 1] for which the weights (z + s)^p,
 /// p = 1 / (alpha - 1), of the elements with z > -s sum to 1. tau = (alpha - 1) max x - s.
@@ -29,4 +29,4 @@ struct EntmaxRoot {
 /// d: all that have d > -p, the maximum among them. It is overwritten.
 EntmaxRoot find_entmax_root(float* d, std::int64_t count, double factor) noexcept;
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -19,12 +19,12 @@
 #include "softmax/entmax_root.hpp"
 #include "softmax/row_functions.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
-using kernels::Cut;
 using kernels::ExcessSums;
 using kernels::Kernels;
+using kernels::Threshold;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
@@ -45,7 +45,7 @@ RowThreshold without_maximum(float maximum, std::int64_t count, float* y) noexce
   return {empty ? -infinity : nan, 0};
 }
 
-Cut cut_at(double t) noexcept {
+Threshold threshold_at(double t) noexcept {
   const auto high = static_cast<float>(t);
   return {high, static_cast<float>(t - high)};
 }
@@ -92,7 +92,7 @@ Solution solve(const Kernels& kernels, float* d, std::int64_t count, double t) n
   std::int64_t support = count + 1;
   bool may_jump = true, jumped = false;
   for (int n = 0; n < enough; ++n) {
-    const ExcessSums sums = kernels.excess_sums(d, count, cut_at(t));
+    const ExcessSums sums = kernels.excess_sums(d, count, threshold_at(t));
     const bool settled = sums.number == support;
     support = sums.number;
     const double surplus = Form::surplus(sums);
@@ -106,7 +106,7 @@ Solution solve(const Kernels& kernels, float* d, std::int64_t count, double t) n
     const double exact = Form::exact(sums);
     jumped = settled && may_jump && std::isfinite(exact);
     const double step = jumped ? exact : Form::newton(sums);
-    if (left && 2 * support < count) count = kernels.keep_above(d, count, 0, bound_below(t), d);
+    if (left && 2 * support < count) count = kernels.compress_above(d, count, 0, bound_below(t), d);
     t += step;
   }
   return {t, support};
@@ -122,10 +122,10 @@ Solution find(const Kernels& kernels, const float* x, std::int64_t count, float 
   double t = -Form::power;
   if (count / sampled >= least_sample) {
     const std::int64_t kept =
-        kernels.keep_above(x, count / sampled, maximum, bound_below(t), scratch);
+        kernels.compress_above(x, count / sampled, maximum, bound_below(t), scratch);
     t = solve<Form>(kernels, scratch, kept, t).t;
   }
-  const std::int64_t kept = kernels.keep_above(x, count, maximum, bound_below(t), scratch);
+  const std::int64_t kept = kernels.compress_above(x, count, maximum, bound_below(t), scratch);
   return solve<Form>(kernels, scratch, kept, t);
 }
 
@@ -134,7 +134,7 @@ RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t 
   const float maximum = greatest(kernels, x, count);
   if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
   const Solution found = find<Sparsemax>(kernels, x, count, maximum, scratch);
-  if (y != nullptr) kernels.excesses(x, count, maximum, cut_at(found.t), y);
+  if (y != nullptr) kernels.excesses(x, count, maximum, threshold_at(found.t), y);
   return {static_cast<float>(found.t + maximum), found.support};
 }
 
@@ -143,7 +143,7 @@ RowThreshold entmax15_row(const Kernels& kernels, const float* x, std::int64_t c
   const float maximum = greatest(kernels, x, count);
   if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
   const Solution found = find<Entmax15>(kernels, x, count, maximum, scratch);
-  if (y != nullptr) kernels.half_excesses_squared(x, count, maximum, cut_at(found.t), y);
+  if (y != nullptr) kernels.half_excesses_squared(x, count, maximum, threshold_at(found.t), y);
   return {static_cast<float>((found.t + maximum) / 2), found.support};
 }
 
@@ -154,7 +154,7 @@ RowThreshold general_row(const Kernels& kernels, const float* x, std::int64_t co
   if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
   const double factor = static_cast<double>(alpha) - 1;
   const std::int64_t kept =
-      kernels.keep_above(x, count, maximum, bound_below(-1 / factor), scratch);
+      kernels.compress_above(x, count, maximum, bound_below(-1 / factor), scratch);
   const EntmaxRoot root = find_entmax_root(scratch, kept, factor);
   if (y != nullptr) {
     for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<float>(root.weight(x[n] - maximum));
@@ -172,4 +172,4 @@ RowThreshold entmax_row(const Kernels& kernels, const float* x, std::int64_t cou
   return general_row(kernels, x, count, alpha, y, scratch);
 }
 
-}  // namespace attn
+}  // namespace attn::detail

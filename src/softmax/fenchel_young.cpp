@@ -27,6 +27,7 @@
 #include "tensor/checks.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
@@ -136,7 +137,7 @@ void entmax_loss(const TensorView& x, const TensorView& target, const MutableTen
   require_alpha(alpha);
   require_input("x", x);
   require_loss_output("loss", loss, {"x", x}, options.reduction);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Targets targets({"x", x}, target, options, resources);
   require_weights_of_targets(targets, options);
   Losses losses(loss, options.reduction, targets);
@@ -164,7 +165,7 @@ void entmax_loss_backward(const TensorView& dloss, const TensorView& x, const Te
   require_input("x", x);
   require_output_like("dx", dx, "x", x);
   require_loss_input("dloss", dloss, {"x", x}, options.reduction);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Targets targets({"x", x}, target, options, resources);
   require_weights_of_targets(targets, options);
   const Factors factors(dloss, options.reduction, targets);

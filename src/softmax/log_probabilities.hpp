@@ -6,7 +6,7 @@
 
 #include "softmax/row_functions.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// log p_c = (x_c - shift) - log sum_j exp(x_j - shift). The difference of two floats comes first:
 /// it is exact in a double or dwarfs the logarithm, so that large logits lose nothing. Of nothing
@@ -46,4 +46,4 @@ class LogProbabilities {
   bool empty_;
 };
 
-}  // namespace attn
+}  // namespace attn::detail

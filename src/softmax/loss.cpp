@@ -11,6 +11,7 @@
 #include "softmax/row_functions.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 /// sum_c w_c q_c l(c), l(c) being the loss of class c.
@@ -36,10 +37,10 @@ float element_at(const TensorView& tensor, std::int64_t offset, const kernels::K
 }
 
 /// Where one class of each slice counts, the others are not read.
-void gather_losses(const TensorView& log_p, const Targets& targets, const Resources& resources,
-                   Losses& losses) {
+void gather_losses(const TensorView& log_p, const Targets& targets,
+                   const ResolvedExecution& resources, Losses& losses) {
   const int dim = targets.class_dim();
-  const Positions positions(without(log_p.shape, dim), without(log_p.strides, dim));
+  const ElementOffsets positions(remove_dim(log_p.shape, dim), remove_dim(log_p.strides, dim));
   for_each_block(targets.slices(), resources.num_threads,
                  [&](std::int64_t, std::int64_t first, std::int64_t last) {
                    for (std::int64_t slice = first; slice < last; ++slice) {
@@ -114,7 +115,7 @@ void nll_loss(const TensorView& log_p, const TensorView& target, const MutableTe
               const LossOptions& options, const Execution& execution) {
   require_input("log_p", log_p);
   require_loss_output("loss", loss, {"log_p", log_p}, options.reduction);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Targets targets({"log_p", log_p}, target, options, resources);
   Losses losses(loss, options.reduction, targets);
   if (targets.one_class_counts()) {
@@ -137,7 +138,7 @@ void cross_entropy(const TensorView& x, const TensorView& target, const MutableT
                    const LossOptions& options, const Execution& execution) {
   require_input("x", x);
   require_loss_output("loss", loss, {"x", x}, options.reduction);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Targets targets({"x", x}, target, options, resources);
   Losses losses(loss, options.reduction, targets);
   for_each_slices({.in = {x, targets.distributions()}, .dim = targets.class_dim()}, resources,
@@ -158,7 +159,7 @@ void nll_loss_backward(const TensorView& dloss, const TensorView& target,
   require_input("dlog_p", dlog_p);
   require_output_like("dlog_p", dlog_p, "dlog_p", dlog_p);
   require_loss_input("dloss", dloss, {"dlog_p", dlog_p}, options.reduction);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Targets targets({"dlog_p", dlog_p}, target, options, resources);
   const Factors factors(dloss, options.reduction, targets);
   for_each_slice(
@@ -172,7 +173,7 @@ void cross_entropy_backward(const TensorView& dloss, const TensorView& x, const 
   require_input("x", x);
   require_output_like("dx", dx, "x", x);
   require_loss_input("dloss", dloss, {"x", x}, options.reduction);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   const Targets targets({"x", x}, target, options, resources);
   const Factors factors(dloss, options.reduction, targets);
   for_each_slices({.in = {x, targets.distributions()}, .out = {dx}, .dim = targets.class_dim()},

@@ -6,7 +6,7 @@
 #include "softmax/arguments.hpp"
 #include "tensor/checks.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 bool is_integer(DType dtype) { return dtype == DType::i32 || dtype == DType::i64; }
@@ -14,9 +14,9 @@ bool is_integer(DType dtype) { return dtype == DType::i32 || dtype == DType::i64
 int class_dim_of(const TensorView& x) { return x.rank() == 1 ? 0 : 1; }
 
 /// One for each slice, of any type.
-void require_of_slices(const char* name, const TensorView& tensor, const NamedTensor& x) {
+void require_of_slices(const char* name, const TensorView& tensor, const NamedView& x) {
   const int dim = class_dim_of(x.tensor);
-  const Dims needed = without(x.tensor.shape, dim);
+  const Dims needed = remove_dim(x.tensor.shape, dim);
   if (!(tensor.shape == needed)) {
     reject(fmt::format("{} has shape {}; it needs {} (the shape of {} without dim {}, the classes)",
                        name, tensor.shape.to_string(), needed.to_string(), x.name, dim));
@@ -42,8 +42,8 @@ void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
 
 }  // namespace
 
-Targets::Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options,
-                 const Resources& resources)
+Targets::Targets(const NamedView& x, const TensorView& target, const LossOptions& options,
+                 const ResolvedExecution& resources)
     : class_dim_(class_dim_of(x.tensor)),
       classes_(x.tensor.shape[class_dim_]),
       slices_(number_of_slices(x.tensor.shape, class_dim_)),
@@ -123,7 +123,7 @@ void Losses::finish(int num_threads) {
   out_[0] = static_cast<float>(reduction_ == Reduction::mean ? sum / targets_.divisor() : sum);
 }
 
-void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x,
+void require_loss_input(const char* name, const TensorView& loss, const NamedView& x,
                         Reduction reduction) {
   require_type(name, loss, DType::f32);
   if (reduction == Reduction::none) return require_of_slices(name, loss, x);
@@ -131,11 +131,11 @@ void require_loss_input(const char* name, const TensorView& loss, const NamedTen
   require_data(name, loss);
 }
 
-void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x,
+void require_loss_output(const char* name, const MutableTensorView& loss, const NamedView& x,
                          Reduction reduction) {
   require_loss_input(name, loss, x, reduction);
   if (reduction == Reduction::none)
     require_reduced_output(name, loss, DType::f32, x.name, x.tensor, class_dim_of(x.tensor));
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -12,10 +12,10 @@
 #include "softmax/slices.hpp"
 #include "threads/parallel.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// A tensor and what it is called in messages.
-struct NamedTensor {
+struct NamedView {
   const char* name;
   TensorView tensor;
 };
@@ -59,8 +59,8 @@ inline double weighed(double weight, double loss) noexcept {
 class Targets {
  public:
   /// Checks x, which has the classes, against target and options, and each class; throws Error.
-  Targets(const NamedTensor& x, const TensorView& target, const LossOptions& options,
-          const Resources& resources);
+  Targets(const NamedView& x, const TensorView& target, const LossOptions& options,
+          const ResolvedExecution& resources);
 
   int class_dim() const noexcept { return class_dim_; }
   std::int64_t classes() const noexcept { return classes_; }
@@ -69,7 +69,7 @@ class Targets {
   const TensorView& distributions() const noexcept { return distributions_; }
   /// Targets are classes, and nothing is smoothed: one class of each slice counts.
   bool one_class_counts() const noexcept { return distributions_.absent() && smoothing_ == 0; }
-  /// Targets are classes, smoothed, and classes count alike: q is share() for each, and kept() more
+  /// Targets are classes, smoothed, and classes count equally: q is share() for each, and kept() more
   /// for the target.
   bool evenly_smoothed() const noexcept {
     return distributions_.absent() && smoothing_ != 0 && weights_.empty();
@@ -114,7 +114,7 @@ class Targets {
   TensorView distributions_{};
   const void* data_ = nullptr;  // of classes
   bool wide_ = false;           // i64, else i32
-  Positions positions_;
+  ElementOffsets positions_;
   std::optional<std::int64_t> ignore_index_;
   double smoothing_ = 0;
   double divisor_ = 0;
@@ -139,7 +139,7 @@ class Losses {
  private:
   const Targets& targets_;
   Reduction reduction_;
-  ValueOfEach<float, void> out_;
+  PerSlice<float, void> out_;
   std::vector<double> kept_;  // for a sum
 };
 
@@ -155,15 +155,15 @@ class Factors {
   }
 
  private:
-  ValueOfEach<const float, const void> values_;
+  PerSlice<const float, const void> values_;
   bool each_;
   double divisor_;
 };
 
 /// loss or dloss: f32 [], or with Reduction::none one for each slice of x.
-void require_loss_input(const char* name, const TensorView& loss, const NamedTensor& x,
+void require_loss_input(const char* name, const TensorView& loss, const NamedView& x,
                         Reduction reduction);
-void require_loss_output(const char* name, const MutableTensorView& loss, const NamedTensor& x,
+void require_loss_output(const char* name, const MutableTensorView& loss, const NamedView& x,
                          Reduction reduction);
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 
-namespace attn {
+namespace attn::detail {
 
 using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;
@@ -39,4 +39,4 @@ constexpr double philox_uniform(std::uint64_t seed, std::uint64_t draw,
          0x1p-53;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -5,21 +5,21 @@
 #include <cmath>
 #include <limits>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
-using kernels::Exponential;
-using kernels::Factor;
+using kernels::ExpReduction;
 using kernels::FloatRows;
 using kernels::FloatRowsOut;
 using kernels::LogTerms;
 using kernels::RowKernels;
+using kernels::SplitFloat;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr double log2e = 1.4426950408889634074;
 constexpr double ln2 = 0.69314718055994530942;
 
-Factor factor_of(double value) {
+SplitFloat factor_of(double value) {
   const auto high = static_cast<float>(value);
   const auto upper = std::bit_cast<float>(std::bit_cast<std::uint32_t>(high) & 0xfffff000u);
   return {
@@ -44,7 +44,7 @@ class Terms {
         inverse_(factor_of(1 / temperature_)) {}
 
   /// For a row with this greatest element, whose term is 2 at most.
-  Exponential below(float greatest) const {
+  ExpReduction below(float greatest) const {
     constexpr double least = -126;
     constexpr double to_whole = 0x1.8p52;                               // adding it rounds
     if (greatest == minus_infinity) return kernels::plain_exponential;  // of -inf that is 0
@@ -61,16 +61,16 @@ class Terms {
   }
 
   /// What exp's argument has less in a term of `e` than in one of `base`, or than in its formula.
-  double taken_out(const Exponential& e,
-                   const Exponential& base = kernels::plain_exponential) const {
+  double taken_out(const ExpReduction& e,
+                   const ExpReduction& base = kernels::plain_exponential) const {
     return (static_cast<double>(e.shift) - base.shift) / (temperature_ / stretch_) +
            (e.whole - base.whole) * ln2;
   }
 
   /// What turns elements of the row into their logarithms of softmax; -inf into itself where there
   /// are no terms.
-  LogTerms logarithms(const Exponential& e, double sum) const {
-    const Factor log_sum = sum == 0 ? Factor{} : factor_of(e.whole * ln2 + std::log(sum));
+  LogTerms logarithms(const ExpReduction& e, double sum) const {
+    const SplitFloat log_sum = sum == 0 ? SplitFloat{} : factor_of(e.whole * ln2 + std::log(sum));
     return {.moved = e.moved,
             .shrink = e.shrink,
             .shift = e.shift,
@@ -88,12 +88,12 @@ class Terms {
   float shrink_, stretch_;
   double temperature_;  // within that room
   double factor_;
-  Factor factors_, inverse_;
+  SplitFloat factors_, inverse_;
 };
 
 /// The sums of a few rows' terms, and what the terms are. 0: a row is empty or nothing but -inf.
 struct RowSums {
-  Exponential exponentials[kernels::rows_at_once];
+  ExpReduction exponentials[kernels::rows_at_once];
   double sums[kernels::rows_at_once];
 };
 
@@ -116,7 +116,7 @@ RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& t
 /// One row in one pass, block by block: where a block's maximum is a new one, the sum so far is
 /// multiplied to fit.
 void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& terms,
-                     Exponential& e, double& sum) {
+                     ExpReduction& e, double& sum) {
   float maximum = minus_infinity;
   e = kernels::plain_exponential;
   sum = 0;
@@ -125,7 +125,7 @@ void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& 
     float here = 0;
     rows.maxima(block, &here);
     if (here > maximum) {
-      const Exponential grown = terms.below(here);
+      const ExpReduction grown = terms.below(here);
       if (maximum != minus_infinity) sum *= std::exp(terms.taken_out(e, grown));
       e = grown;
       maximum = here;
@@ -169,7 +169,7 @@ void softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float tem
   const Terms terms(temperature);
   const RowSums sums =
       kept ? sum_in_passes(kernels.rows, x, terms, y) : sum_once(kernels.rows, x, terms);
-  Factor factors[kernels::rows_at_once];
+  SplitFloat factors[kernels::rows_at_once];
   for (std::int64_t r = 0; r < x.rows; ++r)
     factors[r] = factor_of(sums.sums[r] == 0 ? 0 : 1 / sums.sums[r]);
   if (kept) {
@@ -203,10 +203,10 @@ void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std
   }
   const double temperature = gradient.temperature;
   const Terms terms(gradient.temperature);
-  const Exponential e = terms.below(static_cast<float>(gradient.out * temperature));
-  const Factor factor =
+  const ExpReduction e = terms.below(static_cast<float>(gradient.out * temperature));
+  const SplitFloat factor =
       factor_of(gradient.dout * std::exp(terms.taken_out(e) - gradient.out) / temperature);
   kernels.rows.scale_terms({x, 0, 1, count}, &e, &factor, {dx, 0});
 }
 
-}  // namespace attn
+}  // namespace attn::detail

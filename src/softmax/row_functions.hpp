@@ -6,7 +6,7 @@
 
 #include "kernels/kernels.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// -inf for no elements; NaN if there is one.
 float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept;
@@ -49,4 +49,4 @@ struct RowThreshold {
 RowThreshold entmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count,
                         float alpha, float* y, float* scratch) noexcept;
 
-}  // namespace attn
+}  // namespace attn::detail

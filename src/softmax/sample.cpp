@@ -15,6 +15,7 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 void check_options(const SampleOptions& options) {
@@ -49,7 +50,7 @@ void check_tensors(const TensorView& logits, const MutableTensorView& indices) {
 
 /// "logits[2, 0]", or "logits" if it has one row alone.
 std::string name_of_row(const Dims& shape, std::int64_t row) {
-  const Dims outer = without(shape, shape.rank() - 1);
+  const Dims outer = remove_dim(shape, shape.rank() - 1);
   if (outer.rank() == 0) return "logits";
   Dims place = outer;
   for (int dim = outer.rank() - 1; dim >= 0; --dim) {
@@ -60,7 +61,7 @@ std::string name_of_row(const Dims& shape, std::int64_t row) {
 }
 
 /// The first row that nothing can be drawn from, if there is one.
-void check_rows(const TensorView& logits, const Resources& resources) {
+void check_rows(const TensorView& logits, const ResolvedExecution& resources) {
   constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
   std::atomic<std::int64_t> first = none;
   for_each_slice({.in = {logits}, .dim = logits.rank() - 1}, resources, [&](const Slice& slice) {
@@ -90,11 +91,12 @@ class Sampler {
         options_(options),
         kernels_(kernels),
         classes_(logits.shape[logits.rank() - 1]),
-        rows_(without(logits.shape, logits.rank() - 1), without(logits.strides, logits.rank() - 1)),
+        rows_(remove_dim(logits.shape, logits.rank() - 1),
+              remove_dim(logits.strides, logits.rank() - 1)),
         staging_(static_cast<std::size_t>(classes_)),
         distribution_(classes_) {}
 
-  void draw(std::int64_t row, std::int64_t count, const ValueOfEach<std::int64_t, void>& indices) {
+  void draw(std::int64_t row, std::int64_t count, const PerSlice<std::int64_t, void>& indices) {
     distribution_.assign(as_floats(at(row), classes_, kernels_, staging_.data()), options_);
     for (std::int64_t n = 0; n < count; ++n) {
       const std::uint64_t number = options_.first_draw + static_cast<std::uint64_t>(n);
@@ -115,7 +117,7 @@ class Sampler {
   SampleOptions options_;
   const kernels::Kernels& kernels_;
   std::int64_t classes_;
-  Positions rows_;
+  ElementOffsets rows_;
   std::vector<float> staging_;  // of a row that is not dense f32
   Categorical distribution_;
 };
@@ -126,12 +128,12 @@ void sample(const TensorView& logits, const MutableTensorView& indices,
             const SampleOptions& options, const Execution& execution) {
   check_tensors(logits, indices);
   check_options(options);
-  const Resources resources = resources_of(execution);
+  const ResolvedExecution resources = resolve(execution);
   check_rows(logits, resources);
   const int last = logits.rank() - 1;
   const std::int64_t rows = number_of_slices(logits.shape, last), count = indices.shape[last];
   if (rows == 0 || count == 0) return;
-  const ValueOfEach<std::int64_t, void> values(indices);
+  const PerSlice<std::int64_t, void> values(indices);
   const auto num_threads = static_cast<int>(std::min<std::int64_t>(
       rows, threads_for(logits.size() + indices.size(), resources.num_threads)));
   std::vector<Sampler> samplers;

@@ -10,7 +10,7 @@
 #include "tensor/memory.hpp"
 #include "threads/parallel.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 struct Release {
@@ -35,7 +35,7 @@ class Rows {
       : data_(static_cast<std::byte*>(const_cast<void*>(tensor.data))),
         dtype_(tensor.dtype),
         stride_(tensor.strides[dim]),
-        positions_(without(tensor.shape, dim), without(tensor.strides, dim)) {}
+        positions_(remove_dim(tensor.shape, dim), remove_dim(tensor.strides, dim)) {}
 
   bool absent() const { return data_ == nullptr; }
   DType dtype() const { return dtype_; }
@@ -54,7 +54,7 @@ class Rows {
   std::byte* data_;
   DType dtype_;
   std::int64_t stride_;
-  Positions positions_;
+  ElementOffsets positions_;
 };
 
 bool across_slices(const TensorView& tensor, int dim) {
@@ -70,7 +70,7 @@ std::int64_t slices_at_once(const SliceTensors& tensors, std::int64_t extent, st
   const std::int64_t share = (count + num_threads - 1) / num_threads;
   const auto across = [&](const TensorView& tensor) { return across_slices(tensor, tensors.dim); };
   if (std::ranges::any_of(tensors.in, across) || std::ranges::any_of(tensors.out, across)) {
-    // Neighbouring lines of memory are best read together, as long as a core's second-level cache
+    // Neighboring lines of memory are best read together, as long as a core's second-level cache
     // keeps what they hold.
     constexpr std::int64_t kept = 131072;
     const std::int64_t lines = std::clamp<std::int64_t>(
@@ -262,7 +262,7 @@ std::int64_t count_of(const SliceTensors& tensors) {
 
 }  // namespace
 
-Positions::Positions(const Dims& shape, const Dims& strides) noexcept {
+ElementOffsets::ElementOffsets(const Dims& shape, const Dims& strides) noexcept {
   std::array<std::int64_t, Dims::max_rank> extents{}, steps{};
   int rank = 0;
   for (int dim = 0; dim < shape.rank(); ++dim) {
@@ -279,30 +279,30 @@ Positions::Positions(const Dims& shape, const Dims& strides) noexcept {
   strides_ = Dims(steps.data(), rank);
 }
 
-std::int64_t Positions::even_from(std::int64_t first, std::int64_t& stride) const noexcept {
+std::int64_t ElementOffsets::even_from(std::int64_t first, std::int64_t& stride) const noexcept {
   const int last = shape_.rank() - 1;
   stride = last < 0 ? 1 : strides_[last];
   return last < 0 ? 1 : shape_[last] - (last == 0 ? first : first % shape_[last]);
 }
 
-Row NumberOfEach::row(std::int64_t index) const noexcept {
+Row PerSliceFloat::row(std::int64_t index) const noexcept {
   auto* const data = static_cast<std::byte*>(const_cast<void*>(tensor_.data));
   return {data + positions_.offset(index) * static_cast<std::int64_t>(size_of(tensor_.dtype)),
           tensor_.dtype, 1};
 }
 
-float NumberOfEach::read(std::int64_t index, const kernels::Kernels& kernels) const noexcept {
+float PerSliceFloat::read(std::int64_t index, const kernels::Kernels& kernels) const noexcept {
   float value = 0;
   read_row(row(index), 1, kernels, &value);
   return value;
 }
 
-void NumberOfEach::write(std::int64_t index, float value,
-                         const kernels::Kernels& kernels) const noexcept {
+void PerSliceFloat::write(std::int64_t index, float value,
+                          const kernels::Kernels& kernels) const noexcept {
   write_row(&value, 1, kernels, row(index));
 }
 
-Resources resources_of(const Execution& execution) {
+ResolvedExecution resolve(const Execution& execution) {
   if (execution.num_threads) require_positive("num_threads", *execution.num_threads);
   const int threads = default_num_threads();
   return {kernels::kernels_for(execution.isa.value_or(default_isa())),
@@ -325,14 +325,14 @@ Slice Slices::slice(std::int64_t n) const noexcept {
   return slice;
 }
 
-void for_each_slice(const SliceTensors& tensors, const Resources& resources,
+void for_each_slice(const SliceTensors& tensors, const ResolvedExecution& resources,
                     const std::function<void(const Slice&)>& f) {
   for_each_slices(tensors, resources, [&](const Slices& slices) {
     for (std::int64_t n = 0; n < slices.count; ++n) f(slices.slice(n));
   });
 }
 
-void for_each_slices(const SliceTensors& tensors, const Resources& resources,
+void for_each_slices(const SliceTensors& tensors, const ResolvedExecution& resources,
                      const std::function<void(const Slices&)>& f) {
   const std::int64_t count = count_of(tensors), extent = Worker::extent_of(tensors);
   if (count == 0) return;
@@ -343,10 +343,10 @@ void for_each_slices(const SliceTensors& tensors, const Resources& resources,
   workers.reserve(static_cast<std::size_t>(num_threads));
   for (int thread = 0; thread < num_threads; ++thread)
     workers.emplace_back(tensors, resources.kernels, at_once);
-  Shares pieces((count + at_once - 1) / at_once, num_threads);
+  WorkStealingRange pieces((count + at_once - 1) / at_once, num_threads);
   parallel(num_threads, [&](Team& team, int thread) {
     Worker& worker = workers[static_cast<std::size_t>(thread)];
-    pieces.take(thread, [&](std::int64_t piece) {
+    pieces.for_each(thread, [&](std::int64_t piece) {
       const std::int64_t first = piece * at_once;
       team.attempt([&] { worker.take(first, std::min(at_once, count - first), f); });
     });
@@ -354,10 +354,10 @@ void for_each_slices(const SliceTensors& tensors, const Resources& resources,
 }
 
 std::int64_t number_of_slices(const Dims& shape, int dim) noexcept {
-  return without(shape, dim).product();
+  return remove_dim(shape, dim).product();
 }
 
-Dims without(const Dims& dims, int dim) noexcept {
+Dims remove_dim(const Dims& dims, int dim) noexcept {
   std::array<std::int64_t, Dims::max_rank> kept{};
   int rank = 0;
   for (int n = 0; n < dims.rank(); ++n) {
@@ -366,4 +366,4 @@ Dims without(const Dims& dims, int dim) noexcept {
   return Dims(kept.data(), rank);
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -14,13 +14,13 @@
 #include "kernels/kernels.hpp"
 #include "kernels/rows.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// The elements of a tensor numbered in row-major order, and where each lies. Dims that lie as one
 /// are taken as one.
-class Positions {
+class ElementOffsets {
  public:
-  Positions(const Dims& shape, const Dims& strides) noexcept;
+  ElementOffsets(const Dims& shape, const Dims& strides) noexcept;
 
   /// In elements from the tensor's first.
   std::int64_t offset(std::int64_t index) const noexcept {
@@ -41,9 +41,9 @@ class Positions {
 /// One value for each slice: a tensor of the shape without `dim`, or any other tensor, element by
 /// element.
 template <class T, class Void>
-class ValueOfEach {
+class PerSlice {
  public:
-  explicit ValueOfEach(const BasicTensorView<Void>& tensor) noexcept
+  explicit PerSlice(const BasicTensorView<Void>& tensor) noexcept
       : data_(static_cast<T*>(tensor.data)), positions_(tensor.shape, tensor.strides) {}
   /// An absent tensor has no values to be had.
   explicit operator bool() const noexcept { return data_ != nullptr; }
@@ -51,13 +51,13 @@ class ValueOfEach {
 
  private:
   T* data_;
-  Positions positions_;
+  ElementOffsets positions_;
 };
 
 /// One number for each slice, f32, bf16 or f16.
-class NumberOfEach {
+class PerSliceFloat {
  public:
-  explicit NumberOfEach(const TensorView& tensor) noexcept
+  explicit PerSliceFloat(const TensorView& tensor) noexcept
       : tensor_(tensor), positions_(tensor.shape, tensor.strides) {}
   float read(std::int64_t index, const kernels::Kernels& kernels) const noexcept;
   /// Rounds to the tensor's type; for tensors that may be written.
@@ -67,7 +67,7 @@ class NumberOfEach {
   Row row(std::int64_t index) const noexcept;
 
   TensorView tensor_;
-  Positions positions_;
+  ElementOffsets positions_;
 };
 
 /// A slice as a function sees it: what it reads, and where it writes. An output may be the memory
@@ -80,7 +80,7 @@ struct Slice {
   float* scratch;  // as many floats as were asked for, 64-byte aligned
 };
 
-/// A few neighbouring slices, at most kernels::rows_at_once and as many as L1 keeps, whose rows are
+/// A few neighboring slices, at most kernels::rows_at_once and as many as L1 keeps, whose rows are
 /// evenly spaced in each tensor.
 struct Slices {
   std::int64_t first;  // index
@@ -102,12 +102,12 @@ struct SliceTensors {
 };
 
 /// An execution with its defaults filled in.
-struct Resources {
+struct ResolvedExecution {
   const kernels::Kernels& kernels;
   int num_threads;
 };
 /// Throws Error for an ISA that is not there or less than one thread.
-Resources resources_of(const Execution& execution);
+ResolvedExecution resolve(const Execution& execution);
 
 /// Threads that are worth waking for so many elements of arithmetic as heavy as an exponential.
 int threads_for(std::int64_t elements, int num_threads) noexcept;
@@ -115,16 +115,16 @@ int threads_for(std::int64_t elements, int num_threads) noexcept;
 /// Calls f for each slice, from several threads at once; outputs are written behind it. The first
 /// exception that leaves f ends the loop and reaches the caller. Memory is taken before the first
 /// call.
-void for_each_slice(const SliceTensors& tensors, const Resources& resources,
+void for_each_slice(const SliceTensors& tensors, const ResolvedExecution& resources,
                     const std::function<void(const Slice&)>& f);
 
 /// The same, a few slices at a time.
-void for_each_slices(const SliceTensors& tensors, const Resources& resources,
+void for_each_slices(const SliceTensors& tensors, const ResolvedExecution& resources,
                      const std::function<void(const Slices&)>& f);
 
 /// The product of the extents but for dim.
 std::int64_t number_of_slices(const Dims& shape, int dim) noexcept;
 /// The dims but for one.
-Dims without(const Dims& dims, int dim) noexcept;
+Dims remove_dim(const Dims& dims, int dim) noexcept;
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -5,6 +5,7 @@
 #include "softmax/slices.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 using RowsFunction = void (*)(const kernels::Kernels&, const kernels::FloatRows& x,
@@ -24,7 +25,7 @@ void map_slices(const MapCall& call, RowsFunction function) {
   const int dim = checked_dim("x", call.x, call.dim);
   require_output_like("y", call.y, "x", call.x);
   require_positive_number("temperature", call.temperature);
-  const Resources resources = resources_of(call.execution);
+  const ResolvedExecution resources = resolve(call.execution);
   for_each_slices({.in = {call.x}, .out = {call.y}, .dim = dim}, resources,
                   [&](const Slices& slices) {
                     function(resources.kernels, slices.in[0], call.temperature, slices.out[0]);
@@ -48,7 +49,7 @@ void map_gradients(const GradientCall& call, F&& f) {
   require_input_like("y", call.y, "dy", call.dy);
   require_output_like("dx", call.dx, "dy", call.dy);
   require_positive_number("temperature", call.temperature);
-  const Resources resources = resources_of(call.execution);
+  const ResolvedExecution resources = resolve(call.execution);
   for_each_slice({.in = {call.dy, call.y}, .out = {call.dx}, .dim = dim}, resources,
                  [&](const Slice& slice) { f(resources.kernels.rows, slice); });
 }
@@ -71,8 +72,8 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   const int along = checked_dim("x", x, dim);
   require_reduced_output("out", out, "x", x, along);
   require_positive_number("temperature", temperature);
-  const Resources resources = resources_of(execution);
-  const NumberOfEach values(out);
+  const ResolvedExecution resources = resolve(execution);
+  const PerSliceFloat values(out);
   for_each_slices({.in = {x}, .dim = along}, resources, [&](const Slices& slices) {
     float sums[kernels::rows_at_once];
     logsumexp_rows(resources.kernels, slices.in[0], temperature, sums);
@@ -112,8 +113,8 @@ void logsumexp_backward(const TensorView& dout, const TensorView& x, const Tenso
   require_reduced_input("out", out, "x", x, along);
   require_output_like("dx", dx, "x", x);
   require_positive_number("temperature", temperature);
-  const Resources resources = resources_of(execution);
-  const NumberOfEach gradients(dout), values(out);
+  const ResolvedExecution resources = resolve(execution);
+  const PerSliceFloat gradients(dout), values(out);
   for_each_slice({.in = {x}, .out = {dx}, .dim = along}, resources, [&](const Slice& slice) {
     const float gradient = gradients.read(slice.index, resources.kernels),
                 value = values.read(slice.index, resources.kernels);

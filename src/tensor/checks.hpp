@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <string>
 
-namespace attn {
+namespace attn::detail {
 
 [[noreturn]] inline void reject(const std::string& message) {
   throw Error(ErrorCode::invalid_argument, message);
@@ -60,4 +60,4 @@ inline void require_positive(const char* name, std::int64_t value) {
   if (value < 1) reject(fmt::format("{} is {}; it needs 1 or more", name, value));
 }
 
-}  // namespace attn
+}  // namespace attn::detail

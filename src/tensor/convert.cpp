@@ -154,7 +154,7 @@ void convert_row(const Row& row) {
     }
   };
   if (row.from_step == sizeof(From) && row.to_step == sizeof(To)) {
-    // Steps that the compiler knows, so that it can vectorise.
+    // Steps that the compiler knows, so that it can vectorize.
     run(std::integral_constant<std::int64_t, sizeof(From)>{},
         std::integral_constant<std::int64_t, sizeof(To)>{});
   } else {

@@ -8,7 +8,7 @@
 #include <limits>
 #include <new>
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 constexpr std::size_t huge_page = std::size_t{2} << 20;
@@ -32,4 +32,4 @@ void* allocate(std::size_t size_in_bytes) {
 
 void release(void* memory) noexcept { std::free(memory); }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -3,9 +3,9 @@
 
 #include <cstddef>
 
-namespace attn {
+namespace attn::detail {
 
-/// Uninitialised, aligned to a cache line. Large pieces lie on huge pages where the system gives
+/// Uninitialized, aligned to a cache line. Large pieces lie on huge pages where the system gives
 /// them on request: a pass over 4 KiB pages spends more time on looking up addresses than on the
 /// data, above all in a virtual machine. Throws std::bad_alloc.
 void* allocate(std::size_t size_in_bytes);
@@ -13,4 +13,4 @@ void release(void* memory) noexcept;
 
 inline constexpr std::size_t memory_alignment = 64;
 
-}  // namespace attn
+}  // namespace attn::detail

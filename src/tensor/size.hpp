@@ -8,7 +8,7 @@
 #include <limits>
 #include <optional>
 
-namespace attn {
+namespace attn::detail {
 
 /// Bytes of a dense tensor; nothing for a negative extent or more bytes than a pointer difference
 /// counts. Extents of 0 do not excuse the others, so that products of any of the extents are safe
@@ -29,4 +29,4 @@ inline std::optional<std::int64_t> dense_size_in_bytes(const Dims& shape, DType 
   return empty ? 0 : size;
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -13,6 +13,7 @@
 #include "tensor/size.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 [[noreturn]] void reject(const std::string& message) {

@@ -2,7 +2,7 @@
 
 #include <omp.h>
 
-namespace attn {
+namespace attn::detail {
 
 int default_num_threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
 
@@ -27,4 +27,4 @@ void run_team(Team& team, void (*body)(void*, Team&, int), void* context) {
   if (team.error_) std::rethrow_exception(team.error_);
 }
 
-}  // namespace attn
+}  // namespace attn::detail

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace attn {
+namespace attn::detail {
 
 /// OpenMP's number for this thread; 1 inside a caller's own parallel region.
 int default_num_threads();
@@ -65,16 +65,16 @@ void parallel(int num_threads, F&& f) {
 /// 0 <= index < count, of which a thread takes its own share first, side by side, and then what is
 /// left of others'. A share is the same in every loop of these numbers, so what it reads and writes
 /// stays in its core's caches from one loop to the next.
-class Shares {
+class WorkStealingRange {
  public:
-  Shares(std::int64_t count, int num_threads) noexcept
+  WorkStealingRange(std::int64_t count, int num_threads) noexcept
       : count_(count), size_(std::clamp(num_threads, 1, most)) {
     for (int n = 0; n < size_; ++n) new (&next_[n].index) std::atomic<std::int64_t>(begin_of(n));
   }
 
   /// f(index) for each index that this thread takes.
   template <class F>
-  void take(int thread, F&& f) {
+  void for_each(int thread, F&& f) {
     for (int n = 0; n < size_; ++n) {
       const int share = (thread + n) % size_;
       const std::int64_t end = begin_of(share + 1);
@@ -103,10 +103,10 @@ class Shares {
 template <class F>
 void parallel_for(int num_threads, std::int64_t count, F&& f) {
   const int threads = static_cast<int>(std::clamp<std::int64_t>(count, 1, num_threads));
-  Shares shares(count, threads);
+  WorkStealingRange shares(count, threads);
   parallel(threads, [&](Team& team, int thread) {
-    shares.take(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); });
+    shares.for_each(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); });
   });
 }
 
-}  // namespace attn
+}  // namespace attn::detail

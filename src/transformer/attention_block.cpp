@@ -10,7 +10,7 @@
 #include "softmax/arguments.hpp"
 #include "tensor/checks.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 void check_settings(const AttentionSettings& settings) {
@@ -41,7 +41,7 @@ Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t hea
 
 /// The options, and tensors whose shapes no forward changes, as attention() checks them: of a call
 /// of one token.
-void check_options(const AttentionSettings& settings, const AttentionWeights& weights) {
+void check_options(const AttentionSettings& settings, const AttentionParameters& weights) {
   const Dims q{1, settings.num_q_heads, 1, settings.head_dim},
       kv{1, settings.num_kv_heads, 1, settings.head_dim};
   const auto shaped = [&](const Dims& shape) {
@@ -59,7 +59,7 @@ void check_options(const AttentionSettings& settings, const AttentionWeights& we
 }
 
 /// Without a cache, token n is at position n, however many of the sequence's tokens are padding.
-Options aligned_to_first(Options options) {
+AttentionOptions aligned_to_first(AttentionOptions options) {
   if (options.causal && !options.causal->offset) options.causal = Causal::top_left();
   return options;
 }
@@ -71,28 +71,28 @@ struct ProjectionWidths {
 };
 
 std::array<NamedWeights, 3> qkv_parts(const AttentionSettings& settings,
-                                      const AttentionWeights& weights) {
+                                      const AttentionParameters& weights) {
   const ProjectionWidths widths(settings);
   return {{{"q", weights.q, widths.q}, {"k", weights.k, widths.kv}, {"v", weights.v, widths.kv}}};
 }
 
-Linear make_qkv(const AttentionSettings& settings, const AttentionWeights& weights,
-                const Resources& resources) {
+Linear make_qkv(const AttentionSettings& settings, const AttentionParameters& weights,
+                const ResolvedExecution& resources) {
   check_settings(settings);
   const auto parts = qkv_parts(settings, weights);
   for (const NamedWeights& part : parts) check_linear(part, settings.hidden);
   return {parts, settings.hidden, settings.dtype, resources};
 }
 
-Linear make_out(const AttentionSettings& settings, const AttentionWeights& weights,
-                const Resources& resources) {
+Linear make_out(const AttentionSettings& settings, const AttentionParameters& weights,
+                const ResolvedExecution& resources) {
   const std::int64_t in_features = settings.num_q_heads * settings.head_dim;
   const NamedWeights out{"out", weights.out, settings.hidden};
   check_linear(out, in_features);
   return {{&out, 1}, in_features, settings.dtype, resources};
 }
 
-Options with_resources(Options options, const Execution& execution) {
+AttentionOptions with_resources(AttentionOptions options, const Execution& execution) {
   options.num_threads = execution.num_threads;
   options.isa = execution.isa;
   return options;
@@ -103,14 +103,14 @@ bool same(const TensorView& a, const TensorView& b) {
 }
 
 /// Whether a plan for one call serves the other.
-bool alike(const Tensors& a, const Tensors& b) {
+bool same_shapes(const AttentionTensors& a, const AttentionTensors& b) {
   return same(a.q, b.q) && same(a.k, b.k) && same(a.v, b.v) && same(a.out, b.out) &&
          same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) && same(a.page_table, b.page_table) &&
          same(a.kv_starts, b.kv_starts) && same(a.k_scales, b.k_scales);
 }
 
 /// The one sequence of a contiguous cache's binding.
-Tensors only(Tensors tensors, std::int64_t sequence) {
+AttentionTensors single_sequence(AttentionTensors tensors, std::int64_t sequence) {
   for (TensorView* view : {&tensors.k, &tensors.v, &tensors.kv_lens, &tensors.kv_starts,
                            &tensors.k_scales, &tensors.v_scales}) {
     if (!view->absent()) *view = view->sliced(0, sequence, sequence + 1);
@@ -135,7 +135,7 @@ void truncate_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence>
 
 /// To every sequence, or to none.
 void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences,
-                  const Tensors& keys, const std::optional<Rope>& rope) {
+                  const AttentionTensors& keys, const std::optional<Rope>& rope) {
   std::size_t done = 0;
   try {
     for (; done < sequences.size(); ++done) {
@@ -148,7 +148,7 @@ void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> s
   }
 }
 
-void append(const CacheRef& cache, const Tensors& keys, const std::optional<Rope>& rope) {
+void append(const CacheRef& cache, const AttentionTensors& keys, const std::optional<Rope>& rope) {
   if (cache.paged() != nullptr) return append_pages(*cache.paged(), cache.sequences(), keys, rope);
   if (cache.sequence())
     return cache.contiguous()->append_to(*cache.sequence(), entry_of(keys.k, 0),
@@ -225,16 +225,21 @@ std::int64_t next_position(const CacheRef& cache, std::int64_t entry) {
   return 0;
 }
 
-AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionWeights& weights,
+}  // namespace attn::detail
+
+namespace attn {
+using namespace detail;
+
+AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionParameters& weights,
                              const Execution& given_execution,
-                             std::shared_ptr<Activations> given_activations)
+                             std::shared_ptr<ForwardScratch> given_activations)
     : settings(given),
       alibi_slopes(weights.alibi_slopes),
       sinks(weights.sinks),
       execution(given_execution),
-      resources(resources_of(execution)),
+      resources(resolve(execution)),
       activations(given_activations ? std::move(given_activations)
-                                    : std::make_shared<Activations>()),
+                                    : std::make_shared<ForwardScratch>()),
       qkv(make_qkv(settings, weights, resources)),
       out(make_out(settings, weights, resources)) {
   q_norm = checked_scale("q_norm", weights.q_norm, settings.head_dim);
@@ -347,7 +352,7 @@ TensorView AttentionBlock::Parts::position_ids(const TokenShape& tokens, const C
 }
 
 /// q and k become what the scores are made of, k but for its rotation where the cache does that.
-void AttentionBlock::Parts::normalise_and_turn(const Heads& heads, const TokenShape& tokens,
+void AttentionBlock::Parts::normalize_and_turn(const Heads& heads, const TokenShape& tokens,
                                                const CacheRef& cache) {
   const NormOptions norm{.dim = -1, .epsilon = settings.qk_norm_epsilon};
   if (q_norm.size() > 0) rms_norm(heads.q, q_norm.view(), heads.q, norm, execution);
@@ -360,29 +365,29 @@ void AttentionBlock::Parts::normalise_and_turn(const Heads& heads, const TokenSh
 }
 
 /// The call, without its output. New keys are in the cache by then.
-Tensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache,
-                                    const ForwardOptions& options) {
-  Tensors tensors{.q = heads.q,
-                  .k = heads.k,
-                  .v = heads.v,
-                  .mask = options.mask,
-                  .alibi_slopes = alibi_slopes,
-                  .sinks = sinks};
+AttentionTensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache,
+                                             const ForwardOptions& options) {
+  AttentionTensors tensors{.q = heads.q,
+                           .k = heads.k,
+                           .v = heads.v,
+                           .mask = options.mask,
+                           .alibi_slopes = alibi_slopes,
+                           .sinks = sinks};
   tensors.kv_lens = options.kv_lens;
   if (cache.paged() != nullptr) return cache.paged()->bind(std::move(tensors), cache.sequences());
   if (cache.contiguous() == nullptr) return tensors;
   tensors = cache.contiguous()->bind(std::move(tensors));
-  return cache.sequence() ? only(std::move(tensors), *cache.sequence()) : tensors;
+  return cache.sequence() ? single_sequence(std::move(tensors), *cache.sequence()) : tensors;
 }
 
-void AttentionBlock::Parts::attend(const Tensors& tensors, const ForwardOptions& options) {
+void AttentionBlock::Parts::attend(const AttentionTensors& tensors, const ForwardOptions& options) {
   const bool padded = !options.kv_lens.absent();
-  const Options& call = padded ? padded_options : settings.options;
+  const AttentionOptions& call = padded ? padded_options : settings.options;
   if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, call);
   if (options.kernel == AttentionKernel::unfused) return attention_unfused(tensors, call);
   if (options.kernel == AttentionKernel::reference) return attention_reference(tensors, call);
-  if (!planned_ || planned_->padded != padded || !alike(planned_->shapes, tensors)) {
-    planned_.emplace(Planned{padded, tensors, Plan(tensors, call)});
+  if (!planned_ || planned_->padded != padded || !same_shapes(planned_->shapes, tensors)) {
+    planned_.emplace(Planned{padded, tensors, AttentionPlan(tensors, call)});
   }
   planned_->plan.run(tensors, activations->memory().workspace_of(planned_->plan.workspace_size()));
 }
@@ -390,7 +395,7 @@ void AttentionBlock::Parts::attend(const Tensors& tensors, const ForwardOptions&
 void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens,
                                 const CacheRef& cache, const MutableTensorView& y,
                                 Linear::Result result, const ForwardOptions& options) {
-  Activations::Memory& memory = activations->memory();
+  ForwardScratch::Memory& memory = activations->memory();
   const MutableTensorView rows =
       memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});
   const Heads heads = heads_of(rows, tokens);
@@ -400,14 +405,14 @@ void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens,
   }
   {
     const Timed timed(options.times, &ForwardTimes::cache);
-    normalise_and_turn(heads, tokens, cache);
+    normalize_and_turn(heads, tokens, cache);
     if (cache.contiguous() != nullptr || cache.paged() != nullptr) {
       append(cache, {.k = heads.k, .v = heads.v},
              rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
     }
   }
-  or_take_back(cache, tokens,
-               [&] { attend_and_project(heads, tokens, cache, y, result, options); });
+  with_rollback(cache, tokens,
+                [&] { attend_and_project(heads, tokens, cache, y, result, options); });
 }
 
 /// New keys are in the cache.
@@ -415,12 +420,12 @@ void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenSh
                                                const CacheRef& cache, const MutableTensorView& y,
                                                Linear::Result result,
                                                const ForwardOptions& options) {
-  Activations::Memory& memory = activations->memory();
+  ForwardScratch::Memory& memory = activations->memory();
   const MutableTensorView attended =
       memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
   {
     const Timed timed(options.times, &ForwardTimes::attention);
-    Tensors tensors = bind(heads, cache, options);
+    AttentionTensors tensors = bind(heads, cache, options);
     const MutableTensorView by_token(
         attended.data, attended.dtype,
         {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
@@ -431,8 +436,9 @@ void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenSh
   out.forward(attended, y, result, memory);
 }
 
-AttentionBlock::AttentionBlock(const AttentionSettings& settings, const AttentionWeights& weights,
-                               const Execution& execution, std::shared_ptr<Activations> activations)
+AttentionBlock::AttentionBlock(const AttentionSettings& settings,
+                               const AttentionParameters& weights, const Execution& execution,
+                               std::shared_ptr<ForwardScratch> activations)
     : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
 AttentionBlock::AttentionBlock(AttentionBlock&&) noexcept = default;
 AttentionBlock& AttentionBlock::operator=(AttentionBlock&&) noexcept = default;
@@ -453,7 +459,7 @@ void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const M
   const TokenShape tokens{x.shape[0], x.shape[1]};
   parts_->check(tokens, cache, options);
   if (x.size() == 0) return;
-  Activations::Memory& memory = parts_->activations->memory();
+  ForwardScratch::Memory& memory = parts_->activations->memory();
   const Dims rows{tokens.count(), parts_->settings.hidden};
   TensorView input(x.data, x.dtype, rows);
   if (!dense_words(x, parts_->qkv.operands())) {

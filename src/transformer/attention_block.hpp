@@ -7,10 +7,11 @@
 #include <optional>
 #include <utility>
 
-#include "transformer/activations.hpp"
+#include "transformer/forward_scratch.hpp"
 #include "transformer/linear.hpp"
 
 namespace attn {
+namespace detail {
 
 /// Tokens of a forward.
 struct TokenShape {
@@ -19,9 +20,15 @@ struct TokenShape {
   std::int64_t count() const noexcept { return batch * seq; }
 };
 
+}  // namespace detail
+
 struct AttentionBlock::Parts {
-  Parts(const AttentionSettings& settings, const AttentionWeights& weights,
-        const Execution& execution, std::shared_ptr<Activations> activations);
+  using ResolvedExecution = detail::ResolvedExecution;
+  using Linear = detail::Linear;
+  using TokenShape = detail::TokenShape;
+
+  Parts(const AttentionSettings& settings, const AttentionParameters& weights,
+        const Execution& execution, std::shared_ptr<ForwardScratch> activations);
 
   /// Throws, before anything changes, unless such a forward fits this block and its cache.
   void check(const TokenShape& tokens, const CacheRef& cache, const ForwardOptions& options) const;
@@ -33,10 +40,10 @@ struct AttentionBlock::Parts {
   AttentionSettings settings;
   Tensor q_norm, k_norm;  // f32; empty: none
   TensorView alibi_slopes, sinks;
-  Options padded_options;  // those of forwards with kv_lens
+  AttentionOptions padded_options;  // those of forwards with kv_lens
   Execution execution;
-  Resources resources;
-  std::shared_ptr<Activations> activations;
+  ResolvedExecution resources;
+  std::shared_ptr<ForwardScratch> activations;
   std::shared_ptr<const RopeTables> rope;  // null: none
   Linear qkv, out;
 
@@ -51,21 +58,23 @@ struct AttentionBlock::Parts {
   void check_padding(const TokenShape& tokens, const CacheRef& cache,
                      const TensorView& kv_lens) const;
   TensorView position_ids(const TokenShape& tokens, const CacheRef& cache);
-  void normalise_and_turn(const Heads& heads, const TokenShape& tokens, const CacheRef& cache);
-  Tensors bind(const Heads& heads, const CacheRef& cache, const ForwardOptions& options);
+  void normalize_and_turn(const Heads& heads, const TokenShape& tokens, const CacheRef& cache);
+  AttentionTensors bind(const Heads& heads, const CacheRef& cache, const ForwardOptions& options);
   void attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
                           const MutableTensorView& y, Linear::Result result,
                           const ForwardOptions& options);
-  void attend(const Tensors& tensors, const ForwardOptions& options);
+  void attend(const AttentionTensors& tensors, const ForwardOptions& options);
 
   /// The last plan, and what it was made for.
   struct Planned {
     bool padded;  // with padded_options
-    Tensors shapes;
-    Plan plan;
+    AttentionTensors shapes;
+    AttentionPlan plan;
   };
   std::optional<Planned> planned_;
 };
+
+namespace detail {
 
 /// The positions of a batch entry's next token; 0 without a cache.
 std::int64_t next_position(const CacheRef& cache, std::int64_t entry);
@@ -74,7 +83,7 @@ std::int64_t next_position(const CacheRef& cache, std::int64_t entry);
 void take_back(const CacheRef& cache, const TokenShape& tokens);
 /// What comes after an append; if it fails, the keys are taken back.
 template <class F>
-void or_take_back(const CacheRef& cache, const TokenShape& tokens, F&& f) {
+void with_rollback(const CacheRef& cache, const TokenShape& tokens, F&& f) {
   try {
     std::forward<F>(f)();
   } catch (...) {
@@ -83,4 +92,5 @@ void or_take_back(const CacheRef& cache, const TokenShape& tokens, F&& f) {
   }
 }
 
+}  // namespace detail
 }  // namespace attn

@@ -10,6 +10,7 @@
 #include "transformer/output_head.hpp"
 
 namespace attn {
+using namespace detail;
 namespace {
 
 void check_table(const char* name, const TensorView& table, std::int64_t rows,
@@ -105,8 +106,8 @@ struct Decoder::Parts {
 
   DecoderSettings settings;
   Execution execution;
-  Resources resources;
-  std::shared_ptr<Activations> activations;
+  ResolvedExecution resources;
+  std::shared_ptr<ForwardScratch> activations;
   TensorView embedding, positions;
   Norm final_norm;
   std::vector<TransformerLayer::Parts> layers;
@@ -119,8 +120,8 @@ Decoder::Parts::Parts(const DecoderSettings& given, const DecoderWeights& weight
                       const Execution& given_execution)
     : settings(given),
       execution(given_execution),
-      resources(resources_of(execution)),
-      activations(std::make_shared<Activations>()),
+      resources(resolve(execution)),
+      activations(std::make_shared<ForwardScratch>()),
       embedding(attn::checked(settings, weights).embedding),
       positions(weights.positions),
       final_norm("final_norm", settings.layer.norm, weights.final_norm,

@@ -8,7 +8,7 @@
 #include "softmax/arguments.hpp"
 #include "tensor/checks.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 void check_vector(const std::string& name, const TensorView& vector, std::int64_t width) {
@@ -26,7 +26,7 @@ std::vector<NamedWeights> up_parts(const LayerSettings& settings, const MlpWeigh
 }
 
 Linear make_up(const LayerSettings& settings, const MlpWeights& weights,
-               const Resources& resources) {
+               const ResolvedExecution& resources) {
   require_positive("mlp_width", settings.mlp_width);
   const std::vector<NamedWeights> parts = up_parts(settings, weights);
   for (const NamedWeights& part : parts) check_linear(part, settings.attention.hidden);
@@ -37,7 +37,7 @@ Linear make_up(const LayerSettings& settings, const MlpWeights& weights,
 }
 
 Linear make_down(const LayerSettings& settings, const MlpWeights& weights,
-                 const Resources& resources) {
+                 const ResolvedExecution& resources) {
   const NamedWeights down{"down", weights.down, settings.attention.hidden};
   check_linear(down, settings.mlp_width);
   return {{&down, 1}, settings.mlp_width, settings.attention.dtype, resources};
@@ -67,7 +67,7 @@ void Norm::apply(const TensorView& x, const MutableTensorView& y,
 }
 
 Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution,
-         const Resources& resources)
+         const ResolvedExecution& resources)
     : kind_(settings.mlp),
       width_(settings.mlp_width),
       dtype_(settings.attention.dtype),
@@ -85,7 +85,8 @@ void Mlp::activate(const TensorView& hidden, const MutableTensorView& active) co
   }
 }
 
-void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const {
+void Mlp::add(const TensorView& x, const MutableTensorView& y,
+              ForwardScratch::Memory& memory) const {
   constexpr std::int64_t tokens_at_once =
       256;  // so that memory for hidden values does not grow with the prompt
   for (std::int64_t begin = 0; begin < x.shape[0]; begin += tokens_at_once) {
@@ -98,8 +99,14 @@ void Mlp::add(const TensorView& x, const MutableTensorView& y, Activations::Memo
   }
 }
 
+}  // namespace attn::detail
+
+namespace attn {
+using namespace detail;
+
 TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights,
-                               const Execution& execution, std::shared_ptr<Activations> activations)
+                               const Execution& execution,
+                               std::shared_ptr<ForwardScratch> activations)
     : settings(given),
       attention_norm("attention_norm", settings.norm, weights.attention_norm,
                      settings.attention.hidden),
@@ -119,7 +126,7 @@ void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& 
                                   const CacheRef& cache, const ForwardOptions& options) {
   attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x,
                 Linear::Result::add, options);
-  or_take_back(cache, tokens, [&] {
+  with_rollback(cache, tokens, [&] {
     const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
     {
       const Timed timed(options.times, &ForwardTimes::mlp);
@@ -131,7 +138,7 @@ void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& 
 
 TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
                                    const Execution& execution,
-                                   std::shared_ptr<Activations> activations)
+                                   std::shared_ptr<ForwardScratch> activations)
     : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
 TransformerLayer::TransformerLayer(TransformerLayer&&) noexcept = default;
 TransformerLayer& TransformerLayer::operator=(TransformerLayer&&) noexcept = default;

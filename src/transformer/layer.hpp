@@ -10,6 +10,7 @@
 #include "transformer/linear.hpp"
 
 namespace attn {
+namespace detail {
 
 class Norm {
  public:
@@ -30,9 +31,9 @@ class Norm {
 class Mlp {
  public:
   Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution,
-      const Resources& resources);
+      const ResolvedExecution& resources);
   /// y += mlp(x); x of operands(), y f32, both dense [tokens, hidden].
-  void add(const TensorView& x, const MutableTensorView& y, Activations::Memory& memory) const;
+  void add(const TensorView& x, const MutableTensorView& y, ForwardScratch::Memory& memory) const;
   DType operands() const noexcept { return up_.operands(); }
   std::size_t size_in_bytes() const noexcept { return up_.size_in_bytes() + down_.size_in_bytes(); }
 
@@ -47,9 +48,14 @@ class Mlp {
   Linear down_;
 };
 
+}  // namespace detail
+
 struct TransformerLayer::Parts {
+  using Norm = detail::Norm;
+  using TokenShape = detail::TokenShape;
+
   Parts(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
-        std::shared_ptr<Activations> activations);
+        std::shared_ptr<ForwardScratch> activations);
   /// x [tokens, hidden], f32. Checked. If it throws, the cache holds what it held, and x is
   /// unspecified.
   void run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache,
@@ -58,7 +64,7 @@ struct TransformerLayer::Parts {
   LayerSettings settings;
   Norm attention_norm, mlp_norm;
   AttentionBlock::Parts attention;
-  Mlp mlp;
+  detail::Mlp mlp;
 
  private:
   TensorView normed(const Norm& norm, const TensorView& x, DType dtype,

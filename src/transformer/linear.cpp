@@ -10,6 +10,15 @@
 #include "threads/parallel.hpp"
 
 namespace attn {
+
+LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end) {
+  return {.weight = fused.weight.sliced(0, begin, end),
+          .bias = fused.bias.absent() ? TensorView{} : fused.bias.sliced(0, begin, end)};
+}
+
+}  // namespace attn
+
+namespace attn::detail {
 namespace {
 
 std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
@@ -38,11 +47,6 @@ const kernels::Arithmetic& arithmetic_for(DType dtype, std::int64_t in_features,
 
 }  // namespace
 
-LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end) {
-  return {.weight = fused.weight.sliced(0, begin, end),
-          .bias = fused.bias.absent() ? TensorView{} : fused.bias.sliced(0, begin, end)};
-}
-
 void check_linear(const NamedWeights& linear, std::int64_t in_features) {
   const auto& [weight, bias] = linear.weights;
   const std::string name = std::string(linear.name) + ".weight";
@@ -60,12 +64,12 @@ void check_linear(const NamedWeights& linear, std::int64_t in_features) {
 }
 
 Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DType dtype,
-               const Resources& resources)
+               const ResolvedExecution& resources)
     : in_features_(in_features),
       out_features_(0),
       resources_(resources),
       arithmetic_(arithmetic_for(dtype, in_features, resources.kernels)),
-      operands_(arithmetic_.per_word == 2 ? DType::bf16 : DType::f32) {
+      operands_(arithmetic_.vnni_factor == 2 ? DType::bf16 : DType::f32) {
   bool biased = false;
   for (const NamedWeights& part : parts) {
     out_features_ += part.out_features;
@@ -73,7 +77,7 @@ Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DT
   }
   const std::int64_t width = resources.kernels.panel_width;
   const std::int64_t depth =
-      round_up(divide_up(in_features, arithmetic_.per_word), onednn::weight_depth_step);
+      round_up(divide_up(in_features, arithmetic_.vnni_factor), onednn::weight_depth_step);
   const std::int64_t panels = divide_up(out_features_, width);
   layout_ = {.row_stride = width, .panel_stride = depth * width, .panel_width = width};
   panels_ = Tensor(DType::f32, {panels, depth, width});
@@ -105,9 +109,9 @@ Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DT
 /// `staging` has room for a panel's rows, [panel_width, depth] words.
 void Linear::pack_panel(std::span<const NamedWeights> parts, std::int64_t panel, float* staging) {
   const std::int64_t width = layout_.panel_width, depth = panels_.shape()[1],
-                     per_word = arithmetic_.per_word;
+                     vnni_factor = arithmetic_.vnni_factor;
   const std::int64_t begin = panel * width, count = std::min(width, out_features_ - begin);
-  const MutableTensorView rows(staging, operands_, {count, in_features_}, {depth * per_word, 1});
+  const MutableTensorView rows(staging, operands_, {count, in_features_}, {depth * vnni_factor, 1});
   std::int64_t first = 0;  // of a part's outputs among all
   for (const NamedWeights& part : parts) {
     const std::int64_t from = std::max(begin, first),
@@ -118,8 +122,8 @@ void Linear::pack_panel(std::span<const NamedWeights> parts, std::int64_t panel,
     first += part.out_features;
   }
   float* const to = panels_.data<float>() + panel * layout_.panel_stride;
-  resources_.kernels.pack_transposed(staging, depth, count, divide_up(in_features_, per_word), to,
-                                     layout_.row_stride);
+  resources_.kernels.pack_transposed(staging, depth, count, divide_up(in_features_, vnni_factor),
+                                     to, layout_.row_stride);
 }
 
 onednn::PackedMatmulShape Linear::shape(std::int64_t rows, DType result_type, Result result) const {
@@ -143,7 +147,7 @@ std::int64_t Linear::onednn_rows(std::int64_t rows, DType result_type) const noe
 }
 
 void Linear::forward(const TensorView& x, const MutableTensorView& y, Result result,
-                     Activations::Memory& memory) const {
+                     ForwardScratch::Memory& memory) const {
   const std::int64_t rows = x.shape[0];
   std::int64_t first = 0;
   while (const std::int64_t piece = onednn_rows(rows - first, y.dtype)) {
@@ -165,19 +169,19 @@ void Linear::forward(const TensorView& x, const MutableTensorView& y, Result res
 void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Result result,
                             std::int64_t panel) const {
   alignas(64) std::array<float, kernels::tile_rows * widest_panel> tile;
-  const std::int64_t width = layout_.panel_width, per_word = arithmetic_.per_word;
+  const std::int64_t width = layout_.panel_width, vnni_factor = arithmetic_.vnni_factor;
   const std::int64_t begin = panel * width, count = std::min(width, out_features_ - begin);
   const float* const bias = bias_.size() > 0 ? bias_.data<float>() + begin : nullptr;
   for (std::int64_t first = 0; first < x.shape[0]; first += kernels::tile_rows) {
     const std::int64_t rows = std::min(kernels::tile_rows, x.shape[0] - first);
     arithmetic_.matmul({.a = reinterpret_cast<const float*>(at(x, first)),
-                        .a_stride = in_features_ / per_word,
+                        .a_stride = in_features_ / vnni_factor,
                         .b = {panels_.data<float>() + panel * layout_.panel_stride, layout_},
                         .c = tile.data(),
                         .c_stride = width,
                         .rows = rows,
                         .columns = count,
-                        .depth = in_features_ / per_word,
+                        .depth = in_features_ / vnni_factor,
                         .accumulate = false});
     for (std::int64_t r = 0; r < rows; ++r) {
       float* const row = tile.data() + r * width;
@@ -190,4 +194,4 @@ void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Res
   }
 }
 
-}  // namespace attn
+}  // namespace attn::detail

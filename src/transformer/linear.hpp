@@ -17,9 +17,9 @@
 #include <vector>
 
 #include "softmax/slices.hpp"
-#include "transformer/activations.hpp"
+#include "transformer/forward_scratch.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 /// A weight and what it is called in errors.
 struct NamedWeights {
@@ -35,7 +35,7 @@ class Linear {
  public:
   /// The outputs of `parts`, one after another. They have been checked.
   Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DType dtype,
-         const Resources& resources);
+         const ResolvedExecution& resources);
 
   std::int64_t in_features() const noexcept { return in_features_; }
   std::int64_t out_features() const noexcept { return out_features_; }
@@ -47,7 +47,7 @@ class Linear {
   /// y = x W^T + bias, or +=. x [rows, in_features] of operands(), y [rows, out_features] f32 or
   /// bf16, f32 to be added to; dense.
   void forward(const TensorView& x, const MutableTensorView& y, Result result,
-               Activations::Memory& memory) const;
+               ForwardScratch::Memory& memory) const;
 
  private:
   void pack_panel(std::span<const NamedWeights> parts, std::int64_t panel, float* staging);
@@ -58,7 +58,7 @@ class Linear {
 
   std::int64_t in_features_;
   std::int64_t out_features_;
-  Resources resources_;
+  ResolvedExecution resources_;
   const kernels::Arithmetic& arithmetic_;
   DType operands_;
   kernels::PanelLayout layout_;
@@ -67,4 +67,4 @@ class Linear {
   bool onednn_to_f32_ = false, onednn_to_bf16_ = false;  // oneDNN has kernels with such results
 };
 
-}  // namespace attn
+}  // namespace attn::detail

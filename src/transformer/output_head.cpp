@@ -5,7 +5,7 @@
 
 #include "threads/parallel.hpp"
 
-namespace attn {
+namespace attn::detail {
 namespace {
 
 const kernels::StoredArithmetic& arithmetic_of(const kernels::Kernels& kernels, DType dtype) {
@@ -18,7 +18,7 @@ const kernels::StoredArithmetic& arithmetic_of(const kernels::Kernels& kernels, 
 
 }  // namespace
 
-OutputHead::OutputHead(const TensorView& weight, const Resources& resources)
+OutputHead::OutputHead(const TensorView& weight, const ResolvedExecution& resources)
     : resources_(resources), weight_(weight) {
   if (weight.strides[1] == 1 || weight.shape[1] == 1) return;
   copy_ = copy_as(weight, weight.dtype);
@@ -60,4 +60,4 @@ void OutputHead::forward(const TensorView& x, const MutableTensorView& logits,
       });
 }
 
-}  // namespace attn
+}  // namespace attn::detail

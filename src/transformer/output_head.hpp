@@ -5,15 +5,15 @@
 #include <attn/tensor.hpp>
 
 #include "softmax/slices.hpp"
-#include "transformer/activations.hpp"
+#include "transformer/forward_scratch.hpp"
 
-namespace attn {
+namespace attn::detail {
 
 class OutputHead {
  public:
   /// weight [vocab_size, hidden], f32, bf16 or f16; copied only if a row's elements do not lie side
   /// by side.
-  OutputHead(const TensorView& weight, const Resources& resources);
+  OutputHead(const TensorView& weight, const ResolvedExecution& resources);
 
   /// x f32 [rows, hidden], dense; logits f32 [rows, vocab_size], any stride between rows.
   void forward(const TensorView& x, const MutableTensorView& logits, Buffer& padded) const;
@@ -23,9 +23,9 @@ class OutputHead {
   std::size_t size_in_bytes() const noexcept { return copy_.size_in_bytes(); }
 
  private:
-  Resources resources_;
+  ResolvedExecution resources_;
   Tensor copy_;
   TensorView weight_;
 };
 
-}  // namespace attn
+}  // namespace attn::detail

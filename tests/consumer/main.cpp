@@ -10,7 +10,7 @@
 int main() {
   constexpr std::int64_t keys = 3, dim = 4;
   const std::array<float, dim>
-      query{};  // scores of 0 weigh all keys alike: the output is the mean of the values
+      query{};  // scores of 0 weigh all keys equally: the output is the mean of the values
   std::array<float, keys * dim> key{}, value{};
   for (std::size_t i = 0; i < value.size(); ++i) value[i] = static_cast<float>(i);
 

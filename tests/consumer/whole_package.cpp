@@ -19,9 +19,9 @@ bool file_keeps_tensor() {
 }
 
 bool tokens_spell_text() {
-  const attn::Tokeniser tokeniser = attn::Tokeniser::bytes();
+  const attn::Tokenizer tokenizer = attn::Tokenizer::bytes();
   const std::string text = "found";
-  return tokeniser.decode(tokeniser.encode(text)) == text;
+  return tokenizer.decode(tokenizer.encode(text)) == text;
 }
 
 [[maybe_unused]] const bool checked = [] {

@@ -29,7 +29,7 @@ if(ATTN_BUILD_IO)
                  ${test_data}/qwen3_tiny/model-00002-of-00002.safetensors)
 endif()
 if(ATTN_BUILD_MODEL)
-  set(tokenizer ${test_data}/tokenisers/tokenizer)
-  attn_fuzz_test(tokeniser attn::model ${tokenizer}_small.json ${tokenizer}_small.json ${tokenizer}_gpt2.json ${tokenizer}_llama3.json
+  set(tokenizer ${test_data}/tokenizers/tokenizer)
+  attn_fuzz_test(tokenizer attn::model ${tokenizer}_small.json ${tokenizer}_small.json ${tokenizer}_gpt2.json ${tokenizer}_llama3.json
                  ${tokenizer}_qwen.json)
 endif()

@@ -50,7 +50,7 @@ inline ModelRow stored(DType dtype, const std::vector<double>& values, double er
   return {values, error, dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : 0x1p-24};
 }
 
-/// Tables of random angles: no two positions are alike.
+/// Tables of random angles: all positions differ.
 struct RandomRopeTables {
   RandomRopeTables(Random& random, std::int64_t positions, std::int64_t pairs, bool in_pairs,
                    Layout layout)
@@ -169,7 +169,7 @@ inline std::string difference(const std::vector<double>& got, const ModelRow& wa
 }
 
 /// Empty if the key of every head in this row of this slab is what it should be; else what is not.
-inline std::string difference(const Tensors& bound, std::int64_t slab, std::int64_t key,
+inline std::string difference(const AttentionTensors& bound, std::int64_t slab, std::int64_t key,
                               const ModelKey& wanted) {
   for (std::size_t head = 0; head < wanted.k.size(); ++head) {
     const Dims place{slab, static_cast<std::int64_t>(head), key};

@@ -55,11 +55,11 @@ StridedTensor mask_tensor(Random& random, const DenseMask& mask, Layout layout) 
 }
 
 template <class T>
-std::string in_words(const std::optional<T>& value) {
+std::string packed(const std::optional<T>& value) {
   return value ? fmt::format("{}", *value) : "unlimited";
 }
 
-std::string describe(const Options& options) {
+std::string describe(const AttentionOptions& options) {
   std::string text;
   if (options.softmax_scale) text += fmt::format(" scale {}", *options.softmax_scale);
   if (options.softcap) text += fmt::format(" softcap {}", *options.softcap);
@@ -67,14 +67,14 @@ std::string describe(const Options& options) {
     text += options.causal->offset ? fmt::format(" causal {}", *options.causal->offset)
                                    : " causal bottom-right";
   if (options.window)
-    text += fmt::format(" window {},{}", in_words(options.window->left),
-                        in_words(options.window->right));
+    text +=
+        fmt::format(" window {},{}", packed(options.window->left), packed(options.window->right));
   if (options.score_mod) text += " score_mod";
   if (options.mask_mod) text += " mask_mod";
   if (options.num_threads) text += fmt::format(" threads {}", *options.num_threads);
   if (options.isa) text += fmt::format(" isa {}", name_of(*options.isa));
-  if (options.normaliser != Normaliser::softmax())
-    text += fmt::format(" {}", options.normaliser.to_string());
+  if (options.normalizer != Normalizer::softmax())
+    text += fmt::format(" {}", options.normalizer.to_string());
   if (options.score_matmul == ScoreMatmul::onednn) text += " scores by oneDNN";
   return text;
 }
@@ -121,13 +121,13 @@ Inputs make_inputs(const Case& c) {
       normal_tensor(random, c.q_type, {c.batch, c.num_q_heads, c.q_len, c.head_dim}, c.layout);
   const Dims k_shape{c.batch, c.num_kv_heads, c.kv_len, c.head_dim},
       v_shape{c.batch, c.num_kv_heads, c.kv_len, c.value_dim()};
-  const bool quantised = c.kv_type == DType::i8;
-  inputs.k = quantised ? uniform_i8(random, k_shape, c.layout)
+  const bool quantized = c.kv_type == DType::i8;
+  inputs.k = quantized ? uniform_i8(random, k_shape, c.layout)
                        : normal_tensor(random, c.kv_type, k_shape, c.layout);
-  inputs.v = quantised ? uniform_i8(random, v_shape, c.layout)
+  inputs.v = quantized ? uniform_i8(random, v_shape, c.layout)
                        : normal_tensor(random, c.kv_type, v_shape, c.layout);
-  if (quantised) inputs.k_scales = scales_of(random, k_shape, c.layout);
-  if (quantised) inputs.v_scales = scales_of(random, v_shape, c.layout);
+  if (quantized) inputs.k_scales = scales_of(random, k_shape, c.layout);
+  if (quantized) inputs.v_scales = scales_of(random, v_shape, c.layout);
   if (c.mask) inputs.mask = mask_tensor(random, *c.mask, c.layout);
   if (c.alibi) {
     const double score_of_order_one = 4.0 / static_cast<double>(c.kv_len + 4);
@@ -150,7 +150,7 @@ Outputs make_outputs(const Case& c) {
   return outputs;
 }
 
-Tensors bind(const Inputs& inputs, Outputs& outputs) {
+AttentionTensors bind(const Inputs& inputs, Outputs& outputs) {
   return {.q = inputs.q.view(),
           .k = inputs.k.view(),
           .v = inputs.v.view(),

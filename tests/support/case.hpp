@@ -30,7 +30,7 @@ struct Case {
   DType q_type = DType::f32;
   DType kv_type = DType::f32;
   DType out_type = DType::f32;
-  Options options{};
+  AttentionOptions options{};
   std::optional<DenseMask> mask{};
   bool alibi = false;
   bool sinks = false;
@@ -65,7 +65,7 @@ struct Outputs {
 };
 Outputs make_outputs(const Case& c);
 
-Tensors bind(const Inputs& inputs, Outputs& outputs);
+AttentionTensors bind(const Inputs& inputs, Outputs& outputs);
 
 /// Runs attention() into fresh memory.
 Outputs run(const Inputs& inputs, const Case& c);

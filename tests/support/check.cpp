@@ -47,7 +47,7 @@ bool agree(double got, double wanted, double tolerance) {
 }
 
 /// K or V as f64, if it is of i8.
-void dequantise(StridedTensor& rows, StridedTensor& scales) {
+void dequantize(StridedTensor& rows, StridedTensor& scales) {
   if (rows.dtype() != DType::i8) return;
   std::vector<double> values = rows.values();
   const std::vector<double> factors = scales.values();
@@ -58,9 +58,9 @@ void dequantise(StridedTensor& rows, StridedTensor& scales) {
   scales = {};
 }
 
-Inputs dequantised(Inputs inputs) {
-  dequantise(inputs.k, inputs.k_scales);
-  dequantise(inputs.v, inputs.v_scales);
+Inputs dequantized(Inputs inputs) {
+  dequantize(inputs.k, inputs.k_scales);
+  dequantize(inputs.v, inputs.v_scales);
   return inputs;
 }
 
@@ -68,7 +68,7 @@ Outputs reference(const Case& c, const Inputs& inputs) {
   Case in_double = c;
   in_double.out_type = DType::f64;
   in_double.layout = Layout::bhsd;
-  in_double.lse = c.options.normaliser == Normaliser::softmax();
+  in_double.lse = c.options.normalizer == Normalizer::softmax();
   Outputs outputs = make_outputs(in_double);
   attention_reference(bind(inputs, outputs), c.options);
   return outputs;
@@ -90,12 +90,12 @@ double largest_sum_of_weights(const Case& c, Inputs inputs) {
 }  // namespace
 
 Expected expected_of(const Case& c, const Inputs& stored_inputs) {
-  const Inputs inputs = dequantised(stored_inputs);
+  const Inputs inputs = dequantized(stored_inputs);
   Outputs truth = reference(c, inputs);
   const PlainResult plain = attention_plain(bind(inputs, truth), c.options);
   Expected expected{truth.out.values(), truth.lse.values()};
   // The weights of sigmoid may sum to more than 1.
-  const bool sigmoid = c.options.normaliser.kind() == Normaliser::Kind::sigmoid;
+  const bool sigmoid = c.options.normalizer.kind() == Normalizer::Kind::sigmoid;
   const double largest_value = largest_finite(inputs.v.values()) *
                                (sigmoid ? std::max(1.0, largest_sum_of_weights(c, inputs)) : 1);
   const double largest_lse = std::max(1.0, largest_finite(expected.lse));
@@ -107,7 +107,7 @@ Expected expected_of(const Case& c, const Inputs& stored_inputs) {
   expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value +
                            half_ulp(c.out_type, largest_finite(expected.out));
   const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16 &&
-                            c.options.normaliser == Normaliser::softmax();
+                            c.options.normalizer == Normalizer::softmax();
   if (bf16_weights) expected.out_tolerance += bf16_eps / 2 * largest_weighted_magnitude(c, inputs);
   expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * largest_lse;
   return expected;

@@ -23,13 +23,13 @@ float per_head(const TensorView& view, std::int64_t q_head) {
   return static_cast<float>(element(view, {q_head}));
 }
 
-std::int64_t key_count(const Tensors& tensors, std::int64_t batch) {
+std::int64_t key_count(const AttentionTensors& tensors, std::int64_t batch) {
   if (tensors.kv_lens.absent()) return tensors.k.shape[2];
   return static_cast<std::int64_t>(element(tensors.kv_lens, {batch}));
 }
 
-std::int64_t position(const Tensors& tensors, const Options& options, std::int64_t batch,
-                      std::int64_t i) {
+std::int64_t position(const AttentionTensors& tensors, const AttentionOptions& options,
+                      std::int64_t batch, std::int64_t i) {
   const std::int64_t bottom_right = key_count(tensors, batch) - tensors.q.shape[2];
   return i + (options.causal ? options.causal->offset.value_or(bottom_right) : bottom_right);
 }
@@ -67,8 +67,8 @@ float dot(const float* a, const float* b, std::int64_t count) {
 }
 
 /// The scores of a row; -inf where the key is hidden.
-std::vector<float> masked_scores(const Tensors& tensors, const Options& options, const KeyRun& row,
-                                 const float* q, const Floats& k) {
+std::vector<float> masked_scores(const AttentionTensors& tensors, const AttentionOptions& options,
+                                 const KeyRun& row, const float* q, const Floats& k) {
   const std::int64_t head_dim = tensors.q.shape[3];
   const float scale = options.softmax_scale.value_or(1.f / std::sqrt(static_cast<float>(head_dim)));
   const bool additive = !tensors.mask.absent() && tensors.mask.dtype != DType::boolean;
@@ -128,22 +128,22 @@ void entmax(std::vector<float>& scores, float alpha) {
 }
 
 /// With a sink as one more score.
-void normalise(const Normaliser& normaliser, std::int64_t kv_len, float sink,
+void normalize(const Normalizer& normalizer, std::int64_t kv_len, float sink,
                std::vector<float>& scores) {
   const bool none =
       std::all_of(scores.begin(), scores.end(), [](float score) { return score == -infinity; });
   if (none) return scores.assign(scores.size(), 0.f);
-  if (normaliser.kind() == Normaliser::Kind::sigmoid) {
-    return sigmoid(scores, normaliser.bias().value_or(-std::log(static_cast<float>(kv_len))));
+  if (normalizer.kind() == Normalizer::Kind::sigmoid) {
+    return sigmoid(scores, normalizer.bias().value_or(-std::log(static_cast<float>(kv_len))));
   }
   scores.push_back(sink);
-  entmax(scores, normaliser.alpha());
+  entmax(scores, normalizer.alpha());
   scores.pop_back();
 }
 
 }  // namespace
 
-bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
+bool visible(const AttentionTensors& tensors, const AttentionOptions& options, std::int64_t batch,
              std::int64_t q_head, std::int64_t i, std::int64_t j) {
   const std::int64_t p = position(tensors, options, batch, i);
   if (j >= key_count(tensors, batch)) return false;
@@ -162,7 +162,7 @@ bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
   return seen;
 }
 
-PlainResult attention_plain(const Tensors& tensors, const Options& options) {
+PlainResult attention_plain(const AttentionTensors& tensors, const AttentionOptions& options) {
   const Floats queries(tensors.q), k(tensors.k), v(tensors.v);
   const std::int64_t v_head_dim = tensors.v.shape[3];
   PlainResult result;
@@ -176,10 +176,10 @@ PlainResult attention_plain(const Tensors& tensors, const Options& options) {
             masked_scores(tensors, options, row, queries.row(batch, q_head, i), k);
         const float sink = tensors.sinks.absent() ? -infinity : per_head(tensors.sinks, q_head);
         float sum = 1, maximum = 0;
-        if (options.normaliser == Normaliser::softmax()) {
+        if (options.normalizer == Normalizer::softmax()) {
           maximum = exponentiate(weights, sink, sum);
         } else {
-          normalise(options.normaliser, key_count(tensors, batch), sink, weights);
+          normalize(options.normalizer, key_count(tensors, batch), sink, weights);
         }
         std::vector<float> out(static_cast<std::size_t>(v_head_dim), 0.f);
         for (std::int64_t j = 0; j < row.count; ++j) {
@@ -189,7 +189,7 @@ PlainResult attention_plain(const Tensors& tensors, const Options& options) {
             out[static_cast<std::size_t>(d)] += weight * v.row(batch, kv_head, j)[d];
         }
         result.out.insert(result.out.end(), out.begin(), out.end());
-        if (options.normaliser == Normaliser::softmax())
+        if (options.normalizer == Normalizer::softmax())
           result.lse.push_back(maximum + std::log(sum));
       });
   return result;

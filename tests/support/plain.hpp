@@ -10,13 +10,13 @@
 namespace attn::test {
 
 /// Whether query i of a head sees key j: the table of masks, asked for one key.
-bool visible(const Tensors& tensors, const Options& options, std::int64_t batch,
+bool visible(const AttentionTensors& tensors, const AttentionOptions& options, std::int64_t batch,
              std::int64_t q_head, std::int64_t i, std::int64_t j);
 
 struct PlainResult {
   std::vector<float> out;  // [batch, num_q_heads, q_len, v_head_dim]
   std::vector<float> lse;  // [batch, num_q_heads, q_len] of softmax, else empty
 };
-PlainResult attention_plain(const Tensors& tensors, const Options& options);
+PlainResult attention_plain(const AttentionTensors& tensors, const AttentionOptions& options);
 
 }  // namespace attn::test

@@ -77,7 +77,7 @@ struct BlockData {
     x = normal({c.batch, c.seq, hidden}, 0, 1);
   }
 
-  AttentionWeights weights() const {
+  AttentionParameters weights() const {
     return {.q = {q.view(), q_bias.view_if_made()},
             .k = {k.view(), k_bias.view_if_made()},
             .v = {v.view(), v_bias.view_if_made()},
@@ -143,7 +143,7 @@ class PlainBlock {
     return y;
   }
 
-  void normalise(Row& heads, const Row& scale) const {
+  void normalize(Row& heads, const Row& scale) const {
     const auto dim = static_cast<std::size_t>(settings_.head_dim);
     for (std::size_t first = 0; !scale.empty() && first < heads.size(); first += dim) {
       Real squares = 0;
@@ -246,8 +246,8 @@ class PlainBlock {
       q.push_back(rounded(project(x, wq, numbers(data_.q_bias))));
       k.push_back(rounded(project(x, wk, numbers(data_.k_bias))));
       v.push_back(rounded(project(x, wv, numbers(data_.v_bias))));
-      normalise(q.back(), numbers(data_.q_norm));
-      normalise(k.back(), numbers(data_.k_norm));
+      normalize(q.back(), numbers(data_.q_norm));
+      normalize(k.back(), numbers(data_.k_norm));
       turn(q.back(), n);
       turn(k.back(), n);
     }

@@ -39,9 +39,9 @@ class KeySet {
 
 /// Writes bits into the set's rows of K or V: into all of a row, or into one element of it. Or into
 /// scales, a number a row.
-inline void put(StridedTensor& kv, const KeySet& keys, std::uint64_t bits, bool whole_rows) {
+inline void put(StridedTensor& kv, const KeySet& keys, std::uint64_t bits, bool needs_full_rows) {
   for_each_index(kv.shape(), [&](const Dims& at) {
-    const bool here = whole_rows || at.rank() == 3 || at[3] == at[2] % kv.shape()[3];
+    const bool here = needs_full_rows || at.rank() == 3 || at[3] == at[2] % kv.shape()[3];
     if (here && keys.contains(at[0], at[1], at[2])) kv.set_bits(at, bits);
   });
 }

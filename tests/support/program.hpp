@@ -88,10 +88,11 @@ struct Sample {
     return folder / name;
   }
   /// O, [2, 4, 3, 6], as the library computes it.
-  Tensor expected(const Options& options = {}, TensorView Tensors::*side = &Tensors::mask,
+  Tensor expected(const AttentionOptions& options = {},
+                  TensorView AttentionTensors::*side = &AttentionTensors::mask,
                   const TensorView& given = {}) const {
     Tensor result(DType::f32, {2, 4, 3, 6});
-    Tensors tensors;
+    AttentionTensors tensors;
     tensors.*side = given;
     tensors.q = q.view();
     tensors.k = k.view();

@@ -73,13 +73,13 @@ inline void choose_side_tensors(Random& random, Case& c) {
 
 /// Now and then another than softmax, without what only softmax has. Of those whose weights do not
 /// change by more than the scores.
-inline void choose_normaliser(Random& random, Case& c) {
+inline void choose_normalizer(Random& random, Case& c) {
   if (random.chance(0.7)) return;
-  c.options.normaliser =
-      random.pick({Normaliser::sigmoid(), Normaliser::sigmoid(-1.5f), Normaliser::sparsemax(),
-                   Normaliser::entmax(1.5f), Normaliser::entmax(1.1f), Normaliser::entmax(1.7f)});
+  c.options.normalizer =
+      random.pick({Normalizer::sigmoid(), Normalizer::sigmoid(-1.5f), Normalizer::sparsemax(),
+                   Normalizer::entmax(1.5f), Normalizer::entmax(1.1f), Normalizer::entmax(1.7f)});
   c.lse = false;
-  if (c.options.normaliser.kind() == Normaliser::Kind::sigmoid) c.sinks = false;
+  if (c.options.normalizer.kind() == Normalizer::Kind::sigmoid) c.sinks = false;
 }
 
 }  // namespace attn::test

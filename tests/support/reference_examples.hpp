@@ -44,8 +44,8 @@ struct Example {
 
   Shape shape;
   Tensor q, k, v, out, lse;
-  Tensors tensors;
-  Options options;
+  AttentionTensors tensors;
+  AttentionOptions options;
 };
 
 /// Everything at random: shape, settings, masks and values, with scores of order one.

@@ -45,7 +45,7 @@ StridedTensor mask_alone(const StridedTensor& mask, std::int64_t sequence, std::
   return copy_of(view);
 }
 
-Options told_batch(Options options, std::int64_t batch) {
+AttentionOptions told_batch(AttentionOptions options, std::int64_t batch) {
   const auto wrap = [batch](auto function) {
     return [batch, function](KeyRun run, auto* values) {
       run.batch = batch;
@@ -231,7 +231,7 @@ void Together::place_keys(const StridedTensor Inputs::*member, StridedTensor& to
   }
 }
 
-Tensors Together::tensors() {
+AttentionTensors Together::tensors() {
   const Case& c = sequences_.common;
   const std::int64_t tokens = sum(sequences_.q_lens, c.batch), width = c.value_dim();
   const bool ragged = sequences_.ragged_queries;

@@ -18,7 +18,7 @@ inline constexpr std::initializer_list<KeyForm> key_forms = {KeyForm::padded, Ke
 struct Sequences {
   Case common;  // what all have in common; sizes and lengths are filled in
   std::vector<std::int64_t> q_lens{}, kv_lens{};
-  bool ragged_queries = true;  // else all q_lens are alike
+  bool ragged_queries = true;  // else all q_lens are equal
   KeyForm key_form = KeyForm::ragged;
   std::int64_t page_size = 16;
   DType offsets_type = DType::i64;
@@ -41,9 +41,9 @@ class Together {
   explicit Together(const Sequences& sequences);
 
   const std::vector<Alone>& alone() const { return alone_; }
-  const Options& options() const { return sequences_.common.options; }
+  const AttentionOptions& options() const { return sequences_.common.options; }
   /// The call, with fresh outputs.
-  Tensors tensors();
+  AttentionTensors tensors();
   /// What the call wrote for a sequence, as if it had been alone.
   Outputs outputs(std::int64_t sequence) const;
   bool untouched() const { return outputs_.out.untouched() && outputs_.lse.untouched(); }

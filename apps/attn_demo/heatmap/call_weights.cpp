@@ -18,9 +18,9 @@ TensorView at(const TensorView& tensor, int dim, std::int64_t place) {
 }
 
 /// The same call of one batch entry and query head alone.
-Tensors one_head(const Tensors& all, std::int64_t batch, std::int64_t head) {
+AttentionTensors one_head(const AttentionTensors& all, std::int64_t batch, std::int64_t head) {
   const std::int64_t group_size = all.q.shape[1] / all.k.shape[1];
-  Tensors one;
+  AttentionTensors one;
   one.q = at(at(all.q, 0, batch), 1, head);
   one.k = at(at(all.k, 0, batch), 1, head / group_size);
   one.mask = all.mask;
@@ -32,7 +32,8 @@ Tensors one_head(const Tensors& all, std::int64_t batch, std::int64_t head) {
   return one;
 }
 
-Tensor scores_of(const Tensors& tensors, const Options& options, ScoreStage stage) {
+Tensor scores_of(const AttentionTensors& tensors, const AttentionOptions& options,
+                 ScoreStage stage) {
   // In double: in f32 a score that is very small, but seen, would become -inf.
   Tensor scores(DType::f64, {1, 1, tensors.q.shape[2], tensors.k.shape[2]});
   reference_scores(tensors, options, stage, scores.view());
@@ -41,8 +42,9 @@ Tensor scores_of(const Tensors& tensors, const Options& options, ScoreStage stag
 
 }  // namespace
 
-WeightMap call_weights(const Tensors& all, const Options& options, const HeadChoice& choice) {
-  const Tensors tensors = one_head(all, choice.batch, choice.head);
+WeightMap call_weights(const AttentionTensors& all, const AttentionOptions& options,
+                       const HeadChoice& choice) {
+  const AttentionTensors tensors = one_head(all, choice.batch, choice.head);
   WeightMap map;
   map.grid = Grid(tensors.q.shape[2], tensors.k.shape[2]);
   const Tensor masked = scores_of(tensors, options, ScoreStage::masked);

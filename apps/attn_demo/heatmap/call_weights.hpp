@@ -18,7 +18,8 @@ struct HeadChoice {
 /// The weights of one batch entry and query head, exactly as the textbook version has them, and
 /// what the masks hide. Both numbers exist; q and k are [batch, heads, seq, dim]. Labels and title
 /// are left to the caller.
-WeightMap call_weights(const Tensors& tensors, const Options& options, const HeadChoice& choice);
+WeightMap call_weights(const AttentionTensors& tensors, const AttentionOptions& options,
+                       const HeadChoice& choice);
 
 /// Throws Error(invalid_argument) where the weights of so many heads, and the scores of one, would
 /// not fit into memory.

@@ -33,35 +33,35 @@ Canvas::Canvas(int width, int height)
       height_(height),
       pixels_(static_cast<std::size_t>(width) * static_cast<std::size_t>(height), white) {}
 
-void Canvas::fill(const Box& box, Colour colour) {
+void Canvas::fill(const Box& box, Color color) {
   const int left = std::clamp(box.left, 0, width_),
             right = std::clamp(box.left + box.width, left, width_);
   for (int y = std::max(box.top, 0); y < std::min(box.top + box.height, height_); ++y) {
     const auto row = pixels_.begin() + static_cast<std::ptrdiff_t>(y) * width_;
-    std::fill(row + left, row + right, colour);
+    std::fill(row + left, row + right, color);
   }
 }
 
 void Canvas::hatch(const Box& box) {
-  fill(box, hidden_colour);
+  fill(box, hidden_color);
   for (int y = std::max(box.top, 0); y < std::min(box.top + box.height, height_); ++y) {
     for (int x = std::max(box.left, 0); x < std::min(box.left + box.width, width_); ++x) {
-      if ((x + y) % hatch_period < hatch_width) fill({x, y, 1, 1}, hatch_colour);
+      if ((x + y) % hatch_period < hatch_width) fill({x, y, 1, 1}, hatch_color);
     }
   }
 }
 
-void Canvas::frame(const Box& box, Colour colour) {
-  fill({box.left - 1, box.top - 1, box.width + 2, 1}, colour);
-  fill({box.left - 1, box.top + box.height, box.width + 2, 1}, colour);
-  fill({box.left - 1, box.top, 1, box.height}, colour);
-  fill({box.left + box.width, box.top, 1, box.height}, colour);
+void Canvas::frame(const Box& box, Color color) {
+  fill({box.left - 1, box.top - 1, box.width + 2, 1}, color);
+  fill({box.left - 1, box.top + box.height, box.width + 2, 1}, color);
+  fill({box.left - 1, box.top, 1, box.height}, color);
+  fill({box.left + box.width, box.top, 1, box.height}, color);
 }
 
 void Canvas::text(int left, int top, std::string_view words, const Lettering& lettering) {
   const int scale = lettering.scale;
   for_glyph_pixels(words, [&](int x, int y) {
-    fill({left + x * scale, top + y * scale, scale, scale}, lettering.colour);
+    fill({left + x * scale, top + y * scale, scale, scale}, lettering.color);
   });
 }
 
@@ -69,7 +69,7 @@ void Canvas::upright_text(int left, int bottom, std::string_view words,
                           const Lettering& lettering) {
   const int scale = lettering.scale;
   for_glyph_pixels(words, [&](int x, int y) {
-    fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.colour);
+    fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.color);
   });
 }
 

@@ -6,11 +6,11 @@
 #include <string_view>
 #include <vector>
 
-#include "colours.hpp"
+#include "colors.hpp"
 
 namespace attn::demo {
 
-inline constexpr Colour white{255, 255, 255}, ink{34, 34, 42}, faint_ink{120, 124, 136};
+inline constexpr Color white{255, 255, 255}, ink{34, 34, 42}, faint_ink{120, 124, 136};
 
 /// In pixels, the corner is the upper left one.
 struct Box {
@@ -20,7 +20,7 @@ struct Box {
 /// Letters are whole multiples of the font's pixels.
 struct Lettering {
   int scale = 2;
-  Colour colour = ink;
+  Color color = ink;
 };
 int text_width(std::string_view text, int scale);
 /// Of what stands on the line and hangs below it.
@@ -33,17 +33,17 @@ class Canvas {
 
   int width() const { return width_; }
   int height() const { return height_; }
-  Colour at(int x, int y) const {
+  Color at(int x, int y) const {
     return pixels_[static_cast<std::size_t>(y) * static_cast<std::size_t>(width_) +
                    static_cast<std::size_t>(x)];
   }
-  const std::vector<Colour>& pixels() const { return pixels_; }
+  const std::vector<Color>& pixels() const { return pixels_; }
 
-  void fill(const Box& box, Colour colour);
-  /// Grey-blue with diagonal lines, which run on through neighbouring boxes.
+  void fill(const Box& box, Color color);
+  /// Grey-blue with diagonal lines, which run on through neighboring boxes.
   void hatch(const Box& box);
   /// One pixel wide, around the box.
-  void frame(const Box& box, Colour colour);
+  void frame(const Box& box, Color color);
   /// The upper left corner of the letters is at left, top.
   void text(int left, int top, std::string_view words, const Lettering& lettering = {});
   /// From below to above: the lower left corner of the page, as one reads it, is at left, bottom
@@ -52,7 +52,7 @@ class Canvas {
 
  private:
   int width_, height_;
-  std::vector<Colour> pixels_;
+  std::vector<Color> pixels_;
 };
 
 }  // namespace attn::demo

@@ -17,11 +17,11 @@ void require_place(const char* option, std::int64_t place, std::int64_t count, c
 }
 
 std::vector<std::string> labels_of(const std::vector<std::int64_t>& ids,
-                                   const std::optional<Tokeniser>& tokeniser) {
+                                   const std::optional<Tokenizer>& tokenizer) {
   std::vector<std::string> labels;
   for (const std::int64_t id : ids) {
-    const bool known = tokeniser && tokeniser->has(id);
-    labels.push_back(known ? readable(tokeniser->piece(id)) : std::to_string(id));
+    const bool known = tokenizer && tokenizer->has(id);
+    labels.push_back(known ? readable(tokenizer->piece(id)) : std::to_string(id));
   }
   return labels;
 }
@@ -32,18 +32,19 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
   ModelChoice folder;
   folder.folder = choice.folder;
   const ModelSource source(folder);
-  const std::optional<Tokeniser> tokeniser = tokeniser_for(choice.prompt, source);
-  const std::vector<std::int64_t> ids = prompt_ids(choice.prompt, tokeniser);
+  const std::optional<Tokenizer> tokenizer = tokenizer_for(choice.prompt, source);
+  const std::vector<std::int64_t> ids = prompt_ids(choice.prompt, tokenizer);
   Model model = source.load(std::ssize(ids));
   const std::int64_t num_heads = model.settings.layer.attention.num_q_heads;
   require_place("--layer", choice.layer, model.settings.num_layers, "layers");
   if (choice.head) require_place("--head", *choice.head, num_heads, "query heads");
 
   require_room_for_weights(std::ssize(ids), std::ssize(ids), choice.head ? 1 : num_heads);
-  const std::vector<std::string> labels = labels_of(ids, tokeniser);
+  const std::vector<std::string> labels = labels_of(ids, tokenizer);
   std::vector<WeightMap> maps;
   std::int64_t layer = 0;
-  const ForwardHooks hooks{.attention = [&](const Tensors& tensors, const Options& options) {
+  const ForwardHooks hooks{.attention = [&](const AttentionTensors& tensors,
+                                            const AttentionOptions& options) {
     if (layer++ != choice.layer) return;
     const std::int64_t first = choice.head.value_or(0), last = choice.head ? first + 1 : num_heads;
     for (std::int64_t head = first; head < last; ++head) {

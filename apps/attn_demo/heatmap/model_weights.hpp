@@ -18,7 +18,7 @@ struct ModelWeights {
   std::optional<std::int64_t> head;  // none: all
 };
 
-/// One map for each head asked for, labelled by the tokens. Throws attn::Error for a layer or head
+/// One map for each head asked for, labeled by the tokens. Throws attn::Error for a layer or head
 /// that the model lacks.
 std::vector<WeightMap> model_weights(const ModelWeights& choice);
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "colour_bar.hpp"
+#include "color_bar.hpp"
 #include "font.hpp"
 #include "labels.hpp"
 
@@ -19,15 +19,15 @@ constexpr int line_height = (glyph_height + 1) * label_scale;
 constexpr std::size_t longest_title = 100;
 constexpr int separated = 20;  // cells of this size and more have white lines between them
 
-bool is_labelled(const WeightMap& map) {
+bool is_labeled(const WeightMap& map) {
   return !map.row_labels.empty() || !map.column_labels.empty();
 }
 
 /// Axes with tokens are given room to name each, unless there are very many.
-CellSizes sizes_of(std::int64_t count, bool labelled) {
+CellSizes sizes_of(std::int64_t count, bool labeled) {
   constexpr std::int64_t many = 100;
   constexpr int together = 960, most = 72, legible = line_height;
-  if (labelled && count <= many)
+  if (labeled && count <= many)
     return {legible, most, std::max(together, static_cast<int>(count) * legible)};
   return {1, most, together};
 }
@@ -44,13 +44,13 @@ struct Page {
   int width = 0, height = 0;
 };
 
-std::vector<std::string> notes_of(const CellArea& cells, const ColourScale& scale) {
+std::vector<std::string> notes_of(const CellArea& cells, const ColorScale& scale) {
   std::vector<std::string> notes;
   if (cells.blocks.rows * cells.blocks.columns > 1) {
     notes.push_back(fmt::format("each cell: the largest of {} {} {} weights", cells.blocks.rows,
                                 times_sign, cells.blocks.columns));
   }
-  if (scale.is_logarithmic()) notes.push_back("colours: logarithmic");
+  if (scale.is_logarithmic()) notes.push_back("colors: logarithmic");
   return notes;
 }
 
@@ -60,8 +60,8 @@ int size_of_title(const std::string& title, int room) {
 
 void place_axes(Page& page, const WeightMap& map) {
   CellArea& cells = page.cells;
-  cells = cell_area(map.grid, sizes_of(map.grid.columns, is_labelled(map)),
-                    sizes_of(map.grid.rows, is_labelled(map)));
+  cells = cell_area(map.grid, sizes_of(map.grid.columns, is_labeled(map)),
+                    sizes_of(map.grid.rows, is_labeled(map)));
   page.rows = marks(map.row_labels, {map.grid.rows, cells.blocks.rows, cells.cell_height},
                     map.row_labels.empty() ? line_height + gap : line_height);
   page.upright_columns = !map.column_labels.empty();
@@ -78,14 +78,14 @@ void place_axes(Page& page, const WeightMap& map) {
   page.axis_bottom = cells.top + cells.height() + tick + gap / 2 + names + gap / 2;
 }
 
-Page page_of(const WeightMap& map, const ColourScale& scale) {
+Page page_of(const WeightMap& map, const ColorScale& scale) {
   Page page;
   place_axes(page, map);
   const CellArea& cells = page.cells;
   page.notes = notes_of(cells, scale);
   page.bar_left = cells.left + cells.width() + 2 * gap + gap / 2;
-  page.bar_height = colour_bar_height(cells.height());
-  const ColourBar bar(scale, page.bar_height, {&map, 1});
+  page.bar_height = color_bar_height(cells.height());
+  const ColorBar bar(scale, page.bar_height, {&map, 1});
   page.width = page.bar_left + bar.width() + margin;
   for (const std::string& note : page.notes)
     page.width = std::max(page.width, cells.left + text_width(note, label_scale) + margin);
@@ -106,7 +106,7 @@ std::string figures(float weight) {
   return fmt::format("{:.2f}", weight);
 }
 
-void draw_figures(Canvas& canvas, const Box& cell, float weight, Colour background) {
+void draw_figures(Canvas& canvas, const Box& cell, float weight, Color background) {
   const std::string words = figures(weight);
   constexpr int padding = 6;
   const int widest_figures = static_cast<int>(std::string_view("0.00").size());
@@ -119,10 +119,10 @@ void draw_figures(Canvas& canvas, const Box& cell, float weight, Colour backgrou
                         : small_scale;
   canvas.text(cell.left + (cell.width - text_width(words, scale)) / 2,
               cell.top + (cell.height - cap_height * scale) / 2, words,
-              {scale, text_colour_on(background)});
+              {scale, text_color_on(background)});
 }
 
-void draw_cells(Canvas& canvas, const CellArea& area, const Grid& grid, const ColourScale& scale) {
+void draw_cells(Canvas& canvas, const CellArea& area, const Grid& grid, const ColorScale& scale) {
   const bool whole = area.blocks.rows * area.blocks.columns == 1;
   const Grid cells = whole ? grid : reduced(grid, area.blocks);
   const int line = std::min(area.cell_width, area.cell_height) >= separated ? 1 : 0;
@@ -136,9 +136,9 @@ void draw_cells(Canvas& canvas, const CellArea& area, const Grid& grid, const Co
         continue;
       }
       const float weight = cells.weight(row, column);
-      const Colour colour = scale.colour(weight);
-      canvas.fill(box, colour);
-      if (whole) draw_figures(canvas, box, weight, colour);
+      const Color color = scale.color(weight);
+      canvas.fill(box, color);
+      if (whole) draw_figures(canvas, box, weight, color);
     }
   }
   canvas.frame(area.box(), faint_ink);
@@ -193,7 +193,7 @@ CellArea cells_of(const WeightMap& map) {
   return page.cells;
 }
 
-Canvas draw_map(const WeightMap& map, const ColourScale& scale) {
+Canvas draw_map(const WeightMap& map, const ColorScale& scale) {
   const Page page = page_of(map, scale);
   Canvas canvas(page.width, page.height);
   canvas.text(margin, margin, shortened(map.title, longest_title), {page.title_size, ink});
@@ -202,11 +202,11 @@ Canvas draw_map(const WeightMap& map, const ColourScale& scale) {
   draw_column_labels(canvas, page);
   draw_axis_names(canvas, page);
   draw_notes(canvas, page.cells.left, page.axis_bottom + line_height + gap / 2, page.notes);
-  ColourBar(scale, page.bar_height, {&map, 1}).draw(canvas, page.bar_left, page.cells.top);
+  ColorBar(scale, page.bar_height, {&map, 1}).draw(canvas, page.bar_left, page.cells.top);
   return canvas;
 }
 
-Canvas draw_maps(std::span<const WeightMap> maps, const ColourScale& scale,
+Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
                  const std::string& title) {
   const auto count = static_cast<std::int64_t>(maps.size());
   const auto across = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
@@ -225,7 +225,7 @@ Canvas draw_maps(std::span<const WeightMap> maps, const ColourScale& scale,
   std::vector<std::string> notes = {"queries downwards, keys to the right"};
   for (const std::string& note : notes_of(area, scale)) notes.push_back(note);
   const int bar_left = margin + static_cast<int>(across) * panel_width + gap;
-  const ColourBar bar(scale, colour_bar_height(down * panel_height - line_height - 2 * gap), maps);
+  const ColorBar bar(scale, color_bar_height(down * panel_height - line_height - 2 * gap), maps);
   int width =
       std::max(bar_left + bar.width() + margin, margin * 2 + text_width(title, label_scale));
   for (const std::string& note : notes)

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "canvas.hpp"
-#include "colours.hpp"
+#include "colors.hpp"
 #include "placing.hpp"
 #include "weight_map.hpp"
 
@@ -14,13 +14,13 @@ namespace attn::demo {
 /// Where draw_map puts its cells.
 CellArea cells_of(const WeightMap& map);
 
-/// One head with axes, labels, a colour bar and, where cells are large, the weights in figures. The
+/// One head with axes, labels, a color bar and, where cells are large, the weights in figures. The
 /// grid must not be empty.
-Canvas draw_map(const WeightMap& map, const ColourScale& scale);
+Canvas draw_map(const WeightMap& map, const ColorScale& scale);
 
 /// Several heads of one size, each a small panel with its own title, on one scale. None may be
 /// empty.
-Canvas draw_maps(std::span<const WeightMap> maps, const ColourScale& scale,
+Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
                  const std::string& title);
 
 }  // namespace attn::demo

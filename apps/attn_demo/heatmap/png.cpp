@@ -7,7 +7,7 @@
 namespace attn::demo {
 namespace {
 
-static_assert(sizeof(Colour) == 3, "pixels lie as PNG_FORMAT_RGB has them");
+static_assert(sizeof(Color) == 3, "pixels lie as PNG_FORMAT_RGB has them");
 
 }  // namespace
 

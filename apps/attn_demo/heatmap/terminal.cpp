@@ -16,13 +16,13 @@ constexpr int cell_letters = 2;
 constexpr std::size_t longest_row_label = 12, longest_column_label = 8;
 constexpr std::int64_t most_lines = 48;
 
-/// From small to large, where there is no colour. None of them is a hidden key's.
+/// From small to large, where there is no color. None of them is a hidden key's.
 constexpr std::string_view ramp = " -=+*%#@";
 constexpr char hidden_letter = '.', nan_letter = '?';
 
-fmt::rgb rgb(Colour colour) { return {colour.red, colour.green, colour.blue}; }
+fmt::rgb rgb(Color color) { return {color.red, color.green, color.blue}; }
 
-std::string coloured(Colour background, std::string_view letters, Colour foreground = {}) {
+std::string colored(Color background, std::string_view letters, Color foreground = {}) {
   return fmt::format(fmt::bg(rgb(background)) | fmt::fg(rgb(foreground)), "{}", letters);
 }
 
@@ -32,11 +32,11 @@ char ramp_letter(double position) {
 }
 
 std::string cell_text(const Grid& grid, std::int64_t row, std::int64_t column,
-                      const ColourScale& scale, bool in_colour) {
+                      const ColorScale& scale, bool in_color) {
   const float weight = grid.weight(row, column);
-  if (in_colour) {
-    if (grid.is_hidden(row, column)) return coloured(hidden_colour, "//", hatch_colour);
-    return coloured(scale.colour(weight), "  ");
+  if (in_color) {
+    if (grid.is_hidden(row, column)) return colored(hidden_color, "//", hatch_color);
+    return colored(scale.color(weight), "  ");
   }
   const char letter = grid.is_hidden(row, column) ? hidden_letter
                       : std::isnan(weight)        ? nan_letter
@@ -76,27 +76,27 @@ std::string column_heading(const std::vector<std::string>& labels, std::size_t i
   return lines;
 }
 
-std::string legend(const WeightMap& map, const ColourScale& scale, bool in_colour) {
+std::string legend(const WeightMap& map, const ColorScale& scale, bool in_color) {
   const auto ticks = scale.ticks();
   std::string bar;
-  if (in_colour) {
+  if (in_color) {
     constexpr int steps = 24;
-    for (int n = 0; n < steps; ++n) bar += coloured(map_colour(n / (steps - 1.)), " ");
+    for (int n = 0; n < steps; ++n) bar += colored(map_color(n / (steps - 1.)), " ");
   } else {
     bar = fmt::format("[{}]", ramp);
   }
   std::string line = fmt::format("{} {} {}", ticks.front().second, bar, ticks.back().second);
   if (scale.is_logarithmic()) line += ", logarithmic";
   if (std::find(map.grid.hidden.begin(), map.grid.hidden.end(), 1) != map.grid.hidden.end()) {
-    line += fmt::format("   {} hidden", in_colour ? coloured(hidden_colour, "//", hatch_colour)
-                                                  : std::string(cell_letters, hidden_letter));
+    line += fmt::format("   {} hidden", in_color ? colored(hidden_color, "//", hatch_color)
+                                                 : std::string(cell_letters, hidden_letter));
   }
   return line + '\n';
 }
 
 }  // namespace
 
-std::string terminal_map(const WeightMap& map, const ColourScale& scale,
+std::string terminal_map(const WeightMap& map, const ColorScale& scale,
                          const TerminalStyle& style) {
   const Grid& whole = map.grid;
   Blocks blocks{parts_of(whole.rows, most_lines), 1};
@@ -115,10 +115,10 @@ std::string terminal_map(const WeightMap& map, const ColourScale& scale,
     const std::string& label = rows[static_cast<std::size_t>(row)];
     text += std::string(margin - 2 - label.size(), ' ') + utf8(label) + " |";
     for (std::int64_t column = 0; column < grid.columns; ++column)
-      text += cell_text(grid, row, column, scale, style.coloured);
+      text += cell_text(grid, row, column, scale, style.colored);
     text += "|\n";
   }
-  text += legend(map, scale, style.coloured);
+  text += legend(map, scale, style.colored);
   if (blocks.rows * blocks.columns > 1) {
     text += fmt::format("each cell: the largest of {} x {} weights\n", blocks.rows, blocks.columns);
   }

@@ -3,19 +3,18 @@
 
 #include <string>
 
-#include "colours.hpp"
+#include "colors.hpp"
 #include "weight_map.hpp"
 
 namespace attn::demo {
 
 struct TerminalStyle {
-  bool coloured = false;  // else by characters
-  int width = 100;        // letters in a line
+  bool colored = false;  // else by characters
+  int width = 100;       // letters in a line
 };
 
 /// Lines with two characters a cell: the names of the keys, upright, a line for each query, and a
-/// key to the colours or characters. UTF-8.
-std::string terminal_map(const WeightMap& map, const ColourScale& scale,
-                         const TerminalStyle& style);
+/// key to the colors or characters. UTF-8.
+std::string terminal_map(const WeightMap& map, const ColorScale& scale, const TerminalStyle& style);
 
 }  // namespace attn::demo

@@ -1,0 +1,115 @@
+#include "colors.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace attn::demo {
+namespace {
+
+/// A hue in Oklab, the space whose lightness, a and b are even to the eye (Ottosson, 2020).
+/// Lightness is not here: it follows t.
+struct Hue {
+  double a, b;
+};
+/// Evenly spaced on the color map.
+constexpr std::array<Hue, 6> hues = {{{0.075, -0.100},
+                                      {0.012, -0.128},
+                                      {-0.058, -0.078},
+                                      {-0.112, 0.012},
+                                      {-0.108, 0.118},
+                                      {-0.040, 0.165}}};
+constexpr double darkest = 0.23, brightest = 0.93;
+
+std::uint8_t srgb_byte(double linear) {
+  const double light = std::clamp(linear, 0., 1.);
+  const double encoded =
+      light <= 0.0031308 ? 12.92 * light : 1.055 * std::pow(light, 1 / 2.4) - 0.055;
+  return static_cast<std::uint8_t>(std::lround(255 * encoded));
+}
+
+Color from_oklab(double lightness, Hue hue) {
+  const auto cube = [](double x) { return x * x * x; };
+  const double l = cube(lightness + 0.3963377774 * hue.a + 0.2158037573 * hue.b);
+  const double m = cube(lightness - 0.1055613458 * hue.a - 0.0638541728 * hue.b);
+  const double s = cube(lightness - 0.0894841775 * hue.a - 1.2914855480 * hue.b);
+  return {srgb_byte(4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s),
+          srgb_byte(-1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s),
+          srgb_byte(-0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s)};
+}
+
+/// 1, 2 or 5 times a power of ten, so that at most so many steps lie in the range.
+double round_step(double range, double steps) {
+  const double power = std::pow(10, std::floor(std::log10(range / steps)));
+  for (const double factor : {1., 2., 5.}) {
+    if (factor * power * steps >= range * (1 - 1e-6)) return factor * power;
+  }
+  return 10 * power;
+}
+
+}  // namespace
+
+Color map_color(double t) {
+  const double place = std::clamp(t, 0., 1.) * static_cast<double>(hues.size() - 1);
+  const auto segment = std::min(static_cast<std::size_t>(place), hues.size() - 2);
+  const double along = place - static_cast<double>(segment);
+  const Hue from = hues[segment], to = hues[segment + 1];
+  return from_oklab(darkest + std::clamp(t, 0., 1.) * (brightest - darkest),
+                    {from.a + along * (to.a - from.a), from.b + along * (to.b - from.b)});
+}
+
+Color text_color_on(Color color) {
+  const int brightness = 299 * color.red + 587 * color.green + 114 * color.blue;  // in thousandths
+  return brightness > 128000 ? Color{20, 20, 30} : Color{255, 255, 255};
+}
+
+ColorScale::ColorScale(ScaleKind kind, std::span<const WeightMap> maps) : kind_(kind) {
+  double largest = 0, smallest = HUGE_VAL;
+  for (const WeightMap& map : maps) {
+    for (std::size_t n = 0; n < map.grid.weights.size(); ++n) {
+      const auto weight = static_cast<double>(map.grid.weights[n]);
+      if (map.grid.hidden[n] != 0 || !(weight > 0)) continue;
+      largest = std::max(largest, weight);
+      smallest = std::min(smallest, weight);
+    }
+  }
+  if (largest > 0) high_ = largest;
+  if (kind == ScaleKind::linear) return;
+  constexpr double deepest = 1e-6, shallowest = 0.1;  // of the largest
+  low_ = std::clamp(smallest, deepest * high_, shallowest * high_);
+}
+
+double ColorScale::position(float weight) const {
+  const auto value = static_cast<double>(weight);
+  if (std::isnan(value)) return value;
+  if (kind_ == ScaleKind::linear) return std::clamp(value / high_, 0., 1.);
+  return value <= low_ ? 0 : std::min(1., std::log(value / low_) / std::log(high_ / low_));
+}
+
+Color ColorScale::color(float weight) const {
+  return std::isnan(weight) ? nan_color : map_color(position(weight));
+}
+
+std::vector<std::pair<double, std::string>> ColorScale::ticks() const {
+  std::vector<std::pair<double, std::string>> result;
+  constexpr double tight = 0.06;  // nearer to an end, a number would touch that of the end
+  if (kind_ == ScaleKind::linear) {
+    const double step = round_step(high_, 5);
+    for (int n = 0; step * n < high_ * (1 - tight); ++n)
+      result.emplace_back(step * n / high_, fmt::format("{:.4g}", step * n));
+  } else {
+    result.emplace_back(0, fmt::format("<= {:.2g}", low_));
+    const double range = std::log10(high_ / low_);
+    for (double power = std::ceil(std::log10(low_)); power < std::log10(high_); ++power) {
+      const double place = (power - std::log10(low_)) / range;
+      if (place > tight && place < 1 - tight)
+        result.emplace_back(place, fmt::format("{:g}", std::pow(10, power)));
+    }
+  }
+  result.emplace_back(1, fmt::format("{:.3g}", high_));
+  return result;
+}
+
+}  // namespace attn::demo

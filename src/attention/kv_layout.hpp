@@ -1,0 +1,93 @@
+// Where the queries and keys of each batch entry lie: padded, ragged, in pages or in a ring. Who
+// runs a call asks here and nowhere else. Of a validated call.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <cstdint>
+
+#include "attention/problem.hpp"
+#include "attention/visibility.hpp"
+#include "kernels/rows.hpp"
+
+namespace attn::detail {
+
+/// Consecutive keys and their values, each evenly spaced in memory.
+struct KeySpan {
+  std::int64_t count;
+  Row first_key, first_value;
+  std::int64_t key_stride, value_stride;  // in elements
+  // Of i8 rows; else null and 0. In floats.
+  const float *key_scales, *value_scales;
+  std::int64_t key_scale_stride, value_scale_stride;
+
+  Row key(std::int64_t index) const noexcept {
+    return row(first_key, index * key_stride, key_scales, index * key_scale_stride);
+  }
+  Row value(std::int64_t index) const noexcept {
+    return row(first_value, index * value_stride, value_scales, index * value_scale_stride);
+  }
+
+ private:
+  static Row row(const Row& first, std::int64_t offset, const float* scales,
+                 std::int64_t scale_offset) noexcept {
+    Row moved = first;
+    moved.data += offset * static_cast<std::int64_t>(size_of(first.dtype));
+    if (scales != nullptr) moved.scale = scales[scale_offset];
+    return moved;
+  }
+};
+
+class KvLayout {
+ public:
+  KvLayout(const Problem& problem, const AttentionTensors& tensors) noexcept;
+
+  std::int64_t q_len(std::int64_t batch) const noexcept {
+    return ragged_queries_ ? token_count(tensors_.q_offsets, batch) : sizes_.q_len;
+  }
+  std::int64_t kv_len(std::int64_t batch) const noexcept;
+  KeyVisibility sight(std::int64_t batch) const noexcept;
+
+  Row query(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
+    return row_of(q_, batch, q_head, first_query(batch) + q_index);
+  }
+  Row output(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
+    return row_of(out_, batch, q_head, first_query(batch) + q_index);
+  }
+  /// Null if lse was not asked for.
+  float* lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept;
+  /// Elements from one position to the next.
+  std::int64_t query_stride() const noexcept { return q_.strides[2]; }
+  std::int64_t output_stride() const noexcept { return out_.strides[2]; }
+
+  /// Keys first, first + 1, ... of a KV head, at least one and at most `most` of them.
+  KeySpan keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first,
+               std::int64_t most) const noexcept;
+
+ private:
+  /// Rows of k and v that hold consecutive keys.
+  struct Place {
+    std::int64_t entry;
+    std::int64_t row;
+    std::int64_t count;
+  };
+  Place place(std::int64_t batch, std::int64_t key) const noexcept;
+  std::int64_t first_query(std::int64_t batch) const noexcept {
+    return ragged_queries_ ? integer_at(tensors_.q_offsets, batch) : 0;
+  }
+  static std::int64_t token_count(const TensorView& offsets, std::int64_t batch) noexcept {
+    return integer_at(offsets, batch + 1) - integer_at(offsets, batch);
+  }
+
+  const Problem& problem_;
+  const AttentionTensors& tensors_;
+  const Sizes& sizes_;
+  bool ragged_queries_, ragged_keys_, paged_, ring_;
+  std::int64_t mask_kv_len_;
+  // [entry, head, row, dim], whatever the call's layout; ragged tensors are one entry that all of
+  // the batch shares.
+  TensorView q_, k_, v_, out_;
+  Dims lse_strides_, k_scale_strides_, v_scale_strides_;  // [entry, head, row]
+};
+
+}  // namespace attn::detail

@@ -1,0 +1,37 @@
+// Memory that is asked for while a tile is multiplied, so that short sequences do not wait for it:
+// a tile of them takes no longer than a few cache misses do.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "kernels/kernels.hpp"
+#include "kernels/rows.hpp"
+
+namespace attn::detail {
+
+class PrefetchList {
+ public:
+  void clear() noexcept { count_ = 0; }
+
+  /// Adds `count` rows of `width` elements, `stride` elements apart, if a row's elements lie side
+  /// by side.
+  void add(const Row& first, std::int64_t stride, std::int64_t width, std::int64_t count) noexcept {
+    if (count <= 0 || first.stride != 1 || count_ == walks_.size()) return;
+    const auto size = static_cast<std::int64_t>(size_of(first.dtype));
+    kernels::PrefetchWalk& walk = walks_[count_];
+    walk = {
+        .row = first.data, .row_stride = stride * size, .row_bytes = width * size, .rows = count};
+    if (count_ > 0) walks_[count_ - 1].next = &walk;
+    ++count_;
+  }
+
+  /// Null if there is nothing to ask for.
+  kernels::PrefetchWalk* walk() noexcept { return count_ == 0 ? nullptr : walks_.data(); }
+
+ private:
+  std::array<kernels::PrefetchWalk, 5> walks_;
+  std::size_t count_ = 0;
+};
+
+}  // namespace attn::detail

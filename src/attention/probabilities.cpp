@@ -1,0 +1,26 @@
+#include "attention/probabilities.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "softmax/row_functions.hpp"
+
+namespace attn::detail {
+
+void weigh_row(const kernels::Kernels& kernels, const Normalizer& normalizer,
+               const RowOfScores& row) noexcept {
+  if (normalizer.kind() == Normalizer::Kind::sigmoid) {
+    const double by_length = -std::log(static_cast<double>(row.kv_len));
+    return kernels.sigmoid(row.scores, row.count,
+                           normalizer.bias().value_or(static_cast<float>(by_length)));
+  }
+  constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+  // Where the sink would be the only score, nothing weighs anything.
+  const bool sink_joins =
+      row.sink != minus_infinity && greatest(kernels, row.scores, row.count) != minus_infinity;
+  std::int64_t count = row.count;
+  if (sink_joins) row.scores[count++] = row.sink;
+  entmax_row(kernels, row.scores, count, normalizer.alpha(), row.scores, row.scratch);
+}
+
+}  // namespace attn::detail

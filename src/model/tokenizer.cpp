@@ -1,0 +1,170 @@
+#include <attn/error.hpp>
+#include <attn/tokenizer.hpp>
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "io/files.hpp"
+#include "model/tokenizer_file.hpp"
+#include "model/unicode.hpp"
+
+namespace attn {
+
+using model::AddedTokens;
+using model::TokenId;
+
+struct Tokenizer::Parts : model::TokenizerFile {
+  explicit Parts(model::TokenizerFile read) : TokenizerFile(std::move(read)) {}
+};
+
+namespace {
+
+/// One call of encode: from the whole text down to words, each step hands its pieces to the next.
+class Encoder {
+ public:
+  Encoder(const model::TokenizerFile& file, bool match_special)
+      : file_(file), match_special_(match_special) {}
+
+  std::vector<std::int64_t> ids;
+
+  void text(std::string_view text) {
+    for (const AddedTokens::Part& part : file_.added_before.split(text, match_special_)) {
+      if (part.id) {
+        ids.push_back(*part.id);
+      } else {
+        bytes(part.text);
+      }
+    }
+  }
+
+ private:
+  /// Patterns and normal forms are of characters, so bytes that are none stand apart.
+  void bytes(std::string_view text) {
+    for (bool first = true; !text.empty(); first = false) {
+      const std::size_t valid = model::valid_size(text);
+      if (valid > 0) characters(text.substr(0, valid), first);
+      text.remove_prefix(valid);
+      const std::size_t invalid = model::invalid_size(text);
+      if (invalid > 0) word(text.substr(0, invalid));
+      text.remove_prefix(invalid);
+    }
+  }
+
+  void characters(std::string_view text, bool first) {
+    std::string normalized;
+    if (file_.nfc) text = normalized = model::to_nfc(text);
+    for (const AddedTokens::Part& part : file_.added_after.split(text, match_special_)) {
+      if (part.id) {
+        ids.push_back(*part.id);
+      } else {
+        for (const std::string_view piece : split_all(file_.splits, part.text))
+          byte_level(piece, first);
+      }
+    }
+  }
+
+  void byte_level(std::string_view piece, bool first) {
+    std::string spaced;
+    if (file_.byte_level.add_prefix_space && first && !piece.starts_with(' '))
+      piece = spaced.append(" ").append(piece);
+    if (!file_.byte_level.split) return word(piece);
+    for (const std::string_view each : (*file_.byte_level.split)(piece)) word(each);
+  }
+
+  void word(std::string_view word) {
+    if (!file_.whole_pieces.empty()) {
+      const auto whole = file_.whole_pieces.find(std::string(word));
+      if (whole != file_.whole_pieces.end()) return ids.push_back(whole->second);
+    }
+    symbols_.clear();
+    for (const char each : word) {
+      const auto byte = static_cast<unsigned char>(each);
+      if (file_.byte_ids[byte]) {
+        symbols_.push_back(*file_.byte_ids[byte]);
+      } else if (file_.unknown &&
+                 (!file_.fuse_unknown || symbols_.empty() || symbols_.back() != *file_.unknown)) {
+        symbols_.push_back(*file_.unknown);
+      }
+    }
+    file_.merges.append(symbols_, scratch_, ids);
+  }
+
+  const model::TokenizerFile& file_;
+  bool match_special_;
+  std::vector<TokenId> symbols_;
+  model::Merges::Scratch scratch_;
+};
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}
+
+Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
+  return Tokenizer(std::make_shared<const Parts>(model::read_tokenizer_file(tokenizer_json)));
+}
+
+Tokenizer Tokenizer::bytes() {
+  model::TokenizerFile made;
+  for (int byte = 0; byte < 256; ++byte) {
+    made.pieces.emplace_back(1, static_cast<char>(byte));
+    made.byte_ids[static_cast<std::size_t>(byte)] = byte;
+  }
+  made.special.resize(made.pieces.size());
+  return Tokenizer(std::make_shared<const Parts>(std::move(made)));
+}
+
+std::vector<std::int64_t> Tokenizer::encode(std::string_view text,
+                                            const EncodeOptions& options) const {
+  Encoder encoder(*parts_, options.match_special);
+  if (options.add_special) encoder.ids = parts_->before;
+  encoder.text(text);
+  if (options.add_special)
+    encoder.ids.insert(encoder.ids.end(), parts_->after.begin(), parts_->after.end());
+  return std::move(encoder.ids);
+}
+
+std::string Tokenizer::decode(std::span<const std::int64_t> ids, SpecialTokens special) const {
+  std::string text;
+  for (const std::int64_t id : ids) {
+    if (special == SpecialTokens::skip && is_special(id)) continue;
+    text += piece(id);
+  }
+  return text;
+}
+
+std::string Tokenizer::piece(std::int64_t id) const {
+  if (!parts_->names(id)) {
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("token id {} names no token; the vocabulary has ids in 0..{}", id,
+                            vocab_size() - 1));
+  }
+  return parts_->pieces[static_cast<std::size_t>(id)];
+}
+
+bool Tokenizer::has(std::int64_t id) const noexcept { return parts_->names(id); }
+
+std::int64_t Tokenizer::vocab_size() const noexcept {
+  return static_cast<std::int64_t>(parts_->pieces.size());
+}
+
+std::optional<std::int64_t> Tokenizer::added_token(std::string_view text) const {
+  for (const model::AddedToken& token : parts_->added) {
+    if (token.text == text) return token.id;
+  }
+  return std::nullopt;
+}
+
+bool Tokenizer::is_special(std::int64_t id) const noexcept {
+  return parts_->names(id) && parts_->special[static_cast<std::size_t>(id)];
+}
+
+std::optional<std::int64_t> Tokenizer::bos() const noexcept {
+  return parts_->before.empty() ? std::nullopt : std::optional(parts_->before.front());
+}
+
+std::optional<std::int64_t> Tokenizer::eos() const noexcept {
+  return parts_->after.empty() ? std::nullopt : std::optional(parts_->after.back());
+}
+
+}  // namespace attn

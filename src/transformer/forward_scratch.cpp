@@ -1,0 +1,56 @@
+#include "transformer/forward_scratch.hpp"
+
+#include <algorithm>
+
+namespace attn::detail {
+
+MutableTensorView Buffer::view(DType dtype, const Dims& shape) {
+  const auto bytes = static_cast<std::size_t>(shape.product()) * size_of(dtype);
+  constexpr std::size_t word = sizeof(float);
+  if (bytes > memory_.size_in_bytes())
+    memory_ = Tensor(DType::f32, {static_cast<std::int64_t>((bytes + word - 1) / word)});
+  return {memory_.data(), dtype, shape};
+}
+
+}  // namespace attn::detail
+
+namespace attn {
+using namespace detail;
+
+Workspace& ForwardScratch::Memory::workspace_of(std::size_t size_in_bytes) {
+  if (workspace.size() < size_in_bytes) workspace = Workspace(size_in_bytes);
+  return workspace;
+}
+
+onednn::PackedMatmul& ForwardScratch::Memory::matmul(const onednn::PackedMatmulShape& shape) {
+  const auto found = matmuls.find(shape);
+  return found != matmuls.end() ? found->second
+                                : matmuls.emplace(shape, onednn::PackedMatmul(shape)).first->second;
+}
+
+std::shared_ptr<const RopeTables> ForwardScratch::Memory::rope_tables(const RopeKey& key) {
+  for (const auto& [known, tables] : ropes) {
+    if (known == key) return tables;
+  }
+  return ropes
+      .emplace_back(key,
+                    std::make_shared<const RopeTables>(key.settings, key.head_dim, key.positions))
+      .second;
+}
+
+ForwardScratch::ForwardScratch() : memory_(std::make_unique<Memory>()) {}
+ForwardScratch::ForwardScratch(ForwardScratch&&) noexcept = default;
+ForwardScratch& ForwardScratch::operator=(ForwardScratch&&) noexcept = default;
+ForwardScratch::~ForwardScratch() = default;
+
+std::size_t ForwardScratch::size_in_bytes() const noexcept {
+  const Memory& m = *memory_;
+  std::size_t sum = m.workspace.size();
+  for (const Buffer* buffer : {&m.input, &m.qkv, &m.attended, &m.projected, &m.normed,
+                               &m.mlp_hidden, &m.mlp_active, &m.residual, &m.last}) {
+    sum += buffer->size_in_bytes();
+  }
+  return sum;
+}
+
+}  // namespace attn

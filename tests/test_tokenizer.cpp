@@ -1,0 +1,508 @@
+// The tokenizer against tokens that a plain Python version computed (tests/data), and against rules
+// written out here.
+#include <attn/error.hpp>
+#include <attn/tokenizer.hpp>
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/files.hpp"
+#include "support/random.hpp"
+
+using namespace attn;
+using namespace attn::test;
+using nlohmann::json;
+
+namespace {
+
+using Ids = std::vector<std::int64_t>;
+
+Tokenizer made(const std::string& family) {
+  return Tokenizer::from_file(ATTN_TEST_DATA "/tokenizer_" + family + ".json");
+}
+
+std::string from_hex(const std::string& digits) {
+  std::string bytes;
+  for (std::size_t n = 0; n < digits.size(); n += 2)
+    bytes += static_cast<char>(std::stoi(digits.substr(n, 2), nullptr, 16));
+  return bytes;
+}
+
+/// A vocabulary of the bytes a to z and space, which byte-level files spell as U+0120, and of
+/// `words`.
+json model_of(const std::vector<std::string>& words, const json& merges) {
+  json vocab;
+  for (char c = 'a'; c <= 'z'; ++c) vocab[std::string(1, c)] = c - 'a';
+  vocab["\u0120"] = 26;
+  for (std::size_t n = 0; n < words.size(); ++n) vocab[words[n]] = 27 + n;
+  return {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}};
+}
+
+json byte_level(bool add_prefix_space, bool use_regex) {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", add_prefix_space}, {"use_regex", use_regex}};
+}
+
+json small_file() {
+  return {{"model", model_of({"ab", "abc"}, json::array({"a b", "ab c"}))},
+          {"pre_tokenizer", byte_level(false, true)},
+          {"added_tokens", json::array({{{"id", 40}, {"content", "<end>"}, {"special", true}}})}};
+}
+
+Tokenizer from_json(const Folder& folder, const json& file) {
+  return Tokenizer::from_file(folder.write("tokenizer.json", file.dump()));
+}
+
+/// The pieces of the tokens, joined by bars: how a text was cut.
+std::string cut(const Tokenizer& tokenizer, const std::string& text) {
+  std::vector<std::string> pieces;
+  for (const std::int64_t id : tokenizer.encode(text)) pieces.push_back(tokenizer.piece(id));
+  return fmt::format("{}", fmt::join(pieces, "|"));
+}
+
+/// Random bytes, most of them of characters.
+std::string random_text(Random& random) {
+  static const std::vector<std::string> parts{" ",
+                                              "  ",
+                                              "\n",
+                                              "\r\n",
+                                              "\t",
+                                              "a",
+                                              "the",
+                                              "'s",
+                                              "'LL",
+                                              "12345",
+                                              "...",
+                                              "<|im_end|>",
+                                              "<",
+                                              "é",
+                                              "ß",
+                                              "漢",
+                                              "🙂",
+                                              "\xff",
+                                              "\xc3",
+                                              "\xe2\x82",
+                                              "\xed\xa0\x80",
+                                              std::string(1, '\0'),
+                                              "pier",
+                                              "\u3000"};
+  std::string text;
+  for (std::int64_t left = random.integer(0, 30); left > 0; --left) {
+    if (random.chance(0.1)) {
+      text += static_cast<char>(random.integer(0, 255));
+    } else {
+      text += parts[static_cast<std::size_t>(
+          random.integer(0, static_cast<std::int64_t>(parts.size()) - 1))];
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("tokens are those of the plain version") {
+  const json expected = json::parse(bytes_of(ATTN_TEST_DATA "/tokens_expected.json"));
+  CHECK(expected.size() == 3);
+  for (const auto& item : expected.items()) {
+    const std::string family = item.key();
+    const json& cases = item.value();
+    const Tokenizer tokenizer = made(family);
+    CHECK(cases.size() > 80);
+    for (const json& each : cases) {
+      const std::string text = from_hex(each["text"]);
+      CAPTURE(family);
+      CAPTURE(text);
+      CHECK(fmt::format("{}", tokenizer.encode(text)) == fmt::format("{}", each["ids"].get<Ids>()));
+    }
+  }
+}
+
+TEST_CASE("what is encoded comes back, whatever the bytes") {
+  for (const char* const family : {"gpt2", "llama3"}) {
+    const Tokenizer tokenizer = made(family);
+    std::string all;
+    for (int byte = 0; byte < 256; ++byte) {
+      const std::string one(1, static_cast<char>(byte));
+      CHECK(tokenizer.decode(tokenizer.encode(one, {.add_special = false})) == one);
+      all += one;
+    }
+    CHECK(tokenizer.decode(tokenizer.encode(all, {.add_special = false})) == all);
+    for (std::uint64_t seed = 0; seed < 500; ++seed) {
+      Random random(seed);
+      const std::string text = random_text(random);
+      CAPTURE(seed);
+      CHECK(tokenizer.decode(tokenizer.encode(text, {.add_special = false})) == text);
+      CHECK(tokenizer.decode(tokenizer.encode(text, {.match_special = false}),
+                             SpecialTokens::skip) == text);
+    }
+  }
+}
+
+TEST_CASE("bytes() is the bytes") {
+  const Tokenizer tokenizer = Tokenizer::bytes();
+  CHECK(tokenizer.encode("a\xff ") == Ids{97, 255, 32});
+  CHECK(tokenizer.decode(Ids{104, 105}) == "hi");
+  CHECK(tokenizer.vocab_size() == 256);
+  CHECK(!tokenizer.bos());
+  CHECK(!tokenizer.eos());
+  CHECK(!tokenizer.is_special(0));
+  CHECK(tokenizer.encode("").empty());
+}
+
+TEST_CASE("special tokens") {
+  const Tokenizer llama = made("llama3");
+  CHECK(llama.bos() == llama.added_token("<|begin_of_text|>"));
+  CHECK(!llama.eos());
+  CHECK(!llama.added_token("the"));
+  const std::int64_t end = *llama.added_token("<|eot_id|>");
+  CHECK(llama.is_special(end));
+  CHECK(llama.piece(end) == "<|eot_id|>");
+  CHECK(llama.vocab_size() == end + 1);
+  CHECK(!llama.is_special(0));
+  CHECK(!llama.is_special(-1));
+  CHECK(!llama.is_special(1'000'000));
+  CHECK(llama.encode("<|eot_id|>") == Ids{*llama.bos(), end});
+  CHECK(llama.encode("<|eot_id|>", {.add_special = false}) == Ids{end});
+  const Ids spelled = llama.encode("<|eot_id|>", {.add_special = false, .match_special = false});
+  CHECK(spelled.size() > 1);
+  CHECK(llama.decode(spelled, SpecialTokens::skip) == "<|eot_id|>");
+  CHECK(llama.decode(Ids{*llama.bos(), 'x', end}, SpecialTokens::skip) == "x");
+  CHECK(llama.decode(Ids{*llama.bos(), 'x', end}) == "<|begin_of_text|>x<|eot_id|>");
+
+  // A token that is not special is found in any case.
+  const Tokenizer qwen = made("qwen");
+  const std::int64_t tool = *qwen.added_token("<tool>");
+  CHECK(!qwen.is_special(tool));
+  CHECK(qwen.encode("<tool>", {.match_special = false}) == Ids{tool});
+}
+
+TEST_CASE("ids that name no token") {
+  const Folder folder;
+  const Tokenizer tokenizer = from_json(folder, small_file());
+  CHECK(tokenizer.vocab_size() == 41);
+  for (const std::int64_t id :
+       {std::int64_t{-1}, std::int64_t{29}, std::int64_t{41}, INT64_MAX, INT64_MIN}) {
+    try {
+      tokenizer.piece(id);
+      FAIL("id ", id);
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::invalid_argument);
+      CHECK(std::string(error.what()).find(fmt::format("token id {} names no token", id)) == 0);
+    }
+    CHECK_THROWS_AS(tokenizer.decode(Ids{0, id}), Error);
+  }
+}
+
+TEST_CASE("splits: every behavior, inverted or not") {
+  const Folder folder;
+  const auto check = [&](const json& split, const std::string& expected) {
+    json file = small_file();
+    // Whatever stands together is merged to one token, so that pieces show.
+    file["model"] = model_of({"xx", "ab", "abxx", "xxab", "xxxx"},
+                             json::array({"x x", "a b", "ab xx", "xx ab", "xx xx"}));
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", json::array({split, byte_level(false, false)})}};
+    CHECK(cut(from_json(folder, file), "abxxxxab") == expected);
+  };
+  const auto split = [](const std::string& pattern, const std::string& behavior,
+                        bool invert = false, const char* kind = "Regex") -> json {
+    return {{"type", "Split"},
+            {"pattern", {{kind, pattern}}},
+            {"behavior", behavior},
+            {"invert", invert}};
+  };
+  check(split("xx", "Removed"), "ab|ab");
+  check(split("xx", "Isolated"), "ab|xx|xx|ab");
+  check(split("xx", "MergedWithPrevious"), "abxx|xx|ab");
+  check(split("xx", "MergedWithNext"), "ab|xx|xxab");
+  check(split("xx", "Contiguous"), "ab|xxxx|ab");
+  check(split("ab", "Removed", true), "ab|ab");
+  check(split("ab", "Isolated", true), "ab|xxxx|ab");
+  check(split("ab", "MergedWithPrevious", true), "abxx|xx|ab");
+  check(split("ab", "Contiguous", true), "ab|xxxx|ab");
+  check(split("xx", "Removed", false, "String"), "ab|ab");
+  check(split("x.", "Removed", false, "String"), "abxx|xxab");
+  check(split("(?=ab)", "Isolated"), "abxx|xx|ab");
+  check(split("b\\K", "Isolated"), "ab|xx|xxab");
+  check(split("x", "MergedWithNext"),
+        "ab|x|x|x|x|ab");  // one match goes with what follows, those before it stand alone
+  check(split("x+|(?=a)", "MergedWithNext"), "ab|xx|xxab");  // no empty match right after another
+  check(split("nothing", "Removed"), "abxx|xxab");
+}
+
+TEST_CASE("digits, prefix spaces and unknown bytes") {
+  const Folder folder;
+  json file = small_file();
+  file["model"]["vocab"].update({{"1", 30}, {"11", 31}, {"?", 32}, {"\u0120a", 33}});
+  file["model"]["merges"] = json::array({json::array({"1", "1"}), json::array({"\u0120", "a"})});
+  const auto with_digits = [&](const char* key, bool individual) {
+    json changed = file;
+    changed["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         json::array({{{"type", "Digits"}, {key, individual}}, byte_level(false, false)})}};
+    return cut(from_json(folder, changed), "a11b1");
+  };
+  CHECK(with_digits("individual_digits", true) == "a|1|1|b|1");
+  CHECK(with_digits("individual_digits", false) == "a|11|b|1");
+
+  file["pre_tokenizer"] = byte_level(true, true);
+  CHECK(cut(from_json(folder, file), "a<end>a") == " a|<end>| a");
+  CHECK(cut(from_json(folder, file), " a") == " a");
+
+  CHECK(cut(from_json(folder, file), "aXYb") == " a|b");  // what has no token is left out
+  file["model"]["unk_token"] = "?";
+  file["pre_tokenizer"] = byte_level(false, true);
+  CHECK(cut(from_json(folder, file), "aXYb") == "a|?|?|b");
+  file["model"]["fuse_unk"] = true;
+  CHECK(cut(from_json(folder, file), "aXYb") == "a|?|b");
+}
+
+TEST_CASE("bytes that are no UTF-8 are merged among themselves") {
+  const Folder folder;
+  json file = small_file();
+  file["model"]["vocab"].update({{"\u00ff", 30}, {"\u00ff\u00ff", 31}, {"a\u00ff", 32}});
+  file["model"]["merges"] = json::array({"\u00ff \u00ff", "a \u00ff"});
+  CHECK(from_json(folder, file).encode("a\xff\xff") == Ids{0, 31});
+}
+
+TEST_CASE("added tokens are normalized as the text is, unless they are special") {
+  const Folder folder;
+  json file = small_file();
+  file["normalizer"] = {{"type", "NFC"}};
+  file["model"]["unk_token"] = "z";
+  for (const bool special : {false, true}) {
+    file["added_tokens"][0] = {{"id", 40}, {"content", "e\u0301"}, {"special", special}};
+    const Tokenizer tokenizer = from_json(folder, file);
+    CHECK((tokenizer.encode("\u00e9") == Ids{40}) == !special);
+    CHECK(tokenizer.encode("e\u0301") == Ids{40});
+    CHECK(tokenizer.piece(40) == "e\u0301");
+  }
+}
+
+TEST_CASE("templates put tokens around a text") {
+  const Folder folder;
+  json file = small_file();
+  const auto special = [](const char* id) -> json {
+    return {{"SpecialToken", {{"id", id}, {"type_id", 0}}}};
+  };
+  const json text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const json known{{"<s>", {{"ids", {40}}}}, {"</s>", {{"ids", {1, 2}}}}};
+  file["post_processor"] = {{"type", "TemplateProcessing"},
+                            {"single", json::array({special("<s>"), text, special("</s>")})},
+                            {"special_tokens", known}};
+  Tokenizer tokenizer = from_json(folder, file);
+  CHECK(tokenizer.encode("abc") == Ids{40, 28, 1, 2});
+  CHECK(tokenizer.bos() == 40);
+  CHECK(tokenizer.eos() == 2);
+  CHECK(tokenizer.encode("abc", {.add_special = false}) == Ids{28});
+
+  const auto check = [&](const json& single, const std::string& fault) {
+    file["post_processor"]["single"] = single;
+    const std::string message = refusal([&] { from_json(folder, file); });
+    CAPTURE(message);
+    CHECK(message.find(fault) != std::string::npos);
+  };
+  check(json::array(), "lacks the text A");
+  check(json::array({text, text}), "the text A once");
+  check(json::array({special("<x>"), text}), "<x>");
+  check(json::array({json::object(), text}), "Sequence");
+  check(json(std::vector<json>(100, special("<s>"))), "more than 64 tokens");
+  file["post_processor"]["special_tokens"]["<s>"]["ids"] = {39};
+  check(json::array({special("<s>"), text}), "an id of no token");
+}
+
+TEST_CASE("long pieces take no longer than their length") {
+  const Tokenizer tokenizer = made("gpt2");
+  for (const char* const part : {"a", "the", "\xff", " "}) {
+    std::string text;
+    while (text.size() < 1'000'000) text += part;
+    CHECK(tokenizer.decode(tokenizer.encode(text)) == text);
+  }
+}
+
+TEST_CASE("a pattern whose steps multiply is refused, not waited for") {
+  const Folder folder;
+  json file = small_file();
+  for (const std::string pattern :
+       {"(a+)+$", "(a|aa)+$", "(?:a?){30}a{30}b", "(.*)*\\1\\1b", "(?R)?a"}) {
+    const json split{
+        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", json::array({split, byte_level(false, false)})}};
+    const Tokenizer tokenizer = from_json(folder, file);
+    std::string text(5001, 'a');
+    text.back() = 'b';
+    const std::string message = refusal([&] { tokenizer.encode(text); });
+    CAPTURE(pattern);
+    CAPTURE(message);
+    const bool refused_well =
+        message.find("takes too many steps on a text of 5001 bytes") != std::string::npos ||
+        message.find("cannot be matched: nested recursion") != std::string::npos;
+    CHECK((message.empty() || refused_well));
+    if (pattern == "(a+)+$") CHECK(!message.empty());
+  }
+}
+
+TEST_CASE("several threads use one tokenizer") {
+  const Tokenizer tokenizer = made("qwen");
+  const std::string text = bytes_of(ATTN_TEST_DATA "/README.md");
+  const Ids expected = tokenizer.encode(text);
+  std::vector<Ids> found(4);
+  std::vector<std::thread> threads;
+  for (Ids& ids : found) threads.emplace_back([&, copy = tokenizer] { ids = copy.encode(text); });
+  for (std::thread& thread : threads) thread.join();
+  for (const Ids& ids : found) CHECK(ids == expected);
+}
+
+namespace {
+
+/// Changes small_file() and expects a refusal that says `fault`.
+void check_changed(ErrorCode code, const std::string& fault,
+                   const std::function<void(json&)>& change) {
+  const Folder folder;
+  json file = small_file();
+  change(file);
+  CAPTURE(fault);
+  try {
+    from_json(folder, file);
+    FAIL_CHECK("not refused");
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    CAPTURE(message);
+    CHECK(error.code() == code);
+    CHECK(message.find("tokenizer.json: ") != std::string::npos);
+    CHECK(message.find(fault) != std::string::npos);
+    CHECK(message.find('\n') == std::string::npos);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("broken files are refused") {
+  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) {
+    check_changed(ErrorCode::io, fault, change);
+  };
+  check("it needs to be an object", [](json& file) { file = json::array(); });
+  check("lacks 'model'", [](json& file) { file.erase("model"); });
+  check("'model' is 3", [](json& file) { file["model"] = 3; });
+  check("vocab", [](json& file) { file["model"].erase("vocab"); });
+  check("vocab", [](json& file) { file["model"]["vocab"] = json::array(); });
+  check("model.vocab is empty", [](json& file) { file["model"]["vocab"] = json::object(); });
+  check("without text", [](json& file) { file["model"]["vocab"][""] = 60; });
+  check("the id of token 'a' is '-1'", [](json& file) { file["model"]["vocab"]["a"] = -1; });
+  check("the id of token 'a' is '1.5'", [](json& file) { file["model"]["vocab"]["a"] = 1.5; });
+  check("the id of token 'a' is '18446744073709551615'",
+        [](json& file) { file["model"]["vocab"]["a"] = UINT64_MAX; });
+  check("the id of token 'a' is '1048576'",
+        [](json& file) { file["model"]["vocab"]["a"] = 1 << 20; });
+  check("the id of token 'a' is 'no number'",
+        [](json& file) { file["model"]["vocab"]["a"] = json::array({1}); });
+  check("token 'b' has the id 0, which another",
+        [](json& file) { file["model"]["vocab"]["b"] = 0; });
+  check("merges", [](json& file) { file["model"].erase("merges"); });
+  check("merges", [](json& file) { file["model"]["merges"] = "a b"; });
+  check("model.merges[1] is of 'a' and 'z', but model.vocab lacks 'az'",
+        [](json& file) { file["model"]["merges"][1] = "a z"; });
+  check("model.vocab lacks 'A'", [](json& file) {
+    file["model"]["merges"][1] = json::array({"A", "b"});
+  });
+  for (const json& merge : {json("ab"), json("a b c"), json(1), json::array({"a"}),
+                            json::array({"a", 1}), json::array({"a", "b", "c"}), json()}) {
+    check("model.merges[0] is no pair", [&](json& file) { file["model"]["merges"][0] = merge; });
+  }
+  check("unk_token", [](json& file) { file["model"]["unk_token"] = "<unk>"; });
+  check("unk_token", [](json& file) { file["model"]["unk_token"] = 4; });
+  check("dropout", [](json& file) { file["model"]["dropout"] = "0"; });
+  check("added_tokens", [](json& file) { file["added_tokens"] = 1; });
+  check("added_tokens", [](json& file) { file["added_tokens"] = json::array({1}); });
+  check("id", [](json& file) { file["added_tokens"][0]["id"] = -1; });
+  check("id", [](json& file) { file["added_tokens"][0]["id"] = 1 << 20; });
+  check("content", [](json& file) { file["added_tokens"][0]["content"] = ""; });
+  check("content", [](json& file) { file["added_tokens"][0].erase("content"); });
+  check("special", [](json& file) { file["added_tokens"][0]["special"] = 1; });
+  check("'<end>' stands twice",
+        [](json& file) { file["added_tokens"].push_back(file["added_tokens"][0]); });
+  check("has the id 3, which another token has too",
+        [](json& file) { file["added_tokens"][0]["id"] = 3; });
+  check("has the id 40, but 3 in model.vocab",
+        [](json& file) { file["added_tokens"][0]["content"] = "d"; });
+  check("lacks a pre_tokenizer", [](json& file) { file.erase("pre_tokenizer"); });
+  check("lacks a pre_tokenizer", [](json& file) {
+    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array()}};
+  });
+  check("type", [](json& file) { file["pre_tokenizer"].erase("type"); });
+  check("add_prefix_space", [](json& file) { file["pre_tokenizer"].erase("add_prefix_space"); });
+  check("more than 64 pretokenizers", [](json& file) {
+    const json step = file["pre_tokenizer"];
+    file["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", std::vector<json>(1000, step)}};
+  });
+  const auto check_split = [&](const std::string& fault, const json& split) {
+    check(fault, [&](json& file) {
+      const json last = file["pre_tokenizer"];
+      file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({split, last})}};
+    });
+  };
+  const auto regex = [](const std::string& pattern) -> json {
+    return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Removed"}};
+  };
+  check_split("is no regular expression", regex("(a"));
+  check_split("is no regular expression", regex("\\p{Nonsense}"));
+  check_split("is no regular expression", regex("\\C"));
+  check_split("is no regular expression", regex(std::string(5000, '(')));
+  check_split("is no regular expression", regex("((((a{1,1000}){1,1000}){1,1000}){1,1000})"));
+  check_split("at most 16384 are read", regex(std::string(20000, 'a')));
+  check_split("behavior", {{"type", "Split"}, {"pattern", {{"Regex", "a"}}}, {"behavior", "Kept"}});
+  check_split("pattern", {{"type", "Split"}, {"behavior", "Removed"}});
+  check_split("Regex", {{"type", "Split"}, {"pattern", {{"Glob", "a"}}}, {"behavior", "Removed"}});
+}
+
+TEST_CASE("what is not supported is refused") {
+  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) {
+    check_changed(ErrorCode::unsupported, fault, change);
+  };
+  check("model.type", [](json& file) { file["model"]["type"] = "Unigram"; });
+  check("byte_fallback", [](json& file) { file["model"]["byte_fallback"] = true; });
+  check("dropout", [](json& file) { file["model"]["dropout"] = 0.1; });
+  check("continuing_subword_prefix",
+        [](json& file) { file["model"]["continuing_subword_prefix"] = "##"; });
+  check("end_of_word_suffix", [](json& file) { file["model"]["end_of_word_suffix"] = "</w>"; });
+  check("normalizer.type", [](json& file) { file["normalizer"] = {{"type", "Lowercase"}}; });
+  check("pre_tokenizer.type", [](json& file) { file["pre_tokenizer"] = {{"type", "Metaspace"}}; });
+  check("pretokenizers[0].type", [](json& file) {
+    const json last = file["pre_tokenizer"];
+    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({last, last})}};
+  });
+  check("decoder.type", [](json& file) { file["decoder"] = {{"type", "Metaspace"}}; });
+  check("post_processor.type", [](json& file) {
+    file["post_processor"] = {{"type", "BertProcessing"}};
+  });
+}
+
+TEST_CASE("files that are no JSON") {
+  const Folder folder;
+  const auto check = [&](const std::string& bytes, const std::string& fault) {
+    const std::string message =
+        refusal([&] { Tokenizer::from_file(folder.write("tokenizer.json", bytes)); });
+    CAPTURE(message);
+    CHECK(message.find(fault) != std::string::npos);
+  };
+  check("", "is empty");
+  check("{", "no JSON");
+  check("{\"model\":\"\xff\"}", "no JSON");
+  check(std::string("{}\0", 3), "no JSON");
+  check(std::string(1'000'000, '['), "nested deeper");
+  std::string objects;
+  for (int n = 0; n < 100'000; ++n) objects += R"({"model":)";
+  check(objects, "nested deeper");
+  check(R"({"model":{},"model":{}})", "stands twice");
+  CHECK(refusal([&] { Tokenizer::from_file(folder / "none.json"); }).find("no such file") !=
+        std::string::npos);
+}
