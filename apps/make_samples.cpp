@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <limits>
 
-#include "attn_demo/random.hpp"
+#include "apps/support/random.hpp"
 
 namespace {
 
@@ -18,9 +18,9 @@ enum Seed : std::uint64_t { prefill_seed = 100, decode_seed = 200, padded_seed =
 
 /// A prompt of a model with grouped heads, in one safetensors file.
 void make_prefill(const std::filesystem::path& folder) {
-  const Tensor q = demo::normal_tensor({1, 8, 256, 64}, DType::f32, prefill_seed);
-  const Tensor k = demo::normal_tensor({1, 2, 256, 64}, DType::f32, prefill_seed + 1);
-  const Tensor v = demo::normal_tensor({1, 2, 256, 64}, DType::f32, prefill_seed + 2);
+  const Tensor q = apps::normal_tensor({1, 8, 256, 64}, DType::f32, prefill_seed);
+  const Tensor k = apps::normal_tensor({1, 2, 256, 64}, DType::f32, prefill_seed + 1);
+  const Tensor v = apps::normal_tensor({1, 2, 256, 64}, DType::f32, prefill_seed + 2);
   const std::array<NamedTensor, 3> tensors = {{{"q", q.view()}, {"k", k.view()}, {"v", v.view()}}};
   write_safetensors(folder / "prefill.safetensors", tensors);
 }
@@ -29,7 +29,7 @@ void make_prefill(const std::filesystem::path& folder) {
 void make_decode(const std::filesystem::path& folder) {
   const auto write = [&](const char* name, const Dims& shape, std::uint64_t stream) {
     write_tensor(folder / name,
-                 demo::normal_tensor(shape, DType::f16, decode_seed + stream).view());
+                 apps::normal_tensor(shape, DType::f16, decode_seed + stream).view());
   };
   write("decode_q.npy", {1, 8, 1, 64}, 0);
   write("decode_k.npy", {1, 2, 1, 64}, 1);
@@ -43,9 +43,9 @@ void make_decode(const std::filesystem::path& folder) {
 void make_padded(const std::filesystem::path& folder) {
   constexpr std::array<std::int64_t, 3> lengths = {80, 53, 21};
   constexpr std::int64_t batch = 3, seq = 80, width = 4 * 32;
-  Tensor q = demo::normal_tensor({batch, seq, width}, DType::f32, padded_seed);
-  Tensor k = demo::normal_tensor({batch, seq, width}, DType::f32, padded_seed + 1);
-  Tensor v = demo::normal_tensor({batch, seq, width}, DType::f32, padded_seed + 2);
+  Tensor q = apps::normal_tensor({batch, seq, width}, DType::f32, padded_seed);
+  Tensor k = apps::normal_tensor({batch, seq, width}, DType::f32, padded_seed + 1);
+  Tensor v = apps::normal_tensor({batch, seq, width}, DType::f32, padded_seed + 2);
   Tensor mask(DType::boolean, {batch, 1, seq, seq});
   for (std::int64_t b = 0; b < batch; ++b) {
     const std::int64_t begin = (b * seq + lengths[b]) * width, end = (b + 1) * seq * width;

@@ -16,6 +16,7 @@
 
 using namespace attn;
 using namespace attn::test;
+namespace demo = attn::apps::demo;
 using demo::Grid;
 
 namespace {

@@ -14,6 +14,7 @@
 
 using namespace attn;
 using namespace attn::test;
+namespace demo = attn::apps::demo;
 using nlohmann::json;
 
 namespace {
@@ -216,7 +217,8 @@ TEST_CASE("generate: draws") {
   };
   CHECK(drawn("--seed 3") == drawn("--seed 3 --threads 1"));
   CHECK(drawn("--seed 3") != drawn("--seed 4"));
-  // Hot enough for all ids to be equally likely: draws that took one random number would all be the same.
+  // Hot enough for all ids to be equally likely: draws that took one random number would all be the
+  // same.
   const std::string hot = drawn("--temperature 1000000");
   CHECK(hot.find(hot.substr(0, hot.find(',')), 3) == std::string::npos);
 }

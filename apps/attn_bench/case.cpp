@@ -1,9 +1,10 @@
 #include "case.hpp"
 
 #include <algorithm>
-#include <random>
 
-namespace attn::bench {
+#include "apps/support/random.hpp"
+
+namespace attn::apps::bench {
 namespace {
 
 constexpr std::int64_t chunk = 128;  // keys that are appended together
@@ -14,7 +15,7 @@ class RandomRows {
   RandomRows(std::int64_t heads, std::int64_t dim, unsigned seed)
       : heads_(heads),
         dim_(dim),
-        values_(random_tensor({heads * chunk * dim + offsets}, DType::f32, seed)) {}
+        values_(normal_tensor({heads * chunk * dim + offsets}, DType::f32, seed)) {}
 
   /// [heads, count, dim]
   TensorView next(std::int64_t count) {
@@ -28,7 +29,7 @@ class RandomRows {
   Tensor values_;
 };
 
-void fill(demo::AnyCache& cache, const Case& shape) {
+void fill(AnyCache& cache, const Case& shape) {
   RandomRows k(shape.num_kv_heads, shape.head_dim, 2), v(shape.num_kv_heads, shape.v_head_dim, 3);
   for (std::int64_t sequence = 0; sequence < shape.batch; ++sequence) {
     const std::int64_t length = shape.length(sequence);
@@ -54,31 +55,22 @@ double Case::bytes_of_keys(std::int64_t keys) const {
   return static_cast<double>(keys * num_kv_heads) * static_cast<double>(key);
 }
 
-Tensor random_tensor(const Dims& shape, DType dtype, unsigned seed) {
-  Tensor values(DType::f32, shape);
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::generate_n(values.data<float>(), values.size(), [&] { return normal(generator); });
-  return copy_as(values.view(), dtype);
-}
-
 KeysAndValues::KeysAndValues(const Case& shape) {
   if (!shape.cache) {
-    k_ = random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.head_dim}, shape.dtype,
+    k_ = normal_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.head_dim}, shape.dtype,
                        2);
-    v_ = random_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.v_head_dim},
+    v_ = normal_tensor({shape.batch, shape.num_kv_heads, shape.kv_len, shape.v_head_dim},
                        shape.dtype, 3);
     return;
   }
-  cache_ =
-      std::make_unique<demo::AnyCache>(demo::CacheSettings{.batch = shape.batch,
-                                                           .num_kv_heads = shape.num_kv_heads,
-                                                           .capacity = shape.kv_len,
-                                                           .head_dim = shape.head_dim,
-                                                           .v_head_dim = shape.v_head_dim,
-                                                           .dtype = shape.cache->dtype,
-                                                           .layout = shape.cache->layout,
-                                                           .page_size = shape.cache->page_size});
+  cache_ = std::make_unique<AnyCache>(CacheSettings{.batch = shape.batch,
+                                                    .num_kv_heads = shape.num_kv_heads,
+                                                    .capacity = shape.kv_len,
+                                                    .head_dim = shape.head_dim,
+                                                    .v_head_dim = shape.v_head_dim,
+                                                    .dtype = shape.cache->dtype,
+                                                    .layout = shape.cache->layout,
+                                                    .page_size = shape.cache->page_size});
   fill(*cache_, shape);
 }
 
@@ -89,4 +81,4 @@ AttentionTensors KeysAndValues::bind(AttentionTensors tensors) {
   return tensors;
 }
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "attn_demo/cache.hpp"
+#include "apps/support/cache.hpp"
 
-namespace attn::bench {
+namespace attn::apps::bench {
 
 enum class Kernel { tiled, unfused, naive };
 
@@ -42,9 +42,6 @@ struct Case {
   double bytes_of_keys(std::int64_t keys) const;
 };
 
-/// Normal values.
-Tensor random_tensor(const Dims& shape, DType dtype, unsigned seed);
-
 /// A case's keys and values: random, and kept as it says.
 class KeysAndValues {
  public:
@@ -54,7 +51,7 @@ class KeysAndValues {
 
  private:
   Tensor k_, v_;
-  std::unique_ptr<demo::AnyCache> cache_;
+  std::unique_ptr<AnyCache> cache_;
 };
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

@@ -7,9 +7,9 @@
 #include <array>
 #include <vector>
 
-#include "attn_demo/memory.hpp"
+#include "apps/support/memory.hpp"
 
-namespace attn::bench {
+namespace attn::apps::bench {
 namespace {
 
 struct Heads {
@@ -77,7 +77,7 @@ void measure_decode(const Case& model, const Settings& settings, const Peak& pea
     fmt::print("{:28}{:>10}{:>9}{:>13}{:>13}\n", "shape", "median ms", "GB/s", "of memory",
                "of the roof");
   for (const Case& shape : decode_cases(model)) {
-    const double limit = demo::available_memory() / 3;
+    const double limit = available_memory() / 3;
     if (cache_size(shape) > limit) {
       fmt::print(
           each ? stderr : stdout,
@@ -94,4 +94,4 @@ void measure_decode(const Case& model, const Settings& settings, const Peak& pea
   }
 }
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

@@ -13,12 +13,12 @@
 #include <thread>
 #include <vector>
 
-#include "attn_demo/normalizer_choice.hpp"
+#include "apps/support/normalizer_choice.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
 
-namespace attn::bench {
+namespace attn::apps::bench {
 namespace {
 
 struct Arguments {
@@ -26,7 +26,7 @@ struct Arguments {
   bool causal = false;
   std::string dtype = "f32";
   std::string kernel = "tiled";
-  demo::NormalizerChoice normalizer;
+  NormalizerChoice normalizer;
   std::optional<std::string> kv_dtype, layout;
   std::optional<std::int64_t> page_size;
   bool decode = false;
@@ -234,18 +234,18 @@ void add_options(CLI::App& app, Arguments& arguments) {
 }
 
 }  // namespace
-}  // namespace attn::bench
+}  // namespace attn::apps::bench
 
 int main(int argc, char** argv) {
-  attn::bench::Arguments arguments;
+  attn::apps::bench::Arguments arguments;
   CLI::App app{
       "Times attention on one shape, or on a list of real model shapes, after verifying its "
       "result. --kv-dtype, --page-size and "
       "--layout put K and V into a cache first."};
-  attn::bench::add_options(app, arguments);
+  attn::apps::bench::add_options(app, arguments);
   try {
     app.parse(argc, argv);
-    attn::bench::run(arguments);
+    attn::apps::bench::run(arguments);
     return 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);

@@ -3,18 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <random>
 #include <vector>
 
-namespace attn::bench {
-namespace {
+#include "apps/support/random.hpp"
+#include "apps/support/timing.hpp"
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+namespace attn::apps::bench {
+namespace {
 
 TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t head,
                    std::int64_t row) {
@@ -36,8 +34,7 @@ void verify(const Case& shape, const AttentionTensors& tensors, const AttentionO
     const std::int64_t batch = pick(shape.batch), head = pick(shape.num_q_heads),
                        row = pick(shape.q_len);
     const std::int64_t kv_head = head / (shape.num_q_heads / shape.num_kv_heads);
-    const Tensor k = demo::plain_keys(tensors, batch, kv_head),
-                 v = demo::plain_values(tensors, batch, kv_head);
+    const Tensor k = plain_keys(tensors, batch, kv_head), v = plain_values(tensors, batch, kv_head);
     Tensor expected(DType::f64, {1, 1, 1, shape.v_head_dim});
     AttentionOptions here = options;
     if (shape.causal) here.causal = Causal::with_offset(row + shape.length(batch) - shape.q_len);
@@ -79,21 +76,9 @@ double traffic_in_bytes(const Case& shape) {
 
 }  // namespace
 
-std::vector<double> time_calls(const std::function<void()>& call, double min_time) {
-  std::vector<double> times;
-  const double start = seconds();
-  while (times.size() < 3 || seconds() - start < min_time) {
-    const double before = seconds();
-    call();
-    times.push_back(seconds() - before);
-  }
-  std::sort(times.begin(), times.end());
-  return times;
-}
-
 Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   const Tensor q =
-      random_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);
+      normal_tensor({shape.batch, shape.num_q_heads, shape.q_len, shape.head_dim}, shape.dtype, 1);
   Tensor out(shape.dtype, {shape.batch, shape.num_q_heads, shape.q_len, shape.v_head_dim});
   KeysAndValues keys_and_values(shape);
   const AttentionTensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
@@ -117,7 +102,7 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   const std::vector<double> times = time_calls(call, settings.min_time);
 
   Result result;
-  const double median = times[times.size() / 2];
+  const double median = median_of(times);
   const double flops =
       2 * static_cast<double>(shape.head_dim + shape.v_head_dim) * visible_pairs(shape);
   result.median_ms = median * 1e3;
@@ -135,4 +120,4 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   return result;
 }
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

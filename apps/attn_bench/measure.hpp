@@ -3,14 +3,12 @@
 
 #include <attn/attn.hpp>
 
-#include <functional>
 #include <string>
-#include <vector>
 
+#include "apps/support/peak.hpp"
 #include "case.hpp"
-#include "peak.hpp"
 
-namespace attn::bench {
+namespace attn::apps::bench {
 
 struct Settings {
   int num_threads = 1;
@@ -29,11 +27,7 @@ struct Result {
   std::string path;             // the way taken, in words
 };
 
-/// What whole calls took in seconds, in ascending order: 3 calls at least, and as many as min_time
-/// holds.
-std::vector<double> time_calls(const std::function<void()>& call, double min_time);
-
 /// Throws attn::Error if the output is wrong on a sample of rows.
 Result measure(const Case& shape, const Settings& settings, const Peak& peak);
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

@@ -12,10 +12,12 @@
 #include <string>
 #include <vector>
 
-#include "attn_demo/memory.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/random.hpp"
+#include "apps/support/timing.hpp"
 #include "onednn/softmax.hpp"
 
-namespace attn::bench {
+namespace attn::apps::bench {
 namespace {
 
 enum class Function { softmax, log_softmax, logsumexp, cross_entropy, sparsemax, entmax15 };
@@ -83,7 +85,7 @@ std::vector<MatrixCase> standard_cases() {
 /// Normal values, a million of them over and over.
 Tensor many_normal_values(const Dims& shape, DType dtype) {
   Tensor values(dtype, shape);
-  const Tensor part = random_tensor({std::min<std::int64_t>(values.size(), 1 << 20)}, dtype, 1);
+  const Tensor part = normal_tensor({std::min<std::int64_t>(values.size(), 1 << 20)}, dtype, 1);
   auto* const to = static_cast<std::byte*>(values.data());
   for (std::size_t n = 0; n < values.size_in_bytes(); n += part.size_in_bytes()) {
     std::memcpy(to + n, part.data(), std::min(part.size_in_bytes(), values.size_in_bytes() - n));
@@ -214,11 +216,6 @@ class Bench {
   Tensor x_, y_, target_;
 };
 
-double median_seconds(const std::function<void()>& call, double min_time) {
-  const std::vector<double> times = time_calls(call, min_time);
-  return times[times.size() / 2];
-}
-
 struct Row {
   std::string name;
   double median_ms, gbps;
@@ -228,10 +225,10 @@ struct Row {
 Row measure_case(const MatrixCase& shape, const Settings& settings) {
   Bench bench(shape, settings);
   bench.verify();
-  const double median = median_seconds([&] { bench.call(); }, settings.min_time);
+  const double median = median_of(time_calls([&] { bench.call(); }, settings.min_time));
   Row row{shape.name(), median * 1e3, shape.bytes() / median / 1e9, std::nullopt};
   if (const auto call = bench.onednn_call(settings.num_threads))
-    row.onednn_ms = median_seconds(*call, settings.min_time) * 1e3;
+    row.onednn_ms = median_of(time_calls(*call, settings.min_time)) * 1e3;
   return row;
 }
 
@@ -267,7 +264,7 @@ void measure_softmax(const Settings& settings, bool json) {
                "oneDNN ms", "ratio");
   }
   for (const MatrixCase& shape : standard_cases()) {
-    if (shape.bytes() > demo::available_memory() / 3) {
+    if (shape.bytes() > available_memory() / 3) {
       fmt::print(json ? stderr : stdout,
                  "{:40}  skipped: more than a third of the memory available\n", shape.name());
       continue;
@@ -281,4 +278,4 @@ void measure_softmax(const Settings& settings, bool json) {
   }
 }
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

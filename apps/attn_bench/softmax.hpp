@@ -4,9 +4,9 @@
 
 #include "measure.hpp"
 
-namespace attn::bench {
+namespace attn::apps::bench {
 
 /// A table, or one JSON object a line. Throws attn::Error if a result is wrong.
 void measure_softmax(const Settings& settings, bool json);
 
-}  // namespace attn::bench
+}  // namespace attn::apps::bench

@@ -7,9 +7,9 @@
 #include <optional>
 #include <string>
 
-#include "normalizer_choice.hpp"
+#include "apps/support/normalizer_choice.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// How a tensor lies in its file.
 enum class Layout {
@@ -29,4 +29,4 @@ struct CallArguments {
   AttentionOptions options;  // but for the normalizer
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// More threads than any machine of today has processors: a slip of the keyboard, which OpenMP
@@ -170,4 +170,4 @@ void add_call_options(CLI::App& command, CallArguments& arguments) {
   add_engine_options(command, arguments);
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -9,7 +9,7 @@
 
 #include "call_arguments.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Adds an option whose name and text go to `take`.
 template <class Take>
@@ -34,4 +34,4 @@ std::vector<CLI::Option*> add_score_files(CLI::App& command, CallArguments& argu
 /// Adds these, --v, and what comes before keys and values. Returns all of these options.
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

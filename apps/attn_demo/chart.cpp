@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr double small_text = 12;
@@ -142,4 +142,4 @@ void draw_legend(Svg& svg, Point corner, Sample sample,
   }
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// In pixels, from the upper left corner.
 struct Point {
@@ -79,4 +79,4 @@ enum class Sample { bar, curve };
 void draw_legend(Svg& svg, Point corner, Sample sample,
                  const std::vector<std::pair<Ink, std::string>>& entries);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

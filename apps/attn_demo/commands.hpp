@@ -7,7 +7,7 @@ namespace CLI {
 class App;
 }
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// What the command line chose to do; returns the exit code.
 using Command = std::function<int()>;
@@ -30,4 +30,4 @@ void flush_output();
 /// attn_demo without a command.
 int compare_samples();
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

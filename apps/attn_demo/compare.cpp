@@ -7,14 +7,14 @@
 
 #include <memory>
 
-#include "arguments.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "comparison.hpp"
-#include "require_memory.hpp"
-#include "text.hpp"
+#include "terminal.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 struct CompareArguments {
@@ -226,4 +226,4 @@ void add_compare(CLI::App& app, Command& chosen) {
   command.callback([arguments, &chosen] { chosen = [arguments] { return compare(*arguments); }; });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

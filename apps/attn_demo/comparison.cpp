@@ -1,38 +1,24 @@
 #include "comparison.hpp"
 
-#include <algorithm>
-#include <chrono>
 #include <functional>
-#include <vector>
 
-#include "memory.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/timing.hpp"
 #include "progress.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+using attn::demo::derive_tolerance;
+using attn::demo::errors_between;
 
-/// The median of a few calls after a first one, which warms caches; of more where they are short.
-/// Long ones are timed once.
-double median_seconds(const std::function<void()>& work) {
-  constexpr double enough = 0.2, too_long = 2;  // seconds
-  constexpr std::size_t least = 3, most = 101;
-  const double first = seconds_of(work);
-  if (first > too_long) return first;
-  std::vector<double> times;
-  double total = 0;
-  while (times.size() < least || (total < enough && times.size() < most)) {
-    times.push_back(seconds_of(work));
-    total += times.back();
-  }
-  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
-                   times.end());
-  return times[times.size() / 2];
+/// The median of several calls after a first one, which warms the caches. A call that takes seconds
+/// is timed once.
+double median_seconds(const std::function<void()>& call) {
+  constexpr double min_time = 0.2, too_long = 2;  // seconds
+  constexpr std::size_t max_calls = 101;
+  const double first = seconds_of(call);
+  return first > too_long ? first : median_of(time_calls(call, min_time, max_calls));
 }
 
 /// Tensors for one kernel's results.
@@ -121,4 +107,4 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   return comparison;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

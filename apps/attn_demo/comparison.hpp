@@ -9,7 +9,10 @@
 #include "inputs.hpp"
 #include "tolerance.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
+
+using attn::demo::Errors;
+using attn::demo::Tolerance;
 
 struct Measured {
   std::string kernel;           // "tiled", "unfused", "naive"
@@ -35,4 +38,4 @@ struct Comparison {
 /// what the cache costs. A given tolerance holds for O and lse and takes the derived one's place.
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance = {});
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,19 +8,19 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 
-#include "arguments.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/option_values.hpp"
+#include "apps/support/timing.hpp"
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "model.hpp"
 #include "prompt.hpp"
-#include "require_memory.hpp"
-#include "text.hpp"
+#include "terminal.hpp"
 #include "text_stream.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 struct GenerateArguments {
@@ -33,10 +33,6 @@ struct GenerateArguments {
 };
 
 constexpr std::int64_t default_max_new = 64;
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 /// How long the parts of a generation took.
 struct Timing {
@@ -91,10 +87,10 @@ class Generation {
 
   Timing run(Output& output) {
     Timing timing{.prompt_tokens = std::ssize(prompt_)};
-    auto begin = std::chrono::steady_clock::now();
+    auto begin = Clock::now();
     prefill();
     timing.prefill = seconds_since(begin);
-    begin = std::chrono::steady_clock::now();
+    begin = Clock::now();
     while (timing.new_tokens < max_new_) {
       const std::int64_t id = draw(timing.new_tokens);
       if (!arguments_.ignore_eos &&
@@ -222,4 +218,4 @@ void add_generate(CLI::App& app, Command& chosen) {
   command.callback([arguments, &chosen] { chosen = [arguments] { return generate(*arguments); }; });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "heatmap/call_weights.hpp"
@@ -27,9 +27,9 @@
 #include "heatmap/terminal.hpp"
 #include "inputs.hpp"
 #include "outputs.hpp"
-#include "text.hpp"
+#include "terminal.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 struct HeatmapArguments {
@@ -215,4 +215,4 @@ void add_heatmap(CLI::App& app, Command& chosen) {
   command.callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

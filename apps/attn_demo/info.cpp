@@ -10,7 +10,7 @@
 
 #include "commands.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 std::string names_of(const std::vector<Isa>& isas) {
@@ -69,4 +69,4 @@ void add_info(CLI::App& app, Command& chosen) {
   });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

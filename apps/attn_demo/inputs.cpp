@@ -6,10 +6,10 @@
 #include <array>
 #include <utility>
 
-#include "random.hpp"
-#include "require_memory.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/random.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 [[noreturn]] void reject(const std::string& message) {
@@ -271,4 +271,4 @@ Tensor make_lse(const Call& call) {
   return {DType::f32, {q[0], q[1], q[2]}};
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,10 +8,10 @@
 #include <optional>
 #include <string>
 
-#include "cache.hpp"
+#include "apps/support/cache.hpp"
 #include "call_arguments.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Floating-point numbers, converted to a type; by default f64 becomes f32 and others stay as they
 /// are.
@@ -75,4 +75,4 @@ Output make_output(const Call& call);
 /// For lse, [batch, num_q_heads, q_len].
 Tensor make_lse(const Call& call);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

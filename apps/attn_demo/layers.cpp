@@ -10,14 +10,14 @@
 #include <memory>
 #include <optional>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "layers_measured.hpp"
 #include "model.hpp"
-#include "text.hpp"
+#include "terminal.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr std::int64_t most = std::int64_t{1} << 20;  // tokens, sequences
@@ -75,7 +75,8 @@ void print_distances(const LayersMeasured& measured) {
   fmt::print(
       "\nx is the residual stream behind a layer. Errors are its differences from x of the same "
       "model with naive attention (textbook,\n"
-      "in double) in all layers; everything else is the same. They add up from layer to layer.\n\n");
+      "in double) in all layers; everything else is the same. They add up from layer to "
+      "layer.\n\n");
 }
 
 void print_times(const LayersMeasured& measured) {
@@ -216,4 +217,4 @@ void add_layers(CLI::App& app, Command& chosen) {
       [arguments, &chosen] { chosen = [arguments] { return run_layers(*arguments); }; });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,13 +8,14 @@
 #include <functional>
 #include <random>
 
-#include "attn_bench/peak.hpp"
-#include "require_memory.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/peak.hpp"
+#include "apps/support/timing.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using attn::demo::errors_between;
 
 /// Token ids, the same in every run.
 Tensor random_ids(const LayersRun& run, std::int64_t vocab_size) {
@@ -32,18 +33,12 @@ Phase median_of(double min_time, std::int64_t tokens, const std::function<Phase(
   constexpr std::size_t least = 3;
   std::vector<Phase> runs;
   const auto begin = Clock::now();
-  while (runs.size() < least || seconds(Clock::now() - begin) < min_time) runs.push_back(f());
+  while (runs.size() < least || seconds_since(begin) < min_time) runs.push_back(f());
   const auto middle = runs.begin() + std::ssize(runs) / 2;
   std::nth_element(runs.begin(), middle, runs.end(),
                    [](const Phase& a, const Phase& b) { return a.seconds < b.seconds; });
   middle->tokens_per_second = static_cast<double>(tokens) / middle->seconds;
   return *middle;
-}
-
-double timed(const std::function<void()>& f) {
-  const auto begin = Clock::now();
-  f();
-  return seconds(Clock::now() - begin);
 }
 
 /// One model and prompt, run in several ways.
@@ -62,7 +57,7 @@ class Runs {
     const ForwardHooks hooks{
         .layer = [&](const TensorView& x) { streams.push_back(copy_as(x, DType::f32)); }};
     caches_.truncate(0);
-    time = timed([&] { forward(ids_.view(), {.kernel = kernel, .hooks = &hooks}); });
+    time = seconds_of([&] { forward(ids_.view(), {.kernel = kernel, .hooks = &hooks}); });
     return streams;
   }
 
@@ -100,7 +95,7 @@ class Runs {
 
   Phase timed_forward(const TensorView& ids) {
     Phase phase;
-    phase.seconds = timed([&] { forward(ids, {.times = &phase.times}); });
+    phase.seconds = seconds_of([&] { forward(ids, {.times = &phase.times}); });
     return phase;
   }
 
@@ -175,7 +170,7 @@ LayersMeasured measure_layers(Model& model, const LayersRun& run) {
   measured.num_threads = model.execution.num_threads.value_or(build_info().num_threads);
   Runs runs(model, run);
   measure_distances(runs, measured);
-  const bench::Peak peak = bench::measure_peak(measured.isa, measured.num_threads);
+  const Peak peak = measure_peak(measured.isa, measured.num_threads);
   measured.prefill = runs.prefill();
   measured.decode = runs.decode();
   const bool bf16 = model.settings.layer.attention.dtype == DType::bf16;
@@ -192,4 +187,4 @@ LayersMeasured measure_layers(Model& model, const LayersRun& run) {
   return measured;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

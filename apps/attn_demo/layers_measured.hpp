@@ -9,7 +9,9 @@
 #include "model.hpp"
 #include "tolerance.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
+
+using attn::demo::Errors;
 
 struct LayersRun {
   std::int64_t seq = 256;
@@ -50,4 +52,4 @@ LayersMeasured measure_layers(Model& model, const LayersRun& run);
 
 double seconds(ForwardTimes::Duration duration);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -14,7 +14,7 @@
 
 #include "commands.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr int failure = 2;
@@ -76,10 +76,10 @@ void require_name(CLI::App& command) {
   });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo
 
 int main(int argc, char** argv) {
-  using namespace attn::demo;
+  using namespace attn::apps::demo;
   try {
     const int code = run_command_line(argc, argv);
     flush_output();

@@ -8,11 +8,11 @@
 #include <filesystem>
 #include <utility>
 
-#include "arguments.hpp"
+#include "apps/support/memory.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
-#include "require_memory.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr std::int64_t largest_size = std::int64_t{1} << 20;
@@ -187,4 +187,4 @@ std::size_t Caches::size_in_bytes() const {
   return sum;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -15,7 +15,7 @@
 
 #include "toy_weights.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 struct ModelChoice {
   std::optional<std::string> folder;
@@ -79,4 +79,4 @@ struct Caches {
   std::vector<CacheRef> refs;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -12,7 +12,7 @@
 #include "op_arguments.hpp"
 #include "outputs.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 [[noreturn]] void reject(const std::string& message) {
@@ -264,4 +264,4 @@ void add_op(CLI::App& app, Command& chosen) {
   }
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -2,10 +2,10 @@
 
 #include <limits>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// An option that has to be there.
@@ -170,4 +170,4 @@ void add_gelu_options(CLI::App& command, OpArguments& arguments) {
 
 void add_no_options(CLI::App&, OpArguments&) {}
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -10,7 +10,7 @@
 #include <optional>
 #include <string>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Files are empty, and the rest is the library's own defaults, where nothing is said.
 struct OpArguments {
@@ -59,4 +59,4 @@ void add_rope_options(CLI::App& command, OpArguments& arguments);
 void add_gelu_options(CLI::App& command, OpArguments& arguments);
 void add_no_options(CLI::App& command, OpArguments& arguments);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

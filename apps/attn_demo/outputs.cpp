@@ -11,9 +11,9 @@
 #include <filesystem>
 #include <system_error>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 void add_output(OutputFiles& files, const char* option, const std::string& file, DType dtype) {
   if (dtype == DType::bf16 && !file.ends_with(".safetensors")) {
@@ -57,4 +57,4 @@ void Outputs::commit() {
   files_.commit();
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Makes sure that an output can be written, and in its type, which .npy may lack. `option` names
 /// it in messages.
@@ -34,4 +34,4 @@ class Outputs {
   std::deque<Output> outputs_;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -9,14 +9,14 @@
 #include <functional>
 #include <memory>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 #include "chart.hpp"
 #include "commands.hpp"
 #include "inputs.hpp"
 #include "outputs.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 struct PlotArguments {
@@ -191,4 +191,4 @@ void add_plot(CLI::App& app, Command& chosen) {
   }
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

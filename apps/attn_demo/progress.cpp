@@ -9,7 +9,7 @@
 #include <mutex>
 #include <utility>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr const char* erase_line = "\r\033[K";
@@ -56,11 +56,11 @@ void Progress::show_until(const std::stop_token& stop) {
 }
 
 std::string Progress::line() const {
-  const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
+  const double spent = seconds_since(start_);
   const double total = total_, done = done_;
   if (total == 0 || done == 0) return fmt::format("{}: {:.0f} s", label_, spent);
   return fmt::format("{}: {:.0f} %, {:.0f} s left", label_, std::min(100.0, 100 * done / total),
                      spent * std::max(0.0, total / done - 1));
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -4,11 +4,12 @@
 #include <attn/attention.hpp>
 
 #include <atomic>
-#include <chrono>
 #include <string>
 #include <thread>
 
-namespace attn::demo {
+#include "apps/support/timing.hpp"
+
+namespace attn::apps::demo {
 
 /// One line on standard error while this object lives, shown once that has lasted a while and
 /// erased at the end.
@@ -25,7 +26,6 @@ class Progress {
   AttentionOptions counted(const AttentionTensors& tensors, AttentionOptions options);
 
  private:
-  using Clock = std::chrono::steady_clock;
   void show_until(const std::stop_token& stop);
   std::string line() const;
 
@@ -36,4 +36,4 @@ class Progress {
   std::jthread display_;  // not there without a terminal
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 std::vector<std::int64_t> ids_value(const std::string& option, const std::string& text) {
@@ -53,4 +53,4 @@ std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
   return ids;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -12,7 +12,7 @@
 
 #include "model.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 struct PromptChoice {
   std::optional<std::string> text;
@@ -31,4 +31,4 @@ std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSo
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
                                      const std::optional<Tokenizer>& tokenizer);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -7,14 +7,14 @@
 #include <optional>
 #include <string>
 
-#include "arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "call_options.hpp"
 #include "commands.hpp"
 #include "inputs.hpp"
 #include "outputs.hpp"
 #include "progress.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 enum class Kernel { tiled, naive, unfused };
@@ -137,4 +137,4 @@ void add_run(CLI::App& app, Command& chosen) {
   command.callback([arguments, &chosen] { chosen = [arguments] { return run(*arguments); }; });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,9 +8,9 @@
 
 #include "commands.hpp"
 #include "comparison.hpp"
-#include "text.hpp"
+#include "terminal.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 namespace fs = std::filesystem;
@@ -162,4 +162,4 @@ int compare_samples() {
   return agree ? 0 : 1;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

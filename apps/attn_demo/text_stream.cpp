@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <optional>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// Bytes of the character that begins with this one; 0 if none does.
@@ -89,4 +89,4 @@ void TextStream::put(bool last) {
   std::fflush(stdout);
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

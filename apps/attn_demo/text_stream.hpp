@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// What of `bytes` can be shown: whole UTF-8 characters as they are; control characters (C0, DEL,
 /// C1) but newline and tab, which a terminal would obey, as \x1b; bytes that are no UTF-8 as
@@ -23,4 +23,4 @@ class TextStream {
   std::string pending_;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -11,9 +11,9 @@
 #include <thread>
 #include <utility>
 
-#include "random.hpp"
+#include "apps/support/random.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// center + deviation * normal.
@@ -153,4 +153,4 @@ ToyWeights make_toy_weights(const ToyShape& shape) {
   return toy;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

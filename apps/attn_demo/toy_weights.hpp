@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 enum class Family { llama, gpt2 };
 
@@ -39,4 +39,4 @@ DecoderSettings toy_settings(const ToyShape& shape);
 /// bits. Throws attn::Error as toy_settings.
 ToyWeights make_toy_weights(const ToyShape& shape);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attn_demo/require_memory.hpp"
+#include "apps/support/memory.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// One place of a dim; an extent of 1 serves all places.
@@ -63,4 +63,4 @@ void require_room_for_weights(std::int64_t q_len, std::int64_t kv_len, std::int6
                  weights * (bytes_a_weight * static_cast<double>(num_heads) + 2 * bytes_a_score));
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -7,7 +7,7 @@
 
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Which part of a call is drawn.
 struct HeadChoice {
@@ -25,4 +25,4 @@ WeightMap call_weights(const AttentionTensors& tensors, const AttentionOptions& 
 /// not fit into memory.
 void require_room_for_weights(std::int64_t q_len, std::int64_t kv_len, std::int64_t num_heads);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

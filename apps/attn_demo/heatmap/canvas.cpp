@@ -4,7 +4,7 @@
 
 #include "font.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr int hatch_period = 8, hatch_width = 2;
@@ -73,4 +73,4 @@ void Canvas::upright_text(int left, int bottom, std::string_view words,
   });
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,7 +8,7 @@
 
 #include "colors.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 inline constexpr Color white{255, 255, 255}, ink{34, 34, 42}, faint_ink{120, 124, 136};
 
@@ -55,4 +55,4 @@ class Canvas {
   std::vector<Color> pixels_;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -5,7 +5,7 @@
 
 #include "font.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr int bar_width = 22, tick = 5, gap = 6, text_scale = 2;
@@ -71,4 +71,4 @@ void ColorBar::draw(Canvas& canvas, int left, int top) const {
   }
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -7,7 +7,7 @@
 #include "colors.hpp"
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Of a bar beside something so high.
 int color_bar_height(int beside);
@@ -28,4 +28,4 @@ class ColorBar {
   bool hidden_ = false, nan_ = false;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -6,7 +6,7 @@
 #include <array>
 #include <cmath>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// A hue in Oklab, the space whose lightness, a and b are even to the eye (Ottosson, 2020).
@@ -112,4 +112,4 @@ std::vector<std::pair<double, std::string>> ColorScale::ticks() const {
   return result;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

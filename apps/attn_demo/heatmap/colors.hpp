@@ -9,7 +9,7 @@
 
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 struct Color {
   std::uint8_t red = 0, green = 0, blue = 0;
@@ -50,4 +50,4 @@ class ColorScale {
   double low_ = 0, high_ = 1;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -1,7 +1,7 @@
 // The letters of a picture: a fixed-width bitmap font.
 #pragma once
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Text is ASCII, and these three as Windows-1252 has them.
 inline constexpr char ellipsis = '\x85', middle_dot = '\xb7', times_sign = '\xd7';
@@ -14,4 +14,4 @@ inline constexpr int glyph_step = glyph_width + 1;
 /// Whether the pixel x, y of a character's glyph is set.
 bool glyph_pixel(char character, int x, int y);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -8,7 +8,7 @@
 
 #include "font.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 std::vector<std::string> split(std::string_view text, char separator) {
@@ -99,4 +99,4 @@ std::string utf8(std::string_view letters) {
   return result;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Letters of font.hpp alone: a space becomes a middle dot, a newline \n, a tab \t, a return \r,
 /// and any other byte that is no ASCII \x and its two hexadecimal digits.
@@ -43,4 +43,4 @@ AxisLabels axis_labels(const LabelTexts& texts, std::int64_t q_len, std::int64_t
 /// For a terminal, which takes UTF-8.
 std::string utf8(std::string_view letters);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

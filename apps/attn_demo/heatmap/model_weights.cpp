@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include "attn_demo/arguments.hpp"
+#include "apps/support/option_values.hpp"
 #include "attn_demo/model.hpp"
 #include "call_weights.hpp"
 #include "labels.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 void require_place(const char* option, std::int64_t place, std::int64_t count, const char* what) {
@@ -60,4 +60,4 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
   return maps;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -9,7 +9,7 @@
 #include "attn_demo/prompt.hpp"
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 struct ModelWeights {
   std::string folder;
@@ -22,4 +22,4 @@ struct ModelWeights {
 /// that the model lacks.
 std::vector<WeightMap> model_weights(const ModelWeights& choice);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

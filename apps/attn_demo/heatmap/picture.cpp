@@ -10,7 +10,7 @@
 #include "font.hpp"
 #include "labels.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr int margin = 24, gap = 10, tick = 5;
@@ -246,4 +246,4 @@ Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
   return canvas;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

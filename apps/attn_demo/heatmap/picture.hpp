@@ -9,7 +9,7 @@
 #include "placing.hpp"
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Where draw_map puts its cells.
 CellArea cells_of(const WeightMap& map);
@@ -23,4 +23,4 @@ Canvas draw_map(const WeightMap& map, const ColorScale& scale);
 Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
                  const std::string& title);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

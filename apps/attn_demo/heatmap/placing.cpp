@@ -4,7 +4,7 @@
 
 #include "labels.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 /// Thinner cells are lost to the eye where they are few.
@@ -64,4 +64,4 @@ int widest(const std::vector<Mark>& marks) {
   return width;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

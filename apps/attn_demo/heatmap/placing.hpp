@@ -8,7 +8,7 @@
 #include "canvas.hpp"
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// Where cells lie: cell [row, column] has its upper left pixel at left + column * cell_width, top
 /// + row * cell_height.
@@ -52,4 +52,4 @@ std::vector<Mark> marks(const std::vector<std::string>& labels, AxisPlaces axis,
 
 int widest(const std::vector<Mark>& marks);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -4,7 +4,7 @@
 
 #include <png.h>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 static_assert(sizeof(Color) == 3, "pixels lie as PNG_FORMAT_RGB has them");
@@ -31,4 +31,4 @@ std::string png_bytes(const Canvas& canvas) {
   return bytes;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

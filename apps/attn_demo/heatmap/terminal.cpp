@@ -9,7 +9,7 @@
 
 #include "labels.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 constexpr int cell_letters = 2;
@@ -125,4 +125,4 @@ std::string terminal_map(const WeightMap& map, const ColorScale& scale,
   return text;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -6,7 +6,7 @@
 #include "colors.hpp"
 #include "weight_map.hpp"
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 struct TerminalStyle {
   bool colored = false;  // else by characters
@@ -17,4 +17,4 @@ struct TerminalStyle {
 /// key to the colors or characters. UTF-8.
 std::string terminal_map(const WeightMap& map, const ColorScale& scale, const TerminalStyle& style);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

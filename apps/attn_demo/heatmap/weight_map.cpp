@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 namespace {
 
 struct Cell {
@@ -46,4 +46,4 @@ Grid reduced(const Grid& grid, Blocks blocks) {
   return result;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace attn::demo {
+namespace attn::apps::demo {
 
 /// A matrix of weights, a row for each query and a column for each key.
 struct Grid {
@@ -50,4 +50,4 @@ constexpr std::int64_t parts_of(std::int64_t whole, std::int64_t part) {
   return (whole + part - 1) / part;
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-namespace attn::demo {
+namespace attn::apps {
 
 /// What --normalizer, --alpha and --sigmoid-bias were given.
 struct NormalizerChoice {
@@ -18,4 +18,4 @@ struct NormalizerChoice {
   Normalizer value() const;
 };
 
-}  // namespace attn::demo
+}  // namespace attn::apps

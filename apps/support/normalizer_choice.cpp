@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-namespace attn::demo {
+namespace attn::apps {
 
 Normalizer NormalizerChoice::value() const {
   const std::string chosen = name.value_or("softmax");
@@ -31,4 +31,4 @@ Normalizer NormalizerChoice::value() const {
   return Normalizer::entmax(*alpha);
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps

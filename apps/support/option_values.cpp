@@ -1,4 +1,4 @@
-#include "arguments.hpp"
+#include "option_values.hpp"
 
 #include <attn/error.hpp>
 
@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-namespace attn::demo {
+namespace attn::apps {
 namespace {
 
 /// Nothing if the text holds anything but one value, or one that does not fit.
@@ -69,4 +69,4 @@ Dims integers_value(std::string_view option, std::string_view text, std::string_
   return {values.data(), static_cast<int>(values.size())};
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps

@@ -5,11 +5,11 @@
 
 #include <cstdint>
 
-namespace attn::demo {
+namespace attn::apps {
 
 /// A tensor of standard normal values. Value n depends on seed and n alone: a counter goes through
 /// SplitMix64's mixing function (Steele, Lea and Flood 2014), and pairs of results through Box and
 /// Muller's transform in double.
 Tensor normal_tensor(const Dims& shape, DType dtype, std::uint64_t seed);
 
-}  // namespace attn::demo
+}  // namespace attn::apps

@@ -4,7 +4,7 @@
 #include <random>
 #include <utility>
 
-namespace attn::demo {
+namespace attn::apps {
 namespace {
 
 std::variant<KvCache, PagedKvCache> make_cache(const CacheSettings& settings) {
@@ -153,4 +153,4 @@ Tensor plain_values(const AttentionTensors& bound) {
   return all_rows(bound, bound.v, bound.v_scales);
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps

@@ -8,20 +8,17 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstring>
 
-namespace attn::bench {
+#include "timing.hpp"
+
+namespace attn::apps {
 namespace {
 
 constexpr int chains = 12;         // independent, enough to cover the latency of a multiply-add
 constexpr long steps = 8'000'000;  // long enough to leave the clock's first burst behind
 constexpr int rounds = 5;
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// x = x * a + b in `chains` vectors; the sum keeps the compiler from dropping them.
 template <int Bytes>
@@ -67,11 +64,11 @@ double gflops(float (*loop)(), int num_threads, double flops) {
   double best = 0;
   float sink = 0;
   for (int round = 0; round < rounds; ++round) {
-    const double start = seconds();
+    const auto start = Clock::now();
 #pragma omp parallel num_threads(num_threads) reduction(+ : sink)
     sink += loop();
     best = std::max(best, num_threads * static_cast<double>(steps) * chains * flops /
-                              (seconds() - start) / 1e9);
+                              seconds_since(start) / 1e9);
   }
   volatile float keep = sink;
   static_cast<void>(keep);
@@ -87,10 +84,10 @@ double read_gbps(int num_threads) {
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
     std::int64_t sum = 0;
-    const double start = seconds();
+    const auto start = Clock::now();
 #pragma omp parallel for num_threads(num_threads) reduction(+ : sum) schedule(static)
     for (std::size_t n = 0; n < count; ++n) sum += numbers[n];
-    const double took = seconds() - start;
+    const double took = seconds_since(start);
     if (sum == static_cast<std::int64_t>(count))
       best = std::max(best, static_cast<double>(read_size) / took / 1e9);
   }
@@ -117,11 +114,11 @@ double measure_copy_gbps(int num_threads) {
   float* const destination = to.data<float>();
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
-    const double start = seconds();
+    const auto start = Clock::now();
 #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (std::size_t n = 0; n < count; n += piece)
       copy_past_caches(source + n, destination + n, piece);
-    best = std::max(best, 2 * static_cast<double>(read_size) / (seconds() - start) / 1e9);
+    best = std::max(best, 2 * static_cast<double>(read_size) / seconds_since(start) / 1e9);
   }
   return best;
 }
@@ -142,4 +139,4 @@ Peak measure_peak(Isa isa, int num_threads) {
   return peak;
 }
 
-}  // namespace attn::bench
+}  // namespace attn::apps

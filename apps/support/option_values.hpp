@@ -11,7 +11,7 @@
 #include <string_view>
 #include <utility>
 
-namespace attn::demo {
+namespace attn::apps {
 
 /// Throws Error(invalid_argument): "--scale is abc; it needs a finite number".
 [[noreturn]] void reject_value(std::string_view option, std::string_view text,
@@ -38,4 +38,4 @@ Value choice_value(std::string_view option, std::string_view text,
   reject_value(option, text, "one of " + names);
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps

@@ -5,16 +5,12 @@
 #include <string>
 #include <vector>
 
-namespace attn::demo {
+#include "apps/support/quantities.hpp"
 
-/// "12.3 ms"
-std::string format_seconds(double seconds);
-/// "1.25 MiB"
-std::string format_bytes(double bytes);
+namespace attn::apps::demo {
+
 /// "3.1e-07", or "0"
 std::string format_error(double error);
-/// "12.3 x"
-std::string format_speedup(double factor);
 /// "[0, 3, 17, 64]"; "-" if empty
 std::string format_index(const std::vector<std::int64_t>& index);
 
@@ -31,4 +27,4 @@ std::string styled(Style style, const std::string& text);
 /// others on the right. A row of one cell is a line between the others.
 void print_table(const std::vector<std::vector<std::string>>& rows);
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

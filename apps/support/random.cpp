@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numbers>
 
-namespace attn::demo {
+namespace attn::apps {
 namespace {
 
 constexpr std::uint64_t golden_gamma = 0x9e3779b97f4a7c15;
@@ -35,4 +35,4 @@ Tensor normal_tensor(const Dims& shape, DType dtype, std::uint64_t seed) {
   return dtype == DType::f32 ? std::move(values) : copy_as(values.view(), dtype);
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps

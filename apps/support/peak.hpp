@@ -6,7 +6,7 @@
 
 #include <cstddef>
 
-namespace attn::bench {
+namespace attn::apps {
 
 /// Memory that is read to measure read_gbps, far more than any cache has for two or three cores.
 inline constexpr std::size_t read_size = std::size_t{256} << 20;
@@ -23,4 +23,4 @@ Peak measure_peak(Isa isa, int num_threads);
 /// go past them where the processor can.
 double measure_copy_gbps(int num_threads);
 
-}  // namespace attn::bench
+}  // namespace attn::apps

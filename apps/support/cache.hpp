@@ -7,7 +7,7 @@
 #include <variant>
 #include <vector>
 
-namespace attn::demo {
+namespace attn::apps {
 
 struct CacheSettings {
   std::int64_t batch = 0;
@@ -47,4 +47,4 @@ Tensor plain_values(const AttentionTensors& bound, std::int64_t batch, std::int6
 Tensor plain_keys(const AttentionTensors& bound);
 Tensor plain_values(const AttentionTensors& bound);
 
-}  // namespace attn::demo
+}  // namespace attn::apps

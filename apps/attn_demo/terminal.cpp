@@ -1,4 +1,4 @@
-#include "text.hpp"
+#include "terminal.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -6,39 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdlib>
 #include <string_view>
 
-namespace attn::demo {
-namespace {
-
-/// Three digits that count, without an exponent.
-std::string three_digits(double value) {
-  const int decimals = value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
-  return fmt::format("{:.{}f}", value, decimals);
-}
-
-}  // namespace
-
-std::string format_seconds(double seconds) {
-  if (seconds >= 0.9995) return three_digits(seconds) + " s";
-  if (seconds >= 0.9995e-3) return three_digits(seconds * 1e3) + " ms";
-  return three_digits(seconds * 1e6) + " us";
-}
-
-std::string format_bytes(double bytes) {
-  constexpr std::array units = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  std::size_t unit = 0;
-  for (; bytes >= 999.5 && unit + 1 < units.size(); ++unit) bytes /= 1024;
-  return fmt::format("{} {}", unit == 0 ? fmt::format("{:.0f}", bytes) : three_digits(bytes),
-                     units[unit]);
-}
-
+namespace attn::apps::demo {
 std::string format_error(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
-
-std::string format_speedup(double factor) { return three_digits(factor) + " x"; }
 
 std::string format_index(const std::vector<std::int64_t>& index) {
   return index.empty() ? "-" : fmt::format("[{}]", fmt::join(index, ", "));
@@ -84,4 +56,4 @@ void print_table(const std::vector<std::vector<std::string>>& rows) {
   }
 }
 
-}  // namespace attn::demo
+}  // namespace attn::apps::demo

@@ -1,0 +1,16 @@
+// How much memory there is, and the refusal of what would not fit.
+#pragma once
+
+#include <string>
+
+namespace attn::apps {
+
+/// Bytes that this process can still allocate: the system's available memory, or the limit of its
+/// control group where that is lower.
+double available_memory();
+
+/// Throws Error(invalid_argument), "`what` needs about 12 GiB of memory; 3.4 GiB are available",
+/// so that a call that is too large is refused before the system kills the process.
+void require_memory(const std::string& what, double bytes);
+
+}  // namespace attn::apps
