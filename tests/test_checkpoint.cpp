@@ -293,8 +293,8 @@ TEST_CASE("a tied output, a body alone, ids of generation_config.json") {
   CHECK(ModelFolder(folder / "").bos_id() == 9);
   CHECK(ModelFolder(folder / "").eos_ids() == std::vector<std::int64_t>{5, 6, 7});
   folder.write("generation_config.json", R"({"eos_token_id": [5, -6]})");
-  check_refused_open(folder,
-                     "generation_config.json: 'eos_token_id' is a list; it needs token ids");
+  check_refused_open(
+      folder, "generation_config.json: 'eos_token_id[1]' is -6; it needs a whole number in 0..");
 }
 
 TEST_CASE("missing, unknown and misshapen tensors are named") {

@@ -143,10 +143,9 @@ TEST_CASE(".safetensors files that are none") {
   check_safetensors_refused(safetensors("{}{}", ""), "no JSON");
   check_safetensors_refused(safetensors(std::string("{}\0", 3), ""), "no JSON");
   check_safetensors_refused(safetensors("{\"\xff\":1}", ""), "no JSON in UTF-8");
-  check_safetensors_refused(safetensors("[]", ""),
-                            "an array where the table of tensors should begin");
-  check_safetensors_refused(safetensors("null", ""), "null where");
-  check_safetensors_refused(safetensors(R"("text")", ""), "a string where");
+  check_safetensors_refused(safetensors("[]", ""), "is a list; it needs to be an object");
+  check_safetensors_refused(safetensors("null", ""), "is null; it needs to be an object");
+  check_safetensors_refused(safetensors(R"("text")", ""), "is the text 'text'; it needs to be");
 }
 
 TEST_CASE(".safetensors headers that are broken") {
@@ -158,29 +157,39 @@ TEST_CASE(".safetensors headers that are broken") {
   check(R"({"__metadata__":{},"__metadata__":{},)" + good + "}", "'__metadata__' stands twice");
   check(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
         "'dtype' stands twice");
-  check(R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "'a' lacks dtype");
-  check(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", "'a' lacks shape");
-  check(R"({"a":{"dtype":"F32","shape":[2]}})", "'a' lacks data_offsets");
+  check(R"({"a":{"shape":[2],"data_offsets":[0,8]}})", "lacks 'a.dtype'");
+  check(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", "lacks 'a.shape'");
+  check(R"({"a":{"dtype":"F32","shape":[2]}})", "lacks 'a.data_offsets'");
   check(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"more":1}})", "unknown key 'more'");
-  check(R"({"a":5})", "the number 5 does not belong under 'a'");
-  check(R"({"a":[1]})", "an array does not belong under 'a'");
-  check(R"({"a":{"dtype":{}}})", "an object does not belong under 'dtype'");
-  check(R"({"a":{"dtype":["F32"]}})", "an array does not belong under 'dtype'");
-  check(R"({"a":{"dtype":32}})", "the number 32 does not belong under 'dtype'");
-  check(R"({"a":{"shape":2}})", "the number 2 does not belong under 'shape'");
-  check(R"({"a":{"shape":[true]}})", "a boolean does not belong under 'shape'");
-  check(R"({"a":{"shape":[[2]]}})", "an array does not belong under 'shape'");
-  check(R"({"a":{"shape":[2.5]}})", "the number '2.5' does not belong under 'shape'");
-  check(R"({"a":{"data_offsets":["0"]}})", "a string does not belong under 'data_offsets'");
-  check(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}})", "not two numbers");
-  check(R"({"__metadata__":{"format":{}}})", "an object does not belong under 'format'");
+  check(R"({"a":5})", "'a' is 5; it needs an object");
+  check(R"({"a":[1]})", "'a' is a list; it needs an object");
+  check(R"({"a":{"dtype":{}}})", "'a.dtype' is an object; it needs a text");
+  check(R"({"a":{"dtype":["F32"]}})", "'a.dtype' is a list; it needs a text");
+  check(R"({"a":{"dtype":32}})", "'a.dtype' is 32; it needs a text");
+  const auto check_shape = [&](const std::string& shape, const std::string& fault) {
+    check(table(entry("a", "F32", shape, 0, 8)), fault);
+  };
+  check_shape("2", "'a.shape' is 2; it needs a list of whole numbers");
+  check_shape("[true]", "'a.shape[0]' is true; it needs a whole number");
+  check_shape("[[2]]", "is nested deeper than 3 levels");
+  check_shape("[1,2.5]", "'a.shape[1]' is 2.5; it needs a whole number");
+  check_shape("[1e999]", "a number in it is too large");
+  check(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":["0"]}})",
+        "'a.data_offsets[0]' is the text '0'; it needs a whole number");
+  check(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}})",
+        "'a.data_offsets' is a list; it needs two numbers");
+  check(R"({"__metadata__":{"format":{}}})", "'__metadata__.format' is an object; it needs a text");
   check(table(entry("a", "F33", "[2]", 0, 8)), "element type 'F33', which is not supported");
   const std::string deep(1'000'000, '[');
-  check(deep, "an array where");
-  check(R"({"a":)" + deep, "an array does not belong");
+  check(deep, "is nested deeper than 3 levels");
+  check(R"({"a":)" + deep, "is nested deeper than 3 levels");
   std::string objects;
   for (int n = 0; n < 100'000; ++n) objects += R"({"a":)";
-  check(objects, "unknown key 'a'");
+  check(objects, "is nested deeper than 3 levels");
+  std::string many = "[";
+  for (int n = 0; n < 1'000'000; ++n) many += "0,";
+  check(many, "it has more than 8 values");
+  check(R"({"a":{"shape":)" + many, "'a.shape' has more than 8 values");
 }
 
 TEST_CASE(".safetensors shapes and offsets that do not hold") {
@@ -191,10 +200,13 @@ TEST_CASE(".safetensors shapes and offsets that do not hold") {
         "shape [3] and type F32 needs 12 bytes, but its data_offsets hold 8");
   check(entry("a", "F32", "[]", 0, 8), "needs 4 bytes");
   check(entry("a", "F32", "[0]", 0, 8), "needs 0 bytes");
-  check(entry("a", "F32", "[-2]", 0, 8), "the number -2 does not belong");
+  check(entry("a", "F32", "[-2]", 0, 8),
+        "'a.shape[0]' is -2; it needs a whole number in 0..9223372036854775807");
   check(entry("a", "F32", "[1,1,1,1,1,1,1,1,2]", 0, 8), "more than 8 values");
-  check(entry("a", "F32", "[99999999999999999999]", 0, 8), "does not belong under 'shape'");
-  check(entry("a", "F32", "[9223372036854775808]", 0, 8), "too large");
+  check(entry("a", "F32", "[99999999999999999999]", 0, 8),
+        "'a.shape[0]' is 1e+20; it needs a whole number");
+  check(entry("a", "F32", "[9223372036854775808]", 0, 8),
+        "'a.shape[0]' is 9223372036854775808; it needs a whole number");
   check(entry("a", "F32", "[9223372036854775807]", 0, 8), "too large");
   check(entry("a", "F32", "[4294967296,4294967296]", 0, 8), "too large");
   check(entry("a", "F32", "[2]", 8, 0), "end before they begin");

@@ -375,7 +375,7 @@ TEST_CASE("numbers that make no model") {
   for (const char* value : {"-1", "1.5", "'</s>'", "2147483648"})
     check_broken(changed(llama, "eos_token_id", value), "'eos_token_id' is ");
   check_broken(changed(llama, "eos_token_id", "[1, '2']"),
-               "'eos_token_id' is a list; it needs token ids");
+               "'eos_token_id[1]' is the text '2'; it needs a whole number in 0..2147483647");
   check_broken(changed(llama, "bos_token_id", "[1]"),
                "'bos_token_id' is a list; it needs a whole number");
   check_broken(changed(llama, "tie_word_embeddings", "'yes'"),

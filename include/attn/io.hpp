@@ -74,6 +74,8 @@ class OutputFiles {
   /// format.
   void write(const std::filesystem::path& file, const TensorView& tensor,
              const std::string& name = "tensor");
+  /// Fills one added .safetensors file with several tensors.
+  void write(const std::filesystem::path& file, std::span<const NamedTensor> tensors);
   /// Moves all of them to their places.
   void commit();
   OutputFiles() = default;
@@ -87,6 +89,8 @@ class OutputFiles {
     std::filesystem::path target, temporary;
     bool written = false;
   };
+  Pending& pending_for(const std::filesystem::path& file);
+
   std::vector<Pending> pending_;
 };
 

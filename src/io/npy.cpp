@@ -8,6 +8,7 @@
 #include <optional>
 #include <system_error>
 
+#include "io/message.hpp"
 #include "tensor/size.hpp"
 
 namespace attn::io {
@@ -210,9 +211,7 @@ HeaderText read_header_text(const InputFile& file) {
   if (size > max_header_size)
     file.fail(
         fmt::format("its .npy header has {} bytes; at most {} are read", size, max_header_size));
-  HeaderText header{std::string(size, '\0'), begin + size};
-  file.read(begin, header.text.data(), size);
-  return header;
+  return {file.read_text(begin, size), begin + size};
 }
 
 /// Elements that lie with their first index fastest, in row-major order.

@@ -1,7 +1,8 @@
 // NumPy's .npy: a magic string, a version, a Python dict literal, and the elements.
 #pragma once
 
-#include "io/files.hpp"
+#include "io/input_file.hpp"
+#include "io/output_file.hpp"
 
 namespace attn::io {
 

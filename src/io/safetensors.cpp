@@ -13,12 +13,12 @@
 #include <utility>
 #include <vector>
 
+#include "io/json.hpp"
+#include "io/message.hpp"
 #include "tensor/size.hpp"
 
 namespace attn::io {
 namespace {
-
-using nlohmann::json;
 
 /// The format's own limit.
 constexpr std::uint64_t max_header_size = 100'000'000;
@@ -41,142 +41,47 @@ std::string_view dtype_name(DType dtype) {
 
 using Entry = SafetensorsEntry;
 
-/// Takes the header's parts as the parser meets them, and refuses what is out of place at once:
-/// whatever the file says, no more is kept than the entries.
-class HeaderReader final : public json::json_sax_t {
- public:
-  explicit HeaderReader(const InputFile& file) : file_(file) {}
+/// A header is an object of objects of lists. What is not, is refused before memory is taken for
+/// it.
+constexpr JsonLimits header_limits{.max_depth = 3, .max_list_size = Dims::max_rank};
 
-  std::vector<Entry> entries;  // whose bytes are counted from the end of the header
-
-  bool null() override { misplaced("null"); }
-  bool boolean(bool) override { misplaced("a boolean"); }
-  bool number_integer(number_integer_t value) override {
-    misplaced(fmt::format("the number {}", value));
+void check_keys(const JsonObject& table, const std::string& tensor, const JsonObject& entry) {
+  for (const std::string_view key : entry.keys()) {
+    if (key != "dtype" && key != "shape" && key != "data_offsets")
+      table.fail(
+          fmt::format("tensor {} has the unknown key {}", in_quotes(tensor), in_quotes(key)));
   }
-  bool number_float(number_float_t, const string_t& text) override {
-    misplaced(fmt::format("the number {}", in_quotes(text)));
-  }
-  bool binary(binary_t&) override { misplaced("binary data"); }
+}
 
-  bool number_unsigned(number_unsigned_t value) override {
-    if (place_ != Place::numbers) misplaced(fmt::format("the number {}", value));
-    if (numbers_.size() == Dims::max_rank)
-      fail(fmt::format("{} of tensor {} has more than {} values", key_, in_quotes(entry_.name),
-                       Dims::max_rank));
-    numbers_.push_back(value);
-    return true;
-  }
+/// Offsets are counted from the end of the header, as in the file.
+Entry read_entry(const JsonObject& table, std::string_view name) {
+  constexpr std::int64_t max = std::numeric_limits<std::int64_t>::max();
+  const JsonObject object = table.object(name);
+  Entry entry{.name = std::string(name)};
+  check_keys(table, entry.name, object);
+  entry.type = object.text("dtype");
+  const std::vector<std::int64_t> extents = object.integers("shape", 0, max);
+  entry.shape = Dims(extents.data(), static_cast<int>(extents.size()));
+  const std::vector<std::int64_t> offsets = object.integers("data_offsets", 0, max);
+  if (offsets.size() != 2) object.refuse("data_offsets", "two numbers");
+  entry.begin = static_cast<std::uint64_t>(offsets[0]);
+  entry.end = static_cast<std::uint64_t>(offsets[1]);
+  return entry;
+}
 
-  bool string(string_t& value) override {
-    if (place_ == Place::entry && key_ == "dtype")
-      entry_.type = value;
-    else if (place_ != Place::metadata)
-      misplaced("a string");
-    return true;
-  }
-
-  bool start_object(std::size_t) override {
-    if (place_ == Place::start) {
-      place_ = Place::names;
-    } else if (place_ == Place::names) {
-      place_ = key_ == metadata_key ? Place::metadata : Place::entry;
-      entry_ = Entry{};
-      entry_.name = key_;
-      keys_.clear();
-    } else {
-      misplaced("an object");
+std::vector<Entry> read_table(const InputFile& file, std::string_view header) {
+  const JsonObject table(file.name(), "broken header", header, header_limits);
+  std::vector<Entry> entries;
+  for (const std::string_view name : table.keys()) {
+    if (name != metadata_key) {
+      entries.push_back(read_entry(table, name));
+      continue;
     }
-    return true;
+    const JsonObject metadata = table.object(name);
+    for (const std::string_view key : metadata.keys()) metadata.text(key);
   }
-
-  bool key(string_t& value) override {
-    std::set<std::string>& keys = place_ == Place::names ? names_ : keys_;
-    if (!keys.insert(value).second)
-      fail(fmt::format("broken header: {} stands twice", in_quotes(value)));
-    if (place_ == Place::entry && value != "dtype" && value != "shape" && value != "data_offsets") {
-      fail(fmt::format("broken header: tensor {} has the unknown key {}", in_quotes(entry_.name),
-                       in_quotes(value)));
-    }
-    key_ = value;
-    return true;
-  }
-
-  bool end_object() override {
-    if (place_ == Place::names) {
-      place_ = Place::end;
-      return true;
-    }
-    if (place_ == Place::entry) {
-      for (const char* needed : {"dtype", "shape", "data_offsets"}) {
-        if (!keys_.contains(needed))
-          fail(fmt::format("broken header: tensor {} lacks {}", in_quotes(entry_.name), needed));
-      }
-      entries.push_back(std::move(entry_));
-    }
-    place_ = Place::names;
-    return true;
-  }
-
-  bool start_array(std::size_t) override {
-    if (place_ != Place::entry || key_ == "dtype") misplaced("an array");
-    place_ = Place::numbers;
-    numbers_.clear();
-    return true;
-  }
-
-  bool end_array() override {
-    place_ = Place::entry;
-    if (key_ == "shape") {
-      set_shape();
-    } else {
-      if (numbers_.size() != 2)
-        fail(fmt::format("broken header: data_offsets of tensor {} are not two numbers",
-                         in_quotes(entry_.name)));
-      entry_.begin = numbers_[0];
-      entry_.end = numbers_[1];
-    }
-    return true;
-  }
-
-  bool parse_error(std::size_t position, const std::string&, const json::exception&) override {
-    refuse_byte(position);
-  }
-
-  [[noreturn]] void refuse_byte(std::size_t position) const {
-    fail(fmt::format("broken header: its byte {} is no JSON in UTF-8", position));
-  }
-
- private:
-  enum class Place { start, names, metadata, entry, numbers, end };
-
-  [[noreturn]] void fail(const std::string& what) const { file_.fail(what); }
-
-  [[noreturn]] void misplaced(std::string_view what) const {
-    fail(place_ == Place::start
-             ? fmt::format("broken header: {} where the table of tensors should begin", what)
-             : fmt::format("broken header: {} does not belong under {}", what, in_quotes(key_)));
-  }
-
-  void set_shape() {
-    std::array<std::int64_t, Dims::max_rank> extents{};
-    for (std::size_t dim = 0; dim < numbers_.size(); ++dim) {
-      if (numbers_[dim] > std::numeric_limits<std::int64_t>::max()) {
-        fail(fmt::format("the shape of tensor {} is too large: {}", in_quotes(entry_.name),
-                         numbers_[dim]));
-      }
-      extents[dim] = static_cast<std::int64_t>(numbers_[dim]);
-    }
-    entry_.shape = Dims(extents.data(), static_cast<int>(numbers_.size()));
-  }
-
-  const InputFile& file_;
-  Place place_ = Place::start;
-  std::string key_;
-  std::set<std::string> names_, keys_;
-  Entry entry_;
-  std::vector<std::uint64_t> numbers_;
-};
+  return entries;
+}
 
 /// Every byte after the header belongs to exactly one tensor.
 void check_offsets(const InputFile& file, std::vector<Entry>& entries, std::uint64_t data_size) {
@@ -257,7 +162,7 @@ std::string make_header(const std::vector<NamedTensor>& tensors) {
     std::string header = table.dump();
     header.append((8 - header.size() % 8) % 8, ' ');
     return header;
-  } catch (const json::exception&) {
+  } catch (const nlohmann::json::exception&) {
     throw Error(ErrorCode::invalid_argument, "a tensor's name is no UTF-8; .safetensors needs it");
   }
 }
@@ -279,20 +184,14 @@ std::vector<Entry> read_safetensors_header(const InputFile& file) {
   if (header_size > max_header_size)
     file.fail(
         fmt::format("its header has {} bytes; at most {} are read", header_size, max_header_size));
-  std::string header(header_size, '\0');
-  file.read(sizeof header_size, header.data(), header.size());
-  HeaderReader reader(file);
-  // To the parser, a zero byte is the end.
-  if (const std::size_t zero = header.find('\0'); zero != std::string::npos)
-    reader.refuse_byte(zero);
-  json::sax_parse(header, &reader);
-  check_offsets(file, reader.entries, rest - header_size);
-  for (Entry& entry : reader.entries) {
+  std::vector<Entry> entries = read_table(file, file.read_text(sizeof header_size, header_size));
+  check_offsets(file, entries, rest - header_size);
+  for (Entry& entry : entries) {
     check_size(file, entry);
     entry.begin += sizeof header_size + header_size;
     entry.end += sizeof header_size + header_size;
   }
-  return std::move(reader.entries);
+  return entries;
 }
 
 std::optional<DType> type_of(const Entry& entry) {
@@ -306,14 +205,6 @@ void refuse_type(const std::string& file, const std::string& tensor, const std::
   fail(file, fmt::format("tensor {} has element type {}, which is not supported; it needs F32, "
                          "F16, BF16, F64, I8, I32, I64 or BOOL",
                          in_quotes(tensor), in_quotes(type)));
-}
-
-std::string list_names(std::span<const std::string> names, std::size_t max_listed) {
-  std::string list;
-  for (std::size_t n = 0; n < std::min(names.size(), max_listed); ++n)
-    list += fmt::format("{}{}", n == 0 ? "" : ", ", in_quotes(names[n]));
-  if (names.size() > max_listed) list += fmt::format(" and {} more", names.size() - max_listed);
-  return list.empty() ? "no tensors" : list;
 }
 
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {

@@ -10,17 +10,18 @@
 #include <string>
 #include <vector>
 
-#include "io/files.hpp"
+#include "io/input_file.hpp"
+#include "io/output_file.hpp"
 
 namespace attn::io {
 
 /// A tensor as the header describes it.
 struct SafetensorsEntry {
   std::string name;
-  std::string type;         // as the file spells it
+  std::string type{};       // as the file spells it
   std::uint64_t begin = 0;  // its bytes, counted from the start of the file
   std::uint64_t end = 0;
-  Dims shape;
+  Dims shape{};
 };
 
 /// All tensors in the order of their bytes. Each byte after the header is one tensor's, and types
@@ -32,8 +33,6 @@ std::optional<DType> type_of(const SafetensorsEntry& entry);
 /// Refuses a tensor of a type that is not read, because it is wanted.
 [[noreturn]] void refuse_type(const std::string& file, const std::string& tensor,
                               const std::string& type);
-/// For messages: the first names, and how many more there are.
-std::string list_names(std::span<const std::string> names, std::size_t max_listed = 20);
 
 /// Without a name: the only tensor.
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name);

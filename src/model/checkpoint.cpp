@@ -6,8 +6,8 @@
 #include <string_view>
 #include <system_error>
 
-#include "io/files.hpp"
-#include "model/json_file.hpp"
+#include "io/json.hpp"
+#include "io/message.hpp"
 
 namespace fs = std::filesystem;
 
@@ -30,14 +30,13 @@ bool is_plain_name(const std::string& name) {
 
 /// Where the index says that each tensor is.
 std::map<std::string, std::string> read_weight_map(const fs::path& file) {
-  const JsonObject index(file);
-  const JsonObject entries = index.object("weight_map");
+  const io::JsonObject entries = io::JsonObject(file).object("weight_map");
   std::map<std::string, std::string> shards;
-  for (const auto& item : index.at("weight_map").items()) {
-    const std::string& shard = entries.text(item.key());
+  for (const std::string_view tensor : entries.keys()) {
+    const std::string& shard = entries.text(tensor);
     if (!is_plain_name(shard))
-      entries.refuse(item.key(), "the name of a .safetensors file in the same folder");
-    shards.emplace(item.key(), shard);
+      entries.refuse(tensor, "the name of a .safetensors file in the same folder");
+    shards.emplace(tensor, shard);
   }
   return shards;
 }

@@ -4,9 +4,12 @@
 #include <limits>
 #include <string_view>
 
-#include "model/json_file.hpp"
+#include "io/json.hpp"
 
 namespace attn::model {
+
+using io::JsonObject;
+
 namespace {
 
 /// Products of two sizes are far from overflow.
@@ -49,19 +52,9 @@ std::optional<std::int64_t> token_id(const JsonObject& json, std::string_view ke
 
 std::vector<std::int64_t> token_ids(const JsonObject& json, std::string_view key,
                                     std::optional<std::int64_t> missing) {
-  std::vector<std::int64_t> ids;
-  if (!json.has(key) || !json.at(key).is_array()) {
-    if (const std::optional<std::int64_t> id = token_id(json, key, missing)) ids.push_back(*id);
-    return ids;
-  }
-  for (const auto& item : json.at(key)) {
-    if (!item.is_number_unsigned() ||
-        item.get<std::uint64_t>() > static_cast<std::uint64_t>(max_size)) {
-      json.refuse(key, "token ids: whole numbers of 0 and more");
-    }
-    ids.push_back(item.get<std::int64_t>());
-  }
-  return ids;
+  if (json.has(key) && json.at(key).is_array()) return json.integers(key, 0, max_size);
+  const std::optional<std::int64_t> id = token_id(json, key, missing);
+  return id ? std::vector{*id} : std::vector<std::int64_t>{};
 }
 
 /// Weights that are stored in another form than their types say.
@@ -129,9 +122,9 @@ RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim,
       json.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
   if (json.has(parameters_key)) {
     const JsonObject parameters = json.object(parameters_key);
-    for (const auto& item : json.at(parameters_key).items()) {
-      if (item.value().is_object())
-        parameters.unsupported(item.key(), "the same positions in all layers");
+    for (const std::string_view key : parameters.keys()) {
+      if (parameters.at(key).is_object())
+        parameters.unsupported(key, "the same positions in all layers");
     }
     rope.theta = theta_or(parameters, rope.theta);
     if (parameters.has("partial_rotary_factor")) rope.rotary_dim = rotary_dim(parameters, head_dim);

@@ -10,7 +10,7 @@
 #include <limits>
 #include <new>
 
-#include "io/files.hpp"
+#include "io/message.hpp"
 #include "model/unicode.hpp"
 
 namespace attn::model {

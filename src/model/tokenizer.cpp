@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "io/files.hpp"
+#include "io/message.hpp"
 #include "model/tokenizer_file.hpp"
 #include "model/unicode.hpp"
 

@@ -6,15 +6,16 @@
 #include <string_view>
 #include <utility>
 
-#include "io/files.hpp"
+#include "io/json.hpp"
+#include "io/message.hpp"
 #include "model/byte_level.hpp"
-#include "model/json_file.hpp"
 #include "model/unicode.hpp"
 
 namespace attn::model {
 namespace {
 
 using io::in_quotes;
+using io::JsonObject;
 using nlohmann::json;
 
 /// Vocabularies have up to some 260,000 tokens.
@@ -46,13 +47,13 @@ Vocabulary read_vocabulary(const JsonObject& model, TokenizerFile& file) {
   file.pieces.reserve(vocab.size());
   for (const auto& [text, value] : vocab.items()) {
     if (text.empty()) model.fail("model.vocab holds a token without text");
-    if (!value.is_number_unsigned() ||
-        value.get<std::uint64_t>() > static_cast<std::uint64_t>(max_id)) {
+    const std::optional<std::int64_t> number = io::whole_number(value, 0, max_id);
+    if (!number) {
       const std::string got = value.is_primitive() ? value.dump() : "no number";
       model.fail(fmt::format("the id of token {} is {}; it needs to be a whole number in 0..{}",
                              in_quotes(text), in_quotes(got), max_id));
     }
-    const auto id = value.get<TokenId>();
+    const auto id = static_cast<TokenId>(*number);
     if (file.names(id))
       model.fail(
           fmt::format("token {} has the id {}, which another token has too", in_quotes(text), id));
@@ -270,17 +271,15 @@ void read_decoder(const JsonObject& root) {
 void append_special(const JsonObject& step, const std::string& name, const TokenizerFile& file,
                     std::vector<std::int64_t>& ids) {
   const JsonObject known = step.object("special_tokens").object(name);
-  if (!known.at("ids").is_array()) known.refuse("ids", "a list of ids");
-  for (const json& id : known.at("ids")) {
-    if (!id.is_number_unsigned() || id.get<std::uint64_t>() > static_cast<std::uint64_t>(max_id) ||
-        !file.names(id.get<std::int64_t>())) {
+  for (const std::int64_t id : known.integers("ids", 0, max_id)) {
+    if (!file.names(id)) {
       known.fail(fmt::format("post_processor: special token {} stands for an id of no token",
                              in_quotes(name)));
     }
     if (ids.size() == max_around)
       known.fail(fmt::format("post_processor: more than {} tokens stand on one side of a text",
                              max_around));
-    ids.push_back(id.get<std::int64_t>());
+    ids.push_back(id);
   }
 }
 

@@ -7,8 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "io/files.hpp"
-#include "io/safetensors.hpp"
+#include "io/message.hpp"
 
 namespace attn::model {
 namespace {

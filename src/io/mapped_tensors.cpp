@@ -13,7 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "io/files.hpp"
+#include "io/input_file.hpp"
+#include "io/message.hpp"
 #include "io/safetensors.hpp"
 
 namespace attn {
