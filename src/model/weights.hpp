@@ -1,4 +1,5 @@
-// A checkpoint's tensors by their Hugging Face names, as a decoder takes them: views, no copies.
+// Parameters of a decoder, found in a checkpoint by the names that Hugging Face gives them. They
+// are views; nothing is copied.
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -8,8 +9,8 @@
 
 namespace attn::model {
 
-/// Throws Error(io): for tensors that are missing and those that the model does not have, all
-/// counted and the first few named, and for one of another shape or element type than the model
+/// Throws Error(io) if tensors are missing, or there are some that the model does not have (all are
+/// counted, and the first few named), or one has another shape or element type than the model
 /// needs.
 DecoderWeights collect_weights(const Checkpoint& checkpoint, const ModelConfig& config);
 
