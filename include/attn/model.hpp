@@ -1,11 +1,12 @@
-// Models as people have them: a folder in Hugging Face's layout, opened for a Decoder. A library of
-// its own: link attn::model.
+// Models: a folder in Hugging Face's layout, opened for a Decoder. This is a library of its own:
+// link attn::model. The folder holds:
 //
-//   config.json                      what the model is: model_type llama, mistral, qwen2, qwen3 or
-//   gpt2 model.safetensors                its weights, f32, f16 or bf16; or
-//   model.safetensors.index.json     shards, each a .safetensors file in the same folder
-//   generation_config.json           may be there: its token ids take the place of config.json's;
-//   how to sample is not read from it
+//   config.json                   the configuration; model_type is llama, mistral, qwen2, qwen3 or
+//                                 gpt2
+//   model.safetensors             the weights in f32, f16 or bf16; or, instead of it,
+//   model.safetensors.index.json  the names of shards, which are .safetensors files beside it
+//   generation_config.json        optional; its token ids replace those of config.json; how to
+//                                 sample is not read from it
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -19,33 +20,34 @@
 
 namespace attn {
 
-/// A model's folder with its weights mapped into memory: `Decoder decoder(model.settings(),
-/// model.weights())`. Opening it reads headers alone; weights are read as they are touched
-/// (MappedTensors says what that asks of the files).
+/// The folder of a model, with its weights mapped into memory: `Decoder decoder(model.settings(),
+/// model.weights())`. Opening it reads only the headers of the files, and a weight is read when it
+/// is first touched. MappedTensors says what that requires of the files.
 class ModelFolder {
  public:
-  /// Throws Error, one line that names the file and the key or tensor: io for what is missing,
-  /// broken or contradicts itself (missing and unknown tensors are counted, and the first few
-  /// named), unsupported for what would need another computation than the library's.
+  /// Throws Error with one line that names the file and the key or tensor: io for what is missing,
+  /// broken or contradicts itself (missing and unknown tensors are counted, and the first few are
+  /// named), unsupported for a model that the library does not compute.
   explicit ModelFolder(const std::filesystem::path& folder);
   ModelFolder(ModelFolder&&) noexcept;
   ModelFolder& operator=(ModelFolder&&) noexcept;
   ~ModelFolder();
 
-  /// As config.json has them. The compute type is f32 and max_positions the model's own; callers
-  /// change a copy as they need.
+  /// The settings that config.json describes, with f32 as the compute type. Callers change a copy
+  /// of them as they need.
   const DecoderSettings& settings() const noexcept;
-  /// Views of the mapped files, which last as long as this object, wherever it is moved. The output
-  /// is absent where it is tied to the embedding and the file has no lm_head.weight of its own.
+  /// Views of the mapped files, valid as long as this object or the object to which it was moved.
+  /// The output projection is absent if it is tied to the embedding and the files hold no
+  /// lm_head.weight.
   const DecoderWeights& weights() const noexcept;
 
   /// "llama", "gpt2", ...
   const std::string& model_type() const noexcept;
-  /// The type in which the embedding lies in the file; others may differ.
+  /// The element type of the embedding in the file; other tensors may have other types.
   DType stored_dtype() const noexcept;
-  /// The token that a text begins with, where the model has one.
+  /// The token with which a text begins, if the model has one.
   std::optional<std::int64_t> bos_id() const noexcept;
-  /// The tokens that end a text; may be none.
+  /// The tokens that end a text; may be empty.
   const std::vector<std::int64_t>& eos_ids() const noexcept;
 
  private:

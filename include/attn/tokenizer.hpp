@@ -1,5 +1,5 @@
-// Text to token ids and back: the byte-level BPE of GPT-2, Llama 3 and Qwen, as tokenizer.json
-// describes it. Link attn::model.
+// Text to token ids and back: the byte-level BPE of GPT-2, Llama 3 and Qwen, as a tokenizer.json of
+// Hugging Face describes it (https://huggingface.co/docs/tokenizers). Link attn::model.
 #pragma once
 
 #include <cstdint>
@@ -14,57 +14,65 @@
 namespace attn {
 
 struct EncodeOptions {
-  bool add_special = true;    // what the file's post_processor puts around each text: bos, mostly
-  bool match_special = true;  // special tokens spelled out in the text become their ids; false:
-                              // they are text like any other
+  /// Adds the tokens that the file's post_processor puts around a text, in most files one at its
+  /// beginning.
+  bool add_special = true;
+  /// A special token that is spelled out in the text becomes its id. If false, it is text like any
+  /// other, which is what text from users needs.
+  bool match_special = true;
 };
 
 enum class SpecialTokens { keep, skip };
 
-/// Immutable: copies share what was read, and any number of threads may use one at once.
+/// A tokenizer never changes: copies share what was read, and any number of threads may use one at
+/// the same time.
 ///
-/// What a tokenizer.json may hold:
+/// These parts of a tokenizer.json are supported:
 ///   model           BPE over bytes: vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token,
-///   fuse_unk added_tokens    special, lstrip, rstrip, single_word, normalized normalizer none,
-///   NFC, Sequence of these pre_tokenizer   Sequence of Split (String or Regex, every behavior,
-///   invert), Digits and, as the last, ByteLevel post_processor  none, ByteLevel,
-///   TemplateProcessing (its form for a single text), Sequence of these decoder         none,
-///   ByteLevel: tokens are bytes, whatever is said here
-/// Truncation and padding are the caller's. Anything else is refused with Error(unsupported); what
-/// contradicts itself, with Error(io). Either is one line that names the file.
+///                   fuse_unk
+///   added_tokens    special, lstrip, rstrip, single_word, normalized
+///   normalizer      none, NFC, Sequence of these
+///   pre_tokenizer   Sequence of Split (String or Regex, every behavior, invert), Digits and,
+///                   as the last, ByteLevel
+///   post_processor  none, ByteLevel, TemplateProcessing (its form for a single text), Sequence of
+///                   these
+///   decoder         none, ByteLevel; in either case tokens are bytes
+/// Truncation and padding are left to the caller. Anything else is refused with Error(unsupported),
+/// and what contradicts itself with Error(io). Both are one line that names the file.
 ///
-/// A byte that the vocabulary lacks becomes unk_token, or nothing where the file names none, as
-/// SmolLM2's do: so its model was trained.
+/// A byte without a token in the vocabulary becomes unk_token. If the file names none, as that of
+/// SmolLM2, it is left out, because the model was trained that way.
 ///
-/// Text is bytes. Those that are no UTF-8 pass through: each run of them is a piece by itself, and
-/// comes back from decode as it was.
+/// Text is bytes. A run of bytes that are not UTF-8 is a piece by itself, and decode returns it
+/// unchanged.
 class Tokenizer {
  public:
+  /// Reads a tokenizer.json. Throws Error as described above.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
-  /// Ids 0..255 are the bytes themselves, for toy models.
+  /// Ids 0..255 are the bytes themselves. Small test models use this.
   static Tokenizer bytes();
 
-  /// Throws Error(io) if one of the file's patterns takes too many steps on the text.
+  /// The ids of a text. Throws Error(io) if one of the file's patterns takes too many steps on it.
   std::vector<std::int64_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
-  /// The tokens' bytes one after another. A character may be spread over several tokens: a part of
-  /// them may begin or end within one. Throws Error(invalid_argument) for an id that names no
-  /// token.
+  /// The bytes of the tokens, joined. A character may be spread over several tokens, so that the
+  /// text of some of them may begin or end inside a character. Throws Error(invalid_argument) for
+  /// an id that is no token.
   std::string decode(std::span<const std::int64_t> ids,
                      SpecialTokens special = SpecialTokens::keep) const;
   /// The bytes of one token. Throws as decode does.
   std::string piece(std::int64_t id) const;
-  /// Whether an id names a token: a vocabulary may have gaps, and a model's logits may be more than
+  /// Whether an id is a token. A vocabulary may have gaps, and a model may have more logits than
   /// there are tokens.
   bool has(std::int64_t id) const noexcept;
 
-  /// One more than the highest id. A model's logits may be more, padded to a round number.
+  /// One more than the highest id. A model may have more logits, padded to a round number.
   std::int64_t vocab_size() const noexcept;
   /// The id of an added token, special or not, by its text, such as "<|im_end|>".
   std::optional<std::int64_t> added_token(std::string_view text) const;
-  /// False too for ids that name no token.
+  /// False for ids that are no token.
   bool is_special(std::int64_t id) const noexcept;
-  /// The first and the last token that the post_processor puts before and after a text. Few files
-  /// name an end: config.json does.
+  /// The first token that the post_processor puts before a text, and the last that it puts after
+  /// it. Few files have one after it; config.json names the tokens that end a text.
   std::optional<std::int64_t> bos() const noexcept;
   std::optional<std::int64_t> eos() const noexcept;
 

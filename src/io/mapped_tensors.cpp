@@ -20,7 +20,7 @@
 namespace attn {
 
 struct MappedTensors::Parts {
-  struct Place {
+  struct Mapped {
     TensorView view;
     std::string unread_type;  // of a tensor that has no view
   };
@@ -32,24 +32,24 @@ struct MappedTensors::Parts {
   std::shared_ptr<const std::byte> bytes;
   std::vector<Tensor> copies;
   std::vector<std::string> names;
-  std::map<std::string, Place, std::less<>> places;
+  std::map<std::string, Mapped, std::less<>> tensors;
 };
 
 void MappedTensors::Parts::add(const io::SafetensorsEntry& entry) {
   names.push_back(entry.name);
-  Place& place = places[entry.name];
+  Mapped& mapped = tensors[entry.name];
   const std::optional<DType> dtype = io::type_of(entry);
   if (!dtype) {
-    place.unread_type = entry.type;
+    mapped.unread_type = entry.type;
     return;
   }
   const std::byte* data = bytes.get() + entry.begin;
-  place.view = TensorView(static_cast<const void*>(data), *dtype, entry.shape);
-  // The mapping begins at a page's start, so places in the file tell alignment.
+  mapped.view = TensorView(static_cast<const void*>(data), *dtype, entry.shape);
+  // The mapping begins at a page boundary, so the offset in the file decides the alignment.
   if (entry.begin % size_of(*dtype) == 0 || entry.begin == entry.end) return;
   Tensor& copy = copies.emplace_back(*dtype, entry.shape);
   std::memcpy(copy.data(), data, copy.size_in_bytes());
-  place.view = std::as_const(copy).view();
+  mapped.view = std::as_const(copy).view();
 }
 
 MappedTensors::MappedTensors(const std::string& file) {
@@ -68,12 +68,12 @@ const std::string& MappedTensors::file() const noexcept { return parts_->file; }
 const std::vector<std::string>& MappedTensors::names() const noexcept { return parts_->names; }
 
 bool MappedTensors::contains(const std::string& name) const noexcept {
-  return parts_->places.contains(name);
+  return parts_->tensors.contains(name);
 }
 
 TensorView MappedTensors::tensor(const std::string& name) const {
-  const auto found = parts_->places.find(name);
-  if (found == parts_->places.end()) {
+  const auto found = parts_->tensors.find(name);
+  if (found == parts_->tensors.end()) {
     io::fail(parts_->file, fmt::format("no tensor {}; it holds {}", io::in_quotes(name),
                                        io::list_names(parts_->names)));
   }

@@ -15,7 +15,7 @@ namespace attn::io {
 namespace {
 
 constexpr std::string_view magic = "\x93NUMPY";
-/// Of any header that describes one tensor of at most eight dims.
+/// No header that describes one tensor of at most eight dims comes near this.
 constexpr std::uint32_t max_header_size = 1 << 20;
 
 struct Header {
@@ -24,8 +24,8 @@ struct Header {
   std::optional<Dims> shape;
 };
 
-/// The dict literal. Strings without escapes, True and False, tuples of integers: all that three
-/// known keys need.
+/// Parses the dict. It knows strings without escapes, True and False, and tuples of integers, which
+/// is all that the three keys need.
 class HeaderParser {
  public:
   HeaderParser(const InputFile& file, std::string_view text) : file_(file), text_(text) {}
@@ -59,7 +59,7 @@ class HeaderParser {
     position_ = std::min(text_.find_first_not_of(" \t\r\n", position_), text_.size());
   }
 
-  /// The next character that is no white space; '\0' at the end.
+  /// Skips white space and returns the next character, '\0' at the end.
   char peek() {
     skip_space();
     return position_ < text_.size() ? text_[position_] : '\0';
@@ -133,7 +133,7 @@ class HeaderParser {
       extents[static_cast<std::size_t>(rank++)] = extent();
       comma = accept(',');
     }
-    // To Python, (3) is a number and (3,) a tuple.
+    // In Python (3) is a number and (3,) is a tuple.
     if (rank == 1 && !comma) refuse("',' before ')'");
     return {extents.data(), rank};
   }
@@ -147,7 +147,7 @@ class HeaderParser {
     if (error == std::errc::result_out_of_range || value < 0)
       file_.fail("its shape has an extent that is negative or too large");
     position_ += static_cast<std::size_t>(end - begin);
-    // Python 2 wrote its long integers so.
+    // Python 2 wrote long integers as 3L.
     if (position_ < text_.size() && text_[position_] == 'L') ++position_;
     return value;
   }
@@ -169,7 +169,7 @@ DType parse_descr(const InputFile& file, std::string_view descr) {
   const char byte_order = descr.empty() ? '\0' : descr.front();
   for (const auto& [name, dtype] : types) {
     if (byte_order == '\0' || descr.substr(1) != name) continue;
-    // A byte has no order, and writers differ in the sign that says so.
+    // A single byte has no order, and writers mark that in different ways.
     const std::string_view orders = size_of(dtype) == 1 ? "|<>=" : "<";
     if (orders.find(byte_order) != std::string_view::npos) return dtype;
     if (byte_order == '>')
@@ -183,7 +183,7 @@ DType parse_descr(const InputFile& file, std::string_view descr) {
 
 struct HeaderText {
   std::string text;
-  std::uint64_t end;  // in the file
+  std::uint64_t end;  // where the elements begin in the file
 };
 
 HeaderText read_header_text(const InputFile& file) {
@@ -214,7 +214,8 @@ HeaderText read_header_text(const InputFile& file) {
   return {file.read_text(begin, size), begin + size};
 }
 
-/// Elements that lie with their first index fastest, in row-major order.
+/// Reads elements that are stored column by column (the first index runs fastest) and returns them
+/// in row-major order.
 Tensor read_fortran_order(const InputFile& file, std::uint64_t offset, DType dtype,
                           const Dims& shape) {
   Dims reversed_shape = shape;
@@ -265,13 +266,13 @@ Tensor read_npy(const InputFile& file) {
 void write_npy(OutputFile& file, const TensorView& tensor) {
   constexpr std::size_t alignment = 64;
   constexpr std::size_t preamble = magic.size() + 4;
-  // "[3]" and "[2, 3]" to "(3,)" and "(2, 3)".
+  // "[3]" and "[2, 3]" become "(3,)" and "(2, 3)".
   const std::string list = tensor.shape.to_string();
   const std::string tuple =
       fmt::format("({}{})", list.substr(1, list.size() - 2), tensor.rank() == 1 ? "," : "");
   std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}",
                                    descr_of(file, tensor.dtype), tuple);
-  // The elements start aligned, and a newline ends the header.
+  // The header ends with a newline, and its padding aligns the elements.
   const std::size_t unpadded = preamble + header.size() + 1;
   header.append((alignment - unpadded % alignment) % alignment, ' ').push_back('\n');
   std::string start(magic);

@@ -1,4 +1,5 @@
-// NumPy's .npy: a magic string, a version, a Python dict literal, and the elements.
+// NumPy's .npy: a magic string, a version, a header in the form of a Python dict, and the elements.
+// Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 #pragma once
 
 #include "io/input_file.hpp"
@@ -7,7 +8,8 @@
 namespace attn::io {
 
 Tensor read_npy(const InputFile& file);
-/// Throws Error(io) for bf16, before anything is written.
+/// Writes version 1.0 in C order. Throws Error(io) for bf16, which the format lacks, before
+/// anything is written.
 void write_npy(OutputFile& file, const TensorView& tensor);
 
 }  // namespace attn::io

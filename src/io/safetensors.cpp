@@ -20,7 +20,7 @@
 namespace attn::io {
 namespace {
 
-/// The format's own limit.
+/// The format sets this limit itself.
 constexpr std::uint64_t max_header_size = 100'000'000;
 constexpr std::string_view metadata_key = "__metadata__";
 
@@ -41,8 +41,8 @@ std::string_view dtype_name(DType dtype) {
 
 using Entry = SafetensorsEntry;
 
-/// A header is an object of objects of lists. What is not, is refused before memory is taken for
-/// it.
+/// A header is an object of objects of short lists. Whatever goes beyond that is refused before it
+/// takes memory.
 constexpr JsonLimits header_limits{.max_depth = 3, .max_list_size = Dims::max_rank};
 
 void check_keys(const JsonObject& table, const std::string& tensor, const JsonObject& entry) {
@@ -145,8 +145,8 @@ void check_names(std::span<const NamedTensor> tensors) {
   }
 }
 
-/// The header, padded so that the data after it is aligned to eight bytes. `tensors` in the order
-/// of their data.
+/// The header for `tensors`, which are given in the order of their data. It is padded, so that the
+/// data is aligned to eight bytes.
 std::string make_header(const std::vector<NamedTensor>& tensors) {
   nlohmann::ordered_json table = nlohmann::ordered_json::object();
   std::int64_t offset = 0;
@@ -218,7 +218,7 @@ Tensor read_safetensors(const InputFile& file, const std::optional<std::string>&
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors) {
   check_names(tensors);
   std::vector<NamedTensor> ordered(tensors.begin(), tensors.end());
-  // Large elements first: without gaps between the tensors, all are aligned then.
+  // There are no gaps between tensors, so they are all aligned if the largest elements come first.
   std::stable_sort(ordered.begin(), ordered.end(), [](const NamedTensor& a, const NamedTensor& b) {
     return size_of(a.tensor.dtype) > size_of(b.tensor.dtype);
   });

@@ -1,5 +1,5 @@
-// Safetensors: the length of a header, the header in JSON, and the elements of all tensors without
-// a gap.
+// Safetensors: the length of the header in 8 bytes, the header in JSON, and the elements of all
+// tensors without a gap. Format: https://huggingface.co/docs/safetensors
 #pragma once
 
 #include <attn/io.hpp>
@@ -19,25 +19,26 @@ namespace attn::io {
 struct SafetensorsEntry {
   std::string name;
   std::string type{};       // as the file spells it
-  std::uint64_t begin = 0;  // its bytes, counted from the start of the file
+  std::uint64_t begin = 0;  // its bytes in the file are begin..end-1
   std::uint64_t end = 0;
   Dims shape{};
 };
 
-/// All tensors in the order of their bytes. Each byte after the header is one tensor's, and types
-/// that are known need as many as there are.
+/// Reads and checks the header, and returns all tensors in the order of their bytes. Each byte
+/// after the header belongs to exactly one tensor, and a tensor of a known type has as many bytes
+/// as its shape needs. Throws Error(io).
 std::vector<SafetensorsEntry> read_safetensors_header(const InputFile& file);
-/// Nothing for a type that is not read; tensors of such types may stand beside those that are
-/// wanted.
+/// The library's name for the element type; nothing for a type that it does not read. A file may
+/// hold tensors of such types, as long as nobody asks for them.
 std::optional<DType> type_of(const SafetensorsEntry& entry);
-/// Refuses a tensor of a type that is not read, because it is wanted.
+/// Throws Error(io) because somebody asks for a tensor of a type that is not read.
 [[noreturn]] void refuse_type(const std::string& file, const std::string& tensor,
                               const std::string& type);
 
-/// Without a name: the only tensor.
+/// Reads the tensor of that name. Without a name, the file has to hold a single tensor.
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name);
-/// Throws Error(invalid_argument) for names that the format cannot hold, before anything is
-/// written.
+/// Writes the tensors with the largest elements first, so that all are aligned. Throws
+/// Error(invalid_argument) for names that the format cannot hold, before anything is written.
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors);
 
 }  // namespace attn::io

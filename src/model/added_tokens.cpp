@@ -33,7 +33,8 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
     begins_[static_cast<unsigned char>(token.text.front())] = true;
 }
 
-// Those that begin as the text does are neighbors: byte by byte they become fewer.
+// In the sorted list, the tokens that begin like the text are neighbors. Each byte of the text
+// narrows their range.
 const AddedToken* AddedTokens::longest_at(std::string_view text, bool match_special) const {
   const AddedToken* longest = nullptr;
   auto begin = tokens_.begin(), end = tokens_.end();
@@ -55,7 +56,7 @@ const AddedToken* AddedTokens::longest_at(std::string_view text, bool match_spec
 
 std::vector<AddedTokens::Part> AddedTokens::split(std::string_view text, bool match_special) const {
   std::vector<Part> parts;
-  std::size_t begin = 0;  // of what is not in a part yet
+  std::size_t begin = 0;  // everything before it is in a part
   for (std::size_t at = 0; at < text.size();) {
     const AddedToken* const token = begins_[static_cast<unsigned char>(text[at])]
                                         ? longest_at(text.substr(at), match_special)

@@ -1,4 +1,5 @@
-// Tokens that stand in a text as they are, and are found before anything else is done to it.
+// Added tokens, such as "<|im_end|>": they are found in a text as they are spelled, before the text
+// between them is split and merged.
 #pragma once
 
 #include <array>
@@ -14,9 +15,10 @@ struct AddedToken {
   std::int64_t id;
   std::string text;
   bool special = false;
-  bool takes_left = false, takes_right = false;  // white space before and after it belongs to it
-  bool single_word = false;                      // not inside a word
-  bool normalized = false;                       // found after the text's normalization, not before
+  bool takes_left = false;   // white space before it becomes a part of it
+  bool takes_right = false;  // white space after it becomes a part of it
+  bool single_word = false;  // it does not match inside a word
+  bool normalized = false;   // it is looked for after the text's normalization, not before
 };
 
 class AddedTokens {
@@ -24,12 +26,13 @@ class AddedTokens {
   AddedTokens() = default;
   explicit AddedTokens(std::vector<AddedToken> tokens);
 
-  /// A token, or text between tokens, which is not empty.
+  /// An added token with its id, or the text between two of them, which is not empty.
   struct Part {
     std::string_view text;
     std::optional<std::int64_t> id{};
   };
-  /// The text from the left, at each place the longest token.
+  /// Splits the text from left to right; where several tokens match, the longest one is taken.
+  /// Special tokens count as text if `match_special` is false.
   std::vector<Part> split(std::string_view text, bool match_special) const;
 
  private:

@@ -13,7 +13,7 @@ struct Alphabet {
   static constexpr int first_other = 0x100, max_others = 256;
 
   std::array<std::string, 256> characters;
-  std::array<int, first_other + max_others> bytes;  // by character; -1 for those of no byte
+  std::array<int, first_other + max_others> bytes;  // by character; -1 if it stands for no byte
 
   Alphabet() {
     bytes.fill(-1);
@@ -24,7 +24,7 @@ struct Alphabet {
       std::string& character = characters[static_cast<std::size_t>(byte)];
       if (code < 0x80) {
         character = static_cast<char>(code);
-      } else {  // all are below U+0800: two bytes of UTF-8
+      } else {  // a character below U+0800 is two bytes of UTF-8
         character = {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 0x3f))};
       }
     }

@@ -1,5 +1,5 @@
-// The alphabet of byte-level BPE: each byte as a character that can be seen, so that vocabularies
-// are readable JSON.
+// The alphabet of byte-level BPE (GPT-2): each byte has a printable character that stands for it,
+// so that a vocabulary is readable JSON.
 #pragma once
 
 #include <array>
@@ -9,11 +9,11 @@
 
 namespace attn::model {
 
-/// By byte, in UTF-8: the printable characters of Latin-1 stand for themselves, and the n-th other
-/// byte is U+0100 + n.
+/// The character of each byte, in UTF-8. Printable characters of Latin-1 stand for themselves, and
+/// the n-th of the other bytes is U+0100 + n.
 const std::array<std::string, 256>& byte_alphabet();
 
-/// The bytes that `text` spells; nothing if some character of it is not of the alphabet.
+/// The bytes that `text` spells; nothing if it holds a character outside of the alphabet.
 std::optional<std::string> spelled_bytes(std::string_view text);
 
 }  // namespace attn::model

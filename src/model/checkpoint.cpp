@@ -17,18 +17,19 @@ namespace {
 constexpr std::string_view single_file = "model.safetensors";
 constexpr std::string_view index_file = "model.safetensors.index.json";
 
-bool is_there(const fs::path& file) {
+bool file_exists(const fs::path& file) {
   std::error_code ignored;
   return fs::exists(file, ignored);
 }
 
-/// A file beside the index: an index from a stranger leads nowhere else.
+/// Whether a shard's name stays in the folder of the index. An index may be hostile, so that names
+/// with a path are refused.
 bool is_plain_name(const std::string& name) {
   return name.ends_with(".safetensors") && name.find_first_of("/\\") == std::string::npos &&
          name.find('\0') == std::string::npos;
 }
 
-/// Where the index says that each tensor is.
+/// The shard of each tensor, as the index has it.
 std::map<std::string, std::string> read_weight_map(const fs::path& file) {
   const io::JsonObject entries = io::JsonObject(file).object("weight_map");
   std::map<std::string, std::string> shards;
@@ -46,9 +47,9 @@ std::map<std::string, std::string> read_weight_map(const fs::path& file) {
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder.string()) {
   std::error_code error;
   if (!fs::is_directory(folder, error)) io::fail(folder_, "is no folder of a model");
-  if (is_there(folder / single_file)) {
+  if (file_exists(folder / single_file)) {
     open(folder / single_file);
-  } else if (is_there(folder / index_file)) {
+  } else if (file_exists(folder / index_file)) {
     open_shards(folder / index_file);
   } else {
     io::fail(folder_, fmt::format("holds neither {} nor {}", single_file, index_file));

@@ -12,16 +12,16 @@ using io::JsonObject;
 
 namespace {
 
-/// Products of two sizes are far from overflow.
+/// With this limit the product of two sizes is far from overflow.
 constexpr std::int64_t max_size = std::numeric_limits<std::int32_t>::max();
-/// No file bounds these two; they bound memory that is taken.
+/// The size of a file does not bound these two, which decide how much memory is allocated.
 constexpr std::int64_t max_layers = 10'000;
 constexpr std::int64_t max_positions = 1 << 24;
 constexpr double smallest = 1e-30;
 constexpr double max_theta = 1e15;
 constexpr double max_factor = 1e6;
 
-/// What differs between Llama's variant: values of missing keys.
+/// The default values that differ between the variants of Llama.
 struct LlamaVariant {
   std::string_view model_type;
   std::optional<std::int64_t> num_kv_heads;  // default: as many as query heads
@@ -43,7 +43,7 @@ float epsilon_or(const JsonObject& json, std::string_view key, double missing) {
   return static_cast<float>(json.number_or(key, missing, 0, 1));
 }
 
-/// null means none, as if the key had no default.
+/// Null means that the model has no such token, even if the key has a default.
 std::optional<std::int64_t> token_id(const JsonObject& json, std::string_view key,
                                      std::optional<std::int64_t> missing) {
   if (json.is_null(key)) return std::nullopt;
@@ -57,7 +57,7 @@ std::vector<std::int64_t> token_ids(const JsonObject& json, std::string_view key
   return id ? std::vector{*id} : std::vector<std::int64_t>{};
 }
 
-/// Weights that are stored in another form than their types say.
+/// The weights of a quantized model are codes, whatever their element type.
 void refuse_quantized(const JsonObject& json) {
   if (json.has("quantization_config"))
     json.unsupported("quantization_config", "f32, f16 or bf16 weights");
@@ -91,9 +91,8 @@ void set_scaling(const JsonObject& json, std::int64_t model_positions, RopeSetti
     rope.scaling = linear_scaling(json);
   else if (type == "llama3")
     rope.scaling = llama3_scaling(json, model_positions);
-  else if (type != "default" &&
-           type !=
-               "dynamic")  // dynamic scales positions beyond the model's own, where it is not run
+  // "dynamic" changes only positions beyond max_positions, which are refused anyway.
+  else if (type != "default" && type != "dynamic")
     json.unsupported(type_key, "default, dynamic, linear or llama3");
 }
 
@@ -101,7 +100,7 @@ double theta_or(const JsonObject& json, double missing) {
   return json.number_or("rope_theta", missing, smallest, max_theta);
 }
 
-/// Even, and at least one pair.
+/// The number of elements that are rotated, which is even and at least 2.
 std::int64_t rotary_dim(const JsonObject& json, std::int64_t head_dim) {
   constexpr std::string_view key = "partial_rotary_factor";
   const auto dim =
@@ -111,8 +110,8 @@ std::int64_t rotary_dim(const JsonObject& json, std::int64_t head_dim) {
   return dim;
 }
 
-/// Older files have rope_theta, rope_scaling and partial_rotary_factor beside each other, newer
-/// ones all of it in rope_parameters; what stands further inside goes before.
+/// Older files have rope_theta, rope_scaling and partial_rotary_factor at the top level, newer ones
+/// have them inside of rope_parameters. A value inside takes precedence.
 RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim,
                        std::int64_t model_positions) {
   RopeSettings rope;
@@ -130,8 +129,7 @@ RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim,
     if (parameters.has("partial_rotary_factor")) rope.rotary_dim = rotary_dim(parameters, head_dim);
     set_scaling(parameters, model_positions, rope);
   }
-  const std::int64_t turned = rope.rotary_dim.value_or(head_dim);
-  if (turned % 2 != 0)
+  if (rope.rotary_dim.value_or(head_dim) % 2 != 0)
     json.fail("head_dim " + std::to_string(head_dim) + " is odd; rotary positions need pairs");
   return rope;
 }
@@ -139,14 +137,14 @@ RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim,
 // ---------------------------------------------------------------------------------------------------------
 // sliding window
 
-/// A token sees itself and those before it, `width` in all.
+/// The window of a token that attends to itself and the tokens before it, `width` in all.
 Window window_of_width(std::int64_t width) { return {.left = width - 1, .right = {}}; }
 
 std::int64_t window_width(const JsonObject& json) {
   return json.integer_or("sliding_window", default_sliding_window, 1, max_size);
 }
 
-/// Whether the layers have a window; some with and some without are not supported.
+/// Whether the layers have a window. Models where only some layers have one are not supported.
 bool all_layers_slide(const JsonObject& json, std::int64_t num_layers) {
   constexpr std::string_view types_key = "layer_types", first_key = "max_window_layers";
   constexpr std::int64_t default_first = 28;
@@ -254,7 +252,7 @@ MlpKind gpt2_mlp(const JsonObject& json) {
 void read_gpt2(const JsonObject& json, ModelConfig& config) {
   constexpr std::int64_t default_positions = 1024, end_of_text = 50256;
   config.family = Family::gpt2;
-  // reorder_and_upcast_attn changes the order of rounding alone.
+  // reorder_and_upcast_attn is ignored, because it changes only the order of rounding.
   for (const char* key : {"scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {
     if (json.flag_or(key, false)) json.unsupported(key, "false");
   }

@@ -3,7 +3,7 @@
 namespace attn::model {
 namespace {
 
-constexpr TokenId gone = -1;
+constexpr TokenId merged_away = -1;
 
 }  // namespace
 
@@ -15,8 +15,8 @@ void Merges::consider(std::size_t left, Scratch& scratch) const {
   if (found != table_.end()) scratch.candidates.push({found->second.rank, left, left_id, right_id});
 }
 
-// A list of the tokens, and a queue of the pairs in it that merge. A pair that has changed since it
-// was queued is passed by.
+// The tokens are a linked list, and the pairs of it that can merge are in a priority queue. A pair
+// of which one token has been merged since is skipped when it comes to the front.
 void Merges::append(std::span<const TokenId> word, Scratch& scratch,
                     std::vector<std::int64_t>& ids) const {
   std::vector<Node>& nodes = scratch.nodes;
@@ -34,7 +34,7 @@ void Merges::append(std::span<const TokenId> word, Scratch& scratch,
     Node& right = nodes[left.next];
     left.id = table_.find(key(best.left, best.right))->second.merged;
     left.next = right.next;
-    right.id = gone;
+    right.id = merged_away;
     if (left.next != nodes.size()) nodes[left.next].previous = best.place;
     if (left.previous != nodes.size()) consider(left.previous, scratch);
     consider(best.place, scratch);

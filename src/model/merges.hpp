@@ -1,4 +1,5 @@
-// Byte pair encoding: neighboring tokens are merged in the order that training found.
+// Byte pair encoding (Sennrich et al., arXiv:1508.07909): neighboring tokens are merged, in the
+// order in which training found the merges.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +11,13 @@
 
 namespace attn::model {
 
-/// Ids as merging keeps them: two make a key.
+/// Two of these make one 64-bit key of the table.
 using TokenId = std::int32_t;
 
 class Merges {
   struct Candidate {
     std::uint32_t rank;
-    std::size_t place;  // of the left one
+    std::size_t place;  // of the left token
     TokenId left, right;
   };
   struct Later {
@@ -30,7 +31,7 @@ class Merges {
   };
 
  public:
-  /// Memory that calls one after another share.
+  /// Memory that one call after another can use.
   class Scratch {
     friend class Merges;
     std::vector<Node> nodes;
@@ -38,11 +39,12 @@ class Merges {
   };
 
   void reserve(std::size_t count) { table_.reserve(count); }
-  /// The lowest rank is merged first. Of a pair that comes twice, the last counts.
+  /// The merge of lowest rank is done first. If a pair is added twice, the last one counts.
   void add(TokenId left, TokenId right, std::uint32_t rank, TokenId merged) {
     table_[key(left, right)] = {rank, merged};
   }
-  /// Appends what is left of `word` when nothing more can be merged. n tokens take O(n log n).
+  /// Merges the tokens of `word` until no pair is in the table, and appends what is left to `ids`.
+  /// n tokens take O(n log n).
   void append(std::span<const TokenId> word, Scratch& scratch,
               std::vector<std::int64_t>& ids) const;
 

@@ -16,10 +16,10 @@
 namespace attn::model {
 namespace {
 
-/// Of the patterns in use, the longest has some 500 bytes.
+/// The longest pattern in use has some 500 bytes.
 constexpr std::size_t max_pattern_size = 16384;
-/// A step is a place to which the engine may come back. Runs of one kind of character may take one
-/// or two for each byte; patterns whose steps multiply run out of these soon.
+/// A step is a position to which the engine may backtrack. A run of one kind of character takes one
+/// or two for each byte. A pattern whose backtracking multiplies exceeds the limit soon.
 constexpr std::uint64_t min_steps = 10'000, steps_per_byte = 16;
 constexpr std::uint32_t max_heap_kibibytes = 65536;
 
@@ -73,7 +73,7 @@ Regex::Regex(const std::string& file, std::string_view pattern, PatternKind kind
     code->fail(fmt::format("has {} bytes; at most {} are read", pattern.size(), max_pattern_size));
   int error = 0;
   PCRE2_SIZE place = 0;
-  // Matches are looked for place by place, so that the limit of steps holds for each.
+  // A match is tried at one position at a time, so that the limit of steps holds for each of them.
   const std::uint32_t options =
       PCRE2_UTF | PCRE2_ANCHORED |
       (kind == PatternKind::literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
@@ -83,7 +83,7 @@ Regex::Regex(const std::string& file, std::string_view pattern, PatternKind kind
     code->fail(
         fmt::format("is no regular expression: {} at its byte {}", message_of(error), place));
   pcre2_jit_compile(code->compiled.get(),
-                    PCRE2_JIT_COMPLETE);  // where it cannot, patterns are interpreted
+                    PCRE2_JIT_COMPLETE);  // if this fails, the pattern is interpreted
   code_ = std::move(code);
 }
 
@@ -109,7 +109,7 @@ std::vector<Range> Regex::find_all(std::string_view text) const {
     if (result < 0 && result != PCRE2_ERROR_NOMATCH)
       code_->fail(fmt::format("cannot be matched: {}", message_of(result)));
     const Range range = result < 0 ? Range{at, at} : Range{found[0], found[1]};
-    // \K can move a match's beginning anywhere.
+    // A pattern with \K can move the beginning of a match, even backward.
     if (range.begin < at || range.begin > range.end)
       code_->fail("moves the beginning of a match to where none can be");
     const bool follows = !matches.empty() && matches.back().end == range.end;

@@ -1,4 +1,5 @@
-// Regular expressions of tokenizer.json, with limits. Nothing else includes PCRE2's header.
+// Regular expressions of tokenizer.json, matched by PCRE2 with limits. No other file includes
+// PCRE2.
 #pragma once
 
 #include <cstddef>
@@ -16,16 +17,16 @@ struct Range {
 
 enum class PatternKind { literal, expression };
 
-/// Unicode's properties hold for \s, \d, \w and letters' cases. The patterns were written for other
-/// engines than PCRE2; \s is one character wider here, U+180E, which was a space until Unicode 6.3.
+/// \s, \d, \w and the cases of letters follow Unicode. The patterns were written for other engines;
+/// the one difference is that \s of PCRE2 also matches U+180E, a space until Unicode 6.3.
 class Regex {
  public:
-  /// Throws Error(io), naming `file`, for a pattern that is none or too large.
+  /// Throws Error(io), which names `file`, if the pattern is malformed or too large.
   Regex(const std::string& file, std::string_view pattern, PatternKind kind);
 
-  /// All matches in valid UTF-8, from the left, none overlapping. Empty matches count, but not
-  /// right after another. Throws Error(io), naming the file, if one takes more steps than any sound
-  /// pattern.
+  /// All matches in valid UTF-8, from left to right, without overlap. Empty matches count, unless
+  /// they begin where another match ends. Throws Error(io), which names the file, if the pattern
+  /// takes too many steps.
   std::vector<Range> find_all(std::string_view text) const;
 
  private:

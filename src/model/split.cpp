@@ -11,7 +11,7 @@ struct Piece {
   bool is_match;
 };
 
-/// Matches and what lies between them, in their order.
+/// The matches and the text between them, in the order of the text.
 std::vector<Piece> cut(std::string_view text, const std::vector<Range>& matches, bool invert) {
   std::vector<Piece> pieces;
   std::size_t end = 0;
@@ -24,7 +24,7 @@ std::vector<Piece> cut(std::string_view text, const std::vector<Range>& matches,
   return pieces;
 }
 
-/// Whether `piece` joins the one before it, where that stands in the order of the text.
+/// Whether `piece` is joined to the piece before it.
 bool joins(SplitBehavior behavior, const Piece& before, const Piece& piece) {
   switch (behavior) {
     case SplitBehavior::merged_with_previous: return piece.is_match && !before.is_match;

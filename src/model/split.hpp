@@ -1,4 +1,4 @@
-// How text is cut into the pieces within which tokens are merged.
+// Splits text into pieces. Tokens are merged only inside a piece.
 #pragma once
 
 #include <string_view>
@@ -8,25 +8,25 @@
 
 namespace attn::model {
 
-/// What becomes of the matches of a pattern. "a-b" cut at "-":
+/// What happens to the matches of a pattern. If "a-b" is split at "-", the pieces are:
 enum class SplitBehavior {
   removed,               // "a" "b"
   isolated,              // "a" "-" "b"
   merged_with_previous,  // "a-" "b"
   merged_with_next,      // "a" "-b"
-  contiguous,            // as isolated, but neighboring matches are one piece
+  contiguous,            // like isolated, but matches that touch become one piece
 };
 
 struct Split {
   Regex pattern;
   SplitBehavior behavior;
-  bool invert = false;  // what lies between the matches counts as the matches
+  bool invert = false;  // swap the roles of matches and of the text between them
 
   /// The pieces of valid UTF-8, none of them empty.
   std::vector<std::string_view> operator()(std::string_view text) const;
 };
 
-/// The pieces that each of `splits` in turn leaves.
+/// Applies the splits one after another, each to the pieces of the one before.
 std::vector<std::string_view> split_all(const std::vector<Split>& splits, std::string_view text);
 
 }  // namespace attn::model

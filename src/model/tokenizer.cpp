@@ -20,7 +20,9 @@ struct Tokenizer::Parts : model::TokenizerFile {
 
 namespace {
 
-/// One call of encode: from the whole text down to words, each step hands its pieces to the next.
+/// One call of encode. Each function splits its text and hands the parts to the next: text() at
+/// added tokens, bytes() where UTF-8 is broken, characters() at the file's patterns, byte_level()
+/// at GPT-2's; word() merges.
 class Encoder {
  public:
   Encoder(const model::TokenizerFile& file, bool match_special)
@@ -39,7 +41,8 @@ class Encoder {
   }
 
  private:
-  /// Patterns and normal forms are of characters, so bytes that are none stand apart.
+  /// Patterns and normal forms are defined for characters, so that a run of bytes that are not
+  /// UTF-8 becomes a word by itself.
   void bytes(std::string_view text) {
     for (bool first = true; !text.empty(); first = false) {
       const std::size_t valid = model::valid_size(text);

@@ -18,15 +18,15 @@ using io::in_quotes;
 using io::JsonObject;
 using nlohmann::json;
 
-/// Vocabularies have up to some 260,000 tokens.
+/// The largest vocabularies in use have some 260,000 tokens.
 constexpr std::int64_t max_id = (1 << 20) - 1;
-/// Of steps in a list of them, and of tokens around a text.
+/// Limits of the steps in a list of them, and of the tokens on one side of a text.
 constexpr std::size_t max_steps = 64, max_around = 64;
 
 constexpr std::string_view gpt2_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-/// Tokens of the model by their text in the file, which they point to.
+/// The model's tokens by their text. The views point into the parsed file.
 using Vocabulary = std::unordered_map<std::string_view, TokenId>;
 
 bool is_text(const JsonObject& object, std::string_view key, std::string_view text) {
@@ -88,10 +88,10 @@ void read_merges(const JsonObject& model, const Vocabulary& vocabulary, Tokenize
   std::uint32_t number = 0;
   for (const json& merge : merges) {
     const std::uint32_t rank = number++;
-    // Lists that began as GPT-2's merges.txt may still have its first line.
+    // A list that was made from GPT-2's merges.txt may still have the first line of that file.
     if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
     const std::pair<std::string, std::string> sides = sides_of(model, merge, rank);
-    const auto& left = sides.first;  // lambdas of Clang 14 take no structured bindings
+    const auto& left = sides.first;  // lambdas of Clang 14 cannot capture structured bindings
     const auto& right = sides.second;
     const auto id_of = [&](const std::string& text) {
       const auto found = vocabulary.find(text);
@@ -114,9 +114,9 @@ void read_unknown(const JsonObject& model, const Vocabulary& vocabulary, Tokeniz
   file.unknown = found->second;
 }
 
-/// Returns the model's tokens, which point into it.
+/// Returns the model's tokens, whose texts are views into `model`.
 Vocabulary read_model(const JsonObject& model, TokenizerFile& file) {
-  // GPT-2's own file names no type.
+  // The file of GPT-2 has no type.
   if (model.has("type") && model.text("type") != "BPE") model.unsupported("type", "BPE");
   for (const char* const affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (model.has(affix) && !model.text(affix).empty()) model.unsupported(affix, "none");
@@ -189,8 +189,8 @@ void index_added_tokens(TokenizerFile& file) {
   file.added_after = AddedTokens(std::move(after));
 }
 
-/// The steps of `root`'s part `key`, one after another: those of a Sequence, which lists them under
-/// `list`, are taken out of it.
+/// Appends the steps that `object` stands for: the object itself or, if it is a Sequence, the steps
+/// in its list `list`.
 void collect_steps(const JsonObject& object, std::string_view list,
                    std::vector<JsonObject>& steps) {
   if (object.text("type") != "Sequence") {

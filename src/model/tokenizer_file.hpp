@@ -1,4 +1,5 @@
-// tokenizer.json, read and checked.
+// tokenizer.json of Hugging Face's tokenizers, read and checked.
+// Format: https://huggingface.co/docs/tokenizers
 #pragma once
 
 #include <array>
@@ -15,31 +16,31 @@
 
 namespace attn::model {
 
-/// The last step of the pre_tokenizer.
+/// The ByteLevel step, which is the last one of the pre_tokenizer.
 struct ByteLevel {
   bool add_prefix_space = false;
-  std::optional<Split> split;  // GPT-2's pattern
+  std::optional<Split> split;  // by GPT-2's pattern
 };
 
 struct TokenizerFile {
   std::string name;
 
-  // Of the model.
-  std::vector<std::string> pieces;  // bytes by id; an empty one is no token
+  // From the part "model".
+  std::vector<std::string> pieces;  // the bytes of each id; empty if the id is no token
   std::array<std::optional<TokenId>, 256> byte_ids;
-  std::optional<TokenId> unknown;  // for bytes without a token
-  bool fuse_unknown = false;       // one for a run of them
+  std::optional<TokenId> unknown;  // stands for bytes without a token
+  bool fuse_unknown = false;       // a run of such bytes becomes one token
   Merges merges;
-  std::unordered_map<std::string, TokenId>
-      whole_pieces;  // taken without merging; empty unless ignore_merges
+  /// Pieces that become a token without merging; empty unless ignore_merges is set.
+  std::unordered_map<std::string, TokenId> whole_pieces;
 
   std::vector<AddedToken> added;
-  AddedTokens added_before, added_after;  // normalization
+  AddedTokens added_before, added_after;  // those that are found before and after normalization
   std::vector<bool> special;              // by id
   bool nfc = false;
   std::vector<Split> splits;
   ByteLevel byte_level;
-  std::vector<std::int64_t> before, after;  // what the post_processor puts around a text
+  std::vector<std::int64_t> before, after;  // ids that the post_processor puts around a text
 
   bool names(std::int64_t id) const {
     return id >= 0 && static_cast<std::size_t>(id) < pieces.size() &&
@@ -47,7 +48,8 @@ struct TokenizerFile {
   }
 };
 
-/// Throws Error(io) or Error(unsupported), naming the file.
+/// Throws Error(io) for a broken file and Error(unsupported) for parts that the library lacks, both
+/// with the name of the file.
 TokenizerFile read_tokenizer_file(const std::filesystem::path& path);
 
 }  // namespace attn::model

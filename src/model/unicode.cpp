@@ -94,7 +94,7 @@ std::string to_nfc(std::string_view text) {
   const utf8proc_ssize_t size =
       utf8proc_map(bytes_of(text), static_cast<utf8proc_ssize_t>(text.size()), &composed, options);
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-  if (size < 0) throw std::bad_alloc();  // of valid text, memory is all that can be missing
+  if (size < 0) throw std::bad_alloc();  // no other error is possible for valid text
   return {reinterpret_cast<const char*>(composed), static_cast<std::size_t>(size)};
 }
 

@@ -1,4 +1,4 @@
-// Characters: what the tokenizer needs to know of Unicode. Nothing else includes utf8proc's header.
+// What the tokenizer needs to know of Unicode, from utf8proc. No other file includes utf8proc.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@
 
 namespace attn::model {
 
-/// A character at the beginning or the end of a text; of no size where none stands there, or no
-/// UTF-8.
+/// The character at the beginning or the end of a text. Its size, in bytes, is 0 if the text is
+/// empty or is not UTF-8 there.
 struct Character {
   std::int32_t code = 0;
   std::size_t size = 0;
@@ -17,17 +17,17 @@ struct Character {
 Character first_character(std::string_view text) noexcept;
 Character last_character(std::string_view text) noexcept;
 
-/// Unicode's White_Space.
+/// Whether the character has Unicode's property White_Space.
 bool is_space(const Character& character) noexcept;
-/// What \w matches: letters, marks, digits, connectors and joiners.
+/// Whether \w matches the character: letters, marks, digits, connectors and joiners.
 bool is_word(const Character& character) noexcept;
 
-/// Bytes from the beginning that are UTF-8.
+/// The number of bytes at the beginning that are valid UTF-8.
 std::size_t valid_size(std::string_view text) noexcept;
-/// Bytes from the beginning that belong to no character of UTF-8.
+/// The number of bytes at the beginning before the first that starts a valid character.
 std::size_t invalid_size(std::string_view text) noexcept;
 
-/// Normal form C of valid UTF-8.
+/// Unicode's normal form C (UAX #15). `text` has to be valid UTF-8.
 std::string to_nfc(std::string_view text);
 
 }  // namespace attn::model
