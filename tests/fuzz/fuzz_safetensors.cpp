@@ -1,4 +1,4 @@
-// .safetensors files: read or mapped, or refused with Error; nothing else.
+// A .safetensors file is read and mapped, or refused with Error.
 #include <attn/error.hpp>
 #include <attn/io.hpp>
 
@@ -27,12 +27,12 @@ void read(const attn::test::ScratchFile& file) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const attn::test::ScratchFile file(".safetensors");
+  static const attn::test::ScratchFile file("x.safetensors");
   file.write(data, size);
   read(file);
 
-  // Once more with the size that its header has: most changes would go no further than to
-  // contradict it.
+  // Most changes make the header longer or shorter, and its stated size wrong. The input is read
+  // once more with the right size, so that they reach what comes after that check.
   std::string corrected(reinterpret_cast<const char*>(data), size);
   constexpr std::string_view last = "}}";
   constexpr std::size_t begin = sizeof(std::uint64_t);

@@ -1,35 +1,36 @@
-# The readers against changed files. Sanitizers see what goes wrong in them, so there it gets most of the time.
-#   fuzz_NAME SECONDS SEED FILE...   the project's own driver
-# Clang has a better one: with -DATTN_LIBFUZZER=ON and Clang, fuzz_NAME is libFuzzer's program, which takes a folder of samples.
-option(ATTN_LIBFUZZER "Build the fuzz targets for libFuzzer, which needs Clang" OFF)
-set(fuzz_seconds 1)
-if(ATTN_SANITIZE)
-  set(fuzz_seconds 20)
+# The readers of files against broken ones. A target is fuzz_NAME.cpp, its corpus is in corpus/NAME (make_corpus.py makes it).
+# In the suite each file of the corpus runs once. With ATTN_LIBFUZZER, which needs Clang, fuzz_NAME is a program of libFuzzer that
+# changes them for as long as it is told; the preset `fuzz` instruments the libraries too. README.md in this folder shows how.
+option(ATTN_LIBFUZZER "Build the fuzz targets with libFuzzer, which needs Clang" OFF)
+
+if(ATTN_LIBFUZZER)
+  # Readers run no kernel, and the instrumented kernels would take most of the time to compile.
+  get_target_property(kernels attn SOURCES)
+  list(FILTER kernels INCLUDE REGEX "/kernels/[a-z0-9_]+[.]cpp$")
+  set_property(SOURCE ${kernels} TARGET_DIRECTORY attn APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=all)
 endif()
 
+add_custom_target(fuzz_targets)
 function(attn_fuzz_test name library)
   add_executable(fuzz_${name} fuzz/fuzz_${name}.cpp)
   target_include_directories(fuzz_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_link_libraries(fuzz_${name} PRIVATE attn_settings ${library})
+  add_dependencies(fuzz_targets fuzz_${name})
+  set(corpus ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name})
   if(ATTN_LIBFUZZER)
-    target_compile_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
     target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
-    return()
+    attn_register_test(fuzz.${name} fuzz_${name} -runs=0 ${corpus})
+  else()
+    target_sources(fuzz_${name} PRIVATE fuzz/replay.cpp)
+    attn_register_test(fuzz.${name} fuzz_${name} ${corpus})
   endif()
-  target_sources(fuzz_${name} PRIVATE fuzz/driver.cpp)
-  attn_register_test(fuzz.${name} fuzz_${name} ${fuzz_seconds} 1 ${ARGN})
-  set_tests_properties(fuzz.${name} PROPERTIES COST 50)  # first, or the last one runs alone
 endfunction()
 
-set(data ${PROJECT_SOURCE_DIR}/data)
-set(test_data ${CMAKE_CURRENT_SOURCE_DIR}/data)
 if(ATTN_BUILD_IO)
-  attn_fuzz_test(npy attn::io ${data}/decode_k.npy ${data}/decode_q.npy ${data}/padded_mask.npy)
-  attn_fuzz_test(safetensors attn::io ${test_data}/qwen3_tiny/model-00001-of-00002.safetensors
-                 ${test_data}/qwen3_tiny/model-00002-of-00002.safetensors)
+  attn_fuzz_test(npy attn::io)
+  attn_fuzz_test(safetensors attn::io)
 endif()
 if(ATTN_BUILD_MODEL)
-  set(tokenizer ${test_data}/tokenizers/tokenizer)
-  attn_fuzz_test(tokenizer attn::model ${tokenizer}_small.json ${tokenizer}_small.json ${tokenizer}_gpt2.json ${tokenizer}_llama3.json
-                 ${tokenizer}_qwen.json)
+  attn_fuzz_test(config attn::model)
+  attn_fuzz_test(tokenizer attn::model)
 endif()

@@ -1,16 +1,17 @@
-// tokenizer.json: read, or refused with Error; and what is read encodes and decodes.
+// A tokenizer.json is read, or refused with Error; a tokenizer that was read encodes and decodes.
 #include <attn/error.hpp>
 #include <attn/tokenizer.hpp>
 
 #include <algorithm>
-#include <cstdlib>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "fuzz/scratch_file.hpp"
 
 namespace {
 
-/// Each id that encode returns is one that decode knows.
+/// Whatever ids encode returns, decode knows them.
 void use(const attn::Tokenizer& tokenizer, const std::string& text) {
   std::vector<std::int64_t> ids;
   try {
@@ -24,7 +25,7 @@ void use(const attn::Tokenizer& tokenizer, const std::string& text) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const attn::test::ScratchFile file(".json");
+  static const attn::test::ScratchFile file("tokenizer.json");
   constexpr std::size_t max_text_size = 200;
   file.write(data, size);
   std::optional<attn::Tokenizer> tokenizer;

@@ -1,4 +1,4 @@
-// The readers take names of files: an input becomes a file, in memory where that is possible.
+// The readers take names of files, so an input is written to a file before it is read.
 #pragma once
 
 #include <unistd.h>
@@ -9,34 +9,45 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 
 namespace attn::test {
 
+/// A file in a folder of its own, in memory where the system has a file system there. Both are
+/// removed at the end.
 class ScratchFile {
  public:
-  explicit ScratchFile(const std::string& suffix) {
+  explicit ScratchFile(const std::string& name) {
     namespace fs = std::filesystem;
     const fs::path memory = "/dev/shm";
-    const fs::path folder =
+    const fs::path parent =
         ::access(memory.c_str(), W_OK) == 0 ? memory : fs::temp_directory_path();
-    name_ = (folder / ("attn-fuzz-" + std::to_string(::getpid()) + suffix)).string();
+    folder_ = parent / ("attn-fuzz-" + std::to_string(::getpid()));
+    fs::create_directory(folder_);
+    file_ = (folder_ / name).string();
   }
   ScratchFile(const ScratchFile&) = delete;
   ScratchFile& operator=(const ScratchFile&) = delete;
-  ~ScratchFile() { std::remove(name_.c_str()); }
+  ~ScratchFile() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
 
-  const std::string& name() const { return name_; }
+  const std::filesystem::path& folder() const { return folder_; }
+  const std::string& name() const { return file_; }
   void write(const std::uint8_t* data, std::size_t size) const {
-    std::remove(name_.c_str());
-    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(name_.c_str(), "wb"),
+    // A mapping of the file before may still be read, so a new file takes its place.
+    std::remove(file_.c_str());
+    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(file_.c_str(), "wb"),
                                                                   &std::fclose);
     if (!file || std::fwrite(data, 1, size, file.get()) != size)
-      throw std::filesystem::filesystem_error("scratch file", name_,
+      throw std::filesystem::filesystem_error("scratch file", file_,
                                               std::make_error_code(std::errc::io_error));
   }
 
  private:
-  std::string name_;
+  std::filesystem::path folder_;
+  std::string file_;
 };
 
 }  // namespace attn::test

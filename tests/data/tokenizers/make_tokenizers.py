@@ -282,20 +282,6 @@ def qwen():
     return tokenizer, file_of(tokenizer.model(pairs=False), tokens, split_by(LATER.replace("DIGITS", r"\p{N}")), {"type": "NFC"}, byte_level())
 
 
-def small():
-    """A bit of everything that a file may hold, in few bytes, for others to change."""
-    model = Tokenizer(gpt2_word, [], [("t", "h"), ("th", "e"), ("Ġ", "the")]).model(pairs=True)
-    model |= {"vocab": {text: id for id, text in enumerate([*"abcdehtĠ!1?Ċ", "th", "the", "Ġthe"])}, "unk_token": "?", "fuse_unk": True}
-    tokens = [added(20, "<s>"), added(21, "</s>", lstrip=True, rstrip=True), added(22, "bed", False, True, single_word=True)]
-    steps = [{"type": "Split", "pattern": {"Regex": "(?i:d)|\\p{L}+"}, "behavior": "MergedWithPrevious", "invert": True},
-             {"type": "Split", "pattern": {"String": "!"}, "behavior": "Contiguous", "invert": False},
-             {"type": "Digits", "individual_digits": True}, byte_level(add_prefix_space=True, use_regex=True)]
-    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    template = {"type": "TemplateProcessing", "single": single, "special_tokens": {"<s>": {"id": "<s>", "ids": [20], "tokens": ["<s>"]}}}
-    normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
-    return file_of(model, tokens, {"type": "Sequence", "pretokenizers": steps}, normalizer, template)
-
-
 TEXTS = [
     "", " ", "a", "The end", " the lighthouse", "the lighthouse", "It's I'm we'll THEY'VE she'D 'tis '\u017f 'S", "don't  stop   ",
     "1 12 123 1234 12345678 2024-11-25 3.14159 \u0664\u0665 \u2167\u00bd",
@@ -327,7 +313,6 @@ def write(path, value):
 def main():
     texts = [text.encode() for text in TEXTS + random_texts(40)] + BYTES
     expected = {}
-    write(FOLDER / "tokenizer_small.json", small())
     for name, make in {"gpt2": gpt2, "llama3": llama3, "qwen": qwen}.items():
         tokenizer, file = make()
         write(FOLDER / f"tokenizer_{name}.json", file)
