@@ -2,14 +2,10 @@
 
 #include <algorithm>
 
+#include "tensor/indexing.hpp"
+
 namespace attn::detail {
 namespace {
-
-Dims remove_dim(const Dims& dims, int dim) {
-  std::int64_t kept[Dims::max_rank] = {};
-  std::copy(dims.begin() + dim + 1, dims.end(), std::copy(dims.begin(), dims.begin() + dim, kept));
-  return {kept, dims.rank() - 1};
-}
 
 Dims after(std::int64_t first, const Dims& dims) {
   std::int64_t all[Dims::max_rank] = {first};

@@ -20,7 +20,7 @@
 #include <limits>
 
 #include "attention/probabilities.hpp"
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
 
 namespace attn::detail {
 namespace {

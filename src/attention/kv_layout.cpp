@@ -1,4 +1,5 @@
 #include "attention/kv_layout.hpp"
+#include "tensor/indexing.hpp"
 
 #include <algorithm>
 #include <limits>

@@ -8,7 +8,8 @@
 
 #include "attention/problem.hpp"
 #include "attention/visibility.hpp"
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 

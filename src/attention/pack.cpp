@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "attention/run.hpp"
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
 
 namespace attn::detail {
 

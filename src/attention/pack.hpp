@@ -5,8 +5,8 @@
 #include "attention/plan.hpp"
 #include "attention/visibility.hpp"
 #include "attention/workspace.hpp"
+#include "iterate/row.hpp"
 #include "kernels/kernels.hpp"
-#include "kernels/rows.hpp"
 
 namespace attn::detail {
 

@@ -5,8 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "iterate/row.hpp"
 #include "kernels/kernels.hpp"
-#include "kernels/rows.hpp"
 
 namespace attn::detail {
 

@@ -19,7 +19,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
 
 namespace attn::detail {
 namespace {

@@ -66,7 +66,5 @@ AttentionOptions with_lengths(const AttentionTensors& tensors, const AttentionOp
 std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch);
 /// p - i of the header's drawing for a batch entry with that many queries and keys.
 std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length);
-/// An element of an i32 or i64 vector.
-std::int64_t integer_at(const TensorView& vector, std::int64_t index) noexcept;
 
 }  // namespace attn::detail

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
 
 namespace attn::detail {
 namespace {

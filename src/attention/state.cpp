@@ -13,7 +13,7 @@
 #include <limits>
 #include <string>
 
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
 #include "kernels/select.hpp"
 #include "tensor/checks.hpp"
 

@@ -9,6 +9,7 @@
 
 #include "attention/problem.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {
@@ -41,11 +42,6 @@ void check_places(const AttentionTensors& t) {
                 "mask is given with q_offsets: sequences of different lengths have no common mask "
                 "(causal, window and mask_mod work)");
   }
-}
-
-void require_integers(const char* name, const TensorView& tensor) {
-  if (tensor.dtype == DType::i32 || tensor.dtype == DType::i64) return;
-  reject(fmt::format("{} has type {}; it needs i32 or i64", name, name_of(tensor.dtype)));
 }
 
 std::int64_t sequences_of(const char* name, const TensorView& offsets) {
@@ -440,12 +436,6 @@ DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes) {
 
 std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch) {
   return tensors.kv_lens.absent() ? sizes.kv_len : integer_at(tensors.kv_lens, batch);
-}
-
-std::int64_t integer_at(const TensorView& vector, std::int64_t index) noexcept {
-  const std::int64_t at = index * vector.strides[0];
-  return vector.dtype == DType::i32 ? static_cast<const std::int32_t*>(vector.data)[at]
-                                    : static_cast<const std::int64_t*>(vector.data)[at];
 }
 
 std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length) {

@@ -9,8 +9,8 @@
 #include <optional>
 #include <vector>
 
+#include "iterate/row.hpp"
 #include "kernels/kernels.hpp"
-#include "kernels/rows.hpp"
 
 namespace attn::detail {
 

@@ -1,13 +1,15 @@
-// Functions of single elements.
+// Activations: functions of single elements.
 #include <attn/functional.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 
-#include "functional/elements.hpp"
-#include "softmax/arguments.hpp"
+#include "iterate/elements.hpp"
+#include "iterate/execution.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn {
@@ -17,10 +19,12 @@ namespace {
 /// A kernel, as a member of the table of any instruction set.
 using Activation = void (*kernels::Kernels::*)(const float* src, std::int64_t count, float* dst);
 
-constexpr std::int64_t at_once = 2048;  // elements that stay in L1, staged ones included
+/// Elements that stay in the L1 cache together with their staging memory.
+constexpr std::int64_t chunk_size = 2048;
+using ChunkMemory = std::array<float, chunk_size>;
 
-/// The dims by their strides, the greatest first: elements come in any order, so the one in which
-/// they are written in memory.
+/// The dims in the order of decreasing strides. The order in which elements are processed is free,
+/// so outputs are written in the order of memory.
 Dims order_in_memory(const Dims& strides) {
   Dims order = strides;
   for (int dim = 0; dim < strides.rank(); ++dim) order[dim] = dim;
@@ -32,25 +36,30 @@ Dims order_in_memory(const Dims& strides) {
   return order;
 }
 
+/// Calls f(first, count) for each chunk of 0 <= index < size.
+template <class F>
+void for_each_chunk(std::int64_t size, int num_threads, F&& f) {
+  parallel_for(threads_for(size, num_threads), divide_up(size, chunk_size),
+               [&](std::int64_t chunk) {
+                 const std::int64_t first = chunk * chunk_size;
+                 f(first, std::min(chunk_size, size - first));
+               });
+}
+
 void activate(const TensorView& x, const MutableTensorView& y, const Execution& execution,
               Activation activation) {
   require_float("x", x);
   require_data("x", x);
   require_output_like("y", y, "x", x);
-  const ResolvedExecution resources = resolve(execution);
+  const ResolvedExecution resolved = resolve(execution);
   const Dims order = order_in_memory(y.strides);
-  const InAndOut elements{Elements(x.permuted(order)), Elements(y.permuted(order))};
-  const std::int64_t size = x.size();
-  const auto kernel = resources.kernels.*activation;
-  parallel_for(threads_for(size, resources.num_threads), (size + at_once - 1) / at_once,
-               [&](std::int64_t index) {
-                 std::array<float, at_once> x_staging, y_staging;
-                 const Staging staging{resources.kernels, x_staging.data(), y_staging.data()};
-                 const std::int64_t first = index * at_once,
-                                    count = std::min(at_once, size - first);
-                 elements.apply(first, count, staging,
-                                [&](const float* src, float* dst) { kernel(src, count, dst); });
-               });
+  const InputAndOutput elements{Elements(x.permuted(order)), Elements(y.permuted(order))};
+  const auto kernel = resolved.kernels.*activation;
+  for_each_chunk(x.size(), resolved.num_threads, [&](std::int64_t first, std::int64_t count) {
+    ChunkMemory x_staging, y_staging;
+    elements.apply(first, count, {resolved.kernels, x_staging.data(), y_staging.data()},
+                   [&](const float* src, float* dst) { kernel(src, count, dst); });
+  });
 }
 
 }  // namespace
@@ -71,26 +80,17 @@ void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorVie
   require_data("gate", gate);
   require_input_like("up", up, "gate", gate);
   require_output_like("y", y, "gate", gate);
-  const ResolvedExecution resources = resolve(execution);
+  const ResolvedExecution resolved = resolve(execution);
   const Dims order = order_in_memory(y.strides);
-  const InAndOut elements{Elements(gate.permuted(order)), Elements(y.permuted(order))};
-  const Elements factors(up.permuted(order));
-  const std::int64_t size = gate.size();
-  parallel_for(threads_for(size, resources.num_threads), (size + at_once - 1) / at_once,
-               [&](std::int64_t index) {
-                 std::array<float, at_once> gate_staging, up_staging, y_staging;
-                 const Staging staging{resources.kernels, gate_staging.data(), y_staging.data()};
-                 const std::int64_t first = index * at_once,
-                                    count = std::min(at_once, size - first);
-                 const float* factor = factors.in_place(first, count);
-                 if (factor == nullptr) {
-                   factors.read(first, count, resources.kernels, up_staging.data());
-                   factor = up_staging.data();
-                 }
-                 elements.apply(first, count, staging, [&](const float* src, float* dst) {
-                   resources.kernels.swiglu(src, factor, count, dst);
-                 });
-               });
+  const InputAndOutput elements{Elements(gate.permuted(order)), Elements(y.permuted(order))};
+  const Elements ups(up.permuted(order));
+  for_each_chunk(gate.size(), resolved.num_threads, [&](std::int64_t first, std::int64_t count) {
+    ChunkMemory gate_staging, up_staging, y_staging;
+    const float* const up_floats = ups.as_floats(first, count, resolved.kernels, up_staging.data());
+    elements.apply(
+        first, count, {resolved.kernels, gate_staging.data(), y_staging.data()},
+        [&](const float* src, float* dst) { resolved.kernels.swiglu(src, up_floats, count, dst); });
+  });
 }
 
 }  // namespace attn

@@ -1,17 +1,17 @@
-// Norms of rows. A row is read three times, for its mean, its deviation and its result; one of less
-// than some 100,000 elements comes from the cache after the first time.
+// Norms of rows. A row is read three times: for its mean, for its variance and for its result. A
+// row of fewer than about 100,000 elements is in a cache after the first time.
 #include <attn/functional.hpp>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <optional>
 
-#include "functional/elements.hpp"
-#include "softmax/arguments.hpp"
-#include "softmax/slices.hpp"
+#include "iterate/elements.hpp"
+#include "iterate/slices.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn {
@@ -28,8 +28,8 @@ int checked_row_dim(const TensorView& x, const MutableTensorView& y, const NormO
   return checked_dim("x", x, options.dim);
 }
 
-/// The same elements in more dims: a dim that is not there, or of one element, is repeated. Nothing
-/// if that does not do.
+/// A view of the tensor in a broadcast shape, where dims that it lacks or whose extent is 1 repeat
+/// its elements. No value if it does not broadcast to the shape.
 std::optional<TensorView> broadcast_to(const TensorView& tensor, const Dims& shape) {
   const int missing = shape.rank() - tensor.rank();
   if (missing < 0) return std::nullopt;
@@ -43,10 +43,10 @@ std::optional<TensorView> broadcast_to(const TensorView& tensor, const Dims& sha
   return TensorView(tensor.data, tensor.dtype, shape, strides);
 }
 
-/// scale or bias as a dense row, or null.
-class RowOfFactors {
+/// The scale or bias of a norm as a dense row of floats, or null for an absent tensor.
+class ParameterRow {
  public:
-  RowOfFactors(const char* name, const TensorView& tensor, const TensorView& x, int dim) {
+  ParameterRow(const char* name, const TensorView& tensor, const TensorView& x, int dim) {
     if (tensor.absent()) return;
     require_float(name, tensor);
     require_data(name, tensor);
@@ -56,7 +56,7 @@ class RowOfFactors {
                        name, tensor.shape.to_string(), dims_from(x.shape, dim).to_string(), dim));
   }
 
-  /// Once, after all arguments were checked.
+  /// Called once, after all arguments were checked, as it may allocate.
   const float* floats(const kernels::Kernels& kernels) {
     if (!row_) return nullptr;
     const std::int64_t count = row_->size();
@@ -72,12 +72,12 @@ class RowOfFactors {
   Tensor copy_;
 };
 
-/// A number for each row.
-class Statistic {
+/// An optional output with one number for each row.
+class RowStatistic {
  public:
-  Statistic(const char* name, const MutableTensorView& tensor, const TensorView& x, int dim)
-      : given_(!tensor.absent()), numbers_(tensor) {
-    if (!given_) return;
+  RowStatistic(const char* name, const MutableTensorView& tensor, const TensorView& x, int dim)
+      : wanted_(!tensor.absent()), numbers_(tensor) {
+    if (!wanted_) return;
     Dims shape = x.shape;
     for (int n = dim; n < shape.rank(); ++n) shape[n] = 1;
     require_output_like(name, tensor, fmt::format("x with 1 from dim {} on", dim).c_str(),
@@ -85,16 +85,16 @@ class Statistic {
   }
 
   void set(std::int64_t row, double value, const kernels::Kernels& kernels) const noexcept {
-    const auto number = static_cast<float>(value);
-    if (given_) numbers_.write(&number, row, 1, kernels);
+    if (wanted_) numbers_.write_one(static_cast<float>(value), row, kernels);
   }
 
  private:
-  bool given_;
+  bool wanted_;
   Elements numbers_;
 };
 
-/// The tensor with its dims from `dim` on as one, if they lie so.
+/// A view of the tensor in which the dims from `dim` on are one dim. No value if no stride makes
+/// them one.
 template <class Void>
 std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<Void>& tensor,
                                                          int dim) {
@@ -111,81 +111,59 @@ std::optional<BasicTensorView<Void>> with_row_as_one_dim(const BasicTensorView<V
   return BasicTensorView<Void>(tensor.data, tensor.dtype, shape, strides);
 }
 
-/// Rows that lie in several pieces, through memory that is taken for the call.
+/// For rows that are not evenly spaced elements. They are copied to memory allocated for the call.
 template <class F>
 void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int dim,
-                            const ResolvedExecution& resources, const F& f) {
+                            const ResolvedExecution& resolved, const F& f) {
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const std::int64_t rows = Dims(x.shape.begin(), dim).product();
-  const InAndOut elements{Elements(x), Elements(y)};
-  Tensor memory(DType::f32, {resources.num_threads, 2, extent});
-  std::atomic<std::int64_t> next{0};
-  parallel(resources.num_threads, [&](Team& team, int thread) {
+  const InputAndOutput elements{Elements(x), Elements(y)};
+  Tensor memory(DType::f32, {resolved.num_threads, 2, extent});
+  parallel_for(resolved.num_threads, rows, [&](std::int64_t row, int thread) {
     float* const x_staging = memory.data<float>() + thread * 2 * extent;
-    const Staging staging{resources.kernels, x_staging, x_staging + extent};
-    for (std::int64_t row = next++; row < rows && !team.failed(); row = next++) {
-      team.attempt([&] {
-        elements.apply(row * extent, extent, staging,
-                       [&](const float* src, float* dst) { f(row, src, dst); });
-      });
-    }
+    elements.apply(row * extent, extent, {resolved.kernels, x_staging, x_staging + extent},
+                   [&](const float* src, float* dst) { f(row, src, dst); });
   });
 }
 
-constexpr std::int64_t most_on_stack = 8192;  // elements of a row
+/// The longest row that is staged on the stack, in elements.
+constexpr std::int64_t most_on_stack = 8192;
 
-/// Rows whose elements lie side by side.
-class DenseRows {
- public:
-  DenseRows(const TensorView& tensor, int dim) noexcept
-      : data_(static_cast<std::byte*>(const_cast<void*>(tensor.data))),
-        dtype_(tensor.dtype),
-        positions_(Dims(tensor.shape.begin(), dim), Dims(tensor.strides.begin(), dim)) {}
-  Row operator[](std::int64_t row) const noexcept {
-    return {data_ + positions_.offset(row) * static_cast<std::int64_t>(size_of(dtype_)), dtype_, 1};
-  }
-
- private:
-  std::byte* data_;
-  DType dtype_;
-  ElementOffsets positions_;
-};
-
-/// Nothing is allocated.
+/// For rows without gaps of at most most_on_stack elements. Nothing is allocated.
 template <class F>
 void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim,
-                        const ResolvedExecution& resources, const F& f) {
-  const std::int64_t extent = x.shape[dim], rows = Dims(x.shape.begin(), dim).product();
-  const std::int64_t share = (rows + resources.num_threads - 1) / resources.num_threads;
-  const std::int64_t at_once =
+                        const ResolvedExecution& resolved, const F& f) {
+  const std::int64_t extent = x.shape[dim], rows = number_of_slices(x.shape, dim);
+  const std::int64_t share = divide_up(rows, resolved.num_threads);
+  const std::int64_t piece_size =
       std::max<std::int64_t>(1, std::min(share, most_on_stack / std::max<std::int64_t>(1, extent)));
-  const DenseRows x_rows(x, dim), y_rows(y, dim);
-  parallel_for(resources.num_threads, (rows + at_once - 1) / at_once, [&](std::int64_t piece) {
+  const SliceRows x_rows(x, dim), y_rows(y, dim);
+  parallel_for(resolved.num_threads, divide_up(rows, piece_size), [&](std::int64_t piece) {
     std::array<float, most_on_stack> x_staging, y_staging;
-    const std::int64_t first = piece * at_once, last = std::min(first + at_once, rows);
+    const std::int64_t first = piece * piece_size, last = std::min(first + piece_size, rows);
     for (std::int64_t row = first; row < last; ++row) {
       const Row to = y_rows[row];
       float* const dst = to.dense_f32() ? to.floats() : y_staging.data();
-      f(row, as_floats(x_rows[row], extent, resources.kernels, x_staging.data()), dst);
-      if (!to.dense_f32()) write_row(dst, extent, resources.kernels, to);
+      f(row, as_floats(x_rows[row], extent, resolved.kernels, x_staging.data()), dst);
+      if (!to.dense_f32()) write_row(dst, extent, resolved.kernels, to);
     }
   });
 }
 
-/// Calls f(row, src, dst) with dense floats.
+/// Calls f(row, src, dst) for each row, with src and dst as dense floats.
 template <class F>
 void for_each_row(const TensorView& x, const MutableTensorView& y, int dim,
-                  const ResolvedExecution& resources, const F& f) {
-  constexpr std::int64_t lighter = 4;  // than an exponential is what is done with an element
-  const ResolvedExecution worthwhile{resources.kernels,
-                                     threads_for(x.size() / lighter, resources.num_threads)};
+                  const ResolvedExecution& resolved, const F& f) {
+  constexpr std::int64_t elements_per_exponential = 4;  // that cost the same
+  const ResolvedExecution fitting{
+      resolved.kernels, threads_for(x.size() / elements_per_exponential, resolved.num_threads)};
   const auto x_rows = with_row_as_one_dim(x, dim);
   const auto y_rows = with_row_as_one_dim(y, dim);
-  if (!x_rows || !y_rows) return for_each_scattered_row(x, y, dim, worthwhile, f);
+  if (!x_rows || !y_rows) return for_each_scattered_row(x, y, dim, fitting, f);
   const bool dense = x_rows->strides[dim] == 1 && y_rows->strides[dim] == 1;
   if (dense && x_rows->shape[dim] <= most_on_stack)
-    return for_each_dense_row(*x_rows, *y_rows, dim, worthwhile, f);
-  for_each_slice({.in = {*x_rows}, .out = {*y_rows}, .dim = dim}, worthwhile,
+    return for_each_dense_row(*x_rows, *y_rows, dim, fitting, f);
+  for_each_slice({.in = {*x_rows}, .out = {*y_rows}, .dim = dim}, fitting,
                  [&](const Slice& slice) { f(slice.index, slice.in[0], slice.out[0]); });
 }
 
@@ -194,12 +172,12 @@ void for_each_row(const TensorView& x, const MutableTensorView& y, int dim,
 void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorView& y,
               const NormOptions& options, const Execution& execution) {
   const int dim = checked_row_dim(x, y, options);
-  RowOfFactors scales("scale", scale, x, dim);
-  const ResolvedExecution resources = resolve(execution);
-  const kernels::Kernels& kernels = resources.kernels;
+  ParameterRow scales("scale", scale, x, dim);
+  const ResolvedExecution resolved = resolve(execution);
+  const kernels::Kernels& kernels = resolved.kernels;
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const float* const scale_row = scales.floats(kernels);
-  for_each_row(x, y, dim, resources, [&](std::int64_t, const float* src, float* dst) {
+  for_each_row(x, y, dim, resolved, [&](std::int64_t, const float* src, float* dst) {
     const double mean_square = kernels.row_squares(src, extent, 0) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(mean_square + options.epsilon);
     kernels.normalize({.src = src,
@@ -216,19 +194,19 @@ void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& 
                 const MutableTensorView& y, const NormOptions& options,
                 const LayerNormStatistics& statistics, const Execution& execution) {
   const int dim = checked_row_dim(x, y, options);
-  RowOfFactors scales("scale", scale, x, dim), biases("bias", bias, x, dim);
-  const Statistic means("statistics.mean", statistics.mean, x, dim);
-  const Statistic inverse_deviations("statistics.inverse_deviation", statistics.inverse_deviation,
-                                     x, dim);
-  const ResolvedExecution resources = resolve(execution);
-  const kernels::Kernels& kernels = resources.kernels;
+  ParameterRow scales("scale", scale, x, dim), biases("bias", bias, x, dim);
+  const RowStatistic means("statistics.mean", statistics.mean, x, dim);
+  const RowStatistic inverse_deviations("statistics.inverse_deviation",
+                                        statistics.inverse_deviation, x, dim);
+  const ResolvedExecution resolved = resolve(execution);
+  const kernels::Kernels& kernels = resolved.kernels;
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const float* const scale_row = scales.floats(kernels);
   const float* const bias_row = biases.floats(kernels);
-  for_each_row(x, y, dim, resources, [&](std::int64_t row, const float* src, float* dst) {
+  for_each_row(x, y, dim, resolved, [&](std::int64_t row, const float* src, float* dst) {
     const double mean = kernels.rows.sum(src, extent) / static_cast<double>(extent);
-    // The second pass is about the mean, not the mean square less the squared mean: that would
-    // cancel where the mean is large.
+    // The mean square less the squared mean would need no second pass, but it cancels if the mean
+    // is large.
     const double variance = kernels.row_squares(src, extent, mean) / static_cast<double>(extent);
     const double factor = 1 / std::sqrt(variance + options.epsilon);
     kernels.normalize({.src = src,

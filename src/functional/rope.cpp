@@ -4,10 +4,12 @@
 #include <array>
 #include <cstdlib>
 
-#include "kernels/rows.hpp"
-#include "softmax/arguments.hpp"
-#include "softmax/slices.hpp"
+#include "iterate/execution.hpp"
+#include "iterate/row.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
+#include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::detail {
@@ -21,8 +23,7 @@ void check_table(const std::string& name, const TensorView& table, int rank, con
   require_data(name.c_str(), table);
 }
 
-/// Both tables are of the rank that the layout, positions and rotary_dim / 2, has, and turn rows of
-/// head_dim elements.
+/// Checks that both tables have this rank and the same shape, and no more pairs than head_dim has.
 void check_tables(const std::string& name, const Rope& rope, std::int64_t head_dim, int rank,
                   const char* layout) {
   const std::string cos = name + ".cos", sin = name + ".sin";
@@ -43,59 +44,36 @@ void check_tables(const std::string& name, const Rope& rope, std::int64_t head_d
   }
 }
 
-/// A row of a table.
-Row row_at(const TensorView& table, std::int64_t position) noexcept {
-  const auto* data = static_cast<const float*>(table.data) + position * table.strides[0];
-  return {reinterpret_cast<std::byte*>(const_cast<float*>(data)), DType::f32, table.strides[1]};
-}
-
-/// Tables of their own for each batch entry, or those for all.
+/// The tables of a batch entry, which are the same for all entries unless they have rank 3.
 Rope tables_of(const Rope& rope, std::int64_t entry) {
   const auto of_entry = [&](const TensorView& table) -> TensorView {
-    const auto* data = static_cast<const float*>(table.data) + entry * table.strides[0];
-    return {
-        data, DType::f32, {table.shape[1], table.shape[2]}, {table.strides[1], table.strides[2]}};
+    return {address_of(table, entry), DType::f32, remove_dim(table.shape, 0),
+            remove_dim(table.strides, 0)};
   };
   if (rope.cos.rank() == 2) return rope;
   return {.cos = of_entry(rope.cos), .sin = of_entry(rope.sin), .interleaved = rope.interleaved};
 }
 
-/// Which row of the tables turns a row of x.
-class PositionIds {
- public:
-  explicit PositionIds(const TensorView& ids) noexcept : ids_(ids) {}
-
-  std::int64_t at(std::int64_t entry, std::int64_t n) const noexcept {
-    if (ids_.absent()) return n;
-    const std::int64_t offset = entry * ids_.strides[0] + n * ids_.strides[1];
-    return ids_.dtype == DType::i64 ? static_cast<const std::int64_t*>(ids_.data)[offset]
-                                    : static_cast<const std::int32_t*>(ids_.data)[offset];
-  }
-
- private:
-  TensorView ids_;
-};
+/// The row of the tables for element n of a sequence.
+std::int64_t position_at(const TensorView& position_ids, std::int64_t entry, std::int64_t n) {
+  return position_ids.absent() ? n : integer_at(position_ids, entry, n);
+}
 
 void check_position_ids(const TensorView& x, const Rope& tables, const TensorView& ids) {
   require_rank("position_ids", ids, 2, "[batch, seq]");
-  if (ids.dtype != DType::i32 && ids.dtype != DType::i64) {
-    reject(fmt::format("position_ids has type {}; it needs i32 or i64", name_of(ids.dtype)));
-  }
+  require_integers("position_ids", ids);
   require_extent("position_ids", ids, 0, x.shape[0], "batch of x");
   require_extent("position_ids", ids, 1, x.shape[2], "seq of x");
   require_data("position_ids", ids);
-  const PositionIds positions(ids);
   const std::int64_t rows = tables.cos.shape[0];
-  for (std::int64_t entry = 0; entry < ids.shape[0]; ++entry) {
-    for (std::int64_t n = 0; n < ids.shape[1]; ++n) {
-      const std::int64_t position = positions.at(entry, n);
-      if (position >= 0 && position < rows) continue;
-      reject(
-          fmt::format("position_ids[{}, {}] is {}; it needs to be 0 or more and less than {} "
-                      "(positions of tables.cos)",
-                      entry, n, position, rows));
-    }
-  }
+  for_each_index(ids.shape, [&](const Dims& index) {
+    const std::int64_t position = integer_at(ids, index);
+    if (position >= 0 && position < rows) return;
+    reject(
+        fmt::format("position_ids[{}, {}] is {}; it needs to be 0 or more and less than {} "
+                    "(positions of tables.cos)",
+                    index[0], index[1], position, rows));
+  });
 }
 
 void check_arguments(const TensorView& x, const Rope& tables, const TensorView& position_ids,
@@ -119,34 +97,36 @@ void check_arguments(const TensorView& x, const Rope& tables, const TensorView& 
   }
 }
 
-/// The rows of some positions of one batch entry, turned: all that a thread takes at a time.
-class Turning {
+/// The arguments of rope() and the threads' memory.
+class RotationPass {
  public:
-  Turning(const TensorView& x, const MutableTensorView& y, const ResolvedExecution& resources)
-      : x_(x), y_(y), kernels_(resources.kernels) {
+  RotationPass(const TensorView& x, const Rope& tables, const TensorView& position_ids,
+               const MutableTensorView& y, const ResolvedExecution& resolved)
+      : x_(x), tables_(tables), position_ids_(position_ids), y_(y), kernels_(resolved.kernels) {
     if (x.shape[3] > most_on_stack)
-      staging_ = Tensor(DType::f32, {resources.num_threads, x.shape[3]});
+      staging_ = Tensor(DType::f32, {resolved.num_threads, x.shape[3]});
   }
 
-  void rows(const Rope& tables, const PositionIds& positions, std::int64_t entry,
-            std::int64_t first, std::int64_t last, int thread) {
+  /// Rotates the rows of all heads of one batch entry at first <= position in sequence < last.
+  void rotate_rows(std::int64_t entry, std::int64_t first, std::int64_t last, int thread) {
     std::array<float, most_on_stack> on_stack;
     float* const staging =
         staging_.size() > 0 ? staging_.data<float>() + thread * x_.shape[3] : on_stack.data();
-    // In the order of memory.
-    const bool heads_apart = std::abs(y_.strides[1]) > std::abs(y_.strides[2]);
+    const Rope tables = tables_of(tables_, entry);
+    // Rows are processed in the order in which they are written in memory.
+    const bool head_major = std::abs(y_.strides[1]) > std::abs(y_.strides[2]);
     const std::int64_t heads = x_.shape[1], count = last - first;
     for (std::int64_t n = 0; n < heads * count; ++n) {
-      const std::int64_t head = heads_apart ? n / count : n % heads;
-      const std::int64_t at = first + (heads_apart ? n % count : n / heads);
-      row(tables, positions.at(entry, at), row_of(x_, entry, head, at), row_of(y_, entry, head, at),
-          staging);
+      const std::int64_t head = head_major ? n / count : n % heads;
+      const std::int64_t at = first + (head_major ? n % count : n / heads);
+      rotate_row(tables, position_at(position_ids_, entry, at), row_of(x_, entry, head, at),
+                 row_of(y_, entry, head, at), staging);
     }
   }
 
  private:
-  void row(const Rope& tables, std::int64_t position, const Row& from, const Row& to,
-           float* staging) {
+  void rotate_row(const Rope& tables, std::int64_t position, const Row& from, const Row& to,
+                  float* staging) {
     float* const floats = to.dense_f32() ? to.floats() : staging;
     if (from.floats() != floats || !from.dense_f32()) read_row(from, x_.shape[3], kernels_, floats);
     rotate(tables, position, kernels_, floats);
@@ -156,9 +136,11 @@ class Turning {
   static constexpr std::int64_t most_on_stack = 2048;  // elements of a row
 
   TensorView x_;
+  Rope tables_;
+  TensorView position_ids_;
   MutableTensorView y_;
   const kernels::Kernels& kernels_;
-  Tensor staging_;  // a longer row for each thread
+  Tensor staging_;  // one row for each thread, if rows are longer than most_on_stack
 };
 
 }  // namespace
@@ -175,16 +157,14 @@ void check_rope(const char* name, const Rope& rope, std::int64_t head_dim, std::
 
 void rotate(const Rope& rope, std::int64_t position, const kernels::Kernels& kernels,
             float* row) noexcept {
-  constexpr std::int64_t at_once = 128;  // a multiple of every vector width
-  std::array<float, at_once> cos_staging, sin_staging;
+  constexpr std::int64_t chunk_size = 128;  // pairs, a multiple of every vector width
+  std::array<float, chunk_size> cos_staging, sin_staging;
   const std::int64_t pairs = pairs_of(rope);
-  Row cos = row_at(rope.cos, position), sin = row_at(rope.sin, position);
-  for (std::int64_t n = 0; n < pairs; n += at_once) {
-    const std::int64_t count = std::min(at_once, pairs - n);
-    const float* const cosines =
-        as_floats({cos.at(n), cos.dtype, cos.stride}, count, kernels, cos_staging.data());
-    const float* const sines =
-        as_floats({sin.at(n), sin.dtype, sin.stride}, count, kernels, sin_staging.data());
+  const Row cos = row_of(rope.cos, position), sin = row_of(rope.sin, position);
+  for (std::int64_t n = 0; n < pairs; n += chunk_size) {
+    const std::int64_t count = std::min(chunk_size, pairs - n);
+    const float* const cosines = as_floats(cos.from(n), count, kernels, cos_staging.data());
+    const float* const sines = as_floats(sin.from(n), count, kernels, sin_staging.data());
     if (rope.interleaved) {
       kernels.rope_interleaved(row + 2 * n, cosines, sines, count);
     } else {
@@ -201,24 +181,16 @@ using namespace detail;
 void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids,
           const MutableTensorView& y, const Execution& execution) {
   check_arguments(x, tables, position_ids, y);
-  ResolvedExecution resources = resolve(execution);
+  ResolvedExecution resolved = resolve(execution);
   if (x.size() == 0) return;
-  constexpr std::int64_t lighter = 4;  // than an exponential is the turning of an element
-  resources.num_threads = threads_for(x.size() / lighter, resources.num_threads);
-  constexpr std::int64_t at_once = 16;  // positions
-  const std::int64_t seq = x.shape[2], pieces = (seq + at_once - 1) / at_once;
-  const PositionIds positions(position_ids);
-  Turning turning(x, y, resources);
-  std::atomic<std::int64_t> next{0};
-  parallel(resources.num_threads, [&](Team& team, int thread) {
-    for (std::int64_t piece = next++; piece < x.shape[0] * pieces && !team.failed();
-         piece = next++) {
-      const std::int64_t entry = piece / pieces, first = piece % pieces * at_once;
-      team.attempt([&] {
-        turning.rows(tables_of(tables, entry), positions, entry, first,
-                     std::min(first + at_once, seq), thread);
-      });
-    }
+  constexpr std::int64_t elements_per_exponential = 4;  // that cost the same
+  resolved.num_threads = threads_for(x.size() / elements_per_exponential, resolved.num_threads);
+  constexpr std::int64_t piece_size = 16;  // elements of a sequence
+  const std::int64_t seq = x.shape[2], pieces = divide_up(seq, piece_size);
+  RotationPass pass(x, tables, position_ids, y, resolved);
+  parallel_for(resolved.num_threads, x.shape[0] * pieces, [&](std::int64_t piece, int thread) {
+    const std::int64_t first = piece % pieces * piece_size;
+    pass.rotate_rows(piece / pieces, first, std::min(first + piece_size, seq), thread);
   });
 }
 

@@ -1,4 +1,4 @@
-// Angles of rotary positions.
+// The angles of rotary position embedding, and their tables.
 #include <attn/rope.hpp>
 
 #include <cmath>
@@ -23,7 +23,7 @@ std::int64_t checked_rotary_dim(const RopeSettings& settings, std::int64_t head_
   return rotary_dim;
 }
 
-/// What a pair's frequency is multiplied with.
+/// The factor by which a scaling multiplies the frequency of a pair.
 struct Scaling {
   double frequency;
 
@@ -43,13 +43,13 @@ struct Scaling {
                       "low_freq_factor = {}",
                       llama.high_freq_factor, llama.low_freq_factor));
     }
-    // How often the pair turns within the positions that the model was first trained on.
-    const double turns =
+    // The number of full rotations of the pair within the context length of the original training.
+    const double rotations =
         static_cast<double>(llama.original_max_positions) * frequency / (2 * std::numbers::pi);
-    if (turns < llama.low_freq_factor) return 1 / llama.factor;
-    if (turns > llama.high_freq_factor) return 1;
+    if (rotations < llama.low_freq_factor) return 1 / llama.factor;
+    if (rotations > llama.high_freq_factor) return 1;
     const double kept =
-        (turns - llama.low_freq_factor) / (llama.high_freq_factor - llama.low_freq_factor);
+        (rotations - llama.low_freq_factor) / (llama.high_freq_factor - llama.low_freq_factor);
     return (1 - kept) / llama.factor + kept;
   }
 };

@@ -1,5 +1,5 @@
-// This file is compiled without contraction of multiply and add: a fused one rounds once where the
-// two round twice, and draws would depend on whether a machine has it.
+// This file is compiled without contraction: a fused multiply-add rounds once where a
+// multiplication and an addition round twice, so draws would depend on whether the machine has it.
 #include "softmax/categorical.hpp"
 
 #include <algorithm>
@@ -13,20 +13,21 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// e^x for x <= 0, within 1e-15 of its value, and 0 where that is below 1e-307. The project's own
-/// exp (kernels/exp.inl) is in f32 and differs between instruction sets in the last bits; draws
-/// must not, so this one is made of operations that IEEE 754 defines to the last bit. The standard
-/// library's differs between systems.
+/// e^x for x <= 0, with a relative error below 1e-15; 0 where e^x is below 1e-307. It uses only
+/// operations whose result IEEE 754 defines to the last bit. The exponential of the kernels
+/// (kernels/exp.inl) is f32 and its last bits depend on the instruction set; that of the standard
+/// library depends on the system.
 inline double reproducible_exp(double x) noexcept {
   constexpr double log2e = 1.4426950408889634;
-  constexpr double ln2_high = 0x1.62e42feep-1,
-                   ln2_low = 0x1.a39ef35793c76p-33;  // their sum is ln 2; n * ln2_high is exact
-  constexpr double to_whole = 0x1.8p52;              // adding it leaves round(x) in the low bits
+  // The sum of the two is ln 2, and n * ln2_high is exact.
+  constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+  constexpr double rounder = 0x1.8p52;  // adding it leaves the rounded number in the low bits
   constexpr double least = -706;
-  const double shifted = x * log2e + to_whole;
-  const double n = shifted - to_whole;
+  const double shifted = x * log2e + rounder;
+  const double n = shifted - rounder;
   const double f = (x - n * ln2_high) - n * ln2_low;  // |f| <= ln(2) / 2
-  double p = 1. / 6227020800;  // Taylor's terms up to f^13 / 13!: the next one is below 5e-18
+  // The Taylor series up to f^13 / 13!; the next term is below 5e-18.
+  double p = 1. / 6227020800;
   p = p * f + 1. / 479001600;
   p = p * f + 1. / 39916800;
   p = p * f + 1. / 3628800;
@@ -55,26 +56,28 @@ void Categorical::assign(const float* logits, const SampleOptions& options) {
     std::fill(sums_.begin(), sums_.end(), 0);
     sums_[static_cast<std::size_t>(greatest - logits)] = 1;
   } else {
-    weigh(logits, *greatest, options.temperature, last_of(logits, options.top_k.value_or(size())));
+    set_terms(logits, *greatest, options.temperature,
+              cutoff_after(logits, options.top_k.value_or(size())));
     if (options.top_p && *options.top_p < 1)
       keep_top_p(logits, static_cast<double>(*options.top_p));
-    if (options.min_p) {  // the greatest weight is 1
+    if (options.min_p) {  // the greatest term is 1
       const auto least = static_cast<double>(*options.min_p);
-      for (double& weight : sums_) weight = weight < least ? 0 : weight;
+      for (double& term : sums_) term = term < least ? 0 : term;
     }
   }
   std::partial_sum(sums_.begin(), sums_.end(), sums_.begin());
 }
 
 std::int64_t Categorical::at(double uniform) const noexcept {
-  // Less than the whole sum s, as s (1 - 2^-53) lies no nearer to s than to the number before s.
+  // The place is less than the total s: s (1 - 2^-53) is not nearer to s than to the double before
+  // s.
   const double place = uniform * sums_.back();
   return std::upper_bound(sums_.begin(), sums_.end(), place) - sums_.begin();
 }
 
-/// Holds candidates until there are twice as many as wanted, and then the better half of them: one
-/// pass, no sorting.
-Categorical::Last Categorical::last_of(const float* logits, std::int64_t count) {
+/// The cutoff that keeps the `count` most probable classes. One pass without sorting: candidates
+/// are collected until there are twice as many as wanted, and then the better half is kept.
+Categorical::Cutoff Categorical::cutoff_after(const float* logits, std::int64_t count) {
   if (count >= size()) return {-infinity, size()};
   constexpr std::int64_t spare = 64;
   const auto wanted = static_cast<std::size_t>(count),
@@ -83,7 +86,7 @@ Categorical::Last Categorical::last_of(const float* logits, std::int64_t count) 
     std::nth_element(greatest_.begin(), greatest_.begin() + (count - 1), greatest_.end(),
                      std::greater<>());
   };
-  float least = -infinity;  // of those that can still be among the wanted
+  float least = -infinity;  // a logit must be greater to be a candidate
   greatest_.clear();
   for (std::int64_t n = 0; n < size(); ++n) {
     if (!(logits[n] > least)) continue;
@@ -102,38 +105,38 @@ Categorical::Last Categorical::last_of(const float* logits, std::int64_t count) 
   return {last, place - logits};
 }
 
-void Categorical::weigh(const float* logits, float greatest, float temperature,
-                        const Last& last) noexcept {
-  const auto weight = [&](std::int64_t n) {
+/// Sets the terms of the classes that the cutoff keeps, and 0 for the others.
+void Categorical::set_terms(const float* logits, float greatest, float temperature,
+                            const Cutoff& cutoff) noexcept {
+  const auto term = [&](std::int64_t n) {
     return reproducible_exp((static_cast<double>(logits[n]) - static_cast<double>(greatest)) /
                             static_cast<double>(temperature));
   };
-  if (last.index == size()) {
-    for (std::int64_t n = 0; n < size(); ++n) sums_[static_cast<std::size_t>(n)] = weight(n);
+  if (cutoff.index == size()) {
+    for (std::int64_t n = 0; n < size(); ++n) sums_[static_cast<std::size_t>(n)] = term(n);
     return;
   }
-  for (std::int64_t n = 0; n < size(); ++n) {
-    sums_[static_cast<std::size_t>(n)] = last.keeps(logits, n) ? weight(n) : 0;
-  }
+  for (std::int64_t n = 0; n < size(); ++n)
+    sums_[static_cast<std::size_t>(n)] = cutoff.keeps(logits, n) ? term(n) : 0;
 }
 
-/// A probability p is mostly reached within few classes: those are selected and sorted, and more
-/// only if need be.
+/// Keeps the most probable classes whose probabilities first reach p in sum. Usually few classes
+/// do, so only the first 64 are selected and sorted, and more of them only if necessary.
 void Categorical::keep_top_p(const float* logits, double p) {
   constexpr std::int64_t first = 64, growth = 4;
   const double needed = p * std::accumulate(sums_.begin(), sums_.end(), 0.);
-  for (std::int64_t count = first; !reaches(logits, count, needed) && count < size();
+  for (std::int64_t count = first; !keep_within(logits, count, needed) && count < size();
        count *= growth) {
   }
 }
 
-/// Whether `count` classes at most, from the most probable on, have this weight in sum; if so, the
-/// others lose theirs.
-bool Categorical::reaches(const float* logits, std::int64_t count, double needed) {
-  const Last last = last_of(logits, count);
+/// Whether the terms of the `count` most probable classes reach this sum. If so, the terms of the
+/// classes after the one that reaches it become 0.
+bool Categorical::keep_within(const float* logits, std::int64_t count, double needed) {
+  const Cutoff cutoff = cutoff_after(logits, count);
   most_probable_.clear();
   for (std::int64_t n = 0; n < size(); ++n) {
-    if (last.keeps(logits, n) && sums_[static_cast<std::size_t>(n)] > 0)
+    if (cutoff.keeps(logits, n) && sums_[static_cast<std::size_t>(n)] > 0)
       most_probable_.push_back(n);
   }
   std::sort(most_probable_.begin(), most_probable_.end(), [&](std::int64_t a, std::int64_t b) {
@@ -144,9 +147,9 @@ bool Categorical::reaches(const float* logits, std::int64_t count, double needed
       most_probable_.begin(), most_probable_.end(),
       [&](std::int64_t n) { return (sum += sums_[static_cast<std::size_t>(n)]) >= needed; });
   if (reached == most_probable_.end()) return false;
-  const Last kept{logits[*reached], *reached};
+  const Cutoff last{logits[*reached], *reached};
   for (std::int64_t n = 0; n < size(); ++n) {
-    if (!kept.keeps(logits, n)) sums_[static_cast<std::size_t>(n)] = 0;
+    if (!last.keeps(logits, n)) sums_[static_cast<std::size_t>(n)] = 0;
   }
   return true;
 }

@@ -1,4 +1,4 @@
-// The categorical distribution of one row of logits, filtered, ready to be drawn from.
+// The categorical distribution of a row of logits after the filters of SampleOptions.
 #pragma once
 
 #include <attn/sample.hpp>
@@ -8,24 +8,24 @@
 
 namespace attn::detail {
 
-/// All of its arithmetic is IEEE double operations in a fixed order, so that it is the same on
-/// every machine.
+/// All arithmetic is done in IEEE 754 double operations in a fixed order, so that the distribution
+/// is the same on every machine.
 class Categorical {
  public:
-  /// Takes the memory for rows of so many classes.
+  /// Allocates the memory for rows of this many classes.
   explicit Categorical(std::int64_t classes);
 
-  /// logits: one for each class, no NaN, no +inf, at least one of them finite. The options are in
-  /// their ranges.
+  /// Sets the distribution. logits has one number for each class, no NaN, no +inf, and at least one
+  /// finite number. The options have been checked.
   void assign(const float* logits, const SampleOptions& options);
-  /// The class at this place, in [0, 1), of the cumulative distribution. Never one of probability
-  /// 0.
+  /// The class at a place of the cumulative distribution, which is given as a number in [0, 1).
+  /// Never a class of probability 0.
   std::int64_t at(double uniform) const noexcept;
 
  private:
-  /// The last class that is kept, in the order from the most probable one on, and of equal ones
-  /// from the lowest index.
-  struct Last {
+  /// The last class that is kept. Classes are ordered from the most probable to the least, those of
+  /// equal probability by index.
+  struct Cutoff {
     float logit;
     std::int64_t index;
 
@@ -35,15 +35,17 @@ class Categorical {
   };
 
   std::int64_t size() const noexcept { return static_cast<std::int64_t>(sums_.size()); }
-  Last last_of(const float* logits, std::int64_t count);
-  void weigh(const float* logits, float greatest, float temperature, const Last& last) noexcept;
+  Cutoff cutoff_after(const float* logits, std::int64_t count);
+  void set_terms(const float* logits, float greatest, float temperature,
+                 const Cutoff& cutoff) noexcept;
   void keep_top_p(const float* logits, double p);
-  bool reaches(const float* logits, std::int64_t count, double needed);
+  bool keep_within(const float* logits, std::int64_t count, double needed);
 
-  std::vector<double>
-      sums_;  // weights, relative to that of the greatest logit, and in the end their running sums
-  std::vector<float> greatest_;
-  std::vector<std::int64_t> most_probable_;
+  /// At first the terms exp((logit - greatest logit) / temperature), which are proportional to the
+  /// probabilities, or 0 for classes that are filtered out; in the end their running sums.
+  std::vector<double> sums_;
+  std::vector<float> greatest_;              // candidates of cutoff_after()
+  std::vector<std::int64_t> most_probable_;  // classes, candidates of keep_within()
 };
 
 }  // namespace attn::detail

@@ -1,9 +1,9 @@
-// sparsemax and entmax of tensors.
+// sparsemax and entmax of tensors, slice by slice.
 #include <attn/softmax.hpp>
 
-#include "softmax/arguments.hpp"
+#include "iterate/slices.hpp"
 #include "softmax/row_functions.hpp"
-#include "softmax/slices.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn {
@@ -26,14 +26,13 @@ void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int di
   dim = checked_dim("x", x, dim);
   require_output_like("y", y, "x", x);
   require_threshold(threshold, x, dim);
-  const ResolvedExecution resources = resolve(execution);
-
-  const PerSlice<float, void> tau(threshold.tau);
-  const PerSlice<std::int64_t, void> support(threshold.support);
-  for_each_slice({.in = {x}, .out = {y}, .dim = dim, .scratch = 2 * x.shape[dim]}, resources,
+  const ResolvedExecution resolved = resolve(execution);
+  const PerSlice<float> tau(threshold.tau);
+  const PerSlice<std::int64_t> support(threshold.support);
+  for_each_slice({.in = {x}, .out = {y}, .dim = dim, .scratch = 2 * x.shape[dim]}, resolved,
                  [&](const Slice& slice) {
                    const RowThreshold found =
-                       entmax_row(resources.kernels, slice.in[0], slice.extent, alpha, slice.out[0],
+                       entmax_row(resolved.kernels, slice.in[0], slice.extent, alpha, slice.out[0],
                                   slice.scratch);
                    if (tau) tau[slice.index] = found.tau;
                    if (support) support[slice.index] = found.support;

@@ -1,43 +1,47 @@
-// Gradients of sparsemax and entmax, slice by slice, in double: sums and powers of few elements,
-// those of the support.
+// Gradients of sparsemax and entmax, slice by slice and in double. Only elements of the support
+// take part, and those are usually few.
 //
-// In x. With s_i = y_i^(2 - alpha) on the support, dx_i = s_i (dy_i - mean of dy weighted by s).
-// Only ratios of s matter, so s is made of y_i over the y that has the greatest s: no power leaves
-// its range.
+// The gradient with respect to x. With the slopes s_i = y_i^(2 - alpha) on the support,
 //
-// In alpha. With b = alpha - 1, u_i = b x_i - tau, l_i = log y_i = (log u_i) / b and H = - sum y_j
-// l_j:
+//   dx_i = s_i (dy_i - mean),   mean = sum_j s_j dy_j / sum_j s_j
 //
-//   dy_i / db = y_i (- l_i / b + (du_i / db) / (b u_i)),  y_i / u_i = s_i,  du_i / db = x_i - dtau
-//   / db = (u_i + tau) / b - dtau / db
+// The mean needs only ratios of slopes. They are computed relative to the greatest slope, so that
+// no power leaves the range of a double.
 //
-// The sum over i is 0, as that of y is 1, which settles what tau does:
+// The gradient with respect to alpha. With b = alpha - 1, u_i = b x_i - tau, l_i = log y_i
+// = (log u_i) / b, and the entropy H = - sum_j y_j l_j:
 //
-//   dy_i / db = (y_i - r_i) / b^2 + (- y_i l_i - r_i H) / b,  r_i = s_i / sum_j s_j
+//   dy_i / db = y_i (- l_i / b + (du_i / db) / (b u_i)),   where y_i / u_i = s_i and
+//   du_i / db = x_i - dtau / db = (u_i + tau) / b - dtau / db
 //
-// For small b the terms cancel. As s_i = y_i exp(-b l_i), put exp(-v) = 1 - v + v^2 phi(v) with v =
-// b l_i. Then sum_j s_j is 1 + b H + b^2 Q with Q = sum_j y_j l_j^2 phi(b l_j), and b is gone from
-// all denominators:
+// The sum of y is always 1, so the sum of dy_i / db is 0, which determines dtau / db:
+//
+//   dy_i / db = (y_i - r_i) / b^2 + (- y_i l_i - r_i H) / b,   r_i = s_i / sum_j s_j
+//
+// For small b these terms cancel. As s_i = y_i exp(-b l_i), write exp(-v) = 1 - v + v^2 phi(v) with
+// v = b l_i. Then sum_j s_j = 1 + b H + b^2 Q with Q = sum_j y_j l_j^2 phi(b l_j), and no
+// denominator contains b any more:
 //
 //   dy_i / db = r_i Q - y_i l_i^2 phi(b l_i)
 //
-// phi(0) = 1/2 gives the limit at alpha = 1. phi grows as y^-b for small y, so that the first form
-// serves for larger b. Either way dy_i / db is g_i - r_i sum_j g_j, with g_i = - y_i l_i^2 phi(b
-// l_i), or g_i = y_i / b^2 - y_i l_i / b.
+// phi(0) = 1/2 gives the limit at alpha = 1. phi grows as y^-b for small y, so the first form is
+// used for b >= 1. Both have the form dy_i / db = g_i - r_i sum_j g_j, with g_i = - y_i l_i^2 phi(b
+// l_i) or g_i = y_i / b^2 - y_i l_i / b.
 #include <attn/softmax.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "softmax/arguments.hpp"
-#include "softmax/slices.hpp"
+#include "iterate/slices.hpp"
+#include "softmax/row_functions.hpp"
+#include "tensor/arguments.hpp"
 
 namespace attn {
 using namespace detail;
 namespace {
 
-/// s_i over the greatest s, of elements with y_i > 0.
+/// The slopes s_i of elements with y_i > 0, relative to the greatest slope.
 class Slopes {
  public:
   Slopes(const float* y, std::int64_t count, float alpha) noexcept
@@ -48,7 +52,7 @@ class Slopes {
       if (greater || steepest_ == 0) steepest_ = y[n];
     }
   }
-  /// Of s itself; within what a double can hold.
+  /// The greatest slope itself, limited to the range of a double.
   double greatest() const noexcept {
     return std::min(std::pow(steepest_, exponent_), std::numeric_limits<double>::max());
   }
@@ -98,7 +102,7 @@ double phi(double v) noexcept {
   return sum;
 }
 
-/// The derivative in alpha (db = dalpha) weighted by the incoming gradient dy.
+/// sum_i dy_i (dy_i / dalpha), where the first factor is the incoming gradient.
 float alpha_gradient(const float* dy, const float* y, std::int64_t count, float alpha) noexcept {
   if (any_nan(y, count)) return NAN;
   const double b = static_cast<double>(alpha) - 1;

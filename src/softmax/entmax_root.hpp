@@ -1,4 +1,5 @@
-// The threshold of entmax for any alpha > 1, in double.
+// The threshold of entmax for any alpha > 1, found in double (Peters, Niculae and Martins 2019,
+// arXiv:1905.05702).
 #pragma once
 
 #include <cmath>
@@ -6,27 +7,31 @@
 
 namespace attn::detail {
 
-/// With d = x - max x <= 0 and z = (alpha - 1) d: the s in (0, 1] for which the weights (z + s)^p,
-/// p = 1 / (alpha - 1), of the elements with z > -s sum to 1. tau = (alpha - 1) max x - s.
+/// The root of sum_i (z_i + s)^p = 1 over the elements with z_i > -s, where
+///
+///   d_i = x_i - max x <= 0,   z_i = (alpha - 1) d_i,   p = 1 / (alpha - 1)
+///
+/// s lies in (0, 1], and tau = (alpha - 1) max x - s.
 struct EntmaxRoot {
   double factor;  // alpha - 1
   double s;
-  /// What is left of rounding, for p >= 1: the sum of the weights as s has them.
+  /// For p >= 1: the sum of the probabilities at s as rounded, by which they are divided.
   double sum;
-  /// For p < 1 a weight's slope at its threshold is infinite, and the least bit of s may be worth
-  /// 1e-3. So the elements that are last in the support get what the others leave.
+  /// For p < 1 a probability has an infinite slope at its threshold, and the last bit of s may
+  /// change it by 1e-3. So the elements with the least z in the support share equally what the
+  /// other probabilities leave of 1.
   double last_z;
-  double last_weight;
+  double last_probability;
   std::int64_t support;
 
-  double weight(float d) const noexcept {
-    const double z = factor * d, excess = z + s;
-    if (z == last_z) return last_weight;
-    return excess > 0 ? std::pow(excess, 1 / factor) / sum : 0;
+  double probability(float d) const noexcept {
+    const double z = factor * d, above = z + s;
+    if (z == last_z) return last_probability;
+    return above > 0 ? std::pow(above, 1 / factor) / sum : 0;
   }
 };
 
-/// d: all that have d > -p, the maximum among them. It is overwritten.
+/// d holds at least the elements with d_i > -p, among them the maximum, 0. It is overwritten.
 EntmaxRoot find_entmax_root(float* d, std::int64_t count, double factor) noexcept;
 
 }  // namespace attn::detail

@@ -1,23 +1,25 @@
-// y = max((alpha - 1) x - tau, 0)^p of one row, p = 1 / (alpha - 1).
+// One row of entmax: y_i = max((alpha - 1) x_i - tau, 0)^p with p = 1 / (alpha - 1).
 //
-// With d = x - max x <= 0 and t = tau / (alpha - 1) - max x, an element's excess is u = d - t, and
-// y = ((alpha - 1) u)^p. The y of the maximum is at most 1, so t >= -p, and only elements with d >
-// -p can have a part: they are selected, and the search for t sees no others.
+// With d_i = x_i - max x <= 0 and t = tau / (alpha - 1) - max x, let u_i = max(d_i - t, 0); then
+// y_i = ((alpha - 1) u_i)^p. The y of the maximum is at most 1, so t >= -p, and only elements with
+// d > -p can be in the support. These are selected first, and the search for t reads no others.
 //
-// The search, for p = 1 and 2, is Newton's method on the p-norm of the excesses, which is to be p:
+// For p = 1 (sparsemax) and p = 2 (entmax 1.5) the search is Newton's method on the p-norm of u,
+// which is to be p:
 //
-//   norm(t) = (sum u^p)^(1/p);  t' = t + (sum u^p / sum u^(p-1)) (1 - p / norm)
+//   norm(t) = (sum u^p)^(1/p),   t' = t + (sum u^p / sum u^(p-1)) (1 - p / norm)
 //
-// A norm is convex, so that steps from the left stay on the left, and of equal logits it is linear:
-// one step. Once the support is found t has a formula: for p = 1 that is Newton's step itself, for
-// p = 2 the root of a quadratic equation. In all: one pass for the maximum, one to select, a few
-// over what was selected, one to write.
+// A norm is convex, so steps that come from the left stay on the left, and for equal elements it is
+// linear, so one step is enough. Once the support is known, t has a formula: for p = 1 it is
+// Newton's step, for p = 2 the root of a quadratic equation. A row is passed over once for the
+// maximum, once to select, and once to write; the selected elements are passed over a few times.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "softmax/entmax_root.hpp"
 #include "softmax/row_functions.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn::detail {
 namespace {
@@ -37,8 +39,8 @@ RowThreshold softmax_threshold(const Kernels& kernels, const float* x, std::int6
   return {tau, std::count_if(probabilities, probabilities + count, [](float p) { return p > 0; })};
 }
 
-/// A row without a finite maximum.
-RowThreshold without_maximum(float maximum, std::int64_t count, float* y) noexcept {
+/// The result for a row without a finite maximum.
+RowThreshold fill_degenerate(float maximum, std::int64_t count, float* y) noexcept {
   const bool empty = maximum == -infinity;
   const float nan = std::numeric_limits<float>::quiet_NaN();
   if (y != nullptr) std::fill_n(y, count, empty ? 0 : nan);
@@ -50,10 +52,12 @@ Threshold threshold_at(double t) noexcept {
   return {high, static_cast<float>(t - high)};
 }
 
+/// A float below t, for selections that must keep everything above t.
 float bound_below(double t) noexcept { return std::nextafter(static_cast<float>(t), -infinity); }
 
-/// By how much the sum of y is greater than 1, Newton's step, and the step to the solution if the
-/// support stays what it is; NaN if it cannot.
+// For each form: surplus() is the sum of y less 1, newton() is Newton's step, and exact() is the
+// step to the solution for an unchanged support, NaN if that support has none.
+
 struct Sparsemax {
   static constexpr double power = 1;
   static double surplus(const ExcessSums& sums) noexcept { return sums.sum - 1; }
@@ -68,7 +72,7 @@ struct Entmax15 {
   static double newton(const ExcessSums& sums) noexcept {
     return (sums.squares - 2 * std::sqrt(sums.squares)) / sums.sum;
   }
-  /// sum (u - step)^2 = 4
+  /// Solves sum (u - step)^2 = 4.
   static double exact(const ExcessSums& sums) noexcept {
     const double rest = sums.squares - 4;
     return rest /
@@ -81,27 +85,27 @@ struct Solution {
   std::int64_t support;
 };
 
-/// From a t that is not above the solution; returns it if the sum of y is not above 1 there. d is
-/// overwritten.
+/// Starts at a t that is not above the solution, and returns it if the sum of y is not above 1
+/// there. Overwrites d.
 template <class Form>
 Solution solve(const Kernels& kernels, float* d, std::int64_t count, double t) noexcept {
-  // Of the sum of y, and so of all its elements' errors together: what rounding y to floats amounts
-  // to.
-  constexpr double fine = 0x1p-23;
-  constexpr int enough = 1000;  // a handful is the rule; rounding shall not make a circle of it
+  // An error of the sum of y, that is of all elements together, that equals what rounding y to
+  // floats may cause.
+  constexpr double small = 0x1p-23;
+  constexpr int most_steps = 1000;  // about five are usual; the limit excludes cycles by rounding
   std::int64_t support = count + 1;
   bool may_jump = true, jumped = false;
-  for (int n = 0; n < enough; ++n) {
+  for (int n = 0; n < most_steps; ++n) {
     const ExcessSums sums = kernels.excess_sums(d, count, threshold_at(t));
     const bool settled = sums.number == support;
     support = sums.number;
     const double surplus = Form::surplus(sums);
-    const bool found = settled && jumped, good = !jumped && std::fabs(surplus) <= fine,
-               nowhere = n == 0 && surplus < 0;
-    if (found || good || nowhere) return {t, support};
-    if (jumped)
-      may_jump = false;  // it left the support it was made for; from the right, Newton's step leads
-                         // back to the left
+    const bool found = settled && jumped, good = !jumped && std::fabs(surplus) <= small,
+               not_above = n == 0 && surplus < 0;
+    if (found || good || not_above) return {t, support};
+    // The last exact step changed the support that it was computed for. If it went too far to the
+    // right, Newton's step leads back to the left.
+    if (jumped) may_jump = false;
     const bool left = !jumped;
     const double exact = Form::exact(sums);
     jumped = settled && may_jump && std::isfinite(exact);
@@ -112,12 +116,12 @@ Solution solve(const Kernels& kernels, float* d, std::int64_t count, double t) n
   return {t, support};
 }
 
-/// The bound for everybody is first raised to the threshold of a sample: more elements can only
-/// raise it further.
+/// Finds t for a whole row. The threshold of a sample bounds that of the row from below, since
+/// further elements can only raise it, and so fewer elements need to be selected.
 template <class Form>
-Solution find(const Kernels& kernels, const float* x, std::int64_t count, float maximum,
-              float* scratch) noexcept {
-  constexpr std::int64_t sampled = 16;  // one of so many
+Solution find_threshold(const Kernels& kernels, const float* x, std::int64_t count, float maximum,
+                        float* scratch) noexcept {
+  constexpr std::int64_t sampled = 16;  // one element of 16 is in the sample
   constexpr std::int64_t least_sample = 128;
   double t = -Form::power;
   if (count / sampled >= least_sample) {
@@ -132,8 +136,8 @@ Solution find(const Kernels& kernels, const float* x, std::int64_t count, float 
 RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t count, float* y,
                            float* scratch) noexcept {
   const float maximum = greatest(kernels, x, count);
-  if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
-  const Solution found = find<Sparsemax>(kernels, x, count, maximum, scratch);
+  if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
+  const Solution found = find_threshold<Sparsemax>(kernels, x, count, maximum, scratch);
   if (y != nullptr) kernels.excesses(x, count, maximum, threshold_at(found.t), y);
   return {static_cast<float>(found.t + maximum), found.support};
 }
@@ -141,28 +145,34 @@ RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t 
 RowThreshold entmax15_row(const Kernels& kernels, const float* x, std::int64_t count, float* y,
                           float* scratch) noexcept {
   const float maximum = greatest(kernels, x, count);
-  if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
-  const Solution found = find<Entmax15>(kernels, x, count, maximum, scratch);
+  if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
+  const Solution found = find_threshold<Entmax15>(kernels, x, count, maximum, scratch);
   if (y != nullptr) kernels.half_excesses_squared(x, count, maximum, threshold_at(found.t), y);
   return {static_cast<float>((found.t + maximum) / 2), found.support};
 }
 
-/// Any alpha > 1.
+/// The general form, for any alpha > 1.
 RowThreshold general_row(const Kernels& kernels, const float* x, std::int64_t count, float alpha,
                          float* y, float* scratch) noexcept {
   const float maximum = greatest(kernels, x, count);
-  if (!std::isfinite(maximum)) return without_maximum(maximum, count, y);
+  if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
   const double factor = static_cast<double>(alpha) - 1;
   const std::int64_t kept =
       kernels.compress_above(x, count, maximum, bound_below(-1 / factor), scratch);
   const EntmaxRoot root = find_entmax_root(scratch, kept, factor);
   if (y != nullptr) {
-    for (std::int64_t n = 0; n < count; ++n) y[n] = static_cast<float>(root.weight(x[n] - maximum));
+    for (std::int64_t n = 0; n < count; ++n)
+      y[n] = static_cast<float>(root.probability(x[n] - maximum));
   }
   return {static_cast<float>(factor * maximum - root.s), root.support};
 }
 
 }  // namespace
+
+void require_alpha(float alpha) {
+  if (!(std::isfinite(alpha) && alpha >= 1))
+    reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
+}
 
 RowThreshold entmax_row(const Kernels& kernels, const float* x, std::int64_t count, float alpha,
                         float* y, float* scratch) noexcept {

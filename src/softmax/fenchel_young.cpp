@@ -1,29 +1,30 @@
-// Fenchel-Young losses of entmax. With z = (alpha - 1) x, rest = alpha - 1, and tau such that sum_i
-// p_i = 1,
+// Fenchel-Young losses of entmax (Blondel, Martins and Niculae 2020, arXiv:1901.02324). With
+// rest = alpha - 1, z = rest x, and tau such that sum_i p_i = 1,
 //
-//   p_i = max(z_i - tau, 0)^(1 / rest),   H(p) = (1 - sum_i p_i^alpha) / (alpha rest),   L = (p -
-//   q) . x + H(p) - H(q)
+//   p_i = max(z_i - tau, 0)^(1 / rest)
+//   H(p) = (1 - sum_i p_i^alpha) / (alpha rest)
+//   L = (p - q) . x + H(p) - H(q)
 //
-// L is a sum over classes of terms that are not negative, so that nothing cancels, whatever x is:
-// z_i = p_i^rest + tau where p_i > 0, and tau falls out, as p and q have the same sum. With
-// log_alpha(u) = (u^rest - 1) / rest, which is log u for alpha = 1,
+// L can be written as a sum over classes of terms >= 0, so that nothing cancels for any x. Where
+// p_i > 0, z_i = p_i^rest + tau, and tau drops out because p and q have the same sum. With
+// log_alpha(u) = (u^rest - 1) / rest, which is log u in the limit alpha = 1, the terms are
 //
-//   p_i > 0:  (q_i (log_alpha(q_i) - log_alpha(p_i)) - (q_i - p_i) p_i^rest) / alpha, the Bregman
-//   divergence of -H between q and p p_i = 0:  q_i ((log_alpha(q_i) - 1) / alpha - log_i),  log_i =
-//   x_i - max x + log_alpha(max p)
+//   p_i > 0:  (q_i (log_alpha(q_i) - log_alpha(p_i)) - (q_i - p_i) p_i^rest) / alpha
+//             (the Bregman divergence of -H between q and p)
+//   p_i = 0:  q_i ((log_alpha(q_i) - 1) / alpha - log_i),   log_i = x_i - max x + log_alpha(max p)
 //
-// log_i is log_alpha(p_i) where p_i > 0; it goes on below, where p_i is 0 by underflow or beyond
-// tau, and the term with it.
+// log_i equals log_alpha(p_i) where p_i > 0, and continues it to classes where p_i is 0 because x_i
+// is below the threshold or because p_i underflows.
 #include <attn/loss.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "softmax/arguments.hpp"
 #include "softmax/log_probabilities.hpp"
 #include "softmax/loss_arguments.hpp"
 #include "softmax/row_functions.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn {
@@ -32,20 +33,20 @@ namespace {
 
 constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
 
-/// NaN stays.
+/// max(x, 0), but NaN for NaN.
 double at_least_zero(double x) { return x < 0 ? 0 : x; }
 
-/// The terms of L, for alpha > 1.
-class Terms {
+/// The terms of L for alpha > 1.
+class FenchelYoungTerms {
  public:
-  explicit Terms(double alpha) : alpha_(alpha) {}
+  explicit FenchelYoungTerms(double alpha) : alpha_(alpha) {}
 
   double log_alpha(double u) const {
     if (alpha_ == 2) return u - 1;
     if (alpha_ == 1.5) return 2 * (std::sqrt(u) - 1);
     return std::expm1((alpha_ - 1) * std::log(u)) / (alpha_ - 1);
   }
-  /// p > 0, or NaN.
+  /// The term of a class with p > 0, or with p = NaN.
   double on_support(double q, double p) const {
     if (q == p) return 0;
     if (alpha_ == 2) return (q - p) * (q - p) / 2;
@@ -57,7 +58,7 @@ class Terms {
     return at_least_zero((q * (log_alpha(q) - log_p) - (q - p) * (1 + (alpha_ - 1) * log_p)) /
                          alpha_);
   }
-  /// q > 0
+  /// The term of a class with p = 0 and q > 0.
   double off_support(double q, double log) const {
     return at_least_zero(q * ((log_alpha(q) - 1) / alpha_ - log));
   }
@@ -66,14 +67,14 @@ class Terms {
   double alpha_;
 };
 
-/// The loss of a slice's x and smoothed q; scratch: 3 * extent floats.
-double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha,
+/// The loss of a slice for alpha > 1. The slice has 3 * extent floats of scratch.
+double entmax_loss_of(const LossTargets& targets, const Slice& slice, float alpha,
                       const kernels::Kernels& kernels) {
   const float* const x = slice.in[0];
   float* const p = slice.scratch;
   entmax_row(kernels, x, slice.extent, alpha, p, p + slice.extent);
   const double maximum = greatest(kernels, x, slice.extent);
-  const Terms terms(alpha);
+  const FenchelYoungTerms terms(alpha);
   const double log_of_greatest = terms.log_alpha(greatest(kernels, p, slice.extent));
   double sum = 0;
   targets.for_each_class(slice, [&](std::int64_t c, double q) {
@@ -86,23 +87,24 @@ double entmax_loss_of(const Targets& targets, const Slice& slice, float alpha,
   return sum;
 }
 
-/// alpha = 1: sum_c q_c log (q_c / p_c), which is the divergence of q and p where both sum to 1;
-/// their sums are in it for q that does not.
-double softmax_loss_of(const Targets& targets, const Slice& slice,
+/// The loss of a slice for alpha = 1: sum_c q_c log(q_c / p_c), the Kullback-Leibler divergence,
+/// plus sum_c p_c - sum_c q_c, which is 0 unless q does not sum to 1.
+double softmax_loss_of(const LossTargets& targets, const Slice& slice,
                        const kernels::Kernels& kernels) {
   LogSum log_sum;
   log_sum_rows(kernels, {slice.in[0], 0, 1, slice.extent}, &log_sum);
   const LogProbabilities log_p(slice.in[0], slice.extent, log_sum);
-  if (targets.one_class_counts()) return -log_p[targets.class_of(slice.index)];
-  double sum = log_p.empty() ? 0 : 1;  // of p
+  if (targets.one_hot()) return -log_p[targets.class_of(slice.index)];
+  double sum = log_p.empty() ? 0 : 1;  // begins with sum_c p_c
   targets.for_each_class(slice, [&](std::int64_t c, double q) {
-    sum += weighed(q, -log_p[c]) - q;
+    sum += weighted(q, -log_p[c]) - q;
     if (q != 0) sum += q * std::log(q);
   });
   return at_least_zero(sum);
 }
 
-void gradient_of(const Targets& targets, const Slice& slice, float alpha, double factor,
+/// dx_c = factor (p_c - q_c), zeros for an ignored slice.
+void gradient_of(const LossTargets& targets, const Slice& slice, float alpha, double factor,
                  const kernels::Kernels& kernels) {
   float* const dx = slice.out[0];
   if (targets.ignored(slice.index)) {
@@ -114,9 +116,9 @@ void gradient_of(const Targets& targets, const Slice& slice, float alpha, double
       slice, [&](std::int64_t c, double q) { dx[c] = static_cast<float>(factor * (dx[c] - q)); });
 }
 
-/// These losses are of whole distributions: a class that counts more or less than others is not
-/// among them.
-void require_weights_of_targets(const Targets& targets, const LossOptions& options) {
+/// These losses compare whole distributions, so a weight can apply to a slice by its target class,
+/// but not to a single class of a distribution.
+void require_weights_of_targets(const LossTargets& targets, const LossOptions& options) {
   if (!options.weight.absent() && !targets.distributions().absent()) {
     reject(
         fmt::format("weight is given, but target is of type {}: the weight of a slice is that of "
@@ -126,7 +128,7 @@ void require_weights_of_targets(const Targets& targets, const LossOptions& optio
   }
 }
 
-double weight_of_slice(const Targets& targets, std::int64_t slice) {
+double weight_of_slice(const LossTargets& targets, std::int64_t slice) {
   return targets.distributions().absent() ? targets.weight(targets.class_of(slice)) : 1;
 }
 
@@ -137,20 +139,20 @@ void entmax_loss(const TensorView& x, const TensorView& target, const MutableTen
   require_alpha(alpha);
   require_input("x", x);
   require_loss_output("loss", loss, {"x", x}, options.reduction);
-  const ResolvedExecution resources = resolve(execution);
-  const Targets targets({"x", x}, target, options, resources);
+  const ResolvedExecution resolved = resolve(execution);
+  const LossTargets targets({"x", x}, target, options, resolved);
   require_weights_of_targets(targets, options);
-  Losses losses(loss, options.reduction, targets);
+  LossReduction losses(loss, options.reduction, targets);
   const std::int64_t scratch = (alpha == 1 ? 0 : 3) * targets.classes();
   for_each_slice(
       {.in = {x, targets.distributions()}, .dim = targets.class_dim(), .scratch = scratch},
-      resources, [&](const Slice& slice) {
+      resolved, [&](const Slice& slice) {
         if (targets.ignored(slice.index)) return losses.set(slice.index, 0);
-        const double here = alpha == 1 ? softmax_loss_of(targets, slice, resources.kernels)
-                                       : entmax_loss_of(targets, slice, alpha, resources.kernels);
-        losses.set(slice.index, weighed(weight_of_slice(targets, slice.index), here));
+        const double here = alpha == 1 ? softmax_loss_of(targets, slice, resolved.kernels)
+                                       : entmax_loss_of(targets, slice, alpha, resolved.kernels);
+        losses.set(slice.index, weighted(weight_of_slice(targets, slice.index), here));
       });
-  losses.finish(resources.num_threads);
+  losses.finish(resolved.num_threads);
 }
 
 void sparsemax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
@@ -165,20 +167,20 @@ void entmax_loss_backward(const TensorView& dloss, const TensorView& x, const Te
   require_input("x", x);
   require_output_like("dx", dx, "x", x);
   require_loss_input("dloss", dloss, {"x", x}, options.reduction);
-  const ResolvedExecution resources = resolve(execution);
-  const Targets targets({"x", x}, target, options, resources);
+  const ResolvedExecution resolved = resolve(execution);
+  const LossTargets targets({"x", x}, target, options, resolved);
   require_weights_of_targets(targets, options);
-  const Factors factors(dloss, options.reduction, targets);
+  const UpstreamGradient upstream(dloss, options.reduction, targets);
   const std::int64_t scratch = 2 * targets.classes();
   for_each_slice({.in = {x, targets.distributions()},
                   .out = {dx},
                   .dim = targets.class_dim(),
                   .scratch = scratch},
-                 resources, [&](const Slice& slice) {
+                 resolved, [&](const Slice& slice) {
                    const double weight =
                        targets.ignored(slice.index) ? 0 : weight_of_slice(targets, slice.index);
-                   gradient_of(targets, slice, alpha, weight * factors[slice.index],
-                               resources.kernels);
+                   gradient_of(targets, slice, alpha, weight * upstream[slice.index],
+                               resolved.kernels);
                  });
 }
 

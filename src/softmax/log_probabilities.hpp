@@ -1,4 +1,4 @@
-// The logarithms of softmax of a row of logits, one at a time, in double.
+// log softmax of a row of logits, one element at a time, in double.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,9 @@
 
 namespace attn::detail {
 
-/// log p_c = (x_c - shift) - log sum_j exp(x_j - shift). The difference of two floats comes first:
-/// it is exact in a double or dwarfs the logarithm, so that large logits lose nothing. Of nothing
-/// but -inf, all are -inf.
+/// log p_c = (x_c - shift) - log sum_j exp(x_j - shift). The difference of the two floats is taken
+/// first: in double it is either exact or so large that the logarithm does not count, so large
+/// logits lose no digits. If no logit is above -inf, every log p_c is -inf.
 class LogProbabilities {
  public:
   LogProbabilities(const float* x, std::int64_t count, const LogSum& sum) noexcept
@@ -20,12 +20,12 @@ class LogProbabilities {
         empty_(sum.rest == -std::numeric_limits<double>::infinity()) {
     if (empty_) sum_.rest = 0;
   }
-  /// No element is above -inf.
+  /// Whether no logit is above -inf.
   bool empty() const noexcept { return empty_; }
   double operator[](std::int64_t c) const noexcept {
     return static_cast<double>(x_[c]) - sum_.shift - sum_.rest;
   }
-  /// Of all. In several sums, as an addition waits for the one before it.
+  /// The sum over all classes. Eight partial sums let additions overlap.
   double sum() const noexcept {
     constexpr std::int64_t lanes = 8;
     double sums[lanes] = {}, sum = 0;

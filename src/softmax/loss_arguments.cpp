@@ -3,18 +3,17 @@
 #include <atomic>
 #include <string>
 
-#include "softmax/arguments.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {
 
-bool is_integer(DType dtype) { return dtype == DType::i32 || dtype == DType::i64; }
-
 int class_dim_of(const TensorView& x) { return x.rank() == 1 ? 0 : 1; }
 
-/// One for each slice, of any type.
-void require_of_slices(const char* name, const TensorView& tensor, const NamedView& x) {
+/// A tensor of any type with one element for each slice.
+void require_one_per_slice(const char* name, const TensorView& tensor, const NamedView& x) {
   const int dim = class_dim_of(x.tensor);
   const Dims needed = remove_dim(x.tensor.shape, dim);
   if (!(tensor.shape == needed)) {
@@ -24,32 +23,19 @@ void require_of_slices(const char* name, const TensorView& tensor, const NamedVi
   require_data(name, tensor);
 }
 
-/// "[3, 1]", or nothing for the only element of a scalar.
-std::string coordinates(std::int64_t index, const Dims& shape) {
-  Dims at = shape;
-  for (int dim = shape.rank() - 1; dim >= 0; --dim) {
-    at[dim] = index % shape[dim];
-    index /= shape[dim];
-  }
-  return shape.rank() == 0 ? "" : at.to_string();
-}
-
-void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
-  std::int64_t before = least.load();
-  while (value < before && !least.compare_exchange_weak(before, value)) {
-  }
+/// "target[3, 1]", or "target" if it is a scalar.
+std::string name_of_target(const Dims& shape, std::int64_t slice) {
+  return shape.rank() == 0 ? "target" : "target" + index_of(shape, slice).to_string();
 }
 
 }  // namespace
 
-Targets::Targets(const NamedView& x, const TensorView& target, const LossOptions& options,
-                 const ResolvedExecution& resources)
+LossTargets::LossTargets(const NamedView& x, const TensorView& target, const LossOptions& options,
+                         const ResolvedExecution& execution)
     : class_dim_(class_dim_of(x.tensor)),
       classes_(x.tensor.shape[class_dim_]),
       slices_(number_of_slices(x.tensor.shape, class_dim_)),
-      data_(target.data),
-      wide_(target.dtype == DType::i64),
-      positions_(target.shape, target.strides),
+      offsets_(target.shape, target.strides),
       ignore_index_(options.ignore_index),
       smoothing_(options.label_smoothing) {
   if (!(smoothing_ >= 0 && smoothing_ <= 1)) {
@@ -57,8 +43,9 @@ Targets::Targets(const NamedView& x, const TensorView& target, const LossOptions
   }
   set_weights(options.weight, x.name);
   if (is_integer(target.dtype)) {
-    require_of_slices("target", target, x);
-    divisor_ = checked_sum_of_weights(x.name, target.shape, resources.num_threads);
+    require_one_per_slice("target", target, x);
+    classes_of_slices_ = target;
+    divisor_ = checked_sum_of_weights(x.name, target.shape, execution.num_threads);
     return;
   }
   if (target.dtype != DType::f32 && target.dtype != DType::bf16 && target.dtype != DType::f16) {
@@ -78,7 +65,7 @@ Targets::Targets(const NamedView& x, const TensorView& target, const LossOptions
   divisor_ = static_cast<double>(slices_);
 }
 
-void Targets::set_weights(const TensorView& weight, const char* x_name) {
+void LossTargets::set_weights(const TensorView& weight, const char* x_name) {
   if (weight.absent()) return;
   require_type("weight", weight, DType::f32);
   require_rank("weight", weight, 1, "[classes]");
@@ -90,35 +77,36 @@ void Targets::set_weights(const TensorView& weight, const char* x_name) {
     weights_[static_cast<std::size_t>(c)] = data[c * weight.strides[0]];
 }
 
-double Targets::checked_sum_of_weights(const char* x_name, const Dims& shape,
-                                       int num_threads) const {
+double LossTargets::checked_sum_of_weights(const char* x_name, const Dims& shape,
+                                           int num_threads) const {
   std::atomic<std::int64_t> first_wrong{slices_};
   const double sum = sum_over_slices(slices_, num_threads, [&](std::int64_t slice) {
     const std::int64_t target = class_of(slice);
     if (target == ignore_index_) return 0.0;
     if (target >= 0 && target < classes_) return weight(target);
-    lower(first_wrong, slice);
+    atomic_min(first_wrong, slice);
     return 0.0;
   });
   if (const std::int64_t wrong = first_wrong; wrong < slices_) {
-    const std::string name = "target" + coordinates(wrong, shape);
     const std::string unless =
         ignore_index_ ? fmt::format(", or be ignore_index, {}", *ignore_index_) : "";
-    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}", name,
-                       class_of(wrong), classes_ - 1, x_name, unless));
+    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}",
+                       name_of_target(shape, wrong), class_of(wrong), classes_ - 1, x_name,
+                       unless));
   }
   return sum;
 }
 
-Losses::Losses(const MutableTensorView& loss, Reduction reduction, const Targets& targets)
+LossReduction::LossReduction(const MutableTensorView& loss, Reduction reduction,
+                             const LossTargets& targets)
     : targets_(targets), reduction_(reduction), out_(loss) {
-  if (reduction != Reduction::none) kept_.resize(static_cast<std::size_t>(targets.slices()));
+  if (reduction != Reduction::none) losses_.resize(static_cast<std::size_t>(targets.slices()));
 }
 
-void Losses::finish(int num_threads) {
+void LossReduction::finish(int num_threads) {
   if (reduction_ == Reduction::none) return;
   const double sum = sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) {
-    return kept_[static_cast<std::size_t>(slice)];
+    return losses_[static_cast<std::size_t>(slice)];
   });
   out_[0] = static_cast<float>(reduction_ == Reduction::mean ? sum / targets_.divisor() : sum);
 }
@@ -126,7 +114,7 @@ void Losses::finish(int num_threads) {
 void require_loss_input(const char* name, const TensorView& loss, const NamedView& x,
                         Reduction reduction) {
   require_type(name, loss, DType::f32);
-  if (reduction == Reduction::none) return require_of_slices(name, loss, x);
+  if (reduction == Reduction::none) return require_one_per_slice(name, loss, x);
   require_rank(name, loss, 0, "one number, unless Reduction::none is asked for");
   require_data(name, loss);
 }

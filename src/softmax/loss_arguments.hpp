@@ -1,4 +1,4 @@
-// What the losses share: their targets and options, checked once, and what becomes of the losses of
+// What all losses share: the checked targets and options, and the reduction of the losses of
 // slices.
 #pragma once
 
@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "softmax/slices.hpp"
+#include "iterate/slices.hpp"
+#include "tensor/indexing.hpp"
+#include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::detail {
@@ -20,13 +22,14 @@ struct NamedView {
   TensorView tensor;
 };
 
-/// Blocks that do not depend on threads, and so neither does the order of what is summed in them.
+/// Sums are taken over blocks of this size, whatever the number of threads, so that it does not
+/// change their order.
 inline constexpr std::int64_t block_of_slices = 4096;
 
 /// Calls f(block, first, last) for each block of slices first, ..., last - 1.
 template <class F>
 void for_each_block(std::int64_t slices, int num_threads, F&& f) {
-  const std::int64_t blocks = (slices + block_of_slices - 1) / block_of_slices;
+  const std::int64_t blocks = divide_up(slices, block_of_slices);
   parallel_for(threads_for(slices, num_threads), blocks, [&](std::int64_t block) {
     const std::int64_t first = block * block_of_slices;
     f(block, first, std::min(first + block_of_slices, slices));
@@ -36,8 +39,7 @@ void for_each_block(std::int64_t slices, int num_threads, F&& f) {
 /// The sum of f(slice), in double.
 template <class F>
 double sum_over_slices(std::int64_t slices, int num_threads, F&& f) {
-  std::vector<double> sums(
-      static_cast<std::size_t>((slices + block_of_slices - 1) / block_of_slices));
+  std::vector<double> sums(static_cast<std::size_t>(divide_up(slices, block_of_slices)));
   for_each_block(slices, num_threads,
                  [&](std::int64_t block, std::int64_t first, std::int64_t last) {
                    double sum = 0;
@@ -49,54 +51,57 @@ double sum_over_slices(std::int64_t slices, int num_threads, F&& f) {
   return sum;
 }
 
-/// 0 times an infinite loss is 0; all else is as IEEE 754 has it.
-inline double weighed(double weight, double loss) noexcept {
+/// weight * loss, where 0 times an infinite loss is 0, not NaN.
+inline double weighted(double weight, double loss) noexcept {
   return weight == 0 && std::isinf(loss) ? 0 : weight * loss;
 }
 
-/// The target of each slice, a class or a distribution q over classes, and the options that say
-/// what it counts.
-class Targets {
+/// The target of each slice, which is a class or a distribution q over classes, with the weights of
+/// classes and the label smoothing that apply to it.
+class LossTargets {
  public:
-  /// Checks x, which has the classes, against target and options, and each class; throws Error.
-  Targets(const NamedView& x, const TensorView& target, const LossOptions& options,
-          const ResolvedExecution& resources);
+  /// Checks target and options against x, the tensor that has the classes, and checks the class of
+  /// each slice. Throws Error.
+  LossTargets(const NamedView& x, const TensorView& target, const LossOptions& options,
+              const ResolvedExecution& execution);
 
   int class_dim() const noexcept { return class_dim_; }
   std::int64_t classes() const noexcept { return classes_; }
   std::int64_t slices() const noexcept { return slices_; }
-  /// The distributions; absent where targets are classes.
+  /// The distributions; absent if targets are classes.
   const TensorView& distributions() const noexcept { return distributions_; }
-  /// Targets are classes, and nothing is smoothed: one class of each slice counts.
-  bool one_class_counts() const noexcept { return distributions_.absent() && smoothing_ == 0; }
-  /// Targets are classes, smoothed, and classes count equally: q is share() for each, and kept() more
-  /// for the target.
+  /// Whether q is 1 for one class of each slice and 0 for the others: targets are classes, without
+  /// smoothing.
+  bool one_hot() const noexcept { return distributions_.absent() && smoothing_ == 0; }
+  /// Whether q has only two values, and classes the same weight: targets are classes with
+  /// smoothing. Then q is smoothing_share() for each class, plus target_share() for the target.
   bool evenly_smoothed() const noexcept {
     return distributions_.absent() && smoothing_ != 0 && weights_.empty();
   }
-  double kept() const noexcept { return 1 - smoothing_; }
-  double share() const noexcept { return smoothing_ / static_cast<double>(classes_); }
-  /// What a mean divides by.
+  /// What smoothing leaves to the target, or what it multiplies a distribution with.
+  double target_share() const noexcept { return 1 - smoothing_; }
+  /// What smoothing adds to q for each class.
+  double smoothing_share() const noexcept { return smoothing_ / static_cast<double>(classes_); }
+  /// What Reduction::mean divides the sum of losses by.
   double divisor() const noexcept { return divisor_; }
 
   bool ignored(std::int64_t slice) const noexcept {
     return distributions_.absent() && ignore_index_ && class_of(slice) == *ignore_index_;
   }
-  /// Where targets are classes.
+  /// The target class of a slice; requires that targets are classes.
   std::int64_t class_of(std::int64_t slice) const noexcept {
-    const std::int64_t offset = positions_.offset(slice);
-    return wide_ ? static_cast<const std::int64_t*>(data_)[offset]
-                 : static_cast<const std::int32_t*>(data_)[offset];
+    return integer_at_offset(classes_of_slices_, offsets_.offset(slice));
   }
+  /// The weight that the options give to a class.
   double weight(std::int64_t of_class) const noexcept {
     return weights_.empty() ? 1 : weights_[static_cast<std::size_t>(of_class)];
   }
 
-  /// Calls f(c, q_c) for each class in order, with q_c smoothed. The distribution is the slice's
-  /// in[1].
+  /// Calls f(c, q_c) for each class in order, with smoothed q_c. A distribution is read from the
+  /// slice's in[1].
   template <class F>
   void for_each_class(const Slice& slice, F&& f) const {
-    const double of_q = kept(), of_all = share();
+    const double of_q = target_share(), of_all = smoothing_share();
     if (const float* q = slice.in[1]) {
       for (std::int64_t c = 0; c < classes_; ++c) f(c, of_q * q[c] + of_all);
     } else {
@@ -112,55 +117,55 @@ class Targets {
   int class_dim_ = 0;
   std::int64_t classes_ = 0, slices_ = 0;
   TensorView distributions_{};
-  const void* data_ = nullptr;  // of classes
-  bool wide_ = false;           // i64, else i32
-  ElementOffsets positions_;
+  TensorView classes_of_slices_{};  // the target, if it has classes
+  ElementOffsets offsets_;
   std::optional<std::int64_t> ignore_index_;
   double smoothing_ = 0;
   double divisor_ = 0;
-  std::vector<float> weights_;  // none: 1
+  std::vector<float> weights_;  // for each class; empty if all are 1
 };
 
-/// The losses of slices on their way to their reduction.
-class Losses {
+/// Writes the losses of slices, or collects them for their sum or mean.
+class LossReduction {
  public:
   /// `loss` has been checked.
-  Losses(const MutableTensorView& loss, Reduction reduction, const Targets& targets);
-  /// From several threads at once.
+  LossReduction(const MutableTensorView& loss, Reduction reduction, const LossTargets& targets);
+  /// May be called from several threads at once.
   void set(std::int64_t slice, double loss) noexcept {
-    if (kept_.empty())
+    if (losses_.empty())
       out_[slice] = static_cast<float>(loss);
     else
-      kept_[static_cast<std::size_t>(slice)] = loss;
+      losses_[static_cast<std::size_t>(slice)] = loss;
   }
-  /// After the last one.
+  /// Writes the sum or the mean, after the loss of each slice was set.
   void finish(int num_threads);
 
  private:
-  const Targets& targets_;
+  const LossTargets& targets_;
   Reduction reduction_;
-  PerSlice<float, void> out_;
-  std::vector<double> kept_;  // for a sum
+  PerSlice<float> out_;
+  std::vector<double> losses_;  // empty for Reduction::none
 };
 
-/// The factor of a slice's gradient that comes from outside: dloss, over the divisor of a mean.
-class Factors {
+/// The gradient that each slice's loss receives: dloss, divided for a mean.
+class UpstreamGradient {
  public:
-  Factors(const TensorView& dloss, Reduction reduction, const Targets& targets) noexcept
-      : values_(dloss),
-        each_(reduction == Reduction::none),
+  UpstreamGradient(const TensorView& dloss, Reduction reduction,
+                   const LossTargets& targets) noexcept
+      : dloss_(dloss),
+        one_per_slice_(reduction == Reduction::none),
         divisor_(reduction == Reduction::mean ? targets.divisor() : 1) {}
   double operator[](std::int64_t slice) const noexcept {
-    return values_[each_ ? slice : 0] / divisor_;
+    return dloss_[one_per_slice_ ? slice : 0] / divisor_;
   }
 
  private:
-  PerSlice<const float, const void> values_;
-  bool each_;
+  PerSlice<const float> dloss_;
+  bool one_per_slice_;
   double divisor_;
 };
 
-/// loss or dloss: f32 [], or with Reduction::none one for each slice of x.
+/// Checks loss or dloss: f32 of rank 0, or with Reduction::none one number for each slice of x.
 void require_loss_input(const char* name, const TensorView& loss, const NamedView& x,
                         Reduction reduction);
 void require_loss_output(const char* name, const MutableTensorView& loss, const NamedView& x,

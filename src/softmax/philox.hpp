@@ -1,6 +1,6 @@
 // Philox4x32-10, a counter-based random number generator (Salmon, Moraes, Dror and Shaw 2011,
-// doi:10.1145/2063384.2063405): a block of random words is a function of a counter and a key, so
-// that any draw can be had without those before it.
+// doi:10.1145/2063384.2063405). A block of four random words is a function of a counter and a key,
+// so any draw can be computed without the draws before it.
 #pragma once
 
 #include <array>
@@ -27,8 +27,8 @@ constexpr PhiloxCounter philox(PhiloxCounter counter, PhiloxKey key) noexcept {
   return counter;
 }
 
-/// In [0, 1), a multiple of 2^-53: from the first two words of the block at counter (draw, row),
-/// each half low word first.
+/// A multiple of 2^-53 in [0, 1): the upper 53 bits of the first two words, low word first, of the
+/// block for key `seed` and counter (draw, row), whose 64-bit halves are also given low word first.
 constexpr double philox_uniform(std::uint64_t seed, std::uint64_t draw,
                                 std::uint64_t row) noexcept {
   const auto low = [](std::uint64_t bits) { return static_cast<std::uint32_t>(bits); };

@@ -1,3 +1,6 @@
+// The exponential functions of rows. A term is exp(x_j / temperature), times a power of two or less
+// a shift of the exponent that a row has in common (kernels::ExpReduction), so that no term
+// overflows and the sum is of order 1 or more.
 #include "softmax/row_functions.hpp"
 
 #include <algorithm>
@@ -19,129 +22,137 @@ constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr double log2e = 1.4426950408889634074;
 constexpr double ln2 = 0.69314718055994530942;
 
-SplitFloat factor_of(double value) {
+/// A double as the sum of two floats; the first is also given as two halves of 12 bits each.
+SplitFloat split(double value) {
   const auto high = static_cast<float>(value);
   const auto upper = std::bit_cast<float>(std::bit_cast<std::uint32_t>(high) & 0xfffff000u);
   return {
       .high = high, .low = static_cast<float>(value - high), .upper = upper, .lower = high - upper};
 }
 
-constexpr float near = 256;  // in the log2 domain: parts of so great an exponent are exact, and
-                             // greater ones differ exactly
-constexpr float all_far = -1;
+/// Exponents of 2 up to this magnitude need no shift: the parts that the kernels split them into
+/// are exact, and beyond it the differences from a shift are.
+constexpr float most_unshifted = 256;
+/// As a limit of that kind, every row is shifted.
+constexpr float always_shift = -1;
 
-/// The terms of sums at a temperature.
-class Terms {
+/// Makes the ExpReduction of rows at one temperature.
+class ExpReducer {
  public:
-  /// Where the greatest exponent is above `unmoved`, terms are moved.
-  explicit Terms(float temperature, float unmoved = near)
-      : unmoved_(unmoved),
-        shrink_(temperature > far ? 1 / far : 1),
-        stretch_(temperature < 1 / far ? far : 1),
+  /// Rows whose greatest exponent of 2 is above most_unshifted are shifted.
+  explicit ExpReducer(float temperature, float unshifted = most_unshifted)
+      : unshifted_(unshifted),
+        shrink_(temperature > extreme ? 1 / extreme : 1),
+        stretch_(temperature < 1 / extreme ? extreme : 1),
         temperature_(static_cast<double>(temperature) * shrink_ * stretch_),
         factor_(log2e / temperature_),
-        factors_(factor_of(factor_)),
-        inverse_(factor_of(1 / temperature_)) {}
+        split_factor_(split(factor_)),
+        split_inverse_(split(1 / temperature_)) {}
 
-  /// For a row with this greatest element, whose term is 2 at most.
-  ExpReduction below(float greatest) const {
-    constexpr double least = -126;
-    constexpr double to_whole = 0x1.8p52;                               // adding it rounds
-    if (greatest == minus_infinity) return kernels::plain_exponential;  // of -inf that is 0
+  /// The reduction of a row with this greatest element, whose term becomes 2 at most.
+  ExpReduction reduction(float greatest) const {
+    constexpr double least_exponent = -126;
+    constexpr double rounder = 0x1.8p52;  // adding and subtracting it rounds to an integer
+    // The row has no element above -inf, and e^x is 0 for each.
+    if (greatest == minus_infinity) return kernels::plain_exponential;
     const double exponent = greatest * factor_;
-    const bool moved = shrink_ != 1 || stretch_ != 1 || !(std::abs(exponent) <= unmoved_);
-    const double whole = moved ? 0 : (exponent + to_whole) - to_whole;
+    const bool moved = shrink_ != 1 || stretch_ != 1 || !(std::abs(exponent) <= unshifted_);
+    const double whole = moved ? 0 : (exponent + rounder) - rounder;
     return {.moved = moved,
             .shrink = shrink_,
             .shift = moved ? greatest * shrink_ : 0,
             .stretch = stretch_,
-            .factor = factors_,
+            .factor = split_factor_,
             .whole = static_cast<std::int32_t>(whole),
-            .bound = static_cast<float>((whole + least) * (temperature_ * ln2))};
+            .bound = static_cast<float>((whole + least_exponent) * (temperature_ * ln2))};
   }
 
-  /// What exp's argument has less in a term of `e` than in one of `base`, or than in its formula.
-  double taken_out(const ExpReduction& e,
-                   const ExpReduction& base = kernels::plain_exponential) const {
+  /// The natural logarithm of what a term of `base` is divided by to become a term of `e`. For the
+  /// default base that is what the logarithm of a sum of terms lacks.
+  double log_divisor(const ExpReduction& e,
+                     const ExpReduction& base = kernels::plain_exponential) const {
     return (static_cast<double>(e.shift) - base.shift) / (temperature_ / stretch_) +
            (e.whole - base.whole) * ln2;
   }
 
-  /// What turns elements of the row into their logarithms of softmax; -inf into itself where there
-  /// are no terms.
-  LogTerms logarithms(const ExpReduction& e, double sum) const {
-    const SplitFloat log_sum = sum == 0 ? SplitFloat{} : factor_of(e.whole * ln2 + std::log(sum));
+  /// How the kernels make log_softmax from the row's elements. For a row without terms, whose sum
+  /// is 0, -inf stays -inf.
+  LogTerms log_terms(const ExpReduction& e, double sum) const {
+    const SplitFloat log_sum = sum == 0 ? SplitFloat{} : split(e.whole * ln2 + std::log(sum));
     return {.moved = e.moved,
             .shrink = e.shrink,
             .shift = e.shift,
             .stretch = e.stretch,
-            .factor = inverse_,
+            .factor = split_inverse_,
             .high = log_sum.high,
             .low = log_sum.low};
   }
 
  private:
-  static constexpr float far = 0x1p60f;  // so great a temperature, or so small a one, leaves too
-                                         // little room for products' halves
+  /// A temperature above this, or below its inverse, is scaled by it: otherwise products of the
+  /// halves of a SplitFloat would leave the range of floats.
+  static constexpr float extreme = 0x1p60f;
 
-  double unmoved_;
+  double unshifted_;
   float shrink_, stretch_;
-  double temperature_;  // within that room
+  double temperature_;  // scaled
   double factor_;
-  SplitFloat factors_, inverse_;
+  SplitFloat split_factor_, split_inverse_;
 };
 
-/// The sums of a few rows' terms, and what the terms are. 0: a row is empty or nothing but -inf.
+/// The sums of the terms of a few rows, and the reductions that the terms were made with. A sum is
+/// 0 if the row is empty or has no element above -inf.
 struct RowSums {
-  ExpReduction exponentials[kernels::rows_at_once];
+  ExpReduction reductions[kernels::rows_at_once];
   double sums[kernels::rows_at_once];
 };
 
-constexpr std::int64_t block_size =
-    4096;  // elements: L1 keeps them from their maximum to their sum
-constexpr std::int64_t kept_row =
-    65536;  // rows of so many elements stay in a core's second-level cache, with their terms
+/// Elements that stay in the L1 cache from the search for their maximum to their sum.
+constexpr std::int64_t block_size = 4096;
+/// A row of this length stays in the L2 cache together with its terms.
+constexpr std::int64_t longest_cached_row = 65536;
 
-/// In two passes over whole rows. to may be null; else terms are kept there.
-RowSums sum_in_passes(const RowKernels& rows, const FloatRows& x, const Terms& terms,
-                      const FloatRowsOut& to) {
+/// Two passes over whole rows, one for the maxima and one for the sums. The terms are stored in
+/// `to` unless it is null.
+RowSums sum_in_two_passes(const RowKernels& rows, const FloatRows& x, const ExpReducer& reducer,
+                          const FloatRowsOut& to) {
   RowSums result;
   float maxima[kernels::rows_at_once];
   rows.maxima(x, maxima);
-  for (std::int64_t r = 0; r < x.rows; ++r) result.exponentials[r] = terms.below(maxima[r]);
-  rows.sum_terms(x, result.exponentials, to, result.sums);
+  for (std::int64_t r = 0; r < x.rows; ++r) result.reductions[r] = reducer.reduction(maxima[r]);
+  rows.sum_terms(x, result.reductions, to, result.sums);
   return result;
 }
 
-/// One row in one pass, block by block: where a block's maximum is a new one, the sum so far is
-/// multiplied to fit.
-void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const Terms& terms,
+/// One pass over one row, block by block. Where a block has a new maximum, the sum so far is
+/// rescaled to the block's reduction.
+void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const ExpReducer& reducer,
                      ExpReduction& e, double& sum) {
-  float maximum = minus_infinity;
+  float row_max = minus_infinity;
   e = kernels::plain_exponential;
   sum = 0;
   for (std::int64_t n = 0; n < row.count; n += block_size) {
     const FloatRows block{row.data + n, 0, 1, std::min(block_size, row.count - n)};
-    float here = 0;
-    rows.maxima(block, &here);
-    if (here > maximum) {
-      const ExpReduction grown = terms.below(here);
-      if (maximum != minus_infinity) sum *= std::exp(terms.taken_out(e, grown));
+    float block_max = 0;
+    rows.maxima(block, &block_max);
+    if (block_max > row_max) {
+      const ExpReduction grown = reducer.reduction(block_max);
+      if (row_max != minus_infinity) sum *= std::exp(reducer.log_divisor(e, grown));
       e = grown;
-      maximum = here;
+      row_max = block_max;
     }
-    double more = 0;
-    rows.sum_terms(block, &e, {}, &more);
-    sum += more;
+    double block_sum = 0;
+    rows.sum_terms(block, &e, {}, &block_sum);
+    sum += block_sum;
   }
 }
 
-/// Reads x once from memory.
-RowSums sum_once(const RowKernels& rows, const FloatRows& x, const Terms& terms) {
-  if (x.count <= block_size) return sum_in_passes(rows, x, terms, {});
+/// Reads x only once from memory and stores no terms.
+RowSums sum_once(const RowKernels& rows, const FloatRows& x, const ExpReducer& reducer) {
+  if (x.count <= block_size) return sum_in_two_passes(rows, x, reducer, {});
   RowSums result;
   for (std::int64_t r = 0; r < x.rows; ++r) {
-    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, terms, result.exponentials[r],
+    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, reducer, result.reductions[r],
                     result.sums[r]);
   }
   return result;
@@ -155,44 +166,44 @@ float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t cou
 
 void logsumexp_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature,
                     float* out) noexcept {
-  const Terms terms(temperature);
-  const RowSums sums = sum_once(kernels.rows, x, terms);
+  const ExpReducer reducer(temperature);
+  const RowSums sums = sum_once(kernels.rows, x, reducer);
   for (std::int64_t r = 0; r < x.rows; ++r) {
-    out[r] = static_cast<float>(terms.taken_out(sums.exponentials[r]) + std::log(sums.sums[r]));
+    out[r] = static_cast<float>(reducer.log_divisor(sums.reductions[r]) + std::log(sums.sums[r]));
   }
 }
 
 void softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature,
                   const FloatRowsOut& y) noexcept {
-  const bool kept =
-      x.count <= kept_row;  // else making terms twice costs less than writing and reading them
-  const Terms terms(temperature);
-  const RowSums sums =
-      kept ? sum_in_passes(kernels.rows, x, terms, y) : sum_once(kernels.rows, x, terms);
+  // For longer rows, computing the terms twice costs less than writing and reading them.
+  const bool store_terms = x.count <= longest_cached_row;
+  const ExpReducer reducer(temperature);
+  const RowSums sums = store_terms ? sum_in_two_passes(kernels.rows, x, reducer, y)
+                                   : sum_once(kernels.rows, x, reducer);
   SplitFloat factors[kernels::rows_at_once];
   for (std::int64_t r = 0; r < x.rows; ++r)
-    factors[r] = factor_of(sums.sums[r] == 0 ? 0 : 1 / sums.sums[r]);
-  if (kept) {
+    factors[r] = split(sums.sums[r] == 0 ? 0 : 1 / sums.sums[r]);
+  if (store_terms) {
     kernels.rows.scale({y.data, y.stride, x.rows, x.count}, factors, y);
   } else {
-    kernels.rows.scale_terms(x, sums.exponentials, factors, y);
+    kernels.rows.scale_terms(x, sums.reductions, factors, y);
   }
 }
 
 void log_softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float temperature,
                       const FloatRowsOut& y) noexcept {
-  const Terms terms(temperature);
-  const RowSums sums = sum_once(kernels.rows, x, terms);
-  LogTerms logarithms[kernels::rows_at_once];
+  const ExpReducer reducer(temperature);
+  const RowSums sums = sum_once(kernels.rows, x, reducer);
+  LogTerms terms[kernels::rows_at_once];
   for (std::int64_t r = 0; r < x.rows; ++r)
-    logarithms[r] = terms.logarithms(sums.exponentials[r], sums.sums[r]);
-  kernels.rows.log_terms(x, logarithms, y);
+    terms[r] = reducer.log_terms(sums.reductions[r], sums.sums[r]);
+  kernels.rows.log_terms(x, terms, y);
 }
 
 void log_sum_rows(const kernels::Kernels& kernels, const FloatRows& x, LogSum* log_sums) noexcept {
-  const RowSums sums = sum_once(kernels.rows, x, Terms(1, all_far));
+  const RowSums sums = sum_once(kernels.rows, x, ExpReducer(1, always_shift));
   for (std::int64_t r = 0; r < x.rows; ++r)
-    log_sums[r] = {sums.exponentials[r].shift, std::log(sums.sums[r])};
+    log_sums[r] = {sums.reductions[r].shift, std::log(sums.sums[r])};
 }
 
 void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count,
@@ -202,10 +213,10 @@ void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std
     return;
   }
   const double temperature = gradient.temperature;
-  const Terms terms(gradient.temperature);
-  const ExpReduction e = terms.below(static_cast<float>(gradient.out * temperature));
+  const ExpReducer reducer(gradient.temperature);
+  const ExpReduction e = reducer.reduction(static_cast<float>(gradient.out * temperature));
   const SplitFloat factor =
-      factor_of(gradient.dout * std::exp(terms.taken_out(e) - gradient.out) / temperature);
+      split(gradient.dout * std::exp(reducer.log_divisor(e) - gradient.out) / temperature);
   kernels.rows.scale_terms({x, 0, 1, count}, &e, &factor, {dx, 0});
 }
 

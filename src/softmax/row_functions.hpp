@@ -1,5 +1,5 @@
-// What the family does with slices, as dense rows of floats. y may be x. Values as softmax.hpp
-// says, special ones included.
+// The softmax family on dense rows of floats. Results for special values are as softmax.hpp says.
+// An output row may be the memory of its input.
 #pragma once
 
 #include <cstdint>
@@ -8,20 +8,23 @@
 
 namespace attn::detail {
 
-/// -inf for no elements; NaN if there is one.
+/// The greatest element: -inf for an empty row, NaN if an element is NaN.
 float greatest(const kernels::Kernels& kernels, const float* x, std::int64_t count) noexcept;
 
-// Of a few rows, at most kernels::rows_at_once, each with a result of its own.
+// The next four functions process a few rows, at most kernels::rows_at_once. Rows do not influence
+// each other.
 
-/// log sum_j exp(x_j / temperature)
+/// out[r] = log sum_j exp(x_j / temperature) for row r.
 void logsumexp_rows(const kernels::Kernels& kernels, const kernels::FloatRows& x, float temperature,
                     float* out) noexcept;
-/// log sum_j exp(x_j) = shift + rest. shift is the greatest element, so that its term is 1 exactly
-/// and rest has all that the others add: log p_c = (x_c - shift) - rest loses nothing in double,
-/// neither to large x nor where one element has nearly all of the weight.
+
+/// log sum_j exp(x_j) = shift + rest, where shift is the greatest element. That element's term
+/// exp(x_j - shift) is exactly 1, and rest holds what the other elements add. log p_c is then
+/// (x_c - shift) - rest, which in double loses no digits when x is large or when one element has
+/// nearly all of the probability.
 struct LogSum {
-  float shift;  // 0: there is none above -inf
-  double rest;  // -inf then
+  float shift;  // 0 if no element is above -inf
+  double rest;  // -inf in that case
 };
 void log_sum_rows(const kernels::Kernels& kernels, const kernels::FloatRows& x,
                   LogSum* log_sums) noexcept;
@@ -30,13 +33,13 @@ void softmax_rows(const kernels::Kernels& kernels, const kernels::FloatRows& x, 
 void log_softmax_rows(const kernels::Kernels& kernels, const kernels::FloatRows& x,
                       float temperature, const kernels::FloatRowsOut& y) noexcept;
 
-/// What logsumexp's gradient knows of a slice: the gradient of its value, and the value.
+/// What the gradient of logsumexp needs for a row apart from x.
 struct LogsumexpGradient {
-  float dout;
-  float out;
+  float dout;  // the gradient of out
+  float out;   // logsumexp(x)
   float temperature;
 };
-/// dx_j = dout exp(x_j / temperature - out) / temperature; zeros where out is -inf.
+/// dx_j = dout exp(x_j / temperature - out) / temperature; zeros if out is -inf.
 void logsumexp_gradient_row(const kernels::Kernels& kernels, const float* x, std::int64_t count,
                             const LogsumexpGradient& gradient, float* dx) noexcept;
 
@@ -44,9 +47,11 @@ struct RowThreshold {
   float tau;
   std::int64_t support;
 };
-/// Any alpha >= 1. scratch: 2 * count floats. y is the probabilities and may be null, if only the
-/// threshold is wanted.
+/// The probabilities y of one row for any finite alpha >= 1, and their threshold. scratch has room
+/// for 2 * count floats. y may be null if only the threshold is wanted.
 RowThreshold entmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count,
                         float alpha, float* y, float* scratch) noexcept;
+/// Throws Error(invalid_argument) for an alpha that entmax_row does not accept.
+void require_alpha(float alpha);
 
 }  // namespace attn::detail

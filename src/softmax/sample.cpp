@@ -1,17 +1,17 @@
 #include <attn/sample.hpp>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "softmax/arguments.hpp"
+#include "iterate/slices.hpp"
 #include "softmax/categorical.hpp"
 #include "softmax/philox.hpp"
-#include "softmax/slices.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn {
@@ -48,23 +48,17 @@ void check_tensors(const TensorView& logits, const MutableTensorView& indices) {
   }
 }
 
-/// "logits[2, 0]", or "logits" if it has one row alone.
+/// "logits[2, 0]", or "logits" if there is only one row.
 std::string name_of_row(const Dims& shape, std::int64_t row) {
-  const Dims outer = remove_dim(shape, shape.rank() - 1);
-  if (outer.rank() == 0) return "logits";
-  Dims place = outer;
-  for (int dim = outer.rank() - 1; dim >= 0; --dim) {
-    place[dim] = row % outer[dim];
-    row /= outer[dim];
-  }
-  return "logits" + place.to_string();
+  const Dims rows = remove_dim(shape, -1);
+  return rows.rank() == 0 ? "logits" : "logits" + index_of(rows, row).to_string();
 }
 
-/// The first row that nothing can be drawn from, if there is one.
-void check_rows(const TensorView& logits, const ResolvedExecution& resources) {
+/// Throws if nothing can be drawn from a row, and names the first such row.
+void check_rows(const TensorView& logits, const ResolvedExecution& resolved) {
   constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
-  std::atomic<std::int64_t> first = none;
-  for_each_slice({.in = {logits}, .dim = logits.rank() - 1}, resources, [&](const Slice& slice) {
+  std::atomic<std::int64_t> first_wrong = none;
+  for_each_slice({.in = {logits}, .dim = logits.rank() - 1}, resolved, [&](const Slice& slice) {
     constexpr float infinity = std::numeric_limits<float>::infinity();
     float greatest = -infinity;
     bool all_below_infinity = true;
@@ -72,32 +66,27 @@ void check_rows(const TensorView& logits, const ResolvedExecution& resources) {
       all_below_infinity &= slice.in[0][n] < infinity;
       greatest = slice.in[0][n] > greatest ? slice.in[0][n] : greatest;
     }
-    if (all_below_infinity && greatest > -infinity) return;
-    for (std::int64_t known = first;
-         slice.index < known && !first.compare_exchange_weak(known, slice.index);) {
-    }
+    if (!(all_below_infinity && greatest > -infinity)) atomic_min(first_wrong, slice.index);
   });
-  if (first == none) return;
+  if (first_wrong == none) return;
   reject(fmt::format(
       "{} holds NaN, +inf or nothing but -inf; a row needs a finite greatest logit, and no NaN",
-      name_of_row(logits.shape, first)));
+      name_of_row(logits.shape, first_wrong)));
 }
 
-/// One thread's way through the rows.
+/// One thread's memory, and its draws from one row at a time.
 class Sampler {
  public:
   Sampler(const TensorView& logits, const SampleOptions& options, const kernels::Kernels& kernels)
-      : logits_(logits),
-        options_(options),
+      : options_(options),
         kernels_(kernels),
         classes_(logits.shape[logits.rank() - 1]),
-        rows_(remove_dim(logits.shape, logits.rank() - 1),
-              remove_dim(logits.strides, logits.rank() - 1)),
+        rows_(logits, logits.rank() - 1),
         staging_(static_cast<std::size_t>(classes_)),
         distribution_(classes_) {}
 
-  void draw(std::int64_t row, std::int64_t count, const PerSlice<std::int64_t, void>& indices) {
-    distribution_.assign(as_floats(at(row), classes_, kernels_, staging_.data()), options_);
+  void draw(std::int64_t row, std::int64_t count, const PerSlice<std::int64_t>& indices) {
+    distribution_.assign(as_floats(rows_[row], classes_, kernels_, staging_.data()), options_);
     for (std::int64_t n = 0; n < count; ++n) {
       const std::uint64_t number = options_.first_draw + static_cast<std::uint64_t>(n);
       indices[row * count + n] =
@@ -106,19 +95,11 @@ class Sampler {
   }
 
  private:
-  Row at(std::int64_t row) const {
-    auto* const data = static_cast<std::byte*>(const_cast<void*>(logits_.data));
-    const std::int64_t offset =
-        rows_.offset(row) * static_cast<std::int64_t>(size_of(logits_.dtype));
-    return {data + offset, logits_.dtype, logits_.strides[logits_.rank() - 1]};
-  }
-
-  TensorView logits_;
   SampleOptions options_;
   const kernels::Kernels& kernels_;
   std::int64_t classes_;
-  ElementOffsets rows_;
-  std::vector<float> staging_;  // of a row that is not dense f32
+  SliceRows rows_;
+  std::vector<float> staging_;  // a row, if it is not dense f32
   Categorical distribution_;
 };
 
@@ -128,22 +109,19 @@ void sample(const TensorView& logits, const MutableTensorView& indices,
             const SampleOptions& options, const Execution& execution) {
   check_tensors(logits, indices);
   check_options(options);
-  const ResolvedExecution resources = resolve(execution);
-  check_rows(logits, resources);
+  const ResolvedExecution resolved = resolve(execution);
+  check_rows(logits, resolved);
   const int last = logits.rank() - 1;
   const std::int64_t rows = number_of_slices(logits.shape, last), count = indices.shape[last];
   if (rows == 0 || count == 0) return;
-  const PerSlice<std::int64_t, void> values(indices);
+  const PerSlice<std::int64_t> draws(indices);
   const auto num_threads = static_cast<int>(std::min<std::int64_t>(
-      rows, threads_for(logits.size() + indices.size(), resources.num_threads)));
+      rows, threads_for(logits.size() + indices.size(), resolved.num_threads)));
   std::vector<Sampler> samplers;
   for (int thread = 0; thread < num_threads; ++thread)
-    samplers.emplace_back(logits, options, resources.kernels);
-  std::atomic<std::int64_t> next{0};
-  parallel(num_threads, [&](Team& team, int thread) {
-    for (std::int64_t row = next++; row < rows && !team.failed(); row = next++) {
-      team.attempt([&] { samplers[static_cast<std::size_t>(thread)].draw(row, count, values); });
-    }
+    samplers.emplace_back(logits, options, resolved.kernels);
+  parallel_for(num_threads, rows, [&](std::int64_t row, int thread) {
+    samplers[static_cast<std::size_t>(thread)].draw(row, count, draws);
   });
 }
 

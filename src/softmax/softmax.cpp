@@ -1,8 +1,10 @@
+// softmax, log_softmax, logsumexp and their gradients, slice by slice.
 #include <attn/softmax.hpp>
 
-#include "softmax/arguments.hpp"
+#include "iterate/elements.hpp"
+#include "iterate/slices.hpp"
 #include "softmax/row_functions.hpp"
-#include "softmax/slices.hpp"
+#include "tensor/arguments.hpp"
 
 namespace attn {
 using namespace detail;
@@ -11,7 +13,7 @@ namespace {
 using RowsFunction = void (*)(const kernels::Kernels&, const kernels::FloatRows& x,
                               float temperature, const kernels::FloatRowsOut& y) noexcept;
 
-/// What the functions of one tensor into another of its shape have in common.
+/// The arguments of a function from x to y of the same shape.
 struct MapCall {
   const TensorView& x;
   const MutableTensorView& y;
@@ -20,19 +22,19 @@ struct MapCall {
   const Execution& execution;
 };
 
-void map_slices(const MapCall& call, RowsFunction function) {
+void map_rows(const MapCall& call, RowsFunction function) {
   require_input("x", call.x);
   const int dim = checked_dim("x", call.x, call.dim);
   require_output_like("y", call.y, "x", call.x);
   require_positive_number("temperature", call.temperature);
-  const ResolvedExecution resources = resolve(call.execution);
-  for_each_slices({.in = {call.x}, .out = {call.y}, .dim = dim}, resources,
-                  [&](const Slices& slices) {
-                    function(resources.kernels, slices.in[0], call.temperature, slices.out[0]);
-                  });
+  const ResolvedExecution resolved = resolve(call.execution);
+  for_each_slice_group({.in = {call.x}, .out = {call.y}, .dim = dim}, resolved,
+                       [&](const SliceGroup& group) {
+                         function(resolved.kernels, group.in[0], call.temperature, group.out[0]);
+                       });
 }
 
-/// What the gradients of those have in common.
+/// The arguments of the gradient of such a function.
 struct GradientCall {
   const TensorView& dy;
   const TensorView& y;
@@ -49,21 +51,21 @@ void map_gradients(const GradientCall& call, F&& f) {
   require_input_like("y", call.y, "dy", call.dy);
   require_output_like("dx", call.dx, "dy", call.dy);
   require_positive_number("temperature", call.temperature);
-  const ResolvedExecution resources = resolve(call.execution);
-  for_each_slice({.in = {call.dy, call.y}, .out = {call.dx}, .dim = dim}, resources,
-                 [&](const Slice& slice) { f(resources.kernels.rows, slice); });
+  const ResolvedExecution resolved = resolve(call.execution);
+  for_each_slice({.in = {call.dy, call.y}, .out = {call.dx}, .dim = dim}, resolved,
+                 [&](const Slice& slice) { f(resolved.kernels.rows, slice); });
 }
 
 }  // namespace
 
 void softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature,
              const Execution& execution) {
-  map_slices({x, y, dim, temperature, execution}, softmax_rows);
+  map_rows({x, y, dim, temperature, execution}, softmax_rows);
 }
 
 void log_softmax(const TensorView& x, const MutableTensorView& y, int dim, float temperature,
                  const Execution& execution) {
-  map_slices({x, y, dim, temperature, execution}, log_softmax_rows);
+  map_rows({x, y, dim, temperature, execution}, log_softmax_rows);
 }
 
 void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float temperature,
@@ -72,13 +74,13 @@ void logsumexp(const TensorView& x, const MutableTensorView& out, int dim, float
   const int along = checked_dim("x", x, dim);
   require_reduced_output("out", out, "x", x, along);
   require_positive_number("temperature", temperature);
-  const ResolvedExecution resources = resolve(execution);
-  const PerSliceFloat values(out);
-  for_each_slices({.in = {x}, .dim = along}, resources, [&](const Slices& slices) {
+  const ResolvedExecution resolved = resolve(execution);
+  const Elements results(out);
+  for_each_slice_group({.in = {x}, .dim = along}, resolved, [&](const SliceGroup& group) {
     float sums[kernels::rows_at_once];
-    logsumexp_rows(resources.kernels, slices.in[0], temperature, sums);
-    for (std::int64_t n = 0; n < slices.count; ++n)
-      values.write(slices.first + n, sums[n], resources.kernels);
+    logsumexp_rows(resolved.kernels, group.in[0], temperature, sums);
+    for (std::int64_t n = 0; n < group.count; ++n)
+      results.write_one(sums[n], group.first + n, resolved.kernels);
   });
 }
 
@@ -113,12 +115,12 @@ void logsumexp_backward(const TensorView& dout, const TensorView& x, const Tenso
   require_reduced_input("out", out, "x", x, along);
   require_output_like("dx", dx, "x", x);
   require_positive_number("temperature", temperature);
-  const ResolvedExecution resources = resolve(execution);
-  const PerSliceFloat gradients(dout), values(out);
-  for_each_slice({.in = {x}, .out = {dx}, .dim = along}, resources, [&](const Slice& slice) {
-    const float gradient = gradients.read(slice.index, resources.kernels),
-                value = values.read(slice.index, resources.kernels);
-    logsumexp_gradient_row(resources.kernels, slice.in[0], slice.extent,
+  const ResolvedExecution resolved = resolve(execution);
+  const Elements gradients(dout), values(out);
+  for_each_slice({.in = {x}, .out = {dx}, .dim = along}, resolved, [&](const Slice& slice) {
+    const float gradient = gradients.read_one(slice.index, resolved.kernels),
+                value = values.read_one(slice.index, resolved.kernels);
+    logsumexp_gradient_row(resolved.kernels, slice.in[0], slice.extent,
                            {gradient, value, temperature}, slice.out[0]);
   });
 }

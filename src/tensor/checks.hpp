@@ -1,5 +1,5 @@
-// Refusals of tensors and numbers that do not fit: each names what it was, what it got and what it
-// needs.
+// Checks of tensors and numbers. Each throws Error(invalid_argument) with a message that names the
+// argument, what it is and what it needs to be.
 #pragma once
 
 #include <attn/error.hpp>
@@ -40,6 +40,11 @@ inline void require_float(const char* name, const TensorView& tensor) {
 inline void require_type(const char* name, const TensorView& tensor, DType dtype) {
   if (tensor.dtype != dtype)
     reject(fmt::format("{} has type {}; it needs {}", name, name_of(tensor.dtype), name_of(dtype)));
+}
+
+inline void require_integers(const char* name, const TensorView& tensor) {
+  if (tensor.dtype != DType::i32 && tensor.dtype != DType::i64)
+    reject(fmt::format("{} has type {}; it needs i32 or i64", name, name_of(tensor.dtype)));
 }
 
 inline void require_data(const char* name, const TensorView& tensor) {

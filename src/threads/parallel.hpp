@@ -14,6 +14,13 @@ namespace attn::detail {
 /// OpenMP's number for this thread; 1 inside a caller's own parallel region.
 int default_num_threads();
 
+/// Lowers `least` to `value` if that is less.
+inline void atomic_min(std::atomic<std::int64_t>& least, std::int64_t value) noexcept {
+  std::int64_t before = least.load();
+  while (value < before && !least.compare_exchange_weak(before, value)) {
+  }
+}
+
 /// What the threads of one parallel region share. An exception must not leave a region, nor may a
 /// thread miss a barrier because of one, so work that can throw is attempted.
 class Team {
@@ -99,13 +106,21 @@ class WorkStealingRange {
   Next next_[most];
 };
 
-/// Runs f(index) for 0 <= index < count, in shares.
+/// Runs f(index), or f(index, thread) with 0 <= thread < num_threads, for 0 <= index < count. The
+/// indices are divided as WorkStealingRange says.
 template <class F>
 void parallel_for(int num_threads, std::int64_t count, F&& f) {
   const int threads = static_cast<int>(std::clamp<std::int64_t>(count, 1, num_threads));
   WorkStealingRange shares(count, threads);
   parallel(threads, [&](Team& team, int thread) {
-    shares.for_each(thread, [&](std::int64_t index) { team.attempt([&] { f(index); }); });
+    shares.for_each(thread, [&](std::int64_t index) {
+      team.attempt([&] {
+        if constexpr (std::is_invocable_v<F&, std::int64_t, int>)
+          f(index, thread);
+        else
+          f(index);
+      });
+    });
   });
 }
 

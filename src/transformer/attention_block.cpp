@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "attention/problem.hpp"
-#include "softmax/arguments.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {

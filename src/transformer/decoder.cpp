@@ -4,8 +4,10 @@
 #include <string>
 #include <utility>
 
-#include "softmax/arguments.hpp"
+#include "iterate/row.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 #include "transformer/layer.hpp"
 #include "transformer/output_head.hpp"
 
@@ -80,18 +82,6 @@ void check_alike(std::span<const CacheRef> caches, std::size_t layer, const Toke
   }
 }
 
-std::int64_t id_at(const TensorView& ids, std::int64_t entry, std::int64_t n) {
-  const std::int64_t offset = entry * ids.strides[0] + n * ids.strides[1];
-  return ids.dtype == DType::i64 ? static_cast<const std::int64_t*>(ids.data)[offset]
-                                 : static_cast<const std::int32_t*>(ids.data)[offset];
-}
-
-Row row_at(const TensorView& table, std::int64_t index) {
-  auto* const data = static_cast<std::byte*>(const_cast<void*>(table.data));
-  return {data + index * table.strides[0] * static_cast<std::int64_t>(size_of(table.dtype)),
-          table.dtype, table.strides[1]};
-}
-
 }  // namespace
 
 struct Decoder::Parts {
@@ -149,7 +139,7 @@ TokenShape Decoder::Parts::checked(const TensorView& ids, std::span<const CacheR
   const TokenShape tokens{ids.shape[0], ids.shape[1]};
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     for (std::int64_t n = 0; n < tokens.seq; ++n) {
-      const std::int64_t id = id_at(ids, entry, n);
+      const std::int64_t id = integer_at(ids, entry, n);
       if (id >= 0 && id < settings.vocab_size) continue;
       reject(
           fmt::format("ids[{}, {}] is {}; it needs to be 0 or more and less than {} (vocab_size)",
@@ -191,9 +181,9 @@ void Decoder::Parts::embed(const TensorView& ids, const CacheRef& cache, const M
   for (std::int64_t entry = 0; entry < ids.shape[0]; ++entry) {
     const std::int64_t first = next_position(cache, entry);
     for (std::int64_t n = 0; n < ids.shape[1]; ++n, row += hidden) {
-      read_row(row_at(embedding, id_at(ids, entry, n)), hidden, resources.kernels, row);
+      read_row(row_of(embedding, integer_at(ids, entry, n)), hidden, resources.kernels, row);
       if (positions.absent()) continue;
-      read_row(row_at(positions, first + n), hidden, resources.kernels, position_row);
+      read_row(row_of(positions, first + n), hidden, resources.kernels, position_row);
       for (std::int64_t d = 0; d < hidden; ++d) row[d] += position_row[d];
     }
   }

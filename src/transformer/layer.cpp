@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "softmax/arguments.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn::detail {

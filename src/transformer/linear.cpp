@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "iterate/row.hpp"
 #include "tensor/checks.hpp"
 #include "threads/parallel.hpp"
 

@@ -16,7 +16,7 @@
 #include <span>
 #include <vector>
 
-#include "softmax/slices.hpp"
+#include "iterate/execution.hpp"
 #include "transformer/forward_scratch.hpp"
 
 namespace attn::detail {

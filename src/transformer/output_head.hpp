@@ -4,7 +4,7 @@
 
 #include <attn/tensor.hpp>
 
-#include "softmax/slices.hpp"
+#include "iterate/execution.hpp"
 #include "transformer/forward_scratch.hpp"
 
 namespace attn::detail {

@@ -1,9 +1,9 @@
-#include "softmax/arguments.hpp"
+#include "tensor/arguments.hpp"
 
 #include <cmath>
 
-#include "softmax/slices.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {
@@ -93,11 +93,6 @@ void require_positive_number(const char* name, float value) {
 void require_epsilon(const char* name, float epsilon) {
   if (!(std::isfinite(epsilon) && epsilon >= 0))
     reject(fmt::format("{} is {}; it needs a finite number, 0 or more", name, epsilon));
-}
-
-void require_alpha(float alpha) {
-  if (!(std::isfinite(alpha) && alpha >= 1))
-    reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
 }
 
 }  // namespace attn::detail

@@ -1,4 +1,4 @@
-#include "kernels/rows.hpp"
+#include "iterate/row.hpp"
 
 #include <cstring>
 
@@ -35,6 +35,19 @@ void read_row(const Row& row, std::int64_t count, const kernels::Kernels& kernel
   for (std::int64_t n = 0; n < count; ++n) widen(row, row.at(n), 1, kernels, to + n);
 }
 
+const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
+                       float* staging) noexcept {
+  if (row.dense_f32()) return row.floats();
+  read_row(row, count, kernels, staging);
+  return staging;
+}
+
+void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels,
+               const Row& row) noexcept {
+  if (row.stride == 1) return narrow(row.dtype, values, count, kernels, row.data);
+  for (std::int64_t n = 0; n < count; ++n) narrow(row.dtype, values + n, 1, kernels, row.at(n));
+}
+
 void read_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
                  const kernels::Kernels& kernels, float* to) noexcept {
   if (vnni_factor == 1) return read_row(row, count, kernels, to);
@@ -50,24 +63,10 @@ void read_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
 }
 
 bool is_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
-               std::int64_t position_stride) noexcept {
+               std::int64_t row_stride) noexcept {
   if (vnni_factor == 1) return row.dense_f32();
   const bool aligned = reinterpret_cast<std::uintptr_t>(row.data) % sizeof(float) == 0;
-  return row.stride == 1 && count % vnni_factor == 0 && position_stride % vnni_factor == 0 &&
-         aligned;
-}
-
-const float* as_floats(const Row& row, std::int64_t count, const kernels::Kernels& kernels,
-                       float* staging) noexcept {
-  if (row.dense_f32()) return row.floats();
-  read_row(row, count, kernels, staging);
-  return staging;
-}
-
-void write_row(const float* values, std::int64_t count, const kernels::Kernels& kernels,
-               const Row& row) noexcept {
-  if (row.stride == 1) return narrow(row.dtype, values, count, kernels, row.data);
-  for (std::int64_t n = 0; n < count; ++n) narrow(row.dtype, values + n, 1, kernels, row.at(n));
+  return row.stride == 1 && count % vnni_factor == 0 && row_stride % vnni_factor == 0 && aligned;
 }
 
 }  // namespace attn::detail
