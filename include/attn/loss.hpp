@@ -1,41 +1,45 @@
-// Losses of the softmax family: how far scores are from the class, or the distribution over
-// classes, that they should tell.
+// Losses of the softmax family: how far scores are from a target, which is a class or a
+// distribution over classes.
 //
-//   nll_loss       sum_c w_c q_c l_c        l_c = -p_c, p: log-probabilities
-//   cross_entropy  sum_c w_c q_c l_c        l_c = log sum_j exp(x_j) - x_c:
-//   nll_loss(log_softmax(x)); probabilities are never formed sparsemax_loss, entmax_loss w_t L(x;
-//   q), Fenchel-Young losses (Blondel, Martins and Niculae 2020, arXiv:1901.02324):
-//                                           L(x; q) = (p - q) . x + H(p) - H(q),  p = entmax(x,
-//                                           alpha), H(p) = (1 - sum_i p_i^alpha) / (alpha (alpha -
-//                                           1)); the gradient is p - q
+//   nll_loss        sum_c w_c q_c l_c,   l_c = -p_c, where p holds log-probabilities
+//   cross_entropy   sum_c w_c q_c l_c,   l_c = log sum_j exp(x_j) - x_c
+//   sparsemax_loss  w_t L(x; q) with alpha = 2
+//   entmax_loss     w_t L(x; q)
 //
-// Shapes. Classes are dim 1 of x [N, C, d1, d2, ...], dim 0 of x [C]. A target is a class t, i32 or
-// i64 [N, d1, ...] (rank 0 for [C]), which has the q that is 1 at t and else 0; or a distribution q
-// over classes, f32, bf16 or f16 in the shape of x. loss is f32 [N, d1, ...] with Reduction::none,
-// else rank 0. Losses of slices and their sums are doubles, rounded once, in an order that no
-// number of threads changes.
+// cross_entropy is nll_loss(log_softmax(x)), computed without forming probabilities. L is a
+// Fenchel-Young loss (Blondel, Martins and Niculae 2020, arXiv:1901.02324):
 //
-// Smoothing by e puts (1 - e) q_c + e / C in place of q_c, so that a class t has
+//   L(x; q) = (p - q) . x + H(p) - H(q),   p = entmax(x, alpha)
+//   H(p) = (1 - sum_i p_i^alpha) / (alpha (alpha - 1))
+//
+// Its gradient is p - q. It is 0 if q = p and otherwise greater. If q does not sum to 1, the
+// Bregman divergence of -H between q and p is computed, plus, for each class outside the support of
+// p, what q has there times the distance of x from the support. That is the formula with x - tau /
+// (alpha - 1) in place of x, and it is >= 0.
+//
+// Shapes. Classes are dim 1 of x [N, C, d1, d2, ...], or dim 0 of x [C]. A target is either a class
+// t, i32 or i64 [N, d1, d2, ...] (rank 0 for x [C]), with q = 1 at t and 0 elsewhere, or a
+// distribution q over classes, f32, bf16 or f16 in the shape of x. loss is f32 [N, d1, d2, ...]
+// with Reduction::none and has rank 0 otherwise. Losses of slices and their sums are computed in
+// double and rounded once, in an order that does not depend on the number of threads.
+//
+// Label smoothing by e replaces q_c by (1 - e) q_c + e / C. A class t then has
 //
 //   cross_entropy = (1 - e) w_t l_t + (e / C) sum_c w_c l_c
 //
-// mean = sum of losses / sum of w_t over the targets that are not ignored; with distributions, sum
-// of losses / (N d1 d2 ...). If all targets are ignored, or there are none, sum is 0 and mean is
-// NaN (0 / 0), as elsewhere. Ignored targets have loss and gradient 0, whatever x holds.
+// Reductions. The mean is the sum of losses divided by the sum of w_t over the targets that are not
+// ignored; with distributions it is divided by N d1 d2 .... If all targets are ignored, or there
+// are none, the sum is 0 and the mean is NaN (0 / 0), as in PyTorch. An ignored target has loss and
+// gradient 0, whatever x holds.
 //
-// Values. Where a weight w_c q_c is 0, an infinite l_c costs nothing; so -inf is fine as the score
-// of a class that nothing asks for, and makes the loss inf for one that something does. NaN costs
-// NaN, whatever its weight, if l_c has a part in the formula; a NaN or +inf in x makes all its l_c
-// NaN. A slice of nothing but -inf has l_c = inf for all c. Values of distributions and weights are
-// not checked and follow the formulas; Fenchel-Young losses need q >= 0.
-//
-// L is 0 if q = p, and else greater. If q does not sum to 1, what L computes is the Bregman
-// divergence of -H between q and p, with what q has outside of p's support times how far x is from
-// it: also >= 0 (the formula with x - tau / (alpha - 1) for x).
+// Values. A class with w_c q_c = 0 contributes 0 even if l_c is infinite. So a score of -inf is
+// fine for a class that no target names, and makes the loss inf for one that is. A NaN l_c makes
+// the loss NaN, whatever its weight. A NaN or +inf in x makes all l_c of its slice NaN; a slice of
+// nothing but -inf has l_c = inf for all c. The values of distributions and weights are not checked
+// and follow the formulas; Fenchel-Young losses need q >= 0.
 //
 // Types, strides and errors are as in softmax.hpp. A target that is neither a class nor
-// ignore_index is an Error(invalid_argument) that names its position; nothing has been written
-// then.
+// ignore_index throws Error(invalid_argument) with its position, before anything is written.
 #pragma once
 
 #include <attn/execution.hpp>
@@ -49,10 +53,11 @@ namespace attn {
 enum class Reduction { none, sum, mean };
 
 struct LossOptions {
-  TensorView weight{};  // f32 [C]; default: 1. Fenchel-Young losses of distributions refuse it
-  std::optional<std::int64_t> ignore_index{};  // any integer; targets equal to it count for
-                                               // nothing. Distributions refuse it
-  float label_smoothing = 0;                   // in 0..1
+  /// f32 [C], 1 for each class if absent. Fenchel-Young losses of distributions do not accept it.
+  TensorView weight{};
+  /// Any integer; targets equal to it are ignored. Distributions do not accept it.
+  std::optional<std::int64_t> ignore_index{};
+  float label_smoothing = 0;  // in 0..1
   Reduction reduction = Reduction::mean;
 };
 
@@ -62,15 +67,19 @@ void cross_entropy(const TensorView& x, const TensorView& target, const MutableT
                    const LossOptions& options = {}, const Execution& execution = {});
 void sparsemax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
                     const LossOptions& options = {}, const Execution& execution = {});
-/// alpha as in entmax; alpha = 1, the limit, is cross_entropy less the entropy of q, sum_c q_c
-/// log(q_c / p_c) (+ 1 - sum_c q_c).
+/// alpha is as in entmax. alpha = 1 is the limit, cross_entropy less the entropy of q:
+/// sum_c q_c log(q_c / p_c) + 1 - sum_c q_c.
 void entmax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
                  float alpha, const LossOptions& options = {}, const Execution& execution = {});
 
-/// Gradients in the first argument of the function: dx (of its shape) from dloss, f32, of the shape
-/// of loss.
-///   nll_loss -w_c q_c    cross_entropy p_c sum_j w_j q_j - w_c q_c, p = softmax(x) Fenchel-Young
-///   w_t (p_c - q_c)
+// Gradients with respect to x, or log_p: dx has its shape, and dloss is f32 in the shape of loss.
+//
+//   nll_loss              - w_c q_c
+//   cross_entropy         p_c sum_j w_j q_j - w_c q_c,   p = softmax(x)
+//   Fenchel-Young losses  w_t (p_c - q_c)
+//
+// They are multiplied by dloss, and divided as the mean is.
+
 void nll_loss_backward(const TensorView& dloss, const TensorView& target,
                        const MutableTensorView& dlog_p, const LossOptions& options = {},
                        const Execution& execution = {});

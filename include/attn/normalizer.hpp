@@ -1,17 +1,20 @@
-// How the scores of a query become the weights of its keys. s_j are the scores of the visible keys
-// after all transforms and masks; a hidden key, or one with a score of -inf, weighs 0 with each of
-// them.
+// How the scores of a query become the probabilities of its keys. s_j are the scores of the visible
+// keys after all transforms and masks. A hidden key, or a key with a score of -inf, has probability
+// 0 with each normalizer.
 //
 //   softmax         P_j = exp(s_j) / sum_i exp(s_i)
-//   sigmoid(b)      P_j = 1 / (1 + exp(-(s_j + b)))                            no sum over keys;
-//   Ramapuram et al. 2024, arXiv:2409.04431 sparsemax       P_j = max(s_j - tau, 0) exact zeros;
-//   Martins and Astudillo 2016, arXiv:1602.02068 entmax(alpha)   P_j = max((alpha - 1) s_j - tau,
-//   0)^(1 / (alpha - 1))      Peters, Niculae and Martins 2019, arXiv:1905.05702
+//   sigmoid(b)      P_j = 1 / (1 + exp(-(s_j + b)))                    no sum over keys [1]
+//   sparsemax       P_j = max(s_j - tau, 0)                            has exact zeros [2]
+//   entmax(alpha)   P_j = max((alpha - 1) s_j - tau, 0)^(1 / (alpha - 1))              [3]
 //
-// tau makes the sum of a row's weights 1; each query has its own. alpha = 1 is softmax, alpha = 2
-// sparsemax, and the greater it is, the fewer keys weigh anything (Correia, Niculae and Martins
-// 2019, arXiv:1909.00015, learn it head by head). Sigmoid weights need not sum to 1: a bias of
-// -log(number of keys) makes their sum of order 1 for scores of order 1.
+// [1] Ramapuram et al. 2024, arXiv:2409.04431
+// [2] Martins and Astudillo 2016, arXiv:1602.02068
+// [3] Peters, Niculae and Martins 2019, arXiv:1905.05702
+//
+// tau is the number that makes the sum of a query's probabilities 1. alpha = 1 is softmax and
+// alpha = 2 sparsemax; the greater alpha is, the fewer keys have a probability above 0 (Correia,
+// Niculae and Martins 2019, arXiv:1909.00015, learn it for each head). The values of sigmoid need
+// not sum to 1: a bias of -log(number of keys) makes their sum of order 1 for scores of order 1.
 #pragma once
 
 #include <optional>
@@ -24,8 +27,8 @@ class Normalizer {
   enum class Kind { softmax, sigmoid, entmax };
 
   static constexpr Normalizer softmax() noexcept { return {}; }
-  /// Without a bias: -log(n) for the n keys that the batch entry has (kv_lens[b] where lengths are
-  /// given), seen or hidden.
+  /// Without a bias it is -log(n) for the n keys that the batch entry has (kv_lens[b] if lengths
+  /// are given), whether visible or hidden.
   static constexpr Normalizer sigmoid(std::optional<float> bias = {}) noexcept {
     return {Kind::sigmoid, 1, bias};
   }
@@ -38,9 +41,9 @@ class Normalizer {
   constexpr Normalizer() noexcept = default;
 
   constexpr Kind kind() const noexcept { return kind_; }
-  /// Of softmax 1, of sparsemax 2; sigmoid has none.
+  /// 1 for softmax, 2 for sparsemax. Meaningless for sigmoid.
   constexpr float alpha() const noexcept { return alpha_; }
-  /// Of sigmoid, if it was given.
+  /// The bias of sigmoid, if one was given.
   constexpr std::optional<float> bias() const noexcept { return bias_; }
   /// "softmax", "sigmoid", "sigmoid with bias -3", "sparsemax", "entmax 1.5".
   std::string to_string() const;

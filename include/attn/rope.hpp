@@ -11,32 +11,36 @@
 
 namespace attn {
 
-/// Turns the first rotary_dim elements of a row at position p: (x, y) -> (x cos - y sin, x sin + y
-/// cos), with row p of the tables. The other elements stay as they are.
+/// Rotates pairs of the first rotary_dim elements of a row at position p by the angles in row p of
+/// the tables: (x, y) becomes (x cos - y sin, x sin + y cos). The other elements are unchanged.
 struct Rope {
   TensorView cos;  // f32 [positions, rotary_dim / 2]; for rope() also [batch, seq, rotary_dim / 2]
-  TensorView sin;  // the same
-  bool interleaved = false;  // pairs are elements 2n and 2n + 1; else n and n + rotary_dim / 2
+  TensorView sin;  // f32, in the shape of cos
+  bool interleaved = false;  // a pair is elements 2n and 2n + 1; otherwise n and n + rotary_dim / 2
 };
 
-/// y = x turned. x and y are f32, bf16 or f16 [batch, heads, seq, dim], computed in f32 and rounded
-/// once; any strides; y may be the very memory of x, and overlaps no input otherwise. position_ids:
-/// i32 or i64 [batch, seq], each a row of the tables; absent: 0, 1, ..., seq - 1 for each batch
-/// entry. Tables of rank 3 have a row for each place, and take no position_ids. Throws
-/// Error(invalid_argument), before anything is written, for what does not fit and for a position
-/// outside the tables, naming it.
+/// y = the rotated x. Both are f32, bf16 or f16 [batch, heads, seq, dim] with any strides; results
+/// are computed in f32 and rounded once. y may be the memory of x (with the same pointer, strides
+/// and type); otherwise it overlaps no input.
+///
+/// position_ids are i32 or i64 [batch, seq], each the number of a row of the tables; if absent,
+/// they are 0, 1, ..., seq - 1 for each batch entry. Tables of rank 3 have a row for each row of x,
+/// and do not accept position_ids.
+///
+/// Throws Error(invalid_argument), before anything is written, for arguments that do not fit and
+/// for a position outside the tables, and names them.
 void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids,
           const MutableTensorView& y, const Execution& execution = {});
 
-/// Positions are divided by `factor` (Chen et al. 2023, arXiv:2306.15595).
+/// Divides positions by `factor` (Chen et al. 2023, arXiv:2306.15595).
 struct LinearRopeScaling {
   double factor = 1;
 
   friend bool operator==(const LinearRopeScaling&, const LinearRopeScaling&) = default;
 };
-/// Llama 3.1's: frequencies whose wavelength is above original_max_positions / low_freq_factor are
-/// divided by `factor`, those below original_max_positions / high_freq_factor stay, and between the
-/// two it is a mean of both, linear in 1 / wavelength.
+/// The scaling of Llama 3.1. Frequencies whose wavelength is above original_max_positions /
+/// low_freq_factor are divided by `factor`, those below original_max_positions / high_freq_factor
+/// are unchanged, and between the two both are mixed, linearly in 1 / wavelength.
 struct Llama3RopeScaling {
   double factor = 8;
   double low_freq_factor = 1;
@@ -46,7 +50,8 @@ struct Llama3RopeScaling {
   friend bool operator==(const Llama3RopeScaling&, const Llama3RopeScaling&) = default;
 };
 
-/// How a model turns: pair n of rotary_dim / 2 by position * theta^(-2 n / rotary_dim), scaled.
+/// The angles of a model: pair n of rotary_dim / 2 is rotated by position * theta^(-2 n /
+/// rotary_dim) radians, with a scaled frequency.
 struct RopeSettings {
   double theta = 10000;
   std::optional<std::int64_t> rotary_dim{};  // even; default: head_dim
@@ -56,15 +61,15 @@ struct RopeSettings {
   friend bool operator==(const RopeSettings&, const RopeSettings&) = default;
 };
 
-/// Radians for each position, pair by pair: [rotary_dim / 2]. Throws Error(invalid_argument),
-/// naming the setting, for what makes none.
+/// The frequencies of pairs, [rotary_dim / 2], in radians for each position. Throws
+/// Error(invalid_argument) for a setting that gives none, and names it.
 std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim);
 
-/// Tables of the positions 0, 1, ..., positions - 1, made in double and rounded once.
+/// Owns the tables for the positions 0, 1, ..., positions - 1, computed in double and rounded once.
 class RopeTables {
  public:
   RopeTables(const RopeSettings& settings, std::int64_t head_dim, std::int64_t positions);
-  /// Points to this object's memory, which moving it takes along.
+  /// A view of this object's memory. It stays valid if the object is moved.
   Rope rope() const noexcept {
     return {.cos = cos_.view(), .sin = sin_.view(), .interleaved = interleaved_};
   }

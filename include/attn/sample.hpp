@@ -1,4 +1,5 @@
-// Draws from the categorical distribution of logits, as a language model's next token is drawn.
+// Random draws from the categorical distribution of logits, as for the next token of a language
+// model.
 #pragma once
 
 #include <attn/execution.hpp>
@@ -9,29 +10,34 @@
 
 namespace attn {
 
-/// The filters apply in this order, each to what the one before left: temperature, top-k, top-p,
-/// min-p.
+/// The filters apply in the order temperature, top-k, top-p, min-p, each to what the ones before it
+/// left.
 struct SampleOptions {
-  float temperature = 1;  // finite, >= 0; 0 takes the greatest logit, the first of equal ones
-  std::optional<std::int64_t>
-      top_k{};  // >= 1: the k most probable, and of equal ones those of the lowest index
-  std::optional<float>
-      top_p{};  // in (0, 1]: the most probable ones up to and with the one that reaches p in sum
-  std::optional<float>
-      min_p{};  // in [0, 1]: those of at least min_p times the greatest probability
+  /// Finite, >= 0. 0 always draws the greatest logit, the first one of equals.
+  float temperature = 1;
+  /// >= 1: keeps the k most probable classes; of equal ones, those with the lowest indices.
+  std::optional<std::int64_t> top_k{};
+  /// In (0, 1]: keeps the most probable classes up to the one with which their sum reaches top_p.
+  std::optional<float> top_p{};
+  /// In [0, 1]: keeps classes with at least min_p times the greatest probability.
+  std::optional<float> min_p{};
   std::uint64_t seed = 0;
-  std::uint64_t first_draw =
-      0;  // number of the first draw of each row: later calls go on where earlier ones stopped
+  /// The number of each row's first draw, so that a later call can continue where an earlier one
+  /// stopped.
+  std::uint64_t first_draw = 0;
 };
 
-/// logits f32, bf16 or f16 [..., classes], indices i64 [..., num_samples]: independent draws with
-/// replacement. Draw n of row r (first_draw + n, and rows counted in row-major order) takes its
-/// random number from Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) under key
-/// `seed` at counter (n, r), each of 64 bits, low word first: the upper 53 bits of the block's
-/// first two words. Probabilities are computed in IEEE double operations of fixed order alone. So a
-/// seed gives the same draws for any number of threads, on any machine and ISA. -inf is never
-/// drawn. Throws Error(invalid_argument), before anything is written, for a row that holds a NaN or
-/// +inf or nothing but -inf, naming it.
+/// Draws independently, with replacement. logits are f32, bf16 or f16 [..., classes], indices i64
+/// [..., num_samples].
+///
+/// Draw n of row r (n counts from first_draw, rows are counted in row-major order) uses one random
+/// number of Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): the upper 53 bits of
+/// the first two words of the block for key `seed` and counter (n, r), all of 64 bits, low word
+/// first. Probabilities are computed in IEEE 754 double operations in a fixed order. So a seed
+/// gives the same draws on any machine and ISA and for any number of threads.
+///
+/// A logit of -inf is never drawn. Throws Error(invalid_argument), before anything is written, for
+/// a row with a NaN, a +inf or nothing but -inf, and names the row.
 void sample(const TensorView& logits, const MutableTensorView& indices,
             const SampleOptions& options = {}, const Execution& execution = {});
 

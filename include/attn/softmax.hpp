@@ -1,31 +1,38 @@
 // The softmax family: functions of tensors along one dim, without state.
 //
-//   softmax      y_i = exp(x_i / T) / sum_j exp(x_j / T)          dense, temperature T > 0
-//   log_softmax  y_i = x_i / T - log sum_j exp(x_j / T)
-//   logsumexp    out = log sum_j exp(x_j / T)
-//   sparsemax    y_i = max(x_i - tau, 0)                           exact zeros; Martins and
-//   Astudillo 2016, arXiv:1602.02068 entmax       y_i = max((alpha - 1) x_i - tau, 0)^(1 / (alpha -
-//   1))   Peters, Niculae and Martins 2019, arXiv:1905.05702
+//   softmax       y_i = exp(x_i / T) / sum_j exp(x_j / T)               temperature T > 0
+//   log_softmax   y_i = x_i / T - log sum_j exp(x_j / T)
+//   logsumexp     out = log sum_j exp(x_j / T)
+//   sparsemax     y_i = max(x_i - tau, 0)                               has exact zeros [1]
+//   entmax        y_i = max((alpha - 1) x_i - tau, 0)^(1 / (alpha - 1))                 [2]
 //
-// alpha = 1 is softmax, alpha = 2 sparsemax; tau makes the sum 1.
+// [1] Martins and Astudillo 2016, arXiv:1602.02068
+// [2] Peters, Niculae and Martins 2019, arXiv:1905.05702
 //
-// Shapes. x is any tensor of rank 1 or more; a slice is what lies along `dim` (negative: counted
-// from the last, -1), and slices know nothing of each other. y has the shape of x; what there is
-// one of in each slice has the shape of x without `dim`. Types. f32, bf16 and f16, each tensor its
-// own; computed in f32 and rounded once. Strides: any, 0 (broadcast) for inputs only. y may be the
-// very memory of x (same pointer, strides and type), and overlaps no input otherwise. A tensor
-// without elements is legal; a slice without elements has logsumexp -inf. Values. The greatest
-// element is subtracted first, so that nothing overflows. Elements of -inf have probability 0. A
-// slice of nothing but -inf gives zeros (log_softmax and logsumexp: -inf), and logsumexp a gradient
-// of zeros. A NaN or +inf makes every result of its slice NaN, since the sum is, and none of
-// another slice. Accuracy in f32, against the exact value: softmax 2e-7 relative for results above
-// 1e-30, log_softmax 2e-7 * max(1, |y|); with the baseline's instructions as the tests find it,
-// where the worst of all errors at once would make 2.5e-7 of softmax. The exponential itself, over
-// every float from -87.33 to -2^-26: 0.70 ulp with AVX-512, 0.62 with AVX2, 0.99 with the
-// baseline's instructions.
+// tau is the number that makes the sum of y 1. alpha = 1 is softmax, alpha = 2 is sparsemax.
 //
-// Errors: each function checks its arguments before it writes anything and throws
-// Error(invalid_argument), which names the tensor.
+// Shapes. x is any tensor of rank 1 or more. A slice is the elements along `dim` (counted from the
+// last dim if it is negative; default -1) at one index of the other dims. Slices do not influence
+// each other. y has the shape of x; what a slice has one of has the shape of x without `dim`. A
+// tensor without elements is legal; logsumexp of a slice without elements is -inf.
+//
+// Types and memory. Each tensor is f32, bf16 or f16; results are computed in f32 and rounded once.
+// Strides are any, but an output has no stride of 0. y may be the memory of x (with the same
+// pointer, strides and type); otherwise outputs overlap no input.
+//
+// Values. The greatest element is subtracted first where it is needed, so nothing overflows. An
+// element of -inf has probability 0. A slice of nothing but -inf gives zeros, for log_softmax and
+// logsumexp -inf, and a gradient of zeros for logsumexp. A NaN or +inf makes all results of its
+// slice NaN, because their sum is, and affects no other slice.
+//
+// Accuracy in f32 against the exact value: softmax has a relative error of at most 2e-7 for results
+// above 1e-30, log_softmax an error of at most 2e-7 * max(1, |y|). For the baseline's instructions
+// this is what the tests find; the bound that adds up all its rounding errors is 2.5e-7 for
+// softmax. The exponential itself, over every float from -87.33 to -2^-26, has an error of at most
+// 0.70 ulp with AVX-512, 0.62 with AVX2 and 0.99 with the baseline's instructions.
+//
+// Errors. Each function checks its arguments before it writes anything, and throws
+// Error(invalid_argument) with a message that names the tensor.
 #pragma once
 
 #include <attn/execution.hpp>
@@ -35,13 +42,13 @@
 
 namespace attn {
 
-/// temperature is finite and > 0: less than 1 sharpens toward the maximum, more smooths toward the
-/// uniform distribution.
+/// temperature is finite and > 0. Below 1 it moves probability to the maximum, above 1 it moves the
+/// result toward the uniform distribution.
 void softmax(const TensorView& x, const MutableTensorView& y, int dim = -1, float temperature = 1,
              const Execution& execution = {});
 void log_softmax(const TensorView& x, const MutableTensorView& y, int dim = -1,
                  float temperature = 1, const Execution& execution = {});
-/// out: the shape of x without dim.
+/// out has the shape of x without dim.
 void logsumexp(const TensorView& x, const MutableTensorView& out, int dim = -1,
                float temperature = 1, const Execution& execution = {});
 
@@ -56,35 +63,39 @@ void logsumexp_backward(const TensorView& dout, const TensorView& x, const Tenso
                         const MutableTensorView& dx, int dim = -1, float temperature = 1,
                         const Execution& execution = {});
 
-/// What can be had beside y, each left out by default, in the shape of x without dim.
+/// Optional outputs of sparsemax and entmax, in the shape of x without dim.
 struct Threshold {
-  MutableTensorView tau{};  // f32: as in the formulas above, of x itself and not of x - max; for
-                            // alpha = 1, logsumexp(x)
-  MutableTensorView support{};  // i64: the number of y_i > 0 before rounding to the type of y
+  /// f32: the tau of the formulas, which refer to x and not to x - max; for alpha = 1,
+  /// logsumexp(x).
+  MutableTensorView tau{};
+  /// i64: the number of y_i > 0 before y is rounded to its type.
+  MutableTensorView support{};
 };
 
-/// Exact, by selection. A slice with a NaN, a +inf, or nothing but -inf is as in softmax; its tau
-/// is NaN or -inf, its support 0.
+/// Computed exactly by selection. A slice with a NaN or +inf gives NaN, with tau NaN and support 0.
+/// A slice of nothing but -inf gives zeros, with tau -inf and support 0.
 void sparsemax(const TensorView& x, const MutableTensorView& y, int dim = -1,
                const Threshold& threshold = {}, const Execution& execution = {});
-/// alpha = 1.5, exact, by selection.
+/// entmax with alpha = 1.5, computed exactly by selection.
 void entmax15(const TensorView& x, const MutableTensorView& y, int dim = -1,
               const Threshold& threshold = {}, const Execution& execution = {});
-/// alpha >= 1, finite; alpha = 1, 1.5 and 2 are the functions above. Others are found in double by
-/// Newton's method within a bracket, to the rounding of f32: up to alpha = 2 y is divided by its
-/// sum, above the last elements of the support get what the others leave.
+/// alpha is finite and >= 1. For alpha = 1, 1.5 and 2 this is softmax, entmax15 and sparsemax. For
+/// others tau is found in double by Newton's method within a bracket, to the rounding of f32. The
+/// remaining error is removed from y: up to alpha = 2 by dividing y by its sum, beyond by giving
+/// the last elements of the support what the others leave of 1.
 void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int dim = -1,
             const Threshold& threshold = {}, const Execution& execution = {});
 
-/// dx_i = s_i (dy_i - sum_j s_j dy_j / sum_j s_j), s_i = y_i^(2 - alpha) on the support, else 0; y
-/// = entmax(x, alpha), and sparsemax is alpha = 2. dx may be dy or y. dy is not looked at outside
-/// the support.
+/// dx_i = s_i (dy_i - sum_j s_j dy_j / sum_j s_j), where s_i = y_i^(2 - alpha) on the support and 0
+/// elsewhere, and y = entmax(x, alpha); for sparsemax alpha = 2. dx may be dy or y. dy outside the
+/// support has no influence.
 void sparsemax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
                         int dim = -1, const Execution& execution = {});
 void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
                      float alpha, int dim = -1, const Execution& execution = {});
-/// The derivative in alpha of each slice: dalpha has the shape of y without dim (Correia, Niculae
-/// and Martins 2019, arXiv:1909.00015, proposition 1, with its limit at alpha = 1).
+/// The gradient with respect to alpha, one number for each slice: dalpha has the shape of y without
+/// dim (Correia, Niculae and Martins 2019, arXiv:1909.00015, proposition 1, and its limit at
+/// alpha = 1).
 void entmax_backward_alpha(const TensorView& dy, const TensorView& y,
                            const MutableTensorView& dalpha, float alpha, int dim = -1,
                            const Execution& execution = {});
