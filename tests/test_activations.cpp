@@ -1,5 +1,5 @@
-// gelu and silu beside their definitions in double, over all 16-bit floats and over all exponents
-// of f32.
+// gelu and silu against their definitions in double, for all 16-bit floats and for all exponents of
+// f32.
 #include <attn/functional.hpp>
 
 #include <doctest/doctest.h>
@@ -25,9 +25,8 @@ constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 struct Activation {
   const char* name;
   std::function<void(const TensorView&, const MutableTensorView&, const Execution&)> run;
-  std::function<double(double)>
-      exact;         // of a finite number, without a difference of what is nearly equal
-  double tolerance;  // relative, as the header promises
+  std::function<double(double)> exact;  // for finite x, computed without cancellation
+  double tolerance;                     // relative, as the header says
 };
 
 double gelu_tanh_exact(double x) {
@@ -45,18 +44,18 @@ const std::array activations = {
                [](double x) { return x / (1 + std::exp(-x)); }, 5e-7},
 };
 
-/// The limits at the infinities.
+/// The limits at plus and minus infinity.
 double exact_at(const Activation& activation, double x) {
   if (std::isnan(x)) return not_a_number;
   if (std::isinf(x)) return x > 0 ? infinity : 0;
   return activation.exact(x);
 }
 
-/// Results smaller than this may be 0, as the header says.
+/// A result below this magnitude may be 0, as the header says.
 constexpr double vanishing = 2e-36;
 
-/// y has to be the exact value of x as it was rounded to its own type, within the promise and the
-/// rounding to the type of y.
+/// Checks y against the exact value for x as rounded to its own type, within the tolerance of the
+/// header and the rounding to the type of y.
 void check_values(const Activation& activation, DType dtype, const std::vector<double>& x,
                   const std::vector<double>& y) {
   CAPTURE(activation.name);
@@ -252,7 +251,7 @@ TEST_CASE(
         std::vector<double> wanted(gates.size());
         for (std::size_t n = 0; n < wanted.size(); ++n)
           wanted[n] = activations[2].exact(gates[n]) * ups[n];
-        // That of silu, and the product's rounding.
+        // The error of silu and the rounding of the product.
         CHECK(first_difference(y.values(), wanted, [&](std::size_t n) {
                 return (activations[2].tolerance + float_unit) * std::fabs(wanted[n]) + vanishing;
               }) == "");

@@ -1,5 +1,5 @@
-// sparsemax and entmax against a plain derivation in long double, and against what makes them what
-// they are.
+// sparsemax and entmax against a plain derivation in long double, and against the conditions that
+// define the solution.
 #include <attn/softmax.hpp>
 
 #include <doctest/doctest.h>
@@ -24,7 +24,7 @@ namespace {
 using Floats = std::vector<float>;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr double half_ulp = 0x1p-24;  // of a float, relative
+constexpr double half_ulp = 0x1p-24;  // the largest relative error of rounding to f32
 
 struct Result {
   Floats y;
@@ -41,7 +41,7 @@ Result run(const Floats& x, float alpha, const Execution& execution = {}) {
   return result;
 }
 
-/// Multiples of 2^-12 and small: x - max x is exact, so that nothing is lost before entmax begins.
+/// Small multiples of 2^-12: x - max x is exact, so nothing is lost before entmax begins.
 Floats grid(std::int64_t count, double scale, std::uint64_t seed) {
   Random random(seed);
   Floats x;
@@ -50,9 +50,10 @@ Floats grid(std::int64_t count, double scale, std::uint64_t seed) {
   return x;
 }
 
-/// Of y: for alpha = 1.5 and 2 the excess is rounded twice and squared at most, and its square
-/// rounded, 5 half ulps; the threshold is such that all errors together are at most 2^-23. Else all
-/// is in double until y is rounded. Softmax: as softmax.hpp says.
+/// The tolerance of y. For alpha = 1.5 and 2 the part of x above the threshold is rounded at most
+/// twice, squared, and its square rounded: 5 half ulps; the error of the threshold changes the sum
+/// of y by at most 2^-23. For other alpha everything is double until y is rounded. softmax: see
+/// softmax.hpp.
 double tolerance(float alpha, double y) {
   if (alpha == 1) return 2e-7 * y + 1e-30;
   if (alpha == 1.5F || alpha == 2) return 5 * half_ulp * y + 0x1p-23;
@@ -73,7 +74,7 @@ void check_against_plain(const Floats& x, float alpha, const Execution& executio
   const double tau = static_cast<double>(wanted.tau);
   CHECK(std::fabs(got.tau - tau) <= half_ulp * std::fabs(tau) * (alpha == 1 ? 4 : 1) + 0x1p-23);
   if (alpha == 1) return;
-  constexpr long double margin = 1e-6L;  // nearer to the threshold, rounding decides
+  constexpr long double margin = 1e-6L;  // closer to the threshold, rounding decides
   const auto above = [&](long double by) {
     return std::count_if(wanted.excess.begin(), wanted.excess.end(),
                          [by](long double excess) { return excess > by; });
@@ -84,9 +85,9 @@ void check_against_plain(const Floats& x, float alpha, const Execution& executio
     CHECK(got.support == std::count_if(got.y.begin(), got.y.end(), [](float y) { return y > 0; }));
 }
 
-/// The certificate of a solution: on the support y^(alpha - 1) = (alpha - 1) x - tau, elsewhere
-/// (alpha - 1) x <= tau, and the sum is 1. In x - max x a float has lost half an ulp of at most 1 /
-/// (alpha - 1), the threshold as much, and tau and y are rounded.
+/// Checks the conditions of a solution: y^(alpha - 1) = (alpha - 1) x - tau on the support,
+/// (alpha - 1) x <= tau elsewhere, and a sum of 1. x - max x has an error of half an ulp of at most
+/// 1 / (alpha - 1), the threshold has as much, and tau and y are rounded.
 void check_certificate(const Floats& x, float alpha, const Execution& execution) {
   CAPTURE(alpha);
   const Result got = run(x, alpha, execution);
@@ -153,13 +154,14 @@ TEST_CASE("rows that are hard for a search") {
   std::vector<Floats> rows(5);
   rows[0].push_back(0);
   for (int n = 0; n < 120; ++n)
-    rows[0].push_back(-std::exp2(-static_cast<float>(n) / 4));  // each step leaves a few behind
+    rows[0].push_back(-std::exp2(-static_cast<float>(n) / 4));  // each step removes a few elements
   for (int n = 0; n < 3000; ++n)
-    rows[1].push_back(static_cast<float>(n % 2) * 0x1p-11F);  // two values, both in
-  for (int n = 0; n < 100; ++n) rows[2].push_back(-static_cast<float>(n) * 0x1p-20F);  // neighbors
-  rows[3] = Floats(5000, -0.984375F);  // one, and many that are just in
+    rows[1].push_back(static_cast<float>(n % 2) * 0x1p-11F);  // two values, both in the support
+  for (int n = 0; n < 100; ++n)
+    rows[2].push_back(-static_cast<float>(n) * 0x1p-20F);  // evenly spaced, close together
+  rows[3] = Floats(5000, -0.984375F);  // one element, and many that are just inside the support
   rows[3][4999] = 0;
-  rows[4] = Floats(3000, -1.F);  // many that are just out, or just in
+  rows[4] = Floats(3000, -1.F);  // many that are just outside or just inside the support
   rows[4][0] = 0;
   for (const Floats& x : rows) {
     for (const float alpha : {1.5F, 2.F}) {
@@ -176,8 +178,9 @@ TEST_CASE("rows that are hard for a search") {
 
 TEST_CASE(
     "an element nearer to the threshold than doubles lie to each other may weigh almost half") {
-  // Of {0, d} with alpha = 10 and d just above -1/9, d has an excess of (1 - (-9 d)^(1/9))^9 or so.
-  // For the weight itself, its power, see the plain derivation: it takes the excess as a logarithm.
+  // For {0, d} with alpha = 10 and d just above -1/9, d is about (1 - (-9 d)^(1/9))^9 above the
+  // threshold. Its probability, a power of that, is found by the plain derivation through
+  // logarithms.
   for (const float alpha : {2.25F, 4.F, 10.F, 50.F}) {
     for (int n = 1; n < 200; ++n) {
       CAPTURE(alpha);
@@ -203,7 +206,7 @@ TEST_CASE("100,000 elements, up to alpha = 10") {
       CHECK(std::fabs(std::accumulate(got.y.begin(), got.y.end(), 0.) - 1) <= 1e-6);
       CHECK(got.support ==
             std::count_if(got.y.begin(), got.y.end(), [](float y) { return y > 0; }));
-      // Nobody outside the support is greater than anybody within.
+      // No element outside the support is greater than one inside.
       float least_in = infinity, greatest_out = -infinity;
       for (std::size_t n = 0; n < x.size(); ++n)
         (got.y[n] > 0) ? least_in = std::min(least_in, x[n])
@@ -247,8 +250,8 @@ TEST_CASE("a shift changes nothing, a permutation permutes") {
 }
 
 TEST_CASE("continuous in alpha at 1, 1.5 and 2") {
-  // |dy / dalpha| is at most some (log y)^2 y < 1, near a threshold a little more: a step of 1e-4
-  // moves y by less than 2e-4.
+  // |dy / dalpha| is at most (log y)^2 y < 1 for some y, and slightly more near a threshold: a step
+  // of 1e-4 changes y by less than 2e-4.
   const Floats x = grid(64, 0.3, 11);
   for (const float alpha : {1.F, 1.5F, 2.F}) {
     const Result at = run(x, alpha), above = run(x, alpha + 1e-4F),

@@ -1,4 +1,4 @@
-// sparsemax, entmax and their gradients as calls: layouts, types, threads, extents, refusals.
+// Calls of sparsemax, entmax and their gradients: layouts, types, threads, extents and errors.
 #include <attn/error.hpp>
 #include <attn/softmax.hpp>
 
@@ -34,7 +34,7 @@ Dims remove_dim(const Dims& shape, int dim) {
   return Dims(rest.data(), static_cast<int>(rest.size()));
 }
 
-/// All the outputs there are, of calls on slices along dim.
+/// All outputs of calls for slices along one dim.
 struct Outputs {
   StridedTensor y, tau, support, dx, dalpha;
 };
@@ -58,7 +58,7 @@ Outputs call(const Doubles& values, const Dims& shape, int dim, float alpha, con
               {setting.out, rest, setting.out_layout}};
   const Threshold threshold{out.tau.view(), out.support.view()};
   entmax(x.view(), out.y.view(), alpha, dim, threshold, execution);
-  // Of y in f32, as rounding may take elements from the support.
+  // The gradient is computed from y in f32, as rounding to a 16-bit type may shrink the support.
   StridedTensor y(DType::f32, shape, setting.in_layout);
   entmax(x.view(), y.view(), alpha, dim, {}, execution);
   entmax_backward(dy.view(), y.view(), out.dx.view(), alpha, dim, execution);
@@ -68,14 +68,14 @@ Outputs call(const Doubles& values, const Dims& shape, int dim, float alpha, con
   return out;
 }
 
-/// values as tensors of a type hold them
+/// The values after rounding to a type.
 Doubles rounded(const Doubles& values, const Dims& shape, DType dtype) {
   StridedTensor tensor(dtype, shape);
   tensor.assign(values);
   return tensor.values();
 }
 
-/// The slice with this number, and where its elements are in the whole.
+/// The places of the elements of slice `number` in the whole tensor.
 std::vector<std::size_t> places_of(const Dims& shape, int dim, std::int64_t number) {
   std::int64_t step = 1;
   for (int n = dim + 1; n < shape.rank(); ++n) step *= shape[n];
@@ -87,7 +87,8 @@ std::vector<std::size_t> places_of(const Dims& shape, int dim, std::int64_t numb
   return places;
 }
 
-/// Each slice of a call has the bits that it has when it is alone, rounded to the output's type.
+/// Each slice of a call has the bits that it has when it is computed alone, rounded to the type of
+/// the output.
 void check_slices(const Dims& shape, int dim, float alpha, const Setting& setting) {
   CAPTURE(shape.to_string());
   CAPTURE(dim);

@@ -1,4 +1,4 @@
-// Gradients of entmax against central differences of the plain derivation, in long double.
+// Gradients of entmax against central differences of the plain derivation in long double.
 #include <attn/softmax.hpp>
 
 #include <doctest/doctest.h>
@@ -18,7 +18,7 @@ namespace {
 
 using Floats = std::vector<float>;
 
-constexpr double half_ulp = 0x1p-24;  // of a float, relative
+constexpr double half_ulp = 0x1p-24;  // the largest relative error of rounding to f32
 
 struct Point {
   LongDoubles x;
@@ -27,7 +27,7 @@ struct Point {
   double greatest_dy = 0;
 };
 
-/// No element lies so near to the threshold that a difference would step over it.
+/// Whether no element is so close to the threshold that the difference would step across it.
 Point point_away_from_kinks(std::int64_t count, double scale, float alpha, std::uint64_t seed) {
   for (Random random(seed);;) {
     Point point;
@@ -61,7 +61,7 @@ double difference_in_x(Point point, std::size_t n, float alpha) {
   return static_cast<double>((above - weighted(point, plain_entmax(point.x, alpha))) / (2 * step));
 }
 
-/// At alpha = 1, where there is no other side, by three points.
+/// A one-sided difference with three points, for alpha = 1, which has no smaller alpha.
 double difference_in_alpha(const Point& point, float alpha) {
   const auto at = [&](long double a) { return weighted(point, plain_entmax(point.x, a)); };
   const long double step = std::min(2e-6L, (static_cast<long double>(alpha) - 1) / 8);
@@ -89,19 +89,19 @@ double backward_alpha(const Point& point, float alpha) {
   return dalpha;
 }
 
-/// y is off by half an ulp, s = y^(2 - alpha) by |2 - alpha| of them, the weighted mean of dy by
-/// twice that times the greatest dy, and the result is rounded; a difference is off by step^2 y'''
-/// / 6, less than 1e-8 at this distance from kinks.
+/// y has an error of half an ulp, s = y^(2 - alpha) one of |2 - alpha| half ulps, the mean of dy
+/// weighted by s twice that times the greatest dy, and the result is rounded. The difference
+/// quotient has an error of step^2 y''' / 6, less than 1e-8 at this distance from kinks.
 double tolerance_in_x(const Point& point, float y, float alpha) {
   const double s = std::pow(y, 2 - static_cast<double>(alpha));
   return s * point.greatest_dy * half_ulp * (4 * std::fabs(2 - static_cast<double>(alpha)) + 2) +
          1e-8;
 }
 
-/// With b = alpha - 1, dy_i / dalpha is made of y_i l_i^2 phi(b l_i) <= y_i l_i^2 / 2 * max(1,
-/// y_i^-b) and of its sum shared out by s; half an ulp of y in each moves l by as much, y and s by
-/// 1 and |2 - alpha|. Differences are off by 1e-7: step^2 times a third derivative of order 10^4
-/// where p = 1 / (alpha - 1) is large, or by digits that cancel.
+/// With b = alpha - 1, dy_i / dalpha consists of y_i l_i^2 phi(b l_i) <= y_i l_i^2 / 2 * max(1,
+/// y_i^-b) and of the sum of these, divided in proportion to s. Half an ulp of y changes l by as
+/// much, y and s by factors of 1 and |2 - alpha| of it. Differences have an error of 1e-7: step^2
+/// times a third derivative of order 10^4 where p = 1 / (alpha - 1) is large, or cancellation.
 double tolerance_in_alpha(const Point& point, float alpha) {
   double parts = 0;
   for (const float y : point.y) {
@@ -161,9 +161,10 @@ TEST_CASE("supports of none and of one, and what is not finite") {
     const Point none{.x = {}, .y = {0, 0, 0}, .dy = {1, 2, nan}};
     CHECK(backward(none, alpha) == Floats{0, 0, 0});
     CHECK(backward_alpha(none, alpha) == 0);
-    const Point one{.x = {},
-                    .y = {0, 1, 0},
-                    .dy = {nan, 2, 3}};  // what has no part in y has none in the gradient
+    const Point one{
+        .x = {},
+        .y = {0, 1, 0},
+        .dy = {nan, 2, 3}};  // an element outside the support does not affect the gradient
     CHECK(backward(one, alpha) == Floats{0, 0, 0});
     CHECK(backward_alpha(one, alpha) == 0);
     const Point bad{.x = {}, .y = {nan, nan, nan}, .dy = {1, 2, 3}};
@@ -174,7 +175,7 @@ TEST_CASE("supports of none and of one, and what is not finite") {
     CHECK(dx[0] == 0);
     CHECK(std::isnan(dx[1]));
     CHECK(std::isnan(dx[2]));
-    // Weights at the end of what a float can hold.
+    // Probabilities at the end of the range of floats.
     const Point small{.x = {}, .y = {1, 1e-38F, 1e-45F}, .dy = {1, 2, 3}};
     CHECK_FALSE(std::isnan(backward_alpha(small, alpha)));
     for (const float value : backward(small, alpha)) CHECK_FALSE(std::isnan(value));

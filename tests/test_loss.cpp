@@ -1,5 +1,5 @@
-// Losses beside their formulas in double, in all combinations of their options, and at values that
-// are known by hand.
+// Losses against their formulas in double, for all combinations of their options, and for values
+// that are known in closed form.
 #include <attn/isa.hpp>
 #include <attn/loss.hpp>
 
@@ -27,7 +27,7 @@ constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout
                               Layout::reversed};
 constexpr DType float_types[] = {DType::f32, DType::bf16, DType::f16};
 
-/// Empty if no loss is further off than its tolerance; NaN meets NaN.
+/// An empty string if each loss lies within its tolerance, where NaN matches NaN.
 std::string difference_of(const Values& got, const Values& wanted, const Values& tolerances) {
   for (std::size_t n = 0; n < wanted.size(); ++n) {
     const bool near =
@@ -55,7 +55,7 @@ void check_loss(const LossCase& c) {
   }
 }
 
-/// All combinations but for layouts and types of x, which take turns.
+/// All combinations of options. Layouts and the types of x alternate.
 template <class F>
 void for_each_case(LossKind kind, std::initializer_list<float> alphas, F&& f) {
   std::uint64_t seed = 0;
@@ -84,7 +84,7 @@ void for_each_case(LossKind kind, std::initializer_list<float> alphas, F&& f) {
               }
 }
 
-/// The loss of one slice of x, given as it is.
+/// The loss of one slice, given by its elements.
 float loss_of(const LossCase& c, const std::vector<float>& x, const TensorView& target,
               LossOptions options = {}) {
   float loss = -1;
@@ -193,15 +193,16 @@ TEST_CASE("Large logits lose nothing") {
   }
   CHECK(loss_of_class(cross, {10000, 10000.5f}, 0) ==
         doctest::Approx(std::log1p(std::exp(0.5))).epsilon(1e-6));
-  CHECK(loss_of_class(cross, {3e38f, -3e38f}, 1) == infinity);  // 6e38 is none of the floats
+  CHECK(loss_of_class(cross, {3e38f, -3e38f}, 1) ==
+        infinity);  // 6e38 is outside the range of floats
   CHECK(loss_of_class(cross, {1e38f, -1e38f}, 1) == 2e38f);
   CHECK(loss_of_class(entmax_case(2), {1e38f, -1e38f}, 1) == 2e38f);
   CHECK(loss_of_class(entmax_case(1.001f), {1e4f, 0}, 1) == doctest::Approx(1e4).epsilon(0.1));
 }
 
 TEST_CASE("A loss near 0 has all its digits") {
-  // The term of the greatest is 1 exactly. The exponentials of others are off by 2e-7 and by what x
-  // - max has lost, 2^-24 of 15; the loss is rounded by as much of itself.
+  // The term of the greatest element is exactly 1. The exponentials of the others have an error of
+  // 2e-7, and x - max one of 2^-24 * 15; the loss is rounded, relative to itself.
   constexpr double tolerance = 2e-7 + 16 * 0x1p-24;
   for (const float shift : {0.f, 3.7f, -170.f, 1000.f}) {
     for (const std::int64_t count : {2, 100, 5000, 20000}) {
@@ -324,7 +325,7 @@ TEST_CASE("Fenchel-Young losses are 0 where p = q, and greater elsewhere") {
         exact[c] = x[c] = static_cast<float>(random.normal());
       const Values p = entmax_of(exact, alpha);
       for (std::size_t c = 0; c < x.size(); ++c) q[c] = static_cast<float>(p[c]);
-      // A part of the greatest goes to its neighbor.
+      // Some of the greatest probability goes to the neighboring class.
       const auto greatest =
           static_cast<std::size_t>(std::max_element(q.begin(), q.end()) - q.begin());
       away = q;

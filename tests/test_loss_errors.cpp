@@ -1,4 +1,4 @@
-// One test per error of the losses. Each call is wrong in one point; the message names it, and
+// One test for each error of the losses. Each call has one mistake; the message names it, and
 // nothing has been written.
 #include <attn/error.hpp>
 #include <attn/loss.hpp>
@@ -18,7 +18,7 @@ using namespace attn::test;
 
 namespace {
 
-/// What a right call is made of; a test changes one thing.
+/// The arguments of a valid call, of which a test changes one.
 struct Call {
   TensorView x, target, dloss;
   MutableTensorView loss, dx;
@@ -65,7 +65,7 @@ const std::vector<Function>& functions() {
 
 constexpr float untouched = -7;
 
-/// [2, 5, 3] and its loss, with classes as targets.
+/// x [2, 5, 3] and its loss, with classes as targets.
 struct Memory {
   std::vector<float> x = std::vector<float>(30, 0.5f), q = std::vector<float>(30, 0.2f),
                      weight = std::vector<float>(5, 1);
@@ -121,7 +121,7 @@ bool belongs(const Function& function, Which which) {
   return false;
 }
 
-/// {x} stands for the tensor that has the classes.
+/// In messages, {x} stands for the tensor that has the classes.
 void check_refused(Which which, const Change& change, const std::string& message) {
   for (const Function& function : functions()) {
     if (!belongs(function, which)) continue;

@@ -1,4 +1,4 @@
-// Gradients of losses beside central differences of the formulas in double.
+// Gradients of losses against central differences of the formulas in double.
 #include <attn/isa.hpp>
 #include <attn/loss.hpp>
 
@@ -36,7 +36,7 @@ StridedTensor random_dloss(const LossCase& c) {
   return dloss;
 }
 
-/// The most that rounding to a type may change, as a part of a number, and of the smallest numbers.
+/// The largest error of rounding to a type, relative, and absolute for the smallest numbers.
 struct Rounding {
   double relative, absolute;
 };
@@ -45,17 +45,17 @@ Rounding rounding_of(DType dtype) {
   return dtype == DType::f16 ? Rounding{0x1p-11, 0x1p-25} : Rounding{0, 0};
 }
 
-/// In the layout of x, dense.
+/// A dense tensor in the layout of x.
 struct Gradient {
   Values values, tolerances;
 };
 
-/// dloss times the difference quotient of each slice's loss. A step of 1e-6 leaves an error of 1e-8
-/// from the rounding of losses below 100, and of a quarter of it where a kink of p lies inside the
-/// step (p of sparsemax has slope 1): 3e-7. Beside this, p is off by 2e-7 of itself, and, of
-/// entmax, by what an error of eps in tau makes of it. Weights are at most 1.1, and 2 covers them
-/// and the sum of them that p is multiplied by. The product is rounded to a float and to the type
-/// of dx.
+/// dloss times the difference quotient of each slice's loss. With a step of 1e-6 the rounding of
+/// losses below 100 leaves an error of 1e-8, and a kink of p inside the step (p of sparsemax has
+/// slope 1) one of a quarter of the step: 3e-7 in all. Besides, p has a relative error of 2e-7, and
+/// for entmax what an error of eps in tau makes of it. Weights are at most 1.1; the factor 2 covers
+/// them and their sum, by which p is multiplied. The product is rounded to f32 and to the type of
+/// dx.
 Gradient gradient_of(const LossCase& c, const LossInputs& inputs, const Values& dloss) {
   constexpr double step = 1e-6;
   const LossOracle oracle(c, inputs);
@@ -147,7 +147,7 @@ void check_gradients(LossKind kind, float alpha) {
             }
 }
 
-/// dx of f(dloss, x, target, dx) for one slice of three classes, or two.
+/// dx of f(dloss, x, target, dx) for one slice of two or three classes.
 template <class F>
 std::vector<float> gradient_of_slice(const std::vector<float>& x, F&& f) {
   std::vector<float> dx(x.size(), -7);

@@ -1,4 +1,4 @@
-// rms_norm and layer_norm beside their definitions in double.
+// rms_norm and layer_norm against their definitions in double.
 #include <attn/functional.hpp>
 
 #include <doctest/doctest.h>
@@ -48,10 +48,10 @@ struct Operands {
 };
 struct Results {
   std::vector<double> y, mean, inverse_deviation;
-  std::vector<double> tolerances;  // of y, before it is rounded to a type
+  std::vector<double> tolerances;  // of y before it is rounded to its type
 };
 
-/// The value for each element of a row, of a tensor that broadcasts to it.
+/// The value that each element of a row gets from a tensor that broadcasts to the row.
 std::vector<double> broadcast(const StridedTensor& tensor, const Dims& row_shape,
                               double if_absent) {
   std::vector<double> row;
@@ -68,14 +68,14 @@ std::vector<double> broadcast(const StridedTensor& tensor, const Dims& row_shape
   return row;
 }
 
-/// What is normalized is rounded once, and so are its product with the scale and the sum with the
-/// bias: 3 units in all. Sums in double add nothing that counts, as those of floats of like size
-/// are even exact, but the mean is rounded to a double: where it is large beside the deviation,
-/// that part of it shows.
+/// The normalized value, its product with the scale and the sum with the bias are each rounded
+/// once: 3 units in all. Sums in double add no error that counts; those of floats of similar size
+/// are exact. But the mean is rounded to a double, which shows where it is large compared with the
+/// deviation.
 void add_row(const NormCase& c, const double* x, const std::vector<double>& scale,
              const std::vector<double>& bias, Results& results) {
   const auto extent = static_cast<double>(scale.size());
-  // Long double: its own error does not count even where x is 1e8 times its deviation.
+  // In long double, whose own error does not count even where x is 1e8 times its deviation.
   long double sum = 0, squares = 0;
   for (std::size_t n = 0; n < scale.size(); ++n) sum += x[n];
   const long double mean = c.norm == Norm::rms ? 0 : sum / extent;
@@ -113,8 +113,8 @@ void run(const NormCase& c, const Operands& operands, const MutableTensorView& y
              options, statistics, c.execution);
 }
 
-/// y lies within what add_row says, and is rounded to its type. Statistics are rounded to f32, and
-/// to their type.
+/// Checks y against what add_row says, with the rounding to its type, and the statistics with the
+/// rounding to f32 and to their type.
 void check_results(const NormCase& c, const Operands& operands) {
   CAPTURE(c.to_string());
   StridedTensor y(c.out, c.shape, c.out_layout);
@@ -140,7 +140,7 @@ void check_results(const NormCase& c, const Operands& operands) {
   CHECK(inverse_deviation.gaps_untouched());
 }
 
-/// scale or bias: absent, of the row's shape, or of one that broadcasts to it.
+/// A scale or bias: absent, in the shape of the row, or in one that broadcasts to it.
 StridedTensor random_factors(Random& random, const Dims& row_shape) {
   if (random.chance(0.2)) return {};
   const int first = static_cast<int>(random.integer(0, row_shape.rank()));
@@ -162,7 +162,7 @@ Operands random_operands(Random& random, const NormCase& c, double mean = 0.3,
 
 constexpr std::initializer_list<Norm> norms = {Norm::rms, Norm::layer};
 
-/// One row of f32 from dim 0, without scale and bias.
+/// One f32 row from dim 0 on, without scale and bias.
 Operands row_of(const std::vector<double>& values) {
   return {tensor_of(DType::f32, {std::ssize(values)}, Layout::bhsd, values), {}, {}};
 }
@@ -259,7 +259,7 @@ TEST_CASE(
       for (std::size_t n = 0; n < 120; ++n) {
         const bool own_row = n / 40 == 1;
         const bool zero = norm == Norm::rms && std::isinf(bad) &&
-                          n != 57;  // a number divided by an infinite deviation
+                          n != 57;  // there a finite number is divided by an infinite deviation
         CHECK(std::isnan(got[n]) == (own_row && !zero));
         if (own_row && zero) CHECK(got[n] == 0);
       }

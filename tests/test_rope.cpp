@@ -1,4 +1,4 @@
-// rope beside its definition in double.
+// rope against its definition in double.
 #include <attn/functional.hpp>
 
 #include <doctest/doctest.h>
@@ -65,11 +65,11 @@ Operands random_operands(Random& random, const RopeCase& c) {
 
 struct Turned {
   std::vector<double> y;
-  std::vector<double> tolerances;  // before y is rounded to a type
+  std::vector<double> tolerances;  // of y before it is rounded to its type
 };
 
-/// Two products and a sum, each rounded once: 2 units of the sum of their magnitudes, and one of
-/// the result is less than that again. An element that is not turned is the same float.
+/// Two products and their sum are each rounded once: 2 units of the sum of their magnitudes, which
+/// includes the unit of the result. An element that is not rotated keeps its bits.
 Turned exact_result(const RopeCase& c, const Operands& operands) {
   const std::vector<double> x = operands.x.values(), cos = operands.cos.values(),
                             sin = operands.sin.values();
@@ -203,7 +203,7 @@ TEST_CASE("Heads in one row, [batch, seq, heads * dim], by a view") {
                    .in_layout = Layout::bshd,
                    .out_layout = Layout::bshd};
   const Operands operands = random_operands(random, c);
-  const StridedTensor& x = operands.x;  // in memory as [batch, seq, heads, dim]
+  const StridedTensor& x = operands.x;  // lies in memory as [batch, seq, heads, dim]
   StridedTensor wanted(DType::f32, c.shape, Layout::bshd),
       row(DType::f32, {batch, seq, heads * dim});
   run(c, operands, wanted.view());
@@ -222,7 +222,7 @@ TEST_CASE("NaN and infinities touch their own pair only; what is not turned keep
     Random random(4);
     Operands operands = random_operands(random, c);
     operands.x.set({0, 0, 0, 2}, std::numeric_limits<double>::quiet_NaN());
-    operands.x.set_bits({0, 0, 1, 38}, 0x7fa12345);  // a signalling NaN
+    operands.x.set_bits({0, 0, 1, 38}, 0x7fa12345);  // a signaling NaN
     StridedTensor y(DType::f32, c.shape);
     run(c, operands, y.view());
     const std::vector<double> values = y.values();

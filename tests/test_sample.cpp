@@ -1,5 +1,5 @@
-// Draws: the generator against its published answers, the distribution against a textbook version
-// that sorts everything and uses the standard library's exp, and against counts.
+// Random draws: the generator against its published results; the distribution against a textbook
+// version that sorts all classes and uses the standard library's exp, and against frequencies.
 #include <attn/isa.hpp>
 #include <attn/sample.hpp>
 
@@ -28,10 +28,10 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
-using Logits = std::vector<double>;  // values that the logits' type has
+using Logits = std::vector<double>;  // rounded to the type of the logits
 using Draws = std::vector<std::int64_t>;
 
-/// Classes from the most probable on, equal ones from the lowest index.
+/// Classes from the most probable to the least; equal ones by index.
 std::vector<std::size_t> by_probability(const Logits& logits) {
   std::vector<std::size_t> order(logits.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -40,7 +40,7 @@ std::vector<std::size_t> by_probability(const Logits& logits) {
   return order;
 }
 
-/// Each class's probability after the filters, as the header words them.
+/// The probability of each class after the filters, as the header defines them.
 std::vector<double> textbook(const Logits& logits, const SampleOptions& options) {
   const std::vector<std::size_t> order = by_probability(logits);
   std::vector<double> p(logits.size(), 0);
@@ -75,10 +75,10 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
   return p;
 }
 
-/// The class where the cumulative distribution passes `uniform`; -1 so near to the step between two
-/// that rounding decides.
+/// The class at which the cumulative distribution exceeds `uniform`; -1 if that is so close to a
+/// step that rounding decides.
 std::int64_t class_at(const std::vector<double>& p, double uniform) {
-  // A sum of n terms of at most 1 in all is off by less than n 2^-53; n is below 2^18 here.
+  // A sum of n terms whose total is at most 1 has an error below n 2^-53; n is below 2^18 here.
   constexpr double rounding = 0x1p-34;
   double sum = 0;
   for (std::size_t n = 0; n < p.size(); ++n) {
@@ -98,7 +98,7 @@ Draws drawn(const Logits& logits, std::int64_t count, const SampleOptions& optio
   return draws;
 }
 
-/// The classes that turn up at all in many draws.
+/// The classes that occur in many draws.
 Draws support(const Logits& logits, const SampleOptions& options) {
   Draws draws = drawn(logits, 4000, options);
   std::sort(draws.begin(), draws.end());
@@ -115,7 +115,7 @@ Logits normal_logits(std::int64_t classes, std::uint64_t seed, double deviation 
   return rounded.values();
 }
 
-/// Sum of (seen - expected)^2 / expected, over expected, of draws of one row.
+/// Chi square of the draws from one row: the sum of (observed - expected)^2 / expected.
 double chi_square(const Draws& draws, const std::vector<double>& p) {
   std::vector<double> seen(p.size(), 0);
   for (const std::int64_t draw : draws) ++seen[static_cast<std::size_t>(draw)];
@@ -128,8 +128,7 @@ double chi_square(const Draws& draws, const std::vector<double>& p) {
   return sum;
 }
 
-/// Runs what draws from tensors of all types and layouts, and compares each draw with the
-/// textbook's.
+/// Draws from tensors of all types and layouts, and compares each draw with the textbook's.
 void check_against_textbook(Random& random, const Dims& shape, std::int64_t count,
                             const SampleOptions& options) {
   StridedTensor logits(random.pick({DType::f32, DType::bf16, DType::f16}), shape,
@@ -182,12 +181,12 @@ TEST_CASE("Philox4x32-10 gives the published answers") {
         Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
   CHECK(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
         Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
-  // 0xe169c58d6627e8d5 without its lower 11 bits, over 2^64.
+  // 0xe169c58d6627e8d5 without its lower 11 bits, divided by 2^64.
   CHECK(philox_uniform(0, 0, 0) == static_cast<double>(0xe169c58d6627e800) * 0x1p-64);
 }
 
 TEST_CASE("a seed gives these draws, everywhere") {
-  // 13 classes, temperature 2; computed by a separate program.
+  // 13 classes at temperature 2; the expected draws were computed by a separate program.
   Logits logits(13), twice;
   for (std::size_t n = 0; n < logits.size(); ++n)
     logits[n] = (static_cast<double>(7 * n % 13) - 6) / 2;
@@ -255,8 +254,8 @@ TEST_CASE("draws of a vocabulary are the textbook's, however many classes a filt
 }
 
 TEST_CASE("draws have the distribution that they are said to have") {
-  // chi square of f degrees of freedom is above f + 3.3 sqrt(2 f) + 6 with a probability below 1 in
-  // 1000; the seeds are fixed.
+  // Chi square with f degrees of freedom exceeds f + 3.3 sqrt(2 f) + 6 with a probability below 1
+  // in 1000. The seeds are fixed.
   constexpr std::int64_t count = 200000;
   const Logits logits = normal_logits(40, 9);
   for (const SampleOptions& options :
@@ -271,7 +270,7 @@ TEST_CASE("draws have the distribution that they are said to have") {
     CHECK(chi_square(drawn(logits, count, options), p) <
           freedom + 3.3 * std::sqrt(2 * freedom) + 6);
   }
-  // One draw of each of many rows.
+  // One draw from each of many rows.
   const std::vector<double> p = textbook(logits, {});
   StridedTensor one_row(DType::f32, {40});
   one_row.assign(logits);
@@ -293,17 +292,18 @@ TEST_CASE("filters keep exactly what they should") {
   CHECK(support(ties, {.top_k = 7}) == support(ties, {}));
   CHECK(support(ties, {.top_k = std::numeric_limits<std::int64_t>::max()}) == support(ties, {}));
 
-  // Quarters are exact: the second reaches a half, the third is needed for a little more.
+  // Quarters are exact: the second class reaches a half, slightly more needs the third.
   const Logits uniform = {0, 0, 0, 0};
   CHECK(support(uniform, {.top_p = 0.25f}) == Draws{0});
   CHECK(support(uniform, {.top_p = 0.5f}) == Draws{0, 1});
   CHECK(support(uniform, {.top_p = 0.500001f}) == Draws{0, 1, 2});
   CHECK(support(uniform, {.top_p = 1.f}) == Draws{0, 1, 2, 3});
   CHECK(support(ties, {.top_p = 1e-30f}) == Draws{1});
-  // top-p is of what top-k leaves: two classes of a half each.
+  // top-p applies to what top-k leaves: two classes of a half each.
   CHECK(support(uniform, {.top_k = 2, .top_p = 0.5f}) == Draws{0});
   CHECK(support(uniform, {.top_k = 2, .top_p = 0.51f}) == Draws{0, 1});
-  // Weights 1, e^-1, e^-2: of all 0.665, 0.245, 0.090; of the first two 0.731, 0.269.
+  // The terms are 1, e^-1, e^-2. The probabilities are 0.665, 0.245, 0.090 among all classes, and
+  // 0.731, 0.269 among the first two.
   const Logits steps = {-2, 0, -1};
   CHECK(support(steps, {.top_p = 0.7f}) == Draws{1, 2});
   CHECK(support(steps, {.top_k = 2, .top_p = 0.7f}) == Draws{1});

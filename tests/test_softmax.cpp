@@ -1,5 +1,5 @@
-// softmax, log_softmax and logsumexp against their formulas in double: values, special values,
-// layouts, types, threads, gradients.
+// softmax, log_softmax and logsumexp against their formulas in double: ordinary and special values,
+// layouts, types, threads and gradients.
 #include <attn/attn.hpp>
 
 #include <doctest/doctest.h>
@@ -22,7 +22,7 @@ using namespace attn::test;
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double eps = 0x1p-24;  // what rounding to f32 takes off, as a part
+constexpr double eps = 0x1p-24;  // the largest relative error of rounding to f32
 
 using Values = std::vector<double>;
 
@@ -31,7 +31,7 @@ struct Exact {
   double logsumexp;
 };
 
-/// The formulas, of one slice.
+/// The formulas applied to one slice.
 Exact exact_of(const Values& x, double temperature) {
   double greatest = -infinity, sum = 0;
   for (const double value : x) greatest = std::max(greatest, value);
@@ -48,10 +48,11 @@ Exact exact_of(const Values& x, double temperature) {
   return exact;
 }
 
-/// What softmax.hpp promises, on every instruction set. For softmax: an exponential is off by 0.7
-/// ulp at most (0.99 on the baseline), and the sum by as much where one element makes most of it;
-/// the quotient is rounded once more. For its logarithm: two roundings (three), the first that of a
-/// difference as great as the result or of parts of 2^-24 of it; and the sum's error.
+/// The bounds that softmax.hpp gives for all instruction sets. softmax: the exponential has an
+/// error of at most 0.7 ulp (0.99 on the baseline), the sum the same where one element makes most
+/// of it, and the quotient is rounded once more. log_softmax: two roundings (three on the
+/// baseline), of which the first is that of a difference as large as the result, or of parts of
+/// 2^-24 of it; and the error of the sum.
 constexpr double promised = 2e-7;
 
 bool same_kind(double got, double wanted) {
@@ -64,7 +65,7 @@ bool same_kind(double got, double wanted) {
 std::string wrong_softmax(const Values& got, const Values& wanted, double tolerance,
                           double least = 1e-36) {
   for (std::size_t n = 0; n < wanted.size(); ++n) {
-    // Below 1e-30 results may leave the normal numbers on the way.
+    // Results below 1e-30 may have subnormal intermediate values.
     const double allowed = wanted[n] > 1e-30 ? std::max(tolerance * wanted[n], least) : least;
     if (!same_kind(got[n], wanted[n]) || std::abs(got[n] - wanted[n]) > allowed) {
       return fmt::format("element {}: {:.9g}, exactly {:.17g}, off by {:.3g} of it", n, got[n],
@@ -77,7 +78,7 @@ std::string wrong_softmax(const Values& got, const Values& wanted, double tolera
 std::string wrong_log(const Values& got, const Values& wanted, double tolerance) {
   for (std::size_t n = 0; n < wanted.size(); ++n) {
     if (static_cast<float>(wanted[n]) == static_cast<float>(got[n]))
-      continue;  // infinities, and what becomes one
+      continue;  // infinities, and values that become infinite in f32
     if (std::isnan(wanted[n]) && std::isnan(got[n])) continue;
     if (!(std::abs(got[n] - wanted[n]) <= tolerance * std::max(1., std::abs(wanted[n])))) {
       return fmt::format("element {}: {:.9g}, exactly {:.17g}", n, got[n], wanted[n]);
@@ -88,7 +89,7 @@ std::string wrong_log(const Values& got, const Values& wanted, double tolerance)
 
 Values as_values(const std::vector<float>& floats) { return Values(floats.begin(), floats.end()); }
 
-/// All three of one slice, on all instruction sets.
+/// Checks all three functions for one slice, on all instruction sets.
 void check_slice(const std::vector<float>& x, float temperature) {
   const Exact exact = exact_of(as_values(x), temperature);
   const Dims shape{static_cast<std::int64_t>(x.size())};
@@ -103,7 +104,7 @@ void check_slice(const std::vector<float>& x, float temperature) {
     CHECK(wrong_log(as_values(y), exact.log_softmax, promised) == "");
     float sum = 0;
     logsumexp({x.data(), shape}, {&sum, Dims{}}, 0, temperature, {.isa = isa});
-    // Rounded once, of what the sum leaves.
+    // The result is rounded once, after the error of the sum.
     CHECK(wrong_log({sum}, {exact.logsumexp}, promised) == "");
   }
 }
@@ -117,7 +118,8 @@ std::vector<float> normal_floats(std::int64_t count, double mean, double deviati
   return values;
 }
 
-/// What becomes of each slice of x, dense: f(slice) has as many values, or one.
+/// Applies f to each slice of x and returns the results as one dense array: f(slice) returns as
+/// many values as the slice has, or one.
 Values by_slices(const Values& x, const Dims& shape, int dim,
                  const std::function<Values(const Values&)>& f) {
   std::int64_t inner = 1, extent = shape[dim];
@@ -149,7 +151,7 @@ Values by_slices(const Values& x, const Dims& shape, int dim,
   return result;
 }
 
-/// Half an ulp of a type, as a part.
+/// Half an ulp of a type, relative.
 double rounding_of(DType dtype) {
   return dtype == DType::f32 ? 0 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
 }
@@ -179,7 +181,8 @@ TEST_CASE(
 TEST_CASE("a million elements lose no digits") {
   check_slice(normal_floats(1000000, 0, 1, 5), 1);
   check_slice(std::vector<float>(1000000, 0.3f), 1);
-  std::vector<float> tail(1000000, -16.f);  // a million times what one addition to 1 would lose
+  std::vector<float> tail(
+      1000000, -16.f);  // each is below half an ulp of 1, so a float sum would lose all of them
   tail[12345] = 0;
   check_slice(tail, 1);
 }
@@ -228,7 +231,7 @@ TEST_CASE("-inf weighs nothing; NaN and +inf make NaN, in their own slice only")
       }
     }
   }
-  // Slices beside it stay what they are.
+  // The slices beside it keep their results.
   const std::int64_t extent = 37;
   Values x = normal_values(3 * extent, 4);
   std::vector<float> clean(x.begin(), x.end()), spoilt = clean, a(clean.size()), b(clean.size());
@@ -245,7 +248,7 @@ TEST_CASE("-inf weighs nothing; NaN and +inf make NaN, in their own slice only")
 
 namespace {
 
-/// Rows of all kinds, one after the other.
+/// Rows of all kinds of values, one after the other.
 std::vector<float> row_of_kind(std::int64_t kind, std::int64_t count, std::uint64_t seed) {
   constexpr float inf = std::numeric_limits<float>::infinity(),
                   nan = std::numeric_limits<float>::quiet_NaN();
@@ -262,8 +265,8 @@ std::vector<float> row_of_kind(std::int64_t kind, std::int64_t count, std::uint6
   return row;
 }
 
-/// Rows of all kinds with gaps between them: each is its formula, and has the bits that it has
-/// alone.
+/// Rows of all kinds of values with gaps between them: each result agrees with the formula, and has
+/// the bits that it has when the row is processed alone.
 void check_rows(std::int64_t rows, std::int64_t count, float temperature, Isa isa) {
   CAPTURE(name_of(isa));
   CAPTURE(rows);
@@ -391,7 +394,7 @@ TEST_CASE("broadcast inputs, rank 1, and extents of 0") {
 }
 
 TEST_CASE("the memory of great tensors is written in full") {
-  // More than caches hold, and in place.
+  // More elements than the caches hold, and in place.
   const Dims shape{700, 24001};
   Tensor x(DType::f32, shape), y(DType::f32, shape), one(DType::f32, shape);
   Random random(3);
@@ -412,8 +415,9 @@ TEST_CASE("the memory of great tensors is written in full") {
 
 namespace {
 
-/// sum_i weights_i f(x)_i, and its derivative in each x by a central difference. f is smooth on the
-/// scale of 1, so a step h leaves an error of order h^2 = 1e-10 and of eps(double) / h = 2e-11.
+/// sum_i weights_i f(x)_i, and its derivative with respect to each x by a central difference. f is
+/// smooth on the scale of 1, so a step h has an error of order h^2 = 1e-10 plus eps(double) / h =
+/// 2e-11.
 Values numeric_gradient(const Values& x, const Values& weights,
                         const std::function<Values(const Values&)>& f) {
   constexpr double step = 1e-5;
@@ -433,7 +437,7 @@ Values numeric_gradient(const Values& x, const Values& weights,
   return gradient;
 }
 
-/// Values of order 1 go through some four roundings, and sums of them in double.
+/// Values of order 1 are rounded about four times; sums of them are double.
 void check_gradient(const std::vector<float>& got, const Values& wanted, double temperature) {
   for (std::size_t n = 0; n < wanted.size(); ++n)
     CHECK(std::abs(got[n] - wanted[n]) <= (16 * eps + 1e-9) * 4 / std::min(temperature, 1.));

@@ -1,5 +1,4 @@
-// What the tests of functions of tensors share: tensors in any layout and type, and how far a
-// result may lie from the exact one.
+// What the tests of functions of tensors share: tensors in any layout and type, and tolerances.
 #pragma once
 
 #include <attn/execution.hpp>
@@ -28,7 +27,7 @@ inline constexpr std::initializer_list<Layout> all_layouts = {
     Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim, Layout::reversed};
 inline constexpr double float_unit = 0x1p-24;  // the largest relative error of rounding to f32
 
-/// What rounding to a type may change: a part of the value, or half of the smallest step.
+/// The largest error of rounding to a type: relative, or half of the smallest step.
 inline double rounding_to(DType dtype, double value) {
   switch (dtype) {
     case DType::bf16: return std::max(std::fabs(value) * 0x1p-8, 0x1p-134);
@@ -51,8 +50,8 @@ inline std::vector<double> normal_values(Random& random, std::int64_t count, dou
   return values;
 }
 
-/// Empty if each value lies within its tolerance, NaN meets NaN and an infinity its like; else the
-/// first place that does not.
+/// An empty string if each value lies within its tolerance, where NaN matches NaN and an infinity
+/// itself; otherwise a description of the first place that does not.
 template <class Tolerance>
 std::string first_difference(const std::vector<double>& got, const std::vector<double>& wanted,
                              Tolerance tolerance) {

@@ -1,4 +1,4 @@
-// Calls of losses, made up from seeds, and their losses by the formulas, in double, slice by slice.
+// Random calls of losses, and their losses by the formulas in double, slice by slice.
 #pragma once
 
 #include <attn/loss.hpp>
@@ -19,7 +19,7 @@ struct LossCase {
   float alpha = 2;  // of entmax
   Dims shape{4, 5};
   DType x_type = DType::f32;
-  DType target_type = DType::i64;  // of a float: distributions
+  DType target_type = DType::i64;  // a float type: distributions
   Layout layout = Layout::bhsd;
   bool weights = false;
   std::optional<std::int64_t> ignore_index{};
@@ -34,20 +34,20 @@ struct LossCase {
 struct LossInputs {
   StridedTensor x, target, weight;
 };
-/// x is normal; classes meet ignore_index in every third slice or so; distributions have zeros, and
-/// sums that are 1 but for rounding.
+/// x is normally distributed; about every third target is ignore_index; distributions contain
+/// zeros, and sum to 1 up to rounding.
 LossInputs make_loss_inputs(const LossCase& c);
 LossOptions options_of(const LossCase& c, const LossInputs& inputs);
-/// The shape of loss.
+/// The shape of the loss.
 Dims loss_shape(const LossCase& c);
 
 void run_loss(const LossCase& c, const LossInputs& inputs, const MutableTensorView& loss,
               const Execution& execution = {});
-/// sparsemax's own function where alpha is 2.
+/// Calls sparsemax's own functions if alpha is 2.
 void run_loss_backward(const LossCase& c, const LossInputs& inputs, const TensorView& dloss,
                        const MutableTensorView& dx, const Execution& execution = {});
 
-/// Dense: how elements of x lie in slices.
+/// The places of a slice's elements in dense x.
 struct SliceMap {
   explicit SliceMap(const Dims& shape);
   std::int64_t slices() const { return outer * inner; }
@@ -68,22 +68,22 @@ class LossOracle {
   const SliceMap& map() const { return map_; }
   bool ignored(std::int64_t slice) const;
   Values x_of(std::int64_t slice) const { return row_of(x_, slice); }
-  /// Smoothed.
+  /// The smoothed q.
   Values q_of(std::int64_t slice) const;
   double weight(std::int64_t of_class) const {
     return weight_.empty() ? 1 : weight_[static_cast<std::size_t>(of_class)];
   }
-  /// What a slice's weight multiplies in the losses of entmax.
+  /// What the weight of a slice multiplies in the losses of entmax.
   double weight_of(std::int64_t slice) const;
-  /// Of the loss of one slice with other scores than its own; `plain` leaves x as it is in the
-  /// losses of entmax, which is the same if q sums to 1.
+  /// The loss of a slice for other scores than its own. With `plain`, the losses of entmax use x as
+  /// it is, which gives the same result if q sums to 1.
   double loss_of(std::int64_t slice, const Values& x, bool plain = false) const;
   double loss_of(std::int64_t slice) const { return loss_of(slice, x_of(slice)); }
-  /// How far off a float's arithmetic may be.
+  /// The tolerance for arithmetic in floats.
   double tolerance_of(std::int64_t slice) const;
-  /// What a mean divides by; else 1.
+  /// The divisor of a mean; 1 for other reductions.
   double divisor() const;
-  /// In the shape of loss.
+  /// The expected values in the shape of the loss.
   Values losses() const;
   Values tolerances() const;
 
