@@ -1,5 +1,6 @@
 // Makes the sample tensors of data/, the same bytes each time. data/README.md says what they are.
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 
 #include <algorithm>
 #include <array>

@@ -94,11 +94,11 @@ std::int64_t allocations_of_run(const AttentionPlan& plan, const AttentionTensor
 void check_allocation_free(Case c, const Inputs& inputs) {
   c.options.score_matmul = ScoreMatmul::built_in;
   for (const Isa isa : available_isas()) {
-    c.options.isa = isa;
+    c.execution.isa = isa;
     INFO(repeat_line(c));
     Outputs outputs = make_outputs(c);
     const AttentionTensors tensors = bind(inputs, outputs);
-    CHECK(allocations_of_run(AttentionPlan(tensors, c.options), tensors) == 0);
+    CHECK(allocations_of_run(AttentionPlan(tensors, c.options, c.execution), tensors) == 0);
   }
 }
 
@@ -128,7 +128,7 @@ TEST_CASE("causal, with each number of threads") {
   Case c = sized();
   c.options.causal = Causal::bottom_right();
   for (const int num_threads : {1, 2, 3}) {
-    c.options.num_threads = num_threads;
+    c.execution.num_threads = num_threads;
     check_allocation_free(c);
   }
 }
@@ -218,7 +218,7 @@ TEST_CASE("Sequences of different lengths, with keys in each form") {
            .key_form = form});
       const AttentionTensors tensors = together.tensors();
       for (const Isa isa : available_isas()) {
-        const AttentionPlan plan(tensors, {.isa = isa, .score_matmul = ScoreMatmul::built_in});
+        const AttentionPlan plan(tensors, {.score_matmul = ScoreMatmul::built_in}, {.isa = isa});
         CHECK(allocations_of_run(plan, tensors) == 0);
       }
     }

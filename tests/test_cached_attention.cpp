@@ -102,7 +102,7 @@ void poison_unused(const AttentionTensors& bound, Used used) {
     if (used(at[0], at[2])) return;
     poison_row(bound.k, at);
     poison_row(bound.v, at);
-    for (const TensorView* scales : {&bound.k_scales, &bound.v_scales}) {
+    for (const TensorView* scales : {&bound.storage.k_scales, &bound.storage.v_scales}) {
       if (!scales->absent())
         static_cast<float*>(const_cast<void*>(scales->data))[offset_of(scales->strides, at)] = NAN;
     }
@@ -149,7 +149,7 @@ void check_step(Step& step, const AttentionTensors& bound, Used used) {
   const auto run_all = [&] {
     std::vector<std::vector<Outputs>> all;
     for (const Isa isa : available_isas()) {
-      attention(bound, {.causal = Causal::bottom_right(), .isa = isa});
+      attention(bound, {.causal = Causal::bottom_right()}, {.isa = isa});
       all.emplace_back();
       for (std::size_t b = 0; b < expected.size(); ++b)
         all.back().push_back(step.outputs(static_cast<std::int64_t>(b)));

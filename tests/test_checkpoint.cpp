@@ -1,5 +1,6 @@
 // Folders of models: tensors by name from one file or several, as a decoder takes them; folders
 // that lie.
+#include <attn/io.hpp>
 #include <attn/model.hpp>
 
 #include <doctest/doctest.h>

@@ -1,4 +1,6 @@
 // attn_demo run: what it writes.
+#include <attn/io.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>

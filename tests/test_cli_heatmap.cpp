@@ -1,5 +1,7 @@
 // attn_demo heatmap: pictures read back and compared with weights computed here; its parts;
 // refusals.
+#include <attn/io.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <set>

@@ -1,5 +1,7 @@
 // attn_demo layers, generate and heatmap --model: toys, and the small models whose values other
 // software computed; refusals.
+#include <attn/io.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>

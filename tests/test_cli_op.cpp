@@ -1,4 +1,6 @@
 // attn_demo op and plot: every function on small files, against values computed here; refusals.
+#include <attn/io.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>

@@ -1,4 +1,6 @@
 // attn_demo: wrong usage and bad input end with 2, one line that says why, and no file.
+#include <attn/io.hpp>
+
 #include <string>
 #include <vector>
 

@@ -87,7 +87,7 @@ template <class F>
 void for_each_case_and_isa(F&& f) {
   for (Case c : cases()) {
     for (const Isa isa : available_isas()) {
-      c.options.isa = isa;
+      c.execution.isa = isa;
       INFO(repeat_line(c));
       f(c);
     }
@@ -117,13 +117,13 @@ Inputs entry(const Inputs& inputs, std::int64_t b) {
 TEST_CASE("Any number of threads, and again") {
   for_each_case_and_isa([](Case c) {
     const Inputs inputs = make_inputs(c);
-    c.options.num_threads = 1;
+    c.execution.num_threads = 1;
     const Outputs expected = run(inputs, c);
     for (const int num_threads : {1, 2, 3, 7, 2}) {
-      c.options.num_threads = num_threads;
+      c.execution.num_threads = num_threads;
       CHECK(bit_difference(run(inputs, c), expected) == "");
     }
-    c.options.num_threads.reset();
+    c.execution.num_threads.reset();
     CHECK(bit_difference(run(inputs, c), expected) == "");
   });
 }

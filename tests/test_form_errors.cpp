@@ -35,6 +35,7 @@ Sequences right(KeyForm form, bool ragged_queries = true, DType kv_type = DType:
 struct Call {
   AttentionTensors tensors;
   AttentionOptions options;
+  Execution execution{};
 };
 using Change = std::function<void(Call&)>;
 using Run = std::function<void(const Call&)>;
@@ -42,7 +43,7 @@ using Run = std::function<void(const Call&)>;
 void check_error(const std::string& way, const Sequences& sequences, const Run& run,
                  const Change& change, ErrorCode code, const std::vector<std::string>& words) {
   Together together(sequences);
-  Call call{together.tensors(), {}};
+  Call call{together.tensors(), {}, {}};
   change(call);
   Error error(ErrorCode::io, "no error");
   try {
@@ -64,15 +65,17 @@ void check_rejected_run(const Sequences& s, const Change& change,
                         const std::vector<std::string>& words,
                         ErrorCode code = ErrorCode::invalid_argument) {
   check_error(
-      "attention", s, [](const Call& call) { attention(call.tensors, call.options); }, change, code,
+      "attention", s,
+      [](const Call& call) { attention(call.tensors, call.options, call.execution); }, change, code,
       words);
   check_error(
       "attention_reference", s,
-      [](const Call& call) { attention_reference(call.tensors, call.options); }, change, code,
-      words);
+      [](const Call& call) { attention_reference(call.tensors, call.options, call.execution); },
+      change, code, words);
   check_error(
       "attention_unfused", s,
-      [](const Call& call) { attention_unfused(call.tensors, call.options); }, change, code, words);
+      [](const Call& call) { attention_unfused(call.tensors, call.options, call.execution); },
+      change, code, words);
 }
 
 /// What shapes, types and presence tell.
@@ -80,13 +83,17 @@ void check_rejected(const Sequences& s, const Change& change, const std::vector<
                     ErrorCode code = ErrorCode::invalid_argument) {
   check_rejected_run(s, change, words, code);
   check_error(
-      "Plan", s, [](const Call& call) { AttentionPlan(call.tensors, call.options); }, change, code,
-      words);
+      "Plan", s,
+      [](const Call& call) { AttentionPlan(call.tensors, call.options, call.execution); }, change,
+      code, words);
 }
 
 TensorView reshaped(const TensorView& view, const Dims& shape) {
   return {view.data, view.dtype, shape};
 }
+
+TensorView& pages(Call& c) { return std::get<Paged>(c.tensors.storage.layout).page_table; }
+TensorView& starts_of(Call& c) { return std::get<Ring>(c.tensors.storage.layout).starts; }
 
 template <class View>
 View retyped(View view, DType dtype) {
@@ -119,21 +126,21 @@ TEST_CASE("Offsets that are none: each is named") {
   for (const auto& offsets : bad) {
     check_rejected_run(right(KeyForm::padded),
                        [&](Call& c) {
-                         c.tensors.q_offsets = {offsets, {4}};
+                         c.tensors.ragged.q_offsets = {offsets, {4}};
                        },
                        {"q_offsets"});
   }
   for (const auto& offsets : bad_keys) {
     check_rejected_run(right(KeyForm::ragged),
                        [&](Call& c) {
-                         c.tensors.kv_offsets = {offsets, {4}};
+                         c.tensors.ragged.kv_offsets = {offsets, {4}};
                        },
                        {"kv_offsets"});
   }
   const std::int32_t narrow[] = {0, 2, 1, 32};
   check_rejected_run(right(KeyForm::padded),
                      [&](Call& c) {
-                       c.tensors.q_offsets = {narrow, {4}};
+                       c.tensors.ragged.q_offsets = {narrow, {4}};
                      },
                      {"q_offsets[2]", "1", "2"});
 }
@@ -142,24 +149,27 @@ TEST_CASE("Offsets of another rank, type or length") {
   const Sequences s = right(KeyForm::ragged);
   check_rejected(s,
                  [](Call& c) {
-                   c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {2, 2});
+                   c.tensors.ragged.q_offsets = reshaped(c.tensors.ragged.q_offsets, {2, 2});
                  },
                  {"q_offsets", "[2, 2]", "rank"});
   check_rejected(s,
                  [](Call& c) {
-                   c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {4, 1});
+                   c.tensors.ragged.kv_offsets = reshaped(c.tensors.ragged.kv_offsets, {4, 1});
                  },
                  {"kv_offsets", "[4, 1]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.q_offsets.dtype = DType::f32; },
+  check_rejected(s, [](Call& c) { c.tensors.ragged.q_offsets.dtype = DType::f32; },
                  {"q_offsets", "f32", "i32"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets.dtype = DType::boolean; },
+  check_rejected(s, [](Call& c) { c.tensors.ragged.kv_offsets.dtype = DType::boolean; },
                  {"kv_offsets", "boolean", "i32"});
-  check_rejected(s, [](Call& c) { c.tensors.q_offsets = reshaped(c.tensors.q_offsets, {0}); },
-                 {"q_offsets", "[0]"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = reshaped(c.tensors.kv_offsets, {0}); },
-                 {"kv_offsets"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_offsets = c.tensors.kv_offsets.sliced(0, 0, 3); },
-                 {"kv_offsets", "3", "4"});
+  check_rejected(
+      s, [](Call& c) { c.tensors.ragged.q_offsets = reshaped(c.tensors.ragged.q_offsets, {0}); },
+      {"q_offsets", "[0]"});
+  check_rejected(
+      s, [](Call& c) { c.tensors.ragged.kv_offsets = reshaped(c.tensors.ragged.kv_offsets, {0}); },
+      {"kv_offsets"});
+  check_rejected(
+      s, [](Call& c) { c.tensors.ragged.kv_offsets = c.tensors.ragged.kv_offsets.sliced(0, 0, 3); },
+      {"kv_offsets", "3", "4"});
 }
 
 TEST_CASE("Ragged tensors of another rank or extent") {
@@ -194,36 +204,39 @@ TEST_CASE("Ragged tensors of another rank or extent") {
                  {"lse", "rank", "q_offsets"});
   check_rejected(s, [](Call& c) { c.tensors.lse = c.tensors.lse.sliced(1, 0, 3); },
                  {"lse", "3", "4"});
-  check_rejected(s, [](Call& c) { c.options.max_q_len = -1; }, {"max_q_len", "-1"});
-  check_rejected(s, [](Call& c) { c.options.max_kv_len = -7; }, {"max_kv_len", "-7"});
+  check_rejected(s, [](Call& c) { c.tensors.ragged.max_q_len = -1; }, {"max_q_len", "-1"});
+  check_rejected(s, [](Call& c) { c.tensors.ragged.max_kv_len = -7; }, {"max_kv_len", "-7"});
 }
 
 TEST_CASE("A sequence that is longer than announced") {
   const Sequences s = right(KeyForm::ragged);
-  check_rejected_run(s, [](Call& c) { c.options.max_q_len = 29; },
+  check_rejected_run(s, [](Call& c) { c.tensors.ragged.max_q_len = 29; },
                      {"q_offsets", "sequence 2", "30", "29"});
-  check_rejected_run(s, [](Call& c) { c.options.max_kv_len = 19; },
+  check_rejected_run(s, [](Call& c) { c.tensors.ragged.max_kv_len = 19; },
                      {"kv_offsets", "sequence 1", "20", "19"});
 }
 
 TEST_CASE("A plan of bounded lengths runs what keeps to them, and nothing else") {
   Together together(right(KeyForm::ragged));
   AttentionTensors tensors = together.tensors();
-  const AttentionPlan bounded(tensors, {.max_q_len = 30, .max_kv_len = 37}), unbounded(tensors);
+  AttentionTensors limited = tensors;
+  limited.ragged.max_q_len = 30;
+  limited.ragged.max_kv_len = 37;
+  const AttentionPlan bounded(limited), unbounded(tensors);
   CHECK(bounded.workspace_size() <= unbounded.workspace_size());
   Workspace workspace(unbounded.workspace_size());
   const std::int64_t longer_queries[] = {0, 31, 31, 32}, longer_keys[] = {0, 38, 40, 62},
                      other_queries[] = {0, 30, 32, 32};
   const AttentionTensors right_tensors = tensors;
-  tensors.q_offsets = {longer_queries, {4}};
+  tensors.ragged.q_offsets = {longer_queries, {4}};
   CHECK_THROWS_WITH_AS(bounded.run(tensors, workspace), doctest::Contains("q_offsets"), Error);
   CHECK_NOTHROW(unbounded.run(tensors, workspace));
   tensors = right_tensors;
-  tensors.kv_offsets = {longer_keys, {4}};
+  tensors.ragged.kv_offsets = {longer_keys, {4}};
   CHECK_THROWS_WITH_AS(bounded.run(tensors, workspace), doctest::Contains("kv_offsets"), Error);
   CHECK_NOTHROW(unbounded.run(tensors, workspace));
   tensors = right_tensors;
-  tensors.q_offsets = {other_queries, {4}};
+  tensors.ragged.q_offsets = {other_queries, {4}};
   CHECK_NOTHROW(bounded.run(tensors, workspace));
 }
 
@@ -244,22 +257,16 @@ TEST_CASE("Forms that contradict each other") {
                   ring = right(KeyForm::ring);
   check_rejected(paged,
                  [&](Call& c) {
-                   c.tensors.kv_offsets = {offsets, {4}};
+                   c.tensors.ragged.kv_offsets = {offsets, {4}};
                  },
                  {"page_table", "kv_offsets"});
-  check_rejected(paged,
-                 [&](Call& c) {
-                   c.tensors.kv_starts = {starts, {3}};
-                 },
-                 {"page_table", "kv_starts"});
+  check_rejected(paged, [](Call& c) { c.tensors.storage.layout = Paged{}; }, {"page_table"});
+  check_rejected(ring, [](Call& c) { c.tensors.storage.layout = Ring{}; }, {"starts"});
+  check_rejected(ragged, [&](Call& c) { c.tensors.storage.layout = Ring{TensorView(starts, {3})}; },
+                 {"kv_offsets", "starts"});
   check_rejected(ragged,
                  [&](Call& c) {
-                   c.tensors.kv_starts = {starts, {3}};
-                 },
-                 {"kv_offsets", "kv_starts"});
-  check_rejected(ragged,
-                 [&](Call& c) {
-                   c.tensors.page_table = {pages, {3, 1}};
+                   c.tensors.storage.layout = Paged{TensorView(pages, {3, 1})};
                  },
                  {"kv_offsets", "page_table"});
   check_rejected(ragged,
@@ -268,17 +275,16 @@ TEST_CASE("Forms that contradict each other") {
                  },
                  {"kv_offsets", "kv_lens"});
   check_rejected(paged, [](Call& c) { c.tensors.kv_lens = {}; }, {"page_table", "kv_lens"});
-  check_rejected(ring, [](Call& c) { c.tensors.kv_lens = {}; }, {"kv_starts", "kv_lens"});
+  check_rejected(ring, [](Call& c) { c.tensors.kv_lens = {}; }, {"starts", "kv_lens"});
 }
 
 TEST_CASE("page_table of another rank, batch or type, and pools that do not fit") {
   const Sequences s = right(KeyForm::paged);
-  check_rejected(s, [](Call& c) { c.tensors.page_table = reshaped(c.tensors.page_table, {12}); },
+  check_rejected(s, [](Call& c) { pages(c) = reshaped(c.tensors.storage.page_table(), {12}); },
                  {"page_table", "[12]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.page_table = c.tensors.page_table.sliced(0, 0, 2); },
+  check_rejected(s, [](Call& c) { pages(c) = c.tensors.storage.page_table().sliced(0, 0, 2); },
                  {"page_table", "2", "3"});
-  check_rejected(s, [](Call& c) { c.tensors.page_table.dtype = DType::i64; },
-                 {"page_table", "i64", "i32"});
+  check_rejected(s, [](Call& c) { pages(c).dtype = DType::i64; }, {"page_table", "i64", "i32"});
   check_rejected(s, [](Call& c) { c.tensors.k = c.tensors.k.sliced(2, 0, 0); }, {"k", "page_size"});
   check_rejected(s, [](Call& c) { c.tensors.v = c.tensors.v.sliced(2, 0, 15); },
                  {"v", "15", "16", "page_size"});
@@ -295,7 +301,7 @@ TEST_CASE("Pages that are not in the pool, where they are used") {
   const auto with = [&](const std::int32_t* pages) {
     return [&lens, pages](Call& c) {
       c.tensors.kv_lens = {lens, {3}};
-      c.tensors.page_table = {pages, {3, 2}};
+      c.tensors.storage.layout = Paged{TensorView(pages, {3, 2})};
     };
   };
   const std::int32_t negative[] = {-1, 0, 0, 0, 0, 0}, beyond[] = {0, 0, 0, 99, 0, 0},
@@ -303,27 +309,24 @@ TEST_CASE("Pages that are not in the pool, where they are used") {
   check_rejected_run(right(KeyForm::paged), with(negative), {"page_table[0, 0]", "-1"});
   check_rejected_run(right(KeyForm::paged), with(beyond), {"page_table[1, 1]", "99"});
   Together together(right(KeyForm::paged));
-  Call call{together.tensors(), {}};
+  Call call{together.tensors(), {}, {}};
   with(unused)(call);
   CHECK_NOTHROW(attention(call.tensors));
 }
 
-TEST_CASE("kv_starts of another length, rank or type, or out of range") {
+TEST_CASE("starts of another length, rank or type, or out of range") {
   const Sequences s = right(KeyForm::ring);
-  check_rejected(s, [](Call& c) { c.tensors.kv_starts = c.tensors.kv_starts.sliced(0, 0, 2); },
-                 {"kv_starts", "2", "3"});
+  check_rejected(s, [](Call& c) { starts_of(c) = c.tensors.storage.starts().sliced(0, 0, 2); },
+                 {"starts", "2", "3"});
   check_rejected(s,
                  [](Call& c) {
-                   c.tensors.kv_starts = reshaped(c.tensors.kv_starts, {1, 3});
+                   starts_of(c) = reshaped(c.tensors.storage.starts(), {1, 3});
                  },
-                 {"kv_starts", "[1, 3]", "rank"});
-  check_rejected(s, [](Call& c) { c.tensors.kv_starts.dtype = DType::f32; },
-                 {"kv_starts", "f32", "i32"});
+                 {"starts", "[1, 3]", "rank"});
+  check_rejected(s, [](Call& c) { starts_of(c).dtype = DType::f32; }, {"starts", "f32", "i32"});
   const std::int64_t beyond[] = {0, 37, 0}, negative[] = {0, 0, -1};
-  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = beyond; },
-                     {"kv_starts[1]", "37", "36"});
-  check_rejected_run(s, [&](Call& c) { c.tensors.kv_starts.data = negative; },
-                     {"kv_starts[2]", "-1"});
+  check_rejected_run(s, [&](Call& c) { starts_of(c).data = beyond; }, {"starts[1]", "37", "36"});
+  check_rejected_run(s, [&](Call& c) { starts_of(c).data = negative; }, {"starts[2]", "-1"});
 }
 
 TEST_CASE("Lengths beyond the capacity of pages or rings") {
@@ -338,24 +341,26 @@ TEST_CASE("i8 without scales, scales without i8, and scales that do not fit") {
   for (const KeyForm form : key_forms) {
     const Sequences s = right(form, true, DType::i8), floats = right(form);
     const float scale[] = {1};
-    check_rejected(s, [](Call& c) { c.tensors.k_scales = {}; }, {"k", "i8", "k_scales"});
-    check_rejected(s, [](Call& c) { c.tensors.v_scales = {}; }, {"v", "i8", "v_scales"});
+    check_rejected(s, [](Call& c) { c.tensors.storage.k_scales = {}; }, {"k", "i8", "k_scales"});
+    check_rejected(s, [](Call& c) { c.tensors.storage.v_scales = {}; }, {"v", "i8", "v_scales"});
     check_rejected(floats,
                    [&](Call& c) {
-                     c.tensors.k_scales = {scale, {1}};
+                     c.tensors.storage.k_scales = {scale, {1}};
                    },
                    {"k_scales", "f32", "i8"});
     check_rejected(floats,
                    [&](Call& c) {
-                     c.tensors.v_scales = {scale, {1}};
+                     c.tensors.storage.v_scales = {scale, {1}};
                    },
                    {"v_scales", "f32", "i8"});
-    check_rejected(s, [](Call& c) { c.tensors.k_scales.dtype = DType::f16; },
+    check_rejected(s, [](Call& c) { c.tensors.storage.k_scales.dtype = DType::f16; },
                    {"k_scales", "f16", "f32"});
-    check_rejected(s, [](Call& c) { c.tensors.v_scales = reshaped(c.tensors.v_scales, {1}); },
-                   {"v_scales", "rank"});
-    check_rejected(s, [](Call& c) { c.tensors.k_scales = c.tensors.k_scales.sliced(1, 0, 1); },
-                   {"k_scales", "dim 1", "2"});
+    check_rejected(
+        s, [](Call& c) { c.tensors.storage.v_scales = reshaped(c.tensors.storage.v_scales, {1}); },
+        {"v_scales", "rank"});
+    check_rejected(
+        s, [](Call& c) { c.tensors.storage.k_scales = c.tensors.storage.k_scales.sliced(1, 0, 1); },
+        {"k_scales", "dim 1", "2"});
   }
 }
 
@@ -369,16 +374,16 @@ TEST_CASE("i8 where it has no place") {
 
 TEST_CASE("Null data where there are elements") {
   const Sequences ragged = right(KeyForm::ragged, true, DType::i8);
-  check_rejected_run(ragged, [](Call& c) { c.tensors.q_offsets.data = nullptr; },
+  check_rejected_run(ragged, [](Call& c) { c.tensors.ragged.q_offsets.data = nullptr; },
                      {"q_offsets", "null"});
-  check_rejected_run(ragged, [](Call& c) { c.tensors.kv_offsets.data = nullptr; },
+  check_rejected_run(ragged, [](Call& c) { c.tensors.ragged.kv_offsets.data = nullptr; },
                      {"kv_offsets", "null"});
-  check_rejected_run(ragged, [](Call& c) { c.tensors.k_scales.data = nullptr; },
+  check_rejected_run(ragged, [](Call& c) { c.tensors.storage.k_scales.data = nullptr; },
                      {"k_scales", "null"});
-  check_rejected_run(ragged, [](Call& c) { c.tensors.v_scales.data = nullptr; },
+  check_rejected_run(ragged, [](Call& c) { c.tensors.storage.v_scales.data = nullptr; },
                      {"v_scales", "null"});
-  check_rejected_run(right(KeyForm::paged), [](Call& c) { c.tensors.page_table.data = nullptr; },
+  check_rejected_run(right(KeyForm::paged), [](Call& c) { pages(c).data = nullptr; },
                      {"page_table", "null"});
-  check_rejected_run(right(KeyForm::ring), [](Call& c) { c.tensors.kv_starts.data = nullptr; },
-                     {"kv_starts", "null"});
+  check_rejected_run(right(KeyForm::ring), [](Call& c) { starts_of(c).data = nullptr; },
+                     {"starts", "null"});
 }

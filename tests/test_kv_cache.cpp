@@ -53,7 +53,7 @@ std::string difference(const KvCache& cache, const std::vector<ModelSequence>& m
   const KvCache::Settings& settings = cache.settings();
   for (std::int64_t sequence = 0; sequence < settings.batch; ++sequence) {
     const ModelSequence& wanted = model[static_cast<std::size_t>(sequence)];
-    const std::int64_t start = settings.rolling ? entry(bound.kv_starts, sequence) : 0;
+    const std::int64_t start = settings.rolling ? entry(bound.storage.starts(), sequence) : 0;
     if (cache.length(sequence) != wanted.length())
       return fmt::format("length {} of {}", cache.length(sequence), wanted.length());
     if (entry(bound.kv_lens, sequence) != wanted.length())
@@ -200,8 +200,8 @@ struct Append {
   Rope rope;
 };
 
-/// The change makes append and append_to fail in the same way; it finds tensors without batch. Nothing of the
-/// cache changes.
+/// The change makes append and append_to fail in the same way; it finds tensors without batch.
+/// Nothing of the cache changes.
 void check_append_refused(const std::vector<std::string>& words,
                           const std::function<void(Append&)>& change) {
   Random random(1);
@@ -286,9 +286,9 @@ TEST_CASE("i8: largest magnitude is 127 scales, halves go to even") {
   const KvCache cache = cache_of_i8({-254, 1, 3, 5, -1, -3, 127, 0.99f});
   const AttentionTensors bound = cache.bind({});
   CHECK(bound.k.dtype == DType::i8);
-  CHECK(scale_of(bound.k_scales, 0) == 2);
+  CHECK(scale_of(bound.storage.k_scales, 0) == 2);
   CHECK(row_through(bound.k, {}, {0, 0, 0}) == std::vector<double>{-127, 0, 2, 2, 0, -2, 64, 0});
-  CHECK(row_through(bound.v, bound.v_scales, {0, 0, 0}) ==
+  CHECK(row_through(bound.v, bound.storage.v_scales, {0, 0, 0}) ==
         std::vector<double>{-254, 0, 4, 4, 0, -4, 128, 0});
 }
 
@@ -299,10 +299,10 @@ TEST_CASE("i8: rows of any magnitude are off by half a scale at most") {
     for (float& value : row) value = magnitude * static_cast<float>(random.normal());
     const KvCache cache = cache_of_i8(row);
     const AttentionTensors bound = cache.bind({});
-    const double scale = scale_of(bound.k_scales, 0);
+    const double scale = scale_of(bound.storage.k_scales, 0);
     const std::vector<double> wanted(row.begin(), row.end());
     CAPTURE(magnitude);
-    CHECK(difference(row_through(bound.k, bound.k_scales, {0, 0, 0}),
+    CHECK(difference(row_through(bound.k, bound.storage.k_scales, {0, 0, 0}),
                      {wanted, scale * (0.5 + 1e-5), 0}) == "");
     CHECK(scale >= std::numeric_limits<float>::min());
     if (magnitude > 1e-35f)
@@ -312,7 +312,7 @@ TEST_CASE("i8: rows of any magnitude are off by half a scale at most") {
 
 TEST_CASE("i8: a row of zeros has scale 0, a row that is not finite is NaN") {
   const KvCache zero = cache_of_i8({0.f, -0.f, 0.f});
-  CHECK(scale_of(zero.bind({}).k_scales, 0) == 0);
+  CHECK(scale_of(zero.bind({}).storage.k_scales, 0) == 0);
   CHECK(row_through(zero.bind({}).k, {}, {0, 0, 0}) == std::vector<double>{0, 0, 0});
   for (const float bad : {HUGE_VALF, -HUGE_VALF, std::numeric_limits<float>::quiet_NaN(),
                           -std::numeric_limits<float>::quiet_NaN()}) {
@@ -320,8 +320,8 @@ TEST_CASE("i8: a row of zeros has scale 0, a row that is not finite is NaN") {
       std::vector<float> row = {1, 2, 3};
       row[at] = bad;
       const KvCache cache = cache_of_i8(row);
-      CHECK(std::isnan(scale_of(cache.bind({}).k_scales, 0)));
-      CHECK(std::isnan(scale_of(cache.bind({}).v_scales, 0)));
+      CHECK(std::isnan(scale_of(cache.bind({}).storage.k_scales, 0)));
+      CHECK(std::isnan(scale_of(cache.bind({}).storage.v_scales, 0)));
       CHECK(row_through(cache.bind({}).k, {}, {0, 0, 0}) == std::vector<double>{0, 0, 0});
     }
   }
@@ -336,7 +336,7 @@ TEST_CASE("A row that replaces another one of i8 replaces its scale") {
     const std::vector<float> row = {value, 0};
     cache.append(one_row(row), one_row(row));
   }
-  CHECK(row_through(cache.bind({}).k, cache.bind({}).k_scales, {0, 0, 0}) ==
+  CHECK(row_through(cache.bind({}).k, cache.bind({}).storage.k_scales, {0, 0, 0}) ==
         std::vector<double>{0, 0});
 }
 
@@ -381,7 +381,7 @@ TEST_CASE("A rolling cache says where its oldest key lies") {
   const TensorView all(numbers.data(), {1, 11, 1});
   const AttentionTensors bound = cache.bind({});  // once: later appends show
   const auto holds = [&](std::int64_t start, std::int64_t length, std::int64_t position) {
-    CHECK(entry(bound.kv_starts, 1) == start);
+    CHECK(entry(bound.storage.starts(), 1) == start);
     CHECK(entry(bound.kv_lens, 1) == length);
     CHECK(cache.position(1) == position);
     for (std::int64_t n = 0; n < length; ++n) {
@@ -444,38 +444,38 @@ TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
   const std::vector<float> rows(100);
   AttentionTensors tensors{.q = {rows.data(), {1, 2, 3, 4}}};
   tensors.alibi_slopes = {rows.data(), {2}};
-  tensors.kv_offsets = {rows.data(), {3}};
+  tensors.ragged.kv_offsets = {rows.data(), {3}};
   KvCache rolling({.num_kv_heads = 2,
                    .capacity = 5,
                    .head_dim = 4,
                    .v_head_dim = 3,
                    .dtype = DType::i8,
                    .rolling = true});
-  tensors.page_table = {rows.data(), {1}};
+  tensors.storage.layout = Paged{TensorView(rows.data(), {1})};
   tensors = rolling.bind(tensors);
-  CHECK(tensors.page_table.absent());
+  CHECK(tensors.storage.page_table().absent());
   CHECK(tensors.k.shape == Dims{1, 2, 5, 4});
   CHECK(tensors.v.shape == Dims{1, 2, 5, 3});
-  CHECK(tensors.k_scales.shape == Dims{1, 2, 5});
-  CHECK(tensors.v_scales.shape == Dims{1, 2, 5});
+  CHECK(tensors.storage.k_scales.shape == Dims{1, 2, 5});
+  CHECK(tensors.storage.v_scales.shape == Dims{1, 2, 5});
   CHECK(tensors.kv_lens.shape == Dims{1});
-  CHECK(tensors.kv_starts.shape == Dims{1});
+  CHECK(tensors.storage.starts().shape == Dims{1});
   KvCache plain({.num_kv_heads = 2,
                  .capacity = 5,
                  .head_dim = 4,
                  .dtype = DType::f16,
                  .layout = CacheLayout::bshd});
   tensors = plain.bind(tensors);
-  CHECK(tensors.kv_starts.absent());
-  CHECK(tensors.k_scales.absent());
-  CHECK(tensors.v_scales.absent());
+  CHECK(tensors.storage.starts().absent());
+  CHECK(tensors.storage.k_scales.absent());
+  CHECK(tensors.storage.v_scales.absent());
   CHECK(tensors.k.dtype == DType::f16);
   CHECK(tensors.k.shape == Dims{1, 2, 5, 4});
   CHECK(tensors.k.strides == Dims{40, 4, 8, 1});
   CHECK(tensors.v.shape == Dims{1, 2, 5, 4});
   CHECK(tensors.q.data == rows.data());
   CHECK(tensors.alibi_slopes.data == rows.data());
-  CHECK(tensors.kv_offsets.data == rows.data());
+  CHECK(tensors.ragged.kv_offsets.data == rows.data());
   CHECK(reinterpret_cast<std::uintptr_t>(tensors.k.data) % 64 == 0);
   CHECK(reinterpret_cast<std::uintptr_t>(tensors.v.data) % 64 == 0);
 }

@@ -100,8 +100,8 @@ TEST_CASE("Q, K and V packed into one tensor [batch, seq, heads + 2 * kv_heads, 
     Tensor packed(DType::f32, {batch, seq, heads, dim}),
         dense(DType::f32, {batch, heads, seq, dim});
     const MutableTensorView out = packed.view().permuted({0, 2, 1, 3});
-    attention(q, k, v, out, {.isa = isa});
-    attention(q_copy.view(), k_copy.view(), v_copy.view(), dense.view(), {.isa = isa});
+    attention(q, k, v, out, {}, {.isa = isa});
+    attention(q_copy.view(), k_copy.view(), v_copy.view(), dense.view(), {}, {.isa = isa});
     CHECK(bits_of(out) == bits_of(dense.view()));
   }
 }
@@ -118,8 +118,8 @@ TEST_CASE("Keys and values shared by stride 0, over batch, heads and positions")
     for (const Isa isa : available_isas()) {
       Tensor shared(DType::f32, {batch, heads, q_len, dim}),
           dense(DType::f32, {batch, heads, q_len, dim});
-      attention(q, kv, kv, shared.view(), {.isa = isa});
-      attention(q, copy.view(), copy.view(), dense.view(), {.isa = isa});
+      attention(q, kv, kv, shared.view(), {}, {.isa = isa});
+      attention(q, copy.view(), copy.view(), dense.view(), {}, {.isa = isa});
       CHECK(bits_of(shared.view()) == bits_of(dense.view()));
     }
   }
@@ -134,9 +134,9 @@ TEST_CASE("A slice of a key cache that holds more keys, heads and entries") {
   const Tensor q_copy = copy_as(q, DType::f32), kv_copy = copy_as(kv, DType::f32);
   for (const Isa isa : available_isas()) {
     Tensor sliced(DType::f32, {2, 4, 5, dim}), dense(DType::f32, {2, 4, 5, dim});
-    attention(q, kv, kv, sliced.view(), {.causal = Causal::bottom_right(), .isa = isa});
+    attention(q, kv, kv, sliced.view(), {.causal = Causal::bottom_right()}, {.isa = isa});
     attention(q_copy.view(), kv_copy.view(), kv_copy.view(), dense.view(),
-              {.causal = Causal::bottom_right(), .isa = isa});
+              {.causal = Causal::bottom_right()}, {.isa = isa});
     CHECK(bits_of(sliced.view()) == bits_of(dense.view()));
   }
 }
@@ -161,9 +161,9 @@ Outputs run_with_values(const Case& c, const Inputs& inputs, const PlacedValues&
   Outputs outputs = make_outputs(c);
   AttentionTensors tensors = bind(inputs, outputs);
   tensors.v = TensorView(values.first, inputs.v.shape());
-  AttentionOptions options = c.options;
-  options.isa = isa;
-  attention(tensors, options);
+  Execution execution = c.execution;
+  execution.isa = isa;
+  attention(tensors, c.options, execution);
   return outputs;
 }
 

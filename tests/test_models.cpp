@@ -1,5 +1,6 @@
 // Models that this project did not write, against logits that it did not compute (data/README.md).
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 #include <attn/model.hpp>
 
 #include <doctest/doctest.h>

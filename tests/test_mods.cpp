@@ -216,7 +216,7 @@ TEST_CASE("An exception of a mod reaches the caller, and the next call is sound"
   const Inputs inputs = make_inputs(c);
   const Outputs expected = run(inputs, c);
   for (const int num_threads : {1, 2, 5}) {
-    c.options.num_threads = num_threads;
+    c.execution.num_threads = num_threads;
     const auto throw_late = [](const KeyRun& run) {
       if (run.q_index == 31 && run.q_head == 4) throw std::out_of_range("row 31");
     };
@@ -235,14 +235,14 @@ TEST_CASE("An exception of a mod reaches the caller, and the next call is sound"
 
 TEST_CASE("A plan is sound after a run that threw") {
   Case c = usual();
-  c.options.num_threads = 2;
+  c.execution.num_threads = 2;
   std::atomic<bool> throws{true};
   c.options.score_mod = [&](const KeyRun&, float*) {
     if (throws) throw std::runtime_error("asked for");
   };
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
-  const AttentionPlan plan(bind(inputs, outputs), c.options);
+  const AttentionPlan plan(bind(inputs, outputs), c.options, c.execution);
   Workspace workspace(plan.workspace_size());
   CHECK_THROWS_WITH_AS(plan.run(bind(inputs, outputs), workspace), "asked for", std::runtime_error);
   throws = false;

@@ -303,7 +303,7 @@ TEST_CASE("Any alpha, also those whose weights are steep") {
       Case in_double = c;
       in_double.out_type = DType::f64;
       Outputs wanted = make_outputs(in_double);
-      attention_reference(bind(inputs, wanted), c.options);
+      attention_reference(bind(inputs, wanted), c.options, c.execution);
       const std::vector<double> truth = wanted.out.values(),
                                 tolerances = entmax_tolerances(c, inputs);
       for (const Isa isa : available_isas()) {
@@ -468,7 +468,7 @@ TEST_CASE("The unfused baseline, too: with masks, sinks and values that are not 
       for (const std::int64_t key : {3, 40, 89}) inputs.v.set({0, 1, key, key % 20}, value);
       const Expected expected = expected_of(c, inputs);
       Outputs outputs = make_outputs(c);
-      attention_unfused(bind(inputs, outputs), c.options);
+      attention_unfused(bind(inputs, outputs), c.options, c.execution);
       CHECK(difference(outputs, expected) == "");
       for (const Isa isa : available_isas()) CHECK(difference(run(inputs, c, isa), expected) == "");
     }
@@ -492,7 +492,7 @@ TEST_CASE("Scratch grows with kv_len, and by less than the packed keys of one he
                           .k = {nullptr, DType::f32, k},
                           .v = {nullptr, DType::f32, k},
                           .out = {nullptr, DType::f32, q}},
-                         {.normalizer = normalizer, .num_threads = 1})
+                         {.normalizer = normalizer}, {.num_threads = 1})
         .workspace_size();
   };
   for (const Normalizer& normalizer : gentle()) {
@@ -530,9 +530,10 @@ TEST_CASE("What does not fit is refused before anything is written") {
     const AttentionTensors tensors = bind(inputs, outputs);
     Tensor scores(DType::f32, {2, 4, 23, 90});
     const std::function<void()> ways[] = {
-        [&] { attention(tensors, c.options); }, [&] { AttentionPlan(tensors, c.options); },
-        [&] { attention_reference(tensors, c.options); },
-        [&] { attention_unfused(tensors, c.options); },
+        [&] { attention(tensors, c.options, c.execution); },
+        [&] { AttentionPlan(tensors, c.options, c.execution); },
+        [&] { attention_reference(tensors, c.options, c.execution); },
+        [&] { attention_unfused(tensors, c.options, c.execution); },
         [&] { reference_scores(tensors, c.options, ScoreStage::weights, scores.view()); }};
     for (const auto& way : ways) CHECK(error_of(way).find(wrong.fault) != std::string::npos);
     CHECK(outputs.out.untouched());
@@ -553,7 +554,8 @@ TEST_CASE("Normalizers as values, in words, and in a plan's description") {
   const Case c = usual(Normalizer::entmax(1.5f));
   Outputs outputs = make_outputs(c);
   const Inputs inputs = make_inputs(c);
-  CHECK(AttentionPlan(bind(inputs, outputs), c.options).description().find("entmax 1.5") !=
-        std::string::npos);
+  CHECK(AttentionPlan(bind(inputs, outputs), c.options, c.execution)
+            .description()
+            .find("entmax 1.5") != std::string::npos);
   CHECK(AttentionPlan(bind(inputs, outputs)).description().find("entmax") == std::string::npos);
 }

@@ -60,8 +60,8 @@ std::string difference(PagedKvCache& cache, const Model& model,
   std::int64_t max_pages = 1;
   for (const Sequence sequence : sequences)
     max_pages = std::max<std::int64_t>(max_pages, std::ssize(cache.pages(sequence)));
-  if (bound.page_table.shape != Dims{std::ssize(sequences), max_pages})
-    return "page_table is " + bound.page_table.shape.to_string();
+  if (bound.storage.page_table().shape != Dims{std::ssize(sequences), max_pages})
+    return "page_table is " + bound.storage.page_table().shape.to_string();
   if (bound.kv_lens.shape != Dims{std::ssize(sequences)})
     return "kv_lens is " + bound.kv_lens.shape.to_string();
   for (std::int64_t n = 0; n < std::ssize(sequences); ++n) {
@@ -70,7 +70,8 @@ std::string difference(PagedKvCache& cache, const Model& model,
     if (entry<std::int64_t>(bound.kv_lens, {n}) != length)
       return fmt::format("kv_lens[{}] is not {}", n, length);
     for (std::int64_t key = 0; key < length; ++key) {
-      const std::int64_t page = entry<std::int32_t>(bound.page_table, {n, key / page_size});
+      const std::int64_t page =
+          entry<std::int32_t>(bound.storage.page_table(), {n, key / page_size});
       const std::string at_key =
           difference(bound, page, key % page_size, keys[static_cast<std::size_t>(key)]);
       if (!at_key.empty())
@@ -78,7 +79,7 @@ std::string difference(PagedKvCache& cache, const Model& model,
                            at_key);
     }
     for (std::int64_t entry_at = pages_for(length, page_size); entry_at < max_pages; ++entry_at) {
-      if (entry<std::int32_t>(bound.page_table, {n, entry_at}) != 0)
+      if (entry<std::int32_t>(bound.storage.page_table(), {n, entry_at}) != 0)
         return "page_table is not 0 beyond a sequence";
     }
   }
@@ -242,10 +243,10 @@ std::vector<double> contents(PagedKvCache& cache, Sequence sequence) {
   std::vector<double> result;
   for (std::int64_t key = 0; key < cache.length(sequence); ++key) {
     const std::int64_t page =
-        entry<std::int32_t>(bound.page_table, {0, key / cache.settings().page_size});
+        entry<std::int32_t>(bound.storage.page_table(), {0, key / cache.settings().page_size});
     const Dims place{page, 0, key % cache.settings().page_size};
-    result.push_back(row_through(bound.k, bound.k_scales, place)[0]);
-    CHECK(row_through(bound.v, bound.v_scales, place)[0] == result.back());
+    result.push_back(row_through(bound.k, bound.storage.k_scales, place)[0]);
+    CHECK(row_through(bound.v, bound.storage.v_scales, place)[0] == result.back());
   }
   return result;
 }
@@ -378,25 +379,26 @@ TEST_CASE("Binding takes sequences in any order and several times, and keeps all
   append(cache, a, 1, 1);
   append(cache, b, 2, 5);
   const std::vector<float> other(8);
-  AttentionTensors tensors{.q = {other.data(), {1, 2, 2, 2}}, .kv_starts = {other.data(), {1}}};
+  AttentionTensors tensors{.q = {other.data(), {1, 2, 2, 2}},
+                           .storage = {.layout = Ring{TensorView(other.data(), {1})}}};
   tensors.sinks = {other.data(), {2}};
   const std::vector<Sequence> sequences = {b, empty, a, b};
   const AttentionTensors bound = cache.bind(tensors, sequences);
   CHECK(bound.q.data == other.data());
   CHECK(bound.sinks.data == other.data());
-  CHECK(bound.kv_starts.absent());
-  CHECK(bound.k_scales.shape == Dims{4, 1, 2});
-  CHECK(bound.v_scales.shape == Dims{4, 1, 2});
-  CHECK(bound.page_table.dtype == DType::i32);
-  CHECK(bound.page_table.shape == Dims{4, 3});
-  const auto* table = static_cast<const std::int32_t*>(bound.page_table.data);
+  CHECK(bound.storage.starts().absent());
+  CHECK(bound.storage.k_scales.shape == Dims{4, 1, 2});
+  CHECK(bound.storage.v_scales.shape == Dims{4, 1, 2});
+  CHECK(bound.storage.page_table().dtype == DType::i32);
+  CHECK(bound.storage.page_table().shape == Dims{4, 3});
+  const auto* table = static_cast<const std::int32_t*>(bound.storage.page_table().data);
   CHECK(Pages(table, table + 12) == Pages{1, 2, 3, 0, 0, 0, 0, 0, 0, 1, 2, 3});
   const auto* lengths = static_cast<const std::int64_t*>(bound.kv_lens.data);
   CHECK(std::vector<std::int64_t>(lengths, lengths + 4) == std::vector<std::int64_t>{5, 0, 1, 5});
 
   const Sequence only_empty[] = {empty};
-  CHECK(cache.bind({}, only_empty).page_table.shape == Dims{1, 1});
-  CHECK(cache.bind({}, {}).page_table.shape == Dims{0, 1});
+  CHECK(cache.bind({}, only_empty).storage.page_table().shape == Dims{1, 1});
+  CHECK(cache.bind({}, {}).storage.page_table().shape == Dims{0, 1});
   CHECK(cache.bind({}, {}).kv_lens.shape == Dims{0});
 }
 

@@ -30,7 +30,7 @@ Case usual() {
 AttentionPlan plan_of(const Case& c) {
   const Inputs inputs = make_inputs(c);
   Outputs outputs = make_outputs(c);
-  return AttentionPlan(bind(inputs, outputs), c.options);
+  return AttentionPlan(bind(inputs, outputs), c.options, c.execution);
 }
 
 Outputs run(const AttentionPlan& plan, Workspace& workspace, const Inputs& inputs, const Case& c) {
@@ -82,7 +82,7 @@ TEST_CASE("A plan can be made without data") {
   AttentionTensors shapes = bind(inputs, outputs);
   for (TensorView* view : {&shapes.q, &shapes.k, &shapes.v, &shapes.kv_lens}) view->data = nullptr;
   shapes.out.data = shapes.lse.data = nullptr;
-  const AttentionPlan plan(shapes, c.options);
+  const AttentionPlan plan(shapes, c.options, c.execution);
   Workspace workspace(plan.workspace_size());
   CHECK(bit_difference(run(plan, workspace, inputs, c), test::run(inputs, c)) == "");
 }
@@ -192,8 +192,8 @@ TEST_CASE("Other shapes, types or optional tensors than planned are errors") {
 TEST_CASE("A plan says what it does") {
   Case c = usual();
   for (const Isa isa : available_isas()) {
-    c.options.isa = isa;
-    c.options.num_threads = 2;
+    c.execution.isa = isa;
+    c.execution.num_threads = 2;
     const AttentionPlan plan = plan_of(c);
     CHECK(plan.isa() == isa);
     CHECK(plan.num_threads() == 2);
@@ -212,7 +212,7 @@ TEST_CASE("Scratch memory grows with K and V, not with q_len x kv_len") {
     return plan_of({.q_len = length,
                     .kv_len = length,
                     .head_dim = 8,
-                    .options = {.num_threads = 2},
+                    .execution = {.num_threads = 2},
                     .lse = false})
         .workspace_size();
   };

@@ -31,7 +31,8 @@ Problem problem_of(std::int64_t q_len, std::int64_t kv_len, std::optional<Causal
                    .group_size = 1,
                    .q_len = q_len,
                    .kv_len = kv_len};
-  problem.causal = causal;
+  problem.causal = causal.has_value();
+  if (causal) problem.position = causal->position.value_or(QueryPosition::bottom_right());
   problem.window = window.value_or(Window{});
   return problem;
 }
@@ -48,7 +49,7 @@ std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_
   const KeyVisibility sight(problem, problem.sizes.q_len, length, key_count);
   for (std::int64_t i = 0; i < problem.sizes.q_len; ++i) {
     const KeyRange range = sight.of(i);
-    const std::int64_t p = i + causal_offset(problem, problem.sizes.q_len, length);
+    const std::int64_t p = i + position_offset(problem, problem.sizes.q_len, length);
     for (std::int64_t key = 0; key < problem.sizes.kv_len; ++key) {
       const bool expected = key < length && key < key_count && in_sight(problem, p, key);
       if ((range.begin <= key && key < range.end) != expected)

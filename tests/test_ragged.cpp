@@ -92,8 +92,8 @@ struct OneSequence {
     plain.v = tokens(plain.v);
     plain.out = tokens(plain.out);
     plain.lse = tokens(plain.lse);
-    plain.q_offsets = {q_offsets, {2}};
-    plain.kv_offsets = {kv_offsets, {2}};
+    plain.ragged.q_offsets = {q_offsets, {2}};
+    plain.ragged.kv_offsets = {kv_offsets, {2}};
     return plain;
   }
 
@@ -129,14 +129,11 @@ std::string difference_from_alone(const Together& together, const std::vector<Ou
 void check_any_number_of_threads(const Sequences& s) {
   INFO(to_string(s));
   Together together(s);
-  AttentionOptions options = together.options();
   for (const Isa isa : available_isas()) {
-    options.isa = isa;
     const std::vector<Outputs> alone = run_alone(together, isa);
     for (const int num_threads : {1, 2, 3, 7}) {
-      options.num_threads = num_threads;
       CAPTURE(num_threads);
-      attention(together.tensors(), options);
+      attention(together.tensors(), together.options(), {.num_threads = num_threads, .isa = isa});
       CHECK(difference_from_alone(together, alone) == "");
     }
   }
@@ -156,9 +153,9 @@ TEST_CASE(
       expected.push_back(expected_of(alone.c, alone.inputs));
     for (const Isa isa : available_isas()) {
       CAPTURE(std::string(name_of(isa)));
-      AttentionOptions options = together.options();
-      options.isa = isa;
-      attention(together.tensors(), options);
+      Execution execution = together.execution();
+      execution.isa = isa;
+      attention(together.tensors(), together.options(), execution);
       CHECK(difference_from_alone(together, run_alone(together, isa)) == "");
       for (std::size_t b = 0; b < expected.size(); ++b) {
         CAPTURE(b);
@@ -188,7 +185,7 @@ TEST_CASE("The reference and the unfused baseline take every form, too") {
     CHECK(together.gaps_untouched());
     CHECK(difference_of(together, [](const Alone& alone, const Outputs& outputs) {
             Outputs wanted = make_outputs(alone.c);
-            attention_reference(bind(alone.inputs, wanted), alone.c.options);
+            attention_reference(bind(alone.inputs, wanted), alone.c.options, alone.c.execution);
             return bit_difference(outputs, wanted);
           }) == "");
     // oneDNN's bits depend on the sizes of its matrices.
@@ -212,7 +209,7 @@ TEST_CASE("The reference dequantizes element by element") {
   const Expected expected = expected_of(c, inputs);
   c.out_type = DType::f64;
   Outputs outputs = make_outputs(c);
-  attention_reference(bind(inputs, outputs), c.options);
+  attention_reference(bind(inputs, outputs), c.options, c.execution);
   CHECK(difference(outputs.out.values(), expected.out, 1e-14) == "");
 }
 
@@ -226,7 +223,7 @@ TEST_CASE("Scores of cached keys, and of sequences of keys one after another") {
     Together together(s);
     AttentionTensors tensors = together.tensors();
     const bool paged = form == KeyForm::paged;
-    const std::int64_t kv_len = paged ? tensors.page_table.shape[1] * s.page_size : 33;
+    const std::int64_t kv_len = paged ? tensors.storage.page_table().shape[1] * s.page_size : 33;
     for (const ScoreStage stage : {ScoreStage::scaled, ScoreStage::masked, ScoreStage::weights}) {
       Tensor scores(DType::f64, {3, 4, 4, kv_len});
       reference_scores(tensors, together.options(), stage, scores.view());
@@ -279,13 +276,14 @@ TEST_CASE("A ragged sequence has the same bits without the others, whichever mat
   for (const Isa isa : available_isas()) {
     for (const ScoreMatmul score_matmul : {ScoreMatmul::built_in, ScoreMatmul::onednn}) {
       AttentionOptions options = together.options();
-      options.isa = isa;
       options.score_matmul = score_matmul;
-      attention(together.tensors(), options);
+      Execution execution = together.execution();
+      execution.isa = isa;
+      attention(together.tensors(), options, execution);
       for (std::int64_t b = 0; b < all.count(); ++b) {
         const Alone& alone = together.alone()[static_cast<std::size_t>(b)];
         Outputs outputs = make_outputs(alone.c);
-        attention(OneSequence(alone.c).tensors(bind(alone.inputs, outputs)), options);
+        attention(OneSequence(alone.c).tensors(bind(alone.inputs, outputs)), options, execution);
         CHECK(bit_difference(outputs, together.outputs(b)) == "");
       }
     }
@@ -307,7 +305,7 @@ TEST_CASE("No sequences, or only empty ones") {
                         .v = {nullptr, DType::f32, {0, 2, 8}}};
   none.out = {nullptr, DType::f32, {0, 2, 8}};
   const std::int64_t zero = 0;
-  none.q_offsets = none.kv_offsets = {&zero, {1}};
+  none.ragged.q_offsets = none.ragged.kv_offsets = {&zero, {1}};
   CHECK_NOTHROW(attention(none));
   CHECK_NOTHROW(attention_reference(none));
   CHECK_NOTHROW(attention_unfused(none));

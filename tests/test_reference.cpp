@@ -284,7 +284,7 @@ TEST_CASE("score_mod gets the row's scores after biases, and cannot bring a hidd
   const float slopes[] = {0, 0, 0, 1};
   example.tensors.alibi_slopes = {slopes, {4}};
   example.options.causal = Causal::bottom_right();
-  example.options.num_threads = 1;
+  example.execution.num_threads = 1;
   std::vector<KeyRun> runs;
   example.options.score_mod = [&](const KeyRun& run, float* scores) {
     runs.push_back(run);

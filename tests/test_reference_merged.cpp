@@ -55,7 +55,8 @@ class MergedRow {
                                     ? example.shape.kv_len
                                     : static_cast<const std::int32_t*>(tensors.kv_lens.data)[batch];
     const auto& causal = example.options.causal;
-    position_ = query + (causal && causal->offset ? *causal->offset : length - example.shape.q_len);
+    position_ =
+        query + example.options.query_position().offset.value_or(length - example.shape.q_len);
     last_ = length - 1;
     if (causal) last_ = std::min(last_, position_);
     if (const auto& window = example.options.window) {

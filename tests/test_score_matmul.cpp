@@ -77,10 +77,10 @@ TEST_CASE("Bits do not depend on threads or batch either") {
   for_each_case([](Case c) {
     INFO(repeat_line(c));
     const Inputs inputs = make_inputs(c);
-    c.options.num_threads = 1;
+    c.execution.num_threads = 1;
     const Outputs expected = run(inputs, c);
     for (const int num_threads : {2, 3, 7}) {
-      c.options.num_threads = num_threads;
+      c.execution.num_threads = num_threads;
       CHECK(bit_difference(run(inputs, c), expected) == "");
     }
   });

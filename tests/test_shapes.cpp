@@ -113,13 +113,13 @@ TEST_CASE("Length 0 with heads enough for all threads") {
                           .num_kv_heads = 8,
                           .q_len = 0,
                           .kv_len = 7,
-                          .options = {.num_threads = 2}});
+                          .execution = {.num_threads = 2}});
   check_plain_and_causal({.batch = 8,
                           .num_q_heads = 8,
                           .num_kv_heads = 8,
                           .q_len = 7,
                           .kv_len = 0,
-                          .options = {.num_threads = 2}});
+                          .execution = {.num_threads = 2}});
 }
 
 TEST_CASE("Length 0 with masks and lengths") {

@@ -590,7 +590,8 @@ struct KeyRange {
       : c(whole) {
     c.kv_len = end - begin;
     c.sinks = with_sinks;
-    if (c.options.causal) c.options.causal->offset = c.options.causal->offset.value() - begin;
+    if (c.options.causal)
+      c.options.causal = Causal::with_offset(*c.options.causal->position->offset - begin);
     for (std::int64_t& length : c.kv_lens)
       length = std::clamp<std::int64_t>(length - begin, 0, c.kv_len);
 
@@ -616,9 +617,9 @@ struct KeyRange {
     tensors.k = k;
     tensors.v = v;
     tensors.mask = mask;
-    AttentionOptions options = c.options;
-    options.isa = isa;
-    attention(tensors, options);
+    Execution execution = c.execution;
+    execution.isa = isa;
+    attention(tensors, c.options, execution);
     return part;
   }
 };

@@ -141,7 +141,8 @@ TEST_CASE("Causal or not, windows, softcap, sinks, ALiBi, an additive mask, padd
       },
       [](BlockCase& c) {
         c.lengths = {11, 4, 7};
-        if (c.settings.options.causal) c.alibi = true, c.settings.options.window = Window{2, 0};
+        c.alibi = true;
+        c.settings.options.window = Window{2, c.settings.options.causal ? 0 : 1};
       },
   };
   for (std::size_t change = 0; change < changes.size(); ++change) {

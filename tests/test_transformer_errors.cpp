@@ -196,18 +196,6 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   CHECK(cache.position(0) == 3);
 }
 
-TEST_CASE("Not causal and padded, distances are not known") {
-  BlockCase c{.alibi = true, .batch = 2};
-  c.settings.options.causal.reset();
-  const BlockData data(c);
-  AttentionBlock block(c.settings, data.weights());
-  const std::vector<std::int64_t> lengths = {3, 9};
-  StridedTensor y(DType::f32, data.x.shape());
-  check_fails(ErrorCode::unsupported, {"kv_lens", "alibi_slopes"}, [&] {
-    block.forward(data.x.view(), {}, y.view(), {.kv_lens = {lengths.data(), {2}}});
-  });
-}
-
 TEST_CASE(
     "A pool that runs out of pages in the middle of a batch changes no sequence; no sequence comes "
     "twice") {

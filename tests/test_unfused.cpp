@@ -28,7 +28,8 @@ struct Narrowed {
         out(dtype, example.out.shape()),
         lse(DType::f32, example.lse.shape()),
         tensors(example.tensors),
-        options(example.options) {
+        options(example.options),
+        execution(example.execution) {
     tensors.q = q.view();
     tensors.k = k.view();
     tensors.v = v.view();
@@ -36,13 +37,14 @@ struct Narrowed {
     tensors.lse = lse.view();
   }
 
-  void run() { attention_unfused(tensors, options); }
+  void run() { attention_unfused(tensors, options, execution); }
   std::int64_t rows() const { return shape.batch * shape.num_q_heads * shape.q_len; }
 
   Shape shape;
   Tensor q, k, v, out, lse;
   AttentionTensors tensors;
   AttentionOptions options;
+  Execution execution;
 };
 
 std::vector<double> values_of(const Tensor& tensor) {
@@ -54,7 +56,7 @@ std::vector<double> values_of(const Tensor& tensor) {
 std::int64_t count_wrong(Narrowed& call, double tolerance) {
   call.run();
   const std::vector<double> out = values_of(call.out), lse = values_of(call.lse);
-  attention_reference(call.tensors, call.options);
+  attention_reference(call.tensors, call.options, call.execution);
   const std::vector<double> wanted_out = values_of(call.out), wanted_lse = values_of(call.lse);
   std::int64_t wrong = 0;
   for (std::size_t n = 0; n < out.size(); ++n)
@@ -68,7 +70,7 @@ std::int64_t count_wrong(Narrowed& call, double tolerance) {
 std::vector<bool> visibility(const Narrowed& call) {
   Tensor scores(DType::f64,
                 {call.shape.batch, call.shape.num_q_heads, call.shape.q_len, call.shape.kv_len});
-  reference_scores(call.tensors, call.options, ScoreStage::masked, scores.view());
+  reference_scores(call.tensors, call.options, ScoreStage::masked, scores.view(), call.execution);
   std::vector<bool> visible;
   for (const double score : values_of(scores)) visible.push_back(score != -infinity);
   return visible;
@@ -82,7 +84,7 @@ TEST_CASE("Unfused agrees with the textbook on random calls") {
   for (std::uint32_t seed = 0; seed < 150; ++seed) {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
-    call.options.num_threads = 1 + static_cast<int>(seed % 3);
+    call.execution.num_threads = 1 + static_cast<int>(seed % 3);
     CAPTURE(seed);
     CHECK(count_wrong(call, 1e-5) == 0);
   }

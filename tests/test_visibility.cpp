@@ -1,6 +1,8 @@
 // Which keys a row sees, exactly: with q = 0 every visible key weighs the same, and V with
 // indicator columns shows which they are. O[i][j] is 1 / (number of keys seen) if query i sees key
 // j, else 0.
+#include <attn/error.hpp>
+
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -113,7 +115,7 @@ void check_all_combinations(const Case& sizes) {
           Case c = sizes;
           c.options.causal = causal;
           c.options.window = window;
-          c.options.num_threads = 1;
+          c.execution.num_threads = 1;
           c.mask = mask;
           if (companions & 1) c.kv_lens = {sizes.kv_len / 2, sizes.kv_len};
           if (companions & 2) c.options.mask_mod = every_third_key_hidden;
@@ -207,4 +209,41 @@ TEST_CASE("Features of the scores hide nothing") {
   c.options.softmax_scale = 0.f;
   c.options.causal = Causal::bottom_right();
   check_visibility(c);
+}
+
+TEST_CASE(
+    "q_position places windows and ALiBi without a causal mask, and a causal mask with them") {
+  for (const std::int64_t offset : {-3, 0, 5, 40}) {
+    for (const bool causal : {false, true}) {
+      CAPTURE(offset);
+      CAPTURE(causal);
+      Case c{.batch = 2, .num_q_heads = 2, .num_kv_heads = 1, .q_len = 7, .kv_len = 33};
+      c.options.window = Window{6, 2};
+      c.options.q_position = QueryPosition::at(offset);
+      c.alibi = true;
+      c.kv_lens = {33, 20};
+      if (causal) c.options.causal = Causal{};
+      check_case(c);
+      if (!causal) continue;
+      // The same place, said by the causal mask itself.
+      Case named = c;
+      named.options.q_position.reset();
+      named.options.causal = Causal::with_offset(offset);
+      const Inputs inputs = make_inputs(c);
+      CHECK(bit_difference(run(inputs, c), run(inputs, named)) == "");
+    }
+  }
+}
+
+TEST_CASE("q_position and causal must agree") {
+  Case c{.q_len = 2, .kv_len = 5};
+  const Inputs inputs = make_inputs(c);
+  c.options.q_position = QueryPosition::at(3);
+  for (const Causal& causal : {Causal{}, Causal::bottom_right(), Causal::with_offset(3)}) {
+    c.options.causal = causal;
+    CHECK_NOTHROW(run(inputs, c));
+  }
+  c.options.causal = Causal::top_left();
+  CHECK_THROWS_WITH_AS(run(inputs, c), doctest::Contains("q_position is 3, but causal says 0"),
+                       Error);
 }

@@ -83,18 +83,17 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   KeysAndValues keys_and_values(shape);
   const AttentionTensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
   AttentionOptions options;
-  options.num_threads = settings.num_threads;
-  options.isa = settings.isa;
+  const Execution execution{.num_threads = settings.num_threads, .isa = settings.isa};
   options.normalizer = shape.normalizer;
   if (shape.causal) options.causal = Causal::bottom_right();
 
-  const AttentionPlan plan(tensors, options);
+  const AttentionPlan plan(tensors, options, execution);
   Workspace workspace(plan.workspace_size());
   const std::function<void()> call = [&] {
     switch (shape.kernel) {
       case Kernel::tiled: return plan.run(tensors, workspace);
-      case Kernel::unfused: return attention_unfused(tensors, options);
-      case Kernel::naive: return attention_reference(tensors, options);
+      case Kernel::unfused: return attention_unfused(tensors, options, execution);
+      case Kernel::naive: return attention_reference(tensors, options, execution);
     }
   };
   call();

@@ -26,7 +26,8 @@ struct CallArguments {
   std::optional<DType> kv_dtype;  // of a cache
   std::optional<std::int64_t> page_size;
   NormalizerChoice normalizer;
-  AttentionOptions options;  // but for the normalizer
+  AttentionOptions options;  // all but the normalizer
+  Execution execution;
 };
 
 }  // namespace attn::apps::demo

@@ -15,9 +15,17 @@ constexpr std::int64_t max_threads = 1024;
 
 constexpr std::int64_t largest_page = std::int64_t{1} << 20;
 
+/// An empty text says no position: that of --q-position, or bottom-right.
 Causal causal_value(std::string_view option, std::string_view text) {
+  if (text.empty()) return {};
   return choice_value<Causal>(
       option, text, {{"bottom-right", Causal::bottom_right()}, {"top-left", Causal::top_left()}});
+}
+
+QueryPosition position_value(std::string_view option, std::string_view text) {
+  if (text == "bottom-right") return QueryPosition::bottom_right();
+  if (text == "top-left") return QueryPosition::top_left();
+  return QueryPosition::at(integer_value(option, text));
 }
 
 Window window_value(std::string_view option, std::string_view text) {
@@ -57,6 +65,10 @@ void add_mask_options(CLI::App& command, CallArguments& arguments) {
               options.causal = Causal::with_offset(integer_value(option, text));
             })
       ->excludes(causal);
+  add_value(command, "--q-position", "P",
+            "where the first query stands on the axis of keys: bottom-right (default), top-left or "
+            "an integer; windows and ALiBi measure from there",
+            [&](auto option, auto text) { options.q_position = position_value(option, text); });
   add_value(command, "--window", "L,R",
             "hide keys further left or right of a query's position than this; -1 is unlimited",
             [&](auto option, auto text) { options.window = window_value(option, text); });
@@ -108,7 +120,7 @@ void add_engine_options(CLI::App& command, CallArguments& arguments) {
             [&](auto option, auto text) {
               arguments.page_size = integer_value(option, text, 0, largest_page);
             });
-  add_execution_options(command, arguments.options.num_threads, arguments.options.isa);
+  add_execution_options(command, arguments.execution.num_threads, arguments.execution.isa);
 }
 
 }  // namespace

@@ -62,9 +62,10 @@ std::string describe_masks(const Call& call) {
   const AttentionOptions& options = call.options;
   if (options.normalizer != Normalizer::softmax()) add(options.normalizer.to_string());
   if (options.softcap) add(fmt::format("softcap {}", *options.softcap));
+  const QueryPosition position = options.query_position();
   if (options.causal)
-    add(options.causal->offset ? fmt::format("causal with offset {}", *options.causal->offset)
-                               : "causal, bottom-right");
+    add(position.offset ? fmt::format("causal with offset {}", *position.offset)
+                        : "causal, bottom-right");
   if (options.window)
     add(fmt::format("window left {}, right {}", limit(options.window->left),
                     limit(options.window->right)));

@@ -36,10 +36,11 @@ struct Results {
   AttentionTensors tensors;
 };
 
-double seconds_of_reference(const AttentionTensors& tensors, const AttentionOptions& options) {
+double seconds_of_reference(const AttentionTensors& tensors, const AttentionOptions& options,
+                            const Execution& execution) {
   Progress progress("naive, in double");
   const AttentionOptions counted = progress.counted(tensors, options);
-  return seconds_of([&] { attention_reference(tensors, counted); });
+  return seconds_of([&] { attention_reference(tensors, counted, execution); });
 }
 
 void set_errors(Measured& measured, const Results& got, const Results& reference) {
@@ -66,7 +67,8 @@ Measured measure_unfused(const Call& call, const PlainCall& plain, const Results
   results.tensors.v = plain.tensors.v;
   const Progress progress("unfused, several times");
   Measured measured{.kernel = "unfused", .out = {}};
-  measured.seconds = median_seconds([&] { attention_unfused(results.tensors, call.options); });
+  measured.seconds =
+      median_seconds([&] { attention_unfused(results.tensors, call.options, call.execution); });
   measured.scratch = unfused_scratch_size(results.tensors);
   set_errors(measured, results, reference);
   return measured;
@@ -86,7 +88,8 @@ bool Comparison::within_tolerance() const {
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Results reference(call, DType::f64);
   const PlainCall plain = plain_call(call);
-  const AttentionPlan plan(bind_cache(call, Results(call, call.dtype).tensors), call.options);
+  const AttentionPlan plan(bind_cache(call, Results(call, call.dtype).tensors), call.options,
+                           call.execution);
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
   comparison.tiled_way = plan.description();
@@ -95,7 +98,7 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   comparison.score_matrix = rows * kv_len * static_cast<double>(sizeof(float));
 
   comparison.naive.kernel = "naive";
-  comparison.naive.seconds = seconds_of_reference(reference.tensors, call.options);
+  comparison.naive.seconds = seconds_of_reference(reference.tensors, call.options, call.execution);
   comparison.naive.scratch =
       static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
   comparison.tiled = measure_tiled(call, plan, reference);

@@ -1,6 +1,7 @@
 // attn_demo generate: text from a model, token by token.
 #include <attn/attn.hpp>
 #include <attn/error.hpp>
+#include <attn/io.hpp>
 #include <attn/tokenizer.hpp>
 
 #include <fmt/format.h>

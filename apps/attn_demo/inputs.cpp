@@ -1,5 +1,7 @@
 #include "inputs.hpp"
 
+#include <attn/io.hpp>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -159,6 +161,7 @@ void fill_cache(Call& call, const CallArguments& arguments) {
 Call call_without_inputs(const CallArguments& arguments) {
   Call call;
   call.options = arguments.options;
+  call.execution = arguments.execution;
   call.options.normalizer = arguments.normalizer.value();
   call.dtype = arguments.dtype;
   if (arguments.mask) {
@@ -246,7 +249,7 @@ PlainCall plain_call(const Call& call) {
   const AttentionTensors bound = call.cache->bind({});
   plain.tensors.k = bound.k;
   plain.tensors.v = bound.v;
-  if (bound.page_table.absent() && bound.k_scales.absent()) return plain;
+  if (bound.storage.page_table().absent() && bound.storage.k_scales.absent()) return plain;
   const DType dtype = bound.k.dtype == DType::i8 ? DType::f32 : bound.k.dtype;
   plain.k = converted(plain_keys(bound), dtype);
   plain.v = converted(plain_values(bound), dtype);

@@ -37,6 +37,7 @@ struct Call {
       cache;                 // the same in the type and pages that the options ask for, if they do
   AttentionTensors tensors;  // K and V plain, in dtype
   AttentionOptions options;
+  Execution execution;
   DType dtype = DType::f32;       // of q, k, v and out
   std::optional<DType> kv_dtype;  // of the cache, if the options ask for one
   std::int64_t page_size = 0;

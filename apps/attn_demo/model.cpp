@@ -1,6 +1,8 @@
 #include "model.hpp"
 
 #include <attn/error.hpp>
+#include <attn/model.hpp>
+#include <attn/tokenizer.hpp>
 
 #include <fmt/format.h>
 

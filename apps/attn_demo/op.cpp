@@ -1,5 +1,6 @@
 // attn_demo op: one function of tensors in files, its results written to files.
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>

@@ -1,6 +1,7 @@
 #include "outputs.hpp"
 
 #include <attn/error.hpp>
+#include <attn/io.hpp>
 
 #include <fmt/format.h>
 #include <unistd.h>

@@ -98,9 +98,8 @@ std::int64_t PlainFloat::kv_length(std::int64_t batch) const {
 }
 
 KeyRun PlainFloat::all_keys(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const {
-  const bool fixed_offset = options_.causal && options_.causal->offset;
   const std::int64_t offset =
-      fixed_offset ? *options_.causal->offset : kv_length(batch) - q_.shape()[2];
+      options_.query_position().offset.value_or(kv_length(batch) - q_.shape()[2]);
   KeyRun row{};
   row.batch = batch;
   row.q_head = q_head;

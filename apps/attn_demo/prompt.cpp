@@ -1,6 +1,7 @@
 #include "prompt.hpp"
 
 #include <attn/error.hpp>
+#include <attn/tokenizer.hpp>
 
 #include <algorithm>
 

@@ -1,5 +1,6 @@
 // attn_demo run: one call, its results written to files.
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -30,10 +31,10 @@ struct RunArguments {
 void compute(Kernel kernel, const Call& call, const AttentionTensors& tensors) {
   Progress progress("computing");
   switch (kernel) {
-    case Kernel::tiled: return attention(bind_cache(call, tensors), call.options);
+    case Kernel::tiled: return attention(bind_cache(call, tensors), call.options, call.execution);
     case Kernel::naive:
-      return attention_reference(tensors, progress.counted(tensors, call.options));
-    case Kernel::unfused: return attention_unfused(tensors, call.options);
+      return attention_reference(tensors, progress.counted(tensors, call.options), call.execution);
+    case Kernel::unfused: return attention_unfused(tensors, call.options, call.execution);
   }
 }
 
@@ -78,7 +79,7 @@ int run(const RunArguments& arguments) {
   if (arguments.scores) {
     const Dims& q = tensors.q.shape;
     Tensor scores(DType::f32, {q[0], q[1], q[2], tensors.k.shape[2]});
-    reference_scores(tensors, call.options, arguments.stage, scores.view());
+    reference_scores(tensors, call.options, arguments.stage, scores.view(), call.execution);
     write("scores", arguments.scores, scores.view());
   }
   files.commit();

@@ -103,7 +103,7 @@ double scratch_at(const Call& call, std::int64_t length) {
   tensors.v = lengthen(tensors.v);
   tensors.out = MutableTensorView(
       nullptr, call.dtype, {tensors.q.shape[0], tensors.q.shape[1], length, tensors.v.shape[3]});
-  return static_cast<double>(AttentionPlan(tensors, call.options).workspace_size());
+  return static_cast<double>(AttentionPlan(tensors, call.options, call.execution).workspace_size());
 }
 
 void print_conclusion(const Call& prompt, const Comparison& first, bool agree) {

@@ -78,7 +78,7 @@ void scale_rows(const TensorView& scales, const MutableTensorView& rows) {
 Tensor plain_rows(const AttentionTensors& bound, const TensorView& rows, const TensorView& scales,
                   std::int64_t batch, std::int64_t kv_head) {
   const std::int64_t length = length_of(bound, batch), page_size = rows.shape[2];
-  const TensorView& table = bound.page_table;
+  const TensorView table = bound.storage.page_table();
   Tensor result(DType::f32, {1, 1, length, rows.shape[3]});
   for (std::int64_t begin = 0; begin < length; begin += page_size) {
     const std::int64_t entry = batch * (table.absent() ? 0 : table.strides[0]) + begin / page_size;
@@ -141,16 +141,16 @@ AttentionTensors AnyCache::bind(AttentionTensors tensors) {
 }
 
 Tensor plain_keys(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head) {
-  return plain_rows(bound, bound.k, bound.k_scales, batch, kv_head);
+  return plain_rows(bound, bound.k, bound.storage.k_scales, batch, kv_head);
 }
 Tensor plain_values(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head) {
-  return plain_rows(bound, bound.v, bound.v_scales, batch, kv_head);
+  return plain_rows(bound, bound.v, bound.storage.v_scales, batch, kv_head);
 }
 Tensor plain_keys(const AttentionTensors& bound) {
-  return all_rows(bound, bound.k, bound.k_scales);
+  return all_rows(bound, bound.k, bound.storage.k_scales);
 }
 Tensor plain_values(const AttentionTensors& bound) {
-  return all_rows(bound, bound.v, bound.v_scales);
+  return all_rows(bound, bound.v, bound.storage.v_scales);
 }
 
 }  // namespace attn::apps

@@ -1,30 +1,38 @@
 // Scaled dot-product attention, forward.
 //
-//   S = softmax_scale * Q K^T;  softcap;  + ALiBi;  + additive mask;  score_mod;  visibility;  P =
-//   softmax(S);  O = P V
+//   S = softmax_scale * Q K^T        scale
+//   S = softcap * tanh(S / softcap)  softcap, if given
+//   S = S - slope * |p - j|          ALiBi, if given; p is the query's position, j the key's index
+//   S = S + mask                     additive mask, if given
+//   S = score_mod(S)                 the user's function, if given
+//   S = -inf where a key is hidden   causal, window, boolean mask, kv_lens, mask_mod (mask.hpp)
+//   P = softmax(S)                   over the keys of a row, and its sink if it has one
+//   O = P V
 //
-// or P = sigmoid(S), sparsemax(S), entmax(S): normalizer.hpp.
+// P may also be sigmoid(S), sparsemax(S) or entmax(S): normalizer.hpp.
 //
-//   Q    [batch, num_q_heads,  q_len,  head_dim  ]        group_size = num_q_heads / num_kv_heads
-//   K    [batch, num_kv_heads, kv_len, head_dim  ]        query head h reads KV head h / group_size
+//   Q    [batch, num_q_heads,  q_len,  head_dim  ]    group_size = num_q_heads / num_kv_heads
+//   K    [batch, num_kv_heads, kv_len, head_dim  ]    query head h reads KV head h / group_size
 //   V    [batch, num_kv_heads, kv_len, v_head_dim]
 //   O    [batch, num_q_heads,  q_len,  v_head_dim]
-//   lse  [batch, num_q_heads,  q_len]                     natural log of the sum of exp of the
-//   visible scores and the sink
+//   lse  [batch, num_q_heads,  q_len]                 natural log of the sum of exp of the visible
+//                                                     scores and the sink
 //
 // O is computed in tiles with an online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao
 // 2023, arXiv:2307.08691): scores exist for a few rows and one block of keys at a time, in f32, and
-// never as a q_len x kv_len matrix. With another normalizer than softmax, they exist for six rows
-// and all of the keys at a time.
+// never as a q_len x kv_len matrix. Normalizers other than softmax hold the scores of six rows and
+// all of their keys at a time.
 //
-// Promises. A hidden key never reaches the result, whatever K and V hold there, NaN included. A row
-// that sees no key gives O = 0 and lse = -inf (with a sink: lse = sink). A score of -inf weighs
-// nothing, wherever it comes from; visible NaN and +inf follow IEEE 754 and touch only their own
-// rows. The same call gives the same bits for any number of threads and any other content of the
+// Guarantees. A hidden key never changes the result, whatever K and V hold there, NaN included. A
+// row that sees no key gives O = 0 and lse = -inf (with a sink: lse = sink). A key with a score of
+// -inf has probability 0; visible NaN and +inf follow IEEE 754 and change only the rows that see
+// them. The same call gives the same bits for any number of threads and any other content of the
 // batch.
 #pragma once
 
+#include <attn/execution.hpp>
 #include <attn/isa.hpp>
+#include <attn/kv_storage.hpp>
 #include <attn/mask.hpp>
 #include <attn/normalizer.hpp>
 #include <attn/tensor.hpp>
@@ -36,90 +44,74 @@
 
 namespace attn {
 
-/// The data of a call. Q, K, V and O are f32, bf16 or f16, K and V of one type; any strides. Optional
-/// tensors are left out by default. Caches (kv_cache.hpp) fill in k, v and what says where keys
-/// lie; all of it can be given by hand as well.
+/// The data of a call. Q, K, V and O are each f32, bf16 or f16; K and V have the same type. Strides
+/// may be anything. Optional tensors are absent by default.
 struct AttentionTensors {
   TensorView q{}, k{}, v{};
   MutableTensorView out{};
 
-  /// Boolean (true = visible) or additive (f32, bf16, f16; -inf hides), [q_len, kv_len],
-  /// [num_q_heads, q_len, kv_len] or [batch, num_q_heads, q_len, kv_len]. Each dim is equal or 1
-  /// (broadcast); a last dim shorter than kv_len hides the rest.
+  /// Boolean (true = visible) or additive (f32, bf16, f16; -inf hides) of shape [kv_len], [q_len,
+  /// kv_len], [num_q_heads, q_len, kv_len] or [batch, num_q_heads, q_len, kv_len]. Each dim may be
+  /// 1 instead (broadcast). A last dim shorter than kv_len hides the keys beyond it.
   TensorView mask{};
-  /// f32 [num_q_heads]: the score of key j gets -slope * |p - j|.
+  /// f32 [num_q_heads]: the score of key j becomes s - slope * |p - j|.
   TensorView alibi_slopes{};
-  /// f32 [num_q_heads]: one more score in each row's denominator, neither scaled nor capped; -inf
-  /// is no sink. With sparsemax and entmax, one more score that takes its share of the weight;
-  /// sigmoid has no use for it, and refuses it.
+  /// f32 [num_q_heads]: one more score in the denominator of each row, neither scaled nor capped;
+  /// -inf is no sink. With sparsemax and entmax it takes its share of the probability. Sigmoid has
+  /// no denominator and refuses sinks.
   TensorView sinks{};
-  /// i32 or i64 [batch], each in 0..kv_len: keys from kv_lens[b] on are hidden. Read at run time.
+  /// i32 or i64 [batch], each in 0..kv_len: keys from kv_lens[b] on are hidden. Read in each run.
   TensorView kv_lens{};
-  /// f32, written. Of softmax alone: other normalizers have none, and refuse it.
+  /// f32, written. Only softmax has an lse; other normalizers refuse it.
   MutableTensorView lse{};
 
-  // Ragged batches: sequences one after another, without padding. With q_offsets, q and out are
-  // [tokens, num_q_heads, dim] and lse [tokens, num_q_heads]; with kv_offsets, k and v are [tokens,
-  // num_kv_heads, dim]. Either may stand alone.
-  /// i32 or i64 [batch + 1], from 0 to the number of tokens, never falling: sequence b has tokens
-  /// offsets[b] to offsets[b + 1] - 1.
-  TensorView q_offsets{};
-  TensorView kv_offsets{};
-
-  // Where the keys of a cache lie; kv_lens is needed with either.
-  /// i32 [batch, max_pages]: k and v are pools [num_pages, num_kv_heads, page_size, dim], and key j
-  /// of batch entry b is row j % page_size of page page_table[b][j / page_size]. Entries beyond the
-  /// length of b are not read.
-  TensorView page_table{};
-  /// i32 or i64 [batch], each in 0..capacity - 1: k and v are rings [batch, num_kv_heads, capacity,
-  /// dim], and key j of batch entry b is row (kv_starts[b] + j) % capacity.
-  TensorView kv_starts{};
-
-  /// With k and v of i8: f32, the shape of k without its last dim. A key is k_scales[..] * k[..,
-  /// :], a value v_scales[..] * v[.., :]. A scale is finite, or NaN; what rows that see an infinite
-  /// one become is not specified.
-  TensorView k_scales{};
-  TensorView v_scales{};
+  /// Where keys and values lie: contiguous by default, in rings or in pages; scales of i8.
+  KvStorage storage{};
+  /// Offsets of sequences that stand one after another without padding.
+  Ragged ragged{};
 };
 
-/// Which matmul makes the scores of whole tiles. Edges, masked tiles and P V always take the
-/// built-in micro-kernel, and ragged batches and normalizers other than softmax take it for
-/// everything.
+/// Which matmul computes the scores of whole tiles. Edges, masked tiles and P V always take the
+/// built-in micro-kernel; ragged batches and normalizers other than softmax take it for everything.
 enum class ScoreMatmul {
   built_in,
-  onednn,  // oneDNN's matmul primitive; it allocates a little inside each execution
+  onednn,  // oneDNN's matmul primitive; it allocates a little in each execution
 };
 
-/// The settings of a call.
+/// What a call computes.
 struct AttentionOptions {
   std::optional<float> softmax_scale{};  // default 1 / sqrt(head_dim)
   std::optional<float> softcap{};        // c > 0: s -> c * tanh(s / c)
   std::optional<Causal> causal{};
   std::optional<Window> window{};
+  /// Where the queries stand, with a causal mask or without one. Default: the position that
+  /// `causal` names, else bottom-right. It is an Error if `causal` names another one.
+  std::optional<QueryPosition> q_position{};
   ScoreMod score_mod{};
   MaskMod mask_mod{};
   Normalizer normalizer{};  // default: softmax
-  std::optional<int>
-      num_threads{};         // default: OpenMP's; inside a caller's own parallel region always 1
-  std::optional<Isa> isa{};  // default: default_isa()
   ScoreMatmul score_matmul = ScoreMatmul::built_in;
-  // Of a ragged batch: no sequence is longer, or running it is an Error. Default: all tokens;
-  // attention() looks at the offsets itself. They bound a plan's workspace.
-  std::optional<std::int64_t> max_q_len{};
-  std::optional<std::int64_t> max_kv_len{};
+
+  /// Where the queries stand: as q_position says, else as `causal` says, else bottom-right.
+  QueryPosition query_position() const noexcept {
+    if (q_position) return *q_position;
+    return causal && causal->position ? *causal->position : QueryPosition::bottom_right();
+  }
 };
 
 /// Computes O (and lse). Throws Error before anything is written: invalid_argument for shapes,
 /// types or options that do not fit each other, unsupported for an ISA that this processor lacks.
-void attention(const AttentionTensors& tensors, const AttentionOptions& options = {});
+void attention(const AttentionTensors& tensors, const AttentionOptions& options = {},
+               const Execution& execution = {});
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
-               const MutableTensorView& out, const AttentionOptions& options = {});
+               const MutableTensorView& out, const AttentionOptions& options = {},
+               const Execution& execution = {});
 
-/// Scratch memory for one run at a time of any plan that is no larger.
+/// Scratch memory for one run at a time of any plan that needs no more.
 class Workspace {
  public:
   explicit Workspace(std::size_t size_in_bytes);
-  /// Memory of the caller's, any alignment; it is not freed.
+  /// Uses memory of the caller, of any alignment, and does not free it.
   Workspace(void* memory, std::size_t size_in_bytes) noexcept;
 
   void* data() const noexcept { return data_; }
@@ -134,24 +126,26 @@ class Workspace {
   std::size_t size_ = 0;
 };
 
-/// A call prepared once and run many times. Making it checks shapes and options; running it
-/// allocates nothing (with ScoreMatmul::onednn, oneDNN itself does) and may happen on several
-/// threads at once with one workspace each.
+/// A call that is prepared once and run many times. The constructor checks shapes and options. A
+/// run allocates nothing (with ScoreMatmul::onednn, oneDNN itself does). Several threads may run
+/// one plan at the same time, each with its own workspace.
 class AttentionPlan {
  public:
-  /// Shapes, types and presence of the tensors count; their data is not touched and may be null.
-  explicit AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options = {});
+  /// Only shapes, types and presence of the tensors count; their data is not read and may be null.
+  explicit AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options = {},
+                         const Execution& execution = {});
 
-  /// Bytes that run needs.
+  /// Bytes that a run needs.
   std::size_t workspace_size() const noexcept;
-  /// At most so many: as asked for, but no more than there is work to share.
+  /// The number of threads of a run: at most as many as were asked for, fewer if there is less
+  /// work.
   int num_threads() const noexcept;
   Isa isa() const noexcept;
-  /// The way taken, in words: "avx512 f32, score matmul built in, ...".
+  /// How the call is computed, for people: "tiled, avx512 kernels, f32 multiplied, ...".
   std::string description() const;
 
-  /// Tensors may lie elsewhere and have other strides than those the plan was made from; shapes,
-  /// types and presence are the same.
+  /// The data and strides of the tensors may differ from those that the plan was made from; shapes,
+  /// types and presence must be the same.
   void run(const AttentionTensors& tensors, Workspace& workspace) const;
 
  private:

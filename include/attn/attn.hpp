@@ -1,4 +1,5 @@
-// The whole library.
+// The core library. Files, models and tokenizers have headers and libraries of their own: io.hpp,
+// model.hpp, tokenizer.hpp.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -6,12 +7,11 @@
 #include <attn/execution.hpp>
 #include <attn/functional.hpp>
 #include <attn/info.hpp>
-#include <attn/io.hpp>
 #include <attn/isa.hpp>
 #include <attn/kv_cache.hpp>
+#include <attn/kv_storage.hpp>
 #include <attn/loss.hpp>
 #include <attn/mask.hpp>
-#include <attn/model.hpp>
 #include <attn/normalizer.hpp>
 #include <attn/reference.hpp>
 #include <attn/rope.hpp>
@@ -19,5 +19,4 @@
 #include <attn/softmax.hpp>
 #include <attn/state.hpp>
 #include <attn/tensor.hpp>
-#include <attn/tokenizer.hpp>
 #include <attn/transformer.hpp>

@@ -1,15 +1,16 @@
-// Which keys a query sees: causal alignment, sliding windows, and the user's own score and
-// visibility functions.
+// Which keys a query may see: causal masks, sliding windows, and the user's own functions of scores
+// and visibility.
 //
-// Query i of a batch entry stands at position p = i + causal_offset. Drawn for the bottom-right
-// preset (1 = visible):
+// Query i of a sequence stands at position p = i + q_position on the axis of its keys. Causal
+// masks, windows and ALiBi measure from there. The default is bottom-right: q_position = kv_len -
+// q_len, so that the last query stands at the last key. Drawn for that default (1 = visible):
 //
-//   q_len 2, kv_len 5      q_len 5, kv_len 2      window left 1, right 0
-//   1 1 1 1 0              0 0                    1 0 0 0
-//   1 1 1 1 1              0 0                    1 1 0 0
-//                          0 0                    0 1 1 0
-//                          1 0                    0 0 1 1
-//                          1 1
+//   causal, q_len 2, kv_len 5    causal, q_len 5, kv_len 2    window, left 1, right 0, q_len 4,
+//   kv_len 4 1 1 1 1 0                    0 0                          1 0 0 0 1 1 1 1 1 0 0 1 1 0
+//   0
+//                                0 0                          0 1 1 0
+//                                1 0                          0 0 1 1
+//                                1 1
 // A row of zeros is legal: its output is 0 and its lse is -inf.
 #pragma once
 
@@ -19,44 +20,57 @@
 
 namespace attn {
 
-/// Key j is visible to query i iff j <= i + offset.
-struct Causal {
-  /// Empty: bottom-right, kv_len - q_len, with kv_lens[b] in kv_len's place where lengths are
-  /// given.
+/// Where the queries of a sequence stand on the axis of its keys.
+struct QueryPosition {
+  /// The position of query 0. Empty: bottom-right, kv_len - q_len, where kv_lens[b] takes the place
+  /// of kv_len if lengths are given. A negative offset is kept.
   std::optional<std::int64_t> offset{};
 
-  static Causal bottom_right() { return {}; }
-  static Causal top_left() { return {0}; }
-  /// Any offset; the leading rows see nothing where it is negative.
-  static Causal with_offset(std::int64_t offset) { return {offset}; }
+  static QueryPosition bottom_right() { return {}; }
+  static QueryPosition top_left() { return {0}; }
+  static QueryPosition at(std::int64_t offset) { return {offset}; }
+
+  friend bool operator==(const QueryPosition&, const QueryPosition&) = default;
 };
 
-/// Key j is visible iff p - left <= j <= p + right: inclusive distances, an empty side is
+/// A query sees no key after its own position: key j is visible to query i iff j <= i + offset.
+struct Causal {
+  /// Where the queries stand. Empty: as AttentionOptions::q_position says, else bottom-right.
+  std::optional<QueryPosition> position{};
+
+  static Causal bottom_right() { return {QueryPosition::bottom_right()}; }
+  static Causal top_left() { return {QueryPosition::top_left()}; }
+  /// Any offset. Where it is negative, the first queries see nothing.
+  static Causal with_offset(std::int64_t offset) { return {QueryPosition::at(offset)}; }
+};
+
+/// Key j is visible iff p - left <= j <= p + right. Both distances are inclusive; an empty side is
 /// unlimited.
 struct Window {
   std::optional<std::int64_t> left{};
   std::optional<std::int64_t> right{};
 };
 
-/// `count` consecutive keys key_begin, key_begin + 1, ... of one query row, as score_mod and
-/// mask_mod get them.
+/// Consecutive keys key_begin, ..., key_begin + count - 1 of one query row, as score_mod and
+/// mask_mod receive them.
 struct KeyRun {
   std::int64_t batch;
   std::int64_t q_head;
   std::int64_t kv_head;
   std::int64_t q_index;     // row of Q, from 0
-  std::int64_t q_position;  // p = q_index + causal_offset: key j is |q_position - j| away
+  std::int64_t q_position;  // p: key j is |q_position - j| away
   std::int64_t key_begin;
   std::int64_t count;
 };
 
-/// Changes `count` scores in place, after scale, softcap, ALiBi and additive mask, before
-/// visibility. It is called once a run from several threads at once, may be called on hidden keys
-/// (what it makes of those is discarded), and must treat each key alone: how keys are cut into runs
-/// is not specified. An exception ends the call and reaches the caller of attention; outputs are
-/// then unspecified.
+/// Changes `count` scores in place, after scale, softcap, ALiBi and additive mask, and before
+/// visibility. It is called from several threads at once. It may be called for hidden keys, whose
+/// scores are then discarded, and it must treat each key by itself: how keys are divided into runs
+/// is not specified. An exception ends the call and reaches the caller of attention(); the outputs
+/// are unspecified then.
 using ScoreMod = std::function<void(const KeyRun& run, float* scores)>;
-/// Fills `visible[0..count)`; joins the other masks by AND. Called as ScoreMod is.
+/// Fills `visible[0..count)`. A key is visible if this function and all other masks say so. It is
+/// called in the same way as ScoreMod.
 using MaskMod = std::function<void(const KeyRun& run, bool* visible)>;
 
 }  // namespace attn

@@ -112,8 +112,7 @@ struct AttentionSettings {
   /// No sequence gets longer; rope's tables have so many rows.
   std::int64_t max_positions = 0;
   float qk_norm_epsilon = 1e-6f;
-  /// Masks, scale, softcap, normalizer. Number of threads and ISA are those of the block's
-  /// Execution.
+  /// Masks, scale, softcap, normalizer.
   AttentionOptions options{.causal = Causal::bottom_right()};
   DType dtype = DType::f32;  // f32 or bf16
 };
@@ -198,8 +197,9 @@ struct ForwardHooks {
 
 struct ForwardOptions {
   TensorView mask{};  // as in AttentionTensors, over all keys
-  /// Without a cache: i32 or i64 [batch], tokens from there on are padding, which no token sees.
-  /// With a window or ALiBi, of causal blocks alone.
+  /// Without a cache: i32 or i64 [batch]. Tokens from kv_lens[b] on are padding, which no token
+  /// sees. Token n stands at position n then, unless the options of the block name another
+  /// position.
   TensorView kv_lens{};
   AttentionKernel kernel = AttentionKernel::tiled;
   ForwardTimes* times = nullptr;

@@ -83,16 +83,18 @@ ScratchShape scratch_shape(const PreparedCall& prepared, std::int64_t query_toke
   return shape;
 }
 
-PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& options) {
+PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& options,
+                     const Execution& execution) {
   PreparedCall prepared;
-  prepared.problem = validate(tensors, options);
+  prepared.problem = validate(tensors, options, execution);
   prepared.options = options;
-  prepared.isa = options.isa.value_or(default_isa());
+  prepared.isa = execution.isa.value_or(default_isa());
   prepared.kernels = &kernels::kernels_for(prepared.isa);
   const Sizes& sizes = prepared.problem.sizes;
-  prepared.ragged = !tensors.q_offsets.absent() || !tensors.kv_offsets.absent();
+  prepared.ragged = !tensors.ragged.q_offsets.absent() || !tensors.ragged.kv_offsets.absent();
   prepared.kv_type = tensors.k.dtype;
-  prepared.num_threads = useful_threads(sizes, options.num_threads.value_or(default_num_threads()));
+  prepared.num_threads =
+      useful_threads(sizes, execution.num_threads.value_or(default_num_threads()));
   const kernels::Kernels& kernels = *prepared.kernels;
   prepared.arithmetic = &choose_arithmetic(prepared, tensors);
   const std::int64_t vnni_factor = prepared.arithmetic->vnni_factor;
@@ -110,7 +112,7 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
     prepared.num_threads =
         static_cast<int>(std::clamp<std::int64_t>(most_items(prepared), 1, prepared.num_threads));
   }
-  const bool ragged_queries = !tensors.q_offsets.absent();
+  const bool ragged_queries = !tensors.ragged.q_offsets.absent();
   prepared.scratch =
       scratch_shape(prepared, ragged_queries ? tensors.q.shape[0] : sizes.batch * sizes.q_len);
   return prepared;
@@ -128,12 +130,12 @@ void for_each_tensor(const AttentionTensors& a, const AttentionTensors& b, F f) 
   f("sinks", a.sinks, b.sinks);
   f("kv_lens", a.kv_lens, b.kv_lens);
   f("lse", a.lse, b.lse);
-  f("q_offsets", a.q_offsets, b.q_offsets);
-  f("kv_offsets", a.kv_offsets, b.kv_offsets);
-  f("page_table", a.page_table, b.page_table);
-  f("kv_starts", a.kv_starts, b.kv_starts);
-  f("k_scales", a.k_scales, b.k_scales);
-  f("v_scales", a.v_scales, b.v_scales);
+  f("q_offsets", a.ragged.q_offsets, b.ragged.q_offsets);
+  f("kv_offsets", a.ragged.kv_offsets, b.ragged.kv_offsets);
+  f("page_table", a.storage.page_table(), b.storage.page_table());
+  f("starts", a.storage.starts(), b.storage.starts());
+  f("k_scales", a.storage.k_scales, b.storage.k_scales);
+  f("v_scales", a.storage.v_scales, b.storage.v_scales);
 }
 
 std::string describe(const TensorView& view) {
@@ -156,8 +158,10 @@ struct AttentionPlan::Prepared {
   AttentionTensors tensors;  // their data does not count
 };
 
-AttentionPlan::AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options) {
-  prepared_ = std::make_shared<const Prepared>(Prepared{prepare(tensors, options), tensors});
+AttentionPlan::AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options,
+                             const Execution& execution) {
+  prepared_ =
+      std::make_shared<const Prepared>(Prepared{prepare(tensors, options, execution), tensors});
 }
 
 std::size_t AttentionPlan::workspace_size() const noexcept {
@@ -195,18 +199,20 @@ void AttentionPlan::run(const AttentionTensors& tensors, Workspace& workspace) c
                 fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(),
                             workspace_size()));
   }
-  attn::run(prepared_->call, tensors, workspace.data());
+  detail::run(prepared_->call, tensors, workspace.data());
 }
 
-void attention(const AttentionTensors& tensors, const AttentionOptions& options) {
-  const AttentionPlan plan(tensors, with_lengths(tensors, options));
+void attention(const AttentionTensors& tensors, const AttentionOptions& options,
+               const Execution& execution) {
+  const AttentionPlan plan(with_longest_sequences(tensors), options, execution);
   Workspace workspace(plan.workspace_size());
   plan.run(tensors, workspace);
 }
 
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
-               const MutableTensorView& out, const AttentionOptions& options) {
-  attention({.q = q, .k = k, .v = v, .out = out}, options);
+               const MutableTensorView& out, const AttentionOptions& options,
+               const Execution& execution) {
+  attention({.q = q, .k = k, .v = v, .out = out}, options, execution);
 }
 
 }  // namespace attn

@@ -46,15 +46,16 @@ TensorView mask_of_sequence(const TensorView& mask, std::int64_t batch, std::int
 /// One key of all heads: [num_kv_heads, dim] of k or v, or [num_kv_heads] of scales.
 TensorView key_of(const AttentionTensors& tensors, const TensorView& rows, std::int64_t batch,
                   std::int64_t key) {
-  if (!tensors.kv_offsets.absent()) return at(rows, 0, integer_at(tensors.kv_offsets, batch) + key);
+  if (!tensors.ragged.kv_offsets.absent())
+    return at(rows, 0, integer_at(tensors.ragged.kv_offsets, batch) + key);
   std::int64_t entry = batch, row = key;
-  if (!tensors.page_table.absent()) {
+  if (!tensors.storage.page_table().absent()) {
     const std::int64_t page_size = rows.shape[2];
-    entry = integer_at(at(tensors.page_table, 0, batch), key / page_size);
+    entry = integer_at(at(tensors.storage.page_table(), 0, batch), key / page_size);
     row = key % page_size;
   }
-  if (!tensors.kv_starts.absent())
-    row = (integer_at(tensors.kv_starts, batch) + key) % rows.shape[2];
+  if (!tensors.storage.starts().absent())
+    row = (integer_at(tensors.storage.starts(), batch) + key) % rows.shape[2];
   return at(at(rows, 2, row), 0, entry);
 }
 
@@ -67,18 +68,16 @@ void multiply_rows(Tensor& rows, const TensorView& factors) {
 
 std::int64_t sequence_length(const Problem& problem, const AttentionTensors& tensors,
                              std::int64_t batch) {
-  if (tensors.kv_offsets.absent()) return kv_length(tensors, problem.sizes, batch);
-  return integer_at(tensors.kv_offsets, batch + 1) - integer_at(tensors.kv_offsets, batch);
+  if (tensors.ragged.kv_offsets.absent()) return kv_length(tensors, problem.sizes, batch);
+  return integer_at(tensors.ragged.kv_offsets, batch + 1) -
+         integer_at(tensors.ragged.kv_offsets, batch);
 }
 
 }  // namespace
 
 bool is_dense(const AttentionTensors& tensors) noexcept {
-  for (const TensorView* form :
-       {&tensors.q_offsets, &tensors.kv_offsets, &tensors.page_table, &tensors.kv_starts}) {
-    if (!form->absent()) return false;
-  }
-  return tensors.k.dtype != DType::i8;
+  return tensors.ragged.q_offsets.absent() && tensors.ragged.kv_offsets.absent() &&
+         std::holds_alternative<Contiguous>(tensors.storage.layout) && tensors.k.dtype != DType::i8;
 }
 
 SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tensors,
@@ -88,13 +87,13 @@ SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tenso
     return Dims{1, rows.shape[1], kv_len, rows.shape[rows.rank() - 1]};
   };
   SequenceCall call{.batch = batch,
-                    .tensors = {.q = of_sequence(tensors.q, tensors.q_offsets, batch),
+                    .tensors = {.q = of_sequence(tensors.q, tensors.ragged.q_offsets, batch),
                                 .k = {nullptr, kv_type, shape_of(tensors.k)},
-                                .out = of_sequence(tensors.out, tensors.q_offsets, batch),
+                                .out = of_sequence(tensors.out, tensors.ragged.q_offsets, batch),
                                 .mask = mask_of_sequence(tensors.mask, batch, kv_len),
                                 .alibi_slopes = tensors.alibi_slopes,
                                 .sinks = tensors.sinks,
-                                .lse = of_sequence(tensors.lse, tensors.q_offsets, batch)},
+                                .lse = of_sequence(tensors.lse, tensors.ragged.q_offsets, batch)},
                     .options = options};
   if (!tensors.v.absent()) call.tensors.v = {nullptr, kv_type, shape_of(tensors.v)};
   const auto renumbered = [batch](const auto& function) {

@@ -35,9 +35,10 @@ void for_each_sequence(const Problem& problem, const AttentionTensors& tensors,
                        const AttentionOptions& options, DType kv_type, Attend attend) {
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
     SequenceCall call = sequence_call(problem, tensors, options, batch, kv_type);
-    const Tensor k = gather(tensors, tensors.k, tensors.k_scales, call, kv_type);
-    const Tensor v =
-        tensors.v.absent() ? Tensor() : gather(tensors, tensors.v, tensors.v_scales, call, kv_type);
+    const Tensor k = gather(tensors, tensors.k, tensors.storage.k_scales, call, kv_type);
+    const Tensor v = tensors.v.absent()
+                         ? Tensor()
+                         : gather(tensors, tensors.v, tensors.storage.v_scales, call, kv_type);
     call.tensors.k = k.view();
     if (!tensors.v.absent()) call.tensors.v = v.view();
     attend(call);

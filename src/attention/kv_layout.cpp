@@ -34,21 +34,21 @@ KvLayout::KvLayout(const Problem& problem, const AttentionTensors& tensors) noex
     : problem_(problem),
       tensors_(tensors),
       sizes_(problem.sizes),
-      ragged_queries_(!tensors.q_offsets.absent()),
-      ragged_keys_(!tensors.kv_offsets.absent()),
-      paged_(!tensors.page_table.absent()),
-      ring_(!tensors.kv_starts.absent()),
+      ragged_queries_(!tensors.ragged.q_offsets.absent()),
+      ragged_keys_(!tensors.ragged.kv_offsets.absent()),
+      page_table_(tensors.storage.page_table()),
+      starts_(tensors.storage.starts()),
       mask_kv_len_(dense_mask(tensors, problem.sizes).kv_len),
       q_(by_entry(tensors.q, ragged_queries_)),
       k_(by_entry(tensors.k, ragged_keys_)),
       v_(by_entry(tensors.v, ragged_keys_)),
       out_(by_entry(tensors.out, ragged_queries_)),
       lse_strides_(strides_by_entry(tensors.lse, ragged_queries_)),
-      k_scale_strides_(strides_by_entry(tensors.k_scales, ragged_keys_)),
-      v_scale_strides_(strides_by_entry(tensors.v_scales, ragged_keys_)) {}
+      k_scale_strides_(strides_by_entry(tensors.storage.k_scales, ragged_keys_)),
+      v_scale_strides_(strides_by_entry(tensors.storage.v_scales, ragged_keys_)) {}
 
 std::int64_t KvLayout::kv_len(std::int64_t batch) const noexcept {
-  return ragged_keys_ ? token_count(tensors_.kv_offsets, batch)
+  return ragged_keys_ ? token_count(tensors_.ragged.kv_offsets, batch)
                       : kv_length(tensors_, sizes_, batch);
 }
 
@@ -65,34 +65,34 @@ float* KvLayout::lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_ind
 
 KvLayout::Place KvLayout::place(std::int64_t batch, std::int64_t key) const noexcept {
   constexpr std::int64_t no_end = std::numeric_limits<std::int64_t>::max();
-  if (paged_) {
+  if (!page_table_.absent()) {
     const std::int64_t page_size = k_.shape[2];
-    const Dims& strides = tensors_.page_table.strides;
-    const auto* pages =
-        static_cast<const std::int32_t*>(tensors_.page_table.data) + batch * strides[0];
+    const Dims& strides = page_table_.strides;
+    const auto* pages = static_cast<const std::int32_t*>(page_table_.data) + batch * strides[0];
     return {pages[key / page_size * strides[1]], key % page_size, page_size - key % page_size};
   }
-  if (ring_) {
+  if (!starts_.absent()) {
     const std::int64_t capacity = k_.shape[2];
-    const std::int64_t row = (integer_at(tensors_.kv_starts, batch) + key) % capacity;
+    const std::int64_t row = (integer_at(starts_, batch) + key) % capacity;
     return {batch, row, capacity - row};
   }
-  if (ragged_keys_) return {0, integer_at(tensors_.kv_offsets, batch) + key, no_end};
+  if (ragged_keys_) return {0, integer_at(tensors_.ragged.kv_offsets, batch) + key, no_end};
   return {batch, key, no_end};
 }
 
 KeySpan KvLayout::keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first,
                        std::int64_t most) const noexcept {
   const auto [entry, row, count] = place(batch, first);
-  return {.count = std::min(count, most),
-          .first_key = row_of(k_, entry, kv_head, row),
-          .first_value = row_of(v_, entry, kv_head, row),
-          .key_stride = k_.strides[2],
-          .value_stride = v_.strides[2],
-          .key_scales = scale_at(tensors_.k_scales, k_scale_strides_, entry, kv_head, row),
-          .value_scales = scale_at(tensors_.v_scales, v_scale_strides_, entry, kv_head, row),
-          .key_scale_stride = k_scale_strides_[2],
-          .value_scale_stride = v_scale_strides_[2]};
+  return {
+      .count = std::min(count, most),
+      .first_key = row_of(k_, entry, kv_head, row),
+      .first_value = row_of(v_, entry, kv_head, row),
+      .key_stride = k_.strides[2],
+      .value_stride = v_.strides[2],
+      .key_scales = scale_at(tensors_.storage.k_scales, k_scale_strides_, entry, kv_head, row),
+      .value_scales = scale_at(tensors_.storage.v_scales, v_scale_strides_, entry, kv_head, row),
+      .key_scale_stride = k_scale_strides_[2],
+      .value_scale_stride = v_scale_strides_[2]};
 }
 
 }  // namespace attn::detail

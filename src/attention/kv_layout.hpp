@@ -44,7 +44,7 @@ class KvLayout {
   KvLayout(const Problem& problem, const AttentionTensors& tensors) noexcept;
 
   std::int64_t q_len(std::int64_t batch) const noexcept {
-    return ragged_queries_ ? token_count(tensors_.q_offsets, batch) : sizes_.q_len;
+    return ragged_queries_ ? token_count(tensors_.ragged.q_offsets, batch) : sizes_.q_len;
   }
   std::int64_t kv_len(std::int64_t batch) const noexcept;
   KeyVisibility sight(std::int64_t batch) const noexcept;
@@ -74,7 +74,7 @@ class KvLayout {
   };
   Place place(std::int64_t batch, std::int64_t key) const noexcept;
   std::int64_t first_query(std::int64_t batch) const noexcept {
-    return ragged_queries_ ? integer_at(tensors_.q_offsets, batch) : 0;
+    return ragged_queries_ ? integer_at(tensors_.ragged.q_offsets, batch) : 0;
   }
   static std::int64_t token_count(const TensorView& offsets, std::int64_t batch) noexcept {
     return integer_at(offsets, batch + 1) - integer_at(offsets, batch);
@@ -83,7 +83,8 @@ class KvLayout {
   const Problem& problem_;
   const AttentionTensors& tensors_;
   const Sizes& sizes_;
-  bool ragged_queries_, ragged_keys_, paged_, ring_;
+  bool ragged_queries_, ragged_keys_;
+  TensorView page_table_, starts_;  // absent unless keys lie in pages, or in rings
   std::int64_t mask_kv_len_;
   // [entry, head, row, dim], whatever the call's layout; ragged tensors are one entry that all of
   // the batch shares.

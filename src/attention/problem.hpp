@@ -25,17 +25,20 @@ struct Problem {
   Sizes sizes;
   float softmax_scale = 1;
   std::optional<float> softcap;
-  std::optional<Causal> causal;
+  bool causal = false;
+  QueryPosition position;
   Window window;
   Normalizer normalizer;
 };
 
 /// Checks everything that shapes, types and options can tell. Data pointers are not looked at.
-Problem validate(const AttentionTensors& tensors, const AttentionOptions& options);
+Problem validate(const AttentionTensors& tensors, const AttentionOptions& options,
+                 const Execution& execution);
 /// Checks what only the data can tell: null pointers and the values of kv_lens.
 void validate_data(const Problem& problem, const AttentionTensors& tensors);
 /// The rest of a call whose scores alone are wanted: as validate, without V and O.
-Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options);
+Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options,
+                        const Execution& execution);
 
 /// A dense mask with broadcast dims as stride 0.
 struct DenseMask {
@@ -59,12 +62,12 @@ struct DenseMask {
 
 /// Of a validated call. A mask with data but no elements counts as present.
 DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes);
-/// Options with max_q_len and max_kv_len of a ragged batch, where they were not given and its
-/// offsets can be read.
-AttentionOptions with_lengths(const AttentionTensors& tensors, const AttentionOptions& options);
+/// The tensors with the maxima of a ragged batch, where they were not given and its offsets can be
+/// read.
+AttentionTensors with_longest_sequences(AttentionTensors tensors);
 /// The number of keys that batch entry has: kv_lens[batch], or kv_len.
 std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch);
 /// p - i of the header's drawing for a batch entry with that many queries and keys.
-std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length);
+std::int64_t position_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length);
 
 }  // namespace attn::detail

@@ -130,7 +130,7 @@ double weigh(const Call& call, const KeyRun& row, Values& scores) {
   const double sink =
       per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
   return detail::weigh(call.problem.normalizer, sink,
-               kv_length(call.tensors, call.problem.sizes, row.batch), scores);
+                       kv_length(call.tensors, call.problem.sizes, row.batch), scores);
 }
 
 /// O's row. Values of hidden keys are not read, so that V may hold anything there.
@@ -145,7 +145,7 @@ Values weighted_values(const Call& call, const KeyRun& row, const Values& scores
   return out;
 }
 
-/// The door knows no f64. Here it is as good as f32, which has the same place there.
+/// validate() does not accept f64. The reference does, so f64 tensors are presented to it as f32.
 AttentionTensors with_f64_as_f32(AttentionTensors tensors) {
   for (DType* dtype : {&tensors.q.dtype, &tensors.k.dtype, &tensors.v.dtype, &tensors.out.dtype}) {
     if (*dtype == DType::f64) *dtype = DType::f32;
@@ -173,27 +173,28 @@ Tensor filled(const Dims& shape, double value) {
 /// Sequence by sequence; where one has no more keys, its scores are those of hidden keys.
 void scores_of_sequences(const Problem& problem, const AttentionTensors& tensors,
                          const AttentionOptions& options, ScoreStage stage,
-                         const MutableTensorView& scores) {
+                         const MutableTensorView& scores, const Execution& execution) {
   const Tensor hidden = filled(scores.shape, stage == ScoreStage::weights ? 0 : -infinity);
   copy_into(hidden.view(), scores);
   AttentionTensors without_values = tensors;
-  without_values.v = without_values.v_scales = {};
+  without_values.v = without_values.storage.v_scales = {};
   without_values.out = {};
   for_each_sequence(problem, without_values, options, DType::f64, [&](const SequenceCall& call) {
     const MutableTensorView entry = scores.sliced(0, call.batch, call.batch + 1);
-    reference_scores(call.tensors, call.options, stage,
-                     entry.sliced(3, 0, call.tensors.k.shape[2]));
+    reference_scores(call.tensors, call.options, stage, entry.sliced(3, 0, call.tensors.k.shape[2]),
+                     execution);
   });
 }
 
 }  // namespace
 
-void attention_reference(const AttentionTensors& tensors, const AttentionOptions& options) {
-  const Problem problem = validate(with_f64_as_f32(tensors), options);
+void attention_reference(const AttentionTensors& tensors, const AttentionOptions& options,
+                         const Execution& execution) {
+  const Problem problem = validate(with_f64_as_f32(tensors), options, execution);
   validate_data(problem, tensors);
   if (!is_dense(tensors)) {
-    return for_each_sequence(problem, tensors, options, DType::f64, [](const SequenceCall& call) {
-      attention_reference(call.tensors, call.options);
+    return for_each_sequence(problem, tensors, options, DType::f64, [&](const SequenceCall& call) {
+      attention_reference(call.tensors, call.options, execution);
     });
   }
   const auto in_double = [](const TensorView& tensor) { return copy_as(tensor, DType::f64); };
@@ -204,7 +205,7 @@ void attention_reference(const AttentionTensors& tensors, const AttentionOptions
                   in_double(tensors.k),
                   in_double(tensors.v),
                   dense_mask(tensors, problem.sizes)};
-  parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
+  parallel_for(num_threads(execution), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     const Values scores = scores_of(call, row, ScoreStage::masked);
     Values weights = scores;
@@ -216,16 +217,20 @@ void attention_reference(const AttentionTensors& tensors, const AttentionOptions
 }
 
 void reference_scores(const AttentionTensors& tensors, const AttentionOptions& options,
-                      ScoreStage stage, const MutableTensorView& scores) {
-  if (!tensors.q_offsets.absent()) {
+                      ScoreStage stage, const MutableTensorView& scores,
+                      const Execution& execution) {
+  if (!tensors.ragged.q_offsets.absent()) {
     throw Error(ErrorCode::unsupported,
                 "q_offsets are given: scores of sequences of different lengths make no [.., q_len, "
                 "kv_len]");
   }
-  const Problem problem = validate_scores(with_f64_as_f32(tensors), with_lengths(tensors, options));
+  const Problem problem =
+      validate_scores(with_longest_sequences(with_f64_as_f32(tensors)), options, execution);
   validate_data(problem, tensors);
   require_scores(problem.sizes, scores);
-  if (!is_dense(tensors)) return scores_of_sequences(problem, tensors, options, stage, scores);
+  if (!is_dense(tensors)) {
+    return scores_of_sequences(problem, tensors, options, stage, scores, execution);
+  }
   const Call call{problem,
                   tensors,
                   options,
@@ -233,7 +238,7 @@ void reference_scores(const AttentionTensors& tensors, const AttentionOptions& o
                   copy_as(tensors.k, DType::f64),
                   {},
                   dense_mask(tensors, problem.sizes)};
-  parallel_for(num_threads(options), num_rows(problem.sizes), [&](std::int64_t index) {
+  parallel_for(num_threads(execution), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     Values values = scores_of(call, row, stage);
     if (stage == ScoreStage::weights) weigh(call, row, values);

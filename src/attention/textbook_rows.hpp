@@ -15,8 +15,8 @@ inline std::int64_t num_rows(const Sizes& sizes) {
   return sizes.batch * sizes.num_q_heads * sizes.q_len;
 }
 
-inline int num_threads(const AttentionOptions& options) {
-  return options.num_threads.value_or(default_num_threads());
+inline int num_threads(const Execution& execution) {
+  return execution.num_threads.value_or(default_num_threads());
 }
 
 /// Row `index` of [batch, num_q_heads, q_len], with every key as its run.
@@ -29,7 +29,7 @@ inline KeyRun all_keys_of_row(const Problem& problem, const AttentionTensors& te
   row.batch = index / sizes.q_len / sizes.num_q_heads;
   row.kv_head = row.q_head / sizes.group_size;
   row.q_position =
-      row.q_index + causal_offset(problem, sizes.q_len, kv_length(tensors, sizes, row.batch));
+      row.q_index + position_offset(problem, sizes.q_len, kv_length(tensors, sizes, row.batch));
   row.count = sizes.kv_len;
   return row;
 }

@@ -367,12 +367,13 @@ void attend(const Call& call) {
 
 }  // namespace
 
-void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& options) {
-  const Problem problem = validate(tensors, options);
+void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& options,
+                       const Execution& execution) {
+  const Problem problem = validate(tensors, options, execution);
   validate_data(problem, tensors);
   if (!is_dense(tensors)) {
-    return for_each_sequence(problem, tensors, options, DType::f32, [](const SequenceCall& call) {
-      attention_unfused(call.tensors, call.options);
+    return for_each_sequence(problem, tensors, options, DType::f32, [&](const SequenceCall& call) {
+      attention_unfused(call.tensors, call.options, execution);
     });
   }
   const Sizes& sizes = problem.sizes;
@@ -380,11 +381,11 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
   const Workspace workspace(unfused_scratch_size(tensors));
   Arena arena(workspace.data());
   const Memory memory = carve(arena, tensors, sizes);
-  const int threads = num_threads(options);
+  const int threads = num_threads(execution);
   const Call call{problem,
                   tensors,
                   options,
-                  kernels::kernels_for(options.isa.value_or(default_isa())),
+                  kernels::kernels_for(execution.isa.value_or(default_isa())),
                   threads,
                   as_dense_floats(tensors.q, memory.q, threads),
                   as_dense_floats(tensors.k, memory.k, threads),
@@ -409,7 +410,7 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
 }
 
 std::size_t unfused_scratch_size(const AttentionTensors& tensors) {
-  const Problem problem = validate(tensors, {});
+  const Problem problem = validate(tensors, {}, {});
   if (is_dense(tensors)) {
     Arena arena(nullptr);
     carve(arena, tensors, problem.sizes);

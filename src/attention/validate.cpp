@@ -1,4 +1,4 @@
-// The door: every shape, type and option of a call is checked here, once.
+// Checks every shape, type and option of a call, once. Nothing after it checks them again.
 #include <attn/error.hpp>
 
 #include <fmt/format.h>
@@ -9,35 +9,35 @@
 
 #include "attention/problem.hpp"
 #include "tensor/checks.hpp"
-#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {
 
 bool given(const TensorView& tensor) { return !tensor.absent(); }
 
-void require_together(const char* name, bool one, const char* other, bool both, const char* why) {
-  if (one && !both) reject(fmt::format("{} is given without {}: {}", name, other, why));
-}
-
 void refuse_together(const char* a, const TensorView& first, const char* b,
                      const TensorView& second, const char* why) {
   if (given(first) && given(second)) reject(fmt::format("{} and {} are both given: {}", a, b, why));
 }
 
-void check_places(const AttentionTensors& t) {
-  refuse_together("page_table", t.page_table, "kv_offsets", t.kv_offsets,
+/// How sequences are joined and where keys lie: at most one of pages, rings and kv_offsets.
+void check_layout(const AttentionTensors& t) {
+  const bool paged = std::holds_alternative<Paged>(t.storage.layout);
+  const bool ring = std::holds_alternative<Ring>(t.storage.layout);
+  const Ragged& ragged = t.ragged;
+  if (paged && !given(t.storage.page_table())) reject("storage is paged without a page_table");
+  if (ring && !given(t.storage.starts())) reject("storage is a ring without starts");
+  refuse_together("page_table", t.storage.page_table(), "kv_offsets", ragged.kv_offsets,
                   "keys lie either in pages or one sequence after another");
-  refuse_together("page_table", t.page_table, "kv_starts", t.kv_starts,
-                  "keys lie either in pages or in rings");
-  refuse_together("kv_offsets", t.kv_offsets, "kv_starts", t.kv_starts,
+  refuse_together("kv_offsets", ragged.kv_offsets, "starts", t.storage.starts(),
                   "keys lie either one sequence after another or in rings");
-  refuse_together("kv_offsets", t.kv_offsets, "kv_lens", t.kv_lens, "the offsets tell the lengths");
-  require_together("page_table", given(t.page_table), "kv_lens", given(t.kv_lens),
-                   "lengths are needed with pages");
-  require_together("kv_starts", given(t.kv_starts), "kv_lens", given(t.kv_lens),
-                   "lengths are needed with rings");
-  if (given(t.q_offsets) && given(t.mask)) {
+  refuse_together("kv_offsets", ragged.kv_offsets, "kv_lens", t.kv_lens,
+                  "the offsets already give the lengths");
+  if (paged && !given(t.kv_lens))
+    reject("page_table is given without kv_lens: pages need the lengths of their sequences");
+  if (ring && !given(t.kv_lens))
+    reject("starts is given without kv_lens: rings need the lengths of their sequences");
+  if (given(ragged.q_offsets) && given(t.mask)) {
     throw Error(ErrorCode::unsupported,
                 "mask is given with q_offsets: sequences of different lengths have no common mask "
                 "(causal, window and mask_mod work)");
@@ -57,12 +57,12 @@ std::int64_t longest(const char* name, const std::optional<std::int64_t>& bound,
   return std::min(bound.value_or(tokens), tokens);
 }
 
-void take_q(const AttentionTensors& tensors, const AttentionOptions& options, Sizes& sizes) {
+void take_q(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView& q = tensors.q;
-  if (given(tensors.q_offsets)) {
+  if (given(tensors.ragged.q_offsets)) {
     require_rank("q", q, 3, "[tokens, num_q_heads, head_dim] with q_offsets");
-    sizes.batch = sequences_of("q_offsets", tensors.q_offsets);
-    sizes.q_len = longest("max_q_len", options.max_q_len, q.shape[0]);
+    sizes.batch = sequences_of("q_offsets", tensors.ragged.q_offsets);
+    sizes.q_len = longest("max_q_len", tensors.ragged.max_q_len, q.shape[0]);
   } else {
     require_rank("q", q, 4, "[batch, num_q_heads, q_len, head_dim]");
     sizes.batch = q.shape[0];
@@ -76,25 +76,25 @@ void take_q(const AttentionTensors& tensors, const AttentionOptions& options, Si
 }
 
 /// Heads and lengths of k, however its keys lie.
-void take_k(const AttentionTensors& tensors, const AttentionOptions& options, Sizes& sizes) {
+void take_k(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView& k = tensors.k;
-  if (given(tensors.kv_offsets)) {
+  if (given(tensors.ragged.kv_offsets)) {
     require_rank("k", k, 3, "[tokens, num_kv_heads, head_dim] with kv_offsets");
-    const std::int64_t sequences = sequences_of("kv_offsets", tensors.kv_offsets);
+    const std::int64_t sequences = sequences_of("kv_offsets", tensors.ragged.kv_offsets);
     if (sequences != sizes.batch) {
       reject(fmt::format("kv_offsets has {} elements; it needs {} (batch + 1)", sequences + 1,
                          sizes.batch + 1));
     }
-    sizes.kv_len = longest("max_kv_len", options.max_kv_len, k.shape[0]);
-  } else if (given(tensors.page_table)) {
+    sizes.kv_len = longest("max_kv_len", tensors.ragged.max_kv_len, k.shape[0]);
+  } else if (given(tensors.storage.page_table())) {
     require_rank("k", k, 4, "[num_pages, num_kv_heads, page_size, head_dim] with page_table");
-    require_rank("page_table", tensors.page_table, 2, "[batch, max_pages]");
-    require_extent("page_table", tensors.page_table, 0, sizes.batch, "batch of q");
-    require_type("page_table", tensors.page_table, DType::i32);
+    require_rank("page_table", tensors.storage.page_table(), 2, "[batch, max_pages]");
+    require_extent("page_table", tensors.storage.page_table(), 0, sizes.batch, "batch of q");
+    require_type("page_table", tensors.storage.page_table(), DType::i32);
     if (k.shape[2] == 0)
       reject(fmt::format("k has shape {}: page_size is 0, but it needs at least 1",
                          k.shape.to_string()));
-    sizes.kv_len = tensors.page_table.shape[1] * k.shape[2];
+    sizes.kv_len = tensors.storage.page_table().shape[1] * k.shape[2];
   } else {
     require_rank("k", k, 4, "[batch, num_kv_heads, kv_len, head_dim]");
     require_extent("k", k, 0, sizes.batch, "batch of q");
@@ -130,21 +130,21 @@ void check_kv_type(const char* name, const TensorView& tensor, const char* scale
   require_type(scales_name, scales, DType::f32);
 }
 
-Sizes sizes_of_q_and_k(const AttentionTensors& tensors, const AttentionOptions& options) {
-  check_places(tensors);
+Sizes sizes_of_q_and_k(const AttentionTensors& tensors) {
+  check_layout(tensors);
   Sizes sizes;
-  take_q(tensors, options, sizes);
-  take_k(tensors, options, sizes);
+  take_q(tensors, sizes);
+  take_k(tensors, sizes);
   take_group_size(sizes);
   require_float("q", tensors.q);
-  check_kv_type("k", tensors.k, "k_scales", tensors.k_scales);
+  check_kv_type("k", tensors.k, "k_scales", tensors.storage.k_scales);
   return sizes;
 }
 
 /// v lies as k does.
 void take_v(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView &k = tensors.k, &v = tensors.v;
-  const bool ragged = given(tensors.kv_offsets), paged = given(tensors.page_table);
+  const bool ragged = given(tensors.ragged.kv_offsets), paged = given(tensors.storage.page_table());
   require_rank("v", v, k.rank(),
                ragged  ? "[tokens, num_kv_heads, v_head_dim] with kv_offsets"
                : paged ? "[num_pages, num_kv_heads, page_size, v_head_dim] with page_table"
@@ -159,13 +159,13 @@ void take_v(const AttentionTensors& tensors, Sizes& sizes) {
                          : "batch of q");
   require_extent("v", v, 1, sizes.num_kv_heads, "num_kv_heads of k");
   if (!ragged) require_extent("v", v, 2, k.shape[2], paged ? "page_size of k" : "kv_len of k");
-  check_kv_type("v", v, "v_scales", tensors.v_scales);
+  check_kv_type("v", v, "v_scales", tensors.storage.v_scales);
   require_type("v", v, k.dtype);
 }
 
 void check_out(const AttentionTensors& tensors, const Sizes& sizes) {
   const TensorView& out = tensors.out;
-  const bool ragged = given(tensors.q_offsets);
+  const bool ragged = given(tensors.ragged.q_offsets);
   require_rank("out", out, tensors.q.rank(),
                ragged ? "[tokens, num_q_heads, v_head_dim] with q_offsets"
                       : "[batch, num_q_heads, q_len, v_head_dim]");
@@ -187,11 +187,12 @@ void check_mask(const TensorView& mask, const Sizes& sizes) {
     }
   }
   const int rank = mask.rank();
-  if (rank < 2 || rank > 4) {
-    reject(fmt::format(
-        "mask has shape {} of rank {}; it needs [q_len, kv_len], [num_q_heads, q_len, kv_len] or "
-        "[batch, num_q_heads, q_len, kv_len]",
-        mask.shape.to_string(), rank));
+  if (rank < 1 || rank > 4) {
+    reject(
+        fmt::format("mask has shape {} of rank {}; it needs [kv_len], [q_len, kv_len], "
+                    "[num_q_heads, q_len, kv_len] or "
+                    "[batch, num_q_heads, q_len, kv_len]",
+                    mask.shape.to_string(), rank));
   }
   const std::int64_t full[] = {sizes.batch, sizes.num_q_heads, sizes.q_len};
   const char* meaning[] = {"batch, or 1", "num_q_heads, or 1", "q_len, or 1"};
@@ -220,13 +221,13 @@ void check_side_tensors(const AttentionTensors& tensors, const Sizes& sizes) {
     require_type(name, *tensor, DType::f32);
   }
   for (const auto& [name, tensor] :
-       {std::pair{"kv_lens", &tensors.kv_lens}, std::pair{"kv_starts", &tensors.kv_starts}}) {
-    if (tensor->absent()) continue;
-    check_vector(name, *tensor, sizes.batch, "[batch]");
-    require_integers(name, *tensor);
+       {std::pair{"kv_lens", tensors.kv_lens}, std::pair{"starts", tensors.storage.starts()}}) {
+    if (tensor.absent()) continue;
+    check_vector(name, tensor, sizes.batch, "[batch]");
+    require_integers(name, tensor);
   }
   if (tensors.lse.absent()) return;
-  const bool ragged = given(tensors.q_offsets);
+  const bool ragged = given(tensors.ragged.q_offsets);
   require_rank("lse", tensors.lse, ragged ? 2 : 3,
                ragged ? "[tokens, num_q_heads] with q_offsets" : "[batch, num_q_heads, q_len]");
   require_extent("lse", tensors.lse, 0, tensors.q.shape[0], ragged ? "tokens of q" : "batch of q");
@@ -254,7 +255,54 @@ void check_normalizer(const AttentionTensors& tensors, const Normalizer& normali
   }
 }
 
-Problem with_options(const Sizes& sizes, const AttentionOptions& options) {
+/// Positions are sums of a few values within this limit, so they cannot overflow.
+constexpr std::int64_t position_limit = std::int64_t{1} << 48;
+
+std::string to_string(const QueryPosition& position) {
+  return position.offset ? fmt::format("{}", *position.offset) : "bottom-right";
+}
+
+/// q_position and the causal mask may both name a position, but then they must agree. Where all
+/// sequences have the same lengths, bottom-right is a number like any other.
+void check_positions_agree(const QueryPosition& q_position, const QueryPosition& causal,
+                           const AttentionTensors& tensors, const Sizes& sizes) {
+  const bool one_length = !given(tensors.kv_lens) && !given(tensors.ragged.q_offsets) &&
+                          !given(tensors.ragged.kv_offsets);
+  const std::int64_t bottom_right = sizes.kv_len - sizes.q_len;
+  const bool agree =
+      one_length ? q_position.offset.value_or(bottom_right) == causal.offset.value_or(bottom_right)
+                 : q_position == causal;
+  if (agree) return;
+  reject(fmt::format("q_position is {}, but causal says {}; leave one of them empty",
+                     to_string(q_position), to_string(causal)));
+}
+
+QueryPosition checked_position(const AttentionTensors& tensors, const Sizes& sizes,
+                               const AttentionOptions& options) {
+  const QueryPosition position = options.query_position();
+  const std::int64_t offset = position.offset.value_or(0);
+  if (offset < -position_limit || offset > position_limit) {
+    reject(fmt::format("{} is {}; it needs to lie within +-2^48",
+                       options.q_position ? "q_position" : "causal offset", offset));
+  }
+  if (options.q_position && options.causal && options.causal->position)
+    check_positions_agree(*options.q_position, *options.causal->position, tensors, sizes);
+  return position;
+}
+
+Window checked_window(Window window) {
+  for (auto [name, side] : {std::pair{"left", &window.left}, std::pair{"right", &window.right}}) {
+    if (*side && **side < 0) {
+      reject(fmt::format("window {} is {}; it needs 0 or more (leave it empty for unlimited)", name,
+                         **side));
+    }
+    if (*side && **side > position_limit) side->reset();
+  }
+  return window;
+}
+
+Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
+                     const AttentionOptions& options, const Execution& execution) {
   Problem problem;
   problem.sizes = sizes;
   problem.normalizer = options.normalizer;
@@ -267,179 +315,32 @@ Problem with_options(const Sizes& sizes, const AttentionOptions& options) {
     reject(fmt::format("softcap is {}; it needs a finite value above 0 (leave it empty for none)",
                        *problem.softcap));
   }
-  // Positions are sums of a few such values: bounded here, they cannot overflow later.
-  constexpr std::int64_t limit = std::int64_t{1} << 48;
-  problem.causal = options.causal;
-  const std::int64_t offset = problem.causal ? problem.causal->offset.value_or(0) : 0;
-  if (offset < -limit || offset > limit) {
-    reject(fmt::format("causal offset is {}; it needs to lie within +-2^48", offset));
-  }
-  if (options.window) {
-    problem.window = *options.window;
-    for (auto [name, side] :
-         {std::pair{"left", &problem.window.left}, std::pair{"right", &problem.window.right}}) {
-      if (*side && **side < 0)
-        reject(fmt::format("window {} is {}; it needs 0 or more (leave it empty for unlimited)",
-                           name, **side));
-      if (*side && **side > limit) side->reset();
-    }
-  }
-  if (options.num_threads && *options.num_threads < 1)
-    reject(fmt::format("num_threads is {}; it needs 1 or more", *options.num_threads));
+  problem.causal = options.causal.has_value();
+  problem.position = checked_position(tensors, sizes, options);
+  problem.window = checked_window(options.window.value_or(Window{}));
+  if (execution.num_threads && *execution.num_threads < 1)
+    reject(fmt::format("num_threads is {}; it needs 1 or more", *execution.num_threads));
   return problem;
-}
-
-void check_lengths(const Problem& problem, const AttentionTensors& tensors) {
-  if (tensors.kv_lens.absent()) return;
-  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
-    const std::int64_t length = kv_length(tensors, problem.sizes, batch);
-    if (length < 0 || length > problem.sizes.kv_len) {
-      reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", batch, length,
-                         problem.sizes.kv_len));
-    }
-  }
-}
-
-/// From 0 to the number of tokens, never falling, and no sequence longer than the plan allows.
-void check_offsets(const char* name, const TensorView& offsets, std::int64_t tokens,
-                   std::int64_t most) {
-  if (offsets.absent()) return;
-  const std::int64_t sequences = offsets.shape[0] - 1;
-  if (integer_at(offsets, 0) != 0)
-    reject(fmt::format("{}[0] is {}; it needs 0", name, integer_at(offsets, 0)));
-  for (std::int64_t b = 0; b < sequences; ++b) {
-    const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
-    if (end < begin)
-      reject(fmt::format("{}[{}] is {}, below {}[{}] = {}: offsets never fall", name, b + 1, end,
-                         name, b, begin));
-    if (end - begin > most) {
-      reject(fmt::format("{} gives sequence {} a length of {}; the plan was made for {} at most",
-                         name, b, end - begin, most));
-    }
-  }
-  if (integer_at(offsets, sequences) != tokens) {
-    reject(fmt::format("{}[{}] is {}; it needs {}, the number of tokens", name, sequences,
-                       integer_at(offsets, sequences), tokens));
-  }
-}
-
-void check_starts(const Problem& problem, const AttentionTensors& tensors) {
-  if (tensors.kv_starts.absent()) return;
-  const std::int64_t capacity = problem.sizes.kv_len;
-  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
-    const std::int64_t start = integer_at(tensors.kv_starts, batch);
-    const bool empty = capacity == 0 && start == 0;
-    if (!empty && (start < 0 || start >= capacity)) {
-      reject(fmt::format("kv_starts[{}] is {}; it needs to lie in 0..{} (capacity - 1)", batch,
-                         start, capacity - 1));
-    }
-  }
-}
-
-/// Pages that hold keys.
-void check_pages(const Problem& problem, const AttentionTensors& tensors) {
-  if (tensors.page_table.absent()) return;
-  const std::int64_t num_pages = tensors.k.shape[0], page_size = tensors.k.shape[2];
-  const Dims& strides = tensors.page_table.strides;
-  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
-    const std::int64_t used =
-        (kv_length(tensors, problem.sizes, batch) + page_size - 1) / page_size;
-    for (std::int64_t n = 0; n < used; ++n) {
-      const std::int32_t page = static_cast<const std::int32_t*>(
-          tensors.page_table.data)[batch * strides[0] + n * strides[1]];
-      if (page < 0 || page >= num_pages) {
-        reject(fmt::format("page_table[{}, {}] is {}; it needs to lie in 0..{} (num_pages - 1)",
-                           batch, n, page, num_pages - 1));
-      }
-    }
-  }
 }
 
 }  // namespace
 
-Problem validate(const AttentionTensors& tensors, const AttentionOptions& options) {
-  Sizes sizes = sizes_of_q_and_k(tensors, options);
+Problem validate(const AttentionTensors& tensors, const AttentionOptions& options,
+                 const Execution& execution) {
+  Sizes sizes = sizes_of_q_and_k(tensors);
   take_v(tensors, sizes);
   check_out(tensors, sizes);
   check_side_tensors(tensors, sizes);
   check_normalizer(tensors, options.normalizer);
-  return with_options(sizes, options);
+  return with_options(tensors, sizes, options, execution);
 }
 
-Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options) {
-  const Sizes sizes = sizes_of_q_and_k(tensors, options);
+Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options,
+                        const Execution& execution) {
+  const Sizes sizes = sizes_of_q_and_k(tensors);
   check_side_tensors(tensors, sizes);
   check_normalizer(tensors, options.normalizer);
-  return with_options(sizes, options);
-}
-
-void validate_data(const Problem& problem, const AttentionTensors& tensors) {
-  const auto require_if_given = [](const char* name, const auto& tensor) {
-    if (!tensor.absent()) require_data(name, tensor);
-  };
-  require_if_given("q", tensors.q);
-  require_if_given("k", tensors.k);
-  require_if_given("v", tensors.v);
-  require_if_given("out", tensors.out);
-  require_if_given("mask", tensors.mask);
-  require_if_given("alibi_slopes", tensors.alibi_slopes);
-  require_if_given("sinks", tensors.sinks);
-  require_if_given("kv_lens", tensors.kv_lens);
-  require_if_given("lse", tensors.lse);
-  require_if_given("q_offsets", tensors.q_offsets);
-  require_if_given("kv_offsets", tensors.kv_offsets);
-  require_if_given("page_table", tensors.page_table);
-  require_if_given("kv_starts", tensors.kv_starts);
-  require_if_given("k_scales", tensors.k_scales);
-  require_if_given("v_scales", tensors.v_scales);
-  check_offsets("q_offsets", tensors.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
-  check_offsets("kv_offsets", tensors.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
-  check_lengths(problem, tensors);
-  check_starts(problem, tensors);
-  check_pages(problem, tensors);
-}
-
-AttentionOptions with_lengths(const AttentionTensors& tensors, const AttentionOptions& options) {
-  AttentionOptions filled = options;
-  const auto fill = [](const TensorView& offsets, std::optional<std::int64_t>& most) {
-    const bool readable = offsets.rank() == 1 && offsets.data != nullptr &&
-                          (offsets.dtype == DType::i32 || offsets.dtype == DType::i64);
-    if (most || !readable) return;
-    most = 0;
-    for (std::int64_t b = 0; b + 1 < offsets.shape[0]; ++b) {
-      const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
-      if (begin >= 0 && end > begin)
-        most = std::max(*most, end - begin);  // others are refused later
-    }
-  };
-  fill(tensors.q_offsets, filled.max_q_len);
-  fill(tensors.kv_offsets, filled.max_kv_len);
-  return filled;
-}
-
-DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes) {
-  DenseMask mask;
-  mask.kv_len = sizes.kv_len;
-  if (tensors.mask.absent()) return mask;
-  mask.data = tensors.mask.data;
-  mask.dtype = tensors.mask.dtype;
-  const int rank = tensors.mask.rank();
-  for (int dim = 0; dim < rank; ++dim) {
-    const bool broadcast = tensors.mask.shape[dim] == 1;
-    mask.strides[static_cast<std::size_t>(4 - rank + dim)] =
-        broadcast ? 0 : tensors.mask.strides[dim];
-  }
-  const std::int64_t last = tensors.mask.shape[rank - 1];
-  if (last != 1) mask.kv_len = std::min(last, sizes.kv_len);
-  return mask;
-}
-
-std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch) {
-  return tensors.kv_lens.absent() ? sizes.kv_len : integer_at(tensors.kv_lens, batch);
-}
-
-std::int64_t causal_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length) {
-  return problem.causal && problem.causal->offset ? *problem.causal->offset : kv_length - q_len;
+  return with_options(tensors, sizes, options, execution);
 }
 
 }  // namespace attn::detail

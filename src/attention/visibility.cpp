@@ -10,9 +10,9 @@ KeyRange intersection(KeyRange a, KeyRange b) noexcept {
 
 KeyVisibility::KeyVisibility(const Problem& problem, std::int64_t q_len, std::int64_t kv_length,
                              std::int64_t key_count) noexcept
-    : offset_(causal_offset(problem, q_len, kv_length)),
+    : offset_(position_offset(problem, q_len, kv_length)),
       key_count_(std::min(kv_length, key_count)),
-      causal_(problem.causal.has_value()),
+      causal_(problem.causal),
       window_(problem.window) {}
 
 std::int64_t KeyVisibility::clamp(std::int64_t key) const noexcept {

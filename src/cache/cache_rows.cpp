@@ -172,9 +172,10 @@ void CacheMemory::copy_slab(std::int64_t from, std::int64_t to) noexcept {
 AttentionTensors CacheMemory::bind(AttentionTensors tensors) const noexcept {
   tensors.k = keys_.rows();
   tensors.v = values_.rows();
-  tensors.k_scales = keys_.scales();
-  tensors.v_scales = values_.scales();
-  tensors.kv_lens = tensors.page_table = tensors.kv_starts = TensorView{};
+  tensors.storage.k_scales = keys_.scales();
+  tensors.storage.v_scales = values_.scales();
+  tensors.kv_lens = TensorView{};
+  tensors.storage.layout = Contiguous{};
   return tensors;
 }
 

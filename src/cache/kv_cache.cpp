@@ -152,7 +152,7 @@ AttentionTensors KvCache::bind(AttentionTensors tensors) const {
   tensors = memory_->rows.bind(std::move(tensors));
   tensors.kv_lens = {memory_->lengths.data(), {memory_->settings.batch}};
   if (memory_->settings.rolling)
-    tensors.kv_starts = {memory_->starts.data(), {memory_->settings.batch}};
+    tensors.storage.layout = Ring{TensorView(memory_->starts.data(), {memory_->settings.batch})};
   return tensors;
 }
 

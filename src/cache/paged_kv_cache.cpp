@@ -234,7 +234,8 @@ AttentionTensors PagedKvCache::bind(AttentionTensors tensors, std::span<const Se
   const auto batch = static_cast<std::int64_t>(sequences.size());
   tensors = memory_->rows.bind(std::move(tensors));
   tensors.kv_lens = {memory_->lengths.data(), {batch}};
-  tensors.page_table = {memory_->page_table.data(), {batch, static_cast<std::int64_t>(max_pages)}};
+  tensors.storage.layout =
+      Paged{TensorView(memory_->page_table.data(), {batch, static_cast<std::int64_t>(max_pages)})};
   return tensors;
 }
 

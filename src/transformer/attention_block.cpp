@@ -54,14 +54,19 @@ void check_options(const AttentionSettings& settings, const AttentionParameters&
             .out = shaped(q),
             .alibi_slopes = weights.alibi_slopes,
             .sinks = weights.sinks},
-           settings.options);
+           settings.options, {});
   if (!weights.alibi_slopes.absent()) require_data("alibi_slopes", weights.alibi_slopes);
   if (!weights.sinks.absent()) require_data("sinks", weights.sinks);
 }
 
-/// Without a cache, token n is at position n, however many of the sequence's tokens are padding.
+/// Without a cache, token n stands at position n, however many tokens of the sequence are padding.
 AttentionOptions aligned_to_first(AttentionOptions options) {
-  if (options.causal && !options.causal->offset) options.causal = Causal::top_left();
+  const bool named =
+      (options.q_position && options.q_position->offset) ||
+      (options.causal && options.causal->position && options.causal->position->offset);
+  if (named) return options;
+  options.q_position = QueryPosition::top_left();
+  if (options.causal) options.causal->position.reset();
   return options;
 }
 
@@ -93,12 +98,6 @@ Linear make_out(const AttentionSettings& settings, const AttentionParameters& we
   return {{&out, 1}, in_features, settings.dtype, resources};
 }
 
-AttentionOptions with_resources(AttentionOptions options, const Execution& execution) {
-  options.num_threads = execution.num_threads;
-  options.isa = execution.isa;
-  return options;
-}
-
 bool same(const TensorView& a, const TensorView& b) {
   return a.dtype == b.dtype && a.shape == b.shape && a.absent() == b.absent();
 }
@@ -106,16 +105,23 @@ bool same(const TensorView& a, const TensorView& b) {
 /// Whether a plan for one call serves the other.
 bool same_shapes(const AttentionTensors& a, const AttentionTensors& b) {
   return same(a.q, b.q) && same(a.k, b.k) && same(a.v, b.v) && same(a.out, b.out) &&
-         same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) && same(a.page_table, b.page_table) &&
-         same(a.kv_starts, b.kv_starts) && same(a.k_scales, b.k_scales);
+         same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) &&
+         same(a.storage.page_table(), b.storage.page_table()) &&
+         same(a.storage.starts(), b.storage.starts()) &&
+         same(a.storage.k_scales, b.storage.k_scales);
 }
 
 /// The one sequence of a contiguous cache's binding.
 AttentionTensors single_sequence(AttentionTensors tensors, std::int64_t sequence) {
-  for (TensorView* view : {&tensors.k, &tensors.v, &tensors.kv_lens, &tensors.kv_starts,
-                           &tensors.k_scales, &tensors.v_scales}) {
-    if (!view->absent()) *view = view->sliced(0, sequence, sequence + 1);
+  const auto cut = [&](TensorView& view) {
+    if (!view.absent()) view = view.sliced(0, sequence, sequence + 1);
+  };
+  KvStorage& storage = tensors.storage;
+  for (TensorView* view :
+       {&tensors.k, &tensors.v, &tensors.kv_lens, &storage.k_scales, &storage.v_scales}) {
+    cut(*view);
   }
+  if (Ring* ring = std::get_if<Ring>(&storage.layout)) cut(ring->starts);
   return tensors;
 }
 
@@ -245,7 +251,6 @@ AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionPara
       out(make_out(settings, weights, resources)) {
   q_norm = checked_scale("q_norm", weights.q_norm, settings.head_dim);
   k_norm = checked_scale("k_norm", weights.k_norm, settings.head_dim);
-  settings.options = with_resources(settings.options, execution);
   check_options(settings, weights);
   padded_options = aligned_to_first(settings.options);
   if (settings.rope)
@@ -303,7 +308,7 @@ void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const Cac
             .out = shaped(q),
             .mask = options.mask,
             .kv_lens = options.kv_lens},
-           settings.options);
+           settings.options, {});
   if (!options.mask.absent()) require_data("mask", options.mask);
   if (!options.kv_lens.absent()) check_padding(tokens, cache, options.kv_lens);
 }
@@ -320,13 +325,6 @@ void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheR
       reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..{} (seq of the tokens)", entry,
                          length, tokens.seq));
     }
-  }
-  // Queries of attention() stand at the end of the keys unless a causal offset says otherwise.
-  if (!settings.options.causal && (settings.options.window || !alibi_slopes.absent())) {
-    throw Error(ErrorCode::unsupported,
-                "kv_lens is given to a block with a window or alibi_slopes that is not causal: "
-                "distances would be those from the end of "
-                "each sequence");
   }
 }
 
@@ -385,10 +383,12 @@ void AttentionBlock::Parts::attend(const AttentionTensors& tensors, const Forwar
   const bool padded = !options.kv_lens.absent();
   const AttentionOptions& call = padded ? padded_options : settings.options;
   if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, call);
-  if (options.kernel == AttentionKernel::unfused) return attention_unfused(tensors, call);
-  if (options.kernel == AttentionKernel::reference) return attention_reference(tensors, call);
+  if (options.kernel == AttentionKernel::unfused)
+    return attention_unfused(tensors, call, execution);
+  if (options.kernel == AttentionKernel::reference)
+    return attention_reference(tensors, call, execution);
   if (!planned_ || planned_->padded != padded || !same_shapes(planned_->shapes, tensors)) {
-    planned_.emplace(Planned{padded, tensors, AttentionPlan(tensors, call)});
+    planned_.emplace(Planned{padded, tensors, AttentionPlan(tensors, call, execution)});
   }
   planned_->plan.run(tensors, activations->memory().workspace_of(planned_->plan.workspace_size()));
 }

@@ -1,6 +1,8 @@
 // Uses the package's other libraries once, before main: a tensor through a file, a text through
 // tokens.
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
+#include <attn/tokenizer.hpp>
 
 #include <cstdio>
 #include <cstdlib>

@@ -174,10 +174,10 @@ inline std::string difference(const AttentionTensors& bound, std::int64_t slab, 
   for (std::size_t head = 0; head < wanted.k.size(); ++head) {
     const Dims place{slab, static_cast<std::int64_t>(head), key};
     const std::string of_k =
-        difference(row_through(bound.k, bound.k_scales, place), wanted.k[head]);
+        difference(row_through(bound.k, bound.storage.k_scales, place), wanted.k[head]);
     if (!of_k.empty()) return fmt::format("k at {}: {}", place.to_string(), of_k);
     const std::string of_v =
-        difference(row_through(bound.v, bound.v_scales, place), wanted.v[head]);
+        difference(row_through(bound.v, bound.storage.v_scales, place), wanted.v[head]);
     if (!of_v.empty()) return fmt::format("v at {}: {}", place.to_string(), of_v);
   }
   return "";

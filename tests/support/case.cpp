@@ -63,16 +63,16 @@ std::string describe(const AttentionOptions& options) {
   std::string text;
   if (options.softmax_scale) text += fmt::format(" scale {}", *options.softmax_scale);
   if (options.softcap) text += fmt::format(" softcap {}", *options.softcap);
-  if (options.causal)
-    text += options.causal->offset ? fmt::format(" causal {}", *options.causal->offset)
-                                   : " causal bottom-right";
+  if (options.causal) text += " causal";
+  if (options.causal || options.q_position) {
+    const QueryPosition position = options.query_position();
+    text += position.offset ? fmt::format(" position {}", *position.offset) : " bottom-right";
+  }
   if (options.window)
     text +=
         fmt::format(" window {},{}", packed(options.window->left), packed(options.window->right));
   if (options.score_mod) text += " score_mod";
   if (options.mask_mod) text += " mask_mod";
-  if (options.num_threads) text += fmt::format(" threads {}", *options.num_threads);
-  if (options.isa) text += fmt::format(" isa {}", name_of(*options.isa));
   if (options.normalizer != Normalizer::softmax())
     text += fmt::format(" {}", options.normalizer.to_string());
   if (options.score_matmul == ScoreMatmul::onednn) text += " scores by oneDNN";
@@ -87,6 +87,8 @@ std::string to_string(const Case& c) {
                   c.num_q_heads, c.num_kv_heads, c.q_len, c.kv_len, c.head_dim, c.value_dim(),
                   name_of(c.q_type), name_of(c.kv_type), name_of(c.out_type));
   text += describe(c.options);
+  if (c.execution.num_threads) text += fmt::format(" threads {}", *c.execution.num_threads);
+  if (c.execution.isa) text += fmt::format(" isa {}", name_of(*c.execution.isa));
   if (c.mask)
     text += fmt::format(" mask {} {} hiding {}", name_of(c.mask->dtype), c.mask->shape.to_string(),
                         c.mask->hidden);
@@ -160,19 +162,19 @@ AttentionTensors bind(const Inputs& inputs, Outputs& outputs) {
           .sinks = inputs.sinks.view_if_made(),
           .kv_lens = inputs.kv_lens.view_if_made(),
           .lse = outputs.lse.view_if_made(),
-          .k_scales = inputs.k_scales.view_if_made(),
-          .v_scales = inputs.v_scales.view_if_made()};
+          .storage = {.k_scales = inputs.k_scales.view_if_made(),
+                      .v_scales = inputs.v_scales.view_if_made()}};
 }
 
 Outputs run(const Inputs& inputs, const Case& c) {
   Outputs outputs = make_outputs(c);
-  attention(bind(inputs, outputs), c.options);
+  attention(bind(inputs, outputs), c.options, c.execution);
   return outputs;
 }
 
 Outputs run(const Inputs& inputs, const Case& c, Isa isa) {
   Case with_isa = c;
-  with_isa.options.isa = isa;
+  with_isa.execution.isa = isa;
   return run(inputs, with_isa);
 }
 

@@ -31,6 +31,7 @@ struct Case {
   DType kv_type = DType::f32;
   DType out_type = DType::f32;
   AttentionOptions options{};
+  Execution execution{};
   std::optional<DenseMask> mask{};
   bool alibi = false;
   bool sinks = false;

@@ -70,7 +70,7 @@ Outputs reference(const Case& c, const Inputs& inputs) {
   in_double.layout = Layout::bhsd;
   in_double.lse = c.options.normalizer == Normalizer::softmax();
   Outputs outputs = make_outputs(in_double);
-  attention_reference(bind(inputs, outputs), c.options);
+  attention_reference(bind(inputs, outputs), c.options, c.execution);
   return outputs;
 }
 

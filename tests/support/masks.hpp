@@ -33,7 +33,7 @@ inline std::vector<std::optional<Window>> windows() {
 /// Every rank, every pattern of broadcast dims, whole and with a last dim shorter than kv_len.
 inline std::vector<Dims> mask_shapes(const Case& c) {
   std::vector<Dims> shapes;
-  for (int rank = 2; rank <= 4; ++rank) {
+  for (int rank = 1; rank <= 4; ++rank) {
     for (int broadcast = 0; broadcast < 1 << rank; ++broadcast) {
       const std::int64_t full[] = {c.batch, c.num_q_heads, c.q_len, c.kv_len};
       Dims shape(full + 4 - rank, rank);

@@ -31,7 +31,7 @@ std::int64_t key_count(const AttentionTensors& tensors, std::int64_t batch) {
 std::int64_t position(const AttentionTensors& tensors, const AttentionOptions& options,
                       std::int64_t batch, std::int64_t i) {
   const std::int64_t bottom_right = key_count(tensors, batch) - tensors.q.shape[2];
-  return i + (options.causal ? options.causal->offset.value_or(bottom_right) : bottom_right);
+  return i + options.query_position().offset.value_or(bottom_right);
 }
 
 /// What a dense mask holds for a key: false, true, or a number to add. Beyond a short mask: what

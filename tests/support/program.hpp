@@ -2,6 +2,7 @@
 #pragma once
 
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>

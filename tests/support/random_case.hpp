@@ -45,7 +45,7 @@ inline void choose_options(Random& random, Case& c) {
         visible[n] = (run.key_begin + n + run.q_index + run.q_head + run.batch) % 4 != 1;
     };
   }
-  c.options.num_threads = static_cast<int>(random.integer(1, 4));
+  c.execution.num_threads = static_cast<int>(random.integer(1, 4));
 }
 
 inline void choose_side_tensors(Random& random, Case& c) {

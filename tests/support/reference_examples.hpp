@@ -35,10 +35,10 @@ struct Example {
     tensors.lse = lse.view();
   }
 
-  void run() { attention_reference(tensors, options); }
+  void run() { attention_reference(tensors, options, execution); }
   std::vector<double> scores(ScoreStage stage) const {
     Tensor scores(DType::f64, {shape.batch, shape.num_q_heads, shape.q_len, shape.kv_len});
-    reference_scores(tensors, options, stage, scores.view());
+    reference_scores(tensors, options, stage, scores.view(), execution);
     return {scores.data<double>(), scores.data<double>() + scores.size()};
   }
 
@@ -46,6 +46,7 @@ struct Example {
   Tensor q, k, v, out, lse;
   AttentionTensors tensors;
   AttentionOptions options;
+  Execution execution{};
 };
 
 /// Everything at random: shape, settings, masks and values, with scores of order one.

@@ -231,6 +231,13 @@ void Together::place_keys(const StridedTensor Inputs::*member, StridedTensor& to
   }
 }
 
+KvStorage Together::storage() const {
+  KvStorage storage{.k_scales = k_scales_.view_if_made(), .v_scales = v_scales_.view_if_made()};
+  if (sequences_.key_form == KeyForm::paged) storage.layout = Paged{page_table_.view_if_made()};
+  if (sequences_.key_form == KeyForm::ring) storage.layout = Ring{kv_starts_.view_if_made()};
+  return storage;
+}
+
 AttentionTensors Together::tensors() {
   const Case& c = sequences_.common;
   const std::int64_t tokens = sum(sequences_.q_lens, c.batch), width = c.value_dim();
@@ -242,21 +249,18 @@ AttentionTensors Together::tensors() {
   const Dims lse_shape =
       ragged ? Dims{tokens, c.num_q_heads} : Dims{c.batch, c.num_q_heads, c.q_len};
   if (c.lse) outputs_.lse = StridedTensor(DType::f32, lse_shape, c.layout);
-  return {.q = q_.view(),
-          .k = k_.view(),
-          .v = v_.view(),
-          .out = outputs_.out.view(),
-          .mask = shared_.mask.view_if_made(),
-          .alibi_slopes = shared_.alibi_slopes.view_if_made(),
-          .sinks = shared_.sinks.view_if_made(),
-          .kv_lens = kv_lens_.view_if_made(),
-          .lse = outputs_.lse.view_if_made(),
-          .q_offsets = q_offsets_.view_if_made(),
-          .kv_offsets = kv_offsets_.view_if_made(),
-          .page_table = page_table_.view_if_made(),
-          .kv_starts = kv_starts_.view_if_made(),
-          .k_scales = k_scales_.view_if_made(),
-          .v_scales = v_scales_.view_if_made()};
+  return {
+      .q = q_.view(),
+      .k = k_.view(),
+      .v = v_.view(),
+      .out = outputs_.out.view(),
+      .mask = shared_.mask.view_if_made(),
+      .alibi_slopes = shared_.alibi_slopes.view_if_made(),
+      .sinks = shared_.sinks.view_if_made(),
+      .kv_lens = kv_lens_.view_if_made(),
+      .lse = outputs_.lse.view_if_made(),
+      .storage = storage(),
+      .ragged = {.q_offsets = q_offsets_.view_if_made(), .kv_offsets = kv_offsets_.view_if_made()}};
 }
 
 Outputs Together::outputs(std::int64_t sequence) const {

@@ -42,6 +42,7 @@ class Together {
 
   const std::vector<Alone>& alone() const { return alone_; }
   const AttentionOptions& options() const { return sequences_.common.options; }
+  const Execution& execution() const { return sequences_.common.execution; }
   /// The call, with fresh outputs.
   AttentionTensors tensors();
   /// What the call wrote for a sequence, as if it had been alone.
@@ -52,6 +53,7 @@ class Together {
   }
 
  private:
+  KvStorage storage() const;
   void make_alone(const Inputs& shared);
   void place_queries();
   void choose_places(Random& random);

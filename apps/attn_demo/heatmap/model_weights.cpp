@@ -1,5 +1,7 @@
 #include "model_weights.hpp"
 
+#include <attn/tokenizer.hpp>
+
 #include <fmt/format.h>
 
 #include "apps/support/option_values.hpp"

@@ -1,0 +1,108 @@
+// Checks what only the data of a call can tell: null pointers, lengths, offsets, rings and pages.
+#include <attn/error.hpp>
+
+#include <fmt/format.h>
+
+#include "attention/problem.hpp"
+#include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
+
+namespace attn::detail {
+namespace {
+
+void check_lengths(const Problem& problem, const AttentionTensors& tensors) {
+  if (tensors.kv_lens.absent()) return;
+  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
+    const std::int64_t length = kv_length(tensors, problem.sizes, batch);
+    if (length < 0 || length > problem.sizes.kv_len) {
+      reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", batch, length,
+                         problem.sizes.kv_len));
+    }
+  }
+}
+
+/// From 0 to the number of tokens, never falling, and no sequence longer than the plan allows.
+void check_offsets(const char* name, const TensorView& offsets, std::int64_t tokens,
+                   std::int64_t most) {
+  if (offsets.absent()) return;
+  const std::int64_t sequences = offsets.shape[0] - 1;
+  if (integer_at(offsets, 0) != 0)
+    reject(fmt::format("{}[0] is {}; it needs 0", name, integer_at(offsets, 0)));
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
+    if (end < begin)
+      reject(fmt::format("{}[{}] is {}, below {}[{}] = {}: offsets never fall", name, b + 1, end,
+                         name, b, begin));
+    if (end - begin > most) {
+      reject(fmt::format("{} gives sequence {} a length of {}; the plan was made for {} at most",
+                         name, b, end - begin, most));
+    }
+  }
+  if (integer_at(offsets, sequences) != tokens) {
+    reject(fmt::format("{}[{}] is {}; it needs {}, the number of tokens", name, sequences,
+                       integer_at(offsets, sequences), tokens));
+  }
+}
+
+void check_starts(const Problem& problem, const AttentionTensors& tensors) {
+  const TensorView starts = tensors.storage.starts();
+  if (starts.absent()) return;
+  const std::int64_t capacity = problem.sizes.kv_len;
+  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
+    const std::int64_t start = integer_at(starts, batch);
+    const bool empty = capacity == 0 && start == 0;
+    if (!empty && (start < 0 || start >= capacity)) {
+      reject(fmt::format("starts[{}] is {}; it needs to lie in 0..{} (capacity - 1)", batch, start,
+                         capacity - 1));
+    }
+  }
+}
+
+/// Pages that hold keys.
+void check_pages(const Problem& problem, const AttentionTensors& tensors) {
+  if (tensors.storage.page_table().absent()) return;
+  const std::int64_t num_pages = tensors.k.shape[0], page_size = tensors.k.shape[2];
+  const TensorView table = tensors.storage.page_table();
+  for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
+    const std::int64_t used =
+        (kv_length(tensors, problem.sizes, batch) + page_size - 1) / page_size;
+    for (std::int64_t n = 0; n < used; ++n) {
+      const std::int32_t page = static_cast<const std::int32_t*>(
+          table.data)[batch * table.strides[0] + n * table.strides[1]];
+      if (page < 0 || page >= num_pages) {
+        reject(fmt::format("page_table[{}, {}] is {}; it needs to lie in 0..{} (num_pages - 1)",
+                           batch, n, page, num_pages - 1));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void validate_data(const Problem& problem, const AttentionTensors& tensors) {
+  const auto require_if_given = [](const char* name, const auto& tensor) {
+    if (!tensor.absent()) require_data(name, tensor);
+  };
+  require_if_given("q", tensors.q);
+  require_if_given("k", tensors.k);
+  require_if_given("v", tensors.v);
+  require_if_given("out", tensors.out);
+  require_if_given("mask", tensors.mask);
+  require_if_given("alibi_slopes", tensors.alibi_slopes);
+  require_if_given("sinks", tensors.sinks);
+  require_if_given("kv_lens", tensors.kv_lens);
+  require_if_given("lse", tensors.lse);
+  require_if_given("q_offsets", tensors.ragged.q_offsets);
+  require_if_given("kv_offsets", tensors.ragged.kv_offsets);
+  require_if_given("page_table", tensors.storage.page_table());
+  require_if_given("starts", tensors.storage.starts());
+  require_if_given("k_scales", tensors.storage.k_scales);
+  require_if_given("v_scales", tensors.storage.v_scales);
+  check_offsets("q_offsets", tensors.ragged.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
+  check_offsets("kv_offsets", tensors.ragged.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
+  check_lengths(problem, tensors);
+  check_starts(problem, tensors);
+  check_pages(problem, tensors);
+}
+
+}  // namespace attn::detail
