@@ -177,7 +177,8 @@ TEST_CASE("rows that are hard for a search") {
 }
 
 TEST_CASE(
-    "an element nearer to the threshold than doubles lie to each other may weigh almost half") {
+    "an element nearer to the threshold than doubles lie to each other may have a probability of "
+    "almost half") {
   // For {0, d} with alpha = 10 and d just above -1/9, d is about (1 - (-9 d)^(1/9))^9 above the
   // threshold. Its probability, a power of that, is found by the plain derivation through
   // logarithms.

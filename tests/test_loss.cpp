@@ -318,7 +318,7 @@ TEST_CASE("No slices, and no classes") {
 TEST_CASE("Fenchel-Young losses are 0 where p = q, and greater elsewhere") {
   for (const float alpha : {1.f, 1.0001f, 1.25f, 1.5f, 1.9f, 2.f, 3.f, 10.f}) {
     Random random(17);
-    for (int turn = 0; turn < 20; ++turn) {
+    for (int repeat = 0; repeat < 20; ++repeat) {
       std::vector<float> x(12), q(12), away(12);
       Values exact(12);
       for (std::size_t c = 0; c < x.size(); ++c)
@@ -333,7 +333,7 @@ TEST_CASE("Fenchel-Young losses are 0 where p = q, and greater elsewhere") {
       away[(greatest + 1) % 12] += q[greatest] / 16;
       const float at_p = loss_of_distribution(entmax_case(alpha), x, q),
                   beside = loss_of_distribution(entmax_case(alpha), x, away);
-      INFO("alpha ", alpha, " turn ", turn);
+      INFO("alpha ", alpha, " repeat ", repeat);
       CHECK(at_p >= 0);
       CHECK(at_p < 1e-6f);
       CHECK(beside > 1e-4f);

@@ -63,19 +63,19 @@ Operands random_operands(Random& random, const RopeCase& c) {
   return operands;
 }
 
-struct Turned {
+struct Rotated {
   std::vector<double> y;
   std::vector<double> tolerances;  // of y before it is rounded to its type
 };
 
 /// Two products and their sum are each rounded once: 2 units of the sum of their magnitudes, which
 /// includes the unit of the result. An element that is not rotated keeps its bits.
-Turned exact_result(const RopeCase& c, const Operands& operands) {
+Rotated exact_result(const RopeCase& c, const Operands& operands) {
   const std::vector<double> x = operands.x.values(), cos = operands.cos.values(),
                             sin = operands.sin.values();
   const std::vector<double> ids =
       operands.ids.view_if_made().absent() ? std::vector<double>{} : operands.ids.values();
-  Turned turned{x, std::vector<double>(x.size())};
+  Rotated rotated{x, std::vector<double>(x.size())};
   const std::int64_t seq = c.shape[2], dim = c.shape[3];
   for_each_index({c.shape[0], c.shape[1], seq, c.pairs}, [&](const Dims& at) {
     const std::int64_t place = at[0] * seq + at[2];
@@ -88,14 +88,14 @@ Turned exact_result(const RopeCase& c, const Operands& operands) {
     const std::int64_t row = ((at[0] * c.shape[1] + at[1]) * seq + at[2]) * dim;
     const auto first = static_cast<std::size_t>(row + (c.interleaved ? 2 * at[3] : at[3]));
     const std::size_t second = first + static_cast<std::size_t>(c.interleaved ? 1 : c.pairs);
-    turned.y[first] = x[first] * cosine - x[second] * sine;
-    turned.y[second] = x[first] * sine + x[second] * cosine;
-    turned.tolerances[first] =
+    rotated.y[first] = x[first] * cosine - x[second] * sine;
+    rotated.y[second] = x[first] * sine + x[second] * cosine;
+    rotated.tolerances[first] =
         2 * float_unit * (std::fabs(x[first] * cosine) + std::fabs(x[second] * sine));
-    turned.tolerances[second] =
+    rotated.tolerances[second] =
         2 * float_unit * (std::fabs(x[first] * sine) + std::fabs(x[second] * cosine));
   });
-  return turned;
+  return rotated;
 }
 
 void run(const RopeCase& c, const Operands& operands, const MutableTensorView& y) {
@@ -107,7 +107,7 @@ void check_result(const RopeCase& c, const Operands& operands) {
   CAPTURE(c.to_string());
   StridedTensor y(c.out, c.shape, c.out_layout);
   run(c, operands, y.view());
-  const Turned wanted = exact_result(c, operands);
+  const Rotated wanted = exact_result(c, operands);
   CHECK(first_difference(y.values(), wanted.y, [&](std::size_t n) {
           const double own = c.out == DType::f32 ? 0 : rounding_to(c.out, wanted.y[n]);
           return (1 + 1e-6) * (wanted.tolerances[n] + own);
@@ -216,7 +216,7 @@ TEST_CASE("Heads in one row, [batch, seq, heads * dim], by a view") {
         std::vector<double>(together.data<double>(), together.data<double>() + together.size()));
 }
 
-TEST_CASE("NaN and infinities touch their own pair only; what is not turned keeps its bits") {
+TEST_CASE("NaN and infinities touch their own pair only; what is not rotated keeps its bits") {
   for (const bool interleaved : {false, true}) {
     RopeCase c{.shape = {1, 1, 2, 40}, .pairs = 18, .interleaved = interleaved};
     Random random(4);

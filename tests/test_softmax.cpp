@@ -213,7 +213,7 @@ TEST_CASE("no temperature and no magnitude overflows") {
   }
 }
 
-TEST_CASE("-inf weighs nothing; NaN and +inf make NaN, in their own slice only") {
+TEST_CASE("-inf has probability 0; NaN and +inf make NaN, in their own slice only") {
   constexpr float inf = std::numeric_limits<float>::infinity(),
                   nan = std::numeric_limits<float>::quiet_NaN();
   for (const std::int64_t count : {1, 5, 16, 40, 300}) {

@@ -1,21 +1,25 @@
-// Copies between element types and layouts. Every pair of types has its own loop over a row, the
-// last dim.
+// Copies between element types and layouts. Each pair of types has its own loop over a row, which
+// is the last dim.
 #include <attn/error.hpp>
 #include <attn/tensor.hpp>
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
 
+#include "tensor/indexing.hpp"
+
 namespace attn {
+using namespace detail;
 namespace {
 
-/// A boolean as it lies in memory: any byte but 0 is true, while a C++ bool of another value than 0
-/// and 1 is undefined.
+/// A boolean in user memory, where any byte but 0 means true. A C++ bool with a value other than 0
+/// and 1 would be undefined behavior.
 struct Boolean {
   std::uint8_t byte;
 };
@@ -45,14 +49,14 @@ float widen(f16 value) {
   return std::bit_cast<float>(sign | ((magnitude << 13) + bias_change));
 }
 
-/// Drops `shift` low bits, to nearest even.
+/// value / 2^shift, rounded to the nearest integer, ties to even.
 std::uint64_t round_off(std::uint64_t value, int shift) {
   const std::uint64_t below_half = (std::uint64_t{1} << (shift - 1)) - 1;
   return (value + below_half + (value >> shift & 1)) >> shift;
 }
 
-/// To the 16-bit float of one sign bit, 15 - mantissa_bits exponent bits and mantissa_bits. Every
-/// number comes as a double, which holds all of f32: it is rounded once.
+/// Rounds to a 16-bit float with one sign bit, 15 - mantissa_bits exponent bits and mantissa_bits.
+/// A double holds every f32 exactly, so numbers of both types are rounded once.
 template <int mantissa_bits>
 std::uint16_t narrow(double value) {
   constexpr int dropped = 52 - mantissa_bits;
@@ -78,7 +82,7 @@ std::uint16_t narrow(double value) {
     const std::uint64_t significand = (magnitude & (implicit_one - 1)) | implicit_one;
     return with_sign(shift > 53 ? 0 : round_off(significand, shift));
   }
-  // A carry out of the mantissa raises the exponent, to that of infinity if need be.
+  // A carry out of the mantissa increases the exponent, up to that of infinity.
   return with_sign(
       round_off(magnitude - std::uint64_t{1023 - max_exponent} * implicit_one, dropped));
 }
@@ -128,8 +132,8 @@ bool fits(Number number) {
   }
 }
 
-/// One row of source and destination; steps in bytes.
-struct Row {
+/// A row of the source and of the destination, with steps in bytes.
+struct RowPair {
   const std::byte* from;
   std::int64_t from_step;
   std::byte* to;
@@ -137,7 +141,7 @@ struct Row {
   std::int64_t count;
 };
 
-/// Memory of strangers may be aligned to nothing.
+/// User memory may be unaligned.
 template <class T>
 T load(const std::byte* from) {
   T value;
@@ -146,7 +150,7 @@ T load(const std::byte* from) {
 }
 
 template <class From, class To>
-void convert_row(const Row& row) {
+void convert_row(const RowPair& row) {
   const auto run = [&row](auto from_step, auto to_step) {
     for (std::int64_t n = 0; n < row.count; ++n) {
       const To value = convert<To>(load<From>(row.from + n * from_step));
@@ -154,7 +158,7 @@ void convert_row(const Row& row) {
     }
   };
   if (row.from_step == sizeof(From) && row.to_step == sizeof(To)) {
-    // Steps that the compiler knows, so that it can vectorize.
+    // Constant steps let the compiler vectorize.
     run(std::integral_constant<std::int64_t, sizeof(From)>{},
         std::integral_constant<std::int64_t, sizeof(To)>{});
   } else {
@@ -163,7 +167,7 @@ void convert_row(const Row& row) {
 }
 
 template <class From, class To>
-void check_row(const Row& row) {
+void check_row(const RowPair& row) {
   for (std::int64_t n = 0; n < row.count; ++n) {
     const auto number = as_number(load<From>(row.from + n * row.from_step));
     if (!fits<To>(number)) {
@@ -173,33 +177,22 @@ void check_row(const Row& row) {
   }
 }
 
-/// Calls f(Row) for every index of the dims before the last. Neither view is empty.
+/// Calls f(RowPair) for each index of the dims before the last. A tensor of rank 0 is one row.
 template <class F>
 void for_each_row(const TensorView& source, const MutableTensorView& destination, F&& f) {
   const Dims& shape = source.shape;
-  const int outer_rank = shape.rank() > 0 ? shape.rank() - 1 : 0;
-  const auto from_size = static_cast<std::int64_t>(size_of(source.dtype));
-  const auto to_size = static_cast<std::int64_t>(size_of(destination.dtype));
-  Row row{.from = nullptr, .from_step = 0, .to = nullptr, .to_step = 0, .count = 1};
-  if (shape.rank() > 0) {
-    row.from_step = source.strides[outer_rank] * from_size;
-    row.to_step = destination.strides[outer_rank] * to_size;
-    row.count = shape[outer_rank];
+  const int last = shape.rank() - 1;
+  RowPair row{.from = nullptr, .from_step = 0, .to = nullptr, .to_step = 0, .count = 1};
+  if (last >= 0) {
+    row.from_step = source.strides[last] * static_cast<std::int64_t>(size_of(source.dtype));
+    row.to_step = destination.strides[last] * static_cast<std::int64_t>(size_of(destination.dtype));
+    row.count = shape[last];
   }
-  Dims index;
-  for (int carry = 0; carry >= 0;) {
-    std::int64_t from = 0;
-    std::int64_t to = 0;
-    for (int dim = 0; dim < outer_rank; ++dim) {
-      from += index[dim] * source.strides[dim];
-      to += index[dim] * destination.strides[dim];
-    }
-    row.from = static_cast<const std::byte*>(source.data) + from * from_size;
-    row.to = static_cast<std::byte*>(destination.data) + to * to_size;
+  for_each_index(Dims(shape.begin(), std::max(last, 0)), [&](const Dims& index) {
+    row.from = address_of(source, index);
+    row.to = address_of(destination, index);
     f(row);
-    carry = outer_rank - 1;
-    while (carry >= 0 && ++index[carry] == shape[carry]) index[carry--] = 0;
-  }
+  });
 }
 
 }  // namespace
@@ -221,7 +214,8 @@ void copy_into(const TensorView& source, const MutableTensorView& destination) {
   }
   with_element_type(source.dtype, [&]<class From>(std::type_identity<From>) {
     with_element_type(destination.dtype, [&]<class To>(std::type_identity<To>) {
-      // Before the first write, so that a value that does not fit leaves the destination as it was.
+      // All values are checked before the first write, so that an error leaves the destination
+      // unchanged.
       if constexpr (may_not_fit<To, From>()) for_each_row(source, destination, check_row<From, To>);
       for_each_row(source, destination, convert_row<From, To>);
     });

@@ -1,13 +1,14 @@
-// Memory of tensors and of scratch.
+// Memory for tensors and for scratch.
 #pragma once
 
 #include <cstddef>
 
 namespace attn::detail {
 
-/// Uninitialized, aligned to a cache line. Large pieces lie on huge pages where the system gives
-/// them on request: a pass over 4 KiB pages spends more time on looking up addresses than on the
-/// data, above all in a virtual machine. Throws std::bad_alloc.
+/// Uninitialized memory, aligned to a cache line. Large blocks are placed on huge pages where the
+/// system provides them on request: with pages of 4 KiB, a pass over a large block spends more time
+/// on address translation than on the data, most of all in a virtual machine. Throws
+/// std::bad_alloc.
 void* allocate(std::size_t size_in_bytes);
 void release(void* memory) noexcept;
 

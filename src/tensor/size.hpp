@@ -1,4 +1,4 @@
-// How much memory a dense tensor takes, where the numbers come from strangers.
+// The size of a dense tensor whose extents come from a file or a user and may overflow.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -10,8 +10,8 @@
 
 namespace attn::detail {
 
-/// Bytes of a dense tensor; nothing for a negative extent or more bytes than a pointer difference
-/// counts. Extents of 0 do not excuse the others, so that products of any of the extents are safe
+/// The bytes of a dense tensor; no value for a negative extent, or if the size overflows a pointer
+/// difference. An extent of 0 does not excuse the others: the product of any extents is safe
 /// afterwards.
 inline std::optional<std::int64_t> dense_size_in_bytes(const Dims& shape, DType dtype) noexcept {
   std::int64_t size = static_cast<std::int64_t>(size_of(dtype));

@@ -20,8 +20,8 @@ namespace {
   throw Error(ErrorCode::invalid_argument, message);
 }
 
-/// Extents of a view may be anything (a stride of 0 costs no memory), so their products stop at the
-/// largest value.
+/// a * b, or the largest value if that overflows. The extents of a view are not bounded by memory,
+/// since a stride of 0 needs none.
 std::int64_t saturating_product(std::int64_t a, std::int64_t b) noexcept {
   std::int64_t product = 0;
   return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::int64_t>::max()
@@ -89,11 +89,11 @@ BasicTensorView<Void> BasicTensorView<Void>::permuted(const Dims& order) const {
   };
   if (order.rank() != rank()) refuse();
   BasicTensorView result = *this;
-  std::array<bool, Dims::max_rank> taken{};
+  std::array<bool, Dims::max_rank> used{};
   for (int dim = 0; dim < rank(); ++dim) {
     const std::int64_t from = order[dim];
-    if (from < 0 || from >= rank() || taken[static_cast<std::size_t>(from)]) refuse();
-    taken[static_cast<std::size_t>(from)] = true;
+    if (from < 0 || from >= rank() || used[static_cast<std::size_t>(from)]) refuse();
+    used[static_cast<std::size_t>(from)] = true;
     result.shape[dim] = shape[static_cast<int>(from)];
     result.strides[dim] = strides[static_cast<int>(from)];
   }
@@ -113,8 +113,8 @@ BasicTensorView<Void> BasicTensorView<Void>::sliced(int dim, std::int64_t begin,
   }
   BasicTensorView result = *this;
   result.shape[dim] = end - begin;
-  // An empty slice keeps its pointer: a step to its first element, which is none, may leave the
-  // memory.
+  // An empty slice keeps its pointer, because the address of its first element, which does not
+  // exist, may lie outside the memory.
   if (data != nullptr && begin < end) {
     using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
     result.data =
@@ -132,7 +132,7 @@ Tensor::Tensor(DType dtype, const Dims& shape) : dtype_(dtype), shape_(shape) {
     reject(fmt::format(
         "a tensor of shape {} was asked for: an extent is negative or the size overflows",
         shape.to_string()));
-  // One byte at least: a tensor without elements is still not one that was left out.
+  // At least one byte, so that a tensor without elements is not mistaken for an absent one.
   const auto size_in_memory = std::max<std::size_t>(1, static_cast<std::size_t>(*size));
   memory_.reset(allocate(size_in_memory));
   std::memset(memory_.get(), 0, size_in_memory);

@@ -13,7 +13,7 @@ void Team::barrier() noexcept {
 
 void run_team(Team& team, void (*body)(void*, Team&, int), void* context) {
   if (team.size_ <= 1 || omp_in_parallel()) {
-    // Without a region of its own, or a barrier would wait for the caller's threads.
+    // No region is opened: inside one of the caller, a barrier would wait for the caller's threads.
     team.size_ = 1;
     body(context, team, 0);
   } else {

@@ -1,4 +1,4 @@
-// Threads. The only pair of files that knows OpenMP's threads; oneDNN's own are set in src/onednn.
+// Threads. Only this file and parallel.cpp use OpenMP; the threads of oneDNN are set in src/onednn.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace attn::detail {
 
-/// OpenMP's number for this thread; 1 inside a caller's own parallel region.
+/// OpenMP's maximum number of threads; 1 inside a parallel region of the caller.
 int default_num_threads();
 
 /// Lowers `least` to `value` if that is less.
@@ -21,8 +21,8 @@ inline void atomic_min(std::atomic<std::int64_t>& least, std::int64_t value) noe
   }
 }
 
-/// What the threads of one parallel region share. An exception must not leave a region, nor may a
-/// thread miss a barrier because of one, so work that can throw is attempted.
+/// The threads of one parallel region. An exception must not leave the region, and no thread may
+/// miss a barrier because of one, so work that can throw runs inside attempt().
 class Team {
  public:
   explicit Team(int requested) : size_(requested) {}
@@ -33,7 +33,7 @@ class Team {
   void barrier() noexcept;
   bool failed() const noexcept { return failed_.load(std::memory_order_relaxed); }
 
-  /// Runs f unless a thread has failed already; keeps the first exception.
+  /// Runs f unless a thread has failed before, and keeps the first exception that it throws.
   template <class F>
   void attempt(F&& f) noexcept {
     if (failed()) return;
@@ -52,11 +52,12 @@ class Team {
   std::exception_ptr error_;
 };
 
-/// Runs body on every thread of the team and rethrows what was attempted in vain.
+/// Runs body on each thread of the team, and then rethrows the exception that attempt() kept, if
+/// any.
 void run_team(Team& team, void (*body)(void* context, Team& team, int thread), void* context);
 
-/// Runs f(team, thread) on up to num_threads threads; team.size() says how many they are. Allocates
-/// nothing itself.
+/// Runs f(team, thread) on at most num_threads threads; team.size() is their number. Allocates
+/// nothing.
 template <class F>
 void parallel(int num_threads, F&& f) {
   using Body = std::remove_reference_t<F>;
@@ -69,9 +70,10 @@ void parallel(int num_threads, F&& f) {
       const_cast<std::remove_const_t<Body>*>(&f));
 }
 
-/// 0 <= index < count, of which a thread takes its own share first, side by side, and then what is
-/// left of others'. A share is the same in every loop of these numbers, so what it reads and writes
-/// stays in its core's caches from one loop to the next.
+/// The indices 0 <= index < count, divided into one contiguous share for each thread. A thread
+/// first processes its own share and then what is left of the others'. Shares depend only on count
+/// and num_threads, so in a series of loops a thread processes the same indices again, and what it
+/// reads and writes stays in the caches of its core.
 class WorkStealingRange {
  public:
   WorkStealingRange(std::int64_t count, int num_threads) noexcept
@@ -79,7 +81,7 @@ class WorkStealingRange {
     for (int n = 0; n < size_; ++n) new (&next_[n].index) std::atomic<std::int64_t>(begin_of(n));
   }
 
-  /// f(index) for each index that this thread takes.
+  /// Calls f(index) for each index that this thread processes.
   template <class F>
   void for_each(int thread, F&& f) {
     for (int n = 0; n < size_; ++n) {
@@ -91,8 +93,10 @@ class WorkStealingRange {
   }
 
  private:
-  static constexpr int most = 64;  // more threads begin with others' shares
-  union alignas(64) Next {         // a cache line each, made where there is a share for it
+  static constexpr int most = 64;  // shares; further threads begin with the shares of others
+  /// The next index of a share, in a cache line of its own. Only those of existing shares are
+  /// constructed.
+  union alignas(64) Next {
     Next() {}
     std::atomic<std::int64_t> index;
   };
