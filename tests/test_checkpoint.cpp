@@ -1,5 +1,5 @@
-// Folders of models: tensors by name from one file or several, as a decoder takes them; folders
-// that lie.
+// Folders of models: the parameters of a decoder are found by their names, and broken folders are
+// refused.
 #include <attn/io.hpp>
 #include <attn/model.hpp>
 
@@ -22,7 +22,7 @@ namespace {
 
 using Shapes = std::map<std::string, Dims>;
 
-/// Values tell tensors apart: each begins where the sum of the sizes before it ends.
+/// Every element of all tensors has its own value: they are counted from tensor to tensor.
 struct Weights {
   std::map<std::string, Tensor> tensors;
 
@@ -55,7 +55,7 @@ void check_refused_open(const Folder& folder, const std::string& fault) {
   CHECK(message.find(fault) != std::string::npos);
 }
 
-// A Llama of 4 query heads and 2 KV heads of 3 dims, width 8, MLP width 5.
+// A Llama with 4 query heads and 2 KV heads of 4 elements, hidden size 8, MLP width 5.
 constexpr const char* llama_config =
     R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
   "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 5, "vocab_size": 11, "max_position_embeddings": 16)";
@@ -106,26 +106,6 @@ Shapes with(Shapes shapes, const std::string& name, const Dims& shape) {
   return shapes;
 }
 
-/// Two shards, and an index that says so.
-struct Shards {
-  Folder folder;
-  std::string index =
-      R"({"metadata": {"total_size": 8}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})";
-
-  Shards() {
-    write_tensor(folder / "one.safetensors", counted(DType::f32, {1}).view(), "a");
-    write_tensor(folder / "two.safetensors", counted(DType::f32, {2}).view(), "b");
-  }
-  void check(const std::string& file, const std::string& fault) const {
-    folder.write("model.safetensors.index.json", index);
-    const std::string message = refusal([&] { model::Checkpoint checkpoint(folder / ""); });
-    CAPTURE(message);
-    CAPTURE(fault);
-    CHECK(message.find(folder / file) == 0);
-    CHECK(message.find(fault) != std::string::npos);
-  }
-};
-
 }  // namespace
 
 TEST_CASE("Llama's tensors are where a decoder looks for them") {
@@ -171,7 +151,7 @@ TEST_CASE("Llama's tensors are where a decoder looks for them") {
   }
 }
 
-TEST_CASE("biases and head norms of Llama's kin") {
+TEST_CASE("biases and head norms of the variants of Llama") {
   const Folder folder;
   Shapes shapes = llama_shapes();
   const std::string attention = "model.layers.0.self_attn.", other = "model.layers.1.self_attn.";
@@ -231,12 +211,12 @@ TEST_CASE("biases and head norms of Llama's kin") {
   }
 }
 
-TEST_CASE("GPT-2's fused and transposed weights come apart without copies") {
+TEST_CASE("GPT-2's fused and transposed weights are split without copies") {
   for (const std::string prefix : {"", "transformer."}) {
     CAPTURE(prefix);
     const Folder folder;
     Shapes shapes = gpt2_shapes(prefix);
-    // Buffers are passed over, whatever they hold. An output of its own is taken, tied or not.
+    // Buffers are ignored, whatever they hold. A separate output projection is used, tied or not.
     shapes[prefix + "h.0.attn.bias"] = {1, 1, 7, 7};
     shapes[prefix + "h.0.attn.masked_bias"] = {};
     shapes["lm_head.weight"] = {11, 6};
@@ -364,78 +344,4 @@ TEST_CASE("folders that hold no model") {
   CHECK(refusal([&] {
           model::Checkpoint(folder / "config.json");
         }).find("is no folder of a model") != std::string::npos);
-}
-
-TEST_CASE("shards are what the index says") {
-  Shards shards;
-  shards.folder.write("model.safetensors.index.json", shards.index);
-  const model::Checkpoint checkpoint(shards.folder / "");
-  CHECK(checkpoint.names() == Names{"a", "b"});
-  CHECK(checkpoint.tensor("b").shape == Dims{2});
-  CHECK(checkpoint.file_of("b") == shards.folder / "two.safetensors");
-  CHECK(!checkpoint.contains("c"));
-  // A single file goes before an index.
-  write_tensor(shards.folder / "model.safetensors", counted(DType::f32, {5}).view(), "c");
-  CHECK(model::Checkpoint(shards.folder / "").names() == Names{"c"});
-}
-
-TEST_CASE("shards that are not what the index says") {
-  Shards shards;
-  const std::string index = "model.safetensors.index.json";
-  SUBCASE("a shard is missing") {
-    fs::remove(shards.folder / "two.safetensors");
-    shards.check("two.safetensors", "no such file");
-  }
-  SUBCASE("a shard is truncated") {
-    const std::string whole = bytes_of(shards.folder / "two.safetensors");
-    shards.folder.write("two.safetensors", whole.substr(0, whole.size() - 4));
-    shards.check("two.safetensors", "data_offsets 0..8 of tensor 'b' go beyond the 4 bytes");
-  }
-  SUBCASE("a tensor is in another shard") {
-    shards.index =
-        R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})";
-    shards.check("one.safetensors",
-                 "lacks tensor 'b', which model.safetensors.index.json says is there; "
-                 "two.safetensors holds it");
-  }
-  SUBCASE("a tensor is nowhere") {
-    shards.index =
-        R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}})";
-    shards.check("two.safetensors", "lacks tensor 'c'");
-  }
-  SUBCASE("a tensor is in two shards") {
-    write_tensor(shards.folder / "two.safetensors", counted(DType::f32, {2}).view(), "a");
-    shards.check("two.safetensors", "tensor 'a' is in one.safetensors too");
-  }
-  SUBCASE("the index does not know a tensor") {
-    const Tensor tensor = counted(DType::f32, {2});
-    write_safetensors(shards.folder / "two.safetensors",
-                      std::vector<NamedTensor>{{"b", tensor.view()}, {"c", tensor.view()}});
-    shards.check("two.safetensors", "tensor 'c' is not in model.safetensors.index.json");
-  }
-  SUBCASE("names that lead elsewhere") {
-    for (const std::string name :
-         {"../one.safetensors", "/one.safetensors", "sub/one.safetensors", "..", "",
-          R"(a\\one.safetensors)", "model.safetensors.index.json", R"(one\u0000.safetensors)"}) {
-      shards.index = R"({"weight_map": {"a": ")" + name + R"("}})";
-      shards.check(index, "it needs the name of a .safetensors file in the same folder");
-    }
-  }
-  SUBCASE("an index that is none") {
-    const auto check = [&](const std::string& text, const std::string& fault) {
-      shards.index = text;
-      shards.check(index, fault);
-    };
-    check("", "is empty");
-    check("{}", "lacks 'weight_map'");
-    check("[]", "is a list; it needs to be an object");
-    check(R"({"weight_map": []})", "'weight_map' is a list; it needs an object");
-    check(R"({"weight_map": {"a": 1}})", "'weight_map.a' is 1; it needs a text");
-    check(R"({"weight_map": {"a\nb": null}})", "it needs a text");
-    check(R"({"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}})",
-          "'a' stands twice");
-    check(R"({"weight_map": {"a": "one.safetensors")", "is no JSON");
-    check(R"({"weight_map": )" + std::string(100'000, '['), "is nested deeper than 32 levels");
-    check(std::string((1 << 25) + 1, ' '), "at most 33554432 are read");
-  }
 }

@@ -1,5 +1,5 @@
-// Files: what is written is read again, what others write is read, and outputs appear whole or not
-// at all.
+// Files of tensors: what is written is read again, files of other programs are read, and outputs
+// appear whole or not at all.
 #include <attn/error.hpp>
 #include <attn/io.hpp>
 
@@ -33,7 +33,7 @@ const std::array all_shapes{
 
 }  // namespace
 
-TEST_CASE("every type and shape returns from .npy as it was") {
+TEST_CASE("every type and shape is written to .npy and read again") {
   const Folder folder;
   for (const DType dtype :
        {DType::f32, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean}) {
@@ -47,7 +47,7 @@ TEST_CASE("every type and shape returns from .npy as it was") {
   CHECK(folder.names() == Names{"x.npy"});
 }
 
-TEST_CASE("every type and shape returns from .safetensors as it was") {
+TEST_CASE("every type and shape is written to .safetensors and read again") {
   const Folder folder;
   for (const DType dtype :
        {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::boolean}) {
@@ -169,11 +169,11 @@ TEST_CASE("tensors of one .safetensors file are found by name") {
   std::memcpy(&header_size, bytes.data(), sizeof header_size);
   CHECK(header_size % 8 == 0);
   CHECK(bytes.size() == 8 + header_size + 6 + 32 + 5);
-  // The doubles come first, where they are aligned.
+  // The doubles come first, so that they are aligned.
   CHECK(std::memcmp(bytes.data() + 8 + header_size, b.data(), b.size_in_bytes()) == 0);
 }
 
-TEST_CASE(".safetensors files of others") {
+TEST_CASE(".safetensors files of other programs") {
   const Folder folder;
   const std::string metadata = R"("__metadata__":{"format":"pt","note":""},)";
   const std::string unread = entry("unread", "F8_E4M3", "[4]", 0, 4) + ",";
@@ -226,7 +226,7 @@ TEST_CASE("what was not committed leaves nothing behind") {
   CHECK(bytes_of(folder / "a.npy") == "old");
 }
 
-TEST_CASE("a commit that fails half-way takes back what it moved") {
+TEST_CASE("a commit that fails midway removes what it renamed") {
   const Folder folder;
   const Tensor tensor = counted(DType::f32, {2});
   {
@@ -304,7 +304,7 @@ TEST_CASE("a full disk leaves nothing behind") {
   const NamedTensor named{"a", tensor.view()};
   rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);
-  // The nearest thing to a full disk that a test can make: files end after 64 KiB.
+  // A test cannot fill a disk, but it can limit the size of files, here to 64 KiB.
   const rlimit small{1 << 16, before.rlim_max};
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   setrlimit(RLIMIT_FSIZE, &small);

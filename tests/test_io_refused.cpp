@@ -1,4 +1,4 @@
-// Files that lie: each is refused with one line that names the file and its fault.
+// Broken files: each is refused with one line that names the file and its fault.
 #include <attn/io.hpp>
 
 #include <doctest/doctest.h>
@@ -42,7 +42,7 @@ void touch(const MappedTensors& tensors) {
 
 }  // namespace
 
-TEST_CASE(".npy files that are none") {
+TEST_CASE("files that are not .npy") {
   check_npy_refused("", "is empty");
   check_npy_refused("PK\3\4 an archive", "not a .npy file");
   check_npy_refused("\x93NUMP", "not a .npy file");
@@ -97,7 +97,7 @@ TEST_CASE(".npy element types that are not read") {
                     "structured");
 }
 
-TEST_CASE(".npy shapes that do not hold") {
+TEST_CASE(".npy shapes that are wrong") {
   const auto check = [](const std::string& shape, const std::string& fault) {
     check_npy_refused(npy(numpy_header("<f4", shape), raw<float>({1, 2})), fault);
   };
@@ -132,7 +132,7 @@ TEST_CASE("a long list of names is cut") {
   CHECK(refusal([&] { read_tensor(folder / "x.safetensors:a"); }).size() < 3000);
 }
 
-TEST_CASE(".safetensors files that are none") {
+TEST_CASE("files that are not .safetensors") {
   check_safetensors_refused("", "is empty");
   check_safetensors_refused("1234567", "truncated");
   check_safetensors_refused("plain text, no tensors", "but 14 follow");
@@ -192,7 +192,7 @@ TEST_CASE(".safetensors headers that are broken") {
   check(R"({"a":{"shape":)" + many, "'a.shape' has more than 8 values");
 }
 
-TEST_CASE(".safetensors shapes and offsets that do not hold") {
+TEST_CASE(".safetensors shapes and offsets that are wrong") {
   const auto check = [](const std::string& entries, const std::string& fault) {
     check_safetensors_refused(safetensors(table(entries), raw<float>({1, 2})), fault);
   };
@@ -221,7 +221,7 @@ TEST_CASE(".safetensors shapes and offsets that do not hold") {
   check("", "but 8 follow");
 }
 
-TEST_CASE("places that hold no file of tensors") {
+TEST_CASE("paths that are no file of tensors") {
   const Folder folder;
   fs::create_directory(folder / "d.npy");
   fs::create_directory(folder / "d.safetensors");
@@ -238,10 +238,10 @@ TEST_CASE("places that hold no file of tensors") {
   check_refused(std::string(5000, 'x') + ".npy", "cannot be read");
   const std::string secret = folder.write("secret.npy", npy(numpy_header("<f4", "()"), "1234"));
   fs::permissions(secret, fs::perms::none);
-  if (!std::ifstream(secret)) check_refused(secret, "cannot be read");  // a superuser reads all
+  if (!std::ifstream(secret)) check_refused(secret, "cannot be read");  // root can read it
 }
 
-TEST_CASE("no file, however cut or changed, does more than be refused") {
+TEST_CASE("files that are cut or changed are read or refused, nothing else") {
   const Folder folder;
   const std::string two = table(entry("a", "F32", "[1,2]", 0, 8) + "," +
                                 entry("b", "BOOL", "[3]", 8, 11) + R"(,"__metadata__":{"c":"d"})");

@@ -1,5 +1,5 @@
-// Mapped .safetensors: tensors are what reading them gives, lie where the file has them, and are
-// copied where they cannot.
+// Mapped .safetensors: the tensors equal those that are read, they are views of the file, and only
+// those that are not aligned are copied.
 #include <attn/io.hpp>
 
 #include <doctest/doctest.h>
@@ -33,7 +33,7 @@ std::uintptr_t address(const TensorView& view) {
 
 }  // namespace
 
-TEST_CASE("every type and shape is what it was") {
+TEST_CASE("every type and shape is mapped as it was written") {
   const Folder folder;
   std::vector<Tensor> tensors;
   std::vector<NamedTensor> named;
@@ -56,7 +56,7 @@ TEST_CASE("every type and shape is what it was") {
   }
 }
 
-TEST_CASE("aligned tensors lie as in the file, and views survive moves") {
+TEST_CASE("aligned tensors are views of the file, and survive moves") {
   const Folder folder;
   std::string header =
       table(entry("b", "F32", "[2]", 8, 16) + "," + entry("a", "I64", "[1]", 0, 8));
@@ -76,7 +76,7 @@ TEST_CASE("aligned tensors lie as in the file, and views survive moves") {
   CHECK(static_cast<const float*>(b.data)[1] == 2);
 }
 
-TEST_CASE("tensors at places that do not suit their type are copied") {
+TEST_CASE("tensors that are not aligned for their type are copied") {
   const Folder folder;
   const std::vector<float> values{1, 2, 3};
   const std::string entries = entry("byte", "I8", "[1]", 0, 1) + "," +
@@ -84,7 +84,7 @@ TEST_CASE("tensors at places that do not suit their type are copied") {
                               entry("c", "F64", "[0]", 13, 13);
   std::string header = table(entries);
   for (int spaces = 0; spaces < 8;
-       ++spaces, header += ' ') {  // each place that a header may end at
+       ++spaces, header += ' ') {  // each remainder that the end of a header may have
     std::string data = "x";
     data += raw(values);
     const std::string file = folder.write("x.safetensors", safetensors(header, data));
@@ -110,7 +110,7 @@ TEST_CASE("any byte of a boolean but 0 is true") {
   CHECK(numbers.data<std::int64_t>()[2] == 1);
 }
 
-TEST_CASE("types that are not read may stand there, but are not to be had") {
+TEST_CASE("a file may hold tensors of types that are not read") {
   const Folder folder;
   const std::string entries =
       entry("a", "F8_E4M3", "[2]", 0, 2) + "," + entry("b", "F32", "[1]", 2, 6);

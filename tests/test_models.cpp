@@ -1,4 +1,4 @@
-// Models that this project did not write, against logits that it did not compute (data/README.md).
+// Small models, whose logits PyTorch computed in double (data/README.md).
 #include <attn/attn.hpp>
 #include <attn/io.hpp>
 #include <attn/model.hpp>
@@ -39,7 +39,7 @@ struct Golden {
   std::int64_t seq() const { return prompt.shape()[1]; }
   std::int64_t vocab() const { return model.settings().vocab_size; }
 
-  /// Twice the error of PyTorch's own run in that type, and a few roundings of the largest logit.
+  /// Twice the error of PyTorch's own run in that type, plus four roundings of the largest logit.
   double tolerance(DType dtype) const {
     const double plain =
         expected[dtype == DType::bf16 ? "torch_bfloat16_error" : "torch_float32_error"];
@@ -53,7 +53,7 @@ struct Golden {
   nlohmann::json expected;
 };
 
-/// The prompt in pieces of at most `chunk` tokens, through a cache.
+/// Logits of the prompt, which goes through a cache in pieces of at most `chunk` tokens.
 Tensor prompt_logits(Decoder& decoder, const Golden& golden, std::int64_t chunk,
                      const ForwardOptions& options = {}) {
   Tensor logits(DType::f32, golden.logits.shape());
@@ -112,7 +112,7 @@ TEST_CASE("Every attention kernel gives these logits") {
   }
 }
 
-TEST_CASE("Greedy generation goes on as PyTorch's does") {
+TEST_CASE("Greedy generation continues as PyTorch's does") {
   for (const std::string& name : models) {
     CAPTURE(name);
     const Golden golden(name);
@@ -154,8 +154,8 @@ TEST_CASE("Sequences of different length in one batch do not see each other, in 
   Decoder decoder = golden.decoder(DType::f32);
   const std::int64_t layers = golden.model.settings().num_layers, vocab = golden.vocab();
   const AttentionSettings& attention = golden.model.settings().layer.attention;
-  // Sequence n holds the first lengths[n] tokens of the prompt and is given the next two, one by
-  // one.
+  // Sequence n holds the first lengths[n] tokens of the prompt. The next two are appended to it one
+  // by one.
   const std::vector<std::int64_t> lengths{5, 17, 1};
   const auto batch = std::ssize(lengths);
   std::vector<KvCache> caches = make_caches(decoder.settings(), batch, golden.seq());

@@ -1,5 +1,5 @@
-// The tokenizer against tokens that a plain Python version computed (tests/data), and against rules
-// written out here.
+// The tokenizer against tokens that a plain Python version computed (tests/data/tokenizers), and
+// against examples of single rules.
 #include <attn/error.hpp>
 #include <attn/tokenizer.hpp>
 
@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -15,6 +14,7 @@
 
 #include "support/files.hpp"
 #include "support/random.hpp"
+#include "support/tokenizer_json.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -35,38 +35,14 @@ std::string from_hex(const std::string& digits) {
   return bytes;
 }
 
-/// A vocabulary of the bytes a to z and space, which byte-level files spell as U+0120, and of
-/// `words`.
-json model_of(const std::vector<std::string>& words, const json& merges) {
-  json vocab;
-  for (char c = 'a'; c <= 'z'; ++c) vocab[std::string(1, c)] = c - 'a';
-  vocab["\u0120"] = 26;
-  for (std::size_t n = 0; n < words.size(); ++n) vocab[words[n]] = 27 + n;
-  return {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}};
-}
-
-json byte_level(bool add_prefix_space, bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", add_prefix_space}, {"use_regex", use_regex}};
-}
-
-json small_file() {
-  return {{"model", model_of({"ab", "abc"}, json::array({"a b", "ab c"}))},
-          {"pre_tokenizer", byte_level(false, true)},
-          {"added_tokens", json::array({{{"id", 40}, {"content", "<end>"}, {"special", true}}})}};
-}
-
-Tokenizer from_json(const Folder& folder, const json& file) {
-  return Tokenizer::from_file(folder.write("tokenizer.json", file.dump()));
-}
-
-/// The pieces of the tokens, joined by bars: how a text was cut.
+/// The texts of the tokens, joined by bars, which shows how a text was split.
 std::string cut(const Tokenizer& tokenizer, const std::string& text) {
   std::vector<std::string> pieces;
   for (const std::int64_t id : tokenizer.encode(text)) pieces.push_back(tokenizer.piece(id));
   return fmt::format("{}", fmt::join(pieces, "|"));
 }
 
-/// Random bytes, most of them of characters.
+/// Random bytes, most of which are parts of characters.
 std::string random_text(Random& random) {
   static const std::vector<std::string> parts{" ",
                                               "  ",
@@ -123,7 +99,7 @@ TEST_CASE("tokens are those of the plain version") {
   }
 }
 
-TEST_CASE("what is encoded comes back, whatever the bytes") {
+TEST_CASE("decode returns what was encoded, for any bytes") {
   for (const char* const family : {"gpt2", "llama3"}) {
     const Tokenizer tokenizer = made(family);
     std::string all;
@@ -144,7 +120,7 @@ TEST_CASE("what is encoded comes back, whatever the bytes") {
   }
 }
 
-TEST_CASE("bytes() is the bytes") {
+TEST_CASE("the ids of bytes() are the bytes") {
   const Tokenizer tokenizer = Tokenizer::bytes();
   CHECK(tokenizer.encode("a\xff ") == Ids{97, 255, 32});
   CHECK(tokenizer.decode(Ids{104, 105}) == "hi");
@@ -175,7 +151,7 @@ TEST_CASE("special tokens") {
   CHECK(llama.decode(Ids{*llama.bos(), 'x', end}, SpecialTokens::skip) == "x");
   CHECK(llama.decode(Ids{*llama.bos(), 'x', end}) == "<|begin_of_text|>x<|eot_id|>");
 
-  // A token that is not special is found in any case.
+  // A token that is not special is found whatever match_special says.
   const Tokenizer qwen = made("qwen");
   const std::int64_t tool = *qwen.added_token("<tool>");
   CHECK(!qwen.is_special(tool));
@@ -203,7 +179,7 @@ TEST_CASE("splits: every behavior, inverted or not") {
   const Folder folder;
   const auto check = [&](const json& split, const std::string& expected) {
     json file = small_file();
-    // Whatever stands together is merged to one token, so that pieces show.
+    // All letters of a piece are merged to one token, so that the tokens show the pieces.
     file["model"] = model_of({"xx", "ab", "abxx", "xxab", "xxxx"},
                              json::array({"x x", "a b", "ab xx", "xx ab", "xx xx"}));
     file["pre_tokenizer"] = {{"type", "Sequence"},
@@ -231,8 +207,8 @@ TEST_CASE("splits: every behavior, inverted or not") {
   check(split("(?=ab)", "Isolated"), "abxx|xx|ab");
   check(split("b\\K", "Isolated"), "ab|xx|xxab");
   check(split("x", "MergedWithNext"),
-        "ab|x|x|x|x|ab");  // one match goes with what follows, those before it stand alone
-  check(split("x+|(?=a)", "MergedWithNext"), "ab|xx|xxab");  // no empty match right after another
+        "ab|x|x|x|x|ab");  // a match merges with one neighbor only
+  check(split("x+|(?=a)", "MergedWithNext"), "ab|xx|xxab");  // no empty match right after a match
   check(split("nothing", "Removed"), "abxx|xxab");
 }
 
@@ -256,7 +232,7 @@ TEST_CASE("digits, prefix spaces and unknown bytes") {
   CHECK(cut(from_json(folder, file), "a<end>a") == " a|<end>| a");
   CHECK(cut(from_json(folder, file), " a") == " a");
 
-  CHECK(cut(from_json(folder, file), "aXYb") == " a|b");  // what has no token is left out
+  CHECK(cut(from_json(folder, file), "aXYb") == " a|b");  // bytes without a token are left out
   file["model"]["unk_token"] = "?";
   file["pre_tokenizer"] = byte_level(false, true);
   CHECK(cut(from_json(folder, file), "aXYb") == "a|?|?|b");
@@ -264,7 +240,7 @@ TEST_CASE("digits, prefix spaces and unknown bytes") {
   CHECK(cut(from_json(folder, file), "aXYb") == "a|?|b");
 }
 
-TEST_CASE("bytes that are no UTF-8 are merged among themselves") {
+TEST_CASE("bytes that are not UTF-8 merge only with each other") {
   const Folder folder;
   json file = small_file();
   file["model"]["vocab"].update({{"\u00ff", 30}, {"\u00ff\u00ff", 31}, {"a\u00ff", 32}});
@@ -318,7 +294,7 @@ TEST_CASE("templates put tokens around a text") {
   check(json::array({special("<s>"), text}), "an id of no token");
 }
 
-TEST_CASE("long pieces take no longer than their length") {
+TEST_CASE("time grows with the length of a piece, not with its square") {
   const Tokenizer tokenizer = made("gpt2");
   for (const char* const part : {"a", "the", "\xff", " "}) {
     std::string text;
@@ -327,7 +303,7 @@ TEST_CASE("long pieces take no longer than their length") {
   }
 }
 
-TEST_CASE("a pattern whose steps multiply is refused, not waited for") {
+TEST_CASE("a pattern whose backtracking multiplies is refused in time") {
   const Folder folder;
   json file = small_file();
   for (const std::string pattern :
@@ -359,150 +335,4 @@ TEST_CASE("several threads use one tokenizer") {
   for (Ids& ids : found) threads.emplace_back([&, copy = tokenizer] { ids = copy.encode(text); });
   for (std::thread& thread : threads) thread.join();
   for (const Ids& ids : found) CHECK(ids == expected);
-}
-
-namespace {
-
-/// Changes small_file() and expects a refusal that says `fault`.
-void check_changed(ErrorCode code, const std::string& fault,
-                   const std::function<void(json&)>& change) {
-  const Folder folder;
-  json file = small_file();
-  change(file);
-  CAPTURE(fault);
-  try {
-    from_json(folder, file);
-    FAIL_CHECK("not refused");
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    CAPTURE(message);
-    CHECK(error.code() == code);
-    CHECK(message.find("tokenizer.json: ") != std::string::npos);
-    CHECK(message.find(fault) != std::string::npos);
-    CHECK(message.find('\n') == std::string::npos);
-  }
-}
-
-}  // namespace
-
-TEST_CASE("broken files are refused") {
-  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) {
-    check_changed(ErrorCode::io, fault, change);
-  };
-  check("it needs to be an object", [](json& file) { file = json::array(); });
-  check("lacks 'model'", [](json& file) { file.erase("model"); });
-  check("'model' is 3", [](json& file) { file["model"] = 3; });
-  check("vocab", [](json& file) { file["model"].erase("vocab"); });
-  check("vocab", [](json& file) { file["model"]["vocab"] = json::array(); });
-  check("model.vocab is empty", [](json& file) { file["model"]["vocab"] = json::object(); });
-  check("without text", [](json& file) { file["model"]["vocab"][""] = 60; });
-  check("the id of token 'a' is '-1'", [](json& file) { file["model"]["vocab"]["a"] = -1; });
-  check("the id of token 'a' is '1.5'", [](json& file) { file["model"]["vocab"]["a"] = 1.5; });
-  check("the id of token 'a' is '18446744073709551615'",
-        [](json& file) { file["model"]["vocab"]["a"] = UINT64_MAX; });
-  check("the id of token 'a' is '1048576'",
-        [](json& file) { file["model"]["vocab"]["a"] = 1 << 20; });
-  check("the id of token 'a' is 'no number'",
-        [](json& file) { file["model"]["vocab"]["a"] = json::array({1}); });
-  check("token 'b' has the id 0, which another",
-        [](json& file) { file["model"]["vocab"]["b"] = 0; });
-  check("merges", [](json& file) { file["model"].erase("merges"); });
-  check("merges", [](json& file) { file["model"]["merges"] = "a b"; });
-  check("model.merges[1] is of 'a' and 'z', but model.vocab lacks 'az'",
-        [](json& file) { file["model"]["merges"][1] = "a z"; });
-  check("model.vocab lacks 'A'", [](json& file) {
-    file["model"]["merges"][1] = json::array({"A", "b"});
-  });
-  for (const json& merge : {json("ab"), json("a b c"), json(1), json::array({"a"}),
-                            json::array({"a", 1}), json::array({"a", "b", "c"}), json()}) {
-    check("model.merges[0] is no pair", [&](json& file) { file["model"]["merges"][0] = merge; });
-  }
-  check("unk_token", [](json& file) { file["model"]["unk_token"] = "<unk>"; });
-  check("unk_token", [](json& file) { file["model"]["unk_token"] = 4; });
-  check("dropout", [](json& file) { file["model"]["dropout"] = "0"; });
-  check("added_tokens", [](json& file) { file["added_tokens"] = 1; });
-  check("added_tokens", [](json& file) { file["added_tokens"] = json::array({1}); });
-  check("id", [](json& file) { file["added_tokens"][0]["id"] = -1; });
-  check("id", [](json& file) { file["added_tokens"][0]["id"] = 1 << 20; });
-  check("content", [](json& file) { file["added_tokens"][0]["content"] = ""; });
-  check("content", [](json& file) { file["added_tokens"][0].erase("content"); });
-  check("special", [](json& file) { file["added_tokens"][0]["special"] = 1; });
-  check("'<end>' stands twice",
-        [](json& file) { file["added_tokens"].push_back(file["added_tokens"][0]); });
-  check("has the id 3, which another token has too",
-        [](json& file) { file["added_tokens"][0]["id"] = 3; });
-  check("has the id 40, but 3 in model.vocab",
-        [](json& file) { file["added_tokens"][0]["content"] = "d"; });
-  check("lacks a pre_tokenizer", [](json& file) { file.erase("pre_tokenizer"); });
-  check("lacks a pre_tokenizer", [](json& file) {
-    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array()}};
-  });
-  check("type", [](json& file) { file["pre_tokenizer"].erase("type"); });
-  check("add_prefix_space", [](json& file) { file["pre_tokenizer"].erase("add_prefix_space"); });
-  check("more than 64 pretokenizers", [](json& file) {
-    const json step = file["pre_tokenizer"];
-    file["pre_tokenizer"] = {{"type", "Sequence"},
-                             {"pretokenizers", std::vector<json>(1000, step)}};
-  });
-  const auto check_split = [&](const std::string& fault, const json& split) {
-    check(fault, [&](json& file) {
-      const json last = file["pre_tokenizer"];
-      file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({split, last})}};
-    });
-  };
-  const auto regex = [](const std::string& pattern) -> json {
-    return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Removed"}};
-  };
-  check_split("is no regular expression", regex("(a"));
-  check_split("is no regular expression", regex("\\p{Nonsense}"));
-  check_split("is no regular expression", regex("\\C"));
-  check_split("is no regular expression", regex(std::string(5000, '(')));
-  check_split("is no regular expression", regex("((((a{1,1000}){1,1000}){1,1000}){1,1000})"));
-  check_split("at most 16384 are read", regex(std::string(20000, 'a')));
-  check_split("behavior", {{"type", "Split"}, {"pattern", {{"Regex", "a"}}}, {"behavior", "Kept"}});
-  check_split("pattern", {{"type", "Split"}, {"behavior", "Removed"}});
-  check_split("Regex", {{"type", "Split"}, {"pattern", {{"Glob", "a"}}}, {"behavior", "Removed"}});
-}
-
-TEST_CASE("what is not supported is refused") {
-  const auto check = [](const std::string& fault, const std::function<void(json&)>& change) {
-    check_changed(ErrorCode::unsupported, fault, change);
-  };
-  check("model.type", [](json& file) { file["model"]["type"] = "Unigram"; });
-  check("byte_fallback", [](json& file) { file["model"]["byte_fallback"] = true; });
-  check("dropout", [](json& file) { file["model"]["dropout"] = 0.1; });
-  check("continuing_subword_prefix",
-        [](json& file) { file["model"]["continuing_subword_prefix"] = "##"; });
-  check("end_of_word_suffix", [](json& file) { file["model"]["end_of_word_suffix"] = "</w>"; });
-  check("normalizer.type", [](json& file) { file["normalizer"] = {{"type", "Lowercase"}}; });
-  check("pre_tokenizer.type", [](json& file) { file["pre_tokenizer"] = {{"type", "Metaspace"}}; });
-  check("pretokenizers[0].type", [](json& file) {
-    const json last = file["pre_tokenizer"];
-    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array({last, last})}};
-  });
-  check("decoder.type", [](json& file) { file["decoder"] = {{"type", "Metaspace"}}; });
-  check("post_processor.type", [](json& file) {
-    file["post_processor"] = {{"type", "BertProcessing"}};
-  });
-}
-
-TEST_CASE("files that are no JSON") {
-  const Folder folder;
-  const auto check = [&](const std::string& bytes, const std::string& fault) {
-    const std::string message =
-        refusal([&] { Tokenizer::from_file(folder.write("tokenizer.json", bytes)); });
-    CAPTURE(message);
-    CHECK(message.find(fault) != std::string::npos);
-  };
-  check("", "is empty");
-  check("{", "no JSON");
-  check("{\"model\":\"\xff\"}", "no JSON");
-  check(std::string("{}\0", 3), "no JSON");
-  check(std::string(1'000'000, '['), "nested deeper");
-  std::string objects;
-  for (int n = 0; n < 100'000; ++n) objects += R"({"model":)";
-  check(objects, "nested deeper");
-  check(R"({"model":{},"model":{}})", "stands twice");
-  CHECK(refusal([&] { Tokenizer::from_file(folder / "none.json"); }).find("no such file") !=
-        std::string::npos);
 }
