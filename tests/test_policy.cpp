@@ -48,7 +48,7 @@ bool in_sight(const Problem& problem, std::int64_t p, std::int64_t key) {
 std::string wrong_range(const Problem& problem, std::int64_t length, std::int64_t key_count) {
   const KeyVisibility sight(problem, problem.sizes.q_len, length, key_count);
   for (std::int64_t i = 0; i < problem.sizes.q_len; ++i) {
-    const KeyRange range = sight.of(i);
+    const KeyRange range = sight.range_of(i);
     const std::int64_t p = i + position_offset(problem, problem.sizes.q_len, length);
     for (std::int64_t key = 0; key < problem.sizes.kv_len; ++key) {
       const bool expected = key < length && key < key_count && in_sight(problem, p, key);
@@ -69,7 +69,7 @@ std::string wrong_hull(const Problem& problem) {
     for (std::int64_t last = first; last < problem.sizes.q_len; ++last) {
       const KeyRange visible_range = sight.visible_range(first, last);
       for (std::int64_t i = first; i <= last; ++i) {
-        const KeyRange range = sight.of(i);
+        const KeyRange range = sight.range_of(i);
         if (!range.empty() && (range.begin < visible_range.begin || range.end > visible_range.end))
           return fmt::format("{} to {}", first, last);
       }
@@ -173,40 +173,40 @@ TEST_CASE("Positions far outside leave empty or full ranges") {
   constexpr std::int64_t far = std::int64_t{1} << 48;
   const std::int64_t length = 10;
   CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(-far), Window{far, far}), 5, length, 10)
-            .of(0)
+            .range_of(0)
             .empty());
-  CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).of(0) ==
+  CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(far), {}), 5, length, 10).range_of(0) ==
         KeyRange{0, 10});
   CHECK(KeyVisibility(problem_of(5, 10, Causal::with_offset(far), Window{3, 3}), 5, length, 10)
-            .of(0)
+            .range_of(0)
             .empty());
 }
 
 TEST_CASE("Blocks cover all rows and keys") {
   for (const Isa isa : available_isas()) {
-    const kernels::Kernels& kernels = kernels::kernels_for(isa);
+    const KernelWidths widths = widths_of(kernels::kernels_for(isa));
     for_each_sizes([&](const Sizes& sizes) {
       for (const int num_threads : {1, 2, 64}) {
         for (const Operands operands :
              {Operands{1, false}, Operands{1, true}, Operands{2, false}}) {
           const std::int64_t vnni_factor = operands.vnni_factor;
-          INFO(name_of_sizes(sizes), ", threads ", num_threads, ", per word ", vnni_factor);
+          INFO(name_of_sizes(sizes), ", threads ", num_threads, ", vnni factor ", vnni_factor);
           const Blocking blocking =
-              choose_blocking(sizes, kernels, vnni_factor, num_threads, operands.fixed_q_block);
+              choose_blocking(sizes, widths, vnni_factor, num_threads, operands.fixed_q_block);
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
           CHECK(blocking.kv_block >= 1);
-          CHECK(blocking.kv_block % kernels.panel_width == 0);
+          CHECK(blocking.kv_block % widths.panel_width == 0);
           CHECK(blocking.kv_blocks == (sizes.kv_len + blocking.kv_block - 1) / blocking.kv_block);
           CHECK(blocking.key_depth * vnni_factor >= sizes.head_dim);
           CHECK(blocking.value_depth() * vnni_factor == blocking.kv_block);
           CHECK(blocking.value_width >= sizes.v_head_dim);
-          CHECK(blocking.value_width % kernels.vector_width == 0);
-          CHECK(blocking.value_panels * kernels.panel_width >= sizes.v_head_dim);
+          CHECK(blocking.value_width % widths.vector_width == 0);
+          CHECK(blocking.value_panels * widths.panel_width >= sizes.v_head_dim);
           CHECK(blocking.value_panels * blocking.value_panel_width >= blocking.value_width);
-          CHECK(blocking.value_panel_width % kernels.vector_width == 0);
-          CHECK(blocking.value_panel_width <= kernels.panel_width);
+          CHECK(blocking.value_panel_width % widths.vector_width == 0);
+          CHECK(blocking.value_panel_width <= widths.panel_width);
         }
       }
     });
@@ -214,19 +214,104 @@ TEST_CASE("Blocks cover all rows and keys") {
 }
 
 TEST_CASE("What decides the order of sums depends on one head's sizes alone") {
-  const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
+  const KernelWidths widths = widths_of(kernels::kernels_for(default_isa()));
   for_each_sizes([&](const Sizes& sizes) {
     INFO(name_of_sizes(sizes));
-    const Blocking alone = choose_blocking(sizes, kernels, 1, 1, true);
+    const Blocking alone = choose_blocking(sizes, widths, 1, 1, true);
     Sizes crowd = sizes;
     crowd.batch = 50;
     crowd.num_kv_heads = 16;
     crowd.num_q_heads = 16 * sizes.group_size;
-    const Blocking among_others = choose_blocking(crowd, kernels, 1, 32, true);
+    const Blocking among_others = choose_blocking(crowd, widths, 1, 32, true);
     CHECK(among_others.kv_block == alone.kv_block);
     CHECK(among_others.q_block == alone.q_block);
-    CHECK(choose_blocking(crowd, kernels, 1, 32, false).kv_block == alone.kv_block);
+    CHECK(choose_blocking(crowd, widths, 1, 32, false).kv_block == alone.kv_block);
   });
+}
+
+namespace {
+
+PlanInput plan_input(const Sizes& sizes, int max_threads) {
+  return {.sizes = sizes,
+          .query_tokens = sizes.batch * sizes.q_len,
+          .max_threads = max_threads,
+          .widths = {.vector_width = 8, .panel_width = 16, .multiplies_bf16 = true}};
+}
+
+constexpr Sizes prompt{.batch = 2,
+                       .num_q_heads = 8,
+                       .num_kv_heads = 2,
+                       .group_size = 4,
+                       .q_len = 1000,
+                       .kv_len = 3000,
+                       .head_dim = 64,
+                       .v_head_dim = 80};
+
+Sizes with_lengths(Sizes sizes, std::int64_t q_len, std::int64_t kv_len) {
+  sizes.q_len = q_len;
+  sizes.kv_len = kv_len;
+  return sizes;
+}
+
+}  // namespace
+
+TEST_CASE("Few rows are read in place, many are packed, by one thread if one block has them all") {
+  const auto path = [](PlanInput input) { return make_plan(input).path_of(input.sizes.q_len); };
+  CHECK(path(plan_input(with_lengths(prompt, 1, 3000), 8)) == Path::unpacked);
+  CHECK(path(plan_input(with_lengths(prompt, 8, 3000), 8)) == Path::unpacked);  // 32 rows
+  CHECK(path(plan_input(with_lengths(prompt, 9, 3000), 1)) == Path::one_thread);
+  CHECK(path(plan_input(with_lengths(prompt, 9, 3000), 8)) == Path::cooperative);
+  CHECK(path(plan_input(prompt, 8)) == Path::cooperative);
+  PlanInput widened = plan_input(with_lengths(prompt, 12, 3000), 8);
+  widened.kv_type = DType::i8;
+  CHECK(path(widened) == Path::unpacked);  // 48 rows
+  PlanInput full_rows = plan_input(with_lengths(prompt, 1, 3000), 8);
+  full_rows.needs_full_rows = true;
+  CHECK(path(full_rows) == Path::one_thread);
+  PlanInput ragged = plan_input(with_lengths(prompt, 9, 3000), 8);
+  ragged.ragged = true;
+  CHECK(path(ragged) == Path::cooperative);
+  PlanInput onednn = plan_input(with_lengths(prompt, 1, 3000), 8);
+  onednn.onednn_scores = true;
+  CHECK(make_plan(onednn).score_tiles);
+  CHECK(path(onednn) == Path::one_thread);
+}
+
+TEST_CASE("bf16 is multiplied in pairs where everything allows it") {
+  PlanInput input = plan_input(prompt, 4);
+  input.q_type = input.kv_type = DType::bf16;
+  CHECK(make_plan(input).packed.vnni_factor == 2);
+  for (const auto& change : std::initializer_list<void (*)(PlanInput&)>{
+           [](PlanInput& i) { i.q_type = DType::f32; },
+           [](PlanInput& i) { i.kv_type = DType::f16; },
+           [](PlanInput& i) { i.widths.multiplies_bf16 = false; },
+           [](PlanInput& i) { i.needs_full_rows = true; },
+           [](PlanInput& i) { i.onednn_scores = true; }}) {
+    PlanInput changed = input;
+    change(changed);
+    CHECK(make_plan(changed).packed.vnni_factor == 1);
+  }
+}
+
+TEST_CASE("Plans have scratch for what their sequences need, and no more threads than items") {
+  for (const std::int64_t q_len : {0, 1, 8, 9, 100, 1000}) {
+    for (const std::int64_t kv_len : {0, 1, 600, 5000, 100'000}) {
+      for (const int max_threads : {1, 3, 64}) {
+        CAPTURE(q_len);
+        CAPTURE(kv_len);
+        CAPTURE(max_threads);
+        const Sizes sizes = with_lengths(prompt, q_len, kv_len);
+        const CallPlan plan = make_plan(plan_input(sizes, max_threads));
+        CHECK(plan.num_threads >= 1);
+        CHECK(plan.num_threads <= max_threads);
+        const SequenceWork work = plan_sequence(plan, 0, q_len, kv_len, kv_len);
+        CHECK((work.compute_items == 0) == (q_len == 0));
+        CHECK(work.partial_rows * sizes.batch * sizes.num_kv_heads <= plan.partial_rows);
+        if (work.path != Path::unpacked) CHECK(plan.packed_slots >= 1);
+        if (work.path == Path::one_thread) CHECK(plan.packed_slots >= plan.num_threads);
+      }
+    }
+  }
 }
 
 TEST_CASE("Every block is packed and computed once") {

@@ -1,16 +1,15 @@
-// For the rows of one KV head, all at once:
+// For all rows of one KV head at once:
 //
-//   for each block of keys that any of the rows sees              (its K and V come from memory to
-//   L2, and are used there)
+//   for each block of keys that any of the rows sees    (its K and V come from memory to L2 once)
 //     for each tile of up to 6 rows
-//       S = Q K^T where K lies     asks for the block's V meanwhile
-//       transform the rows         only where asked for
-//       P = exp2(S - row_max)      rescales the rows of O whose maximum grew
-//       O += P V where V lies      asks for the next block's K meanwhile
+//       S = Q K^T, K in place          prefetches the V of the block
+//       transform the rows             only if there is something to do
+//       P = exp2(S - row_max)          rescales the rows of O whose maximum grew
+//       O += P V, V in place           prefetches the K of the next block
 //
-// A key costs (head_dim + v_head_dim) elements from memory, once; the time is theirs. With several
-// splits of the keys, each is an item of its own, and who finishes last merges their states, in
-// their order.
+// A key costs (head_dim + v_head_dim) elements from memory, once, and the time of the pass is
+// theirs. With several splits of the keys, each split is a work item of its own; the thread that
+// finishes the last one merges their states, in their order (split-KV).
 #include "attention/decode.hpp"
 
 #include <algorithm>
@@ -18,27 +17,18 @@
 #include <cstring>
 #include <limits>
 
+#include "iterate/row.hpp"
+#include "tensor/rounding.hpp"
+
 namespace attn::detail {
 namespace {
 
 constexpr float log2e = 1.44269504088896341f;
+constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
-std::int64_t round_down(std::int64_t n, std::int64_t to) { return n / to * to; }
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
-
-/// As few tiles as there can be, and as even.
+/// The fewest tiles, as even as possible.
 std::int64_t rows_of_a_tile(std::int64_t rows) {
-  const std::int64_t tiles = (rows + kernels::tile_rows - 1) / kernels::tile_rows;
-  return (rows + tiles - 1) / tiles;
-}
-
-const kernels::StoredArithmetic& arithmetic_of(const kernels::Kernels& kernels, DType dtype) {
-  switch (dtype) {
-    case DType::bf16: return kernels.stored_bf16;
-    case DType::f16: return kernels.stored_f16;
-    case DType::i8: return kernels.stored_i8;
-    default: return kernels.stored_f32;
-  }
+  return divide_up(rows, divide_up(rows, kernels::tile_rows));
 }
 
 std::int64_t bytes(const Row& row, std::int64_t elements) {
@@ -69,29 +59,26 @@ kernels::StoredRows stored_values(const KeySpan& keys, std::int64_t v_head_dim) 
 
 }  // namespace
 
-DecodePass::DecodePass(const PreparedCall& prepared, const AttentionTensors& tensors,
-                       const KvLayout& layout, const RowScores& row_scores,
-                       const ThreadScratch& scratch)
-    : blocking_(prepared.short_blocking),
-      sizes_(prepared.problem.sizes),
-      kernels_(*prepared.kernels),
-      arithmetic_(arithmetic_of(kernels_, tensors.k.dtype)),
-      bf16_queries_(tensors.q.dtype == DType::bf16 && arithmetic_.scores_of_bf16 != nullptr),
-      layout_(layout),
-      row_scores_(row_scores),
+DecodePass::DecodePass(const CallContext& context, const ThreadScratch& scratch)
+    : context_(context),
       scratch_(scratch),
-      tiles_(prepared, blocking_, tensors, layout, row_scores, scratch) {}
+      tiles_(context, context.plan().unpacked, scratch),
+      non_finite_(context, context.plan().unpacked, scratch.staging) {}
 
-void DecodePass::compute(const HeadQueries& place, const NextKeys& next) {
-  compute_part(place, {0, std::numeric_limits<std::int64_t>::max()}, scratch_.states, next);
-  tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
+void DecodePass::compute(const HeadQueries& head, const NextKeys& next) {
+  compute_part(head, all_keys, scratch_.states, next);
+  finish(head);
 }
 
-void DecodePass::compute_part(const HeadQueries& place, KeyRange among, const RowStates& states,
+void DecodePass::finish(const HeadQueries& head) {
+  tiles_.finish(tiles_.block_of(head, 0, head.rows, {}), 0, head.rows, scratch_.states);
+}
+
+void DecodePass::compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
                               const NextKeys& next) {
   next_ = next;
-  const QueryBlock rows = tiles_.rows_of(place, 0, place.rows, among);
-  tiles_.clear(states, rows.count);
+  const QueryBlock rows = tiles_.block_of(head, 0, head.rows, among);
+  set_identity(states, rows.count, blocking().value_width);
   if (rows.visible_to_any.empty()) return;
   read_queries(rows);
   const std::int64_t step = rows_of_a_tile(rows.count);
@@ -99,73 +86,78 @@ void DecodePass::compute_part(const HeadQueries& place, KeyRange among, const Ro
     for (std::int64_t first_row = 0; first_row < rows.count; first_row += step) {
       QueryTile tile =
           tiles_.tile_of(rows, first_row, std::min(step, rows.count - first_row), block);
-      if (!tile.visible_range.empty()) process_tile(tile, part_of(states, first_row));
+      if (!tile.visible_range.empty())
+        process_tile(tile, states.from(first_row, blocking().value_width));
     }
   }
 }
 
+void DecodePass::merge_parts(const HeadQueries& head, const SoftmaxStates& parts,
+                             std::int64_t count) {
+  const std::int64_t width = blocking().value_width;
+  copy_states(parts, head.rows, width, scratch_.states);
+  for (std::int64_t part = 1; part < count; ++part) {
+    merge_states(parts.from(part * head.rows, width), head.rows, width,
+                 context_.scores.remaining_scale(), scratch_.states);
+  }
+  finish(head);
+}
+
 void DecodePass::read_queries(const QueryBlock& rows) {
-  std::fill_n(scratch_.queries, rows.count * blocking_.key_depth, 0.f);
-  const std::int64_t vnni_factor = bf16_queries_ ? 2 : 1;
+  const std::int64_t key_depth = blocking().key_depth;
+  std::fill_n(scratch_.queries, rows.count * key_depth, 0.f);
+  const std::int64_t vnni_factor = context_.call.pairs_of_queries ? 2 : 1;
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_packed(tiles_.query(rows, r), sizes_.head_dim, vnni_factor, kernels_,
-                scratch_.queries + r * blocking_.key_depth);
+    read_packed(tiles_.query(rows, r), context_.sizes().head_dim, vnni_factor, context_.kernels(),
+                scratch_.queries + r * key_depth);
   }
 }
 
-RowStates DecodePass::part_of(const RowStates& states, std::int64_t first_row) const {
-  return {states.out + first_row * blocking_.value_width, states.row_max + first_row,
-          states.row_sum + first_row};
-}
-
-void DecodePass::copy(const RowStates& from, std::int64_t rows, const RowStates& to) const {
-  std::copy_n(from.out, rows * blocking_.value_width, to.out);
-  std::copy_n(from.row_max, rows, to.row_max);
-  std::copy_n(from.row_sum, rows, to.row_sum);
-}
-
-/// `states` are those of the tile's rows. Values are taken to be finite; where O shows that some
-/// are not, the tile is done again.
-void DecodePass::process_tile(QueryTile& tile, const RowStates& states) {
-  copy(states, tile.rows, scratch_.saved);
-  make_scores(tile);
+/// `states` are those of the rows of the tile. Values are taken to be finite; if O shows that some
+/// are not, the tile is computed again (non_finite.hpp).
+void DecodePass::process_tile(QueryTile& tile, const SoftmaxStates& states) {
+  const std::int64_t width = blocking().value_width;
+  copy_states(states, tile.rows, width, scratch_.saved);
+  compute_scores(tile);
   tiles_.transform(tile);
-  weigh(tile, states);
+  softmax_rows(tile, states);
   add_values(tile, states);
-  if (kernels_.all_finite(states.out, tile.rows * blocking_.value_width)) return;
+  if (context_.kernels().all_finite(states.out, tile.rows * width)) return;
 
-  copy(scratch_.saved, tile.rows, states);
-  make_scores(tile);
+  copy_states(scratch_.saved, tile.rows, width, states);
+  compute_scores(tile);
   tiles_.transform(tile);
-  tiles_.note_visible(tile);
-  weigh(tile, states);
-  tiles_.add_visible_values(tile, states.out, [](float value) { return !std::isfinite(value); });
+  non_finite_.note_visible(tile);
+  softmax_rows(tile, states);
+  non_finite_.add(tile, states.out);
   add_finite_values(tile, states);
 }
 
-/// Calls use(stretch, n) for the tile's keys, the first of them being key n of the block.
+/// Calls use(span, n) for the keys of the tile, where the first key of the span is key n of the
+/// block.
 template <class Use>
 void DecodePass::for_each_span(const QueryTile& tile, Use use) {
-  const HeadQueries& place = tile.block_rows->place;
+  const HeadQueries& head = tile.block_rows->head;
   for (std::int64_t n = tile.visible_range.begin; n < tile.visible_range.end;) {
-    const KeySpan stretch =
-        layout_.keys(place.batch, place.kv_head, tile.block_begin + n, tile.visible_range.end - n);
-    use(stretch, n);
-    n += stretch.count;
+    const KeySpan span = context_.layout.keys(head.batch, head.kv_head, tile.block_begin + n,
+                                              tile.visible_range.end - n);
+    use(span, n);
+    n += span.count;
   }
 }
 
-/// Rows whose elements do not lie side by side are gathered before, a few at a time, for the same
-/// arithmetic. `rows` begin with `first`.
+/// Gathers rows whose elements are not neighbors in memory, a few at a time, and calls
+/// use(rows, n) with them. `first` is the first of `rows`.
 template <class Use>
 void DecodePass::through_staging(const Row& first, const kernels::StoredRows& rows, Use use) {
   auto* const staging = reinterpret_cast<std::byte*>(scratch_.staging);
   const std::size_t size = size_of(first.dtype);
-  for (std::int64_t done = 0; done < rows.count; done += kernels_.panel_width) {
+  const std::int64_t panel_width = context_.plan().panel_width;
+  for (std::int64_t done = 0; done < rows.count; done += panel_width) {
     kernels::StoredRows staged = rows;
     staged.data = staging;
     staged.stride = bytes(first, rows.width);
-    staged.count = std::min(kernels_.panel_width, rows.count - done);
+    staged.count = std::min(panel_width, rows.count - done);
     if (rows.scales != nullptr) staged.scales = rows.scales + done * rows.scale_stride;
     for (std::int64_t n = 0; n < staged.count; ++n) {
       Row row = first;
@@ -177,23 +169,26 @@ void DecodePass::through_staging(const Row& first, const kernels::StoredRows& ro
   }
 }
 
-void DecodePass::make_scores(QueryTile& tile) {
+void DecodePass::compute_scores(QueryTile& tile) {
+  const std::int64_t key_depth = blocking().key_depth;
   tile.scores = scratch_.scores;
-  tile.score_stride = score_stride(blocking_);
+  tile.score_stride = score_stride(blocking());
   const bool first_tile = tile.first_row == 0;
-  const auto scores_of = bf16_queries_ ? arithmetic_.scores_of_bf16 : arithmetic_.scores;
+  const kernels::StoredArithmetic& arithmetic = *context_.call.unpacked_arithmetic;
+  const auto scores_of =
+      context_.call.pairs_of_queries ? arithmetic.scores_of_bf16 : arithmetic.scores;
   for_each_span(tile, [&](const KeySpan& keys, std::int64_t n) {
     const auto multiply = [&](const kernels::StoredRows& rows, std::int64_t first,
                               const kernels::PrefetchRows& ahead) {
-      scores_of({.q = scratch_.queries + tile.first_row * blocking_.key_depth,
-                 .q_stride = blocking_.key_depth,
+      scores_of({.q = scratch_.queries + tile.first_row * key_depth,
+                 .q_stride = key_depth,
                  .rows = tile.rows,
                  .keys = rows,
                  .scores = tile.scores + n + first,
                  .stride = tile.score_stride,
                  .ahead = ahead});
     };
-    const kernels::StoredRows stored = stored_keys(keys, sizes_.head_dim);
+    const kernels::StoredRows stored = stored_keys(keys, context_.sizes().head_dim);
     if (keys.first_key.stride != 1) {
       return through_staging(
           keys.first_key, stored,
@@ -205,108 +200,89 @@ void DecodePass::make_scores(QueryTile& tile) {
   });
 }
 
-void DecodePass::weigh(const QueryTile& tile, const RowStates& states) {
-  kernels_.weigh({.scores = tile.scores,
-                  .stride = tile.score_stride,
-                  .rows = tile.rows,
-                  .begin = tile.begin,
-                  .end = tile.end,
-                  .first = round_down(tile.visible_range.begin, kernels_.vector_width),
-                  .last = round_up(tile.visible_range.end, kernels_.vector_width),
-                  .scale = row_scores_.remaining_scale() * log2e,
-                  .maxima = nullptr,
-                  .row_max = states.row_max,
-                  .row_sum = states.row_sum,
-                  .values = {},
-                  .value_end = 0,
-                  .out = states.out,
-                  .out_stride = blocking_.value_width,
-                  .columns = blocking_.value_width});
+void DecodePass::softmax_rows(const QueryTile& tile, const SoftmaxStates& states) {
+  const kernels::Kernels& kernels = context_.kernels();
+  const std::int64_t width = blocking().value_width;
+  kernels.weigh({.scores = tile.scores,
+                 .stride = tile.score_stride,
+                 .rows = tile.rows,
+                 .begin = tile.begin,
+                 .end = tile.end,
+                 .first = round_down(tile.visible_range.begin, kernels.vector_width),
+                 .last = round_up(tile.visible_range.end, kernels.vector_width),
+                 .scale = context_.scores.remaining_scale() * log2e,
+                 .maxima = nullptr,
+                 .row_max = states.row_max,
+                 .row_sum = states.row_sum,
+                 .values = {},
+                 .value_end = 0,
+                 .out = states.out,
+                 .out_stride = width,
+                 .columns = width});
 }
 
-/// What lies a block of keys after key `n` of this one; past the end, what comes next.
+/// The keys one block after key `n` of this one; past the end of the rows' keys, those that this
+/// thread reads next.
 kernels::PrefetchRows DecodePass::keys_to_prefetch(const QueryTile& tile, std::int64_t n,
                                                    std::int64_t most) const {
   const QueryBlock& rows = *tile.block_rows;
   if (tile.first_row > 0) return {};
-  NextKeys ahead{rows.place.batch,
-                 rows.place.kv_head,
-                 {tile.block_begin + blocking_.kv_block + n, rows.visible_to_any.end}};
+  NextKeys ahead{rows.head.batch,
+                 rows.head.kv_head,
+                 {tile.block_begin + blocking().kv_block + n, rows.visible_to_any.end}};
   if (ahead.keys.empty()) {
     ahead = next_;
     ahead.keys.begin += n - tile.visible_range.begin;
   }
   if (ahead.keys.empty()) return {};
-  const KeySpan keys =
-      layout_.keys(ahead.batch, ahead.kv_head, ahead.keys.begin, std::min(most, ahead.keys.size()));
+  const KeySpan keys = context_.layout.keys(ahead.batch, ahead.kv_head, ahead.keys.begin,
+                                            std::min(most, ahead.keys.size()));
   return prefetch_of(keys.first_key, keys.key_stride, keys.count);
 }
 
-void DecodePass::add_values(const QueryTile& tile, const RowStates& states) {
+void DecodePass::add_values(const QueryTile& tile, const SoftmaxStates& states) {
+  const kernels::StoredArithmetic& arithmetic = *context_.call.unpacked_arithmetic;
   for_each_span(tile, [&](const KeySpan& keys, std::int64_t n) {
-    const kernels::StoredRows stored = stored_values(keys, sizes_.v_head_dim);
+    const kernels::StoredRows stored = stored_values(keys, context_.sizes().v_head_dim);
     if (keys.first_value.stride != 1) {
       return through_staging(keys.first_value, stored,
                              [&](const kernels::StoredRows& rows, std::int64_t at) {
-                               add(arithmetic_, tile, n + at, rows, states, {});
+                               add(arithmetic, tile, n + at, rows, states, {});
                              });
     }
-    add(arithmetic_, tile, n, stored, states, keys_to_prefetch(tile, n, keys.count));
+    add(arithmetic, tile, n, stored, states, keys_to_prefetch(tile, n, keys.count));
   });
 }
 
-/// Values of the block from key n on.
+/// Adds values of the block from key n on.
 void DecodePass::add(const kernels::StoredArithmetic& arithmetic, const QueryTile& tile,
-                     std::int64_t n, const kernels::StoredRows& values, const RowStates& states,
+                     std::int64_t n, const kernels::StoredRows& values, const SoftmaxStates& states,
                      const kernels::PrefetchRows& ahead) const {
   arithmetic.add_values({.weights = tile.scores + n,
                          .stride = tile.score_stride,
                          .rows = tile.rows,
                          .values = values,
                          .out = states.out,
-                         .out_stride = blocking_.value_width,
+                         .out_stride = blocking().value_width,
                          .ahead = ahead});
 }
 
-/// As add_values, to the same bits, but with 0 for what is not finite.
-void DecodePass::add_finite_values(const QueryTile& tile, const RowStates& states) {
-  const HeadQueries& place = tile.block_rows->place;
-  const std::int64_t width = sizes_.v_head_dim;
+/// The same as add_values, to the same bits, but with 0 in the place of what is not finite.
+void DecodePass::add_finite_values(const QueryTile& tile, const SoftmaxStates& states) {
+  const HeadQueries& head = tile.block_rows->head;
   for (std::int64_t n = tile.visible_range.begin; n < tile.visible_range.end; ++n) {
-    Row value = layout_.keys(place.batch, place.kv_head, tile.block_begin + n, 1).value(0);
+    const Row value =
+        context_.layout.keys(head.batch, head.kv_head, tile.block_begin + n, 1).value(0);
     const float scale = std::isfinite(value.scale) ? value.scale : 0.f;
-    value.scale = 1;
-    read_row(value, width, kernels_, scratch_.staging);
-    std::replace_if(
-        scratch_.staging, scratch_.staging + width, [](float x) { return !std::isfinite(x); }, 0.f);
+    non_finite_.read_finite(value, scratch_.staging);
     const auto* data = reinterpret_cast<const std::byte*>(scratch_.staging);
-    add(kernels_.stored_f32, tile, n,
-        {.data = data, .stride = 0, .count = 1, .width = width, .scales = &scale}, states, {});
-  }
-}
-
-void DecodePass::merge_parts(const HeadQueries& place, const RowStates& parts, std::int64_t count) {
-  copy(parts, place.rows, scratch_.states);
-  for (std::int64_t part = 1; part < count; ++part)
-    merge(part_of(parts, part * place.rows), scratch_.states, place.rows);
-  tiles_.finish(tiles_.rows_of(place, 0, place.rows, {}), 0, place.rows, scratch_.states);
-}
-
-void DecodePass::merge(const RowStates& part, const RowStates& into, std::int64_t rows) const {
-  const float scale = row_scores_.remaining_scale() * log2e;
-  for (std::int64_t r = 0; r < rows; ++r) {
-    if (part.row_sum[r] == 0) continue;
-    const float greatest = std::max(into.row_max[r], part.row_max[r]);
-    const auto factor = [&](float row_max) {
-      return row_max == greatest ? 1.f : std::exp2((row_max - greatest) * scale);
-    };
-    const float kept = factor(into.row_max[r]), added = factor(part.row_max[r]);
-    into.row_max[r] = greatest;
-    into.row_sum[r] = into.row_sum[r] * kept + part.row_sum[r] * added;
-    float* const out = into.out + r * blocking_.value_width;
-    const float* const part_out = part.out + r * blocking_.value_width;
-    for (std::int64_t n = 0; n < blocking_.value_width; ++n)
-      out[n] = out[n] * kept + part_out[n] * added;
+    add(context_.kernels().stored_f32, tile, n,
+        {.data = data,
+         .stride = 0,
+         .count = 1,
+         .width = context_.sizes().v_head_dim,
+         .scales = &scale},
+        states, {});
   }
 }
 

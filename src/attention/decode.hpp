@@ -1,9 +1,10 @@
-// Few rows of a KV head against its keys where they lie: decode, and short appends. Nothing is
-// packed; a key and its value are read once for all rows.
+// The decode pass: few rows of a KV head against keys and values that are read in place. Nothing is
+// packed; each key and value is read once for all rows. It serves decode steps and short appends.
 #pragma once
 
+#include "attention/call_context.hpp"
+#include "attention/non_finite.hpp"
 #include "attention/query_tiles.hpp"
-#include "attention/run.hpp"
 
 namespace attn::detail {
 
@@ -16,48 +17,41 @@ struct NextKeys {
 
 class DecodePass {
  public:
-  DecodePass(const PreparedCall& prepared, const AttentionTensors& tensors, const KvLayout& layout,
-             const RowScores& row_scores, const ThreadScratch& scratch);
+  DecodePass(const CallContext& context, const ThreadScratch& scratch);
 
   /// Writes O and lse of all rows of a head.
-  void compute(const HeadQueries& place, const NextKeys& next);
-  /// The states of all rows over the keys of `among` alone.
-  void compute_part(const HeadQueries& place, KeyRange among, const RowStates& states,
+  void compute(const HeadQueries& head, const NextKeys& next);
+  /// Computes the states of all rows over the keys of `among` alone.
+  void compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
                     const NextKeys& next);
-  /// Writes O and lse from the parts, merged in their order: states of place.rows rows each, one
+  /// Writes O and lse from `count` parts, merged in their order: states of head.rows rows each, one
   /// after another.
-  void merge_parts(const HeadQueries& place, const RowStates& parts, std::int64_t count);
+  void merge_parts(const HeadQueries& head, const SoftmaxStates& parts, std::int64_t count);
 
  private:
+  const Blocking& blocking() const { return context_.plan().unpacked; }
   void read_queries(const QueryBlock& rows);
-  void process_tile(QueryTile& tile, const RowStates& states);
-  void make_scores(QueryTile& tile);
-  void weigh(const QueryTile& tile, const RowStates& states);
-  void add_values(const QueryTile& tile, const RowStates& states);
+  void process_tile(QueryTile& tile, const SoftmaxStates& states);
+  void compute_scores(QueryTile& tile);
+  void softmax_rows(const QueryTile& tile, const SoftmaxStates& states);
+  void add_values(const QueryTile& tile, const SoftmaxStates& states);
+  void add_finite_values(const QueryTile& tile, const SoftmaxStates& states);
   void add(const kernels::StoredArithmetic& arithmetic, const QueryTile& tile, std::int64_t n,
-           const kernels::StoredRows& values, const RowStates& states,
+           const kernels::StoredRows& values, const SoftmaxStates& states,
            const kernels::PrefetchRows& ahead) const;
-  void add_finite_values(const QueryTile& tile, const RowStates& states);
   kernels::PrefetchRows keys_to_prefetch(const QueryTile& tile, std::int64_t n,
                                          std::int64_t most) const;
-  void merge(const RowStates& part, const RowStates& into, std::int64_t rows) const;
-  RowStates part_of(const RowStates& states, std::int64_t first_row) const;
-  void copy(const RowStates& from, std::int64_t rows, const RowStates& to) const;
+  void finish(const HeadQueries& head);
   template <class Use>
   void for_each_span(const QueryTile& tile, Use use);
   template <class Use>
   void through_staging(const Row& first, const kernels::StoredRows& rows, Use use);
 
-  const Blocking& blocking_;
-  const Sizes& sizes_;
-  const kernels::Kernels& kernels_;
-  const kernels::StoredArithmetic& arithmetic_;
-  bool bf16_queries_;  // multiplied as pairs
-  const KvLayout& layout_;
-  const RowScores& row_scores_;
+  const CallContext& context_;
   ThreadScratch scratch_;
-  NextKeys next_;
   QueryTiles tiles_;
+  NonFiniteValues non_finite_;
+  NextKeys next_;
 };
 
 }  // namespace attn::detail

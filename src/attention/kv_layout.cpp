@@ -7,7 +7,7 @@
 namespace attn::detail {
 namespace {
 
-/// [tokens, heads, ...] as one [entry, heads, tokens, ...] for all.
+/// A ragged [tokens, heads, dim] as one entry [1, heads, tokens, dim] that all sequences share.
 TensorView by_entry(const TensorView& tensor, bool ragged) {
   if (!ragged) return tensor;
   TensorView view = tensor;
@@ -52,7 +52,7 @@ std::int64_t KvLayout::kv_len(std::int64_t batch) const noexcept {
                       : kv_length(tensors_, sizes_, batch);
 }
 
-KeyVisibility KvLayout::sight(std::int64_t batch) const noexcept {
+KeyVisibility KvLayout::visibility(std::int64_t batch) const noexcept {
   return KeyVisibility(problem_, q_len(batch), kv_len(batch), mask_kv_len_);
 }
 
@@ -63,7 +63,7 @@ float* KvLayout::lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_ind
   return static_cast<float*>(tensors_.lse.data) + offset;
 }
 
-KvLayout::Place KvLayout::place(std::int64_t batch, std::int64_t key) const noexcept {
+KvLayout::KeyRows KvLayout::rows_of_keys(std::int64_t batch, std::int64_t key) const noexcept {
   constexpr std::int64_t no_end = std::numeric_limits<std::int64_t>::max();
   if (!page_table_.absent()) {
     const std::int64_t page_size = k_.shape[2];
@@ -82,7 +82,7 @@ KvLayout::Place KvLayout::place(std::int64_t batch, std::int64_t key) const noex
 
 KeySpan KvLayout::keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first,
                        std::int64_t most) const noexcept {
-  const auto [entry, row, count] = place(batch, first);
+  const auto [entry, row, count] = rows_of_keys(batch, first);
   return {
       .count = std::min(count, most),
       .first_key = row_of(k_, entry, kv_head, row),

@@ -1,5 +1,5 @@
-// Where the queries and keys of each batch entry lie: padded, ragged, in pages or in a ring. Who
-// runs a call asks here and nowhere else. Of a validated call.
+// Where the queries and keys of each sequence lie: padded, ragged, in pages or in a ring. This is
+// the only place of the tiled path that knows. The call has been validated.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -13,12 +13,12 @@
 
 namespace attn::detail {
 
-/// Consecutive keys and their values, each evenly spaced in memory.
+/// Consecutive keys and their values, with one stride each.
 struct KeySpan {
   std::int64_t count;
   Row first_key, first_value;
   std::int64_t key_stride, value_stride;  // in elements
-  // Of i8 rows; else null and 0. In floats.
+  // For i8 rows, one scale each, with strides in floats; else null and 0.
   const float *key_scales, *value_scales;
   std::int64_t key_scale_stride, value_scale_stride;
 
@@ -47,7 +47,7 @@ class KvLayout {
     return ragged_queries_ ? token_count(tensors_.ragged.q_offsets, batch) : sizes_.q_len;
   }
   std::int64_t kv_len(std::int64_t batch) const noexcept;
-  KeyVisibility sight(std::int64_t batch) const noexcept;
+  KeyVisibility visibility(std::int64_t batch) const noexcept;
 
   Row query(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
     return row_of(q_, batch, q_head, first_query(batch) + q_index);
@@ -55,24 +55,25 @@ class KvLayout {
   Row output(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
     return row_of(out_, batch, q_head, first_query(batch) + q_index);
   }
-  /// Null if lse was not asked for.
+  /// Null if the call has no lse.
   float* lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept;
-  /// Elements from one position to the next.
+  /// Elements from one query of a head to the next.
   std::int64_t query_stride() const noexcept { return q_.strides[2]; }
   std::int64_t output_stride() const noexcept { return out_.strides[2]; }
 
-  /// Keys first, first + 1, ... of a KV head, at least one and at most `most` of them.
+  /// Keys first, first + 1, ... of a KV head as far as they have one stride: at least one and at
+  /// most `most` of them.
   KeySpan keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first,
                std::int64_t most) const noexcept;
 
  private:
-  /// Rows of k and v that hold consecutive keys.
-  struct Place {
+  /// Consecutive rows of k and v that hold consecutive keys.
+  struct KeyRows {
     std::int64_t entry;
     std::int64_t row;
     std::int64_t count;
   };
-  Place place(std::int64_t batch, std::int64_t key) const noexcept;
+  KeyRows rows_of_keys(std::int64_t batch, std::int64_t key) const noexcept;
   std::int64_t first_query(std::int64_t batch) const noexcept {
     return ragged_queries_ ? integer_at(tensors_.ragged.q_offsets, batch) : 0;
   }
@@ -86,8 +87,7 @@ class KvLayout {
   bool ragged_queries_, ragged_keys_;
   TensorView page_table_, starts_;  // absent unless keys lie in pages, or in rings
   std::int64_t mask_kv_len_;
-  // [entry, head, row, dim], whatever the call's layout; ragged tensors are one entry that all of
-  // the batch shares.
+  // [entry, head, row, dim] in every layout; ragged tensors are one entry that all sequences share.
   TensorView q_, k_, v_, out_;
   Dims lse_strides_, k_scale_strides_, v_scale_strides_;  // [entry, head, row]
 };

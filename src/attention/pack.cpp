@@ -2,49 +2,33 @@
 
 #include <algorithm>
 
-#include "attention/run.hpp"
 #include "iterate/row.hpp"
+#include "tensor/rounding.hpp"
 
 namespace attn::detail {
 
-kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width,
-                                bool one_matrix) noexcept {
-  return one_matrix
-             ? kernels::PanelLayout{blocking.kv_block, panel_width, panel_width}
-             : kernels::PanelLayout{panel_width, blocking.key_depth * panel_width, panel_width};
-}
-
-kernels::PanelLayout value_layout(const Blocking& blocking) noexcept {
-  return {blocking.value_panel_width, blocking.value_depth() * blocking.value_panel_width,
-          blocking.value_panel_width};
-}
-
-Packer::Packer(const PreparedCall& prepared, const KvLayout& layout) noexcept
-    : sizes_(prepared.problem.sizes),
-      blocking_(prepared.blocking),
-      kernels_(*prepared.kernels),
-      arithmetic_(*prepared.arithmetic),
-      layout_(layout),
-      key_layout_(prepared.key_layout),
-      value_layout_(value_layout(blocking_)),
-      in_place_layout_{sizes_.v_head_dim, blocking_.value_panel_width,
-                       blocking_.value_panel_width} {}
+Packer::Packer(const CallContext& context) noexcept
+    : context_(context),
+      in_place_layout_{context.sizes().v_head_dim, context.plan().packed.value_panel_width,
+                       context.plan().packed.value_panel_width} {}
 
 float* Packer::key_panel(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept {
-  return head.keys + block * blocking_.key_depth * blocking_.kv_block +
-         first_key / kernels_.panel_width * key_layout_.panel_stride;
+  const CallPlan& plan = context_.plan();
+  return head.keys + block * plan.packed.key_depth * plan.packed.kv_block +
+         first_key / plan.panel_width * plan.key_layout.panel_stride;
 }
 
 float* Packer::value_row(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept {
-  float* const first = head.values + block * blocking_.value_panels * value_layout_.panel_stride;
-  return first + first_key / blocking_.vnni_factor * value_layout_.row_stride;
+  const CallPlan& plan = context_.plan();
+  return head.values + block * plan.packed.value_panels * plan.value_layout.panel_stride +
+         first_key / plan.packed.vnni_factor * plan.value_layout.row_stride;
 }
 
 kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block,
                              std::int64_t first_key) const noexcept {
-  return {key_panel(head, block, first_key), key_layout_};
+  return {key_panel(head, block, first_key), context_.plan().key_layout};
 }
 
 kernels::Panels Packer::values(const PackedHead& head, std::int64_t block,
@@ -52,80 +36,85 @@ kernels::Panels Packer::values(const PackedHead& head, std::int64_t block,
   const float* const in_place = head.values_in_place[block];
   if (in_place != nullptr)
     return {in_place + first_key * in_place_layout_.row_stride, in_place_layout_};
-  return {value_row(head, block, first_key), value_layout_};
+  return {value_row(head, block, first_key), context_.plan().value_layout};
 }
 
 template <class RowOf>
 Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* staging,
                                 RowOf row_of) const noexcept {
-  const std::int64_t vnni_factor = blocking_.vnni_factor,
-                     words = (width + vnni_factor - 1) / vnni_factor;
+  const std::int64_t vnni_factor = context_.plan().packed.vnni_factor;
+  const std::int64_t depth = divide_up(width, vnni_factor);
   for (std::int64_t done = 0; done < keys.count;) {
-    const KeySpan stretch =
-        layout_.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
-    for (std::int64_t n = 0; n < stretch.count; ++n, ++done) {
-      read_packed(row_of(stretch, n), width, vnni_factor, kernels_, staging + done * words);
+    const KeySpan span =
+        context_.layout.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
+    for (std::int64_t n = 0; n < span.count; ++n, ++done) {
+      read_packed(row_of(span, n), width, vnni_factor, context_.kernels(), staging + done * depth);
     }
   }
-  return {staging, words * vnni_factor};
+  return {staging, depth * vnni_factor};
 }
 
 Packer::Operands Packer::keys_to_pack(const Keys& keys, float* staging) const noexcept {
-  const KeySpan stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const std::int64_t head_dim = context_.sizes().head_dim;
+  const KeySpan span = context_.layout.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const bool packed =
-      is_packed(stretch.first_key, sizes_.head_dim, blocking_.vnni_factor, stretch.key_stride);
-  if (packed && stretch.count == keys.count) return {stretch.first_key.data, stretch.key_stride};
-  return gather(keys, sizes_.head_dim, staging,
+      is_packed(span.first_key, head_dim, context_.plan().packed.vnni_factor, span.key_stride);
+  if (packed && span.count == keys.count) return {span.first_key.data, span.key_stride};
+  return gather(keys, head_dim, staging,
                 [](const KeySpan& from, std::int64_t n) { return from.key(n); });
 }
 
 Packer::Operands Packer::values_to_pack(const Keys& keys, float* staging) const noexcept {
-  const KeySpan stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
-  const Row& first = stretch.first_value;
-  const bool as_operands =
-      first.stride == 1 && first.dtype == (blocking_.vnni_factor == 2 ? DType::bf16 : DType::f32);
-  if (as_operands && stretch.count == keys.count) return {first.data, stretch.value_stride};
-  return gather(keys, sizes_.v_head_dim, staging,
+  const KeySpan span = context_.layout.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const Row& first = span.first_value;
+  const DType operands = context_.plan().packed.vnni_factor == 2 ? DType::bf16 : DType::f32;
+  const bool in_place = first.stride == 1 && first.dtype == operands;
+  if (in_place && span.count == keys.count) return {first.data, span.value_stride};
+  return gather(keys, context_.sizes().v_head_dim, staging,
                 [](const KeySpan& from, std::int64_t n) { return from.value(n); });
 }
 
-/// The rows where they lie, if the micro-kernel can read them there: whole vectors of finite
-/// floats, row upon row.
+/// The first of the rows in memory if the micro-kernel can read them there, else null. It needs
+/// whole vectors of finite floats, aligned, one row right after the other.
 const float* Packer::values_in_place(const Keys& keys) const noexcept {
-  const KeySpan stretch = layout_.keys(keys.batch, keys.kv_head, keys.first, keys.count);
-  const Row& first = stretch.first_value;
-  const bool as_panels = blocking_.vnni_factor == 1 && first.dense_f32() &&
-                         sizes_.v_head_dim == blocking_.value_width &&
-                         stretch.value_stride == sizes_.v_head_dim && stretch.count == keys.count &&
+  const Blocking& blocking = context_.plan().packed;
+  const std::int64_t v_head_dim = context_.sizes().v_head_dim;
+  const KeySpan span = context_.layout.keys(keys.batch, keys.kv_head, keys.first, keys.count);
+  const Row& first = span.first_value;
+  const bool as_panels = blocking.vnni_factor == 1 && first.dense_f32() &&
+                         v_head_dim == blocking.value_width && span.value_stride == v_head_dim &&
+                         span.count == keys.count &&
                          reinterpret_cast<std::uintptr_t>(first.data) % Arena::alignment == 0;
-  return as_panels && kernels_.all_finite(first.floats(), keys.count * sizes_.v_head_dim)
-             ? first.floats()
-             : nullptr;
+  if (!as_panels) return nullptr;
+  const bool finite = context_.kernels().all_finite(first.floats(), keys.count * v_head_dim);
+  return finite ? first.floats() : nullptr;
 }
 
-void Packer::pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted,
-                  const PackedHead& to, float* staging) const noexcept {
-  const std::int64_t block_begin = block * blocking_.kv_block;
-  const std::int64_t panel_width = kernels_.panel_width;
-  const KeyRange seen = intersection(wanted, {block_begin, block_begin + blocking_.kv_block});
-  const KeyRange range{(seen.begin - block_begin) / panel_width * panel_width,
-                       seen.end - block_begin};
+void Packer::pack(HeadIndex head, std::int64_t block, KeyRange wanted, const PackedHead& to,
+                  float* staging) const noexcept {
+  const CallPlan& plan = context_.plan();
+  const std::int64_t panel_width = plan.panel_width;
+  const std::int64_t block_begin = block * plan.packed.kv_block;
+  const KeyRange seen = intersection(wanted, {block_begin, block_begin + plan.packed.kv_block});
+  const KeyRange range{round_down(seen.begin - block_begin, panel_width), seen.end - block_begin};
   if (range.empty()) return;
   const float* const in_place =
-      values_in_place({batch, kv_head, block_begin + range.begin, range.size()});
+      values_in_place({head.batch, head.kv_head, block_begin + range.begin, range.size()});
   to.values_in_place[block] =
       in_place == nullptr ? nullptr : in_place - range.begin * in_place_layout_.row_stride;
   bool finite = true;
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
-    const Keys keys{batch, kv_head, block_begin + first, std::min(panel_width, range.end - first)};
+    const Keys keys{head.batch, head.kv_head, block_begin + first,
+                    std::min(panel_width, range.end - first)};
     const Operands k = keys_to_pack(keys, staging);
-    kernels_.pack_transposed(static_cast<const float*>(k.rows), k.stride / blocking_.vnni_factor,
-                             keys.count, blocking_.key_depth, key_panel(to, block, first),
-                             key_layout_.row_stride);
+    context_.kernels().pack_transposed(
+        static_cast<const float*>(k.rows), k.stride / plan.packed.vnni_factor, keys.count,
+        plan.packed.key_depth, key_panel(to, block, first), plan.key_layout.row_stride);
     if (in_place != nullptr) continue;
     const Operands v = values_to_pack(keys, staging);
-    finite &= arithmetic_.pack_finite(v.rows, v.stride, keys.count, sizes_.v_head_dim,
-                                      value_row(to, block, first), value_layout_);
+    finite &= context_.call.packed_arithmetic->pack_finite(
+        v.rows, v.stride, keys.count, context_.sizes().v_head_dim, value_row(to, block, first),
+        plan.value_layout);
   }
   to.finite[block] = finite;
 }

@@ -1,38 +1,28 @@
 // Copies a block of K and V into the panels that the micro-kernel reads.
 #pragma once
 
-#include "attention/kv_layout.hpp"
-#include "attention/plan.hpp"
+#include "attention/call_context.hpp"
 #include "attention/visibility.hpp"
 #include "attention/workspace.hpp"
-#include "iterate/row.hpp"
 #include "kernels/kernels.hpp"
 
 namespace attn::detail {
 
-/// Of a block's keys: panels for the micro-kernel; one matrix [head_dim][kv_block] where a matmul
-/// primitive reads whole blocks.
-kernels::PanelLayout key_layout(const Blocking& blocking, std::int64_t panel_width,
-                                bool one_matrix) noexcept;
-/// Of a block's values.
-kernels::PanelLayout value_layout(const Blocking& blocking) noexcept;
-
-struct PreparedCall;
-
+/// Any strides become dense panels, and any type f32; bf16 stays bf16, in pairs, where it is
+/// multiplied as such. A block of V that already lies as panels would stays where it is.
 class Packer {
  public:
-  Packer(const PreparedCall& prepared, const KvLayout& layout) noexcept;
+  explicit Packer(const CallContext& context) noexcept;
 
-  /// Packs those keys of a block of one KV head that lie in `wanted`, from a panel's beginning on.
-  /// Values that lie as a panel would stay where they are. `staging` holds panel_width rows of the
-  /// wider head dim.
-  void pack(std::int64_t batch, std::int64_t kv_head, std::int64_t block, KeyRange wanted,
-            const PackedHead& to, float* staging) const noexcept;
+  /// Packs those keys of a block of one KV head that lie in `wanted`, from the beginning of a panel
+  /// on. `staging` holds panel_width rows of the wider head dim.
+  void pack(HeadIndex head, std::int64_t block, KeyRange wanted, const PackedHead& to,
+            float* staging) const noexcept;
 
-  /// A block of a packed head from key `first_key` on; for keys, a panel begins there, for values,
-  /// a word.
+  /// The keys of a packed block from key `first_key` on, where a panel must begin.
   kernels::Panels keys(const PackedHead& head, std::int64_t block,
                        std::int64_t first_key) const noexcept;
+  /// The values of a packed block from key `first_key` on, where a pair must begin.
   kernels::Panels values(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept;
 
@@ -50,8 +40,8 @@ class Packer {
     const void* rows;
     std::int64_t stride;  // in elements
   };
-  // In the operands' type, where they lie if they lie so, else read into `staging`. Keys come in
-  // whole words.
+  // Rows in the type of the operands: in place if they lie so, else read into `staging`. Keys come
+  // in whole pairs.
   Operands keys_to_pack(const Keys& keys, float* staging) const noexcept;
   Operands values_to_pack(const Keys& keys, float* staging) const noexcept;
   template <class RowOf>
@@ -59,14 +49,8 @@ class Packer {
                   RowOf row_of) const noexcept;
   const float* values_in_place(const Keys& keys) const noexcept;
 
-  const Sizes& sizes_;
-  const Blocking& blocking_;
-  const kernels::Kernels& kernels_;
-  const kernels::Arithmetic& arithmetic_;
-  const KvLayout& layout_;
-  kernels::PanelLayout key_layout_;
-  kernels::PanelLayout value_layout_;
-  kernels::PanelLayout in_place_layout_;
+  const CallContext& context_;
+  kernels::PanelLayout in_place_layout_;  // of values that are read in place
 };
 
 }  // namespace attn::detail

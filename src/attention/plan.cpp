@@ -2,13 +2,12 @@
 
 #include <algorithm>
 
+#include "tensor/rounding.hpp"
+
 namespace attn::detail {
 namespace {
 
-constexpr std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
-constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return divide_up(n, to) * to; }
-
-/// K and V of a block of keys (words): they stay in L2 while a work item's rows pass over them.
+/// K and V of a block of keys (256 KiB) stay in L2 while the rows of a work item pass over them.
 constexpr std::int64_t kv_block_floats = 64 * 1024;
 /// Six rows of scores of a block (12 KiB at most) stay in L1.
 constexpr std::int64_t max_kv_block = 512;
@@ -17,8 +16,8 @@ constexpr std::int64_t min_kv_block = 64;
 /// Rows of a work item: enough to use each key in L2 many times, few enough to share out evenly.
 constexpr std::int64_t preferred_q_block = 96;
 constexpr std::int64_t least_q_block = 24;
-/// A head with no more rows is not cut if there are heads enough for the threads: with a single
-/// block of keys a tile is done with at once, and O need not wait in the cache for the next block.
+/// A head with no more rows is not cut if there are enough heads for the threads. With a single
+/// block of keys a tile is finished at once, and O does not wait in the cache for the next block.
 constexpr std::int64_t uncut_rows = 192;
 constexpr std::int64_t uncut_rows_of_one_block = 512;
 constexpr std::int64_t items_per_thread = 4;
@@ -26,7 +25,7 @@ constexpr std::int64_t items_per_thread = 4;
 constexpr std::int64_t splits_at_most = 16;
 constexpr std::int64_t split_step = 128;
 
-/// Enough to be worth an item of its own: some 20 us from memory as f32.
+/// Enough keys to be worth a work item: about 20 us of reading f32 from memory.
 std::int64_t least_split_keys(const Sizes& sizes) {
   constexpr std::int64_t elements = 128 * 1024;
   return round_up(divide_up(elements, sizes.head_dim + sizes.v_head_dim), split_step);
@@ -34,8 +33,8 @@ std::int64_t least_split_keys(const Sizes& sizes) {
 
 std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t vnni_factor,
                              std::int64_t panel_width) {
-  const std::int64_t fitting = kv_block_floats * vnni_factor / (sizes.head_dim + sizes.v_head_dim) /
-                               min_kv_block * min_kv_block;
+  const std::int64_t fitting =
+      round_down(kv_block_floats * vnni_factor / (sizes.head_dim + sizes.v_head_dim), min_kv_block);
   const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
@@ -49,65 +48,101 @@ std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, int nu
   return std::clamp(even, least_q_block, preferred_q_block);
 }
 
+/// Panels for the micro-kernel, or one matrix [head_dim][kv_block] where oneDNN's matmul reads
+/// whole blocks.
+kernels::PanelLayout choose_key_layout(const Blocking& blocking, std::int64_t panel_width,
+                                       bool one_matrix) {
+  if (one_matrix) return {blocking.kv_block, panel_width, panel_width};
+  return {panel_width, blocking.key_depth * panel_width, panel_width};
+}
+
+kernels::PanelLayout choose_value_layout(const Blocking& blocking) {
+  return {blocking.value_panel_width, blocking.value_depth() * blocking.value_panel_width,
+          blocking.value_panel_width};
+}
+
+std::int64_t heads_of(const Sizes& sizes) { return sizes.batch * sizes.num_kv_heads; }
+
+/// The number of work items of a call whose lengths are known.
+std::int64_t count_items(const CallPlan& plan) {
+  const std::int64_t heads = heads_of(plan.sizes);
+  switch (plan.path_of(plan.sizes.q_len)) {
+    case Path::one_thread: return heads;
+    case Path::cooperative: return heads * (plan.packed.q_blocks + plan.packed.kv_blocks);
+    case Path::unpacked: return heads * most_splits(plan.sizes.kv_len, plan.sizes);
+  }
+  return heads;
+}
+
+std::int64_t choose_packed_slots(const CallPlan& plan) {
+  constexpr std::int64_t in_flight = 3;  // one being computed, one packed, one about to be free
+  const bool one_thread = plan.path_of(plan.sizes.q_len) == Path::one_thread;
+  return std::min<std::int64_t>(one_thread ? plan.num_threads : in_flight, heads_of(plan.sizes));
+}
+
+void plan_scratch(CallPlan& plan, std::int64_t query_tokens) {
+  const Sizes& sizes = plan.sizes;
+  plan.some_packed = plan.path_of(sizes.q_len) != Path::unpacked;
+  plan.some_unpacked = plan.path_of(plan.ragged ? 1 : sizes.q_len) == Path::unpacked;
+  plan.packed_slots = plan.some_packed ? choose_packed_slots(plan) : 0;
+  const std::int64_t splits = most_splits(sizes.kv_len, sizes);
+  if (!plan.some_unpacked || splits <= 1) return;
+  const std::int64_t rows =
+      std::min(sizes.batch * most_unpacked_rows(plan.kv_type), query_tokens * sizes.group_size);
+  plan.partial_rows = rows * sizes.num_kv_heads * splits;
+}
+
 }  // namespace
 
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels,
-                         std::int64_t vnni_factor, int num_threads, bool fixed_q_block) {
+KernelWidths widths_of(const kernels::Kernels& kernels) noexcept {
+  return {.vector_width = kernels.vector_width,
+          .panel_width = kernels.panel_width,
+          .multiplies_bf16 = kernels.bf16.matmul != nullptr};
+}
+
+Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::int64_t vnni_factor,
+                         int num_threads, bool fixed_q_block) {
   Blocking blocking;
-  blocking.kv_block = choose_kv_block(sizes, vnni_factor, kernels.panel_width);
+  blocking.kv_block = choose_kv_block(sizes, vnni_factor, widths.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.rows = sizes.q_len * sizes.group_size;
   const std::int64_t q_block =
-      fixed_q_block ? preferred_q_block
-                    : choose_q_block(blocking, sizes.batch * sizes.num_kv_heads, num_threads);
+      fixed_q_block ? preferred_q_block : choose_q_block(blocking, heads_of(sizes), num_threads);
   blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.vnni_factor = vnni_factor;
   blocking.key_depth = divide_up(sizes.head_dim, vnni_factor);
-  blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
-  blocking.value_panels = divide_up(sizes.v_head_dim, kernels.panel_width);
-  // As even as whole vectors allow: 80 dims as 48 + 32 keep more accumulators busy than 64 + 16.
+  blocking.value_width = round_up(sizes.v_head_dim, widths.vector_width);
+  blocking.value_panels = divide_up(sizes.v_head_dim, widths.panel_width);
+  // Panels are as even as whole vectors allow: 80 dims as 48 + 32 keep more accumulators busy than
+  // 64 + 16.
   blocking.value_panel_width =
-      round_up(divide_up(sizes.v_head_dim, blocking.value_panels), kernels.vector_width);
+      round_up(divide_up(sizes.v_head_dim, blocking.value_panels), widths.vector_width);
   return blocking;
 }
 
-int useful_threads(const Sizes& sizes, int num_threads) {
-  // In cycles: 16 multiply-adds each, and one for every element of K and V that is packed.
-  constexpr double multiply_adds_per_cycle = 16;
-  constexpr double cycles_per_thread =
-      60'000;  // some 15 us, several times what waking and joining a thread takes
-  const double elements = static_cast<double>(sizes.batch * sizes.num_kv_heads * sizes.kv_len) *
-                          static_cast<double>(sizes.head_dim + sizes.v_head_dim);
-  const double cycles =
-      elements *
-      (static_cast<double>(sizes.group_size * sizes.q_len) / multiply_adds_per_cycle + 1);
-  return static_cast<int>(
-      std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
+Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths, DType kv_type) {
+  // K and V of a block, 128 KiB of f32 at dims of 128, come to the cache once and are used there.
+  constexpr std::int64_t keys = 128;
+  Blocking blocking;
+  blocking.rows = std::min(sizes.q_len * sizes.group_size, most_unpacked_rows(kv_type));
+  blocking.q_block = blocking.rows;
+  blocking.q_blocks = 1;
+  blocking.kv_block = keys;
+  blocking.kv_blocks = divide_up(sizes.kv_len, keys);
+  blocking.key_depth = round_up(sizes.head_dim, widths.vector_width);
+  blocking.value_width = round_up(sizes.v_head_dim, widths.vector_width);
+  return blocking;
 }
 
-std::int64_t most_short_rows(DType kv_type) {
-  // Measured: floats and bf16 are multiplied as they are once packed; what has to be widened for
-  // that costs a pass more.
+std::int64_t most_unpacked_rows(DType kv_type) {
+  // Measured: packed floats and bf16 are multiplied as they are; other types have to be widened for
+  // packing, which costs one more pass.
   switch (kv_type) {
     case DType::f32:
     case DType::bf16: return 32;
     default: return 48;
   }
-}
-
-Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels, DType kv_type) {
-  constexpr std::int64_t keys = 128;  // K and V of a block, 128 KiB of f32 at dims of 128, come to
-                                      // the cache and are used there
-  Blocking blocking;
-  blocking.rows = std::min(sizes.q_len * sizes.group_size, most_short_rows(kv_type));
-  blocking.q_block = blocking.rows;
-  blocking.q_blocks = 1;
-  blocking.kv_block = keys;
-  blocking.kv_blocks = divide_up(sizes.kv_len, keys);
-  blocking.key_depth = round_up(sizes.head_dim, kernels.vector_width);
-  blocking.value_width = round_up(sizes.v_head_dim, kernels.vector_width);
-  return blocking;
 }
 
 Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes) {
@@ -118,6 +153,84 @@ Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes) {
 
 std::int64_t most_splits(std::int64_t keys, const Sizes& sizes) {
   return std::clamp<std::int64_t>(divide_up(keys, least_split_keys(sizes)), 1, splits_at_most);
+}
+
+int useful_threads(const Sizes& sizes, int num_threads) {
+  // In cycles: 16 multiply-adds each, and one for every element of K and V that is packed.
+  constexpr double multiply_adds_per_cycle = 16;
+  // About 15 us, several times what waking and joining a thread takes.
+  constexpr double cycles_per_thread = 60'000;
+  const double elements = static_cast<double>(heads_of(sizes) * sizes.kv_len) *
+                          static_cast<double>(sizes.head_dim + sizes.v_head_dim);
+  const double cycles =
+      elements *
+      (static_cast<double>(sizes.group_size * sizes.q_len) / multiply_adds_per_cycle + 1);
+  return static_cast<int>(
+      std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
+}
+
+Path CallPlan::path_of(std::int64_t q_len) const noexcept {
+  const bool few_rows = q_len * sizes.group_size <= most_unpacked_rows(kv_type);
+  if (few_rows && !score_tiles && !needs_full_rows) return Path::unpacked;
+  return packed.q_blocks == 1 && !ragged ? Path::one_thread : Path::cooperative;
+}
+
+CallPlan make_plan(const PlanInput& input) {
+  CallPlan plan{.sizes = input.sizes,
+                .kv_type = input.kv_type,
+                .ragged = input.ragged,
+                .needs_full_rows = input.needs_full_rows,
+                .num_threads = useful_threads(input.sizes, input.max_threads),
+                .panel_width = input.widths.panel_width};
+  // bf16 is multiplied as bf16 if all operands are bf16 and the instruction set can. Only the
+  // online softmax produces probabilities in bf16.
+  const bool all_bf16 = input.q_type == DType::bf16 && input.kv_type == DType::bf16;
+  const bool bf16 =
+      all_bf16 && input.widths.multiplies_bf16 && !input.needs_full_rows && !input.onednn_scores;
+  const std::int64_t vnni_factor = bf16 ? 2 : 1;
+  const auto blocking = [&](bool fixed_q_block) {
+    return choose_blocking(input.sizes, input.widths, vnni_factor, plan.num_threads, fixed_q_block);
+  };
+  // Never for ragged batches: their longest sequence decides the tiles, and so would decide the
+  // bits of the others. Full rows are multiplied six at a time, fewer than a tile of the matmul.
+  const Blocking tiles = blocking(true);
+  plan.score_tiles = input.onednn_scores && !input.ragged && !input.needs_full_rows &&
+                     tiles.rows > 0 && tiles.kv_blocks > 0;
+  plan.packed = plan.score_tiles ? tiles : blocking(false);
+  plan.unpacked = choose_unpacked_blocking(input.sizes, input.widths, input.kv_type);
+  plan.key_layout = choose_key_layout(plan.packed, input.widths.panel_width, plan.score_tiles);
+  plan.value_layout = choose_value_layout(plan.packed);
+  // More threads than work items would only take memory.
+  if (!plan.ragged) {
+    plan.num_threads =
+        static_cast<int>(std::clamp<std::int64_t>(count_items(plan), 1, plan.num_threads));
+  }
+  plan_scratch(plan, input.query_tokens);
+  return plan;
+}
+
+SequenceWork plan_sequence(const CallPlan& plan, std::int64_t batch, std::int64_t q_len,
+                           std::int64_t kv_len, std::int64_t visible_keys) {
+  const std::int64_t rows = q_len * plan.sizes.group_size;
+  SequenceWork work{.batch = batch,
+                    .path = plan.path_of(q_len),
+                    .pack_items = 0,
+                    .compute_items = rows > 0 ? 1 : 0,
+                    .partial_rows = 0,
+                    .cost = static_cast<double>(q_len) * static_cast<double>(kv_len)};
+  if (rows == 0) return work;
+  switch (work.path) {
+    case Path::one_thread: break;
+    case Path::cooperative:
+      work.pack_items = divide_up(kv_len, plan.packed.kv_block);
+      work.compute_items = divide_up(rows, plan.packed.q_block);
+      break;
+    case Path::unpacked:
+      work.compute_items = choose_splits(visible_keys, plan.sizes).count;
+      work.partial_rows = work.compute_items > 1 ? work.compute_items * rows : 0;
+      break;
+  }
+  return work;
 }
 
 }  // namespace attn::detail

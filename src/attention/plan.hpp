@@ -1,4 +1,9 @@
-// Policy: how a call is cut into blocks and work items. Integers in, integers out, no tensors.
+// Everything that decides how a call is computed: the path of each head, block sizes, splits of
+// keys, the number of threads, packed layouts and the sizes of scratch memory. Integers in,
+// integers out; no tensors, so it is tested without any.
+//
+// Results must not depend on the number of threads or on the rest of the batch. Whatever changes
+// the order of sums (kv_block, splits) therefore depends on the sizes of one head alone.
 #pragma once
 
 #include <cstdint>
@@ -8,52 +13,119 @@
 
 namespace attn::detail {
 
-/// The rows of a KV head are its queries times its group of heads, position-major: row = q_index *
-/// group_size + member. Neighboring rows then see nearly the same keys and share each packed key,
-/// for any group size and q_len.
+/// How the rows of a KV head are computed. A row is one query of one query head; the rows of a KV
+/// head are those of all query heads that share it.
+enum class Path {
+  one_thread,   // one thread packs K and V and then computes all rows
+  cooperative,  // threads pack blocks of keys, then compute blocks of rows, as items of a schedule
+  unpacked,     // few rows: K and V are read in place, in splits of keys if there are many keys
+};
+
+/// What plans depend on in the kernels of an instruction set.
+struct KernelWidths {
+  std::int64_t vector_width = 0;  // floats
+  std::int64_t panel_width = 0;   // keys, or dims of V, in a packed panel
+  bool multiplies_bf16 = false;
+};
+KernelWidths widths_of(const kernels::Kernels& kernels) noexcept;
+
+/// How the rows and keys of a head are cut into blocks. Rows are numbered position-major: row =
+/// q_index * group_size + member. Neighboring rows then see nearly the same keys and share each
+/// packed key, for any group size and q_len.
 struct Blocking {
   std::int64_t rows = 0;     // of a KV head
   std::int64_t q_block = 0;  // rows of a work item
   std::int64_t kv_block =
       0;  // keys that a work item takes at a time, a multiple of the panel width
-  std::int64_t q_blocks = 0;  // per KV head
+  std::int64_t q_blocks = 0;  // number of blocks of rows of a KV head
   std::int64_t kv_blocks = 0;
-  std::int64_t vnni_factor = 1;  // operands of a multiplication in 32 bits
-  std::int64_t key_depth = 0;    // of a query's or key's head_dim
-  std::int64_t value_width = 0;  // v_head_dim, up to whole vectors
-  std::int64_t value_panels = 0;
-  std::int64_t value_panel_width = 0;  // columns of V in a panel
 
-  std::int64_t value_depth() const noexcept {
-    return kv_block / vnni_factor;
-  }  // of a block's keys, as the depth of P V
+  // bf16 is multiplied in pairs that are neighbors in depth (the VNNI layout); vnni_factor is 2
+  // then, and depths count pairs. For f32 it is 1.
+  std::int64_t vnni_factor = 1;
+  std::int64_t key_depth = 0;    // head_dim, in floats or pairs
+  std::int64_t value_width = 0;  // v_head_dim, rounded up to whole vectors
+  std::int64_t value_panels = 0;
+  std::int64_t value_panel_width = 0;  // dims of V in a panel
+
+  /// Keys of a block as the depth of P V, in floats or pairs.
+  std::int64_t value_depth() const noexcept { return kv_block / vnni_factor; }
 };
 
-/// kv_block decides the order of sums, so it depends on the sizes of one head alone, or bits would
-/// depend on the rest of the batch. q_block decides who computes a row, and with fixed_q_block (a
-/// matmul primitive's rows) the same holds for it.
-Blocking choose_blocking(const Sizes& sizes, const kernels::Kernels& kernels,
-                         std::int64_t vnni_factor, int num_threads, bool fixed_q_block);
+/// Blocks of heads whose K and V are packed. With fixed_q_block, q_block depends on one head alone
+/// too: oneDNN's matmul computes the scores of q_block rows at once.
+Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::int64_t vnni_factor,
+                         int num_threads, bool fixed_q_block);
+/// Blocks of heads with few rows, whose operands are floats whatever K and V are. One block of rows
+/// has all rows of a head.
+Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths, DType kv_type);
 
-/// As many of num_threads as have enough to do to be worth waking: at least 1.
-int useful_threads(const Sizes& sizes, int num_threads);
+/// Up to so many rows of a KV head, reading K and V in place is faster than packing them.
+std::int64_t most_unpacked_rows(DType kv_type);
 
-/// Rows of a KV head up to which packing its keys and values does not pay: they are multiplied
-/// where they lie.
-std::int64_t most_short_rows(DType kv_type);
-
-/// The same for short rows, whose operands are floats whatever K and V are. A block of rows is all
-/// of a head's.
-Blocking choose_short_blocking(const Sizes& sizes, const kernels::Kernels& kernels, DType kv_type);
-
-/// Short rows against many keys are split by keys, so that there is work for all threads; the parts
-/// are merged in order. As bits depend on it, it follows from one head's sizes alone.
+/// Few rows with many keys are split by keys, so that all threads have work. The partial results
+/// are merged in order (split-KV).
 struct Splits {
   std::int64_t count;
-  std::int64_t keys;  // of each but the last
+  std::int64_t keys;  // of each split but the last
 };
 Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes);
 /// No head with up to so many keys has more splits.
 std::int64_t most_splits(std::int64_t keys, const Sizes& sizes);
+
+/// The number of threads, at most num_threads, that have enough work to be worth waking.
+int useful_threads(const Sizes& sizes, int num_threads);
+
+/// What decides a plan.
+struct PlanInput {
+  Sizes sizes;                    // of a ragged batch, the longest lengths
+  std::int64_t query_tokens = 0;  // of the whole batch
+  DType q_type = DType::f32;
+  DType kv_type = DType::f32;
+  bool ragged = false;           // lengths of queries or keys are known in a run only
+  bool needs_full_rows = false;  // the normalizer needs all scores of a row at once
+  bool onednn_scores = false;    // ScoreMatmul::onednn was asked for
+  int max_threads = 1;
+  KernelWidths widths;
+};
+
+struct CallPlan {
+  Sizes sizes;
+  DType kv_type = DType::f32;
+  bool ragged = false;
+  bool needs_full_rows = false;
+  bool score_tiles = false;  // oneDNN's matmul computes the scores of whole tiles
+  int num_threads = 1;
+  Blocking packed{};    // of heads whose K and V are packed
+  Blocking unpacked{};  // of heads with few rows
+  kernels::PanelLayout key_layout{};
+  kernels::PanelLayout value_layout{};
+
+  // Scratch memory.
+  bool some_packed = false;       // some heads may be packed
+  bool some_unpacked = false;     // some heads may be read in place
+  std::int64_t packed_slots = 0;  // heads whose packed K and V exist at the same time
+  std::int64_t partial_rows = 0;  // rows of partial results of split heads
+  std::int64_t panel_width = 0;
+
+  /// The path of the heads of a sequence with that many queries.
+  Path path_of(std::int64_t q_len) const noexcept;
+};
+
+CallPlan make_plan(const PlanInput& input);
+
+/// What there is to do for each KV head of one sequence.
+struct SequenceWork {
+  std::int64_t batch;
+  Path path;
+  std::int64_t pack_items;
+  std::int64_t compute_items;
+  std::int64_t partial_rows;
+  double cost;
+};
+
+/// `visible_keys` is the number of keys from the first to the last that any query sees.
+SequenceWork plan_sequence(const CallPlan& plan, std::int64_t batch, std::int64_t q_len,
+                           std::int64_t kv_len, std::int64_t visible_keys);
 
 }  // namespace attn::detail

@@ -1,5 +1,5 @@
-// Memory that is asked for while a tile is multiplied, so that short sequences do not wait for it:
-// a tile of them takes no longer than a few cache misses do.
+// Memory to prefetch while a tile is multiplied. A tile of a short sequence takes no longer than a
+// few cache misses, so without prefetching the multiplication would wait for memory.
 #pragma once
 
 #include <array>
@@ -14,8 +14,8 @@ class PrefetchList {
  public:
   void clear() noexcept { count_ = 0; }
 
-  /// Adds `count` rows of `width` elements, `stride` elements apart, if a row's elements lie side
-  /// by side.
+  /// Adds `count` rows of `width` elements, `stride` elements apart, if the elements of a row are
+  /// neighbors in memory.
   void add(const Row& first, std::int64_t stride, std::int64_t width, std::int64_t count) noexcept {
     if (count <= 0 || first.stride != 1 || count_ == walks_.size()) return;
     const auto size = static_cast<std::int64_t>(size_of(first.dtype));
@@ -26,7 +26,7 @@ class PrefetchList {
     ++count_;
   }
 
-  /// Null if there is nothing to ask for.
+  /// Null if there is nothing to prefetch.
   kernels::PrefetchWalk* walk() noexcept { return count_ == 0 ? nullptr : walks_.data(); }
 
  private:

@@ -1,25 +1,25 @@
-// The tiled pass proper. For a block of rows of one KV head:
+// For a block of rows of one KV head:
 //
-//   for each block of keys that any of the rows sees            (its K and V stay in L2)
-//     for each tile of 6 rows                                    (its scores stay in L1)
-//       ranges of visible keys; skip the tile if they are empty
-//       S = Q K^T                    6-row micro-kernel          reads  K: head_dim floats a key, 6
-//       uses each transform the rows           only where asked for online softmax of S rescales
+//   for each block of keys that any of the rows sees          (its K and V stay in L2)
+//     for each tile of 6 rows                                  (its scores stay in L1)
+//       find the ranges of visible keys; skip the tile if they are empty
+//       S = Q K^T                6-row micro-kernel            reads K: head_dim floats a key, 6
+//       uses transform the rows       only if there is something to do online softmax of S rescales
 //       the rows of O whose maximum grew
-//         O += P V                   the same micro-kernel       reads  V: v_head_dim floats a key,
-//         6 uses each
+//         O += P V               the same micro-kernel         reads V: v_head_dim floats a key, 6
+//         uses
 //   O /= row_sum
 //
-// A score costs 2 * (head_dim + v_head_dim) flops and, from L2, (head_dim + v_head_dim) * 4 / 6
-// bytes: 85 bytes in at least 8 cycles of multiply-adds for dims of 64. From beyond L2 each key
-// comes once in q_block rows.
+// A score costs 2 * (head_dim + v_head_dim) flops and reads (head_dim + v_head_dim) * 4 / 6 bytes
+// from L2: for dims of 64, 85 bytes in at least 8 cycles of multiply-adds. From memory beyond L2
+// each key is read once for q_block rows.
 #include "attention/prefill.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "iterate/row.hpp"
+#include "tensor/rounding.hpp"
 
 namespace attn::detail {
 namespace {
@@ -28,138 +28,142 @@ using kernels::tile_rows;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr float log2e = 1.44269504088896341f;
-
-std::int64_t round_down(std::int64_t n, std::int64_t to) { return n / to * to; }
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 }  // namespace
 
-PrefillPass::PrefillPass(const PreparedCall& prepared, const AttentionTensors& tensors,
-                         const KvLayout& layout, const RowScores& row_scores, const Packer& packer,
+PrefillPass::PrefillPass(const CallContext& context, const Packer& packer,
                          const ThreadScratch& scratch)
-    : blocking_(prepared.blocking),
-      sizes_(prepared.problem.sizes),
-      kernels_(*prepared.kernels),
-      arithmetic_(*prepared.arithmetic),
-      layout_(layout),
-      row_scores_(row_scores),
+    : context_(context),
       packer_(packer),
       scratch_(scratch),
-      tiles_(prepared, blocking_, tensors, layout, row_scores, scratch) {
-  if (prepared.score_matmul) score_matmul_.emplace(prepared.score_matmul);
+      tiles_(context, context.plan().packed, scratch),
+      non_finite_(context, context.plan().packed, scratch.staging) {
+  if (context.call.score_matmul) score_matmul_.emplace(context.call.score_matmul);
 }
 
-void PrefillPass::compute(const HeadQueries& place, std::int64_t q_block, const PackedHead& packed,
+void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed,
                           const std::optional<HeadIndex>& next_head) {
-  const std::int64_t first = q_block * blocking_.q_block;
-  const std::int64_t count = std::min(blocking_.q_block, place.rows - first);
-  const QueryBlock rows =
-      tiles_.rows_of(place, first, count, {0, std::numeric_limits<std::int64_t>::max()});
-  tiles_.clear(scratch_.states, count);
+  const Blocking& blocking = context_.plan().packed;
+  const std::int64_t first = q_block * blocking.q_block;
+  const std::int64_t count = std::min(blocking.q_block, head.rows - first);
+  const QueryBlock rows = tiles_.block_of(head, first, count, all_keys);
+  set_identity(scratch_.states, count, blocking.value_width);
   if (rows.visible_to_any.empty()) return tiles_.finish(rows, 0, count, scratch_.states);
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
-    const bool scores_made = score_matmul_ && whole_block(rows, block);
-    if (scores_made)
+    const bool has_scores = score_matmul_ && is_whole_tile(rows, block);
+    if (has_scores) {
       score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data,
                              scratch_.score_tile);
+    }
     for (std::int64_t first_row = 0; first_row < count; first_row += tile_rows) {
       plan_prefetch(rows, first_row, block, next_head);
-      process_tile(rows, first_row, block, packed, scores_made);
-      if (block == rows.last_block)
+      process_tile(rows, first_row, block, packed, has_scores);
+      if (block == rows.last_block) {
         tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states);
+      }
     }
   }
 }
 
-/// Where they lie, if at one stride in words; else gathered.
+/// Queries are multiplied in place if they lie at one stride as packed operands; else they are
+/// gathered.
 void PrefillPass::find_queries(const QueryBlock& rows) {
+  const Sizes& sizes = context_.sizes();
+  const Blocking& blocking = context_.plan().packed;
+  const std::int64_t vnni_factor = blocking.vnni_factor, key_depth = blocking.key_depth;
   const Row first = tiles_.query(rows, 0);
-  const std::int64_t vnni_factor = blocking_.vnni_factor, key_depth = blocking_.key_depth;
-  if (sizes_.group_size == 1 && !score_matmul_ &&
-      is_packed(first, sizes_.head_dim, vnni_factor, layout_.query_stride())) {
+  const std::int64_t stride = context_.layout.query_stride();
+  if (sizes.group_size == 1 && !score_matmul_ &&
+      is_packed(first, sizes.head_dim, vnni_factor, stride)) {
     queries_ = first.floats();
-    query_stride_ = layout_.query_stride() / vnni_factor;
+    query_stride_ = stride / vnni_factor;
     return;
   }
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_packed(tiles_.query(rows, r), sizes_.head_dim, vnni_factor, kernels_,
+    read_packed(tiles_.query(rows, r), sizes.head_dim, vnni_factor, context_.kernels(),
                 scratch_.queries + r * key_depth);
   }
   queries_ = scratch_.queries;
   query_stride_ = key_depth;
 }
 
-/// The next tile's queries before its first block of keys, this tile's outputs before its last, and
-/// a share of the K and V of the head that this thread will probably take next.
+/// Prefetches the queries of the next tile before its first block of keys, the outputs of this tile
+/// before its last, and a share of the K and V of the head that this thread will probably compute
+/// next.
 void PrefillPass::plan_prefetch(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
                                 const std::optional<HeadIndex>& next_head) {
-  ahead_.clear();
+  prefetch_.clear();
+  const Sizes& sizes = context_.sizes();
+  const KvLayout& layout = context_.layout;
+  const HeadQueries& head = rows.head;
   const std::int64_t next_row = first_row + tile_rows, end = std::min(next_row, rows.count);
-  const HeadQueries& place = rows.place;
-  if (sizes_.group_size == 1 && block == rows.first_block && next_row < rows.count) {
-    ahead_.add(layout_.query(place.batch, place.kv_head, rows.first + next_row),
-               layout_.query_stride(), sizes_.head_dim, std::min(tile_rows, rows.count - next_row));
+  if (sizes.group_size == 1 && block == rows.first_block && next_row < rows.count) {
+    prefetch_.add(layout.query(head.batch, head.kv_head, rows.first + next_row),
+                  layout.query_stride(), sizes.head_dim,
+                  std::min(tile_rows, rows.count - next_row));
   }
-  if (sizes_.group_size == 1 && block == rows.last_block) {
-    ahead_.add(layout_.output(place.batch, place.kv_head, rows.first + first_row),
-               layout_.output_stride(), sizes_.v_head_dim, end - first_row);
+  if (sizes.group_size == 1 && block == rows.last_block) {
+    prefetch_.add(layout.output(head.batch, head.kv_head, rows.first + first_row),
+                  layout.output_stride(), sizes.v_head_dim, end - first_row);
   }
   if (!next_head) return;
-  const std::int64_t kv_len = layout_.kv_len(next_head->batch);
+  const std::int64_t kv_len = layout.kv_len(next_head->batch);
   const std::int64_t rows_before = (block - rows.first_block) * rows.count;
   const std::int64_t rows_in_all = (rows.last_block - rows.first_block + 1) * rows.count;
   const KeyRange share{kv_len * (rows_before + first_row) / rows_in_all,
                        kv_len * (rows_before + end) / rows_in_all};
   if (share.empty()) return;
-  const KeySpan keys =
-      layout_.keys(next_head->batch, next_head->kv_head, share.begin, share.size());
-  ahead_.add(keys.first_key, keys.key_stride, sizes_.head_dim, keys.count);
-  ahead_.add(keys.first_value, keys.value_stride, sizes_.v_head_dim, keys.count);
+  const KeySpan keys = layout.keys(next_head->batch, next_head->kv_head, share.begin, share.size());
+  prefetch_.add(keys.first_key, keys.key_stride, sizes.head_dim, keys.count);
+  prefetch_.add(keys.first_value, keys.value_stride, sizes.v_head_dim, keys.count);
 }
 
-/// Whether a matmul primitive of q_block x kv_block scores fits: all rows there, and all see all
-/// keys of the block.
-bool PrefillPass::whole_block(const QueryBlock& rows, std::int64_t block) const {
+/// Whether oneDNN's matmul of q_block x kv_block scores fits: all rows exist, and all see all keys
+/// of the block.
+bool PrefillPass::is_whole_tile(const QueryBlock& rows, std::int64_t block) const {
   const KeyRange keys = tiles_.block_keys(block);
-  return rows.count == blocking_.q_block && intersection(rows.visible_to_all, keys) == keys;
+  return rows.count == context_.plan().packed.q_block &&
+         intersection(rows.visible_to_all, keys) == keys;
 }
 
 void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
-                               const PackedHead& packed, bool scores_made) {
+                               const PackedHead& packed, bool has_scores) {
+  const Blocking& blocking = context_.plan().packed;
   QueryTile tile =
       tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
   if (tile.visible_range.empty()) return;
-  if (scores_made) {
-    tile.score_stride = blocking_.kv_block;
+  if (has_scores) {
+    tile.score_stride = blocking.kv_block;
     tile.scores = scratch_.score_tile + first_row * tile.score_stride;
   } else {
-    make_scores(tile, packer_.keys(packed, block,
-                                   round_down(tile.visible_range.begin, kernels_.panel_width)));
+    const std::int64_t panel = round_down(tile.visible_range.begin, context_.plan().panel_width);
+    compute_scores(tile, packer_.keys(packed, block, panel));
   }
   tiles_.transform(tile);
   const bool finite = packed.finite[block];
-  if (!finite) tiles_.note_visible(tile);
-  add_values(tile, packed, block);
-  if (finite) return;
-  // Packing made those 0.
-  float* const out = scratch_.states.out + first_row * blocking_.value_width;
-  tiles_.add_visible_values(tile, out, [](float value) { return !std::isfinite(value); });
+  if (!finite) non_finite_.note_visible(tile);
+  softmax_and_add_values(tile, packed, block);
+  if (!finite) non_finite_.add(tile, scratch_.states.out + first_row * blocking.value_width);
 }
 
-/// From the panel on in which the first visible key lies, to the last in whole vectors.
-void PrefillPass::make_scores(QueryTile& tile, const kernels::Panels& keys) {
+/// The scores begin with the panel of the first visible key and end with a whole vector.
+void PrefillPass::compute_scores(QueryTile& tile, const kernels::Panels& keys) {
+  const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
+  const Blocking& blocking = context_.plan().packed;
   tile.scores = scratch_.scores;
-  tile.score_stride = score_stride(blocking_);
-  const std::int64_t first = round_down(tile.visible_range.begin, kernels_.panel_width);
-  // Scores that are neither transformed nor hidden have their maxima taken while they are in
+  tile.score_stride = score_stride(blocking);
+  const std::int64_t first = round_down(tile.visible_range.begin, context_.plan().panel_width);
+  // If scores are neither transformed nor hidden, their maxima are taken while they are in
   // registers.
-  const bool final = tile.full && !row_scores_.transforms() && tile.visible_range.begin == first &&
-                     tile.visible_range.end % arithmetic_.chunk_keys == 0;
+  const bool final = tile.full && !context_.scores.transforms() &&
+                     tile.visible_range.begin == first &&
+                     tile.visible_range.end % arithmetic.chunk_keys == 0;
   float* const maxima = final ? scratch_.maxima : nullptr;
   if (final) std::fill_n(maxima, kernels::max_vector_width * tile_rows, minus_infinity);
   tile.maxima = maxima;
-  arithmetic_.matmul({
+  arithmetic.matmul({
       .a = queries_ + tile.first_row * query_stride_,
       .a_stride = query_stride_,
       .b = keys,
@@ -167,31 +171,34 @@ void PrefillPass::make_scores(QueryTile& tile, const kernels::Panels& keys) {
       .c_stride = tile.score_stride,
       .rows = tile.rows,
       .columns = tile.visible_range.end - first,
-      .depth = blocking_.key_depth,
+      .depth = blocking.key_depth,
       .accumulate = false,
       .maxima = maxima,
-      .ahead = ahead_.walk(),
+      .ahead = prefetch_.walk(),
   });
 }
 
-void PrefillPass::add_values(const QueryTile& tile, const PackedHead& packed, std::int64_t block) {
-  const std::int64_t value_width = blocking_.value_width;
-  const std::int64_t first = round_down(tile.visible_range.begin, arithmetic_.chunk_keys);
-  arithmetic_.online_softmax({
+void PrefillPass::softmax_and_add_values(const QueryTile& tile, const PackedHead& packed,
+                                         std::int64_t block) {
+  const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
+  const std::int64_t value_width = context_.plan().packed.value_width;
+  const std::int64_t first = round_down(tile.visible_range.begin, arithmetic.chunk_keys);
+  const SoftmaxStates states = scratch_.states.from(tile.first_row, value_width);
+  arithmetic.online_softmax({
       .scores = tile.scores,
       .stride = tile.score_stride,
       .rows = tile.rows,
       .begin = tile.begin,
       .end = tile.end,
       .first = first,
-      .last = round_up(tile.visible_range.end, arithmetic_.chunk_keys),
-      .scale = row_scores_.remaining_scale() * log2e,
+      .last = round_up(tile.visible_range.end, arithmetic.chunk_keys),
+      .scale = context_.scores.remaining_scale() * log2e,
       .maxima = tile.maxima,
-      .row_max = scratch_.states.row_max + tile.first_row,
-      .row_sum = scratch_.states.row_sum + tile.first_row,
+      .row_max = states.row_max,
+      .row_sum = states.row_sum,
       .values = packer_.values(packed, block, first),
       .value_end = tile.visible_range.end,
-      .out = scratch_.states.out + tile.first_row * value_width,
+      .out = states.out,
       .out_stride = value_width,
       .columns = value_width,
   });

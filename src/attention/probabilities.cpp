@@ -7,15 +7,15 @@
 
 namespace attn::detail {
 
-void weigh_row(const kernels::Kernels& kernels, const Normalizer& normalizer,
-               const RowOfScores& row) noexcept {
+void normalize_row(const kernels::Kernels& kernels, const Normalizer& normalizer,
+                   const RowOfScores& row) noexcept {
   if (normalizer.kind() == Normalizer::Kind::sigmoid) {
     const double by_length = -std::log(static_cast<double>(row.kv_len));
     return kernels.sigmoid(row.scores, row.count,
                            normalizer.bias().value_or(static_cast<float>(by_length)));
   }
   constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-  // Where the sink would be the only score, nothing weighs anything.
+  // If the sink is the only score, all probabilities are 0.
   const bool sink_joins =
       row.sink != minus_infinity && greatest(kernels, row.scores, row.count) != minus_infinity;
   std::int64_t count = row.count;

@@ -1,4 +1,4 @@
-// From a row's scores to its weights, with the normalizers that are no online softmax.
+// From the scores of a row to its probabilities, for normalizers that are no online softmax.
 #pragma once
 
 #include <attn/normalizer.hpp>
@@ -10,15 +10,15 @@
 namespace attn::detail {
 
 struct RowOfScores {
-  float* scores;  // with room for one more
+  float* scores;  // [count], with room for one more
   std::int64_t count;
-  std::int64_t kv_len;  // of the batch entry
+  std::int64_t kv_len;  // of the sequence
   float sink;           // -inf: none
-  float* scratch;       // 2 * (count + 1)
+  float* scratch;       // [2 * (count + 1)]
 };
 
-/// In place. Scores of -inf, and all scores where there are no others, become 0.
-void weigh_row(const kernels::Kernels& kernels, const Normalizer& normalizer,
-               const RowOfScores& row) noexcept;
+/// Normalizes a row in place. Scores of -inf become 0, and so do all scores if there are no others.
+void normalize_row(const kernels::Kernels& kernels, const Normalizer& normalizer,
+                   const RowOfScores& row) noexcept;
 
 }  // namespace attn::detail

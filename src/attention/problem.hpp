@@ -1,5 +1,5 @@
-// A call after its check at the door: sizes as integers, settings resolved, optional tensors as
-// plain strided accessors.
+// A call after validation: sizes as integers, settings with their defaults filled in, and the dense
+// mask with one stride for each dim.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -31,12 +31,12 @@ struct Problem {
   Normalizer normalizer;
 };
 
-/// Checks everything that shapes, types and options can tell. Data pointers are not looked at.
+/// Checks everything that shapes, types and options can tell, without reading data.
 Problem validate(const AttentionTensors& tensors, const AttentionOptions& options,
                  const Execution& execution);
-/// Checks what only the data can tell: null pointers and the values of kv_lens.
+/// Checks what only the data can tell: null pointers, lengths, offsets, rings and pages.
 void validate_data(const Problem& problem, const AttentionTensors& tensors);
-/// The rest of a call whose scores alone are wanted: as validate, without V and O.
+/// The same as validate() for a call of which only the scores are wanted, without V and O.
 Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options,
                         const Execution& execution);
 
@@ -49,7 +49,7 @@ struct DenseMask {
 
   bool present() const noexcept { return data != nullptr; }
   bool boolean() const noexcept { return dtype == DType::boolean; }
-  /// The element of key 0.
+  /// The mask of a row, from its element of key 0 on.
   const std::byte* row(std::int64_t batch, std::int64_t q_head,
                        std::int64_t q_index) const noexcept {
     const std::int64_t offset = batch * strides[0] + q_head * strides[1] + q_index * strides[2];
@@ -60,14 +60,13 @@ struct DenseMask {
   }
 };
 
-/// Of a validated call. A mask with data but no elements counts as present.
+/// The mask of a validated call. A mask with data but no elements counts as present.
 DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes);
-/// The tensors with the maxima of a ragged batch, where they were not given and its offsets can be
-/// read.
+/// Fills in the maxima of a ragged batch where they were not given and the offsets can be read.
 AttentionTensors with_longest_sequences(AttentionTensors tensors);
-/// The number of keys that batch entry has: kv_lens[batch], or kv_len.
+/// The number of keys of a sequence: kv_lens[batch], or kv_len.
 std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch);
-/// p - i of the header's drawing for a batch entry with that many queries and keys.
+/// The position of query 0 of a sequence with that many queries and keys.
 std::int64_t position_offset(const Problem& problem, std::int64_t q_len, std::int64_t kv_length);
 
 }  // namespace attn::detail

@@ -1,10 +1,7 @@
 #include "attention/query_tiles.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
-
-#include "attention/run.hpp"
 
 namespace attn::detail {
 namespace {
@@ -15,28 +12,27 @@ bool hides_all(const float* mask, std::int64_t count) {
   return std::all_of(mask, mask + count, [](float m) { return m == minus_infinity; });
 }
 
+/// From the first to the last key that any row of the tile sees.
+KeyRange union_of_ranges(const QueryTile& tile) {
+  KeyRange all{std::numeric_limits<std::int64_t>::max(), 0};
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const KeyRange range = tile.range(r);
+    if (!range.empty()) all = {std::min(all.begin, range.begin), std::max(all.end, range.end)};
+  }
+  return all;
+}
+
 }  // namespace
 
-QueryTiles::QueryTiles(const PreparedCall& prepared, const Blocking& blocking,
-                       const AttentionTensors& tensors, const KvLayout& layout,
-                       const RowScores& row_scores, const ThreadScratch& scratch) noexcept
-    : sizes_(prepared.problem.sizes),
-      blocking_(blocking),
-      kernels_(*prepared.kernels),
-      tensors_(tensors),
-      layout_(layout),
-      row_scores_(row_scores),
-      whole_rows_(prepared.needs_full_rows()),
-      scratch_(scratch) {}
-
-QueryBlock QueryTiles::rows_of(const HeadQueries& place, std::int64_t first, std::int64_t count,
-                               KeyRange among) const {
-  // Both ends of a row's range grow from row to row.
-  const KeyRange first_sees = intersection(place.sight.of(first / sizes_.group_size), among);
+QueryBlock QueryTiles::block_of(const HeadQueries& head, std::int64_t first, std::int64_t count,
+                                KeyRange among) const {
+  const std::int64_t group_size = context_.sizes().group_size;
+  // Both ends of a row's range never decrease from row to row.
+  const KeyRange first_sees = intersection(head.visibility.range_of(first / group_size), among);
   const KeyRange last_sees =
-      intersection(place.sight.of((first + count - 1) / sizes_.group_size), among);
+      intersection(head.visibility.range_of((first + count - 1) / group_size), among);
   const KeyRange any{first_sees.begin, last_sees.end};
-  return {.place = place,
+  return {.head = head,
           .first = first,
           .count = count,
           .visible_to_any = any,
@@ -46,26 +42,21 @@ QueryBlock QueryTiles::rows_of(const HeadQueries& place, std::int64_t first, std
 }
 
 QueryRow QueryTiles::query_row(const QueryBlock& rows, std::int64_t r) const {
+  const std::int64_t group_size = context_.sizes().group_size;
   const std::int64_t row = rows.first + r;
-  const std::int64_t q_index = row / sizes_.group_size;
-  const std::int64_t q_head = rows.place.kv_head * sizes_.group_size + row % sizes_.group_size;
-  return {rows.place.batch, q_head, rows.place.kv_head, q_index,
-          rows.place.sight.position(q_index)};
+  const std::int64_t q_index = row / group_size;
+  const std::int64_t q_head = rows.head.kv_head * group_size + row % group_size;
+  return {rows.head.batch, q_head, rows.head.kv_head, q_index,
+          rows.head.visibility.position(q_index)};
 }
 
 Row QueryTiles::query(const QueryBlock& rows, std::int64_t r) const {
   const QueryRow query = query_row(rows, r);
-  return layout_.query(query.batch, query.q_head, query.q_index);
+  return context_.layout.query(query.batch, query.q_head, query.q_index);
 }
 
 KeyRange QueryTiles::block_keys(std::int64_t block) const {
   return {block * blocking_.kv_block, (block + 1) * blocking_.kv_block};
-}
-
-void QueryTiles::clear(const RowStates& states, std::int64_t count) const {
-  std::fill_n(states.out, count * blocking_.value_width, 0.f);
-  std::fill_n(states.row_max, count, minus_infinity);
-  std::fill_n(states.row_sum, count, 0.f);
 }
 
 QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
@@ -76,8 +67,10 @@ QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, st
   tile.block_begin = keys.begin;
   tile.first_row = first_row;
   tile.rows = count;
-  tile.visible =
-      scratch_.visible + (whole_rows_ ? block * kernels::tile_rows * blocking_.kv_block : 0);
+  tile.visible_stride = blocking_.kv_block;
+  tile.visible = scratch_.visible;
+  if (context_.plan().needs_full_rows)
+    tile.visible += block * kernels::tile_rows * blocking_.kv_block;
   const KeyRange any = intersection(rows.visible_to_any, keys);
   tile.full = any == intersection(rows.visible_to_all, keys);
   if (tile.full) {
@@ -85,108 +78,84 @@ QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, st
     std::fill_n(tile.begin, kernels::tile_rows, tile.visible_range.begin);
     std::fill_n(tile.end, kernels::tile_rows, tile.visible_range.end);
   } else {
+    const std::int64_t group_size = context_.sizes().group_size;
     for (std::int64_t r = 0; r < tile.rows; ++r) {
-      const std::int64_t q_index = (rows.first + first_row + r) / sizes_.group_size;
-      const KeyRange seen =
-          intersection(intersection(rows.place.sight.of(q_index), rows.visible_to_any), keys);
+      const std::int64_t q_index = (rows.first + first_row + r) / group_size;
+      const KeyRange seen = intersection(
+          intersection(rows.head.visibility.range_of(q_index), rows.visible_to_any), keys);
       tile.begin[r] = seen.begin - keys.begin;
       tile.end[r] = seen.end - keys.begin;
     }
-    tile.update_hull();
+    tile.visible_range = union_of_ranges(tile);
   }
-  if (!tile.visible_range.empty()) look_at_masks(tile);
+  if (!tile.visible_range.empty()) read_dense_masks(tile);
   return tile;
 }
 
-void QueryTile::update_hull() {
-  visible_range = {std::numeric_limits<std::int64_t>::max(), 0};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    if (!range(r).empty())
-      visible_range = {std::min(visible_range.begin, range(r).begin),
-                       std::max(visible_range.end, range(r).end)};
-  }
-}
-
-/// Reads the dense masks before any score is made: a row that sees nothing of the block loses its
-/// range.
-void QueryTiles::look_at_masks(QueryTile& tile) {
-  if (!row_scores_.additive() && !row_scores_.dense_visibility()) return;
+/// Reads the dense masks before any score is computed: the range of a row that sees nothing of the
+/// block becomes empty.
+void QueryTiles::read_dense_masks(QueryTile& tile) {
+  const RowScores& scores = context_.scores;
+  if (!scores.additive() && !scores.dense_visibility()) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const KeyRange keys = tile.keys(r);
     if (keys.empty()) continue;
     const QueryRow query = query_row(tile, r);
-    bool nothing_seen = false;
-    if (row_scores_.additive()) {
+    bool sees_nothing = false;
+    if (scores.additive()) {
       const float* mask =
-          row_scores_.additive_mask(query, keys, scratch_.mask_rows + r * blocking_.kv_block);
+          scores.additive_mask(query, keys, scratch_.mask_rows + r * blocking_.kv_block);
       tile.mask[r] = mask;
-      nothing_seen = hides_all(mask, keys.size());
+      sees_nothing = hides_all(mask, keys.size());
     }
-    if (row_scores_.dense_visibility()) {
-      const std::int64_t seen = row_scores_.visibility(query, keys, visible(tile, r));
+    if (scores.dense_visibility()) {
+      const std::int64_t seen = scores.visibility(query, keys, tile.visible_row(r));
       tile.hides[r] = seen < keys.size();
-      nothing_seen |= seen == 0;
+      sees_nothing |= seen == 0;
     }
-    if (nothing_seen) tile.end[r] = tile.begin[r];
+    if (sees_nothing) tile.end[r] = tile.begin[r];
   }
   tile.full = false;
-  tile.update_hull();
+  tile.visible_range = union_of_ranges(tile);
 }
 
 void QueryTiles::transform(QueryTile& tile) {
-  if (!row_scores_.transforms() && !row_scores_.dense_visibility()) return;
+  const RowScores& scores = context_.scores;
+  if (!scores.transforms() && !scores.dense_visibility()) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const KeyRange range = tile.range(r);
     if (range.empty()) continue;
-    float* run = tile.row(r) + range.begin;
-    if (row_scores_.transforms())
-      row_scores_.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
-    if (tile.hides[r]) kernels_.hide(run, range.size(), visible(tile, r));
+    float* const run = tile.row(r) + range.begin;
+    if (scores.transforms()) scores.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
+    if (tile.hides[r]) context_.kernels().hide(run, range.size(), tile.visible_row(r));
   }
-}
-
-void QueryTiles::note_visible(const QueryTile& tile) {
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const KeyRange range = tile.range(r);
-    for (std::int64_t j = range.begin; j < range.end; ++j)
-      visible(tile, r)[j] = tile.row(r)[j] != minus_infinity;
-  }
-}
-
-float QueryTiles::weight(const QueryTile& tile, std::int64_t r, std::int64_t j) const {
-  if (blocking_.vnni_factor == 1) return tile.row(r)[j];
-  float value = 0;
-  kernels_.widen_bf16(reinterpret_cast<const std::uint16_t*>(tile.row(r)) + j, 1, &value);
-  return value;
 }
 
 float QueryTiles::sink(const QueryRow& query) const {
-  if (tensors_.sinks.absent()) return minus_infinity;
-  return static_cast<const float*>(tensors_.sinks.data)[query.q_head * tensors_.sinks.strides[0]];
+  const TensorView& sinks = context_.tensors.sinks;
+  if (sinks.absent()) return minus_infinity;
+  return static_cast<const float*>(sinks.data)[query.q_head * sinks.strides[0]];
 }
 
 void QueryTiles::write(const QueryRow& query, float factor, float* out) const {
-  const Row to = layout_.output(query.batch, query.q_head, query.q_index);
-  if (to.dense_f32()) return kernels_.scale(out, sizes_.v_head_dim, factor, to.floats());
-  kernels_.scale(out, sizes_.v_head_dim, factor, out);
-  write_row(out, sizes_.v_head_dim, kernels_, to);
+  const kernels::Kernels& kernels = context_.kernels();
+  const std::int64_t v_head_dim = context_.sizes().v_head_dim;
+  const Row to = context_.layout.output(query.batch, query.q_head, query.q_index);
+  if (to.dense_f32()) return kernels.scale(out, v_head_dim, factor, to.floats());
+  kernels.scale(out, v_head_dim, factor, out);
+  write_row(out, v_head_dim, kernels, to);
 }
 
 void QueryTiles::finish(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-                        const RowStates& states) const {
+                        const SoftmaxStates& states) const {
   for (std::int64_t r = first_row; r < first_row + count; ++r) {
     const QueryRow query = query_row(rows, r);
-    const double maximum = static_cast<double>(states.row_max[r]) * row_scores_.remaining_scale();
-    const double sum = states.row_sum[r], sink_score = sink(query);
-    const bool nothing_seen = sum == 0;
-    const double with_sink =
-        nothing_seen ? 1
-                     : sum + (sink_score == minus_infinity ? 0 : std::exp(sink_score - maximum));
-    write(query, static_cast<float>(1 / with_sink), states.out + r * blocking_.value_width);
-    float* const lse = layout_.lse(query.batch, query.q_head, query.q_index);
-    if (lse == nullptr) continue;
-    *lse = static_cast<float>(
-        nothing_seen || std::isinf(with_sink) ? sink_score : maximum + std::log(with_sink));
+    const double row_max =
+        static_cast<double>(states.row_max[r]) * context_.scores.remaining_scale();
+    const FinishedRow finished(row_max, states.row_sum[r], sink(query));
+    write(query, finished.factor(), states.out + r * blocking_.value_width);
+    float* const lse = context_.layout.lse(query.batch, query.q_head, query.q_index);
+    if (lse != nullptr) *lse = finished.lse();
   }
 }
 

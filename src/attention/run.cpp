@@ -1,6 +1,6 @@
-// Threads take work items off the schedule: packing a block of keys, computing a block of rows
-// against packed keys (row_block.cpp, or normalized_rows.cpp for normalizers that need whole rows),
-// or few rows against keys where they lie (short_rows.cpp).
+// Threads take work items off the schedule. An item packs a block of keys, computes a block of rows
+// against packed keys (prefill.cpp, or full_rows.cpp for normalizers that need full rows), or
+// computes few rows against keys that are read in place (decode.cpp).
 #include "attention/run.hpp"
 
 #include <algorithm>
@@ -9,205 +9,186 @@
 
 #include "attention/decode.hpp"
 #include "attention/full_rows.hpp"
+#include "attention/pack.hpp"
 #include "attention/prefill.hpp"
+#include "attention/schedule.hpp"
+#include "attention/workspace.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::detail {
 namespace {
 
-/// Spins: what is waited for is being done by another thread and takes microseconds. Yields when it
-/// does not come, since that thread may be waiting for this processor.
+/// Spins: what is waited for is being done by another thread and takes microseconds. Yields if that
+/// takes longer, since the other thread may be waiting for this processor.
 void wait_for(const std::atomic<std::int64_t>& count, std::int64_t target) {
   for (int spins = 0; count.load(std::memory_order_acquire) < target; ++spins) {
     if (spins > 1000) std::this_thread::yield();
   }
 }
 
+/// The work of one thread.
 class Worker {
  public:
-  Worker(const PreparedCall& prepared, const AttentionTensors& tensors, const KvLayout& layout,
-         const RowScores& row_scores, const Schedule& schedule, const Scratch& scratch, int thread)
-      : prepared_(prepared),
-        layout_(layout),
+  Worker(const CallContext& context, const Schedule& schedule, const Scratch& scratch, int thread)
+      : context_(context),
         schedule_(schedule),
         scratch_(scratch),
         thread_(thread),
         own_(scratch.thread(thread)),
-        packer_(prepared, layout),
-        row_blocks_(prepared, tensors, layout, row_scores, packer_, own_),
-        normalized_rows_(prepared, tensors, layout, row_scores, packer_, own_),
-        short_rows_(prepared, tensors, layout, row_scores, own_) {}
+        packer_(context),
+        prefill_(context, packer_, own_),
+        full_rows_(context, packer_, own_),
+        decode_(context, own_) {}
 
-  /// By ticket: an item may wait for those before it.
+  /// Takes items by ticket, since an item may wait for earlier ones.
   void work_in_order(Team& team) {
     const auto take = [&] { return scratch_.next_ticket()++; };
     for (std::int64_t ticket = take(); ticket < schedule_.size(); ticket = take())
       process_item(team, ticket, ticket + team.size());
   }
 
-  void work_in_shares(Team& team, WorkStealingRange& shares) {
-    shares.for_each(thread_, [&](std::int64_t ticket) { process_item(team, ticket, ticket + 1); });
+  /// Takes items of its own share first: a thread then reads one part of a cache, and the same one
+  /// in the next call.
+  void work_in_shares(Team& team, WorkStealingRange& range) {
+    range.for_each(thread_, [&](std::int64_t ticket) { process_item(team, ticket, ticket + 1); });
   }
 
  private:
-  /// `next` is the ticket that this thread will have next, as far as it can tell.
+  /// `next` is the ticket that this thread will probably have next.
   void process_item(Team& team, std::int64_t ticket, std::int64_t next) {
     const WorkItem item = schedule_.item(ticket);
     if (item.kind == WorkItem::Kind::pack) return pack_ahead(item);
     switch (schedule_.head(item.head).path) {
-      case Path::one_thread: return one_thread_head(team, item.head, next);
+      case Path::one_thread: return compute_head(team, item.head, next);
       case Path::cooperative: return compute_packed(team, item);
-      case Path::unpacked: return compute_in_place(team, item, probably_next_keys(next));
+      case Path::unpacked: return compute_unpacked(team, item, next_keys(next));
     }
   }
 
-  HeadQueries place_of(std::int64_t head) const {
+  HeadQueries queries_of(std::int64_t head) const {
     const HeadWork& work = schedule_.head(head);
-    const std::int64_t rows = layout_.q_len(work.batch) * prepared_.problem.sizes.group_size;
-    return {work.batch, work.kv_head, rows, layout_.sight(work.batch)};
+    const std::int64_t rows = context_.layout.q_len(work.batch) * context_.sizes().group_size;
+    return {work.batch, work.kv_head, rows, context_.layout.visibility(work.batch)};
+  }
+
+  /// The keys from the first to the last that any query of the head sees.
+  KeyRange visible_range(const HeadQueries& head) const {
+    return head.visibility.visible_range(0, context_.layout.q_len(head.batch) - 1);
   }
 
   /// Keys that no query sees are not even read.
-  void pack(const HeadQueries& place, std::int64_t block, const PackedHead& to) {
-    packer_.pack(place.batch, place.kv_head, block,
-                 place.sight.visible_range(0, layout_.q_len(place.batch) - 1), to, own_.staging);
+  void pack(const HeadQueries& head, std::int64_t block, const PackedHead& to) {
+    packer_.pack({head.batch, head.kv_head}, block, visible_range(head), to, own_.staging);
   }
 
   void pack_ahead(const WorkItem& item) {
     const HeadWork& work = schedule_.head(item.head);
-    if (work.slot_before >= 0)
+    if (work.slot_before >= 0) {
       wait_for(schedule_.progress(work.slot_before).computed,
                schedule_.head(work.slot_before).compute_items);
-    pack(place_of(item.head), item.block, scratch_.packed(work.slot));
+    }
+    pack(queries_of(item.head), item.block, scratch_.packed(work.slot));
     schedule_.progress(item.head).packed.fetch_add(1, std::memory_order_release);
   }
 
-  void compute_rows(const HeadQueries& place, std::int64_t q_block, const PackedHead& packed,
+  void compute_rows(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed,
                     const std::optional<HeadIndex>& next_head) {
-    if (prepared_.needs_full_rows()) return normalized_rows_.compute(place, q_block, packed);
-    row_blocks_.compute(place, q_block, packed, next_head);
+    if (context_.plan().needs_full_rows) return full_rows_.compute(head, q_block, packed);
+    prefill_.compute(head, q_block, packed, next_head);
   }
 
   void compute_packed(Team& team, const WorkItem& item) {
     const HeadWork& work = schedule_.head(item.head);
     wait_for(schedule_.progress(item.head).packed, work.pack_items);
     team.attempt(
-        [&] { compute_rows(place_of(item.head), item.block, scratch_.packed(work.slot), {}); });
+        [&] { compute_rows(queries_of(item.head), item.block, scratch_.packed(work.slot), {}); });
     schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_release);
   }
 
-  void one_thread_head(Team& team, std::int64_t head, std::int64_t next_ticket) {
-    const HeadQueries place = place_of(head);
+  void compute_head(Team& team, std::int64_t index, std::int64_t next_ticket) {
+    const HeadQueries head = queries_of(index);
     const PackedHead packed = scratch_.packed(thread_);
-    for (std::int64_t block = 0; block < prepared_.blocking.kv_blocks; ++block)
-      pack(place, block, packed);
-    team.attempt([&] { compute_rows(place, 0, packed, probably_next_head(next_ticket)); });
+    for (std::int64_t block = 0; block < context_.plan().packed.kv_blocks; ++block)
+      pack(head, block, packed);
+    team.attempt([&] { compute_rows(head, 0, packed, next_head(next_ticket)); });
   }
 
-  /// A head that would fill the cache is left alone.
-  std::optional<HeadIndex> probably_next_head(std::int64_t ticket) const {
+  /// The head to prefetch: none if it would fill the cache.
+  std::optional<HeadIndex> next_head(std::int64_t ticket) const {
     constexpr std::int64_t most_bytes = 256 * 1024;
-    const Sizes& sizes = prepared_.problem.sizes;
-    const auto bytes = static_cast<std::int64_t>(size_of(prepared_.kv_type)) * sizes.kv_len *
+    const Sizes& sizes = context_.sizes();
+    const auto bytes = static_cast<std::int64_t>(size_of(context_.plan().kv_type)) * sizes.kv_len *
                        (sizes.head_dim + sizes.v_head_dim);
     if (ticket >= schedule_.size() || bytes > most_bytes) return std::nullopt;
     const HeadWork& next = schedule_.head(schedule_.item(ticket).head);
     return HeadIndex{next.batch, next.kv_head};
   }
 
-  /// The keys of an item that is computed in place.
-  KeyRange keys_of(const HeadQueries& place, const WorkItem& item) const {
-    const KeyRange visible = place.sight.visible_range(0, layout_.q_len(place.batch) - 1);
-    const Splits splits = choose_splits(visible.size(), prepared_.problem.sizes);
+  /// The keys of a split.
+  KeyRange split_keys(const HeadQueries& head, const WorkItem& item) const {
+    const KeyRange visible = visible_range(head);
+    const Splits splits = choose_splits(visible.size(), context_.sizes());
     const std::int64_t begin = visible.begin + item.block * splits.keys;
     return {begin, std::min(begin + splits.keys, visible.end)};
   }
 
-  NextKeys probably_next_keys(std::int64_t ticket) const {
+  NextKeys next_keys(std::int64_t ticket) const {
     if (ticket >= schedule_.size()) return {};
     const WorkItem item = schedule_.item(ticket);
-    const HeadQueries place = place_of(item.head);
-    return {place.batch, place.kv_head, keys_of(place, item)};
+    const HeadQueries head = queries_of(item.head);
+    return {head.batch, head.kv_head, split_keys(head, item)};
   }
 
-  void compute_in_place(Team& team, const WorkItem& item, const NextKeys& next) {
-    const HeadQueries place = place_of(item.head);
+  void compute_unpacked(Team& team, const WorkItem& item, const NextKeys& next) {
+    const HeadQueries head = queries_of(item.head);
     const HeadWork& work = schedule_.head(item.head);
-    if (work.compute_items == 1) return team.attempt([&] { short_rows_.compute(place, next); });
-    const RowStates states = scratch_.partial(work.first_partial + item.block * place.rows);
-    team.attempt([&] { short_rows_.compute_part(place, keys_of(place, item), states, next); });
+    if (work.compute_items == 1) return team.attempt([&] { decode_.compute(head, next); });
+    const SoftmaxStates states = scratch_.partial(work.first_partial + item.block * head.rows);
+    team.attempt([&] { decode_.compute_part(head, split_keys(head, item), states, next); });
     const std::int64_t others =
         schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_acq_rel);
     if (others + 1 < work.compute_items) return;
     team.attempt([&] {
-      short_rows_.merge_parts(place, scratch_.partial(work.first_partial), work.compute_items);
+      decode_.merge_parts(head, scratch_.partial(work.first_partial), work.compute_items);
     });
   }
 
-  const PreparedCall& prepared_;
-  const KvLayout& layout_;
+  const CallContext& context_;
   const Schedule& schedule_;
   const Scratch& scratch_;
   int thread_;
   ThreadScratch own_;
   Packer packer_;
-  PrefillPass row_blocks_;
-  FullRowPass normalized_rows_;
-  DecodePass short_rows_;
+  PrefillPass prefill_;
+  FullRowPass full_rows_;
+  DecodePass decode_;
 };
 
-std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
-
-SequenceWork entry_work(const PreparedCall& prepared, const KvLayout& layout, std::int64_t batch) {
-  const std::int64_t q_len = layout.q_len(batch), kv_len = layout.kv_len(batch);
-  const std::int64_t rows = q_len * prepared.problem.sizes.group_size;
-  SequenceWork work{.batch = batch,
-                    .path = path_of(prepared, q_len),
-                    .pack_items = 0,
-                    .compute_items = rows > 0 ? 1 : 0,
-                    .partial_rows = 0,
-                    .cost = static_cast<double>(q_len) * static_cast<double>(kv_len)};
-  if (rows == 0 || work.path == Path::one_thread) return work;
-  if (work.path == Path::cooperative) {
-    work.pack_items = divide_up(kv_len, prepared.blocking.kv_block);
-    work.compute_items = divide_up(rows, prepared.blocking.q_block);
-    return work;
-  }
-  work.compute_items =
-      choose_splits(layout.sight(batch).visible_range(0, q_len - 1).size(), prepared.problem.sizes)
-          .count;
-  work.partial_rows = work.compute_items > 1 ? work.compute_items * rows : 0;
-  return work;
+SequenceWork sequence_work(const CallContext& context, std::int64_t batch) {
+  const KvLayout& layout = context.layout;
+  const std::int64_t q_len = layout.q_len(batch);
+  const KeyRange visible = layout.visibility(batch).visible_range(0, q_len - 1);
+  return plan_sequence(context.plan(), batch, q_len, layout.kv_len(batch), visible.size());
 }
 
 }  // namespace
 
-Path path_of(const PreparedCall& prepared, std::int64_t q_len) noexcept {
-  const std::int64_t rows = q_len * prepared.problem.sizes.group_size;
-  const bool few = rows <= most_short_rows(prepared.kv_type);
-  if (few && prepared.score_matmul == nullptr && !prepared.needs_full_rows()) return Path::unpacked;
-  return prepared.blocking.q_blocks == 1 && !prepared.ragged ? Path::one_thread : Path::cooperative;
-}
-
-void run(const PreparedCall& prepared, const AttentionTensors& tensors, void* memory) {
-  const Sizes& sizes = prepared.problem.sizes;
-  if (sizes.batch == 0 || sizes.num_q_heads == 0) return;
-  const Scratch scratch(prepared.scratch, memory);
-  const KvLayout layout(prepared.problem, tensors);
-  for (std::int64_t batch = 0; batch < sizes.batch; ++batch) {
-    scratch.entries()[static_cast<std::size_t>(batch)] = entry_work(prepared, layout, batch);
-  }
-  const Schedule schedule(scratch.entries(), sizes.num_kv_heads, prepared.scratch.slots,
+void run(const PreparedCall& call, const AttentionTensors& tensors, void* memory) {
+  const CallPlan& plan = call.plan;
+  if (plan.sizes.batch == 0 || plan.sizes.num_q_heads == 0) return;
+  const Scratch scratch(plan, memory);
+  const CallContext context(call, tensors);
+  for (std::int64_t batch = 0; batch < plan.sizes.batch; ++batch)
+    scratch.sequences()[static_cast<std::size_t>(batch)] = sequence_work(context, batch);
+  const Schedule schedule(scratch.sequences(), plan.sizes.num_kv_heads, plan.packed_slots,
                           scratch.heads(), scratch.progress());
   if (schedule.size() == 0) return;
-  const RowScores row_scores(prepared.problem, tensors, prepared.options, *prepared.kernels);
-  WorkStealingRange shares(schedule.size(), prepared.num_threads);
-  parallel(prepared.num_threads, [&](Team& team, int thread) {
+  WorkStealingRange range(schedule.size(), plan.num_threads);
+  parallel(plan.num_threads, [&](Team& team, int thread) {
     std::optional<Worker> worker;
-    team.attempt(
-        [&] { worker.emplace(prepared, tensors, layout, row_scores, schedule, scratch, thread); });
+    team.attempt([&] { worker.emplace(context, schedule, scratch, thread); });
     if (!worker) return;
-    if (schedule.in_any_order()) return worker->work_in_shares(team, shares);
+    if (schedule.in_any_order()) return worker->work_in_shares(team, range);
     worker->work_in_order(team);
   });
 }

@@ -5,25 +5,25 @@
 
 namespace attn::detail {
 
-Schedule::Schedule(std::span<SequenceWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
+Schedule::Schedule(std::span<SequenceWork> sequences, std::int64_t num_kv_heads, std::int64_t slots,
                    HeadWork* heads, HeadProgress* progress) noexcept
     : num_kv_heads_(num_kv_heads), heads_(heads), progress_(progress) {
-  std::sort(entries.begin(), entries.end(), [](const SequenceWork& a, const SequenceWork& b) {
-    const bool a_shared = a.path == Path::cooperative, b_shared = b.path == Path::cooperative;
-    if (a_shared != b_shared) return a_shared;
+  std::sort(sequences.begin(), sequences.end(), [](const SequenceWork& a, const SequenceWork& b) {
+    const bool a_first = a.path == Path::cooperative, b_first = b.path == Path::cooperative;
+    if (a_first != b_first) return a_first;
     return a.cost != b.cost ? a.cost > b.cost : a.batch < b.batch;
   });
   std::int64_t partials = 0;
-  for (const SequenceWork& entry : entries) {
-    if (entry.compute_items == 0) continue;
+  for (const SequenceWork& sequence : sequences) {
+    if (sequence.compute_items == 0) continue;
     for (std::int64_t kv_head = 0; kv_head < num_kv_heads;
-         ++kv_head, ++count_, partials += entry.partial_rows) {
-      // Shared heads come first: their numbers are consecutive, and slots go round.
-      heads_[count_] = {.path = entry.path,
-                        .batch = entry.batch,
+         ++kv_head, ++count_, partials += sequence.partial_rows) {
+      // Cooperative heads come first: their numbers are consecutive, and slots are used in turn.
+      heads_[count_] = {.path = sequence.path,
+                        .batch = sequence.batch,
                         .kv_head = kv_head,
-                        .pack_items = entry.pack_items,
-                        .compute_items = entry.compute_items,
+                        .pack_items = sequence.pack_items,
+                        .compute_items = sequence.compute_items,
                         .slot = slots > 0 ? count_ % slots : 0,
                         .slot_before = count_ >= slots ? count_ - slots : -1,
                         .first_partial = partials};
@@ -48,15 +48,15 @@ WorkItem Schedule::item(std::int64_t ticket) const noexcept {
       [](std::int64_t wanted, const HeadWork& head) { return wanted < head.first_ticket; });
   const std::int64_t stage = next - heads_ - 1;
   if (heads_[stage].path == Path::unpacked)
-    return in_place_item(stage - heads_[stage].kv_head, ticket);
+    return unpacked_item(stage - heads_[stage].kv_head, ticket);
   const std::int64_t index = ticket - heads_[stage].first_ticket, packed = packed_in_stage(stage);
   if (index < packed) return {WorkItem::Kind::pack, stage + 1, index};
   return {WorkItem::Kind::compute, stage, heads_[stage].compute_items - 1 - (index - packed)};
 }
 
-/// Split by split, the same keys for all heads of an entry: where those lie side by side, what one
-/// thread fetches too much is what another one needs.
-WorkItem Schedule::in_place_item(std::int64_t first_head, std::int64_t ticket) const noexcept {
+/// The items go split by split, each split for all heads of a sequence: where the heads of a key
+/// lie side by side, what one thread prefetches beyond its own head is what another thread needs.
+WorkItem Schedule::unpacked_item(std::int64_t first_head, std::int64_t ticket) const noexcept {
   const std::int64_t index = ticket - heads_[first_head].first_ticket;
   return {WorkItem::Kind::compute, first_head + index % num_kv_heads_, index / num_kv_heads_};
 }

@@ -9,11 +9,11 @@
 namespace attn::detail {
 namespace {
 
-/// Folded into the exponent, a scale has to keep the order of the scores and survive a factor of
-/// log2(e).
+/// Whether a scale can be folded into the exponent: it must keep the order of the scores, and must
+/// not overflow when it is multiplied by log2(e).
 bool folds(float scale) { return scale > 0 && std::isnormal(scale) && std::isfinite(scale * 2); }
 
-/// A score_mod may make a number of -inf, but cannot reveal what the mask hides.
+/// A score_mod may turn -inf into a number, but it must not reveal what the mask hides.
 void hide_again(const float* additive_mask, std::int64_t count, float* scores) {
   constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
   for (std::int64_t n = 0; n < count; ++n)

@@ -1,6 +1,6 @@
-// What happens to the scores of one query row between Q K^T and softmax: the transforms, in the
-// contract's order, and dense visibility. Interval masks are not here: they are ranges
-// (key_range.hpp).
+// What happens to the scores of one query row between Q K^T and softmax: scale, softcap, ALiBi,
+// additive mask and score_mod, in this order, and the visibility that boolean masks and mask_mod
+// give. Causal masks, windows and lengths are intervals of keys instead (visibility.hpp).
 #pragma once
 
 #include <attn/attention.hpp>
@@ -13,7 +13,7 @@
 
 namespace attn::detail {
 
-/// A query row as the user counts.
+/// A query row in the numbers of the public API.
 struct QueryRow {
   std::int64_t batch;
   std::int64_t q_head;
@@ -27,21 +27,22 @@ class RowScores {
   RowScores(const Problem& problem, const AttentionTensors& tensors,
             const AttentionOptions& options, const kernels::Kernels& kernels) noexcept;
 
-  /// Whether transform() has anything to do. If not, the softmax folds the scale into its exponent;
-  /// other normalizers do not.
+  /// Whether transform() has anything to do. With softmax, a scale alone is no transform: it is
+  /// folded into the exponent.
   bool transforms() const noexcept { return transforms_; }
-  /// What the softmax still has to multiply the scores with.
+  /// The factor that the softmax still has to multiply the scores with.
   float remaining_scale() const noexcept { return transforms_ ? 1.f : problem_.softmax_scale; }
   bool additive() const noexcept { return mask_.present() && !mask_.boolean(); }
   bool dense_visibility() const noexcept {
     return (mask_.present() && mask_.boolean()) || options_.mask_mod;
   }
 
-  /// The additive mask of a run of keys: in place, or read into `staging`.
+  /// The additive mask of a run of keys, in place if it is dense f32, else read into `staging`.
   const float* additive_mask(const QueryRow& row, KeyRange keys, float* staging) const noexcept;
-  /// Fills visible[0..keys.size()) from boolean mask and mask_mod; returns how many are.
+  /// Fills visible[0..keys.size()) from the boolean mask and mask_mod. Returns the number of
+  /// visible keys.
   std::int64_t visibility(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
-  /// Scale, softcap, ALiBi, additive mask (null: none), score_mod, in place.
+  /// Applies scale, softcap, ALiBi, additive mask (null: none) and score_mod in place.
   void transform(const QueryRow& row, KeyRange keys, const float* additive_mask,
                  float* scores) const;
 

@@ -1,5 +1,5 @@
-// Clears and merges states, row by row. Rows pass through the stack in chunks: nothing is
-// allocated, and `into` may be a part.
+// Clears and merges states, row by row. Rows are processed in chunks on the stack, so nothing is
+// allocated, and `into` may be one of the parts.
 #include <attn/error.hpp>
 #include <attn/isa.hpp>
 #include <attn/state.hpp>
@@ -13,9 +13,11 @@
 #include <limits>
 #include <string>
 
+#include "attention/softmax_state.hpp"
 #include "iterate/row.hpp"
 #include "kernels/select.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn {
 using namespace detail;
@@ -51,31 +53,8 @@ void check(const Names& names, const ConstAttentionState& state) {
   require_data(names.lse, state.lse);
 }
 
-/// `index` names a row.
-std::byte* address_of(const TensorView& tensor, const Dims& index) {
-  auto* data = static_cast<std::byte*>(const_cast<void*>(tensor.data));
-  if (data == nullptr) return nullptr;  // rows of no elements
-  std::int64_t offset = 0;
-  for (int dim = 0; dim < index.rank(); ++dim) offset += index[dim] * tensor.strides[dim];
-  return data + offset * static_cast<std::int64_t>(size_of(tensor.dtype));
-}
-
-Row row_at(const TensorView& out, const Dims& index) {
-  return {address_of(out, index), out.dtype, out.strides[index.rank()]};
-}
-
-float& lse_at(const TensorView& lse, const Dims& index) {
-  return *reinterpret_cast<float*>(address_of(lse, index));
-}
-
-template <class F>
-void for_each_row(const Dims& shape, F&& f) {
-  Dims index = shape;
-  for (int dim = 0; dim < shape.rank(); ++dim) index[dim] = 0;
-  for (std::int64_t n = shape.product(); n > 0; --n) {
-    f(index);
-    for (int dim = shape.rank() - 1; dim >= 0 && ++index[dim] == shape[dim]; --dim) index[dim] = 0;
-  }
+float& lse_of(const TensorView& lse, const Dims& row) {
+  return *reinterpret_cast<float*>(address_of(lse, row));
 }
 
 /// Keeps the bits of a row of the same type, whatever they are.
@@ -89,39 +68,17 @@ void clear_row(const Row& row, std::int64_t count) {
   copy_into({&zero, DType::f32, {count}, {0}}, {row.data, row.dtype, {count}, {row.stride}});
 }
 
-/// The shares of two parts in their whole, and its lse.
-struct Shares {
-  float a;
-  float b;
-  float lse;
-};
-
-/// Of lse above -inf. The shares follow from lse before it is rounded: where it is large, they
-/// would be far off otherwise. Nothing overflows: a double has room for the difference of any two
-/// floats, and no exponent is above 0.
-Shares shares_of(double lse_a, double lse_b) {
-  const double larger = std::max(lse_a, lse_b);
-  const double a = std::exp(lse_a - larger);
-  const double b = std::exp(lse_b - larger);
-  const double sum = a + b;
-  return {static_cast<float>(a / sum), static_cast<float>(b / sum),
-          static_cast<float>(larger + std::log(sum))};
-}
-
 /// Each chunk is read before it is written, as `into` may be a part.
-void add_rows(const Row& row_a, const Row& row_b, const Shares& shares, std::int64_t count,
+void add_rows(const Row& row_a, const Row& row_b, const MergeShares& shares, std::int64_t count,
               const kernels::Kernels& kernels, const Row& into) {
   constexpr std::int64_t chunk_size = 256;
   float staging_a[chunk_size], staging_b[chunk_size], sums[chunk_size];
-  const auto from = [](const Row& row, std::int64_t first) {
-    return Row{row.at(first), row.dtype, row.stride};
-  };
   for (std::int64_t first = 0; first < count; first += chunk_size) {
     const std::int64_t size = std::min(chunk_size, count - first);
-    const float* a = as_floats(from(row_a, first), size, kernels, staging_a);
-    const float* b = as_floats(from(row_b, first), size, kernels, staging_b);
+    const float* a = as_floats(row_a.from(first), size, kernels, staging_a);
+    const float* b = as_floats(row_b.from(first), size, kernels, staging_b);
     for (std::int64_t d = 0; d < size; ++d) sums[d] = shares.a * a[d] + shares.b * b[d];
-    write_row(sums, size, kernels, from(into, first));
+    write_row(sums, size, kernels, into.from(first));
   }
 }
 
@@ -140,7 +97,7 @@ float merge_rows(const Row& row_a, float lse_a, const Row& row_b, float lse_b, s
     copy_row(row_a, count, into);
     return lse_a;
   }
-  const Shares shares = shares_of(lse_a, lse_b);
+  const MergeShares shares = merge_shares(lse_a, lse_b);
   add_rows(row_a, row_b, shares, count, kernels, into);
   return shares.lse;
 }
@@ -149,9 +106,9 @@ void merge_checked(const ConstAttentionState& a, const ConstAttentionState& b,
                    const AttentionState& into) {
   const kernels::Kernels& kernels = kernels::kernels_for(default_isa());
   const std::int64_t count = into.out.shape[into.out.rank() - 1];
-  for_each_row(into.lse.shape, [&](const Dims& row) {
-    lse_at(into.lse, row) = merge_rows(row_at(a.out, row), lse_at(a.lse, row), row_at(b.out, row),
-                                       lse_at(b.lse, row), count, kernels, row_at(into.out, row));
+  for_each_index(into.lse.shape, [&](const Dims& row) {
+    lse_of(into.lse, row) = merge_rows(row_of(a.out, row), lse_of(a.lse, row), row_of(b.out, row),
+                                       lse_of(b.lse, row), count, kernels, row_of(into.out, row));
   });
 }
 
@@ -167,9 +124,9 @@ constexpr Names names_of_into{"into.out", "into.lse"};
 void clear(const AttentionState& state) {
   check({"state.out", "state.lse"}, state);
   const std::int64_t count = state.out.shape[state.out.rank() - 1];
-  for_each_row(state.lse.shape, [&](const Dims& row) {
-    clear_row(row_at(state.out, row), count);
-    lse_at(state.lse, row) = minus_infinity;
+  for_each_index(state.lse.shape, [&](const Dims& row) {
+    clear_row(row_of(state.out, row), count);
+    lse_of(state.lse, row) = minus_infinity;
   });
 }
 

@@ -279,12 +279,12 @@ void normalize(const Call& call, std::optional<SeparatedValues>& separated) {
                       float* const scores = call.scores_of(index);
                       const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
                       std::copy_n(scores, sizes.kv_len, weights.data());
-                      weigh_row(call.kernels, call.problem.normalizer,
-                                {.scores = weights.data(),
-                                 .count = sizes.kv_len,
-                                 .kv_len = kv_length(call.tensors, sizes, row.batch),
-                                 .sink = per_head(call.tensors.sinks, row.q_head, -infinity),
-                                 .scratch = scratch.data()});
+                      normalize_row(call.kernels, call.problem.normalizer,
+                                    {.scores = weights.data(),
+                                     .count = sizes.kv_len,
+                                     .kv_len = kv_length(call.tensors, sizes, row.batch),
+                                     .sink = per_head(call.tensors.sinks, row.q_head, -infinity),
+                                     .scratch = scratch.data()});
                       if (separated) add_seen(call, index, scores, weights.data(), *separated);
                       std::copy_n(weights.data(), sizes.kv_len, scores);
                     }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "attention/call_tensors.hpp"
 #include "attention/problem.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
@@ -21,7 +22,8 @@ void check_lengths(const Problem& problem, const AttentionTensors& tensors) {
   }
 }
 
-/// From 0 to the number of tokens, never falling, and no sequence longer than the plan allows.
+/// Offsets go from 0 to the number of tokens and never decrease, and no sequence is longer than the
+/// plan allows.
 void check_offsets(const char* name, const TensorView& offsets, std::int64_t tokens,
                    std::int64_t most) {
   if (offsets.absent()) return;
@@ -31,8 +33,8 @@ void check_offsets(const char* name, const TensorView& offsets, std::int64_t tok
   for (std::int64_t b = 0; b < sequences; ++b) {
     const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
     if (end < begin)
-      reject(fmt::format("{}[{}] is {}, below {}[{}] = {}: offsets never fall", name, b + 1, end,
-                         name, b, begin));
+      reject(fmt::format("{}[{}] is {}, below {}[{}] = {}: offsets never decrease", name, b + 1,
+                         end, name, b, begin));
     if (end - begin > most) {
       reject(fmt::format("{} gives sequence {} a length of {}; the plan was made for {} at most",
                          name, b, end - begin, most));
@@ -58,7 +60,7 @@ void check_starts(const Problem& problem, const AttentionTensors& tensors) {
   }
 }
 
-/// Pages that hold keys.
+/// Checks the pages that hold keys.
 void check_pages(const Problem& problem, const AttentionTensors& tensors) {
   if (tensors.storage.page_table().absent()) return;
   const std::int64_t num_pages = tensors.k.shape[0], page_size = tensors.k.shape[2];
@@ -80,24 +82,11 @@ void check_pages(const Problem& problem, const AttentionTensors& tensors) {
 }  // namespace
 
 void validate_data(const Problem& problem, const AttentionTensors& tensors) {
-  const auto require_if_given = [](const char* name, const auto& tensor) {
-    if (!tensor.absent()) require_data(name, tensor);
-  };
-  require_if_given("q", tensors.q);
-  require_if_given("k", tensors.k);
-  require_if_given("v", tensors.v);
-  require_if_given("out", tensors.out);
-  require_if_given("mask", tensors.mask);
-  require_if_given("alibi_slopes", tensors.alibi_slopes);
-  require_if_given("sinks", tensors.sinks);
-  require_if_given("kv_lens", tensors.kv_lens);
-  require_if_given("lse", tensors.lse);
-  require_if_given("q_offsets", tensors.ragged.q_offsets);
-  require_if_given("kv_offsets", tensors.ragged.kv_offsets);
-  require_if_given("page_table", tensors.storage.page_table());
-  require_if_given("starts", tensors.storage.starts());
-  require_if_given("k_scales", tensors.storage.k_scales);
-  require_if_given("v_scales", tensors.storage.v_scales);
+  for_each_tensor(
+      [](const char* name, const auto& tensor) {
+        if (!tensor.absent()) require_data(name, tensor);
+      },
+      tensors);
   check_offsets("q_offsets", tensors.ragged.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
   check_offsets("kv_offsets", tensors.ragged.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
   check_lengths(problem, tensors);

@@ -19,7 +19,7 @@ std::int64_t KeyVisibility::clamp(std::int64_t key) const noexcept {
   return std::clamp<std::int64_t>(key, 0, key_count_);
 }
 
-KeyRange KeyVisibility::of(std::int64_t q_index) const noexcept {
+KeyRange KeyVisibility::range_of(std::int64_t q_index) const noexcept {
   const std::int64_t p = position(q_index);
   KeyRange range{0, key_count_};
   if (window_.left) range.begin = clamp(p - *window_.left);
@@ -29,7 +29,7 @@ KeyRange KeyVisibility::of(std::int64_t q_index) const noexcept {
 }
 
 KeyRange KeyVisibility::visible_range(std::int64_t first, std::int64_t last) const noexcept {
-  return {of(first).begin, of(last).end};
+  return {range_of(first).begin, range_of(last).end};
 }
 
 }  // namespace attn::detail

@@ -1,4 +1,4 @@
-// Which keys lie in sight: causal, window and lengths as intervals of keys, so that hidden blocks
+// Causal masks, windows and lengths as intervals of keys. Blocks of keys outside these intervals
 // are never computed.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace attn::detail {
 
-/// Keys begin <= j < end.
+/// The keys j with begin <= j < end.
 struct KeyRange {
   std::int64_t begin = 0;
   std::int64_t end = 0;
@@ -20,18 +20,19 @@ struct KeyRange {
 
 KeyRange intersection(KeyRange a, KeyRange b) noexcept;
 
-/// The interval masks of one batch entry. Both ends of a row's range grow with its query index,
-/// never shrink.
+/// The interval masks of one sequence. Both ends of the range of a query never decrease from one
+/// query to the next.
 class KeyVisibility {
  public:
-  /// key_count: keys from here on are hidden, by a short mask.
+  /// Keys from key_count on are hidden, by a mask that is shorter than the keys.
   KeyVisibility(const Problem& problem, std::int64_t q_len, std::int64_t kv_length,
                 std::int64_t key_count) noexcept;
 
   /// The position of a query on the axis of keys.
   std::int64_t position(std::int64_t q_index) const noexcept { return q_index + offset_; }
-  KeyRange of(std::int64_t q_index) const noexcept;
-  /// All that the queries first..last see between them.
+  /// The keys that a query sees.
+  KeyRange range_of(std::int64_t q_index) const noexcept;
+  /// The keys from the first to the last that any of the queries first, ..., last sees.
   KeyRange visible_range(std::int64_t first, std::int64_t last) const noexcept;
 
  private:
