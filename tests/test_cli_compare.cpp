@@ -122,7 +122,7 @@ TEST_CASE("compare takes other normalizers, which have no lse") {
     }
     const Ran table = attn_demo(arguments);
     CHECK(table.code == 0);
-    CHECK(table.out.find("weights of whole rows by " + std::string(normalizer).substr(0, 6)) !=
+    CHECK(table.out.find("probabilities of full rows by " + std::string(normalizer).substr(0, 6)) !=
           std::string::npos);
   }
 }

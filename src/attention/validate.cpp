@@ -57,7 +57,7 @@ std::int64_t longest(const char* name, const std::optional<std::int64_t>& bound,
   return std::min(bound.value_or(tokens), tokens);
 }
 
-void take_q(const AttentionTensors& tensors, Sizes& sizes) {
+void read_q_sizes(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView& q = tensors.q;
   if (given(tensors.ragged.q_offsets)) {
     require_rank("q", q, 3, "[tokens, num_q_heads, head_dim] with q_offsets");
@@ -75,8 +75,8 @@ void take_q(const AttentionTensors& tensors, Sizes& sizes) {
         fmt::format("q has shape {}: head_dim is 0, but it needs at least 1", q.shape.to_string()));
 }
 
-/// Heads and lengths of k, however its keys lie.
-void take_k(const AttentionTensors& tensors, Sizes& sizes) {
+/// Reads the heads and the length of k in every layout.
+void read_k_sizes(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView& k = tensors.k;
   if (given(tensors.ragged.kv_offsets)) {
     require_rank("k", k, 3, "[tokens, num_kv_heads, head_dim] with kv_offsets");
@@ -104,7 +104,7 @@ void take_k(const AttentionTensors& tensors, Sizes& sizes) {
   require_extent("k", k, k.rank() - 1, sizes.head_dim, "head_dim of q");
 }
 
-void take_group_size(Sizes& sizes) {
+void set_group_size(Sizes& sizes) {
   const bool no_heads = sizes.num_q_heads == 0 && sizes.num_kv_heads == 0;
   if (!no_heads && (sizes.num_kv_heads == 0 || sizes.num_q_heads % sizes.num_kv_heads != 0)) {
     reject(fmt::format(
@@ -114,7 +114,7 @@ void take_group_size(Sizes& sizes) {
   sizes.group_size = no_heads ? 1 : sizes.num_q_heads / sizes.num_kv_heads;
 }
 
-/// i8 with scales of its shape without the last dim, or a float without.
+/// Keys and values are floats, or i8 with scales of their shape without the last dim.
 void check_kv_type(const char* name, const TensorView& tensor, const char* scales_name,
                    const TensorView& scales) {
   if (tensor.dtype != DType::i8) {
@@ -133,16 +133,16 @@ void check_kv_type(const char* name, const TensorView& tensor, const char* scale
 Sizes sizes_of_q_and_k(const AttentionTensors& tensors) {
   check_layout(tensors);
   Sizes sizes;
-  take_q(tensors, sizes);
-  take_k(tensors, sizes);
-  take_group_size(sizes);
+  read_q_sizes(tensors, sizes);
+  read_k_sizes(tensors, sizes);
+  set_group_size(sizes);
   require_float("q", tensors.q);
   check_kv_type("k", tensors.k, "k_scales", tensors.storage.k_scales);
   return sizes;
 }
 
-/// v lies as k does.
-void take_v(const AttentionTensors& tensors, Sizes& sizes) {
+/// v has the layout of k.
+void read_v_sizes(const AttentionTensors& tensors, Sizes& sizes) {
   const TensorView &k = tensors.k, &v = tensors.v;
   const bool ragged = given(tensors.ragged.kv_offsets), paged = given(tensors.storage.page_table());
   require_rank("v", v, k.rank(),
@@ -236,7 +236,7 @@ void check_side_tensors(const AttentionTensors& tensors, const Sizes& sizes) {
   require_type("lse", tensors.lse, DType::f32);
 }
 
-/// A normalizer's own numbers, and what goes with it.
+/// Checks the parameters of a normalizer, and that the call has no tensors that it lacks a use for.
 void check_normalizer(const AttentionTensors& tensors, const Normalizer& normalizer) {
   if (normalizer.kind() == Normalizer::Kind::softmax) return;
   const float alpha = normalizer.alpha();
@@ -328,7 +328,7 @@ Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
 Problem validate(const AttentionTensors& tensors, const AttentionOptions& options,
                  const Execution& execution) {
   Sizes sizes = sizes_of_q_and_k(tensors);
-  take_v(tensors, sizes);
+  read_v_sizes(tensors, sizes);
   check_out(tensors, sizes);
   check_side_tensors(tensors, sizes);
   check_normalizer(tensors, options.normalizer);
