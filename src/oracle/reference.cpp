@@ -1,6 +1,6 @@
 // Attention as the textbook writes it: one query row at a time, with all of its scores, in double
-// precision. The tiled path is measured against this file, so it borrows nothing from there; above
-// all, each key is asked by itself whether it is visible.
+// precision. The engine is measured against this file, so it uses none of the engine's code beyond
+// validation. In particular, it decides for each key separately whether the key is visible.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -13,10 +13,10 @@
 #include <numeric>
 #include <vector>
 
-#include "attention/dense_call.hpp"
 #include "attention/problem.hpp"
-#include "attention/textbook_rows.hpp"
-#include "attention/textbook_weights.hpp"
+#include "oracle/probabilities.hpp"
+#include "oracle/query_rows.hpp"
+#include "oracle/sequence_calls.hpp"
 
 namespace attn {
 using namespace detail;
@@ -26,7 +26,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 using Values = std::vector<double>;
 
-/// A call with its inputs in double.
+/// A dense call with copies of its inputs in double.
 struct Call {
   const Problem& problem;
   const AttentionTensors& tensors;
@@ -65,7 +65,8 @@ void add_alibi(const Call& call, const KeyRun& row, Values& scores) {
     scores[j] -= slope * static_cast<double>(std::abs(row.q_position - j));
 }
 
-/// The dense mask of a row: what is added, or 0 for hidden and 1 for visible. Empty without a mask.
+/// The dense mask of a row: the numbers to add, or 0 (hidden) and 1 (visible) of a boolean mask.
+/// Empty without a mask, and shorter than the row where the mask is.
 Values mask_values(const Call& call, const KeyRun& row) {
   if (!call.mask.present()) return {};
   const std::int64_t count = std::min(row.count, call.mask.kv_len);
@@ -90,7 +91,7 @@ void apply_score_mod(const Call& call, const KeyRun& row, Values& scores) {
   scores.assign(floats.begin(), floats.end());
 }
 
-/// The table of masks, asked for key j alone.
+/// Whether key j is visible by the masks other than mask_mod.
 bool visible(const Call& call, const KeyRun& row, const Values& mask, std::int64_t j) {
   const Window& window = call.problem.window;
   if (j >= kv_length(call.tensors, call.problem.sizes, row.batch)) return false;
@@ -111,7 +112,7 @@ void hide(const Call& call, const KeyRun& row, const Values& mask, Values& score
   }
 }
 
-/// The scores of a row, up to a stage before they become weights.
+/// The scores of a row at a stage before they become probabilities.
 Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
   Values scores = scaled_scores(call, row);
   if (stage == ScoreStage::scaled) return scores;
@@ -125,22 +126,22 @@ Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
   return scores;
 }
 
-/// Turns masked scores into weights and returns lse.
-double weigh(const Call& call, const KeyRun& row, Values& scores) {
+/// Turns masked scores into probabilities and returns lse.
+double normalize(const Call& call, const KeyRun& row, Values& scores) {
   const double sink =
       per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
-  return detail::weigh(call.problem.normalizer, sink,
-                       kv_length(call.tensors, call.problem.sizes, row.batch), scores);
+  return probabilities_of_scores(call.problem.normalizer, sink,
+                                 kv_length(call.tensors, call.problem.sizes, row.batch), scores);
 }
 
-/// O's row. Values of hidden keys are not read, so that V may hold anything there.
-Values weighted_values(const Call& call, const KeyRun& row, const Values& scores,
-                       const Values& weights) {
+/// The row of O. Values of hidden keys are not read, because V may hold anything there.
+Values output_row(const Call& call, const KeyRun& row, const Values& scores,
+                  const Values& probabilities) {
   Values out(static_cast<std::size_t>(call.problem.sizes.v_head_dim), 0.0);
   for (std::int64_t j = 0; j < row.count; ++j) {
     if (scores[j] == -infinity) continue;
     const double* v = row_of(call.v, row.batch, row.kv_head, j);
-    for (std::size_t d = 0; d < out.size(); ++d) out[d] += weights[j] * v[d];
+    for (std::size_t d = 0; d < out.size(); ++d) out[d] += probabilities[j] * v[d];
   }
   return out;
 }
@@ -170,7 +171,8 @@ Tensor filled(const Dims& shape, double value) {
   return tensor;
 }
 
-/// Sequence by sequence; where one has no more keys, its scores are those of hidden keys.
+/// Writes the scores of one sequence after the other. Beyond the keys of a sequence, the scores are
+/// those of hidden keys.
 void scores_of_sequences(const Problem& problem, const AttentionTensors& tensors,
                          const AttentionOptions& options, ScoreStage stage,
                          const MutableTensorView& scores, const Execution& execution) {
@@ -208,9 +210,9 @@ void attention_reference(const AttentionTensors& tensors, const AttentionOptions
   parallel_for(num_threads(execution), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     const Values scores = scores_of(call, row, ScoreStage::masked);
-    Values weights = scores;
-    const double lse = weigh(call, row, weights);
-    const Values out = weighted_values(call, row, scores, weights);
+    Values probabilities = scores;
+    const double lse = normalize(call, row, probabilities);
+    const Values out = output_row(call, row, scores, probabilities);
     copy_into({out.data(), {problem.sizes.v_head_dim}}, row_view(tensors.out, row));
     write_lse(tensors.lse, row, lse);
   });
@@ -241,7 +243,7 @@ void reference_scores(const AttentionTensors& tensors, const AttentionOptions& o
   parallel_for(num_threads(execution), num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     Values values = scores_of(call, row, stage);
-    if (stage == ScoreStage::weights) weigh(call, row, values);
+    if (stage == ScoreStage::weights) normalize(call, row, values);
     copy_into({values.data(), {row.count}}, row_view(scores, row));
   });
 }

@@ -1,5 +1,5 @@
-// The rows of a call for the two who go through them one by one, with all of a row's keys at hand:
-// the reference and the unfused baseline.
+// The rows of a dense call, for the reference and the unfused baseline, which compute one row of Q
+// with all of its keys at a time.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ inline int num_threads(const Execution& execution) {
   return execution.num_threads.value_or(default_num_threads());
 }
 
-/// Row `index` of [batch, num_q_heads, q_len], with every key as its run.
+/// Row `index` of [batch, num_q_heads, q_len], with a run of all keys.
 inline KeyRun all_keys_of_row(const Problem& problem, const AttentionTensors& tensors,
                               std::int64_t index) {
   const Sizes& sizes = problem.sizes;
@@ -34,13 +34,13 @@ inline KeyRun all_keys_of_row(const Problem& problem, const AttentionTensors& te
   return row;
 }
 
-/// Of an optional f32 [num_q_heads], such as slopes and sinks.
+/// An element of an optional f32 [num_q_heads] tensor, such as alibi_slopes or sinks.
 inline float per_head(const TensorView& values, std::int64_t q_head, float if_absent) {
   return values.absent() ? if_absent
                          : static_cast<const float*>(values.data)[q_head * values.strides[0]];
 }
 
-/// The last dim of [batch, num_q_heads, q_len, ...] at a row.
+/// The elements of a [batch, num_q_heads, q_len, n] tensor at a row, as a tensor of rank 1.
 template <class Void>
 BasicTensorView<Void> row_view(const BasicTensorView<Void>& tensor, const KeyRun& row) {
   using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;

@@ -1,4 +1,4 @@
-#include "attention/textbook_weights.hpp"
+#include "oracle/probabilities.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -14,7 +14,7 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 using Values = std::vector<double>;
 
-/// NaN if there is one.
+/// Returns NaN if any score is NaN.
 double maximum(const Values& scores) {
   double greatest = -infinity;
   for (const double score : scores) {
@@ -23,7 +23,7 @@ double maximum(const Values& scores) {
   return greatest;
 }
 
-/// Where there is no key to weigh, the sink is the whole denominator.
+/// Returns lse. In a row without a visible key, the sink alone is the denominator.
 double softmax(double sink, Values& scores) {
   const double key_max = maximum(scores);
   if (key_max == -infinity) {
@@ -36,7 +36,7 @@ double softmax(double sink, Values& scores) {
     score = score == -infinity ? 0 : std::exp(score - row_max);
     sum += score;
   }
-  for (double& weight : scores) weight /= sum;
+  for (double& score : scores) score /= sum;
   return row_max + std::log(sum);
 }
 
@@ -44,8 +44,8 @@ void sigmoid(double bias, Values& scores) {
   for (double& score : scores) score = 1 / (1 + std::exp(-(score + bias)));
 }
 
-/// Sorted, the support is a first part of the scores: the longest whose last member is above the
-/// tau that the part alone would have.
+/// Martins and Astudillo 2016, algorithm 1. Of the scores in descending order, the support is the
+/// longest prefix whose last score is above the tau of that prefix alone.
 double sparsemax_threshold(Values scores) {
   std::sort(scores.begin(), scores.end(), std::greater<>());
   double sum = 0, tau = 0;
@@ -58,10 +58,10 @@ double sparsemax_threshold(Values scores) {
   return tau;
 }
 
-/// The sum of the weights falls from at least 1 at tau = -1 to 0 at the greatest score, 0. Halves
-/// the interval until no number is left in it.
-template <class Weight>
-double threshold(const Values& scores, Weight weight) {
+/// Finds tau by bisection. The greatest score is 0. The sum of the probabilities falls from at
+/// least 1 at tau = -1 to 0 at tau = 0. The loop ends when no double is left inside the interval.
+template <class Power>
+double threshold(const Values& scores, Power power) {
   Values candidates;
   std::copy_if(scores.begin(), scores.end(), std::back_inserter(candidates),
                [](double score) { return score > -1; });
@@ -69,24 +69,28 @@ double threshold(const Values& scores, Weight weight) {
   for (;;) {
     const double tau = low + (high - low) / 2;
     if (tau <= low || tau >= high) return low;
-    const auto weigh = [&](double score) { return weight(score - tau); };
-    const double sum =
-        std::transform_reduce(candidates.begin(), candidates.end(), 0.0, std::plus<>(), weigh);
+    const auto probability = [&](double score) { return power(score - tau); };
+    const double sum = std::transform_reduce(candidates.begin(), candidates.end(), 0.0,
+                                             std::plus<>(), probability);
     (sum >= 1 ? low : high) = tau;
   }
 }
 
-/// Where alpha > 2 the power is infinitely steep at the threshold, and the last bit of tau may be
-/// worth a hundredth: the least of the weights is what the others leave of 1.
-void leave_rest(Values& weights) {
+/// For alpha > 2 the power is infinitely steep at the threshold, and the last bit of tau may change
+/// a probability by a hundredth. Therefore the least of the probabilities is set to what the others
+/// leave of 1.
+void set_least_to_remainder(Values& probabilities) {
   double least = infinity;
-  for (const double weight : weights) least = weight > 0 ? std::min(least, weight) : least;
-  const auto last = static_cast<double>(std::count(weights.begin(), weights.end(), least));
-  const double others = std::accumulate(weights.begin(), weights.end(), 0.0) - last * least;
-  std::replace(weights.begin(), weights.end(), least, std::max(0.0, (1 - others) / last));
+  for (const double p : probabilities) least = p > 0 ? std::min(least, p) : least;
+  const auto last =
+      static_cast<double>(std::count(probabilities.begin(), probabilities.end(), least));
+  const double others =
+      std::accumulate(probabilities.begin(), probabilities.end(), 0.0) - last * least;
+  std::replace(probabilities.begin(), probabilities.end(), least,
+               std::max(0.0, (1 - others) / last));
 }
 
-/// max(z - tau, 0)^(1 / (alpha - 1)) for z = (alpha - 1) s, after the greatest z has been made 0.
+/// max(z - tau, 0)^(1 / (alpha - 1)) with z = (alpha - 1) (s - max s).
 void entmax(double alpha, Values& scores) {
   const double greatest = maximum(scores);
   if (greatest == -infinity) return std::fill(scores.begin(), scores.end(), 0.0);
@@ -96,18 +100,18 @@ void entmax(double alpha, Values& scores) {
     for (double& score : scores) score = score == -infinity ? 0 : nan;
     return;
   }
-  const auto weight = [alpha](double above) {
+  const auto power = [alpha](double above) {
     if (above <= 0) return 0.0;
     return alpha == 2 ? above : alpha == 1.5 ? above * above : std::pow(above, 1 / (alpha - 1));
   };
-  const double tau = alpha == 2 ? sparsemax_threshold(scores) : threshold(scores, weight);
-  for (double& score : scores) score = weight(score - tau);
-  if (alpha > 2) return leave_rest(scores);
+  const double tau = alpha == 2 ? sparsemax_threshold(scores) : threshold(scores, power);
+  for (double& score : scores) score = power(score - tau);
+  if (alpha > 2) return set_least_to_remainder(scores);
   const double sum = std::accumulate(scores.begin(), scores.end(), 0.0);
   for (double& score : scores) score /= sum;
 }
 
-/// The sink is one more score that has no value.
+/// The sink is one more score, which has no value.
 void entmax(double alpha, double sink, Values& scores) {
   if (sink == -infinity || maximum(scores) == -infinity) return entmax(alpha, scores);
   scores.push_back(sink);
@@ -117,8 +121,8 @@ void entmax(double alpha, double sink, Values& scores) {
 
 }  // namespace
 
-double weigh(const Normalizer& normalizer, double sink, std::int64_t kv_len,
-             std::vector<double>& scores) {
+double probabilities_of_scores(const Normalizer& normalizer, double sink, std::int64_t kv_len,
+                               std::vector<double>& scores) {
   switch (normalizer.kind()) {
     case Normalizer::Kind::softmax: return softmax(sink, scores);
     case Normalizer::Kind::sigmoid: {

@@ -1,4 +1,4 @@
-// The least and the greatest of a row's scores, for the unfused baseline.
+// The least and the greatest score of a row, for the unfused baseline.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,8 @@ struct Extremes {
   float max = -std::numeric_limits<float>::infinity();  // NaN if there is one
 };
 
-/// In lanes, since a compiler keeps the order of a single running maximum.
+/// Keeps one running extreme for each of several lanes, because the compiler vectorizes lanes, but
+/// not the order of a single running maximum.
 inline Extremes extremes(const float* values, std::int64_t count) {
   constexpr std::int64_t lanes = 16;
   float low[lanes], high[lanes];

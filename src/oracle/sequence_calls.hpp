@@ -1,6 +1,7 @@
-// Calls in forms that the reference and the unfused baseline do not know by themselves, ragged
-// sequences, keys in pages, rings or i8, as a padded call of floats for each sequence. Keys are
-// looked up one by one, and in no way that the tiled path uses: it is measured against this.
+// The reference and the unfused baseline compute dense calls: padded, with contiguous keys of a
+// floating-point type. This file splits any other call (ragged sequences, keys in pages, in a ring
+// or in i8) into one dense call for each sequence. It looks up each key separately and shares
+// nothing with the engine's KvLayout, because the engine is measured against it.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -11,25 +12,25 @@
 
 namespace attn::detail {
 
-/// Whether a call is padded already, its keys lie in their order and are floats.
+/// Whether a call is dense in that sense.
 bool is_dense(const AttentionTensors& tensors) noexcept;
 
-/// One sequence of a call as a call of its own, with as many keys as it has. k and v have a shape
-/// and a type, but no data.
+/// One sequence of a call as a call of its own, with as many keys as the sequence has. k and v have
+/// a shape and a type, but no data.
 struct SequenceCall {
   std::int64_t batch;
   AttentionTensors tensors;
-  AttentionOptions options;  // its functions are told the call's batch index
+  AttentionOptions options;  // its score_mod and mask_mod receive the batch index of the whole call
 };
 SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tensors,
                            const AttentionOptions& options, std::int64_t batch, DType kv_type);
 
-/// A sequence's keys or values, [1, num_kv_heads, kv_len, dim]. `rows` is k or v of the call,
-/// `scales` theirs.
+/// Copies the keys or values of a sequence to [1, num_kv_heads, kv_len, dim]. `rows` is k or v of
+/// the whole call, `scales` its scales or absent.
 Tensor gather(const AttentionTensors& tensors, const TensorView& rows, const TensorView& scales,
               const SequenceCall& call, DType dtype);
 
-/// Calls attend(call) for each sequence of a validated call, its keys and values gathered.
+/// Calls attend(call) for each sequence of a validated call, with its keys and values gathered.
 template <class Attend>
 void for_each_sequence(const Problem& problem, const AttentionTensors& tensors,
                        const AttentionOptions& options, DType kv_type, Attend attend) {

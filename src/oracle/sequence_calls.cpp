@@ -1,4 +1,4 @@
-#include "attention/dense_call.hpp"
+#include "oracle/sequence_calls.hpp"
 
 #include <algorithm>
 
@@ -7,21 +7,21 @@
 namespace attn::detail {
 namespace {
 
-Dims after(std::int64_t first, const Dims& dims) {
+Dims prepended(std::int64_t first, const Dims& dims) {
   std::int64_t all[Dims::max_rank] = {first};
   std::copy(dims.begin(), dims.end(), all + 1);
   return {all, dims.rank() + 1};
 }
 
-/// The part of a tensor at one index of a dim, which it loses.
+/// The part of a tensor at one index of a dim, without that dim.
 template <class Void>
 BasicTensorView<Void> at(const BasicTensorView<Void>& tensor, int dim, std::int64_t index) {
   const BasicTensorView<Void> slice = tensor.sliced(dim, index, index + 1);
   return {slice.data, slice.dtype, remove_dim(slice.shape, dim), remove_dim(slice.strides, dim)};
 }
 
-/// [tokens, heads, ...] to [1, heads, tokens, ...] of one sequence; [batch, heads, ...] to its
-/// entry. Absent stays absent.
+/// The part of a tensor that belongs to one sequence, as [1, heads, tokens, ...]. The tensor is
+/// [tokens, heads, ...] if there are offsets, else [batch, heads, ...]. Absent stays absent.
 template <class Void>
 BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const TensorView& offsets,
                                   std::int64_t batch) {
@@ -31,10 +31,10 @@ BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const Ten
       tensor.sliced(0, integer_at(offsets, batch), integer_at(offsets, batch + 1));
   const BasicTensorView<Void> heads =
       tokens.permuted(tensor.rank() == 2 ? Dims{1, 0} : Dims{1, 0, 2});
-  return {heads.data, heads.dtype, after(1, heads.shape), after(0, heads.strides)};
+  return {heads.data, heads.dtype, prepended(1, heads.shape), prepended(0, heads.strides)};
 }
 
-/// A mask with as many keys as the sequence has, or fewer.
+/// The part of a mask that belongs to one sequence, with at most as many keys as it has.
 TensorView mask_of_sequence(const TensorView& mask, std::int64_t batch, std::int64_t kv_len) {
   if (mask.absent()) return mask;
   const int last = mask.rank() - 1;
@@ -43,7 +43,7 @@ TensorView mask_of_sequence(const TensorView& mask, std::int64_t batch, std::int
   return rows.shape[last] == 1 ? rows : rows.sliced(last, 0, std::min(rows.shape[last], kv_len));
 }
 
-/// One key of all heads: [num_kv_heads, dim] of k or v, or [num_kv_heads] of scales.
+/// One key of a sequence in all heads: [num_kv_heads, dim] of k or v, or [num_kv_heads] of scales.
 TensorView key_of(const AttentionTensors& tensors, const TensorView& rows, std::int64_t batch,
                   std::int64_t key) {
   if (!tensors.ragged.kv_offsets.absent())

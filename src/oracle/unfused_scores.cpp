@@ -1,0 +1,108 @@
+#include "oracle/unfused_scores.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "onednn/softmax.hpp"
+#include "oracle/extremes.hpp"
+#include "oracle/query_rows.hpp"
+
+namespace attn::detail {
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// Shortens a run of all keys to those that causal, the window, the lengths and a short mask leave.
+KeyRun visible_range(const UnfusedCall& call, KeyRun row) {
+  const auto& [left, right] = call.problem.window;
+  std::int64_t begin = 0;
+  std::int64_t end =
+      std::min(kv_length(call.tensors, call.problem.sizes, row.batch), call.mask.kv_len);
+  if (call.problem.causal) end = std::min(end, row.q_position + 1);
+  if (right) end = std::min(end, row.q_position + *right + 1);
+  if (left) begin = std::max(begin, row.q_position - *left);
+  row.key_begin = std::min(begin, row.count);
+  row.count = std::max<std::int64_t>(0, end - row.key_begin);
+  return row;
+}
+
+/// Applies the scale, or softcap where apply_tanh() went before, and ALiBi.
+void scale_and_bias(const UnfusedCall& call, const KeyRun& keys, float* scores) {
+  const float factor = call.problem.softcap.value_or(call.problem.softmax_scale);
+  for (std::int64_t n = 0; n < keys.count; ++n) scores[n] *= factor;
+  if (!call.tensors.alibi_slopes.absent()) {
+    const float slope = per_head(call.tensors.alibi_slopes, keys.q_head, 0);
+    const std::int64_t distance = keys.q_position - keys.key_begin;
+    for (std::int64_t n = 0; n < keys.count; ++n)
+      scores[n] -= slope * static_cast<float>(std::abs(distance - n));
+  }
+}
+
+/// Applies the additive mask, score_mod and mask_mod. Hidden keys are set to -inf after score_mod,
+/// which may have changed their scores.
+void mask_scores(const UnfusedCall& call, const KeyRun& keys, float* scores) {
+  const std::int64_t stride = call.mask.strides[3];
+  const float* mask = nullptr;
+  if (call.mask.present()) {
+    mask = reinterpret_cast<const float*>(call.mask.row(keys.batch, keys.q_head, keys.q_index)) +
+           keys.key_begin * stride;
+    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] += mask[n * stride];
+  }
+  if (call.options.score_mod) call.options.score_mod(keys, scores);
+  if (mask != nullptr) {
+    for (std::int64_t n = 0; n < keys.count; ++n)
+      scores[n] = mask[n * stride] == -infinity ? -infinity : scores[n];
+  }
+  if (call.options.mask_mod) {
+    const auto visible = std::make_unique<bool[]>(static_cast<std::size_t>(keys.count));
+    call.options.mask_mod(keys, visible.get());
+    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] = visible[n] ? scores[n] : -infinity;
+  }
+}
+
+/// Transforms one row. Returns whether any of its scores is -inf.
+bool transform_row(const UnfusedCall& call, std::int64_t index) {
+  const std::int64_t kv_len = call.problem.sizes.kv_len;
+  float* const scores = call.scores_of(index);
+  const KeyRun keys = visible_range(call, all_keys_of_row(call.problem, call.tensors, index));
+  float* const first = scores + keys.key_begin;
+  if (keys.count > 0) {
+    scale_and_bias(call, keys, first);
+    mask_scores(call, keys, first);
+  }
+  std::fill(scores, first, -infinity);
+  std::fill(first + keys.count, scores + kv_len, -infinity);
+  const Extremes range = extremes(first, keys.count);
+  call.row_max[index] = range.max;
+  return keys.count < kv_len || range.min == -infinity;
+}
+
+}  // namespace
+
+void apply_tanh(const UnfusedCall& call) {
+  const onednn::Matrix scores{call.scores, num_rows(call.problem.sizes), call.problem.sizes.kv_len};
+  const float factor = call.problem.softmax_scale / *call.problem.softcap;
+  parallel_ranges(call.num_threads, scores.rows * scores.columns, 1,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t n = begin; n < end; ++n) scores.data[n] *= factor;
+                  });
+  onednn::tanh_elements(scores, call.num_threads);
+}
+
+bool transform_scores(const UnfusedCall& call) {
+  const Sizes& sizes = call.problem.sizes;
+  std::atomic<bool> any_hidden = false;
+  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len,
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t index = begin; index < end; ++index) {
+                      if (transform_row(call, index))
+                        any_hidden.store(true, std::memory_order_relaxed);
+                    }
+                  });
+  return any_hidden;
+}
+
+}  // namespace attn::detail
