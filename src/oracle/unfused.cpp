@@ -68,7 +68,7 @@ Memory carve(Arena& arena, const AttentionTensors& tensors, const Sizes& sizes) 
 const float* as_dense_floats(const TensorView& tensor, float* copy, int num_threads) {
   if (dense_floats(tensor)) return static_cast<const float*>(tensor.data);
   const MutableTensorView copied(copy, tensor.shape);
-  const int rows = tensor.rank() - 2;
+  const int rows = std::max(0, tensor.rank() - 2);  // a mask may have rank 1
   const std::int64_t count = tensor.shape[rows];
   parallel_ranges(num_threads, count, tensor.size() / std::max<std::int64_t>(1, count),
                   [&](std::int64_t begin, std::int64_t end) {
