@@ -53,8 +53,8 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
   const bool bf16 = call.plan.packed.vnni_factor == 2;
   call.packed_arithmetic = bf16 ? &call.kernels->bf16 : &call.kernels->f32;
   call.unpacked_arithmetic = &stored_arithmetic(*call.kernels, tensors.k.dtype);
-  call.pairs_of_queries =
-      tensors.q.dtype == DType::bf16 && call.unpacked_arithmetic->scores_of_bf16 != nullptr;
+  call.pairs_of_queries = tensors.q.dtype == DType::bf16 &&
+                          call.unpacked_arithmetic->scores_with_bf16_queries != nullptr;
   if (call.plan.score_tiles) {
     const Blocking& blocking = call.plan.packed;
     call.score_matmul = onednn::Matmul::shared(

@@ -176,7 +176,7 @@ void DecodePass::compute_scores(QueryTile& tile) {
   const bool first_tile = tile.first_row == 0;
   const kernels::StoredArithmetic& arithmetic = *context_.call.unpacked_arithmetic;
   const auto scores_of =
-      context_.call.pairs_of_queries ? arithmetic.scores_of_bf16 : arithmetic.scores;
+      context_.call.pairs_of_queries ? arithmetic.scores_with_bf16_queries : arithmetic.scores;
   for_each_span(tile, [&](const KeySpan& keys, std::int64_t n) {
     const auto multiply = [&](const kernels::StoredRows& rows, std::int64_t first,
                               const kernels::PrefetchRows& ahead) {
@@ -186,7 +186,7 @@ void DecodePass::compute_scores(QueryTile& tile) {
                  .keys = rows,
                  .scores = tile.scores + n + first,
                  .stride = tile.score_stride,
-                 .ahead = ahead});
+                 .prefetch = ahead});
     };
     const kernels::StoredRows stored = stored_keys(keys, context_.sizes().head_dim);
     if (keys.first_key.stride != 1) {
@@ -203,22 +203,22 @@ void DecodePass::compute_scores(QueryTile& tile) {
 void DecodePass::softmax_rows(const QueryTile& tile, const SoftmaxStates& states) {
   const kernels::Kernels& kernels = context_.kernels();
   const std::int64_t width = blocking().value_width;
-  kernels.weigh({.scores = tile.scores,
-                 .stride = tile.score_stride,
-                 .rows = tile.rows,
-                 .begin = tile.begin,
-                 .end = tile.end,
-                 .first = round_down(tile.visible_range.begin, kernels.vector_width),
-                 .last = round_up(tile.visible_range.end, kernels.vector_width),
-                 .scale = context_.scores.remaining_scale() * log2e,
-                 .maxima = nullptr,
-                 .row_max = states.row_max,
-                 .row_sum = states.row_sum,
-                 .values = {},
-                 .value_end = 0,
-                 .out = states.out,
-                 .out_stride = width,
-                 .columns = width});
+  kernels.softmax_rows({.scores = tile.scores,
+                        .stride = tile.score_stride,
+                        .rows = tile.rows,
+                        .begin = tile.begin,
+                        .end = tile.end,
+                        .first = round_down(tile.visible_range.begin, kernels.vector_width),
+                        .last = round_up(tile.visible_range.end, kernels.vector_width),
+                        .scale = context_.scores.remaining_scale() * log2e,
+                        .maxima = nullptr,
+                        .row_max = states.row_max,
+                        .row_sum = states.row_sum,
+                        .values = {},
+                        .value_end = 0,
+                        .out = states.out,
+                        .out_stride = width,
+                        .columns = width});
 }
 
 /// The keys one block after key `n` of this one; past the end of the rows' keys, those that this
@@ -258,13 +258,13 @@ void DecodePass::add_values(const QueryTile& tile, const SoftmaxStates& states) 
 void DecodePass::add(const kernels::StoredArithmetic& arithmetic, const QueryTile& tile,
                      std::int64_t n, const kernels::StoredRows& values, const SoftmaxStates& states,
                      const kernels::PrefetchRows& ahead) const {
-  arithmetic.add_values({.weights = tile.scores + n,
+  arithmetic.add_values({.probabilities = tile.scores + n,
                          .stride = tile.score_stride,
                          .rows = tile.rows,
                          .values = values,
                          .out = states.out,
                          .out_stride = blocking().value_width,
-                         .ahead = ahead});
+                         .prefetch = ahead});
 }
 
 /// The same as add_values, to the same bits, but with 0 in the place of what is not finite.

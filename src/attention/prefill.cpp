@@ -174,7 +174,7 @@ void PrefillPass::compute_scores(QueryTile& tile, const kernels::Panels& keys) {
       .depth = blocking.key_depth,
       .accumulate = false,
       .maxima = maxima,
-      .ahead = prefetch_.walk(),
+      .prefetch = prefetch_.walk(),
   });
 }
 

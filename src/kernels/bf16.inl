@@ -1,39 +1,54 @@
-// Multiplication of bf16 pairs into f32, where the instruction set has it. An instruction rounds no
-// product and flushes subnormals; P is rounded to nearest even on its way into a word.
+// Multiplication of packed pairs of bf16 into f32, where the instruction set has it.
+#pragma once
 
+#include <cstdint>
+
+#include "kernels/kernels.hpp"
+#include "kernels/matmul.inl"
+#include "kernels/online_softmax.inl"
+#include "kernels/simd.inl"
+#include "kernels/stored_rows.inl"
+
+namespace attn::kernels {
+namespace {
+
+#if defined(ATTN_BF16_DOT_PRODUCTS)
+
+/// Packed elements that are pairs of bf16.
 struct Bf16 {
   static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+    return multiply_add_bf16_pairs(a, b, sum);
   }
 };
 
-/// Rounded, into half the space: weight j takes the place of score j / 2, which has been read by
-/// then.
-struct Bf16Weights {
+/// How a chunk of scores becomes probabilities in place, rounded to packed pairs. They take half
+/// the space: probability j replaces score j / 2, which has been read by then.
+struct Bf16Probabilities {
   using Operand = Bf16;
   static constexpr int vnni_factor = 2;
-  template <class Weigh>
-  static ATTN_INLINE Vector make(float* row, std::int64_t j, Weigh weigh) {
-    static_assert(chunk_width == vector_width);
-    const Vector low = weigh(load(row + j)), high = weigh(load(row + j + vector_width));
-    store(row + j / 2, reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low)));
+  template <class Exponential>
+  static ATTN_INLINE Vector make(float* row, std::int64_t j, Exponential exponential) {
+    static_assert(chunk_depth == vector_width);
+    const Vector low = exponential(load(row + j)), high = exponential(load(row + j + vector_width));
+    store(row + j / 2, round_to_bf16_pairs(low, high));
     return low + high;
   }
 };
 
 typedef std::uint32_t Pair __attribute__((may_alias));
 
-/// Two rows into words. Plain integers: the compiler vectorizes the loop.
+/// Two rows become a row of packed pairs. The loop is over integers, which the compiler vectorizes.
 ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd,
                                   std::int64_t columns, Pair* dst) {
   const auto finite = [](std::uint32_t half) { return (half & 0x7f80u) != 0x7f80u; };
-  std::uint32_t seen = 0;
+  std::uint32_t not_finite = 0;
   for (std::int64_t n = 0; n < columns; ++n) {
     const std::uint32_t low = even[n], high = odd[n];
-    seen |= static_cast<std::uint32_t>(!finite(low)) | static_cast<std::uint32_t>(!finite(high));
+    not_finite |=
+        static_cast<std::uint32_t>(!finite(low)) | static_cast<std::uint32_t>(!finite(high));
     dst[n] = (finite(low) ? low : 0u) | (finite(high) ? high << 16 : 0u);
   }
-  return seen == 0;
+  return not_finite == 0;
 }
 
 bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows,
@@ -44,22 +59,23 @@ bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t row
   for (std::int64_t n = 0; n < columns; n += layout.panel_width, dst += layout.panel_stride) {
     const std::int64_t count = columns - n < layout.panel_width ? columns - n : layout.panel_width;
     for (std::int64_t r = 0; r < rows; r += 2) {
-      auto* words = reinterpret_cast<Pair*>(dst + r / 2 * layout.row_stride);
+      auto* pairs = reinterpret_cast<Pair*>(dst + r / 2 * layout.row_stride);
       const std::uint16_t* even = values + r * src_stride + n;
-      finite &= pack_finite_pair(even, r + 1 < rows ? even + src_stride : zeros, count, words);
-      for (std::int64_t pad = count; pad < round_up(count); ++pad) words[pad] = 0;
+      finite &= pack_finite_pair(even, r + 1 < rows ? even + src_stride : zeros, count, pairs);
+      for (std::int64_t pad = count; pad < round_up(count); ++pad) pairs[pad] = 0;
     }
   }
   return finite;
 }
 
 inline constexpr Arithmetic bf16_arithmetic = {.vnni_factor = 2,
-                                               .chunk_keys = 2 * chunk_width,
+                                               .chunk_keys = 2 * chunk_depth,
                                                .matmul = matmul<Bf16>,
-                                               .online_softmax = online_softmax<Bf16Weights>,
+                                               .online_softmax = online_softmax<Bf16Probabilities>,
                                                .pack_finite = pack_finite_bf16};
 
-/// Keys as pairs, for queries that are bf16 as well: half the multiply-adds of widened ones.
+/// Keys as packed pairs, for queries that are bf16 as well: half as many multiply-adds as for
+/// widened keys.
 struct Bf16Pairs {
   using Element = std::uint16_t;
   using Operand = Bf16;
@@ -76,15 +92,26 @@ struct I8Pairs {
   using Operand = Bf16;
   static constexpr int vnni_factor = 2;
   static ATTN_INLINE Vector load(const Element* from) {
-    const Vector low = StoredI8::load(from), high = StoredI8::load(from + vector_width);
-    return reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low));
+    const Vector low = load_i8(from), high = load_i8(from + vector_width);
+    return round_to_bf16_pairs(low, high);
   }
 };
 
 template <class Stored, class Pairs>
 inline constexpr StoredArithmetic stored_arithmetic_with_pairs = {
     .scores = stored_scores<Stored>,
-    .scores_of_bf16 = stored_scores<Pairs>,
+    .scores_with_bf16_queries = stored_scores<Pairs>,
     .add_values = stored_add_values<Stored>};
 inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic_with_pairs<StoredBf16, Bf16Pairs>;
 inline constexpr StoredArithmetic stored_i8 = stored_arithmetic_with_pairs<StoredI8, I8Pairs>;
+
+#else
+
+inline constexpr Arithmetic bf16_arithmetic{};
+inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic<StoredBf16>;
+inline constexpr StoredArithmetic stored_i8 = stored_arithmetic<StoredI8>;
+
+#endif
+
+}  // namespace
+}  // namespace attn::kernels

@@ -1,31 +1,16 @@
-// Selection of elements above a bound, and sums and powers of what exceeds a threshold: the inner
-// loops of sparsemax and entmax.
+// The inner loops of sparsemax and entmax: selection of elements above a bound, and sums and powers
+// of the parts of elements above a threshold.
+#pragma once
 
-/// The lanes of v that are set in `which`, side by side from lane 0 on; stored as a whole vector.
-/// Returns how many.
-ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
-#if defined(__AVX512F__)
-  const __mmask16 mask = _mm512_movepi32_mask(reinterpret_cast<__m512i>(which));
-  store(to, _mm512_maskz_compress_ps(mask, v));
-  return __builtin_popcount(mask);
-#elif defined(__AVX2__)
-  const auto mask = static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(which)));
-  // A byte for each lane: all ones where it is set, then the numbers of those lanes pulled
-  // together.
-  const std::uint64_t bytes = _pdep_u64(mask, 0x0101010101010101u) * 0xff;
-  const std::uint64_t numbers = _pext_u64(0x0706050403020100u, bytes);
-  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(numbers)));
-  store(to, _mm256_permutevar8x32_ps(v, lanes));
-  return __builtin_popcount(mask);
-#else
-  std::int64_t kept = 0;
-  for (int lane = 0; lane < vector_width; ++lane) {
-    to[kept] = v[lane];
-    kept -= which[lane];
-  }
-  return kept;
-#endif
-}
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/contract/entmax.hpp"
+#include "kernels/simd.inl"
+
+namespace attn::kernels {
+namespace {
 
 std::int64_t compress_above(const float* src, std::int64_t count, float shift, float bound,
                             float* dst) {
@@ -42,87 +27,98 @@ std::int64_t compress_above(const float* src, std::int64_t count, float shift, f
   return kept;
 }
 
-typedef float HalfVector __attribute__((vector_size(vector_width * 2)));
-typedef double DoubleVector __attribute__((vector_size(vector_width * 4)));
-
+/// Equal to sum_of_halves, of which GCC 12 makes other instructions. This form is the one that was
+/// measured.
 template <std::size_t... Lane>
-ATTN_INLINE DoubleVector sum_of_halves(Vector v, std::index_sequence<Lane...>) {
+ATTN_INLINE Doubles converted_sum_of_halves(Vector v, std::index_sequence<Lane...>) {
   const HalfVector low = __builtin_shufflevector(v, v, static_cast<int>(Lane)...);
-  const HalfVector high =
-      __builtin_shufflevector(v, v, (static_cast<int>(Lane) + vector_width / 2)...);
-  return __builtin_convertvector(low, DoubleVector) + __builtin_convertvector(high, DoubleVector);
+  const HalfVector high = __builtin_shufflevector(v, v, (static_cast<int>(Lane) + double_lanes)...);
+  return __builtin_convertvector(low, Doubles) + __builtin_convertvector(high, Doubles);
 }
 
-/// What excess_sums adds up, lane by lane. Sums grow in double: of many equal elements floats would
-/// lose digits all one way.
-struct ExcessTotals {
-  Lanes number{};  // of elements, counted down
-  DoubleVector sum{};
-  DoubleVector squares{};
+/// The sums of each lane. They are in double: for many equal elements, sums in float would round in
+/// the same direction each time.
+struct LaneSumsAboveThreshold {
+  Lanes count{};  // of elements, negative, as comparisons give -1
+  Doubles sum{};
+  Doubles sum_of_squares{};
 
-  void add(Vector some, Vector their_squares) {
-    sum += sum_of_halves(some, std::make_index_sequence<vector_width / 2>{});
-    squares += sum_of_halves(their_squares, std::make_index_sequence<vector_width / 2>{});
+  void add(Vector above, Vector squares) {
+    constexpr auto half = std::make_index_sequence<double_lanes>{};
+    sum += converted_sum_of_halves(above, half);
+    sum_of_squares += converted_sum_of_halves(squares, half);
   }
 };
 
-ATTN_INLINE Vector excess_of(Vector d, const Threshold& cut) {
-  return max((d - cut.high) - cut.low, Vector{});
+ATTN_INLINE Vector above(Vector d, const Threshold& threshold) {
+  return max((d - threshold.high) - threshold.low, Vector{});
 }
 
-ExcessSums excess_sums(const float* d, std::int64_t count, const Threshold& cut) {
-  ExcessTotals totals;
+SumsAboveThreshold sums_above_threshold(const float* d, std::int64_t count,
+                                        const Threshold& threshold) {
+  LaneSumsAboveThreshold lanes;
   std::int64_t n = 0;
   for (; n + 8 * vector_width <= count; n += 8 * vector_width) {
-    // In pairs of pairs, so that equal ones lose nothing.
+    // Added in pairs of pairs, so that sums of equal elements are exact.
     Vector sums[2], squares[2];
     ATTN_UNROLL for (int half = 0; half < 2; ++half) {
       Vector u[4];
       ATTN_UNROLL for (int v = 0; v < 4; ++v) {
-        u[v] = excess_of(load(d + n + (4 * half + v) * vector_width), cut);
-        totals.number += u[v] > 0.f;
+        u[v] = above(load(d + n + (4 * half + v) * vector_width), threshold);
+        lanes.count += u[v] > 0.f;
       }
       sums[half] = (u[0] + u[1]) + (u[2] + u[3]);
       squares[half] = (u[0] * u[0] + u[1] * u[1]) + (u[2] * u[2] + u[3] * u[3]);
     }
-    totals.add(sums[0] + sums[1], squares[0] + squares[1]);
+    lanes.add(sums[0] + sums[1], squares[0] + squares[1]);
   }
   for (; n + vector_width <= count; n += vector_width) {
-    const Vector u = excess_of(load(d + n), cut);
-    totals.number += u > 0.f;
-    totals.add(u, u * u);
+    const Vector u = above(load(d + n), threshold);
+    lanes.count += u > 0.f;
+    lanes.add(u, u * u);
   }
-  ExcessSums sums{0, 0, 0};
+  SumsAboveThreshold all{0, 0, 0};
   for (; n < count; ++n) {
-    const float u = (d[n] - cut.high) - cut.low;
+    const float u = (d[n] - threshold.high) - threshold.low;
     if (!(u > 0)) continue;
-    ++sums.number;
-    sums.sum += u;
-    sums.squares += static_cast<double>(u) * u;
+    ++all.count;
+    all.sum += u;
+    all.sum_of_squares += static_cast<double>(u) * u;
   }
-  for (int lane = 0; lane < vector_width; ++lane) sums.number -= totals.number[lane];
-  for (int lane = 0; lane < vector_width / 2; ++lane) {
-    sums.sum += totals.sum[lane];
-    sums.squares += totals.squares[lane];
+  for (int lane = 0; lane < vector_width; ++lane) all.count -= lanes.count[lane];
+  for (int lane = 0; lane < double_lanes; ++lane) {
+    all.sum += lanes.sum[lane];
+    all.sum_of_squares += lanes.sum_of_squares[lane];
   }
-  return sums;
+  return all;
 }
 
-template <class Weigh>
-ATTN_INLINE void weigh_excesses(const float* x, std::int64_t count, float shift,
-                                const Threshold& cut, float* dst, Weigh weigh_one) {
+/// dst[n] = f(above(x[n] - shift)), vector by vector.
+template <class F>
+ATTN_INLINE void map_above(const float* x, std::int64_t count, float shift,
+                           const Threshold& threshold, float* dst, F f) {
   std::int64_t n = 0;
   for (; n + vector_width <= count; n += vector_width)
-    store(dst + n, weigh_one(excess_of(load(x + n) - shift, cut)));
-  for (; n < count; ++n) dst[n] = weigh_one(excess_of(broadcast(x[n] - shift), cut))[0];
+    store(dst + n, f(above(load(x + n) - shift, threshold)));
+  for (; n < count; ++n) dst[n] = f(above(broadcast(x[n] - shift), threshold))[0];
 }
 
-void excesses(const float* x, std::int64_t count, float shift, const Threshold& cut, float* dst) {
-  weigh_excesses(x, count, shift, cut, dst, [](Vector u) ATTN_INLINE_LAMBDA { return u; });
+void above_threshold(const float* x, std::int64_t count, float shift, const Threshold& threshold,
+                     float* dst) {
+  map_above(x, count, shift, threshold, dst, [](Vector u) ATTN_INLINE_LAMBDA { return u; });
 }
 
-void half_excesses_squared(const float* x, std::int64_t count, float shift, const Threshold& cut,
-                           float* dst) {
-  weigh_excesses(x, count, shift, cut, dst,
-                 [](Vector u) ATTN_INLINE_LAMBDA { return (u * 0.5f) * (u * 0.5f); });
+void half_above_threshold_squared(const float* x, std::int64_t count, float shift,
+                                  const Threshold& threshold, float* dst) {
+  map_above(x, count, shift, threshold, dst,
+            [](Vector u) ATTN_INLINE_LAMBDA { return (u * 0.5f) * (u * 0.5f); });
 }
+
+inline constexpr EntmaxKernels entmax_kernels = {
+    .compress_above = compress_above,
+    .sums_above_threshold = sums_above_threshold,
+    .above_threshold = above_threshold,
+    .half_above_threshold_squared = half_above_threshold_squared};
+
+}  // namespace
+}  // namespace attn::kernels

@@ -1,43 +1,34 @@
-// Norms, rotations and activations of dense rows.
+// Norms, rotary position embedding and activations of dense rows.
+#pragma once
 
-// Statistics are summed in double: a square of a float is exact there, so are the first 2^29
-// additions of equal floats, and a multiply-add of doubles still keeps up with memory. Half a
-// vector of floats makes a vector of doubles.
-inline constexpr int double_lanes = vector_width / 2;
-typedef double Doubles __attribute__((vector_size(vector_width * 4)));
-typedef float HalfVector __attribute__((vector_size(vector_width * 2)));
-inline constexpr auto half_lanes = std::make_index_sequence<double_lanes>{};
+#include <cstddef>
+#include <cstdint>
+#include <utility>
 
-ATTN_INLINE HalfVector load_half(const float* from) {
-  HalfVector half;
-  __builtin_memcpy(&half, from, sizeof half);
-  return half;
-}
-ATTN_INLINE Doubles as_doubles(HalfVector half) {
-#if defined(__AVX512F__)
-  return _mm512_maskz_cvtps_pd(0xff, half);  // GCC 12 would make two conversions of it
-#elif defined(__AVX2__)
-  return _mm256_cvtps_pd(half);
-#else
-  return __builtin_convertvector(half, Doubles);
-#endif
-}
-ATTN_INLINE HalfVector as_floats(Doubles doubles) {
-  return __builtin_convertvector(doubles, HalfVector);
-}
+#include "kernels/contract/functional.hpp"
+#include "kernels/exp.inl"
+#include "kernels/rows.inl"
+#include "kernels/simd.inl"
+
+namespace attn::kernels {
+namespace {
+
+// The statistics of norms are summed in double: the square of a float is exact there, and so are
+// the first 2^29 additions of equal floats, and multiply-adds of doubles are still as fast as
+// memory.
 
 template <std::size_t... Lane>
 ATTN_INLINE Vector joined(HalfVector low, HalfVector high, std::index_sequence<Lane...>) {
   return __builtin_shufflevector(low, high, static_cast<int>(Lane)...);
 }
 
-/// The sum of term(x) over a row. term takes a double, or several in a vector.
+/// The sum of term(x) over a row. term takes a double or a vector of doubles.
 template <class Term>
 ATTN_INLINE double sum_of_terms(const float* src, std::int64_t count, Term term) {
-  Doubles sums[unroll] = {};
+  Doubles sums[row_unroll] = {};
   std::int64_t n = 0;
-  for (; n + unroll * double_lanes <= count; n += unroll * double_lanes) {
-    ATTN_UNROLL for (int u = 0; u < unroll; ++u) sums[u] +=
+  for (; n + row_unroll * double_lanes <= count; n += row_unroll * double_lanes) {
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) sums[u] +=
         term(as_doubles(load_half(src + n + u * double_lanes)));
   }
   double sum = 0;
@@ -58,11 +49,11 @@ template <bool Scaled, bool Biased>
 void normalize_row(const NormalizedRow& row) {
   const auto [src, count, center, factor, scale, bias, dst] = row;
   const auto normalize_half =
-      [center = center, factor = factor](HalfVector x, HalfVector times, HalfVector plus)
+      [center = center, factor = factor](HalfVector x, HalfVector scale_by, HalfVector add)
           ATTN_INLINE_LAMBDA {
             HalfVector y = as_floats((as_doubles(x) - center) * factor);
-            if constexpr (Scaled) y *= times;
-            if constexpr (Biased) y += plus;
+            if constexpr (Scaled) y *= scale_by;
+            if constexpr (Biased) y += add;
             return y;
           };
   const HalfVector none{};
@@ -73,8 +64,9 @@ void normalize_row(const NormalizedRow& row) {
     __builtin_memcpy(dst + n, &y, sizeof y);
   }
   for (; n < count; ++n) {
-    const HalfVector times = Scaled ? scale[n] - none : none, plus = Biased ? bias[n] - none : none;
-    dst[n] = normalize_half(src[n] - none, times, plus)[0];
+    const HalfVector scale_by = Scaled ? scale[n] - none : none;
+    const HalfVector add = Biased ? bias[n] - none : none;
+    dst[n] = normalize_half(src[n] - none, scale_by, add)[0];
   }
 }
 
@@ -86,21 +78,21 @@ void normalize(const NormalizedRow& row) {
 
 void rope_half(float* first, float* second, const float* cos, const float* sin,
                std::int64_t count) {
-  const auto turn = [=](auto load_at, auto store_at, std::int64_t n) ATTN_INLINE_LAMBDA {
+  const auto rotate = [=](auto load_at, auto store_at, std::int64_t n) ATTN_INLINE_LAMBDA {
     const auto x = load_at(first + n), y = load_at(second + n), c = load_at(cos + n),
                s = load_at(sin + n);
     store_at(first + n, x * c - y * s);
     store_at(second + n, x * s + y * c);
   };
   std::int64_t n = 0;
-  for (; n + vector_width <= count; n += vector_width) turn(load, store, n);
+  for (; n + vector_width <= count; n += vector_width) rotate(load, store, n);
   const auto load_one = [](const float* from) { return *from; };
   const auto store_one = [](float* to, float x) { *to = x; };
-  for (; n < count; ++n) turn(load_one, store_one, n);
+  for (; n < count; ++n) rotate(load_one, store_one, n);
 }
 
-/// A lane's partner is its neighbor, and each angle serves two lanes: those from `First` on of the
-/// angles' vector.
+/// Rotates W / 2 pairs of neighboring lanes by W / 2 angles, those from lane `First` on of cos and
+/// sin.
 template <int First, std::size_t... Lane>
 ATTN_INLINE Vector rope_vector(Vector pairs, Vector cos, Vector sin, std::index_sequence<Lane...>) {
   const Vector partners = __builtin_shufflevector(pairs, pairs, static_cast<int>(Lane ^ 1)...);
@@ -127,26 +119,24 @@ void rope_interleaved(float* row, const float* cos, const float* sin, std::int64
   }
 }
 
-// Activations. All are x times something between 0 and 1 that is made from an exponential of a
-// number <= 0, so that nothing overflows, and that is small for negative x without a difference of
-// what is nearly equal.
+// All activations are x times a number between 0 and 1. It is computed from the exponential of a
+// number <= 0, so that nothing overflows, and without cancellation where it is small.
 
-/// x, or least if that is greater. NaN stays NaN.
+/// max(x, least). NaN stays NaN.
 ATTN_INLINE Vector at_least(Vector x, float least) { return max(broadcast(least), x); }
-/// |x|, at most limit. NaN stays NaN.
+/// min(|x|, limit). NaN stays NaN.
 ATTN_INLINE Vector magnitude_up_to(Vector x, float limit) {
   const Vector negative = from_bits(bits_of(x) | 0x80000000u);
   return -at_least(negative, -limit);
 }
 
-/// x / (1 + exp(-t)) for a t with the sign of x, from e = exp(-|t|). x is not -infinity, which
-/// times 0 would be NaN.
+/// x / (1 + exp(-t)) for a t with the sign of x, from e = exp(-|t|). x must not be -infinity, as
+/// -infinity times 0 would be NaN.
 ATTN_INLINE Vector times_logistic(Vector x, Vector e) {
   return select(x < 0.f, x * e, x) / (1.f + e);
 }
 
-/// exp(-128) is 0 in floats that are not subnormal; so are the exponentials of everything beyond
-/// such limits.
+/// exp_nonpositive is 0 at -128, and silu(x) is -0 for all x below.
 inline constexpr float silu_limit = 128.f;
 
 ATTN_INLINE Vector silu_of(Vector x) {
@@ -167,24 +157,25 @@ void swiglu(const float* gate, const float* up, std::int64_t count, float* dst) 
                 silu_of(load_first(gate + n, count - n, 0)) * load_first(up + n, count - n, 0));
 }
 
-inline constexpr float gelu_limit = 16.f;  // both forms are x or -0 long before
+inline constexpr float gelu_limit = 16.f;  // beyond it both forms are x or -0
 
-/// exp(-2 sqrt(2 / pi) (z + 0.044715 z^3)) for 0 <= z <= gelu_limit. An error of the exponent is
-/// one of the result, times the exponent's size, so that is made in double and handed on as the sum
-/// of two floats.
+/// exp(-2 sqrt(2 / pi) (z + 0.044715 z^3)) for 0 <= z <= gelu_limit. The absolute error of the
+/// exponent becomes a relative error of the result, so the exponent is computed in double and used
+/// as a sum of two floats.
 ATTN_INLINE Vector gelu_tanh_exponential(Vector z) {
   constexpr double linear = 1.5957691216057308, cubic = 0.07135481627260025;
-  const auto exponent = [](HalfVector half) ATTN_INLINE_LAMBDA {
-    const Doubles d = as_doubles(half);
+  constexpr auto half = std::make_index_sequence<double_lanes>{};
+  constexpr auto lanes = std::make_index_sequence<vector_width>{};
+  const auto exponent = [](HalfVector floats) ATTN_INLINE_LAMBDA {
+    const Doubles d = as_doubles(floats);
     return d * (d * d * cubic + linear);
   };
-  const Doubles low_lanes = exponent(part_of<0, double_lanes>(z, half_lanes));
-  const Doubles high_lanes = exponent(part_of<double_lanes, double_lanes>(z, half_lanes));
+  const Doubles low_lanes = exponent(part_of<0, double_lanes>(z, half));
+  const Doubles high_lanes = exponent(part_of<double_lanes, double_lanes>(z, half));
   const HalfVector low_floats = as_floats(low_lanes), high_floats = as_floats(high_lanes);
-  const Vector t = joined(low_floats, high_floats, std::make_index_sequence<vector_width>{});
+  const Vector t = joined(low_floats, high_floats, lanes);
   const Vector rest = joined(as_floats(low_lanes - as_doubles(low_floats)),
-                             as_floats(high_lanes - as_doubles(high_floats)),
-                             std::make_index_sequence<vector_width>{});
+                             as_floats(high_lanes - as_doubles(high_floats)), lanes);
   const Vector e = exp_nonpositive(-t);
   return e - e * rest;
 }
@@ -196,8 +187,8 @@ void gelu_tanh(const float* src, std::int64_t count, float* dst) {
   });
 }
 
-/// exp(-z^2 / 2) for 0 <= z <= gelu_limit. z is split into 12 bits, whose square is exact, and the
-/// rest: |d| <= 2^-12 z^2.
+/// exp(-z^2 / 2) for 0 <= z <= gelu_limit. z is split into its leading 12 bits, whose square is
+/// exact, and the rest: with d = (head^2 - z^2) / 2, |d| <= 2^-12 z^2.
 ATTN_INLINE Vector exp_of_half_square(Vector z) {
   const Vector head = from_bits((bits_of(z) + 0x800u) & 0xfffff000u);
   const Vector d = (z - head) * (z + head) * -0.5f;
@@ -207,9 +198,9 @@ ATTN_INLINE Vector exp_of_half_square(Vector z) {
   return exp_nonpositive(head * head * -0.5f) * p;
 }
 
-/// The normal distribution beyond z, Q(z) = erfc(z / sqrt(2)) / 2 = exp(-z^2 / 2) * g(z) for 0 <= z
-/// <= gelu_limit. g is rational, within 1e-8; none of its coefficients is negative, so that nothing
-/// cancels.
+/// The tail of the normal distribution, Q(z) = erfc(z / sqrt(2)) / 2 = exp(-z^2 / 2) * g(z), for 0
+/// <= z <= gelu_limit. g is a rational approximation within 1e-8; none of its coefficients is
+/// negative, so that nothing cancels.
 ATTN_INLINE Vector normal_tail(Vector z) {
   Vector numerator = broadcast(4.22192526698e-3f);
   numerator = numerator * z + 4.13405278866e-2f;
@@ -228,7 +219,19 @@ ATTN_INLINE Vector normal_tail(Vector z) {
 void gelu_erf(const float* src, std::int64_t count, float* dst) {
   map_row(src, count, dst, [](Vector x) {
     const Vector z = magnitude_up_to(x, gelu_limit);
-    const Vector missing = z * normal_tail(z);
-    return select(x < 0.f, -missing, x - missing);
+    const Vector tail = z * normal_tail(z);
+    return select(x < 0.f, -tail, x - tail);
   });
 }
+
+inline constexpr FunctionalKernels functional_kernels = {.row_squares = row_squares,
+                                                         .normalize = normalize,
+                                                         .rope_half = rope_half,
+                                                         .rope_interleaved = rope_interleaved,
+                                                         .silu = silu,
+                                                         .swiglu = swiglu,
+                                                         .gelu_erf = gelu_erf,
+                                                         .gelu_tanh = gelu_tanh};
+
+}  // namespace
+}  // namespace attn::kernels

@@ -1,18 +1,31 @@
-// The micro-kernel: a register tile of up to 6 rows x panel_width columns stays in registers over
-// the whole depth.
+// The matrix multiplication micro-kernel: a register tile of up to 6 rows x panel_width columns
+// stays in registers over the whole depth.
 //
-// Per step of depth it loads panel_vectors vectors of B and broadcasts 6 floats of A for 6 *
+// Per step of depth it loads panel_vectors vectors of B and broadcasts 6 elements of A for 6 *
 // panel_vectors multiply-adds: 10 loads for 24 multiply-adds on AVX-512, so neither the load ports
-// nor a B that streams from L2 (256 bytes in 24 cycles) bound it. Every element of C is summed in
-// the order of k whatever the tile's size: rows do not depend on their neighbors.
+// nor a B that streams from L2 (256 bytes in 24 cycles) are the bottleneck. Every element of C is
+// summed in the order of k whatever the size of the tile, so the result of a row does not depend on
+// the other rows.
+#pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/contract/matmul.hpp"
+#include "kernels/simd.inl"
+
+namespace attn::kernels {
+namespace {
+
+/// Packed elements that are f32.
 struct F32 {
   static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return a * b + sum; }
 };
 
-/// Where the operands of a register tile's next step lie.
-struct Operands {
-  const Word* a;
+/// Where the operands of a register tile's next step of depth are.
+struct TileOperands {
+  const PackedElement* a;
   std::int64_t a_stride;
   const float* b;
   std::int64_t b_row_stride;
@@ -21,7 +34,7 @@ struct Operands {
 /// A register tile of C.
 template <class Operand, int Rows, int Vectors>
 struct Accumulators {
-  explicit ATTN_INLINE Accumulators(const Operands& from) : at(from) {}
+  explicit ATTN_INLINE Accumulators(const TileOperands& from) : at(from) {}
 
   ATTN_INLINE void clear() {
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
@@ -40,15 +53,15 @@ struct Accumulators {
           store(c + r * stride + v * vector_width, sum[r][v]);
     }
   }
-  /// Each lane of maxima[Rows, W] grows to the greatest of its column's sums.
-  ATTN_INLINE void grow(float* maxima) const {
+  /// Raises each lane of maxima[Rows, W] to the maximum of the sums in that lane.
+  ATTN_INLINE void update_maxima(float* maxima) const {
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      Vector greatest = load(maxima + r * vector_width);
-      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) greatest = max(sum[r][v], greatest);
-      store(maxima + r * vector_width, greatest);
+      Vector maximum = load(maxima + r * vector_width);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) maximum = max(sum[r][v], maximum);
+      store(maxima + r * vector_width, maximum);
     }
   }
-  /// One word of depth.
+  /// One packed element of depth.
   ATTN_INLINE void step() {
     Vector row[Vectors];
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) row[v] = load(at.b + v * vector_width);
@@ -61,12 +74,12 @@ struct Accumulators {
     at.b += at.b_row_stride;
   }
 
-  Operands at;
+  TileOperands at;
   Vector sum[Rows][Vectors];
 };
 
-/// Prefetches a line. Spread over the steps of depth, lines that come from afar do not hold up
-/// those of B that come from L2.
+/// Prefetches one line. The lines come from memory; spread over the steps of depth, they do not
+/// delay those of B, which come from L2.
 ATTN_INLINE void prefetch_next(PrefetchWalk& walk) {
   constexpr std::int64_t line = 64;
   __builtin_prefetch(walk.row + walk.offset, 0, 2);
@@ -78,15 +91,15 @@ ATTN_INLINE void prefetch_next(PrefetchWalk& walk) {
   if (walk.rows == 0 && walk.next != nullptr) walk = *walk.next;
 }
 
-/// What may be left out of a tile's work.
-struct Extras {
+/// The members of MatmulTile that may be null.
+struct OptionalWork {
   float* maxima;
-  PrefetchWalk* ahead;
+  PrefetchWalk* prefetch;
 };
 
 template <class Operand, int Rows, int Vectors, bool Accumulate>
-void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::int64_t c_stride,
-                 const Extras& extras) {
+void matmul_tile(const TileOperands& operands, std::int64_t depth, float* c, std::int64_t c_stride,
+                 const OptionalWork& optional) {
   Accumulators<Operand, Rows, Vectors> sums(operands);
   if constexpr (Accumulate) {
     sums.load_from(c, c_stride);
@@ -94,24 +107,25 @@ void matmul_tile(const Operands& operands, std::int64_t depth, float* c, std::in
     sums.clear();
   }
   std::int64_t k = 0;
-  if (extras.ahead != nullptr) {
-    PrefetchWalk walk = *extras.ahead;
+  if (optional.prefetch != nullptr) {
+    PrefetchWalk walk = *optional.prefetch;
     for (; k < depth && walk.rows > 0; ++k) {
       prefetch_next(walk);
       sums.step();
     }
-    *extras.ahead = walk;
+    *optional.prefetch = walk;
   }
   for (; k < depth; ++k) sums.step();
   sums.store_to(c, c_stride);
-  if (extras.maxima != nullptr) sums.grow(extras.maxima);
+  if (optional.maxima != nullptr) sums.update_maxima(optional.maxima);
 }
 
-/// One for each number of rows and of vectors that a register tile may have.
+/// One index for each number of rows and of vectors that a register tile may have.
 inline constexpr auto tile_indices =
     std::make_index_sequence<static_cast<std::size_t>(tile_rows* panel_vectors)>{};
 
-using TileFunction = void (*)(const Operands&, std::int64_t, float*, std::int64_t, const Extras&);
+using TileFunction = void (*)(const TileOperands&, std::int64_t, float*, std::int64_t,
+                              const OptionalWork&);
 
 template <class Operand, bool Accumulate, std::size_t... Index>
 ATTN_INLINE TileFunction tile_function(std::int64_t rows, std::int64_t vectors,
@@ -131,15 +145,18 @@ ATTN_INLINE TileFunction tile_function(const MatmulTile& tile, std::int64_t vect
 template <class Operand>
 void matmul(const MatmulTile& tile) {
   const PanelLayout& layout = tile.b.layout;
-  Operands operands{tile.a, tile.a_stride, tile.b.data, layout.row_stride};
+  TileOperands operands{tile.a, tile.a_stride, tile.b.data, layout.row_stride};
   const TileFunction whole = tile_function<Operand>(tile, layout.panel_width / vector_width);
-  const Extras extras{tile.maxima, tile.ahead};
+  const OptionalWork optional{tile.maxima, tile.prefetch};
   std::int64_t n = 0;
   for (; n + layout.panel_width <= tile.columns;
        n += layout.panel_width, operands.b += layout.panel_stride) {
-    whole(operands, tile.depth, tile.c + n, tile.c_stride, extras);
+    whole(operands, tile.depth, tile.c + n, tile.c_stride, optional);
   }
   const std::int64_t rest = round_up(tile.columns - n) / vector_width;
   if (rest > 0)
-    tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, extras);
+    tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, optional);
 }
+
+}  // namespace
+}  // namespace attn::kernels

@@ -1,5 +1,16 @@
-// Packing: K transposed into panels, so that the keys of a tile lie side by side, and V cut into
-// panels.
+// Packing: K is transposed into panels, so that the keys of a tile are contiguous, and V is cut
+// into panels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/contract/pack.hpp"
+#include "kernels/simd.inl"
+
+namespace attn::kernels {
+namespace {
 
 template <bool Upper, std::size_t... Lane>
 ATTN_INLINE Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
@@ -21,8 +32,9 @@ ATTN_INLINE void transpose(Vector (&rows)[vector_width]) {
   }
 }
 
-ATTN_INLINE void pack_transposed_edge(const Word* src, std::int64_t src_stride, std::int64_t keys,
-                                      std::int64_t depth, Word* dst, std::int64_t dst_stride) {
+ATTN_INLINE void pack_transposed_edge(const PackedElement* src, std::int64_t src_stride,
+                                      std::int64_t keys, std::int64_t depth, PackedElement* dst,
+                                      std::int64_t dst_stride) {
   for (std::int64_t k = 0; k < depth; ++k) {
     for (std::int64_t n = 0; n < vector_width; ++n)
       dst[k * dst_stride + n] = n < keys ? src[n * src_stride + k] : 0.f;
@@ -42,8 +54,8 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
       Vector rows[vector_width];
       for (int n = 0; n < vector_width; ++n) {
         rows[n] = load(src + n * src_stride + k);
-        __builtin_prefetch(src + (n + vector_width) * src_stride +
-                           k);  // W streams at once are too many for the hardware
+        // W streams at once are too many for the hardware's prefetcher.
+        __builtin_prefetch(src + (n + vector_width) * src_stride + k);
       }
       transpose(rows);
       for (int n = 0; n < vector_width; ++n) store(dst + (k + n) * dst_stride, rows[n]);
@@ -53,7 +65,7 @@ void pack_transposed(const float* src, std::int64_t src_stride, std::int64_t key
   }
 }
 
-/// Lanes of -1 where v is finite: an exponent of all ones is not.
+/// -1 in the lanes where v is finite: the exponent of an infinity or NaN is all ones.
 ATTN_INLINE Lanes is_finite(Vector v) { return (bits_of(v) & 0x7f800000u) != 0x7f800000u; }
 
 ATTN_INLINE bool in_all_lanes(Lanes holds) {
@@ -63,27 +75,27 @@ ATTN_INLINE bool in_all_lanes(Lanes holds) {
   return true;
 }
 
-/// One row into its panels; returns the lanes that were finite throughout.
+/// Packs one row; returns the lanes in which all values were finite.
 ATTN_INLINE Lanes pack_finite_row(const float* src, std::int64_t columns, float* dst,
                                   const PanelLayout& layout) {
   Lanes finite = Vector{} == Vector{};
-  std::int64_t within = 0;  // the panel
-  const auto put = [&](Vector v) {
-    const Lanes here = is_finite(v);
-    finite &= here;
-    store(dst + within, from_bits(bits_of(v) & reinterpret_cast<Bits>(here)));
-    within += vector_width;
-    if (within == layout.panel_width) {
-      within = 0;
+  std::int64_t column = 0;  // within the panel
+  const auto append = [&](Vector v) {
+    const Lanes kept = is_finite(v);
+    finite &= kept;
+    store(dst + column, from_bits(bits_of(v) & reinterpret_cast<Bits>(kept)));
+    column += vector_width;
+    if (column == layout.panel_width) {
+      column = 0;
       dst += layout.panel_stride;
     }
   };
   const std::int64_t whole = round_down(columns);
-  for (std::int64_t n = 0; n < whole; n += vector_width) put(load(src + n));
+  for (std::int64_t n = 0; n < whole; n += vector_width) append(load(src + n));
   if (whole < columns) {
     Vector rest{};
     for (std::int64_t n = whole; n < columns; ++n) rest[n - whole] = src[n];
-    put(rest);
+    append(rest);
   }
   return finite;
 }
@@ -106,3 +118,9 @@ bool all_finite(const float* src, std::int64_t count) {
   for (; n < count; ++n) finite &= is_finite(broadcast(src[n]));
   return in_all_lanes(finite);
 }
+
+inline constexpr PackKernels pack_kernels = {.pack_transposed = pack_transposed,
+                                             .all_finite = all_finite};
+
+}  // namespace
+}  // namespace attn::kernels

@@ -1,75 +1,67 @@
-// Rows of floats: the greatest element, sums of exponentials, and what is made of them element by
-// element.
+// Rows of floats: maxima, sums of exponentials, and elementwise functions that use them.
+#pragma once
 
-inline constexpr int row_unroll = 4;  // independent accumulators, to cover latencies
+#include <cstdint>
 
-/// The greatest of each lane; NaN is passed over.
+#include "kernels/contract/rows.hpp"
+#include "kernels/exp.inl"
+#include "kernels/simd.inl"
+
+namespace attn::kernels {
+namespace {
+
+inline constexpr int row_unroll = 4;  // independent accumulators, which hide latencies
+
+/// The maximum of each lane; NaN is ignored.
 struct LaneMaxima {
-  Vector greatest = broadcast(minus_infinity);
-  ATTN_INLINE void take(Vector v) { greatest = max(v, greatest); }
+  Vector maximum = broadcast(minus_infinity);
+  ATTN_INLINE void update(Vector v) { maximum = max(v, maximum); }
 };
 /// The same, and which lanes had a NaN.
 struct LaneMaximaOrNan : LaneMaxima {
   Lanes unordered{};
-  ATTN_INLINE void take(Vector v) {
-    LaneMaxima::take(v);
+  ATTN_INLINE void update(Vector v) {
+    LaneMaxima::update(v);
     unordered |= v != v;
   }
 };
 
 template <class Maxima>
-ATTN_INLINE void take_row(const float* x, std::int64_t count, Maxima (&lanes)[row_unroll]) {
+ATTN_INLINE void update_with_row(const float* x, std::int64_t count, Maxima (&lanes)[row_unroll]) {
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) lanes[u].take(load(x + n + u * vector_width));
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) lanes[u].update(
+        load(x + n + u * vector_width));
   }
-  for (; n + vector_width <= count; n += vector_width) lanes[0].take(load(x + n));
-  if (n < count) lanes[0].take(load_first(x + n, count - n, minus_infinity));
+  for (; n + vector_width <= count; n += vector_width) lanes[0].update(load(x + n));
+  if (n < count) lanes[0].update(load_first(x + n, count - n, minus_infinity));
 }
 
 template <class Maxima>
-ATTN_INLINE float greatest_of(const Maxima (&lanes)[row_unroll]) {
+ATTN_INLINE float maximum_of(const Maxima (&lanes)[row_unroll]) {
   return max_of_lanes(
-      max(max(lanes[0].greatest, lanes[1].greatest), max(lanes[2].greatest, lanes[3].greatest)));
+      max(max(lanes[0].maximum, lanes[1].maximum), max(lanes[2].maximum, lanes[3].maximum)));
 }
 
 float maximum_of_row(const float* x, std::int64_t count) {
   LaneMaximaOrNan lanes[row_unroll];
-  take_row(x, count, lanes);
+  update_with_row(x, count, lanes);
   const Lanes unordered =
       lanes[0].unordered | lanes[1].unordered | lanes[2].unordered | lanes[3].unordered;
   return max_of_lanes(select(unordered, broadcast(1.f), Vector{})) > 0 ? __builtin_nanf("")
-                                                                       : greatest_of(lanes);
+                                                                       : maximum_of(lanes);
 }
 
 void maxima_of_rows(const FloatRows& x, float* maxima) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
     LaneMaxima lanes[row_unroll];
-    take_row(x.data + r * x.stride, x.count, lanes);
-    maxima[r] = greatest_of(lanes);
+    update_with_row(x.data + r * x.stride, x.count, lanes);
+    maxima[r] = maximum_of(lanes);
   }
 }
 
-/// As many doubles as fill a vector.
-typedef double Doubles __attribute__((vector_size(vector_width * 4)));
-inline constexpr int doubles_width = vector_width / 2;
-
-template <int Half>
-ATTN_INLINE Doubles half_as_doubles(Vector v) {
-  const auto half =
-      part_of<Half * doubles_width, doubles_width>(v, std::make_index_sequence<doubles_width>{});
-#if defined(__AVX512F__)
-  return _mm512_maskz_cvtps_pd(0xff, half);  // left to itself, GCC 12 converts quarters
-#else
-  return __builtin_convertvector(half, Doubles);
-#endif
-}
-ATTN_INLINE Doubles sum_of_halves(Vector v) {
-  return half_as_doubles<0>(v) + half_as_doubles<1>(v);
-}
-
-/// Halves upon halves, the same for every run.
-template <int Width = doubles_width, class From>
+/// The sum of the lanes, added in halves: the order is the same in every run.
+template <int Width = double_lanes, class From>
 ATTN_INLINE double sum_of_doubles(From v) {
   if constexpr (Width == 2) {
     return v[0] + v[1];
@@ -80,12 +72,12 @@ ATTN_INLINE double sum_of_doubles(From v) {
   }
 }
 
-/// A sum of numbers in [0, 2) in each lane, with what each addition rounds off: beginning at 2, a
-/// sum is never less than what is added to it, so that two subtractions find that exactly (Dekker
-/// 1971).
+/// A sum of numbers in [0, 2) in each lane, and the sum of its rounding errors. As the sum starts
+/// at 2, it is never less than the number that is added, so that two subtractions give the rounding
+/// error exactly (Dekker 1971).
 struct ExactSum {
-  static constexpr float begin = 2;
-  Vector sum = broadcast(begin);
+  static constexpr float start = 2;
+  Vector sum = broadcast(start);
   Vector lost{};
 
   ATTN_INLINE void add(Vector v) {
@@ -95,59 +87,60 @@ struct ExactSum {
   }
 };
 
-/// Elements after which sums go on in double, before what was lost is so much that it loses digits
+/// After so many elements sums continue in double, before the sum of rounding errors loses digits
 /// itself.
 inline constexpr std::int64_t sum_block = 256 * vector_width;
 
-/// What comes from memory is read once, a few thousand elements at a time: for their maxima, and
-/// again for their sums, while memory would be idle. So the next ones are asked for then; half as
-/// many where L1 keeps terms too. Past a row's end lies the next row, or nothing that matters.
-inline constexpr std::int64_t elements_ahead = 4096;
+/// Callers pass a row from memory in blocks of a few thousand elements, first for the maxima and
+/// then for the sums. Memory would be idle during the sums, so that is when the next block is
+/// prefetched: the distance is in elements, and half as long where L1 holds the terms too.
+/// Prefetches past the end of a row do no harm.
+inline constexpr std::int64_t prefetch_distance = 4096;
 
 inline constexpr int sums_at_once = 2;
 
-/// Adds terms to the sums by turns.
-template <bool Moved, bool Stored, class Sum>
+/// Adds the terms of a row to the sums in turn, and stores them at `terms` if Stored.
+template <bool HasShift, bool Stored, class Sum>
 ATTN_INLINE void add_terms(const float* x, std::int64_t count, const ExpReduction& e, float* terms,
                            Sum (&sums)[sums_at_once]) {
-  constexpr std::int64_t ahead = Stored ? elements_ahead / 2 : elements_ahead;
+  constexpr std::int64_t distance = Stored ? prefetch_distance / 2 : prefetch_distance;
   std::int64_t n = 0;
   for (; n + row_unroll * vector_width <= count; n += row_unroll * vector_width) {
     Vector v[row_unroll];
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
       v[u] = load(x + n + u * vector_width);
-      __builtin_prefetch(x + n + u * vector_width + ahead, 0, 2);
+      __builtin_prefetch(x + n + u * vector_width + distance, 0, 2);
     }
-    exp_of_row<Moved>(v, e);
+    exp_terms<HasShift>(v, e);
     ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) {
       if constexpr (Stored) store(terms + n + u * vector_width, v[u]);
       sums[u % sums_at_once].add(v[u]);
     }
   }
   for (; n + vector_width <= count; n += vector_width) {
-    const Vector term = exp_of_row<Moved>(load(x + n), e);
+    const Vector term = exp_terms<HasShift>(load(x + n), e);
     if constexpr (Stored) store(terms + n, term);
     sums[0].add(term);
   }
   if (n < count) {
-    const Vector term = exp_of_row<Moved>(load_first(x + n, count - n, minus_infinity), e);
+    const Vector term = exp_terms<HasShift>(load_first(x + n, count - n, minus_infinity), e);
     if constexpr (Stored) store_first(terms + n, count - n, term);
     sums[1].add(term);
   }
 }
 
-template <bool Moved, bool Stored>
+template <bool HasShift, bool Stored>
 ATTN_INLINE Doubles sum_terms_of_block(const float* x, std::int64_t count, const ExpReduction& e,
                                        float* terms) {
   ExactSum sums[sums_at_once];
-  add_terms<Moved, Stored>(x, count, e, terms, sums);
-  // Without rounding but for what was lost, of which digits enough are left.
-  return (sum_of_halves(sums[0].sum - ExactSum::begin) +
-          sum_of_halves(sums[1].sum - ExactSum::begin)) +
+  add_terms<HasShift, Stored>(x, count, e, terms, sums);
+  // The first two conversions and their sum are exact; the rounding errors need fewer digits.
+  return (sum_of_halves(sums[0].sum - ExactSum::start) +
+          sum_of_halves(sums[1].sum - ExactSum::start)) +
          sum_of_halves(sums[0].lost + sums[1].lost);
 }
 
-/// Of so few elements that adding them up in double takes fewer steps than ending an ExactSum does.
+/// Up to this length a plain double sum is cheaper than the final reduction of ExactSum.
 inline constexpr std::int64_t short_row = 2 * row_unroll * vector_width;
 
 struct DoubleSum {
@@ -155,28 +148,29 @@ struct DoubleSum {
   ATTN_INLINE void add(Vector v) { sum += sum_of_halves(v); }
 };
 
-template <bool Moved, bool Stored>
+template <bool HasShift, bool Stored>
 ATTN_INLINE Doubles sum_terms_of_short_row(const float* x, std::int64_t count,
                                            const ExpReduction& e, float* terms) {
   DoubleSum sums[sums_at_once];
-  add_terms<Moved, Stored>(x, count, e, terms, sums);
+  add_terms<HasShift, Stored>(x, count, e, terms, sums);
   return sums[0].sum + sums[1].sum;
 }
 
-template <bool Moved, bool Stored>
+template <bool HasShift, bool Stored>
 ATTN_INLINE Doubles sum_terms_of_row(const float* x, std::int64_t count, const ExpReduction& e,
                                      float* terms) {
-  const ExpReduction here = e;  // stores to terms cannot change a copy
-  if (count <= short_row) return sum_terms_of_short_row<Moved, Stored>(x, count, here, terms);
+  const ExpReduction copy = e;  // the compiler knows that stores to terms do not change a copy
+  if (count <= short_row) return sum_terms_of_short_row<HasShift, Stored>(x, count, copy, terms);
   Doubles lanes{};
   for (std::int64_t n = 0; n < count; n += sum_block) {
     const std::int64_t size = count - n < sum_block ? count - n : sum_block;
-    lanes += sum_terms_of_block<Moved, Stored>(x + n, size, here, Stored ? terms + n : nullptr);
+    lanes += sum_terms_of_block<HasShift, Stored>(x + n, size, copy, Stored ? terms + n : nullptr);
   }
   return lanes;
 }
 
-/// Lanes of all rows are added up at last, as that is a chain of steps in each row.
+/// The lanes of all rows are added at the end: in each row these are steps that depend on each
+/// other, and those of different rows overlap.
 template <bool Stored>
 void sum_terms_of_rows(const FloatRows& x, const ExpReduction* exponentials,
                        const FloatRowsOut& terms, double* sums) {
@@ -185,8 +179,8 @@ void sum_terms_of_rows(const FloatRows& x, const ExpReduction* exponentials,
     const float* const row = x.data + r * x.stride;
     float* const to = Stored ? terms.data + r * terms.stride : nullptr;
     const ExpReduction& e = exponentials[r];
-    lanes[r] = e.moved ? sum_terms_of_row<true, Stored>(row, x.count, e, to)
-                       : sum_terms_of_row<false, Stored>(row, x.count, e, to);
+    lanes[r] = e.has_shift ? sum_terms_of_row<true, Stored>(row, x.count, e, to)
+                           : sum_terms_of_row<false, Stored>(row, x.count, e, to);
   }
   for (std::int64_t r = 0; r < x.rows; ++r) sums[r] = sum_of_doubles(lanes[r]);
 }
@@ -197,7 +191,7 @@ void sum_terms(const FloatRows& x, const ExpReduction* exponentials, const Float
                         : sum_terms_of_rows<true>(x, exponentials, terms, sums);
 }
 
-/// y = f(x), vector by vector; y may be x.
+/// y = f(x), vector by vector. f takes the 0 of lanes past the end, too. y may be x.
 template <class F>
 ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
   constexpr std::int64_t at_once = row_unroll * vector_width;
@@ -210,22 +204,22 @@ ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
   if (n < count) store_first(y + n, count - n, f(load_first(x + n, count - n, 0)));
 }
 
-/// v * k, rounded about once.
+/// v * k, with hardly more error than one rounding.
 ATTN_INLINE Vector scaled(Vector v, const SplitFloat& k) {
-#if defined(ATTN_FUSED_MULTIPLY_ADD)
-  return fused_multiply_subtract(
-      v, broadcast(k.high), v * -k.low);  // left to itself, a compiler may round the great product
-#else
-  const Vector product = v * k.high;
-  return product + rest_of_product(v, k, product);
-#endif
+  if constexpr (has_fused_multiply_subtract) {
+    // Written as a sum of two products, the compiler might round the large one before it adds.
+    return fused_multiply_subtract(v, broadcast(k.high), v * -k.low);
+  } else {
+    const Vector product = v * k.high;
+    return product + remainder_of_product(v, k, product);
+  }
 }
 
-template <bool Moved>
+template <bool HasShift>
 void scale_terms_of_row(const float* x, std::int64_t count, const ExpReduction& e,
                         const SplitFloat& factor, float* y) {
   map_row(x, count, y, [e, factor](Vector v) ATTN_INLINE_LAMBDA {
-    return scaled(exp_of_row<Moved>(v, e), factor);
+    return scaled(exp_terms<HasShift>(v, e), factor);
   });
 }
 
@@ -233,7 +227,7 @@ void scale_terms(const FloatRows& x, const ExpReduction* exponentials, const Spl
                  const FloatRowsOut& y) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
     const auto scale_row =
-        exponentials[r].moved ? scale_terms_of_row<true> : scale_terms_of_row<false>;
+        exponentials[r].has_shift ? scale_terms_of_row<true> : scale_terms_of_row<false>;
     scale_row(x.data + r * x.stride, x.count, exponentials[r], factors[r], y.data + r * y.stride);
   }
 }
@@ -245,20 +239,21 @@ void scale_rows(const FloatRows& x, const SplitFloat* factors, const FloatRowsOu
   }
 }
 
-template <bool Moved>
+template <bool HasShift>
 void log_terms_of_row(const float* x, std::int64_t count, const LogTerms& terms, float* y) {
   map_row(x, count, y, [terms](Vector v) ATTN_INLINE_LAMBDA {
-    if constexpr (Moved) v = (v * terms.shrink - terms.shift) * terms.stretch;
+    if constexpr (HasShift) v = (v * terms.pre_scale - terms.shift) * terms.post_scale;
     const Vector rough = v * terms.factor.high;
-    const Vector value = rest_of_product(v, terms.factor, broadcast(terms.high)) - terms.low;
-    return select(rough == minus_infinity, rough - terms.high,
-                  value);  // halves of it would be infinities that make a NaN
+    const Vector value =
+        remainder_of_product(v, terms.factor, broadcast(terms.log_sum_high)) - terms.log_sum_low;
+    // The halves of an infinity would give a NaN.
+    return select(rough == minus_infinity, rough - terms.log_sum_high, value);
   });
 }
 
 void log_terms(const FloatRows& x, const LogTerms* terms, const FloatRowsOut& y) {
   for (std::int64_t r = 0; r < x.rows; ++r) {
-    const auto write_row = terms[r].moved ? log_terms_of_row<true> : log_terms_of_row<false>;
+    const auto write_row = terms[r].has_shift ? log_terms_of_row<true> : log_terms_of_row<false>;
     write_row(x.data + r * x.stride, x.count, terms[r], y.data + r * y.stride);
   }
 }
@@ -322,3 +317,6 @@ inline constexpr RowKernels row_kernels = {
     .softmax_gradient = softmax_gradient,
     .log_softmax_gradient = log_softmax_gradient,
 };
+
+}  // namespace
+}  // namespace attn::kernels

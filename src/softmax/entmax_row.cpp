@@ -24,8 +24,8 @@
 namespace attn::detail {
 namespace {
 
-using kernels::ExcessSums;
 using kernels::Kernels;
+using kernels::SumsAboveThreshold;
 using kernels::Threshold;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -60,23 +60,25 @@ float bound_below(double t) noexcept { return std::nextafter(static_cast<float>(
 
 struct Sparsemax {
   static constexpr double power = 1;
-  static double surplus(const ExcessSums& sums) noexcept { return sums.sum - 1; }
-  static double newton(const ExcessSums& sums) noexcept { return exact(sums); }
-  static double exact(const ExcessSums& sums) noexcept {
-    return (sums.sum - 1) / static_cast<double>(sums.number);
+  static double surplus(const SumsAboveThreshold& sums) noexcept { return sums.sum - 1; }
+  static double newton(const SumsAboveThreshold& sums) noexcept { return exact(sums); }
+  static double exact(const SumsAboveThreshold& sums) noexcept {
+    return (sums.sum - 1) / static_cast<double>(sums.count);
   }
 };
 struct Entmax15 {
   static constexpr double power = 2;
-  static double surplus(const ExcessSums& sums) noexcept { return sums.squares / 4 - 1; }
-  static double newton(const ExcessSums& sums) noexcept {
-    return (sums.squares - 2 * std::sqrt(sums.squares)) / sums.sum;
+  static double surplus(const SumsAboveThreshold& sums) noexcept {
+    return sums.sum_of_squares / 4 - 1;
+  }
+  static double newton(const SumsAboveThreshold& sums) noexcept {
+    return (sums.sum_of_squares - 2 * std::sqrt(sums.sum_of_squares)) / sums.sum;
   }
   /// Solves sum (u - step)^2 = 4.
-  static double exact(const ExcessSums& sums) noexcept {
-    const double rest = sums.squares - 4;
+  static double exact(const SumsAboveThreshold& sums) noexcept {
+    const double rest = sums.sum_of_squares - 4;
     return rest /
-           (sums.sum + std::sqrt(sums.sum * sums.sum - static_cast<double>(sums.number) * rest));
+           (sums.sum + std::sqrt(sums.sum * sums.sum - static_cast<double>(sums.count) * rest));
   }
 };
 
@@ -96,9 +98,9 @@ Solution solve(const Kernels& kernels, float* d, std::int64_t count, double t) n
   std::int64_t support = count + 1;
   bool may_jump = true, jumped = false;
   for (int n = 0; n < most_steps; ++n) {
-    const ExcessSums sums = kernels.excess_sums(d, count, threshold_at(t));
-    const bool settled = sums.number == support;
-    support = sums.number;
+    const SumsAboveThreshold sums = kernels.sums_above_threshold(d, count, threshold_at(t));
+    const bool settled = sums.count == support;
+    support = sums.count;
     const double surplus = Form::surplus(sums);
     const bool found = settled && jumped, good = !jumped && std::fabs(surplus) <= small,
                not_above = n == 0 && surplus < 0;
@@ -138,7 +140,7 @@ RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t 
   const float maximum = greatest(kernels, x, count);
   if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
   const Solution found = find_threshold<Sparsemax>(kernels, x, count, maximum, scratch);
-  if (y != nullptr) kernels.excesses(x, count, maximum, threshold_at(found.t), y);
+  if (y != nullptr) kernels.above_threshold(x, count, maximum, threshold_at(found.t), y);
   return {static_cast<float>(found.t + maximum), found.support};
 }
 
@@ -147,7 +149,8 @@ RowThreshold entmax15_row(const Kernels& kernels, const float* x, std::int64_t c
   const float maximum = greatest(kernels, x, count);
   if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
   const Solution found = find_threshold<Entmax15>(kernels, x, count, maximum, scratch);
-  if (y != nullptr) kernels.half_excesses_squared(x, count, maximum, threshold_at(found.t), y);
+  if (y != nullptr)
+    kernels.half_above_threshold_squared(x, count, maximum, threshold_at(found.t), y);
   return {static_cast<float>((found.t + maximum) / 2), found.support};
 }
 

@@ -26,8 +26,10 @@ constexpr double ln2 = 0.69314718055994530942;
 SplitFloat split(double value) {
   const auto high = static_cast<float>(value);
   const auto upper = std::bit_cast<float>(std::bit_cast<std::uint32_t>(high) & 0xfffff000u);
-  return {
-      .high = high, .low = static_cast<float>(value - high), .upper = upper, .lower = high - upper};
+  return {.high = high,
+          .low = static_cast<float>(value - high),
+          .high_leading = upper,
+          .high_trailing = high - upper};
 }
 
 /// Exponents of 2 up to this magnitude need no shift: the parts that the kernels split them into
@@ -58,13 +60,13 @@ class ExpReducer {
     const double exponent = greatest * factor_;
     const bool moved = shrink_ != 1 || stretch_ != 1 || !(std::abs(exponent) <= unshifted_);
     const double whole = moved ? 0 : (exponent + rounder) - rounder;
-    return {.moved = moved,
-            .shrink = shrink_,
+    return {.has_shift = moved,
+            .pre_scale = shrink_,
             .shift = moved ? greatest * shrink_ : 0,
-            .stretch = stretch_,
+            .post_scale = stretch_,
             .factor = split_factor_,
-            .whole = static_cast<std::int32_t>(whole),
-            .bound = static_cast<float>((whole + least_exponent) * (temperature_ * ln2))};
+            .exponent = static_cast<std::int32_t>(whole),
+            .zero_below = static_cast<float>((whole + least_exponent) * (temperature_ * ln2))};
   }
 
   /// The natural logarithm of what a term of `base` is divided by to become a term of `e`. For the
@@ -72,20 +74,20 @@ class ExpReducer {
   double log_divisor(const ExpReduction& e,
                      const ExpReduction& base = kernels::plain_exponential) const {
     return (static_cast<double>(e.shift) - base.shift) / (temperature_ / stretch_) +
-           (e.whole - base.whole) * ln2;
+           (e.exponent - base.exponent) * ln2;
   }
 
   /// How the kernels make log_softmax from the row's elements. For a row without terms, whose sum
   /// is 0, -inf stays -inf.
   LogTerms log_terms(const ExpReduction& e, double sum) const {
-    const SplitFloat log_sum = sum == 0 ? SplitFloat{} : split(e.whole * ln2 + std::log(sum));
-    return {.moved = e.moved,
-            .shrink = e.shrink,
+    const SplitFloat log_sum = sum == 0 ? SplitFloat{} : split(e.exponent * ln2 + std::log(sum));
+    return {.has_shift = e.has_shift,
+            .pre_scale = e.pre_scale,
             .shift = e.shift,
-            .stretch = e.stretch,
+            .post_scale = e.post_scale,
             .factor = split_inverse_,
-            .high = log_sum.high,
-            .low = log_sum.low};
+            .log_sum_high = log_sum.high,
+            .log_sum_low = log_sum.low};
   }
 
  private:

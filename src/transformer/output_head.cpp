@@ -55,7 +55,7 @@ void OutputHead::forward(const TensorView& x, const MutableTensorView& logits,
                            .width = hidden},
                   .scores = static_cast<float*>(logits.data) + r * logits.strides[0] + begin,
                   .stride = logits.strides[0],
-                  .ahead = {}});
+                  .prefetch = {}});
         }
       });
 }
