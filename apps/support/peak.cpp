@@ -126,7 +126,7 @@ double measure_copy_gbps(int num_threads) {
 Peak measure_peak(Isa isa, int num_threads) {
   Peak peak{};
 #if defined(__x86_64__)
-  if (isa >= Isa::avx512)
+  if (isa == Isa::avx512 || isa == Isa::avx512_bf16)
     peak.multiply_add_gflops = gflops(multiply_add_avx512, num_threads, 2 * 16);
   else if (isa == Isa::avx2)
     peak.multiply_add_gflops = gflops(multiply_add_avx2, num_threads, 2 * 8);

@@ -1,5 +1,5 @@
-// Instruction sets: which compiled kernels there are, which of them this processor runs, and which
-// one a call takes.
+// Instruction sets: for which ones kernels are compiled, which of them this processor can run, and
+// which one a call uses.
 #pragma once
 
 #include <string_view>
@@ -7,18 +7,20 @@
 
 namespace attn {
 
-/// Weakest first. `baseline` is what every processor of the architecture runs (SSE2 on x86-64).
+/// The enumerators have no order. `baseline` runs on every processor of the architecture (SSE2 on
+/// x86-64).
 enum class Isa { baseline, avx2, avx512, avx512_bf16 };
 
 /// "baseline", "avx2", "avx512", "avx512_bf16"
 std::string_view name_of(Isa isa) noexcept;
-/// Throws Error(invalid_argument), naming the known ones.
+/// Throws Error(invalid_argument) for other names; the message lists the known ones.
 Isa isa_from_name(std::string_view name);
 
-/// The kernels in this build that this processor can run, weakest first.
+/// The instruction sets that this build has kernels for and this processor can run, from the least
+/// to the most preferred. The first is `baseline`.
 std::vector<Isa> available_isas();
-/// What a call takes when AttentionOptions::isa is empty: the strongest available one that oneDNN
-/// would use too, so that the environment variable ONEDNN_MAX_CPU_ISA bounds both.
+/// What a call uses if it names no instruction set: the most preferred available one that oneDNN
+/// may use, too. So the environment variable ONEDNN_MAX_CPU_ISA limits both libraries.
 Isa default_isa();
 
 }  // namespace attn

@@ -14,12 +14,18 @@
 namespace attn {
 namespace kernels {
 
-extern const Kernels baseline_kernels;
+// Expands its arguments for the instruction sets that this build has.
+#define ATTN_BUILT_any(...) __VA_ARGS__
 #if defined(ATTN_X86_KERNELS)
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
-extern const Kernels avx512_bf16_kernels;
+#define ATTN_BUILT_x86_64(...) __VA_ARGS__
+#else
+#define ATTN_BUILT_x86_64(...)
 #endif
+
+#define ATTN_ISA(name, processor, flags, condition, onednn_isa) \
+  ATTN_BUILT_##processor(extern const Kernels name##_kernels;)
+#include "kernels/isas.inc"
+#undef ATTN_ISA
 
 namespace {
 
@@ -29,34 +35,20 @@ struct Entry {
   bool (*supported)();
 };
 
-/// Weakest first. The conditions are those of the flags in kernels.cmake.
-const auto& entries() {
-  static const std::array list = {
-    Entry{Isa::baseline, &baseline_kernels, [] { return true; }},
-#if defined(ATTN_X86_KERNELS)
-    Entry{Isa::avx2, &avx2_kernels,
-          [] {
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                   __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-          }},
-    Entry{Isa::avx512, &avx512_kernels,
-          [] {
-            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl");
-          }},
-    Entry{
-        Isa::avx512_bf16, &avx512_bf16_kernels,
-        [] { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"); }},
-#endif
-  };
-  return list;
-}
+/// From the least to the most preferred.
+constexpr Entry entries[] = {
+#define ATTN_CPU_HAS(feature) (__builtin_cpu_supports(feature) != 0)
+#define ATTN_ISA(name, processor, flags, condition, onednn_isa) \
+  ATTN_BUILT_##processor({Isa::name, &name##_kernels, [] { return condition; }}, )
+#include "kernels/isas.inc"
+#undef ATTN_ISA
+#undef ATTN_CPU_HAS
+};
 
 }  // namespace
 
 const Kernels& kernels_for(Isa isa) {
-  for (const Entry& entry : entries()) {
+  for (const Entry& entry : entries) {
     if (entry.isa == isa && entry.supported()) return *entry.kernels;
   }
   throw Error(ErrorCode::unsupported,
@@ -65,7 +57,7 @@ const Kernels& kernels_for(Isa isa) {
 
 std::vector<Isa> built_isas() {
   std::vector<Isa> built;
-  for (const Entry& entry : entries()) built.push_back(entry.isa);
+  for (const Entry& entry : entries) built.push_back(entry.isa);
   return built;
 }
 
@@ -73,22 +65,30 @@ std::vector<Isa> built_isas() {
 
 namespace {
 
-constexpr std::array<std::pair<Isa, std::string_view>, 4> names = {{
-    {Isa::baseline, "baseline"},
-    {Isa::avx2, "avx2"},
-    {Isa::avx512, "avx512"},
-    {Isa::avx512_bf16, "avx512_bf16"},
-}};
+struct NamedIsa {
+  Isa isa;
+  std::string_view name;
+};
+constexpr NamedIsa named_isas[] = {
+#define ATTN_ISA(name, processor, flags, condition, onednn_isa) {Isa::name, #name},
+#include "kernels/isas.inc"
+#undef ATTN_ISA
+};
 
 }  // namespace
 
-std::string_view name_of(Isa isa) noexcept { return names[static_cast<std::size_t>(isa)].second; }
+std::string_view name_of(Isa isa) noexcept {
+  for (const NamedIsa& named : named_isas) {
+    if (named.isa == isa) return named.name;
+  }
+  return "unknown";
+}
 
 Isa isa_from_name(std::string_view name) {
   std::string known;
-  for (const auto& [isa, its_name] : names) {
-    if (its_name == name) return isa;
-    known += (known.empty() ? "" : ", ") + std::string(its_name);
+  for (const NamedIsa& named : named_isas) {
+    if (named.name == name) return named.isa;
+    known += (known.empty() ? "" : ", ") + std::string(named.name);
   }
   throw Error(ErrorCode::invalid_argument,
               fmt::format("isa \"{}\" is not known; known are {}", name, known));
@@ -96,19 +96,18 @@ Isa isa_from_name(std::string_view name) {
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> available;
-  for (const auto& entry : kernels::entries()) {
+  for (const auto& entry : kernels::entries) {
     if (entry.supported()) available.push_back(entry.isa);
   }
   return available;
 }
 
 Isa default_isa() {
-  const Isa bound = onednn::effective_isa();
-  Isa strongest = Isa::baseline;
-  for (const auto& entry : kernels::entries()) {
-    if (entry.isa <= bound && entry.supported()) strongest = entry.isa;
+  Isa preferred = Isa::baseline;
+  for (const auto& entry : kernels::entries) {
+    if (entry.supported() && onednn::may_use(entry.isa)) preferred = entry.isa;
   }
-  return strongest;
+  return preferred;
 }
 
 }  // namespace attn

@@ -1,4 +1,4 @@
-// The kernels of an instruction set.
+// Selects the kernels of an instruction set.
 #pragma once
 
 #include <attn/isa.hpp>
@@ -9,9 +9,10 @@
 
 namespace attn::kernels {
 
-/// Throws Error(unsupported) if this build lacks them or this processor cannot run them.
+/// Throws Error(unsupported) if this build does not have them or this processor cannot run them.
 const Kernels& kernels_for(Isa isa);
-/// Those in this build, weakest first, whether or not this processor can run them.
+/// The instruction sets in this build, from the least to the most preferred, whether or not this
+/// processor can run them.
 std::vector<Isa> built_isas();
 
 }  // namespace attn::kernels

@@ -5,17 +5,19 @@
 
 namespace attn::onednn {
 
-Isa effective_isa() {
-  const auto bits = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
-  // The values are sets of features, and a later set holds the earlier ones: containment also
-  // places the sets that this version of oneDNN does not name yet.
-  const auto contains = [bits](dnnl_cpu_isa_t isa) {
-    return (bits & static_cast<unsigned>(isa)) == static_cast<unsigned>(isa);
-  };
-  if (contains(dnnl_cpu_isa_avx512_core_bf16)) return Isa::avx512_bf16;
-  if (contains(dnnl_cpu_isa_avx512_core)) return Isa::avx512;
-  if (contains(dnnl_cpu_isa_avx2)) return Isa::avx2;
-  return Isa::baseline;
+bool may_use(Isa isa) {
+  const auto allowed = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
+  // A dnnl_cpu_isa_t is a set of features, and a newer one contains the older ones. So containment
+  // is right for values, too, that this version of oneDNN does not name yet.
+  const auto contains = [allowed](unsigned needed) { return (allowed & needed) == needed; };
+  switch (isa) {
+#define ATTN_ISA(name, processor, flags, condition, onednn_isa) \
+  case Isa::name:                                               \
+    return contains(static_cast<unsigned>(onednn_isa));
+#include "kernels/isas.inc"
+#undef ATTN_ISA
+  }
+  return false;
 }
 
 std::string version() {

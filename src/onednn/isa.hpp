@@ -1,4 +1,4 @@
-// What oneDNN says of itself and of the processor.
+// What oneDNN reports about itself and the processor.
 #pragma once
 
 #include <attn/isa.hpp>
@@ -7,11 +7,11 @@
 
 namespace attn::onednn {
 
-/// The strongest of our instruction sets that oneDNN's kernels use here. ONEDNN_MAX_CPU_ISA bounds
-/// it.
-Isa effective_isa();
+/// Whether oneDNN's kernels may use this instruction set here. The processor and the environment
+/// variable ONEDNN_MAX_CPU_ISA limit it. Always true for Isa::baseline.
+bool may_use(Isa isa);
 
-/// Of the library that is loaded: "2.6.3".
+/// The version of the library that is loaded: "2.6.3".
 std::string version();
 
 }  // namespace attn::onednn
