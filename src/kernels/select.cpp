@@ -1,12 +1,10 @@
-// Which kernels there are, and which a processor takes.
+// Which kernels this build has, and which of them a processor can run and a call uses.
 #include "kernels/select.hpp"
 
 #include <attn/error.hpp>
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <string>
 
 #include "onednn/isa.hpp"

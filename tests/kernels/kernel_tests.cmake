@@ -1,0 +1,31 @@
+# Each micro-kernel against a plain loop, for every instruction set that runs here.
+add_executable(test_kernels
+  kernels/test_matmul_kernels.cpp kernels/test_stored_rows_kernels.cpp kernels/test_softmax_kernels.cpp
+  kernels/test_elementwise_kernels.cpp)
+target_include_directories(test_kernels PRIVATE ${PROJECT_SOURCE_DIR}/src)
+target_link_libraries(test_kernels PRIVATE attn_test_support)
+# Expected values are rounded once, so a multiply and an add stay apart.
+target_compile_options(test_kernels PRIVATE -ffp-contract=off)
+attn_register_test(kernels test_kernels)
+
+# Each .inl compiles alone, and twice, with the flags of each instruction set.
+file(GLOB inls RELATIVE ${PROJECT_SOURCE_DIR}/src/kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/kernels/*.inl)
+list(REMOVE_ITEM inls kernels.inl)  # the instruction sets' own
+get_property(isas GLOBAL PROPERTY ATTN_BUILT_ISAS)
+add_custom_target(attn_inls)
+foreach(isa ${isas})
+  set(inl_sources)
+  foreach(inl ${inls})
+    set(source ${CMAKE_CURRENT_BINARY_DIR}/inls/${isa}_${inl}.cpp)
+    file(CONFIGURE OUTPUT ${source} CONTENT "#include \"kernels/${inl}\"\n#include \"kernels/${inl}\"\n")
+    list(APPEND inl_sources ${source})
+  endforeach()
+  add_library(attn_inls_${isa} OBJECT EXCLUDE_FROM_ALL ${inl_sources})
+  get_property(flags GLOBAL PROPERTY ATTN_ISA_FLAGS_${isa})
+  # Functions that nobody calls are the rule here; nothing is optimized, as nothing is run.
+  target_compile_options(attn_inls_${isa} PRIVATE ${flags} -Wno-unused-function -O0)
+  target_include_directories(attn_inls_${isa} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(attn_inls_${isa} PRIVATE attn_settings attn::attn)
+  add_dependencies(attn_inls attn_inls_${isa})
+endforeach()
+add_test(NAME inls COMMAND ${CMAKE_COMMAND} --build ${PROJECT_BINARY_DIR} --target attn_inls --config $<CONFIG>)
