@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "apps/support/normalizer_choice.hpp"
+#include "apps/support/normalizer_option.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
@@ -220,11 +220,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->excludes(shape)
       ->excludes(causal);
   app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
-  app.add_option("--normalizer", arguments.normalizer.name,
-                 "softmax (default), sigmoid, sparsemax, entmax15 or entmax");
-  app.add_option("--alpha", arguments.normalizer.alpha, "of entmax");
-  app.add_option("--sigmoid-bias", arguments.normalizer.sigmoid_bias,
-                 "of sigmoid; default -log(number of keys)");
+  add_normalizer_options(app, arguments.normalizer);
   add_common_options(app, arguments);
 
   CLI::App* const softmax = app.add_subcommand(

@@ -1,19 +1,38 @@
-// The commands of attn_demo, one file each.
+// The commands of attn_demo.
 #pragma once
 
-#include <functional>
+#include <CLI/CLI.hpp>
 
-namespace CLI {
-class App;
-}
+#include <functional>
+#include <memory>
+#include <string>
 
 namespace attn::apps::demo {
 
 /// What the command line chose to do; returns the exit code.
 using Command = std::function<int()>;
 
-/// A command that is several: exactly one of their names has to follow its own.
-void require_name(CLI::App& command);
+template <class Arguments>
+struct AddedCommand {
+  CLI::App& command;
+  Arguments& arguments;
+};
+
+/// Adds a command whose options fill a new object of Arguments. If the command line names it,
+/// `chosen` becomes run(arguments).
+template <class Arguments, class Run>
+AddedCommand<Arguments> add_command(CLI::App& app, Command& chosen, const std::string& name,
+                                    const std::string& description, Run run) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = *app.add_subcommand(name, description);
+  command.callback(
+      [arguments, run, &chosen] { chosen = [arguments, run] { return run(*arguments); }; });
+  return {command, *arguments};
+}
+
+enum class Name { optional, required };
+/// Refuses a name that is none of an app's commands, and tells which there are.
+void check_name(CLI::App& app, Name name);
 
 void add_run(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
@@ -24,10 +43,10 @@ void add_generate(CLI::App& app, Command& chosen);
 void add_heatmap(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
 
-/// Throws Error(io) if what was printed cannot be written.
-void flush_output();
-
 /// attn_demo without a command.
 int compare_samples();
+
+/// Throws Error(io) if what was printed cannot be written.
+void flush_output();
 
 }  // namespace attn::apps::demo

@@ -3,7 +3,7 @@
 #include <attn/info.hpp>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
@@ -11,20 +11,20 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "commands.hpp"
 
 namespace attn::apps::demo {
 namespace {
 
-constexpr int failure = 2;
-
-/// Exactly one line, whatever names of files or tensors the message quotes.
+/// Prints the message as exactly one line, whatever names of files or tensors it quotes.
 int fail(std::string message) {
+  constexpr int wrong_usage_or_input = 2;
   const auto control = [](unsigned char c) { return std::iscntrl(c) != 0; };
   std::replace_if(message.begin(), message.end(), control, ' ');
   fmt::print(stderr, "attn_demo: error: {}\n", message);
-  return failure;
+  return wrong_usage_or_input;
 }
 
 std::string version_line() {
@@ -35,20 +35,21 @@ std::string version_line() {
 
 int run_command_line(int argc, char** argv) {
   CLI::App app(
-      "Scaled dot-product attention on tensors in files. Without a command: compares the ways to "
-      "compute it on sample tensors.",
+      "Scaled dot-product attention on tensors in files. Without a command: compares three ways "
+      "to compute it on sample tensors.",
       "attn_demo");
   app.set_version_flag("--version", version_line());
-  app.require_subcommand(0, 1);
+  app.footer("attn_demo COMMAND --help lists the options of a command.");
   Command chosen = compare_samples;
   add_run(app, chosen);
   add_compare(app, chosen);
   add_op(app, chosen);
   add_plot(app, chosen);
+  add_heatmap(app, chosen);
   add_layers(app, chosen);
   add_generate(app, chosen);
-  add_heatmap(app, chosen);
   add_info(app, chosen);
+  check_name(app, Name::optional);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help_or_version) {
@@ -64,15 +65,22 @@ void flush_output() {
     throw Error(ErrorCode::io, "cannot write to standard output");
 }
 
-void require_name(CLI::App& command) {
-  command.require_subcommand(0, 1);
-  command.callback([&command] {
-    if (!command.get_subcommands().empty()) return;
-    std::string names;
-    for (const CLI::App* each : command.get_subcommands({}))
-      names += (names.empty() ? "" : ", ") + each->get_name();
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("{} needs a name after it, one of {}", command.get_name(), names));
+void check_name(CLI::App& app, Name name) {
+  app.require_subcommand(0, 1);
+  app.allow_extras();
+  app.callback([&app, name] {
+    std::vector<std::string> names;
+    for (const CLI::App* each : app.get_subcommands({})) names.push_back(each->get_name());
+    const std::vector<std::string> unknown = app.remaining();
+    const auto reject = [&](const std::string& fault) {
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("{}, one of {}", fault, fmt::join(names, ", ")));
+    };
+    if (!unknown.empty())
+      reject(
+          fmt::format("{} does not know \"{}\"; it needs a name", app.get_name(), unknown.front()));
+    if (name == Name::required && app.get_subcommands().empty())
+      reject(app.get_name() + " needs a name after it");
   });
 }
 

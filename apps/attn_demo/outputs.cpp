@@ -12,18 +12,11 @@
 #include <filesystem>
 #include <system_error>
 
-#include "apps/support/option_values.hpp"
+#include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
 
-void add_output(OutputFiles& files, const char* option, const std::string& file, DType dtype) {
-  if (dtype == DType::bf16 && !file.ends_with(".safetensors")) {
-    reject_value(option, file, "a name that ends in .safetensors: .npy has no bf16");
-  }
-  files.add(file);
-}
-
-void write_text(const std::string& file, const std::string& text) {
+void write_file(const std::string& file, const std::string& bytes) {
   namespace fs = std::filesystem;
   const fs::path target(file),
       temporary = target.parent_path() / fmt::format(".attn-{}.tmp", getpid());
@@ -34,7 +27,7 @@ void write_text(const std::string& file, const std::string& text) {
   };
   std::FILE* const handle = std::fopen(temporary.c_str(), "wb");
   if (handle == nullptr) fail(std::generic_category().message(errno));
-  const bool complete = std::fwrite(text.data(), 1, text.size(), handle) == text.size();
+  const bool complete = std::fwrite(bytes.data(), 1, bytes.size(), handle) == bytes.size();
   if (std::fclose(handle) != 0 || !complete) fail(std::generic_category().message(errno));
   std::error_code error;
   fs::rename(temporary, target, error);
@@ -44,8 +37,10 @@ void write_text(const std::string& file, const std::string& text) {
 MutableTensorView Outputs::make(const char* option, const std::optional<std::string>& file,
                                 DType dtype, const Dims& shape) {
   if (!file) return {};
-  add_output(files_, option, *file, dtype);
-  // The tensor's name in a .safetensors file: that of its option, in the words of such files.
+  if (dtype == DType::bf16 && !file->ends_with(".safetensors"))
+    reject_value(option, *file, "a name that ends in .safetensors: .npy has no bf16");
+  files_.add(*file);
+  // In a .safetensors file the tensor has the name of its option, with underscores.
   std::string name(option + std::string_view("--").size());
   std::replace(name.begin(), name.end(), '-', '_');
   outputs_.push_back({*file, name, Tensor(dtype, shape)});

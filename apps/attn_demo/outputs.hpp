@@ -10,17 +10,14 @@
 
 namespace attn::apps::demo {
 
-/// Makes sure that an output can be written, and in its type, which .npy may lack. `option` names
-/// it in messages.
-void add_output(OutputFiles& files, const char* option, const std::string& file, DType dtype);
-
 /// Writes a file that is no tensor. It appears whole or not at all. Throws Error(io).
-void write_text(const std::string& file, const std::string& text);
+void write_file(const std::string& file, const std::string& bytes);
 
 /// Tensors that are computed and then written, all of them or none.
 class Outputs {
  public:
-  /// An output to fill, of an option that was given; else an absent view.
+  /// A tensor to fill for an option that was given; an absent view for one that was not. Throws
+  /// Error if the file cannot be written, or if its format lacks the type.
   MutableTensorView make(const char* option, const std::optional<std::string>& file, DType dtype,
                          const Dims& shape);
   void commit();
@@ -31,7 +28,7 @@ class Outputs {
     Tensor tensor;
   };
   OutputFiles files_;
-  std::deque<Output> outputs_;
+  std::deque<Output> outputs_;  // a deque, so that views stay valid
 };
 
 }  // namespace attn::apps::demo

@@ -2,16 +2,11 @@
 #include <attn/attn.hpp>
 #include <attn/io.hpp>
 
-#include <CLI/CLI.hpp>
-
-#include <memory>
 #include <optional>
 #include <string>
 
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
+#include "call/call.hpp"
 #include "commands.hpp"
-#include "inputs.hpp"
 #include "outputs.hpp"
 #include "progress.hpp"
 
@@ -27,7 +22,7 @@ struct RunArguments {
   Kernel kernel = Kernel::tiled;
 };
 
-/// `tensors` have K and V plain.
+/// `tensors` have plain K and V, which the tiled kernel finds in the call's cache instead.
 void compute(Kernel kernel, const Call& call, const AttentionTensors& tensors) {
   Progress progress("computing");
   switch (kernel) {
@@ -38,104 +33,67 @@ void compute(Kernel kernel, const Call& call, const AttentionTensors& tensors) {
   }
 }
 
-/// Makes sure that every output can be written, and in its type.
-void add_outputs(const RunArguments& arguments, OutputFiles& files) {
-  const auto add = [&files](const char* option, const std::optional<std::string>& file,
-                            DType dtype) {
-    if (file) add_output(files, option, *file, dtype);
-  };
-  const DType dtype = arguments.call.dtype;
-  add("--out", arguments.out, dtype);
-  add("--present-k", arguments.present_k, dtype);
-  add("--present-v", arguments.present_v, dtype);
-  add("--lse", arguments.lse, DType::f32);
-  add("--scores", arguments.scores, DType::f32);
-}
-
 int run(const RunArguments& arguments) {
   const Call call = load_call(arguments.call);
-  OutputFiles files;
-  add_outputs(arguments, files);
-  const auto write = [&files](const std::string& name, const std::optional<std::string>& file,
-                              const TensorView& tensor) {
-    if (file) files.write(*file, tensor, name);
-  };
-
   const PlainCall plain = plain_call(call);
   AttentionTensors tensors = plain.tensors;
-  Output out = make_output(call);
-  Tensor lse = make_lse(call);
-  tensors.out = out.view;
-  if (arguments.lse) tensors.lse = lse.view();
+  const Dims &q = tensors.q.shape, &k = tensors.k.shape, &v = tensors.v.shape;
+  Outputs outputs;
+  const MutableTensorView out =
+      outputs.make("--out", arguments.out, call.dtype, output_shape(call));
+  const MutableTensorView present_k =
+      outputs.make("--present-k", arguments.present_k, call.dtype, k);
+  const MutableTensorView present_v =
+      outputs.make("--present-v", arguments.present_v, call.dtype, v);
+  tensors.out = heads_first(out, call.layout, q[1]);
+  tensors.lse = outputs.make("--lse", arguments.lse, DType::f32, {q[0], q[1], q[2]});
+  const MutableTensorView scores =
+      outputs.make("--scores", arguments.scores, DType::f32, {q[0], q[1], q[2], k[2]});
   compute(arguments.kernel, call, tensors);
-  write("out", arguments.out, out.tensor.view());
-  write("lse", arguments.lse, lse.view());
-  const auto write_present = [&](const std::string& name, const std::optional<std::string>& file,
-                                 const TensorView& tensor) {
-    if (file) write(name, file, copy_as(tensor, call.dtype).view());
-  };
-  write_present("present_k", arguments.present_k, tensors.k);
-  write_present("present_v", arguments.present_v, tensors.v);
-  if (arguments.scores) {
-    const Dims& q = tensors.q.shape;
-    Tensor scores(DType::f32, {q[0], q[1], q[2], tensors.k.shape[2]});
-    reference_scores(tensors, call.options, arguments.stage, scores.view(), call.execution);
-    write("scores", arguments.scores, scores.view());
-  }
-  files.commit();
+  if (arguments.present_k) copy_into(tensors.k, present_k);
+  if (arguments.present_v) copy_into(tensors.v, present_v);
+  if (arguments.scores)
+    reference_scores(tensors, call.options, arguments.stage, scores, call.execution);
+  outputs.commit();
   return 0;
 }
 
-ScoreStage stage_value(const std::string& text) {
-  return choice_value<ScoreStage>("--scores-stage", text,
-                                  {{"scaled", ScoreStage::scaled},
-                                   {"capped", ScoreStage::capped},
-                                   {"masked", ScoreStage::masked},
-                                   {"weights", ScoreStage::weights}});
-}
-
-Kernel kernel_value(const std::string& text) {
-  return choice_value<Kernel>(
-      "--kernel", text,
-      {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}});
-}
-
 void add_output_options(CLI::App& command, RunArguments& arguments) {
-  add_file(command, "--out", arguments.out,
+  add_text(command, "--out FILE", arguments.out,
            "the result, in the layout of Q: .npy, or .safetensors where the name ends so")
       ->required();
-  add_file(command, "--lse", arguments.lse,
+  add_text(command, "--lse FILE", arguments.lse,
            "log of the sum of exp of each row's scores, [batch, heads, q_len]");
-  add_file(command, "--present-k", arguments.present_k,
+  add_text(command, "--present-k FILE", arguments.present_k,
            "past and new keys together, [batch, kv_heads, kv_len, dim]");
-  add_file(command, "--present-v", arguments.present_v, "past and new values together");
-  auto* const scores = add_file(command, "--scores", arguments.scores,
+  add_text(command, "--present-v FILE", arguments.present_v, "past and new values together");
+  auto* const scores = add_text(command, "--scores FILE", arguments.scores,
                                 "for inspection, [batch, heads, q_len, kv_len]");
-  command
-      .add_option_function<std::string>(
-          "--scores-stage", [&](const std::string& text) { arguments.stage = stage_value(text); },
-          "after which step: scaled, capped, masked or weights (default)")
-      ->type_name("STAGE")
+  add_choice(command, "--scores-stage STAGE", arguments.stage,
+             {{"scaled", ScoreStage::scaled},
+              {"capped", ScoreStage::capped},
+              {"masked", ScoreStage::masked},
+              {"weights", ScoreStage::weights}},
+             "the step after which scores are written: scaled, capped, masked or weights "
+             "(default), which are the probabilities")
       ->needs(scores);
+  set_help_group(command, "Outputs");
 }
 
 }  // namespace
 
 void add_run(CLI::App& app, Command& chosen) {
-  const auto arguments = std::make_shared<RunArguments>();
-  CLI::App& command = *app.add_subcommand(
-      "run", "compute attention on tensors in files, and write the results to files");
-  add_input_files(command, arguments->call);
-  add_output_options(command, *arguments);
-  add_call_options(command, arguments->call);
-  command
-      .add_option_function<std::string>(
-          "--kernel",
-          [arguments](const std::string& text) { arguments->kernel = kernel_value(text); },
-          "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, "
-          "matmul)")
-      ->type_name("NAME");
-  command.callback([arguments, &chosen] { chosen = [arguments] { return run(*arguments); }; });
+  const auto [command, arguments] = add_command<RunArguments>(
+      app, chosen, "run", "compute attention on tensors in files, and write the results to files",
+      run);
+  add_input_files(command, arguments.call);
+  add_output_options(command, arguments);
+  add_call_options(command, arguments.call);
+  add_choice(
+      command, "--kernel NAME", arguments.kernel,
+      {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}},
+      "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, matmul)");
+  set_help_group(command, "Types, cache and execution");
 }
 
 }  // namespace attn::apps::demo

@@ -11,7 +11,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
-#include "attn_demo/text_stream.hpp"
+#include "attn_demo/generate/text_stream.hpp"
 #include "support/program.hpp"
 
 using namespace attn;

@@ -6,18 +6,15 @@
 
 #include <algorithm>
 
+#include "apps/support/options.hpp"
 #include "font.hpp"
 
 namespace attn::apps::demo {
 namespace {
 
-std::vector<std::string> split(std::string_view text, char separator) {
+std::vector<std::string> readable_parts(std::string_view text, char separator) {
   std::vector<std::string> parts;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(separator, begin), text.size());
-    parts.push_back(readable(text.substr(begin, end - begin)));
-    begin = end + 1;
-  }
+  for (const std::string_view part : split(text, separator)) parts.push_back(readable(part));
   return parts;
 }
 
@@ -51,11 +48,11 @@ std::string shortened(const std::string& label, std::size_t most) {
   return label.size() <= most ? label : label.substr(0, most - 1) + ellipsis;
 }
 
-std::vector<std::string> comma_labels(std::string_view text) { return split(text, ','); }
+std::vector<std::string> comma_labels(std::string_view text) { return readable_parts(text, ','); }
 
 std::vector<std::string> line_labels(std::string_view text) {
   if (text.ends_with('\n')) text.remove_suffix(1);
-  return split(text, '\n');
+  return readable_parts(text, '\n');
 }
 
 std::string label_at(const std::vector<std::string>& labels, std::int64_t place) {

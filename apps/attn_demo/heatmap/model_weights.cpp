@@ -4,8 +4,8 @@
 
 #include <fmt/format.h>
 
-#include "apps/support/option_values.hpp"
-#include "attn_demo/model.hpp"
+#include "apps/attn_demo/models/model.hpp"
+#include "apps/support/options.hpp"
 #include "call_weights.hpp"
 #include "labels.hpp"
 

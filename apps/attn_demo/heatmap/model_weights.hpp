@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "attn_demo/prompt.hpp"
+#include "apps/attn_demo/models/prompt.hpp"
 #include "weight_map.hpp"
 
 namespace attn::apps::demo {

@@ -10,12 +10,12 @@
 #include <memory>
 #include <optional>
 
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
-#include "commands.hpp"
-#include "layers_measured.hpp"
-#include "model.hpp"
-#include "terminal.hpp"
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/models/model.hpp"
+#include "apps/attn_demo/terminal.hpp"
+#include "apps/support/options.hpp"
+#include "measure.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -199,17 +199,16 @@ void add_layers(CLI::App& app, Command& chosen) {
   add_seed_option(command, "of a toy's weights; default 0", [arguments](std::uint64_t seed) {
     arguments->model.toy.seed = seed;
   })->excludes(command.get_option("--model"));
-  add_value(command, "--seq", "N",
-            "tokens of the prompt; default 256, or what the model has room for",
+  add_value(command, "--seq N", "tokens of the prompt; default 256, or what the model has room for",
             [arguments](auto option, auto text) {
-              arguments->seq = integer_value(option, text, 1, most);
+              arguments->seq = integer_value(option, text, {1, most});
             });
-  add_value(command, "--batch", "N", "sequences; default 1", [arguments](auto option, auto text) {
-    arguments->run.batch = integer_value(option, text, 1, most);
+  add_value(command, "--batch N", "sequences; default 1", [arguments](auto option, auto text) {
+    arguments->run.batch = integer_value(option, text, {1, most});
   });
-  add_value(command, "--min-time", "S", "seconds to time prefill and decode for, each; default 0.5",
+  add_value(command, "--min-time S", "seconds to time prefill and decode for, each; default 0.5",
             [arguments](auto option, auto text) {
-              arguments->run.min_time = number_value(option, text);
+              arguments->run.min_time = number_value<double>(option, text);
               if (arguments->run.min_time < 0) reject_value(option, text, "a number of at least 0");
             });
   command.add_flag("--json", arguments->json, "one JSON object instead of the tables");

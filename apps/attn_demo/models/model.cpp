@@ -10,9 +10,9 @@
 #include <filesystem>
 #include <utility>
 
+#include "apps/attn_demo/call/arguments.hpp"
 #include "apps/support/memory.hpp"
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
+#include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -22,26 +22,25 @@ constexpr std::int64_t largest_size = std::int64_t{1} << 20;
 void add_toy_options(CLI::App& command, ModelChoice& choice, CLI::Option* folder) {
   ToyShape& toy = choice.toy;
   const auto take = [](std::int64_t& value) {
-    return
-        [&value](auto option, auto text) { value = integer_value(option, text, 1, largest_size); };
+    return [&value](auto option, auto text) {
+      value = integer_value(option, text, {1, largest_size});
+    };
   };
-  add_value(command, "--arch", "NAME",
+  add_value(command, "--arch NAME",
             "llama or gpt2: the family of a toy with random weights; default llama",
             [&](auto option, auto text) {
               toy.family = choice_value<Family>(option, text,
                                                 {{"llama", Family::llama}, {"gpt2", Family::gpt2}});
             })
       ->excludes(folder);
-  add_value(command, "--layers", "N", "of a toy; default 4", take(toy.num_layers))
+  add_value(command, "--layers N", "of a toy; default 4", take(toy.num_layers))->excludes(folder);
+  add_value(command, "--hidden N", "width of a toy; default 512", take(toy.hidden))
       ->excludes(folder);
-  add_value(command, "--hidden", "N", "width of a toy; default 512", take(toy.hidden))
-      ->excludes(folder);
-  add_value(command, "--heads", "N", "of a toy; default 8", take(toy.num_q_heads))
-      ->excludes(folder);
-  add_value(command, "--kv-heads", "N",
+  add_value(command, "--heads N", "of a toy; default 8", take(toy.num_q_heads))->excludes(folder);
+  add_value(command, "--kv-heads N",
             "of a toy; default: a quarter of the heads in llama, all in gpt2",
             [&](auto option, auto text) {
-              choice.num_kv_heads = integer_value(option, text, 1, largest_size);
+              choice.num_kv_heads = integer_value(option, text, {1, largest_size});
             })
       ->excludes(folder);
 }
@@ -79,24 +78,24 @@ void require_room(const std::string& name, const DecoderSettings& settings, std:
 }  // namespace
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {
-  auto* const folder = add_file(command, "--model", choice.folder,
+  auto* const folder = add_text(command, "--model FILE", choice.folder,
                                 "a folder with config.json and model.safetensors");
   folder->type_name("DIR");
   add_toy_options(command, choice, folder);
-  add_value(command, "--dtype", "TYPE",
+  add_value(command, "--dtype TYPE",
             "f32 or bf16: of weights, cache and products; default that of the files, or f32",
             [&](auto option, auto text) {
               choice.dtype =
                   choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}});
             });
-  add_execution_options(command, choice.execution.num_threads, choice.execution.isa);
+  add_execution_options(command, choice.execution);
 }
 
 CLI::Option* add_seed_option(CLI::App& command, const std::string& description,
                              std::function<void(std::uint64_t)> take) {
-  return add_value(command, "--seed", "N", description,
+  return add_value(command, "--seed N", description,
                    [take = std::move(take)](auto option, auto text) {
-                     take(static_cast<std::uint64_t>(integer_value(option, text, 0)));
+                     take(static_cast<std::uint64_t>(integer_value(option, text, {.min = 0})));
                    });
 }
 

@@ -8,10 +8,10 @@
 #include <array>
 #include <memory>
 
-#include "commands.hpp"
-#include "inputs.hpp"
-#include "op_arguments.hpp"
-#include "outputs.hpp"
+#include "apps/attn_demo/call/call.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/outputs.hpp"
+#include "arguments.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -170,10 +170,7 @@ Layout rope_layout(const OpArguments& arguments, const TensorView& x) {
                     "[batch, seq, heads * dim] with --heads",
                     x.shape.to_string()));
   }
-  if (x.shape[2] % *arguments.heads != 0) {
-    reject(fmt::format("--input has shape {}: dim 2 is {}, which is no multiple of its {} heads",
-                       x.shape.to_string(), x.shape[2], *arguments.heads));
-  }
+  require_multiple("--input", x.shape, *arguments.heads);
   return Layout::merged_heads;
 }
 
@@ -254,7 +251,7 @@ void add_op(CLI::App& app, Command& chosen) {
   CLI::App& command = *app.add_subcommand("op",
                                           "one function of tensors in files: softmax and its "
                                           "family, losses, draws, norms, activations");
-  require_name(command);
+  check_name(command, Name::required);
   for (const Op& op : ops) {
     const auto arguments = std::make_shared<OpArguments>();
     CLI::App& own = *command.add_subcommand(op.name, op.description);

@@ -1,4 +1,4 @@
-#include "inputs.hpp"
+#include "call.hpp"
 
 #include <attn/io.hpp>
 
@@ -38,34 +38,26 @@ Tensor read_mask(const std::string& file) {
   return converted(std::move(mask), DType::f32);
 }
 
-/// Checks what the options say of a tensor's layout before it is looked at that way.
+/// The layout of an input, from its rank and the options. Throws Error where these do not fit.
 Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& arguments,
                  std::int64_t heads) {
   const Dims& shape = tensor.shape();
+  const std::string has_shape = fmt::format("{} has shape {}", name, shape.to_string());
   if (shape.rank() == 4) {
-    if (arguments.heads)
-      reject(fmt::format("--heads is for rank-3 inputs, but {} has shape {}", name,
-                         shape.to_string()));
+    if (arguments.heads) reject("--heads is for rank-3 inputs, but " + has_shape);
     return arguments.layout.value_or(Layout::bhsd);
   }
   if (shape.rank() != 3) {
-    reject(fmt::format(
-        "{} has shape {} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]", name,
-        shape.to_string(), shape.rank()));
+    reject(fmt::format("{} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]",
+                       has_shape, shape.rank()));
   }
-  if (!arguments.heads)
-    reject(fmt::format("{} has shape {} of rank 3, which needs --heads", name, shape.to_string()));
-  if (arguments.layout)
-    reject(
-        fmt::format("--layout is for rank-4 inputs, but {} has shape {}", name, shape.to_string()));
-  if (shape[2] % heads != 0) {
-    reject(fmt::format("{} has shape {}: dim 2 is {}, which is no multiple of its {} heads", name,
-                       shape.to_string(), shape[2], heads));
-  }
+  if (!arguments.heads) reject(has_shape + " of rank 3, which needs --heads");
+  if (arguments.layout) reject("--layout is for rank-4 inputs, but " + has_shape);
+  require_multiple(name, shape, heads);
   return Layout::merged_heads;
 }
 
-/// Of past and new keys (or values) together. `name` is k or v.
+/// The shape of past and new keys (or values) together. `name` is k or v.
 Dims joined_shape(const char* name, const TensorView& past, const TensorView& added) {
   const auto reject_shapes = [&](const char* why) {
     reject(fmt::format(
@@ -115,7 +107,8 @@ void prepend_past(Call& call, const CallArguments& arguments) {
   tensors.v = bound.v;
 }
 
-/// A cache with pages has room for more keys than there are, which must not make a call right.
+/// Checks the call as if it had no cache. A cache with pages has room for more keys than there are,
+/// so a mask or kv_lens that is too long would pass the library's own check.
 void check_without_cache(const Call& call) {
   AttentionTensors tensors = call.tensors;
   const Dims &q = tensors.q.shape, &v = tensors.v.shape;
@@ -123,22 +116,24 @@ void check_without_cache(const Call& call) {
   const AttentionPlan checks_shapes(tensors, call.options);
   if (tensors.kv_lens.absent()) return;
   const Tensor lengths = copy_as(tensors.kv_lens, DType::i64);
+  const std::int64_t kv_len = tensors.k.shape[2];
   for (std::int64_t b = 0; b < lengths.size(); ++b) {
-    const std::int64_t length = lengths.data<std::int64_t>()[b], kv_len = tensors.k.shape[2];
-    if (length > kv_len)
+    const std::int64_t length = lengths.data<std::int64_t>()[b];
+    if (length > kv_len) {
       reject(
           fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len));
+    }
   }
 }
 
-/// Pages are as long as the option says, however few keys there are.
+/// Refuses a cache that does not fit into memory. A page takes --page-size keys, however few are
+/// used.
 void require_room(const CacheSettings& settings) {
-  const double keys =
-      static_cast<double>(std::max(settings.capacity, settings.page_size) + settings.page_size);
-  const double rows =
-      static_cast<double>(settings.batch) * static_cast<double>(settings.num_kv_heads) * keys;
-  const double bytes = rows * static_cast<double>(settings.head_dim + settings.v_head_dim) *
-                       static_cast<double>(size_of(settings.dtype));
+  const std::int64_t keys = std::max(settings.capacity, settings.page_size) + settings.page_size;
+  double bytes = static_cast<double>(size_of(settings.dtype));
+  for (const std::int64_t extent :
+       {settings.batch, settings.num_kv_heads, keys, settings.head_dim + settings.v_head_dim})
+    bytes *= static_cast<double>(extent);
   require_memory("a cache of K and V", bytes);
 }
 
@@ -157,29 +152,24 @@ void fill_cache(Call& call, const CallArguments& arguments) {
   call.cache->append(tensors.k, tensors.v);
 }
 
-/// Everything but q, k and v.
+/// Everything except q, k and v.
 Call call_without_inputs(const CallArguments& arguments) {
   Call call;
   call.options = arguments.options;
   call.execution = arguments.execution;
   call.options.normalizer = arguments.normalizer.value();
   call.dtype = arguments.dtype;
-  if (arguments.mask) {
-    call.mask = read_mask(*arguments.mask);
-    call.tensors.mask = call.mask.view();
-  }
-  if (arguments.alibi) {
-    call.alibi_slopes = read_floats("--alibi", *arguments.alibi, DType::f32);
-    call.tensors.alibi_slopes = call.alibi_slopes.view();
-  }
-  if (arguments.sinks) {
-    call.sinks = read_floats("--sinks", *arguments.sinks, DType::f32);
-    call.tensors.sinks = call.sinks.view();
-  }
-  if (arguments.kv_lens) {
-    call.kv_lens = read_tensor(*arguments.kv_lens);
-    call.tensors.kv_lens = call.kv_lens.view();
-  }
+  const auto set = [](Tensor& tensor, TensorView& view, Tensor value) {
+    tensor = std::move(value);
+    view = std::as_const(tensor).view();
+  };
+  if (arguments.mask) set(call.mask, call.tensors.mask, read_mask(*arguments.mask));
+  if (arguments.alibi)
+    set(call.alibi_slopes, call.tensors.alibi_slopes,
+        read_floats("--alibi", *arguments.alibi, DType::f32));
+  if (arguments.sinks)
+    set(call.sinks, call.tensors.sinks, read_floats("--sinks", *arguments.sinks, DType::f32));
+  if (arguments.kv_lens) set(call.kv_lens, call.tensors.kv_lens, read_tensor(*arguments.kv_lens));
   return call;
 }
 
@@ -193,6 +183,12 @@ Tensor read_floats(const char* option, const std::string& file, std::optional<DT
   }
   const DType own = tensor.dtype() == DType::f64 ? DType::f32 : tensor.dtype();
   return converted(std::move(tensor), dtype.value_or(own));
+}
+
+void require_multiple(const char* name, const Dims& shape, std::int64_t heads) {
+  if (shape[2] % heads == 0) return;
+  reject(fmt::format("{} has shape {}: dim 2 is {}, which is no multiple of its {} heads", name,
+                     shape.to_string(), shape[2], heads));
 }
 
 Call load_call(const CallArguments& arguments) {
@@ -238,7 +234,7 @@ AttentionTensors bind_cache(const Call& call, const AttentionTensors& tensors) {
   AnyCache* const cache = call.cache ? call.cache.get() : call.joined.get();
   if (cache == nullptr) return tensors;
   AttentionTensors bound = cache->bind(tensors);
-  // Those of the call hide keys that the cache has.
+  // The lengths of the call, if there are any, hide keys that the cache holds.
   if (!tensors.kv_lens.absent()) bound.kv_lens = tensors.kv_lens;
   return bound;
 }
@@ -258,20 +254,15 @@ PlainCall plain_call(const Call& call) {
   return plain;
 }
 
-Output make_output(const Call& call) {
+Dims output_shape(const Call& call) {
   const Dims& q = call.tensors.q.shape;
   const std::int64_t dim = call.tensors.v.shape[3];
-  Dims shape{q[0], q[1], q[2], dim};
-  if (call.layout == Layout::bshd) shape = {q[0], q[2], q[1], dim};
-  if (call.layout == Layout::merged_heads) shape = {q[0], q[2], q[1] * dim};
-  Output out{Tensor(call.dtype, shape), {}};
-  out.view = heads_first(out.tensor.view(), call.layout, q[1]);
-  return out;
-}
-
-Tensor make_lse(const Call& call) {
-  const Dims& q = call.tensors.q.shape;
-  return {DType::f32, {q[0], q[1], q[2]}};
+  switch (call.layout) {
+    case Layout::bhsd: return {q[0], q[1], q[2], dim};
+    case Layout::bshd: return {q[0], q[2], q[1], dim};
+    case Layout::merged_heads: return {q[0], q[2], q[1] * dim};
+  }
+  return {};
 }
 
 }  // namespace attn::apps::demo

@@ -11,14 +11,14 @@
 #include <algorithm>
 #include <memory>
 
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/models/model.hpp"
+#include "apps/attn_demo/models/prompt.hpp"
+#include "apps/attn_demo/terminal.hpp"
 #include "apps/support/memory.hpp"
-#include "apps/support/option_values.hpp"
+#include "apps/support/options.hpp"
 #include "apps/support/timing.hpp"
-#include "call_options.hpp"
-#include "commands.hpp"
-#include "model.hpp"
-#include "prompt.hpp"
-#include "terminal.hpp"
 #include "text_stream.hpp"
 
 namespace attn::apps::demo {
@@ -171,26 +171,27 @@ int generate(const GenerateArguments& arguments) {
 }
 
 float share_value(const std::string& option, const std::string& text) {
-  const float value = float_value(option, text);
+  const float value = number_value<float>(option, text);
   if (value < 0 || value > 1) reject_value(option, text, "a number in 0..1");
   return value;
 }
 
 void add_sampling_options(CLI::App& command, SampleOptions& sampling) {
-  add_value(command, "--temperature", "T", "0 takes the most probable token; default 1",
+  add_value(command, "--temperature T", "0 takes the most probable token; default 1",
             [&](auto option, auto text) {
-              sampling.temperature = float_value(option, text);
+              sampling.temperature = number_value<float>(option, text);
               if (sampling.temperature < 0) reject_value(option, text, "a number of at least 0");
             });
-  add_value(command, "--top-k", "K", "of the K most probable tokens",
-            [&](auto option, auto text) { sampling.top_k = integer_value(option, text, 1); });
-  add_value(command, "--top-p", "P", "of the most probable tokens that reach P together",
+  add_value(command, "--top-k K", "of the K most probable tokens", [&](auto option, auto text) {
+    sampling.top_k = integer_value(option, text, {.min = 1});
+  });
+  add_value(command, "--top-p P", "of the most probable tokens that reach P together",
             [&](auto option, auto text) {
               sampling.top_p = share_value(option, text);
               if (*sampling.top_p == 0)
                 reject_value(option, text, "a number above 0 and at most 1");
             });
-  add_value(command, "--min-p", "P", "of the tokens at least P times as probable as the first",
+  add_value(command, "--min-p P", "of the tokens at least P times as probable as the first",
             [&](auto option, auto text) { sampling.min_p = share_value(option, text); });
 }
 
@@ -201,9 +202,9 @@ void add_generate(CLI::App& app, Command& chosen) {
   CLI::App& command = *app.add_subcommand("generate", "text from a model, token by token");
   add_model_options(command, arguments->model);
   add_prompt_options(command, arguments->prompt);
-  add_value(command, "--max-new", "N", "tokens at most; default 64",
+  add_value(command, "--max-new N", "tokens at most; default 64",
             [arguments](auto option, auto text) {
-              arguments->max_new = integer_value(option, text, 0, std::int64_t{1} << 24);
+              arguments->max_new = integer_value(option, text, {0, std::int64_t{1} << 24});
             });
   add_sampling_options(command, arguments->sampling);
   add_seed_option(command, "of the draws, and of a toy's weights; default 0",
@@ -211,7 +212,7 @@ void add_generate(CLI::App& app, Command& chosen) {
                     arguments->sampling.seed = seed;
                     arguments->model.toy.seed = seed;
                   });
-  add_file(command, "--logits", arguments->logits,
+  add_text(command, "--logits FILE", arguments->logits,
            "writes the logits of the prompt, [1, tokens, vocabulary]");
   command.add_flag("--print-ids", arguments->print_ids, "ids instead of text");
   command.add_flag("--ignore-eos", arguments->ignore_eos, "go on past the token that ends a text");

@@ -6,9 +6,9 @@
 #include <filesystem>
 #include <vector>
 
-#include "commands.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/terminal.hpp"
 #include "comparison.hpp"
-#include "terminal.hpp"
 
 namespace attn::apps::demo {
 namespace {

@@ -7,12 +7,12 @@
 
 #include <memory>
 
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/terminal.hpp"
 #include "apps/support/memory.hpp"
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
-#include "commands.hpp"
+#include "apps/support/options.hpp"
 #include "comparison.hpp"
-#include "terminal.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -42,13 +42,13 @@ void require_room(const std::string& option, const RandomInputs& inputs) {
 
 RandomInputs shape_value(const std::string& text) {
   constexpr const char* needed = "B,H,HKV,SQ,SKV,D[,DV]: six or seven integers of at least 0";
-  const Dims sizes = integers_value("--shape", text, needed);
-  const bool six_or_seven = sizes.rank() == 6 || sizes.rank() == 7;
+  const std::vector<std::int64_t> sizes = integers_value("--shape", text, needed);
+  const bool six_or_seven = sizes.size() == 6 || sizes.size() == 7;
   const bool negative =
       std::any_of(sizes.begin(), sizes.end(), [](std::int64_t size) { return size < 0; });
   if (!six_or_seven || negative) reject_value("--shape", text, needed);
-  const RandomInputs inputs{
-      sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[sizes.rank() - 1]};
+  const RandomInputs inputs{sizes[0], sizes[1], sizes[2],    sizes[3],
+                            sizes[4], sizes[5], sizes.back()};
   require_room(text, inputs);
   return inputs;
 }
@@ -186,7 +186,7 @@ int compare(const CompareArguments& arguments) {
 }
 
 double tolerance_value(const std::string& text) {
-  const double value = number_value("--tolerance", text);
+  const double value = number_value<double>("--tolerance", text);
   if (value < 0) reject_value("--tolerance", text, "a number of at least 0");
   return value;
 }
@@ -202,7 +202,7 @@ void add_compare_options(CLI::App& command, CompareArguments& arguments) {
       .add_option_function<std::string>(
           "--seed",
           [&](const std::string& text) {
-            arguments.seed = static_cast<std::uint64_t>(integer_value("--seed", text, 0));
+            arguments.seed = static_cast<std::uint64_t>(integer_value("--seed", text, {.min = 0}));
           },
           "of the random inputs; default 0")
       ->type_name("N")

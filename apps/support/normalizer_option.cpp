@@ -1,8 +1,10 @@
-#include "normalizer_choice.hpp"
+#include "normalizer_option.hpp"
 
 #include <attn/error.hpp>
 
 #include <fmt/format.h>
+
+#include "options.hpp"
 
 namespace attn::apps {
 
@@ -29,6 +31,16 @@ Normalizer NormalizerChoice::value() const {
   }
   if (!alpha) return reject("--normalizer entmax needs --alpha");
   return Normalizer::entmax(*alpha);
+}
+
+void add_normalizer_options(CLI::App& command, NormalizerChoice& choice) {
+  add_text(command, "--normalizer NAME", choice.name,
+           "how scores become probabilities: softmax (default), sigmoid, sparsemax, entmax15 or "
+           "entmax");
+  add_number(command, "--alpha A", choice.alpha, any_number,
+             "for entmax, at least 1: 1 is softmax, 2 is sparsemax");
+  add_number(command, "--sigmoid-bias X", choice.sigmoid_bias, any_number,
+             "for sigmoid; default -log(number of keys)");
 }
 
 }  // namespace attn::apps

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "model.hpp"
-#include "tolerance.hpp"
+#include "apps/attn_demo/models/model.hpp"
+#include "apps/attn_demo/tolerance.hpp"
 
 namespace attn::apps::demo {
 

@@ -1,9 +1,9 @@
-#include "op_arguments.hpp"
+#include "arguments.hpp"
 
 #include <limits>
 
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -11,27 +11,25 @@ namespace {
 /// An option that has to be there.
 void add_input(CLI::App& command, const std::string& option, std::string& file,
                const std::string& description) {
-  add_value(command, option, "FILE", description, [&file](auto, auto text) {
-    file = text;
-  })->required();
+  add_text(command, option + " FILE", file, description)->required();
 }
 
 void add_number(CLI::App& command, const std::string& option, float& number,
                 const std::string& description) {
-  add_value(command, option, "X", description,
-            [&number](auto name, auto text) { number = float_value(name, text); });
+  add_value(command, option + " X", description,
+            [&number](auto name, auto text) { number = number_value<float>(name, text); });
 }
 
 void add_number(CLI::App& command, const std::string& option, std::optional<float>& number,
                 const std::string& description) {
-  add_value(command, option, "X", description,
-            [&number](auto name, auto text) { number = float_value(name, text); });
+  add_value(command, option + " X", description,
+            [&number](auto name, auto text) { number = number_value<float>(name, text); });
 }
 
 void add_axis(CLI::App& command, int& axis, const std::string& description) {
   using Limits = std::numeric_limits<int>;
-  add_value(command, "--axis", "K", description, [&axis](auto option, auto text) {
-    axis = static_cast<int>(integer_value(option, text, Limits::min(), Limits::max()));
+  add_value(command, "--axis K", description, [&axis](auto option, auto text) {
+    axis = static_cast<int>(integer_value(option, text, {Limits::min(), Limits::max()}));
   });
 }
 
@@ -40,8 +38,8 @@ void add_temperature(CLI::App& command, float& temperature, const std::string& d
 }
 
 void add_alpha(CLI::App& command, float& alpha) {
-  add_value(command, "--alpha", "A", "at least 1: 1 is softmax, 2 is sparsemax",
-            [&](auto option, auto text) { alpha = float_value(option, text); })
+  add_value(command, "--alpha A", "at least 1: 1 is softmax, 2 is sparsemax",
+            [&](auto option, auto text) { alpha = number_value<float>(option, text); })
       ->required();
 }
 
@@ -52,7 +50,7 @@ Reduction reduction_value(std::string_view option, std::string_view text) {
 }
 
 void add_norm_options(CLI::App& command, OpArguments& arguments) {
-  add_file(command, "--scale-file", arguments.scale,
+  add_text(command, "--scale-file FILE", arguments.scale,
            "factors, of the shape of the dims from the axis on, or one that broadcasts to it");
   add_axis(command, arguments.norm.dim,
            "the first of the dims that are normalized together; default -1");
@@ -65,10 +63,10 @@ void add_norm_options(CLI::App& command, OpArguments& arguments) {
 void add_common_options(CLI::App& command, OpArguments& arguments) {
   add_input(command, "--input", arguments.input,
             "x.npy, or x.safetensors:NAME; f64 is converted to f32");
-  add_file(command, "--out", arguments.out,
+  add_text(command, "--out FILE", arguments.out,
            "the result: .npy, or .safetensors where the name ends so")
       ->required();
-  add_execution_options(command, arguments.execution.num_threads, arguments.execution.isa);
+  add_execution_options(command, arguments.execution);
 }
 
 void add_softmax_options(CLI::App& command, OpArguments& arguments) {
@@ -79,9 +77,9 @@ void add_softmax_options(CLI::App& command, OpArguments& arguments) {
 
 void add_sparse_options(CLI::App& command, OpArguments& arguments) {
   add_axis(command, arguments.axis, "default -1, the last");
-  add_file(command, "--tau", arguments.tau,
+  add_text(command, "--tau FILE", arguments.tau,
            "the threshold of each slice, f32, in the shape of the input without the axis");
-  add_file(command, "--support", arguments.support,
+  add_text(command, "--support FILE", arguments.support,
            "how many elements of each slice are above 0, int64, in the same shape");
 }
 
@@ -94,17 +92,17 @@ void add_loss_options(CLI::App& command, OpArguments& arguments) {
   LossOptions& loss = arguments.loss;
   add_input(command, "--target", arguments.target,
             "a class (int32, int64) for each place, or a distribution of the input's shape");
-  add_file(command, "--weight", arguments.weight, "of each class; default 1");
-  add_value(command, "--ignore-index", "I", "targets equal to it count for nothing; any integer",
+  add_text(command, "--weight FILE", arguments.weight, "of each class; default 1");
+  add_value(command, "--ignore-index I", "targets equal to it count for nothing; any integer",
             [&](auto option, auto text) { loss.ignore_index = integer_value(option, text); });
   add_number(command, "--label-smoothing", loss.label_smoothing, "in 0..1; default 0");
-  add_value(command, "--reduction", "HOW", "mean (default), sum or none",
+  add_value(command, "--reduction HOW", "mean (default), sum or none",
             [&](auto option, auto text) { loss.reduction = reduction_value(option, text); });
 }
 
 void add_log_p_options(CLI::App& command, OpArguments& arguments) {
   add_loss_options(command, arguments);
-  add_file(command, "--log-prob", arguments.log_p,
+  add_text(command, "--log-prob FILE", arguments.log_p,
            "the log-probabilities of all classes, in the shape of the input");
 }
 
@@ -115,16 +113,19 @@ void add_alpha_loss_options(CLI::App& command, OpArguments& arguments) {
 
 void add_sample_options(CLI::App& command, OpArguments& arguments) {
   SampleOptions& sample = arguments.sample;
-  add_value(command, "--seed", "N", "the same draws for the same seed, on any machine; default 0",
+  add_value(command, "--seed N", "the same draws for the same seed, on any machine; default 0",
             [&](auto option, auto text) {
-              sample.seed = static_cast<std::uint64_t>(integer_value(option, text, 0));
+              sample.seed = static_cast<std::uint64_t>(integer_value(option, text, {.min = 0}));
             });
-  add_value(
-      command, "--num-samples", "S", "draws from each row, the last dim of the result; default 1",
-      [&](auto option, auto text) { arguments.num_samples = integer_value(option, text, 0); });
+  add_value(command, "--num-samples S",
+            "draws from each row, the last dim of the result; default 1",
+            [&](auto option, auto text) {
+              arguments.num_samples = integer_value(option, text, {.min = 0});
+            });
   add_temperature(command, sample.temperature, "at least 0: 0 takes the greatest; default 1");
-  add_value(command, "--top-k", "K", "keep the K most probable",
-            [&](auto option, auto text) { sample.top_k = integer_value(option, text, 1); });
+  add_value(command, "--top-k K", "keep the K most probable", [&](auto option, auto text) {
+    sample.top_k = integer_value(option, text, {.min = 1});
+  });
   add_number(command, "--top-p", sample.top_p,
              "keep the most probable up to the one that reaches this sum, above 0 and up to 1");
   add_number(command, "--min-p", sample.min_p,
@@ -137,10 +138,10 @@ void add_rms_norm_options(CLI::App& command, OpArguments& arguments) {
 
 void add_layer_norm_options(CLI::App& command, OpArguments& arguments) {
   add_norm_options(command, arguments);
-  add_file(command, "--bias-file", arguments.bias,
+  add_text(command, "--bias-file FILE", arguments.bias,
            "is added in the end; shapes as for --scale-file");
-  add_file(command, "--mean", arguments.mean, "of what is normalized together, f32");
-  add_file(command, "--inv-std-dev", arguments.inverse_deviation,
+  add_text(command, "--mean FILE", arguments.mean, "of what is normalized together, f32");
+  add_text(command, "--inv-std-dev FILE", arguments.inverse_deviation,
            "1 / sqrt(variance + epsilon), f32");
 }
 
@@ -148,20 +149,23 @@ void add_rope_options(CLI::App& command, OpArguments& arguments) {
   add_input(command, "--cos", arguments.cos,
             "[positions, pairs], or, without position ids, [batch, seq, pairs] too");
   add_input(command, "--sin", arguments.sin, "the same");
-  add_file(command, "--position-ids", arguments.position_ids,
+  add_text(command, "--position-ids FILE", arguments.position_ids,
            "rows of the tables, integers [batch, seq]; default 0, 1, ...");
   command.add_flag("--interleaved", arguments.interleaved,
                    "pairs are neighbors; default: elements of the first and the second half");
-  add_value(command, "--rotary-dim", "N",
+  add_value(command, "--rotary-dim N",
             "twice the pairs: the elements that are turned; the rest stays as it is",
-            [&](auto option, auto text) { arguments.rotary_dim = integer_value(option, text, 0); });
-  add_value(command, "--heads", "H",
-            "of rank-3 inputs [batch, seq, heads * dim]; rank 4 is [batch, heads, seq, dim]",
-            [&](auto option, auto text) { arguments.heads = integer_value(option, text, 1); });
+            [&](auto option, auto text) {
+              arguments.rotary_dim = integer_value(option, text, {.min = 0});
+            });
+  add_value(
+      command, "--heads H",
+      "of rank-3 inputs [batch, seq, heads * dim]; rank 4 is [batch, heads, seq, dim]",
+      [&](auto option, auto text) { arguments.heads = integer_value(option, text, {.min = 1}); });
 }
 
 void add_gelu_options(CLI::App& command, OpArguments& arguments) {
-  add_value(command, "--approximate", "HOW", "none (default: with erf) or tanh",
+  add_value(command, "--approximate HOW", "none (default: with erf) or tanh",
             [&](auto option, auto text) {
               arguments.gelu = choice_value<GeluForm>(
                   option, text, {{"none", GeluForm::erf}, {"tanh", GeluForm::tanh}});

@@ -16,17 +16,17 @@
 #include <utility>
 #include <vector>
 
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
-#include "commands.hpp"
-#include "heatmap/call_weights.hpp"
-#include "heatmap/labels.hpp"
-#include "heatmap/model_weights.hpp"
-#include "heatmap/picture.hpp"
-#include "heatmap/png.hpp"
-#include "heatmap/terminal.hpp"
-#include "inputs.hpp"
-#include "outputs.hpp"
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/attn_demo/call/call.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/outputs.hpp"
+#include "apps/attn_demo/terminal.hpp"
+#include "apps/support/options.hpp"
+#include "call_weights.hpp"
+#include "labels.hpp"
+#include "model_weights.hpp"
+#include "picture.hpp"
+#include "png.hpp"
 #include "terminal.hpp"
 
 namespace attn::apps::demo {
@@ -145,20 +145,20 @@ int show(const HeatmapArguments& arguments) {
   const Canvas picture =
       arguments.head ? draw_map(maps.front(), scale)
                      : draw_maps(maps, scale, title_of(arguments, usual_title_of_all(arguments)));
-  write_text(*arguments.out, png_bytes(picture));
+  write_file(*arguments.out, png_bytes(picture));
   return 0;
 }
 
 void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
-  auto* const labels = add_file(command, "--labels", arguments.labels,
+  auto* const labels = add_text(command, "--labels FILE", arguments.labels,
                                 "of the tokens, with commas between; default: numbers");
   labels->type_name("A,B,C");
-  add_file(command, "--tokens", arguments.tokens, "the same from a text file, one a line")
+  add_text(command, "--tokens FILE", arguments.tokens, "the same from a text file, one a line")
       ->excludes(labels);
-  add_file(command, "--key-labels", arguments.key_labels,
+  add_text(command, "--key-labels FILE", arguments.key_labels,
            "of the keys, where queries are other tokens")
       ->type_name("A,B,C");
-  add_file(command, "--title", arguments.title, "of the picture")->type_name("TEXT");
+  add_text(command, "--title FILE", arguments.title, "of the picture")->type_name("TEXT");
 }
 
 /// A model has masks, scale and labels of its own: options that say something about either a call
@@ -185,32 +185,34 @@ void add_heatmap(CLI::App& app, Command& chosen) {
   const auto arguments = std::make_shared<HeatmapArguments>();
   CLI::App& command = *app.add_subcommand(
       "heatmap", "attention weights as a picture, in a PNG file or in the terminal");
-  add_score_files(command, arguments->call);
-  add_file(command, "--model", arguments->model,
+  add_query_and_key_files(command, arguments->call);
+  add_text(command, "--model FILE", arguments->model,
            "a model's folder in their place, for --prompt or --prompt-ids")
       ->type_name("DIR");
   add_prompt_options(command, arguments->prompt);
-  add_value(
-      command, "--layer", "N", "of the model; default 0",
-      [arguments](auto option, auto text) { arguments->layer = integer_value(option, text, 0); });
-  add_file(command, "--out", arguments->out,
+  add_value(command, "--layer N", "of the model; default 0", [arguments](auto option, auto text) {
+    arguments->layer = integer_value(option, text, {.min = 0});
+  });
+  add_text(command, "--out FILE", arguments->out,
            "a file that ends in .png; without it the picture is shown in the terminal");
   command.add_flag("--terminal", arguments->terminal, "in the terminal too");
-  add_value(
-      command, "--batch", "N", "which batch entry; default 0",
-      [arguments](auto option, auto text) { arguments->batch = integer_value(option, text, 0); });
-  add_value(command, "--head", "N", "which query head, or all; default 0",
+  add_value(command, "--batch N", "which batch entry; default 0",
             [arguments](auto option, auto text) {
-              arguments->head =
-                  text == "all" ? std::nullopt : std::optional(integer_value(option, text, 0));
+              arguments->batch = integer_value(option, text, {.min = 0});
+            });
+  add_value(command, "--head N", "which query head, or all; default 0",
+            [arguments](auto option, auto text) {
+              arguments->head = text == "all"
+                                    ? std::nullopt
+                                    : std::optional(integer_value(option, text, {.min = 0}));
             });
   add_label_options(command, *arguments);
-  add_value(command, "--scale-colors", "KIND", "linear (default) or log",
+  add_value(command, "--scale-colors KIND", "linear (default) or log",
             [arguments](auto option, auto text) {
               arguments->scale = choice_value<ScaleKind>(
                   option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});
             });
-  add_weight_options(command, arguments->call);
+  add_probability_options(command, arguments->call);
   keep_apart(command);
   command.callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });
 }

@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "inputs.hpp"
-#include "tolerance.hpp"
+#include "apps/attn_demo/call/call.hpp"
+#include "apps/attn_demo/tolerance.hpp"
 
 namespace attn::apps::demo {
 

@@ -1,4 +1,4 @@
-#include "layers_measured.hpp"
+#include "measure.hpp"
 
 #include <fmt/format.h>
 

@@ -9,12 +9,12 @@
 #include <functional>
 #include <memory>
 
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/attn_demo/call/call.hpp"
+#include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/outputs.hpp"
+#include "apps/support/options.hpp"
 #include "chart.hpp"
-#include "commands.hpp"
-#include "inputs.hpp"
-#include "outputs.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -163,7 +163,7 @@ std::string sparsity_picture(const std::vector<float>& logits) {
 int plot(const PlotArguments& arguments, std::string (*picture)(const std::vector<float>& logits)) {
   if (!arguments.out->ends_with(".svg"))
     reject_value("--out", *arguments.out, "a name that ends in .svg");
-  write_text(*arguments.out, picture(read_logits(arguments.logits)));
+  write_file(*arguments.out, picture(read_logits(arguments.logits)));
   return 0;
 }
 
@@ -176,14 +176,14 @@ void add_plot(CLI::App& app, Command& chosen) {
     std::string (*picture)(const std::vector<float>& logits);
   };
   CLI::App& command = *app.add_subcommand("plot", "pictures of the softmax family, as SVG");
-  require_name(command);
+  check_name(command, Name::required);
   for (const Plot& each :
        {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
         Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
     const auto arguments = std::make_shared<PlotArguments>();
     CLI::App& own = *command.add_subcommand(each.name, each.description);
-    add_file(own, "--out", arguments->out, "a file that ends in .svg")->required();
-    add_file(own, "--logits", arguments->logits,
+    add_text(own, "--out FILE", arguments->out, "a file that ends in .svg")->required();
+    add_text(own, "--logits FILE", arguments->logits,
              "2 to 16 logits, rank 1; default: ten from 2 to -2");
     own.callback([picture = each.picture, arguments, &chosen] {
       chosen = [picture, arguments] { return plot(*arguments, picture); };

@@ -5,28 +5,26 @@
 
 #include <algorithm>
 
-#include "apps/support/option_values.hpp"
-#include "call_options.hpp"
+#include "apps/attn_demo/call/arguments.hpp"
+#include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
 namespace {
 
 std::vector<std::int64_t> ids_value(const std::string& option, const std::string& text) {
   std::vector<std::int64_t> ids;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    ids.push_back(integer_value(option, text.substr(begin, end - begin), 0));
-    begin = end + 1;
-  }
+  for (const std::string_view id : split(text, ','))
+    ids.push_back(integer_value(option, id, {.min = 0}));
   return ids;
 }
 
 }  // namespace
 
 void add_prompt_options(CLI::App& command, PromptChoice& choice) {
-  auto* const text = add_file(command, "--prompt", choice.text, "the text that the model reads");
+  auto* const text =
+      add_text(command, "--prompt FILE", choice.text, "the text that the model reads");
   text->type_name("TEXT");
-  add_value(command, "--prompt-ids", "IDS", "token ids in its place, with commas between them",
+  add_value(command, "--prompt-ids IDS", "token ids in its place, with commas between them",
             [&choice](auto option, auto value) { choice.ids = ids_value(option, value); })
       ->excludes(text);
 }

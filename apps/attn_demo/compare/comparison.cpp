@@ -2,9 +2,9 @@
 
 #include <functional>
 
+#include "apps/attn_demo/progress.hpp"
 #include "apps/support/memory.hpp"
 #include "apps/support/timing.hpp"
-#include "progress.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -26,7 +26,8 @@ struct Results {
   Results(const Call& call, DType dtype)
       : out(dtype, {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2],
                     call.tensors.v.shape[3]}),
-        lse(make_lse(call)),
+        lse(DType::f32,
+            {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2]}),
         tensors(call.tensors) {
     tensors.out = out.view();
     if (call.options.normalizer == Normalizer::softmax()) tensors.lse = lse.view();

@@ -1,0 +1,124 @@
+#include "arguments.hpp"
+
+#include <algorithm>
+
+namespace attn::apps::demo {
+namespace {
+
+/// An option without a value gives an empty text.
+Causal causal_value(std::string_view option, std::string_view text) {
+  if (text.empty()) return {};
+  return choice_value<Causal>(
+      option, text, {{"bottom-right", Causal::bottom_right()}, {"top-left", Causal::top_left()}});
+}
+
+QueryPosition position_value(std::string_view option, std::string_view text) {
+  if (text == "bottom-right") return QueryPosition::bottom_right();
+  if (text == "top-left") return QueryPosition::top_left();
+  return QueryPosition::at(integer_value(option, text));
+}
+
+Window window_value(std::string_view option, std::string_view text) {
+  constexpr std::string_view needed = "L,R: two integers of at least 0, or -1 for unlimited";
+  const std::vector<std::int64_t> sides = integers_value(option, text, needed);
+  if (sides.size() != 2 || std::min(sides[0], sides[1]) < -1) reject_value(option, text, needed);
+  const auto side = [](std::int64_t n) { return n == -1 ? std::nullopt : std::optional(n); };
+  return {side(sides[0]), side(sides[1])};
+}
+
+void add_mask_options(CLI::App& command, CallArguments& arguments) {
+  AttentionOptions& options = arguments.options;
+  auto* const causal = add_value(
+      command, "--causal PRESET",
+      "hide later keys: bottom-right or top-left; without a value, queries stand where "
+      "--q-position says, else bottom-right",
+      [&options](auto option, auto text) { options.causal = causal_value(option, text); });
+  causal->expected(0, 1);
+  add_value(command, "--causal-offset N", "hide keys j > i + N from query i",
+            [&options](auto option, auto text) {
+              options.causal = Causal::with_offset(integer_value(option, text));
+            })
+      ->excludes(causal);
+  add_value(
+      command, "--q-position P",
+      "where the first query stands on the axis of keys: bottom-right (default), top-left or "
+      "an integer; windows and ALiBi measure from there",
+      [&options](auto option, auto text) { options.q_position = position_value(option, text); });
+  add_value(command, "--window L,R",
+            "hide keys further left or right of a query's position than this; -1 is unlimited",
+            [&options](auto option, auto text) { options.window = window_value(option, text); });
+  add_text(command, "--mask FILE", arguments.mask,
+           "booleans (true is visible) or floats (added to the scores)");
+  add_text(command, "--kv-lens FILE", arguments.kv_lens,
+           "integers [batch]: the number of visible keys of each batch entry");
+  set_help_group(command, "Masks");
+}
+
+void add_score_options(CLI::App& command, CallArguments& arguments) {
+  add_number(command, "--scale X", arguments.options.softmax_scale, any_number,
+             "factor of the scores; default 1 / sqrt(dim)");
+  add_number(command, "--softcap C", arguments.options.softcap, positive,
+             "scores s become C * tanh(s / C)");
+  add_text(command, "--alibi FILE", arguments.alibi, "ALiBi slopes [heads]");
+  add_text(command, "--sinks FILE", arguments.sinks,
+           "one more score in the denominator of each row, [heads]");
+  add_normalizer_options(command, arguments.normalizer);
+  set_help_group(command, "Scores and probabilities");
+}
+
+void add_engine_options(CLI::App& command, CallArguments& arguments) {
+  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
+  Choices<DType> types = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
+  add_choice(command, "--dtype TYPE", arguments.dtype, types,
+             "f32 (default), bf16 or f16: the type that inputs are converted to and that the "
+             "engine runs in");
+  types.emplace_back("i8", DType::i8);
+  add_choice(command, "--kv-dtype TYPE", arguments.kv_dtype, types,
+             "f32, bf16, f16 or i8: K and V are kept in a cache of this type; default --dtype");
+  add_integer(command, "--page-size N", arguments.page_size, {0, largest_page},
+              "K and V are kept in a cache with pages of N keys; 0: without pages");
+  add_execution_options(command, arguments.execution);
+  set_help_group(command, "Types, cache and execution");
+}
+
+}  // namespace
+
+std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments) {
+  const IntegerRange at_least_1{.min = 1};
+  auto* const heads = add_integer(command, "--heads H", arguments.heads, at_least_1,
+                                  "query heads of rank-3 inputs [batch, seq, heads * dim]");
+  auto* const kv_heads = add_integer(command, "--kv-heads HKV", arguments.kv_heads, at_least_1,
+                                     "key and value heads of rank-3 inputs; default H");
+  kv_heads->needs(heads);
+  return {add_text(command, "--q FILE", arguments.q, "queries: x.npy, or x.safetensors:NAME"),
+          add_text(command, "--k FILE", arguments.k, "keys"),
+          add_choice(command, "--layout ORDER", arguments.layout,
+                     {{"bhsd", Layout::bhsd}, {"bshd", Layout::bshd}},
+                     "of rank-4 inputs: bhsd [batch, heads, seq, dim] (default) or bshd"),
+          heads, kv_heads};
+}
+
+std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
+  std::vector<CLI::Option*> options = add_query_and_key_files(command, arguments);
+  auto* const v = add_text(command, "--v FILE", arguments.v, "values");
+  auto* const past_k = add_text(command, "--past-k FILE", arguments.past_k,
+                                "earlier keys, always [batch, kv_heads, past_len, dim]");
+  auto* const past_v = add_text(command, "--past-v FILE", arguments.past_v, "earlier values");
+  past_k->needs(past_v);
+  past_v->needs(past_k);
+  options.insert(options.end(), {v, past_k, past_v});
+  set_help_group(command, "Inputs");
+  return options;
+}
+
+void add_probability_options(CLI::App& command, CallArguments& arguments) {
+  add_mask_options(command, arguments);
+  add_score_options(command, arguments);
+}
+
+void add_call_options(CLI::App& command, CallArguments& arguments) {
+  add_probability_options(command, arguments);
+  add_engine_options(command, arguments);
+}
+
+}  // namespace attn::apps::demo

@@ -1,0 +1,44 @@
+// What the command line says about an attention call: its input files and its options.
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/support/normalizer_option.hpp"
+#include "apps/support/options.hpp"
+
+namespace attn::apps::demo {
+
+/// The order of a tensor's dims in its file.
+enum class Layout {
+  bhsd,          // [batch, heads, seq, dim]
+  bshd,          // [batch, seq, heads, dim]
+  merged_heads,  // [batch, seq, heads * dim]: rank 3
+};
+
+struct CallArguments {
+  std::optional<std::string> q, k, v, past_k, past_v, mask, alibi, sinks, kv_lens;  // files
+  std::optional<Layout> layout;
+  std::optional<std::int64_t> heads, kv_heads;
+  DType dtype = DType::f32;
+  std::optional<DType> kv_dtype;  // of a cache
+  std::optional<std::int64_t> page_size;
+  NormalizerChoice normalizer;
+  AttentionOptions options;  // without the normalizer
+  Execution execution;
+};
+
+/// Adds --q, --k and the options that say how the inputs are laid out. Returns all of them.
+std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments);
+/// Adds these, --v, and the files of earlier keys and values. Returns all of them.
+std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
+/// Adds the options that determine the probabilities: masks, scores and the normalizer.
+void add_probability_options(CLI::App& command, CallArguments& arguments);
+/// Adds these, and the types, the cache, the threads and the ISA of the engine.
+void add_call_options(CLI::App& command, CallArguments& arguments);
+
+}  // namespace attn::apps::demo

@@ -1,0 +1,26 @@
+// The normalizer of a call, as options name it.
+#pragma once
+
+#include <attn/normalizer.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include <optional>
+#include <string>
+
+namespace attn::apps {
+
+/// The values of --normalizer, --alpha and --sigmoid-bias.
+struct NormalizerChoice {
+  std::optional<std::string> name;  // softmax (the default), sigmoid, sparsemax, entmax15, entmax
+  std::optional<float> alpha;
+  std::optional<float> sigmoid_bias;
+
+  /// Throws Error for an unknown name, or for a number that does not belong to the name.
+  Normalizer value() const;
+};
+
+/// Adds these options.
+void add_normalizer_options(CLI::App& command, NormalizerChoice& choice);
+
+}  // namespace attn::apps
