@@ -1,4 +1,4 @@
-#include "apps/attn_demo/terminal.hpp"
+#include "terminal.hpp"
 
 #include <fmt/color.h>
 #include <fmt/format.h>
