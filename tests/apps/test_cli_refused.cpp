@@ -27,6 +27,9 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   check(sample.run("--softcap -1"), "a number above 0");
   check(sample.run("--causal sideways"), "one of bottom-right, top-left");
   check(sample.run("--causal --causal-offset 1"), "excludes");
+  check(sample.run("--causal bottom-right --q-position 0"), "q_position");
+  check(sample.run("--causal-offset 1 --q-position 0"), "q_position");
+  check(sample.run("--causal --q-position sideways"), "an integer");
   check(sample.run("--causal-offset 1.5"), "an integer");
   check(sample.run("--causal-offset 99999999999999999999"), "an integer");
   for (const char* value : {"1", "1,2,3", "-2,0", "a,b", "1,", "''"})
