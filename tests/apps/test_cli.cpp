@@ -68,7 +68,7 @@ TEST_CASE("every option reaches the engine") {
   check("--causal --q-position top-left", {.causal = Causal::top_left()});
   check("--causal bottom-right --q-position 2", {.causal = Causal::bottom_right()});
   check("--window 1,0 --q-position -1",
-        {.q_position = QueryPosition::at(-1), .window = Window{1, 0}});
+        {.window = Window{1, 0}, .q_position = QueryPosition::at(-1)});
   check("--window 1,-1", {.window = Window{1, {}}});
   check("--window -1,0", {.window = Window{{}, 0}});
   check("--normalizer sigmoid", {.normalizer = Normalizer::sigmoid()});
