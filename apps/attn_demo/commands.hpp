@@ -31,7 +31,8 @@ AddedCommand<Arguments> add_command(CLI::App& app, Command& chosen, const std::s
 }
 
 enum class Name { optional, required };
-/// Refuses a name that is none of an app's commands, and tells which there are.
+/// Makes an app refuse a name that is none of its commands; the error lists them. It must be called
+/// after the commands were added, because they would inherit that extra arguments are allowed.
 void check_name(CLI::App& app, Name name);
 
 void add_run(CLI::App& app, Command& chosen);

@@ -251,7 +251,6 @@ void add_op(CLI::App& app, Command& chosen) {
   CLI::App& command = *app.add_subcommand("op",
                                           "one function of tensors in files: softmax and its "
                                           "family, losses, draws, norms, activations");
-  check_name(command, Name::required);
   for (const Op& op : ops) {
     const auto arguments = std::make_shared<OpArguments>();
     CLI::App& own = *command.add_subcommand(op.name, op.description);
@@ -260,6 +259,7 @@ void add_op(CLI::App& app, Command& chosen) {
     own.callback(
         [&op, arguments, &chosen] { chosen = [&op, arguments] { return run(op, *arguments); }; });
   }
+  check_name(command, Name::required);
 }
 
 }  // namespace attn::apps::demo

@@ -176,7 +176,6 @@ void add_plot(CLI::App& app, Command& chosen) {
     std::string (*picture)(const std::vector<float>& logits);
   };
   CLI::App& command = *app.add_subcommand("plot", "pictures of the softmax family, as SVG");
-  check_name(command, Name::required);
   for (const Plot& each :
        {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
         Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
@@ -189,6 +188,7 @@ void add_plot(CLI::App& app, Command& chosen) {
       chosen = [picture, arguments] { return plot(*arguments, picture); };
     });
   }
+  check_name(command, Name::required);
 }
 
 }  // namespace attn::apps::demo
