@@ -15,51 +15,37 @@ using namespace attn::test;
 
 namespace {
 
-/// Few rows and many, few heads and many, one block of keys and several, plain and with everything.
-std::vector<Case> cases() {
-  const Case everything{
-      .batch = 3,
-      .num_q_heads = 6,
-      .num_kv_heads = 2,
-      .q_len = 70,
-      .kv_len = 260,
-      .head_dim = 24,
-      .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{150, {}}},
-      .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 70, 260}},
-      .alibi = true,
-      .sinks = true,
-      .kv_lens = {260, 100, 0}};
-  Case pairs = everything;
-  pairs.q_type = pairs.kv_type = pairs.out_type = DType::bf16;
-  Case sparse = everything;
-  sparse.lse = false;
-  sparse.options.normalizer = Normalizer::sparsemax();
-  const Case sigmoid{.num_q_heads = 4,
-                     .q_len = 100,
-                     .kv_len = 600,
-                     .head_dim = 64,
-                     .options = {.normalizer = Normalizer::sigmoid()},
-                     .lse = false};
+/// A call with every feature of scores.
+Case full_case() {
+  return {.batch = 3,
+          .num_q_heads = 6,
+          .num_kv_heads = 2,
+          .q_len = 70,
+          .kv_len = 260,
+          .head_dim = 24,
+          .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{150, {}}},
+          .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 70, 260}},
+          .alibi = true,
+          .sinks = true,
+          .kv_lens = {260, 100, 0}};
+}
+
+/// Calls without masks: prefill with one and with several blocks of keys, one and many heads.
+std::vector<Case> prefill_cases() {
+  return {{.q_len = 230, .kv_len = 230, .head_dim = 16},
+          {.num_q_heads = 4, .q_len = 100, .kv_len = 600, .head_dim = 64},
+          {.batch = 2,
+           .num_q_heads = 8,
+           .num_kv_heads = 8,
+           .q_len = 90,
+           .kv_len = 130,
+           .head_dim = 32,
+           .options = {.causal = Causal{}}}};
+}
+
+/// Calls of few queries, whose keys are split between threads.
+std::vector<Case> decode_cases() {
   return {
-      {.batch = 1,
-       .num_q_heads = 1,
-       .num_kv_heads = 1,
-       .q_len = 230,
-       .kv_len = 230,
-       .head_dim = 16},
-      {.batch = 1,
-       .num_q_heads = 4,
-       .num_kv_heads = 1,
-       .q_len = 100,
-       .kv_len = 600,
-       .head_dim = 64},
-      {.batch = 2,
-       .num_q_heads = 8,
-       .num_kv_heads = 8,
-       .q_len = 90,
-       .kv_len = 130,
-       .head_dim = 32,
-       .options = {.causal = Causal{}}},
       {.batch = 4, .num_q_heads = 8, .num_kv_heads = 2, .q_len = 1, .kv_len = 700, .head_dim = 64},
       {.batch = 2,
        .num_q_heads = 6,
@@ -75,12 +61,27 @@ std::vector<Case> cases() {
        .kv_len = 2100,
        .head_dim = 64,
        .kv_type = DType::i8,
-       .sinks = true},
-      everything,
-      pairs,
-      sparse,
-      sigmoid,
-  };
+       .sinks = true}};
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all = prefill_cases();
+  for (const Case& c : decode_cases()) all.push_back(c);
+  all.push_back(full_case());
+  Case bf16 = full_case();
+  bf16.q_type = bf16.kv_type = bf16.out_type = DType::bf16;
+  all.push_back(bf16);
+  Case sparse = full_case();
+  sparse.lse = false;
+  sparse.options.normalizer = Normalizer::sparsemax();
+  all.push_back(sparse);
+  all.push_back({.num_q_heads = 4,
+                 .q_len = 100,
+                 .kv_len = 600,
+                 .head_dim = 64,
+                 .options = {.normalizer = Normalizer::sigmoid()},
+                 .lse = false});
+  return all;
 }
 
 template <class F>

@@ -1,6 +1,5 @@
-// States: merges by their algebra, by their formula in double, and as parts of attention over
-// disjoint keys.
-#include <attn/error.hpp>
+// clear and merge: the algebra of states (identity, commutative, associative), the formula in
+// double, values that are not finite, types, layouts, ranks and views.
 #include <attn/state.hpp>
 
 #include <doctest/doctest.h>
@@ -8,63 +7,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "support/check.hpp"
 #include "support/poison.hpp"
-#include "support/random.hpp"
+#include "support/states.hpp"
 
 using namespace attn;
 using namespace attn::test;
 
 namespace {
 
-constexpr double eps = std::numeric_limits<float>::epsilon();
-constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 constexpr float largest_float = std::numeric_limits<float>::max();
-constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
-constexpr Layout layouts[] = {Layout::bhsd, Layout::bshd, Layout::padded, Layout::strided_dim,
-                              Layout::reversed};
 constexpr double shares_of_empty_rows[] = {0, 0.3, 1};
 
-Dims without_last(const Dims& shape) { return {shape.begin(), shape.rank() - 1}; }
-
-Outputs poisoned_part(DType dtype, const Dims& shape, Layout layout = Layout::bhsd) {
-  return {StridedTensor(dtype, shape, layout),
-          StridedTensor(DType::f32, without_last(shape), layout)};
-}
-
-AttentionState state_of(Outputs& part) { return {part.out.view(), part.lse.view()}; }
-ConstAttentionState state_of(const Outputs& part) { return {part.out.view(), part.lse.view()}; }
-
-/// Some rows have no keys, and poison in out.
-Outputs random_part(Random& random, DType dtype, const Dims& shape, double empty_rows = 0.3,
-                    Layout layout = Layout::bhsd) {
-  Outputs part = poisoned_part(dtype, shape, layout);
-  for_each_index(part.lse.shape(), [&](const Dims& row) {
-    const bool empty = random.chance(empty_rows);
-    part.lse.set(row, empty ? -infinity : 3 * random.normal());
-    std::vector<std::int64_t> index(row.begin(), row.end());
-    index.push_back(0);
-    for (std::int64_t& d = index.back(); d < shape[shape.rank() - 1] && !empty; ++d) {
-      part.out.set({index.data(), shape.rank()}, random.normal());
-    }
-  });
-  return part;
-}
-
-StridedTensor copy_of(const TensorView& view) {
-  StridedTensor copy(view.dtype, view.shape);
-  copy_into(view, copy.view());
-  return copy;
-}
-
-/// The same elements elsewhere.
+/// The same state in memory of another layout.
 Outputs laid_out(const Outputs& part, Layout layout) {
   Outputs copy = poisoned_part(part.out.dtype(), part.out.shape(), layout);
   copy_into(part.out.view(), copy.out.view());
@@ -79,35 +39,7 @@ Outputs merged(const Outputs& a, const Outputs& b, DType dtype, Layout layout = 
 }
 Outputs merged(const Outputs& a, const Outputs& b) { return merged(a, b, a.out.dtype()); }
 
-double largest_finite(const std::vector<double>& values) {
-  double largest = 0;
-  for (const double value : values) {
-    if (std::isfinite(value)) largest = std::max(largest, std::abs(value));
-  }
-  return largest;
-}
-
-/// Half an ulp as a part of the number.
-double rounding(DType dtype) {
-  return dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : eps / 2;
-}
-
-/// How far some merges may lead from the whole of given parts.
-/// A merge: its shares, its products and its sum are each rounded once, 3/2 eps max|O|, and the sum
-/// to its type; lse is rounded, too. Rounded lse that differ by 2 t shift no more than t between
-/// the shares of a merge; with n merges t is n eps/2 max|lse|.
-struct MergeTolerance {
-  double out, lse;
-
-  MergeTolerance(std::size_t merges, DType coarsest, double largest_out, double largest_lse) {
-    const auto count = static_cast<double>(merges);
-    lse = count * eps / 2 * std::max(1.0, largest_lse);
-    out = count * (1.5 * eps + rounding(coarsest) + lse) * largest_out +
-          (coarsest == DType::f16 ? count * 0x1p-25 : 0);
-  }
-};
-
-/// The whole by its formula in double, of all parts at once.
+/// The result for all keys, computed from all parts at once by the formula in double.
 Expected whole_of(const std::vector<Outputs>& parts, DType coarsest) {
   Expected whole;
   whole.lse.resize(parts[0].lse.values().size(), -infinity);
@@ -138,7 +70,7 @@ Expected whole_of(const std::vector<Outputs>& parts, DType coarsest) {
   return whole;
 }
 
-/// A row of out and its lse.
+/// A state of one row.
 Outputs one_row(const std::vector<double>& out, double lse, DType dtype = DType::f32) {
   Outputs part = poisoned_part(dtype, {static_cast<std::int64_t>(out.size())});
   part.out.assign(out);
@@ -463,302 +395,4 @@ TEST_CASE("Without elements nothing happens, and no data is needed") {
   CHECK(lse[2] == 1);
   clear(into);
   for (const float value : lse) CHECK(value == -HUGE_VALF);
-}
-
-namespace {
-
-struct Operands {
-  AttentionState a, b, into;
-};
-using Change = std::function<void(Operands&)>;
-
-/// Runs with one change and checks that the error names what is wrong before anything is written.
-void check_refused(const std::function<void(const Operands&)>& run, const Change& change,
-                   const std::vector<std::string>& words) {
-  Random random(9);
-  const Dims shape{2, 3, 4};
-  Outputs a = random_part(random, DType::f32, shape), b = random_part(random, DType::bf16, shape);
-  Outputs into = poisoned_part(DType::f16, shape);
-  Operands operands{state_of(a), state_of(b), state_of(into)};
-  change(operands);
-  std::string message = "no error";
-  try {
-    run(operands);
-  } catch (const Error& error) {
-    CHECK(error.code() == ErrorCode::invalid_argument);
-    message = error.what();
-  }
-  CHECK(into.out.untouched());
-  CHECK(into.lse.untouched());
-  CAPTURE(message);
-  for (const std::string& word : words) {
-    CAPTURE(word);
-    CHECK(message.find(word) != std::string::npos);
-  }
-}
-
-/// The state alone is wrong, wherever it is given.
-void check_state_refused(const std::function<void(AttentionState&)>& change,
-                         const std::string& tensor, const std::vector<std::string>& words) {
-  const auto named = [&](const std::string& state) {
-    std::vector<std::string> all = words;
-    all.push_back(state + "." + tensor + " ");
-    return all;
-  };
-  const auto merge_three = [](const Operands& o) { merge(o.a, o.b, o.into); };
-  const auto merge_two = [](const Operands& o) { merge(o.into, o.b); };
-  check_refused(
-      merge_three, [&](Operands& o) { change(o.a); }, named("a"));
-  check_refused(
-      merge_three, [&](Operands& o) { change(o.b); }, named("b"));
-  check_refused(
-      merge_three, [&](Operands& o) { change(o.into); }, named("into"));
-  check_refused(
-      merge_two, [&](Operands& o) { change(o.into); }, named("into"));
-  check_refused(
-      merge_two, [&](Operands& o) { change(o.b); }, named("part"));
-  check_refused([](const Operands& o) { clear(o.into); }, [&](Operands& o) { change(o.into); },
-                named("state"));
-}
-
-}  // namespace
-
-TEST_CASE("A state that contradicts itself is refused") {
-  for (const DType dtype : {DType::f64, DType::i8, DType::i32, DType::i64, DType::boolean}) {
-    check_state_refused([&](AttentionState& s) { s.out.dtype = dtype; }, "out",
-                        {std::string(name_of(dtype)), "f32, bf16 or f16"});
-  }
-  for (const DType dtype : {DType::f64, DType::bf16, DType::f16, DType::i32}) {
-    check_state_refused([&](AttentionState& s) { s.lse.dtype = dtype; }, "lse",
-                        {std::string(name_of(dtype)), "needs f32"});
-  }
-  check_state_refused([](AttentionState& s) { s.out = {}; }, "out",
-                      {"rank 0", "rank 1 or more", "[..., v_head_dim]"});
-  check_state_refused([](AttentionState& s) { s.lse = {}; }, "lse",
-                      {"[]", "rank 0", "rank 2", "but the last"});
-  check_state_refused(
-      [](AttentionState& s) {
-        s.lse = {s.lse.data, DType::f32, {2, 3, 4}};
-      },
-      "lse", {"[2, 3, 4]", "rank 3", "rank 2"});
-  check_state_refused([](AttentionState& s) { s.lse = s.lse.sliced(1, 0, 2); }, "lse",
-                      {"[2, 2]", "dim 1 is 2", "needs 3"});
-  check_state_refused([](AttentionState& s) { s.lse = s.lse.sliced(0, 0, 0); }, "lse",
-                      {"[0, 3]", "dim 0 is 0", "needs 2"});
-  check_state_refused([](AttentionState& s) { s.out.data = nullptr; }, "out",
-                      {"[2, 3, 4]", "no data"});
-  check_state_refused([](AttentionState& s) { s.lse.data = nullptr; }, "lse",
-                      {"[2, 3]", "no data"});
-  check_state_refused(
-      [](AttentionState& s) {
-        s = {{s.out.data, s.out.dtype, {4}}, {nullptr, DType::f32, Dims{}}};
-      },
-      "lse", {"[]", "no data"});
-}
-
-TEST_CASE("Parts of another shape than into's are refused") {
-  const auto merge_three = [](const Operands& o) { merge(o.a, o.b, o.into); };
-  const auto narrower = [](AttentionState& s) { s.out = s.out.sliced(2, 0, 3); };
-  const auto shorter = [](AttentionState& s) {
-    s = {s.out.sliced(0, 1, 2), s.lse.sliced(0, 1, 2)};
-  };
-  const auto flatter = [](AttentionState& s) {
-    s = {{s.out.data, s.out.dtype, {6, 4}}, {s.lse.data, DType::f32, {6}}};
-  };
-  const std::vector<std::string> narrow{"[2, 3, 3]", "dim 2 is 3", "needs 4", "into.out"},
-      flat{"[6, 4]", "rank 2", "rank 3", "into.out"};
-  check_refused(merge_three, [&](Operands& o) { narrower(o.a); },
-                {"a.out", narrow[0], narrow[1], narrow[2], narrow[3]});
-  check_refused(merge_three, [&](Operands& o) { shorter(o.b); },
-                {"b.out", "[1, 3, 4]", "dim 0 is 1", "needs 2", "into.out"});
-  check_refused(merge_three, [&](Operands& o) { flatter(o.b); },
-                {"b.out", flat[0], flat[1], flat[2], flat[3]});
-  check_refused([](const Operands& o) { merge(o.into, o.b); }, [&](Operands& o) { narrower(o.b); },
-                {"part.out", narrow[1], narrow[2]});
-}
-
-namespace {
-
-/// A call on keys begin to end - 1 alone. Positions count from the first of them.
-struct KeyRange {
-  Case c;
-  Inputs inputs;          // those keys, copied
-  TensorView k, v, mask;  // those keys, where they lie
-
-  KeyRange(const Case& whole, const Inputs& all, std::int64_t begin, std::int64_t end,
-           bool with_sinks)
-      : c(whole) {
-    c.kv_len = end - begin;
-    c.sinks = with_sinks;
-    if (c.options.causal)
-      c.options.causal = Causal::with_offset(*c.options.causal->position->offset - begin);
-    for (std::int64_t& length : c.kv_lens)
-      length = std::clamp<std::int64_t>(length - begin, 0, c.kv_len);
-
-    k = all.k.view().sliced(2, begin, end);
-    v = all.v.view().sliced(2, begin, end);
-    mask = all.mask.view_if_made();
-    if (!mask.absent()) mask = mask.sliced(mask.rank() - 1, begin, end);
-    inputs.q = copy_of(all.q.view());
-    inputs.k = copy_of(k);
-    inputs.v = copy_of(v);
-    if (!mask.absent()) inputs.mask = copy_of(mask);
-    if (c.alibi) inputs.alibi_slopes = copy_of(all.alibi_slopes.view());
-    if (c.sinks) inputs.sinks = copy_of(all.sinks.view());
-    if (!c.kv_lens.empty()) {
-      inputs.kv_lens = StridedTensor(c.kv_lens_type, {c.batch});
-      inputs.kv_lens.assign({c.kv_lens.begin(), c.kv_lens.end()});
-    }
-  }
-
-  Outputs run(Isa isa) const {
-    Outputs part = make_outputs(c);
-    AttentionTensors tensors = bind(inputs, part);
-    tensors.k = k;
-    tensors.v = v;
-    tensors.mask = mask;
-    Execution execution = c.execution;
-    execution.isa = isa;
-    attention(tensors, c.options, execution);
-    return part;
-  }
-};
-
-using Cuts = std::vector<std::int64_t>;
-
-Cuts every(std::int64_t step, std::int64_t kv_len) {
-  Cuts cuts;
-  for (std::int64_t key = 0; key < kv_len; key += step) cuts.push_back(key);
-  cuts.push_back(kv_len);
-  return cuts;
-}
-
-/// The reference's result for all keys, and how far from it the merge of parts may lie: parts are
-/// off by their own tolerances, which an average does not raise; lse off by t shift no more than 2
-/// t between the shares; and merging is rounded.
-Expected expected_of_parts(const Case& c, const Inputs& inputs, const std::vector<KeyRange>& parts,
-                           DType into_type) {
-  Expected expected = expected_of(c, inputs);
-  const double largest_value = largest_finite(inputs.v.values());
-  double largest_lse = largest_finite(expected.lse), out_tolerance = 0, lse_tolerance = 0;
-  for (const KeyRange& range : parts) {
-    const Expected part = expected_of(range.c, range.inputs);
-    largest_lse = std::max(largest_lse, largest_finite(part.lse));
-    out_tolerance = std::max(out_tolerance, part.out_tolerance);
-    lse_tolerance = std::max(lse_tolerance, part.lse_tolerance);
-  }
-  const MergeTolerance merging(parts.size(), into_type, largest_value, largest_lse);
-  expected.out_tolerance = out_tolerance + 2 * lse_tolerance * largest_value + merging.out;
-  expected.lse_tolerance = lse_tolerance + merging.lse;
-  return expected;
-}
-
-/// Whether some part has a row without keys, and another row with some.
-bool some_rows_without_keys(const Outputs& part) {
-  const std::vector<double> lse = part.lse.values();
-  const auto empty = std::count(lse.begin(), lse.end(), -infinity);
-  return empty > 0 && empty < static_cast<std::int64_t>(lse.size());
-}
-
-/// Attention over ranges of keys, merged, is attention over all keys. Returns how many parts had
-/// rows with and without keys.
-int check_parts(const Case& c, const Cuts& cuts, std::size_t part_with_sinks = 0,
-                DType into_type = DType::f32) {
-  INFO(repeat_line(c));
-  const Inputs inputs = make_inputs(c);
-  std::vector<KeyRange> ranges;
-  for (std::size_t n = 0; n + 1 < cuts.size(); ++n) {
-    ranges.emplace_back(c, inputs, cuts[n], cuts[n + 1], c.sinks && n == part_with_sinks);
-  }
-  const Expected expected = expected_of_parts(c, inputs, ranges, into_type);
-  int mixed = 0;
-  for (const Isa isa : available_isas()) {
-    CAPTURE(std::string(name_of(isa)));
-    Outputs whole =
-        poisoned_part(into_type, {c.batch, c.num_q_heads, c.q_len, c.value_dim()}, c.layout);
-    clear(state_of(whole));
-    for (const KeyRange& range : ranges) {
-      const Outputs part = range.run(isa);
-      mixed += some_rows_without_keys(part);
-      merge(state_of(whole), state_of(part));
-    }
-    CHECK(difference(whole, expected) == "");
-  }
-  return mixed;
-}
-
-Case usual() {
-  return {.batch = 2,
-          .num_q_heads = 4,
-          .num_kv_heads = 2,
-          .q_len = 9,
-          .kv_len = 97,
-          .head_dim = 24,
-          .v_head_dim = 17};
-}
-
-}  // namespace
-
-TEST_CASE("Attention over disjoint keys, merged, is attention over all of them") {
-  for (const Cuts& cuts : {Cuts{0, 50, 97}, Cuts{0, 1, 97}, Cuts{0, 32, 64, 97},
-                           Cuts{0, 0, 40, 40, 97, 97}, every(7, 97), every(1, 97)}) {
-    check_parts(usual(), cuts);
-    Case sink = usual();
-    sink.sinks = true;
-    for (std::size_t part = 0; part + 1 < std::min<std::size_t>(cuts.size(), 4); ++part)
-      check_parts(sink, cuts, part);
-  }
-}
-
-TEST_CASE("So it is for a long row of keys") {
-  Case c{.num_q_heads = 2, .q_len = 1, .kv_len = 5000, .head_dim = 16};
-  c.sinks = true;
-  check_parts(c, {0, 1234, 5000});
-  check_parts(c, every(613, 5000), 3);
-}
-
-TEST_CASE("So it is where parts have rows without keys") {
-  for (const Cuts& cuts : {Cuts{0, 50, 97}, Cuts{0, 5, 60, 97}, every(7, 97)}) {
-    for (const bool sinks : {false, true}) {
-      Case c = usual();
-      c.sinks = sinks;
-      int mixed = 0;
-      for (const DType dtype : {DType::boolean, DType::f32}) {
-        c.mask = {.dtype = dtype, .shape = {4, 9, 97}, .hidden = 0.97};
-        mixed += check_parts(c, cuts, 1);
-      }
-      CHECK(mixed > 0);
-      c.mask.reset();
-      mixed = 0;
-      for (const std::int64_t offset : {-4, 3, 45, 88}) {
-        c.options.causal = Causal::with_offset(offset);
-        mixed += check_parts(c, cuts, 1);
-        c.options.window = Window{6, {}};
-        mixed += check_parts(c, cuts, 1);
-        c.options.window.reset();
-      }
-      CHECK(mixed > 0);
-      c.options.causal.reset();
-      c.kv_lens = {0, 55};
-      // A part without keys is one with a sink where it has that alone.
-      CHECK((check_parts(c, cuts, 1) > 0 || sinks));
-    }
-  }
-}
-
-TEST_CASE("So it is with every feature of scores, in every type and layout") {
-  for (const DType dtype : types) {
-    for (const DType into_type : types) {
-      for (const Layout layout : layouts) {
-        Case c = usual();
-        c.q_type = c.kv_type = c.out_type = dtype;
-        c.layout = layout;
-        c.options = {.softcap = 4.f, .causal = Causal::with_offset(70), .window = Window{50, {}}};
-        c.mask = {.dtype = DType::f32, .shape = {9, 97}};
-        c.alibi = c.sinks = true;
-        c.kv_lens = {97, 40};
-        check_parts(c, {0, 33, 61, 97}, 2, into_type);
-      }
-    }
-  }
 }

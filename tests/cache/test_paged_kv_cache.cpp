@@ -1,17 +1,19 @@
-// PagedKvCache beside a list of keys for each sequence.
+// PagedKvCache: forks, shared pages, the order of pages, capacity, binding and layouts; what it
+// refuses.
 #include <attn/kv_cache.hpp>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <map>
-#include <set>
-#include <utility>
+#include <string>
+#include <vector>
 
-#include "support/cache_model.hpp"
-#include "support/case.hpp"
+#include "support/check_fails.hpp"
+#include "support/paged_kv_cache_model.hpp"
+#include "support/random.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -20,223 +22,19 @@ namespace {
 
 using Sequence = PagedKvCache::Sequence;
 
-std::int64_t v_dim(const PagedKvCache::Settings& settings) {
-  return settings.v_head_dim.value_or(settings.head_dim);
-}
-
-std::string to_string(const PagedKvCache::Settings& s) {
-  return fmt::format("{} pages of {} heads {} dims {}/{} {} {}", s.num_pages, s.page_size,
-                     s.num_kv_heads, s.head_dim, v_dim(s), name_of(s.dtype), name_of(s.layout));
-}
-
-template <class T>
-T entry(const TensorView& tensor, const Dims& index) {
-  REQUIRE(tensor.dtype == dtype_of<T>());
-  return static_cast<const T*>(tensor.data)[offset_of(tensor.strides, index)];
-}
-
-/// Keys of each sequence there is.
-using Model = std::map<Sequence, std::vector<ModelKey>>;
-
-/// How many pages a number of keys fills, the last one in part.
-std::int64_t pages_for(std::int64_t keys, std::int64_t page_size) {
-  return (keys + page_size - 1) / page_size;
-}
-
-/// How many sequences hold each page.
-std::map<std::int32_t, int> holders(const PagedKvCache& cache, const Model& model) {
-  std::map<std::int32_t, int> holders;
-  for (const auto& [sequence, keys] : model) {
-    for (const std::int32_t page : cache.pages(sequence)) ++holders[page];
-  }
-  return holders;
-}
-
-/// Empty if these sequences hold what their models do, as seen through one binding of them all.
-std::string difference(PagedKvCache& cache, const Model& model,
-                       const std::vector<Sequence>& sequences) {
-  const std::int64_t page_size = cache.settings().page_size;
-  const AttentionTensors bound = cache.bind({}, sequences);
-  std::int64_t max_pages = 1;
-  for (const Sequence sequence : sequences)
-    max_pages = std::max<std::int64_t>(max_pages, std::ssize(cache.pages(sequence)));
-  if (bound.storage.page_table().shape != Dims{std::ssize(sequences), max_pages})
-    return "page_table is " + bound.storage.page_table().shape.to_string();
-  if (bound.kv_lens.shape != Dims{std::ssize(sequences)})
-    return "kv_lens is " + bound.kv_lens.shape.to_string();
-  for (std::int64_t n = 0; n < std::ssize(sequences); ++n) {
-    const std::vector<ModelKey>& keys = model.at(sequences[static_cast<std::size_t>(n)]);
-    const std::int64_t length = std::ssize(keys);
-    if (entry<std::int64_t>(bound.kv_lens, {n}) != length)
-      return fmt::format("kv_lens[{}] is not {}", n, length);
-    for (std::int64_t key = 0; key < length; ++key) {
-      const std::int64_t page =
-          entry<std::int32_t>(bound.storage.page_table(), {n, key / page_size});
-      const std::string at_key =
-          difference(bound, page, key % page_size, keys[static_cast<std::size_t>(key)]);
-      if (!at_key.empty())
-        return fmt::format("sequence {} key {}: {}", sequences[static_cast<std::size_t>(n)], key,
-                           at_key);
-    }
-    for (std::int64_t entry_at = pages_for(length, page_size); entry_at < max_pages; ++entry_at) {
-      if (entry<std::int32_t>(bound.storage.page_table(), {n, entry_at}) != 0)
-        return "page_table is not 0 beyond a sequence";
-    }
-  }
-  return "";
-}
-
-/// Empty if lengths and numbers of pages are right, and each page is free or held.
-std::string difference_of_pages(const PagedKvCache& cache, const Model& model) {
-  for (const auto& [sequence, keys] : model) {
-    if (cache.length(sequence) != std::ssize(keys))
-      return fmt::format("sequence {} has length {}", sequence, cache.length(sequence));
-    const std::set<std::int32_t> pages(cache.pages(sequence).begin(), cache.pages(sequence).end());
-    if (std::ssize(pages) != std::ssize(cache.pages(sequence)))
-      return fmt::format("sequence {} has a page twice", sequence);
-    if (std::ssize(pages) != pages_for(std::ssize(keys), cache.settings().page_size))
-      return fmt::format("{} pages", pages.size());
-    if (!pages.empty() && (*pages.begin() < 0 || *pages.rbegin() >= cache.settings().num_pages))
-      return "a page outside the pool";
-  }
-  const std::int64_t held = std::ssize(holders(cache, model));
-  if (held + cache.free_pages() != cache.settings().num_pages)
-    return fmt::format("{} held, {} free", held, cache.free_pages());
-  return "";
-}
-
-/// A cache and its model, changed in the same way.
-class RandomRun {
- public:
-  static constexpr int steps = 40;
-
-  explicit RandomRun(std::uint64_t seed)
-      : random_(seed),
-        settings_(random_settings()),
-        cache_(settings_),
-        tables_(random_tables(random_, settings_.num_pages * settings_.page_size,
-                              settings_.head_dim)) {}
-
-  const PagedKvCache::Settings& settings() const { return settings_; }
-
-  void step() {
-    const double choice = random_.uniform();
-    if (model_.empty() || choice < 0.15) return create();
-    const Sequence sequence = any_sequence();
-    if (choice < 0.3) return fork(sequence);
-    if (choice < 0.4) return remove(sequence);
-    if (choice < 0.55) return truncate(sequence);
-    append(sequence);
-  }
-
-  std::string difference() {
-    std::vector<Sequence> sequences;
-    for (const auto& [sequence, keys] : model_) sequences.push_back(sequence);
-    if (!sequences.empty()) sequences.push_back(any_sequence());
-    const std::string of_pages = difference_of_pages(cache_, model_);
-    return of_pages.empty() ? ::difference(cache_, model_, sequences) : of_pages;
-  }
-
-  /// All pages have to be free afterwards.
-  std::int64_t free_pages_of_none() {
-    while (!model_.empty()) remove(any_sequence());
-    return cache_.free_pages();
-  }
-
- private:
-  PagedKvCache::Settings random_settings() {
-    PagedKvCache::Settings settings{.num_pages = random_.integer(1, 12),
-                                    .page_size = random_.integer(1, 5),
-                                    .num_kv_heads = random_.integer(1, 3),
-                                    .head_dim = random_.integer(1, 21)};
-    if (random_.chance(0.6)) settings.v_head_dim = random_.integer(1, 21);
-    settings.dtype = random_.pick(cache_types);
-    settings.layout = random_.pick(cache_layouts);
-    return settings;
-  }
-
-  Sequence any_sequence() {
-    auto at = model_.begin();
-    std::advance(at, random_.integer(0, std::ssize(model_) - 1));
-    return at->first;
-  }
-  Sequence lowest_unused() const {
-    Sequence number = 0;
-    while (model_.count(number) != 0) ++number;
-    return number;
-  }
-
-  void create() {
-    const Sequence expected = lowest_unused();
-    CHECK(cache_.create() == expected);
-    model_[expected] = {};
-  }
-  void fork(Sequence parent) {
-    const Sequence expected = lowest_unused();
-    const std::int64_t free = cache_.free_pages();
-    CHECK(cache_.fork(parent) == expected);
-    CHECK(cache_.free_pages() == free);
-    model_[expected] = model_.at(parent);
-  }
-  void remove(Sequence sequence) {
-    cache_.remove(sequence);
-    model_.erase(sequence);
-    check_fails(ErrorCode::invalid_argument, {fmt::format("sequence {} ", sequence)},
-                [&] { cache_.length(sequence); });
-  }
-  void truncate(Sequence sequence) {
-    std::vector<ModelKey>& keys = model_.at(sequence);
-    const std::int64_t length = random_.integer(0, std::ssize(keys));
-    cache_.truncate(sequence, length);
-    keys.resize(static_cast<std::size_t>(length));
-  }
-  void append(Sequence sequence) {
-    const std::int64_t count =
-        random_.chance(0.5) ? random_.integer(0, 2) : random_.integer(0, 3 * settings_.page_size);
-    const GivenKeys given{random_rows(random_, {settings_.num_kv_heads, count, settings_.head_dim}),
-                          random_rows(random_, {settings_.num_kv_heads, count, v_dim(settings_)})};
-    const auto run = [&] {
-      cache_.append(sequence, given.k.view(), given.v.view(), rope_of(tables_));
-    };
-    std::vector<ModelKey>& keys = model_.at(sequence);
-    const std::int64_t length = std::ssize(keys);
-    std::int64_t needed =
-        pages_for(length + count, settings_.page_size) - pages_for(length, settings_.page_size);
-    const bool writes_into_page = count > 0 && length % settings_.page_size != 0;
-    if (writes_into_page && holders(cache_, model_)[cache_.pages(sequence).back()] > 1) ++needed;
-    const std::int64_t free = cache_.free_pages();
-    if (needed > free) {
-      const std::vector<std::string> words = {
-          fmt::format("sequence {},", sequence), fmt::format("need {} more pages", needed),
-          fmt::format("{} of {} are free", free, settings_.num_pages)};
-      return check_fails(ErrorCode::exhausted, words, run);
-    }
-    run();
-    CHECK(cache_.free_pages() == free - needed);
-    for (ModelKey& key : given.stored_in(settings_.dtype, 0, length, tables_))
-      keys.push_back(std::move(key));
-  }
-
-  Random random_;
-  PagedKvCache::Settings settings_;
-  PagedKvCache cache_;
-  Model model_;
-  std::optional<RandomRopeTables> tables_;
-};
-
 using Pages = std::vector<std::int32_t>;
 Pages pages_of(const PagedKvCache& cache, Sequence sequence) {
   return {cache.pages(sequence).begin(), cache.pages(sequence).end()};
 }
 
-/// Appends keys of one element, one head, each of this value.
+/// Appends `count` keys of one head and one element, each of this value.
 void append(PagedKvCache& cache, Sequence sequence, float value, std::int64_t count) {
   const std::vector<float> rows(static_cast<std::size_t>(count), value);
   const TensorView view(rows.data(), {1, count, 1});
   cache.append(sequence, view, view);
 }
 
-/// All keys of such a sequence.
+/// The values of all keys of a sequence that append() above filled.
 std::vector<double> contents(PagedKvCache& cache, Sequence sequence) {
   const Sequence sequences[] = {sequence};
   const AttentionTensors bound = cache.bind({}, sequences);
@@ -255,33 +53,18 @@ PagedKvCache::Settings small() {
   return {.num_pages = 4, .page_size = 2, .num_kv_heads = 1, .head_dim = 1};
 }
 
-PagedKvCache::Settings right() {
+PagedKvCache::Settings valid_settings() {
   return {.num_pages = 4, .page_size = 2, .num_kv_heads = 3, .head_dim = 6, .v_head_dim = 5};
 }
 
 void check_settings_refused(const std::vector<std::string>& words,
                             const std::function<void(PagedKvCache::Settings&)>& change) {
-  PagedKvCache::Settings settings = right();
+  PagedKvCache::Settings settings = valid_settings();
   change(settings);
   check_fails(ErrorCode::invalid_argument, words, [&] { PagedKvCache cache(settings); });
 }
 
 }  // namespace
-
-TEST_CASE("Random operations leave what a list of keys holds, and lose no page") {
-  for (const std::uint64_t seed : seeds(1, 400)) {
-    RandomRun run(seed);
-    INFO("repeat with ATTN_TEST_SEED=", seed, ": ", to_string(run.settings()));
-    std::string difference;
-    for (int step = 0; step < RandomRun::steps && difference.empty(); ++step) {
-      run.step();
-      difference = run.difference();
-      if (!difference.empty()) difference = fmt::format("after step {}: {}", step, difference);
-    }
-    CHECK(difference == "");
-    CHECK(run.free_pages_of_none() == run.settings().num_pages);
-  }
-}
 
 TEST_CASE("Forks go their own ways and leave their parent alone") {
   for (const DType dtype : cache_types) {
@@ -403,7 +186,7 @@ TEST_CASE("Binding takes sequences in any order and several times, and keeps all
 }
 
 TEST_CASE("Pools are seen the same in both layouts") {
-  PagedKvCache::Settings settings = right();
+  PagedKvCache::Settings settings = valid_settings();
   CHECK(PagedKvCache(settings).bind({}, {}).k.shape == Dims{4, 3, 2, 6});
   CHECK(PagedKvCache(settings).bind({}, {}).v.shape == Dims{4, 3, 2, 5});
   CHECK(PagedKvCache(settings).bind({}, {}).k.strides == Dims{36, 12, 6, 1});
@@ -428,12 +211,12 @@ TEST_CASE("Settings that make no cache are refused") {
 
 TEST_CASE("What does not fit is refused, and changes nothing") {
   Random random(1);
-  PagedKvCache cache(right());
+  PagedKvCache cache(valid_settings());
   const Sequence sequence = cache.create();
   const GivenKeys given{random_rows(random, {3, 3, 6}), random_rows(random, {3, 3, 5})};
   const TensorView k = given.k.view(), v = given.v.view();
   cache.append(sequence, k, v);
-  const Model model = {{sequence, given.stored_in(DType::f32, 0, 0, {})}};
+  const PagedModel model = {{sequence, given.stored_in(DType::f32, 0, 0, {})}};
   const auto refused = [&](const std::vector<std::string>& words, auto&& run) {
     check_fails(ErrorCode::invalid_argument, words, run);
     CHECK(difference_of_pages(cache, model) == "");

@@ -232,14 +232,17 @@ TEST_CASE("NaN and infinities touch their own pair only; what is not rotated kee
   }
 }
 
-TEST_CASE("What does not fit is refused before anything is written") {
-  Random random(5);
-  const RopeCase c{.shape = {2, 3, 4, 8}, .pairs = 4, .positions = Positions::i64};
-  const Operands operands = random_operands(random, c);
-  const Rope tables = operands.tables(false);
-  StridedTensor y(DType::f32, c.shape), integers(DType::i32, c.shape), flat(DType::f32, {2, 4, 24}),
-      ids(DType::i32, {2, 4});
-  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
+namespace {
+
+/// A valid call, to be changed and refused.
+struct RefusedCall {
+  Random random{5};
+  RopeCase c{.shape = {2, 3, 4, 8}, .pairs = 4, .positions = Positions::i64};
+  Operands operands = random_operands(random, c);
+  Rope tables = operands.tables(false);
+  StridedTensor y{DType::f32, c.shape};
+
+  void check(const std::vector<std::string>& words, const auto& change) {
     TensorView x = operands.x.view(), position_ids = operands.ids.view();
     Rope rotary = tables;
     MutableTensorView to = y.view();
@@ -248,13 +251,32 @@ TEST_CASE("What does not fit is refused before anything is written") {
     check_fails(ErrorCode::invalid_argument, words,
                 [&] { rope(x, rotary, position_ids, to, execution); });
     CHECK(y.untouched());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("x, y and threads that do not fit are refused before anything is written") {
+  RefusedCall call;
+  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
+    call.check(words, change);
   };
+  StridedTensor integers(DType::i32, call.c.shape), flat(DType::f32, {2, 4, 24});
   refused({"x has shape [2, 4, 24]", "rank 4"},
           [&](auto& x, auto&, auto&, auto&, auto&) { x = flat.view(); });
   refused({"x has type i32"}, [&](auto& x, auto&, auto&, auto&, auto&) { x = integers.view(); });
   refused({"y has shape [2, 4, 24]"},
           [&](auto&, auto&, auto&, auto& to, auto&) { to = flat.view(); });
   refused({"y has type i32"}, [&](auto&, auto&, auto&, auto& to, auto&) { to = integers.view(); });
+  refused({"num_threads is -1"},
+          [&](auto&, auto&, auto&, auto&, auto& execution) { execution.num_threads = -1; });
+}
+
+TEST_CASE("Tables that do not fit are refused before anything is written") {
+  RefusedCall call;
+  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
+    call.check(words, change);
+  };
   refused({"tables.cos", "rank"},
           [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.cos = {}; });
   refused({"tables.sin", "rank"},
@@ -275,27 +297,6 @@ TEST_CASE("What does not fit is refused before anything is written") {
             rotary.cos = rotary.cos.sliced(0, 0, 3);
             rotary.sin = rotary.sin.sliced(0, 0, 3);
           });
-  refused({"position_ids has shape [2, 3]", "dim 1 is 3", "needs 4"},
-          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
-            position_ids = position_ids.sliced(1, 0, 3);
-          });
-  refused({"position_ids has shape [1, 4]", "needs 2"},
-          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
-            position_ids = position_ids.sliced(0, 0, 1);
-          });
-  refused({"position_ids has type f32", "i32 or i64"},
-          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
-            position_ids = flat.view().sliced(2, 0, 1);
-            position_ids.shape = position_ids.strides = {2, 4};
-          });
-  refused({"num_threads is -1"},
-          [&](auto&, auto&, auto&, auto&, auto& execution) { execution.num_threads = -1; });
-  for (const double bad : {-1., static_cast<double>(tables.cos.shape[0])}) {
-    ids.assign({0, 1, 2, 3, 0, 1, bad, 3});
-    refused({fmt::format("position_ids[1, 2] is {}", bad),
-             fmt::format("less than {}", tables.cos.shape[0])},
-            [&](auto&, auto&, auto& position_ids, auto&, auto&) { position_ids = ids.view(); });
-  }
   const auto in_three_dims = [](Rope& rotary, const Dims& shape) {
     rotary.cos = {rotary.cos.data, DType::f32, shape, {0, 0, 0}};
     rotary.sin = {rotary.sin.data, DType::f32, shape, {0, 0, 0}};
@@ -313,4 +314,32 @@ TEST_CASE("What does not fit is refused before anything is written") {
             position_ids = {};
             in_three_dims(rotary, {2, 5, 4});
           });
+}
+
+TEST_CASE("Position ids that do not fit are refused before anything is written") {
+  RefusedCall call;
+  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
+    call.check(words, change);
+  };
+  const Rope& tables = call.tables;
+  StridedTensor flat(DType::f32, {2, 4, 24}), ids(DType::i32, {2, 4});
+  refused({"position_ids has shape [2, 3]", "dim 1 is 3", "needs 4"},
+          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
+            position_ids = position_ids.sliced(1, 0, 3);
+          });
+  refused({"position_ids has shape [1, 4]", "needs 2"},
+          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
+            position_ids = position_ids.sliced(0, 0, 1);
+          });
+  refused({"position_ids has type f32", "i32 or i64"},
+          [&](auto&, auto&, auto& position_ids, auto&, auto&) {
+            position_ids = flat.view().sliced(2, 0, 1);
+            position_ids.shape = position_ids.strides = {2, 4};
+          });
+  for (const double bad : {-1., static_cast<double>(tables.cos.shape[0])}) {
+    ids.assign({0, 1, 2, 3, 0, 1, bad, 3});
+    refused({fmt::format("position_ids[1, 2] is {}", bad),
+             fmt::format("less than {}", tables.cos.shape[0])},
+            [&](auto&, auto&, auto& position_ids, auto&, auto&) { position_ids = ids.view(); });
+  }
 }

@@ -183,6 +183,18 @@ inline std::string difference(const AttentionTensors& bound, std::int64_t slab, 
   return "";
 }
 
+template <class Settings>
+std::int64_t v_dim(const Settings& settings) {
+  return settings.v_head_dim.value_or(settings.head_dim);
+}
+
+/// One element of a bound tensor of integers.
+template <class T>
+T entry(const TensorView& tensor, const Dims& index) {
+  REQUIRE(tensor.dtype == dtype_of<T>());
+  return static_cast<const T*>(tensor.data)[offset_of(tensor.strides, index)];
+}
+
 inline std::string_view name_of(CacheLayout layout) {
   return layout == CacheLayout::bhsd ? "bhsd" : "bshd";
 }

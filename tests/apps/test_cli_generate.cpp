@@ -1,0 +1,156 @@
+// attn_demo generate: ids and logits of the small models, against values that other software
+// computed; random draws, the end of a text, and how text is streamed.
+#include <attn/io.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include "attn_demo/generate/text_stream.hpp"
+#include "support/demo_models.hpp"
+
+using namespace attn;
+using namespace attn::test;
+namespace demo = attn::apps::demo;
+using nlohmann::json;
+
+TEST_CASE("generate: greedy ids and logits of each model") {
+  const Folder folder;
+  for (const std::string& model : models) {
+    CAPTURE(model);
+    const std::string file = folder / "logits.npy";
+    CHECK(text_of(generate(
+              model, fmt::format("--temperature 0 --print-ids --max-new 8 --ignore-eos --logits {}",
+                                 file))) == greedy_of(model));
+    const Tensor got = read_tensor(file), wanted = read_tensor(path_of(model) + "/logits.npy");
+    REQUIRE(got.shape() == wanted.shape());
+    // No more than twice the error of another program's f32, and its own rounding to f32.
+    const json expected = json::parse(bytes_of(path_of(model) + "/expected.json"));
+    const double tolerance = 2 * expected["torch_float32_error"].get<double>() +
+                             std::ldexp(expected["largest_logit"].get<double>(), -23);
+    double error = 0;
+    for (std::int64_t n = 0; n < got.size(); ++n) {
+      error = std::max(error, std::abs(static_cast<double>(got.data<float>()[n]) -
+                                       static_cast<double>(wanted.data<float>()[n])));
+    }
+    CHECK(error <= tolerance);
+    CHECK(folder.names() == Names{"logits.npy"});
+  }
+}
+
+TEST_CASE("generate: text is the ids' bytes, and a prompt those of its text") {
+  const std::string text = fmt::format(
+      "generate --model '{}' --prompt 'Attention is all we need' --dtype f32 --quiet --max-new 8 "
+      "--temperature 0 ",
+      path_of("llama_tiny"));
+  CHECK(text_of(text + "--print-ids") == greedy_of("llama_tiny"));
+  // The bytes d7 12 c7 dc c6 ec T cb are incomplete characters and a control character.
+  const std::string lost = "\xef\xbf\xbd";
+  CHECK(text_of(text) == lost + "\\x12" + lost + lost + lost + lost + "T" + lost + "\n");
+}
+
+TEST_CASE("generate: draws") {
+  const auto drawn = [](const std::string& options) {
+    return text_of(generate("llama_tiny", "--print-ids --max-new 12 " + options));
+  };
+  CHECK(drawn("--seed 3") == drawn("--seed 3 --threads 1"));
+  CHECK(drawn("--seed 3") != drawn("--seed 4"));
+  // At this temperature all ids are equally likely. If all draws took the same random number, they
+  // would all be the same id.
+  const std::string hot = drawn("--temperature 1000000");
+  CHECK(hot.find(hot.substr(0, hot.find(',')), 3) == std::string::npos);
+}
+
+TEST_CASE("generate: filters that leave one token take the most probable") {
+  for (const char* filter : {"--top-k 1", "--min-p 1", "--top-p 0.000001"}) {
+    CAPTURE(filter);
+    CHECK(text_of(generate("qwen2_tiny", fmt::format("--print-ids --max-new 8 --seed 9 {}",
+                                                     filter))) == greedy_of("qwen2_tiny"));
+  }
+}
+
+TEST_CASE("generate: where a text ends") {
+  const ModelCopy model("llama_tiny");
+  model.folder.write("generation_config.json", R"({"eos_token_id": [7, 199]})");
+  const std::string run = fmt::format(
+      "generate --model {} --prompt-ids {} --dtype f32 --temperature 0 --print-ids --max-new 8 ",
+      model.folder / "", prompt_of("llama_tiny"));
+  CHECK(text_of(run + "--quiet") == "215,18\n");
+  CHECK(text_of(run + "--quiet --ignore-eos") == greedy_of("llama_tiny"));
+  CHECK(text_of(run).find("token 199 ended the text") != std::string::npos);
+  CHECK(text_of(generate("llama_tiny", "--max-new 0")) == "\n");
+}
+
+TEST_CASE("generate: ids need no tokenizer, so one that is not supported does not stop them") {
+  const ModelCopy model("llama_tiny");
+  model.folder.write(
+      "tokenizer.json",
+      R"({"model": {"type": "BPE", "byte_fallback": true, "vocab": {"a": 0}, "merges": []}})");
+  const std::string run = fmt::format(
+      "generate --model {} --dtype f32 --temperature 0 --quiet --max-new 8 ", model.folder / "");
+  CHECK(text_of(run + "--prompt-ids " + prompt_of("llama_tiny")) == greedy_of("llama_tiny"));
+  check_refused_with(attn_demo(run + "--prompt a"), "byte_fallback");
+  model.folder.write("tokenizer.json", "{");
+  check_refused_with(attn_demo(run + "--prompt-ids 1"), "no JSON");
+}
+
+TEST_CASE("generate: as many positions as the model has") {
+  std::vector<int> ids(64, 5);
+  const std::string run =
+      fmt::format("generate --model '{}' --quiet --print-ids --prompt-ids ", path_of("gpt2_tiny"));
+  const auto prompt = [&](std::size_t length) {
+    return fmt::format(
+        "{}", fmt::join(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(length), ","));
+  };
+  CHECK(text_of(run + prompt(64)) == "\n");
+  CHECK(text_of(run + prompt(63)).find(',') == std::string::npos);
+  check_refused_with(attn_demo(run + prompt(64) + " --max-new 1"),
+                     "take 65 positions; the model has 64");
+  check_refused_with(attn_demo(run + prompt(64) + ",5"), "take 65 positions; the model has 64");
+}
+
+TEST_CASE("generate: a toy of each family") {
+  for (const char* family : {"llama", "gpt2"}) {
+    const std::string run = fmt::format(
+        "generate --arch {} {} --prompt hi --max-new 9 --quiet --print-ids", family, toy);
+    CHECK(text_of(run) == text_of(run));
+    CHECK(text_of(run) != text_of(run + " --seed 1"));
+  }
+}
+
+TEST_CASE("streamed text holds whole characters, and nothing that a terminal obeys") {
+  const std::string lost = "\xef\xbf\xbd";
+  const auto check = [](std::string bytes, const std::string& shown, const std::string& kept = "") {
+    CAPTURE(shown);
+    CHECK(demo::take_printable(bytes, false) == shown);
+    CHECK(bytes == kept);
+  };
+  check("plain\n\ttext", "plain\n\ttext");
+  check("\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x99\x82");
+  check("a\xf0\x9f\x99", "a", "\xf0\x9f\x99");
+  check("a\xe2", "a", "\xe2");
+  check("\x1b[2J\r\x7f", "\\x1b[2J\\x0d\\x7f");
+  check(
+      "\xc2\x9b"
+      "2J\xc2\x85\xc2\xa0",
+      "\\x9b2J\\x85\xc2\xa0");
+  check("\x80z", lost + "z");
+  check("\xc3z", lost + "z");
+  check("\xe2\x82z", lost + "z");         // one for the part of a character that there is
+  check("\xc0\xafz", lost + lost + "z");  // "/" in two bytes
+  check("\xe0\x80\xafz", lost + lost + lost + "z");  // and in three
+  check("\xed\xa0\x80z", lost + lost + lost + "z");  // a surrogate
+  check("\xf4\x90\x80\x80z", lost + lost + lost + lost + "z");
+  check("\xf5z", lost + "z");
+  std::string pending = "\xe2\x82";
+  CHECK(demo::take_printable(pending, false) == "");
+  pending += "\xac!";
+  CHECK(demo::take_printable(pending, false) == "\xe2\x82\xac!");
+  pending = "\xe2\x82";
+  CHECK(demo::take_printable(pending, true) == lost);
+  CHECK(pending == "");
+}
