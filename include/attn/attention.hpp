@@ -31,6 +31,7 @@
 #pragma once
 
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/isa.hpp>
 #include <attn/kv_storage.hpp>
 #include <attn/mask.hpp>
@@ -101,14 +102,14 @@ struct AttentionOptions {
 
 /// Computes O (and lse). Throws Error before anything is written: invalid_argument for shapes,
 /// types or options that do not fit each other, unsupported for an ISA that this processor lacks.
-void attention(const AttentionTensors& tensors, const AttentionOptions& options = {},
-               const Execution& execution = {});
-void attention(const TensorView& q, const TensorView& k, const TensorView& v,
-               const MutableTensorView& out, const AttentionOptions& options = {},
-               const Execution& execution = {});
+ATTN_API void attention(const AttentionTensors& tensors, const AttentionOptions& options = {},
+                        const Execution& execution = {});
+ATTN_API void attention(const TensorView& q, const TensorView& k, const TensorView& v,
+                        const MutableTensorView& out, const AttentionOptions& options = {},
+                        const Execution& execution = {});
 
 /// Scratch memory for one run at a time of any plan that needs no more.
-class Workspace {
+class ATTN_API Workspace {
  public:
   explicit Workspace(std::size_t size_in_bytes);
   /// Uses memory of the caller, of any alignment, and does not free it.
@@ -129,7 +130,7 @@ class Workspace {
 /// A call that is prepared once and run many times. The constructor checks shapes and options. A
 /// run allocates nothing (with ScoreMatmul::onednn, oneDNN itself does). Several threads may run
 /// one plan at the same time, each with its own workspace.
-class AttentionPlan {
+class ATTN_API AttentionPlan {
  public:
   /// Only shapes, types and presence of the tensors count; their data is not read and may be null.
   explicit AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options = {},
@@ -149,7 +150,7 @@ class AttentionPlan {
   void run(const AttentionTensors& tensors, Workspace& workspace) const;
 
  private:
-  struct Prepared;
+  struct ATTN_HIDDEN Prepared;
   std::shared_ptr<const Prepared> prepared_;
 };
 

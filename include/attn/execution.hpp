@@ -1,4 +1,4 @@
-// How a function runs, apart from what it computes.
+// How a function runs: the number of threads and the instruction set.
 #pragma once
 
 #include <attn/isa.hpp>
@@ -7,11 +7,14 @@
 
 namespace attn {
 
-/// Results have the same bits for any number of threads. Different ISAs differ in the last bits.
+/// The number of threads does not change a result: it has the same bits for any of them. Results of
+/// different ISAs differ in the last bits.
 struct Execution {
-  std::optional<int> num_threads{};  // at most so many; default: OpenMP's, inside a caller's own
-                                     // parallel region always 1
-  std::optional<Isa> isa{};          // default: default_isa()
+  /// An upper limit, at least 1. Default: OpenMP's number of threads, or 1 inside a parallel region
+  /// of the caller.
+  std::optional<int> num_threads{};
+  /// Default: default_isa(). An ISA that this processor lacks is refused with Error(unsupported).
+  std::optional<Isa> isa{};
 };
 
 }  // namespace attn

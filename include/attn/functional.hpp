@@ -8,6 +8,7 @@
 #pragma once
 
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/rope.hpp>
 #include <attn/tensor.hpp>
 
@@ -29,8 +30,8 @@ struct NormOptions {
 /// y = x / sqrt(mean(x^2) + epsilon) * scale (Zhang and Sennrich 2019, arXiv:1910.07467). scale is
 /// f32, bf16 or f16, in the shape of the dims from `dim` on or in one that broadcasts to it: with
 /// fewer dims, or dims of 1. An absent scale is 1.
-void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorView& y,
-              const NormOptions& options = {}, const Execution& execution = {});
+ATTN_API void rms_norm(const TensorView& x, const TensorView& scale, const MutableTensorView& y,
+                       const NormOptions& options = {}, const Execution& execution = {});
 
 /// Optional outputs of layer_norm, f32, bf16 or f16, in the shape of x with 1 for the dims from
 /// `dim` on.
@@ -41,9 +42,10 @@ struct LayerNormStatistics {
 
 /// y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias (Ba, Kiros and Hinton
 /// 2016, arXiv:1607.06450); scale and bias as in rms_norm, an absent bias is 0.
-void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& bias,
-                const MutableTensorView& y, const NormOptions& options = {},
-                const LayerNormStatistics& statistics = {}, const Execution& execution = {});
+ATTN_API void layer_norm(const TensorView& x, const TensorView& scale, const TensorView& bias,
+                         const MutableTensorView& y, const NormOptions& options = {},
+                         const LayerNormStatistics& statistics = {},
+                         const Execution& execution = {});
 
 enum class GeluForm {
   erf,   // x / 2 * (1 + erf(x / sqrt(2)))
@@ -52,13 +54,14 @@ enum class GeluForm {
 /// Hendrycks and Gimpel 2016, arXiv:1606.08415. Activations accept any rank, 0 included. In f32 the
 /// relative error is at most 1e-6 (erf) and 5e-7 (tanh, silu), for negative x too; only results
 /// below 2e-36 in magnitude may be 0. At -inf the result is the limit, -0.
-void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form = GeluForm::erf,
-          const Execution& execution = {});
+ATTN_API void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form = GeluForm::erf,
+                   const Execution& execution = {});
 /// y = x / (1 + exp(-x)).
-void silu(const TensorView& x, const MutableTensorView& y, const Execution& execution = {});
+ATTN_API void silu(const TensorView& x, const MutableTensorView& y,
+                   const Execution& execution = {});
 /// y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202); all three have the same shape. y may be
 /// the memory of gate or of up.
-void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y,
-            const Execution& execution = {});
+ATTN_API void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y,
+                     const Execution& execution = {});
 
 }  // namespace attn

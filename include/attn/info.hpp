@@ -1,6 +1,7 @@
-// What this build of the library is, and what it found on this machine.
+// The version of the library, how it was built, and what it uses on this machine.
 #pragma once
 
+#include <attn/export.hpp>
 #include <attn/isa.hpp>
 
 #include <string>
@@ -9,17 +10,21 @@
 namespace attn {
 
 struct BuildInfo {
-  std::string version;         // of attn: "0.1.0"
-  std::string compiler;        // that built it: "GCC 12.2.0"
-  std::string onednn_version;  // of the library that is loaded: "2.6.3"
-  std::vector<Isa> isas;      // with kernels in this build, whether or not this processor runs them
-  int num_threads = 1;        // OpenMP's, which a call takes by default
-  std::string onednn_matmul;  // what oneDNN chose for a tile of scores here: "brg:avx512_core"
-  bool onednn_matmul_fast = false;  // whether that is a kernel compiled for the tile, not a general
-                                    // product or plain loops
+  std::string version;         // version of attn, for example "0.1.0"
+  std::string compiler;        // compiler that built it, for example "GCC 12.2.0"
+  std::string onednn_version;  // version of the oneDNN library that is loaded, for example "2.6.3"
+  std::vector<Isa> isas;       // ISAs with kernels in this build; the processor may lack some
+  int num_threads = 1;         // number of threads of a call that names none
+  /// oneDNN's name of the matmul that it chose for a tile of scores, for example
+  /// "brg:avx512_core".
+  std::string onednn_matmul;
+  /// Whether this matmul is a kernel that oneDNN compiled for the shape, and not a general matrix
+  /// product or plain loops.
+  bool onednn_matmul_fast = false;
 };
 
-/// Asks oneDNN to make a small matmul. Throws Error(unsupported) if it cannot.
-BuildInfo build_info();
+/// Collects the information; it makes a small oneDNN matmul to do so. Throws Error(unsupported) if
+/// oneDNN cannot make it.
+ATTN_API BuildInfo build_info();
 
 }  // namespace attn

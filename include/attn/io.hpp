@@ -8,6 +8,7 @@
 //                 named tensors: F32 F16 BF16 F64 I8 I32 I64 BOOL
 #pragma once
 
+#include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstdint>
@@ -24,7 +25,7 @@ namespace attn {
 /// if it is the only one, as `x.safetensors`. Shape and element type are those in the file; the
 /// tensor is dense. Throws Error(io) with one line that names the file and what is wrong with it.
 /// The size of the file is checked before memory is allocated.
-Tensor read_tensor(const std::string& file);
+ATTN_API Tensor read_tensor(const std::string& file);
 
 /// All tensors of a .safetensors file, mapped into memory: nothing is copied, and a page is read
 /// when it is first touched. The exception is a tensor that does not begin at a multiple of its
@@ -33,7 +34,7 @@ Tensor read_tensor(const std::string& file);
 /// Views are valid as long as the object, or the object to which it was moved. The file must not
 /// become shorter meanwhile: as with every mapping, access to what was cut off raises SIGBUS. To
 /// replace a file while a program runs, rename a new one to its path, as write_safetensors does.
-class MappedTensors {
+class ATTN_API MappedTensors {
  public:
   /// Throws Error(io) as read_tensor does. The file may hold tensors of types that are not read;
   /// only tensor() refuses them.
@@ -51,7 +52,7 @@ class MappedTensors {
   TensorView tensor(const std::string& name) const;
 
  private:
-  struct Parts;
+  struct ATTN_HIDDEN Parts;
   std::unique_ptr<Parts> parts_;
 };
 
@@ -65,13 +66,14 @@ struct NamedTensor {
 /// The file appears whole or not at all: it is written under another name and then renamed. Throws
 /// Error(io) if it cannot be written, Error(invalid_argument) for a name that the format cannot
 /// hold.
-void write_tensor(const std::filesystem::path& file, const TensorView& tensor,
-                  const std::string& name = "tensor");
+ATTN_API void write_tensor(const std::filesystem::path& file, const TensorView& tensor,
+                           const std::string& name = "tensor");
 /// Writes several tensors to one .safetensors file, in the same way.
-void write_safetensors(const std::filesystem::path& file, std::span<const NamedTensor> tensors);
+ATTN_API void write_safetensors(const std::filesystem::path& file,
+                                std::span<const NamedTensor> tensors);
 
 /// Writes several files as one: either all of them appear, or none does.
-class OutputFiles {
+class ATTN_API OutputFiles {
  public:
   /// Creates a temporary file at once, so that a program learns before its computation that a
   /// folder is not writable. Throws Error(io).

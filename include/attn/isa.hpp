@@ -2,6 +2,8 @@
 // which one a call uses.
 #pragma once
 
+#include <attn/export.hpp>
+
 #include <string_view>
 #include <vector>
 
@@ -12,15 +14,15 @@ namespace attn {
 enum class Isa { baseline, avx2, avx512, avx512_bf16 };
 
 /// "baseline", "avx2", "avx512", "avx512_bf16"
-std::string_view name_of(Isa isa) noexcept;
+ATTN_API std::string_view name_of(Isa isa) noexcept;
 /// Throws Error(invalid_argument) for other names; the message lists the known ones.
-Isa isa_from_name(std::string_view name);
+ATTN_API Isa isa_from_name(std::string_view name);
 
 /// The instruction sets that this build has kernels for and this processor can run, from the least
 /// to the most preferred. The first is `baseline`.
-std::vector<Isa> available_isas();
+ATTN_API std::vector<Isa> available_isas();
 /// What a call uses if it names no instruction set: the most preferred available one that oneDNN
 /// may use, too. So the environment variable ONEDNN_MAX_CPU_ISA limits both libraries.
-Isa default_isa();
+ATTN_API Isa default_isa();
 
 }  // namespace attn

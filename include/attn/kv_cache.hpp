@@ -26,6 +26,7 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/export.hpp>
 #include <attn/rope.hpp>
 #include <attn/tensor.hpp>
 
@@ -40,7 +41,7 @@ namespace attn {
 /// Order of a cache's memory: [.., num_kv_heads, keys, dim] or [.., keys, num_kv_heads, dim].
 enum class CacheLayout { bhsd, bshd };
 
-class KvCache {
+class ATTN_API KvCache {
  public:
   struct Settings {
     std::int64_t batch = 1;
@@ -93,11 +94,11 @@ class KvCache {
   AttentionTensors bind(AttentionTensors tensors) const;
 
  private:
-  struct Memory;
+  struct ATTN_HIDDEN Memory;
   std::unique_ptr<Memory> memory_;
 };
 
-class PagedKvCache {
+class ATTN_API PagedKvCache {
  public:
   using Sequence = std::int64_t;
 
@@ -149,7 +150,7 @@ class PagedKvCache {
   AttentionTensors bind(AttentionTensors tensors, std::span<const Sequence> sequences);
 
  private:
-  struct Memory;
+  struct ATTN_HIDDEN Memory;
   std::unique_ptr<Memory> memory_;
 };
 

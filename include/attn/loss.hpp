@@ -43,6 +43,7 @@
 #pragma once
 
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstdint>
@@ -61,16 +62,20 @@ struct LossOptions {
   Reduction reduction = Reduction::mean;
 };
 
-void nll_loss(const TensorView& log_p, const TensorView& target, const MutableTensorView& loss,
-              const LossOptions& options = {}, const Execution& execution = {});
-void cross_entropy(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
-                   const LossOptions& options = {}, const Execution& execution = {});
-void sparsemax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
-                    const LossOptions& options = {}, const Execution& execution = {});
+ATTN_API void nll_loss(const TensorView& log_p, const TensorView& target,
+                       const MutableTensorView& loss, const LossOptions& options = {},
+                       const Execution& execution = {});
+ATTN_API void cross_entropy(const TensorView& x, const TensorView& target,
+                            const MutableTensorView& loss, const LossOptions& options = {},
+                            const Execution& execution = {});
+ATTN_API void sparsemax_loss(const TensorView& x, const TensorView& target,
+                             const MutableTensorView& loss, const LossOptions& options = {},
+                             const Execution& execution = {});
 /// alpha is as in entmax. alpha = 1 is the limit, cross_entropy less the entropy of q:
 /// sum_c q_c log(q_c / p_c) + 1 - sum_c q_c.
-void entmax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
-                 float alpha, const LossOptions& options = {}, const Execution& execution = {});
+ATTN_API void entmax_loss(const TensorView& x, const TensorView& target,
+                          const MutableTensorView& loss, float alpha,
+                          const LossOptions& options = {}, const Execution& execution = {});
 
 // Gradients with respect to x, or log_p: dx has its shape, and dloss is f32 in the shape of loss.
 //
@@ -80,18 +85,21 @@ void entmax_loss(const TensorView& x, const TensorView& target, const MutableTen
 //
 // They are multiplied by dloss, and divided as the mean is.
 
-void nll_loss_backward(const TensorView& dloss, const TensorView& target,
-                       const MutableTensorView& dlog_p, const LossOptions& options = {},
-                       const Execution& execution = {});
+ATTN_API void nll_loss_backward(const TensorView& dloss, const TensorView& target,
+                                const MutableTensorView& dlog_p, const LossOptions& options = {},
+                                const Execution& execution = {});
 /// dx may be x.
-void cross_entropy_backward(const TensorView& dloss, const TensorView& x, const TensorView& target,
-                            const MutableTensorView& dx, const LossOptions& options = {},
-                            const Execution& execution = {});
-void sparsemax_loss_backward(const TensorView& dloss, const TensorView& x, const TensorView& target,
-                             const MutableTensorView& dx, const LossOptions& options = {},
-                             const Execution& execution = {});
-void entmax_loss_backward(const TensorView& dloss, const TensorView& x, const TensorView& target,
-                          const MutableTensorView& dx, float alpha, const LossOptions& options = {},
-                          const Execution& execution = {});
+ATTN_API void cross_entropy_backward(const TensorView& dloss, const TensorView& x,
+                                     const TensorView& target, const MutableTensorView& dx,
+                                     const LossOptions& options = {},
+                                     const Execution& execution = {});
+ATTN_API void sparsemax_loss_backward(const TensorView& dloss, const TensorView& x,
+                                      const TensorView& target, const MutableTensorView& dx,
+                                      const LossOptions& options = {},
+                                      const Execution& execution = {});
+ATTN_API void entmax_loss_backward(const TensorView& dloss, const TensorView& x,
+                                   const TensorView& target, const MutableTensorView& dx,
+                                   float alpha, const LossOptions& options = {},
+                                   const Execution& execution = {});
 
 }  // namespace attn

@@ -9,6 +9,7 @@
 //                                 sample is not read from it
 #pragma once
 
+#include <attn/export.hpp>
 #include <attn/transformer.hpp>
 
 #include <cstdint>
@@ -23,7 +24,7 @@ namespace attn {
 /// The folder of a model, with its weights mapped into memory: `Decoder decoder(model.settings(),
 /// model.weights())`. Opening it reads only the headers of the files, and a weight is read when it
 /// is first touched. MappedTensors says what that requires of the files.
-class ModelFolder {
+class ATTN_API ModelFolder {
  public:
   /// Throws Error with one line that names the file and the key or tensor: io for what is missing,
   /// broken or contradicts itself (missing and unknown tensors are counted, and the first few are
@@ -51,7 +52,7 @@ class ModelFolder {
   const std::vector<std::int64_t>& eos_ids() const noexcept;
 
  private:
-  struct Parts;
+  struct ATTN_HIDDEN Parts;
   std::unique_ptr<Parts> parts_;
 };
 

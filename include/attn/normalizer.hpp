@@ -17,12 +17,14 @@
 // not sum to 1: a bias of -log(number of keys) makes their sum of order 1 for scores of order 1.
 #pragma once
 
+#include <attn/export.hpp>
+
 #include <optional>
 #include <string>
 
 namespace attn {
 
-class Normalizer {
+class ATTN_API Normalizer {
  public:
   enum class Kind { softmax, sigmoid, entmax };
 

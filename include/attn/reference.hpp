@@ -3,6 +3,7 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/export.hpp>
 
 #include <cstddef>
 
@@ -19,25 +20,27 @@ enum class ScoreStage {
 /// Attention row by row in double precision, without blocks, with O(kv_len) memory for a row. The
 /// same tensors, options and errors as attention(); isa and score_matmul do not matter to it. Any
 /// q, k, v, out of f64 is taken as well.
-void attention_reference(const AttentionTensors& tensors, const AttentionOptions& options = {},
-                         const Execution& execution = {});
+ATTN_API void attention_reference(const AttentionTensors& tensors,
+                                  const AttentionOptions& options = {},
+                                  const Execution& execution = {});
 
 /// The scores at one stage into `scores` [batch, num_q_heads, q_len, kv_len], f32 or f64.
 /// `tensors.v` and `tensors.out` may be absent: they are not touched. kv_len is that of the longest
 /// sequence, a ring's capacity, or max_pages * page_size; keys that such a sequence does not have
 /// are as hidden ones at every stage. With q_offsets: Error(unsupported).
-void reference_scores(const AttentionTensors& tensors, const AttentionOptions& options,
-                      ScoreStage stage, const MutableTensorView& scores,
-                      const Execution& execution = {});
+ATTN_API void reference_scores(const AttentionTensors& tensors, const AttentionOptions& options,
+                               ScoreStage stage, const MutableTensorView& scores,
+                               const Execution& execution = {});
 
 /// What one writes first: oneDNN matmul, mask, softmax, matmul, with the whole score matrix in
 /// memory, in f32. The same tensors, options and errors as attention(). A normalizer that oneDNN
 /// lacks is a loop over rows.
-void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& options = {},
-                       const Execution& execution = {});
+ATTN_API void attention_unfused(const AttentionTensors& tensors,
+                                const AttentionOptions& options = {},
+                                const Execution& execution = {});
 /// Bytes of scratch that attention_unfused takes for these tensors. Of a ragged or cached call, or
 /// one of i8, the most for any of its sequences, whose keys are copied first; offsets and lengths
 /// are read then.
-std::size_t unfused_scratch_size(const AttentionTensors& tensors);
+ATTN_API std::size_t unfused_scratch_size(const AttentionTensors& tensors);
 
 }  // namespace attn

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstdint>
@@ -29,8 +30,8 @@ struct Rope {
 ///
 /// Throws Error(invalid_argument), before anything is written, for arguments that do not fit and
 /// for a position outside the tables, and names them.
-void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids,
-          const MutableTensorView& y, const Execution& execution = {});
+ATTN_API void rope(const TensorView& x, const Rope& tables, const TensorView& position_ids,
+                   const MutableTensorView& y, const Execution& execution = {});
 
 /// Divides positions by `factor` (Chen et al. 2023, arXiv:2306.15595).
 struct LinearRopeScaling {
@@ -63,10 +64,10 @@ struct RopeSettings {
 
 /// The frequencies of pairs, [rotary_dim / 2], in radians for each position. Throws
 /// Error(invalid_argument) for a setting that gives none, and names it.
-std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim);
+ATTN_API std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim);
 
 /// Owns the tables for the positions 0, 1, ..., positions - 1, computed in double and rounded once.
-class RopeTables {
+class ATTN_API RopeTables {
  public:
   RopeTables(const RopeSettings& settings, std::int64_t head_dim, std::int64_t positions);
   /// A view of this object's memory. It stays valid if the object is moved.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstdint>
@@ -38,7 +39,7 @@ struct SampleOptions {
 ///
 /// A logit of -inf is never drawn. Throws Error(invalid_argument), before anything is written, for
 /// a row with a NaN, a +inf or nothing but -inf, and names the row.
-void sample(const TensorView& logits, const MutableTensorView& indices,
-            const SampleOptions& options = {}, const Execution& execution = {});
+ATTN_API void sample(const TensorView& logits, const MutableTensorView& indices,
+                     const SampleOptions& options = {}, const Execution& execution = {});
 
 }  // namespace attn

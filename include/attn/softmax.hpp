@@ -36,6 +36,7 @@
 #pragma once
 
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
 #include <cstdint>
@@ -44,24 +45,26 @@ namespace attn {
 
 /// temperature is finite and > 0. Below 1 it moves probability to the maximum, above 1 it moves the
 /// result toward the uniform distribution.
-void softmax(const TensorView& x, const MutableTensorView& y, int dim = -1, float temperature = 1,
-             const Execution& execution = {});
-void log_softmax(const TensorView& x, const MutableTensorView& y, int dim = -1,
-                 float temperature = 1, const Execution& execution = {});
+ATTN_API void softmax(const TensorView& x, const MutableTensorView& y, int dim = -1,
+                      float temperature = 1, const Execution& execution = {});
+ATTN_API void log_softmax(const TensorView& x, const MutableTensorView& y, int dim = -1,
+                          float temperature = 1, const Execution& execution = {});
 /// out has the shape of x without dim.
-void logsumexp(const TensorView& x, const MutableTensorView& out, int dim = -1,
-               float temperature = 1, const Execution& execution = {});
+ATTN_API void logsumexp(const TensorView& x, const MutableTensorView& out, int dim = -1,
+                        float temperature = 1, const Execution& execution = {});
 
 /// dx = y (dy - sum_j dy_j y_j) / T, with y = softmax(x). dx may be dy or y.
-void softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
-                      int dim = -1, float temperature = 1, const Execution& execution = {});
+ATTN_API void softmax_backward(const TensorView& dy, const TensorView& y,
+                               const MutableTensorView& dx, int dim = -1, float temperature = 1,
+                               const Execution& execution = {});
 /// dx = (dy - exp(y) sum_j dy_j) / T, with y = log_softmax(x). dx may be dy or y.
-void log_softmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
-                          int dim = -1, float temperature = 1, const Execution& execution = {});
+ATTN_API void log_softmax_backward(const TensorView& dy, const TensorView& y,
+                                   const MutableTensorView& dx, int dim = -1, float temperature = 1,
+                                   const Execution& execution = {});
 /// dx = dout exp(x / T - out) / T, with out = logsumexp(x). dx may be x.
-void logsumexp_backward(const TensorView& dout, const TensorView& x, const TensorView& out,
-                        const MutableTensorView& dx, int dim = -1, float temperature = 1,
-                        const Execution& execution = {});
+ATTN_API void logsumexp_backward(const TensorView& dout, const TensorView& x, const TensorView& out,
+                                 const MutableTensorView& dx, int dim = -1, float temperature = 1,
+                                 const Execution& execution = {});
 
 /// Optional outputs of sparsemax and entmax, in the shape of x without dim.
 struct Threshold {
@@ -74,30 +77,32 @@ struct Threshold {
 
 /// Computed exactly by selection. A slice with a NaN or +inf gives NaN, with tau NaN and support 0.
 /// A slice of nothing but -inf gives zeros, with tau -inf and support 0.
-void sparsemax(const TensorView& x, const MutableTensorView& y, int dim = -1,
-               const Threshold& threshold = {}, const Execution& execution = {});
+ATTN_API void sparsemax(const TensorView& x, const MutableTensorView& y, int dim = -1,
+                        const Threshold& threshold = {}, const Execution& execution = {});
 /// entmax with alpha = 1.5, computed exactly by selection.
-void entmax15(const TensorView& x, const MutableTensorView& y, int dim = -1,
-              const Threshold& threshold = {}, const Execution& execution = {});
+ATTN_API void entmax15(const TensorView& x, const MutableTensorView& y, int dim = -1,
+                       const Threshold& threshold = {}, const Execution& execution = {});
 /// alpha is finite and >= 1. For alpha = 1, 1.5 and 2 this is softmax, entmax15 and sparsemax. For
 /// others tau is found in double by Newton's method within a bracket, to the rounding of f32. The
 /// remaining error is removed from y: up to alpha = 2 by dividing y by its sum, beyond by giving
 /// the last elements of the support what the others leave of 1.
-void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int dim = -1,
-            const Threshold& threshold = {}, const Execution& execution = {});
+ATTN_API void entmax(const TensorView& x, const MutableTensorView& y, float alpha, int dim = -1,
+                     const Threshold& threshold = {}, const Execution& execution = {});
 
 /// dx_i = s_i (dy_i - sum_j s_j dy_j / sum_j s_j), where s_i = y_i^(2 - alpha) on the support and 0
 /// elsewhere, and y = entmax(x, alpha); for sparsemax alpha = 2. dx may be dy or y. dy outside the
 /// support has no influence.
-void sparsemax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
-                        int dim = -1, const Execution& execution = {});
-void entmax_backward(const TensorView& dy, const TensorView& y, const MutableTensorView& dx,
-                     float alpha, int dim = -1, const Execution& execution = {});
+ATTN_API void sparsemax_backward(const TensorView& dy, const TensorView& y,
+                                 const MutableTensorView& dx, int dim = -1,
+                                 const Execution& execution = {});
+ATTN_API void entmax_backward(const TensorView& dy, const TensorView& y,
+                              const MutableTensorView& dx, float alpha, int dim = -1,
+                              const Execution& execution = {});
 /// The gradient with respect to alpha, one number for each slice: dalpha has the shape of y without
 /// dim (Correia, Niculae and Martins 2019, arXiv:1909.00015, proposition 1, and its limit at
 /// alpha = 1).
-void entmax_backward_alpha(const TensorView& dy, const TensorView& y,
-                           const MutableTensorView& dalpha, float alpha, int dim = -1,
-                           const Execution& execution = {});
+ATTN_API void entmax_backward_alpha(const TensorView& dy, const TensorView& y,
+                                    const MutableTensorView& dalpha, float alpha, int dim = -1,
+                                    const Execution& execution = {});
 
 }  // namespace attn

@@ -19,6 +19,7 @@
 // first key there.
 #pragma once
 
+#include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
 namespace attn {
@@ -40,15 +41,16 @@ struct ConstAttentionState {
 };
 
 /// Sets a state to the identity: out = 0, lse = -inf.
-void clear(const AttentionState& state);
+ATTN_API void clear(const AttentionState& state);
 
 /// into = merge of into and part, row by row. Both have the same shape; out types and strides are
 /// each their own. out is added up in f32 and rounded to its type once; where neither part has
 /// keys, into becomes the identity. A NaN in a part reaches the same element of the result, one in
 /// lse the same row, and no other; so does an lse of +inf, as exp(inf - inf). Allocates nothing.
 /// Throws Error(invalid_argument), before anything is written, for shapes or types that do not fit.
-void merge(const AttentionState& into, const ConstAttentionState& part);
+ATTN_API void merge(const AttentionState& into, const ConstAttentionState& part);
 /// into = merge of a and b; into may be a or b, and must not overlap them otherwise.
-void merge(const ConstAttentionState& a, const ConstAttentionState& b, const AttentionState& into);
+ATTN_API void merge(const ConstAttentionState& a, const ConstAttentionState& b,
+                    const AttentionState& into);
 
 }  // namespace attn

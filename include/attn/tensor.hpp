@@ -1,5 +1,8 @@
-// Tensors: element types, shapes, views of memory that someone else owns, and one owning tensor.
+// Tensors: element types, shapes, views of memory that the caller owns, and a tensor that owns its
+// memory.
 #pragma once
+
+#include <attn/export.hpp>
 
 #include <array>
 #include <cstddef>
@@ -12,9 +15,11 @@
 
 namespace attn {
 
+/// Element types. f32 and f64 are IEEE single and double, f16 is IEEE half, and bf16 is the upper
+/// half of an IEEE single. An element of `boolean` is one byte; every byte but 0 is true.
 enum class DType : std::uint8_t { f32, bf16, f16, f64, i8, i32, i64, boolean };
 
-/// Size of one element in bytes.
+/// The size of one element in bytes.
 constexpr std::size_t size_of(DType dtype) noexcept {
   switch (dtype) {
     case DType::boolean:
@@ -28,10 +33,10 @@ constexpr std::size_t size_of(DType dtype) noexcept {
   }
   return 0;
 }
-/// "f32", "bf16", ...
-std::string_view name_of(DType dtype) noexcept;
+/// The name of the type as it is written in DType: "f32", "bf16", ...
+ATTN_API std::string_view name_of(DType dtype) noexcept;
 
-/// 16-bit floats as they lie in memory: bf16 is the upper half of an IEEE single, f16 is IEEE half.
+/// The bits of a 16-bit float. These types hold elements in memory; they have no arithmetic.
 struct bf16 {
   std::uint16_t bits;
 };
@@ -39,7 +44,7 @@ struct f16 {
   std::uint16_t bits;
 };
 
-/// The element type of a C++ type.
+/// The DType of elements of the C++ type T.
 template <class T>
 constexpr DType dtype_of() {
   using Element = std::remove_const_t<T>;
@@ -63,17 +68,18 @@ constexpr DType dtype_of() {
   }
 }
 
-/// Up to eight extents or strides, outermost first. Shapes and strides are counted in elements,
-/// never in bytes.
-class Dims {
+/// The extents or the strides of a tensor with at most max_rank dims, from the outermost dim to the
+/// innermost. Both are counted in elements, never in bytes.
+class ATTN_API Dims {
  public:
   static constexpr int max_rank = 8;
 
   constexpr Dims() = default;
-  /// Throws Error(invalid_argument) for more than max_rank values.
+  /// Both throw Error(invalid_argument) for more than max_rank values.
   Dims(std::initializer_list<std::int64_t> values);
   Dims(const std::int64_t* values, int rank);
 
+  /// The number of dims.
   constexpr int rank() const noexcept { return rank_; }
   constexpr std::int64_t& operator[](int dim) noexcept {
     return values_[static_cast<std::size_t>(dim)];
@@ -83,11 +89,11 @@ class Dims {
   }
   constexpr const std::int64_t* begin() const noexcept { return values_.data(); }
   constexpr const std::int64_t* end() const noexcept { return values_.data() + rank_; }
-  friend bool operator==(const Dims& a, const Dims& b) noexcept;
+  friend ATTN_API bool operator==(const Dims& a, const Dims& b) noexcept;
 
-  /// Product of all values; 1 for rank 0.
+  /// The product of all values; 1 for rank 0. A product that overflows gives the largest int64.
   std::int64_t product() const noexcept;
-  /// "[2, 8, 128, 64]"
+  /// For example "[2, 8, 128, 64]".
   std::string to_string() const;
 
  private:
@@ -95,26 +101,28 @@ class Dims {
   int rank_ = 0;
 };
 
-/// Row-major strides of a dense tensor of this shape.
-Dims dense_strides(const Dims& shape) noexcept;
+/// The row-major strides of a dense tensor of this shape.
+ATTN_API Dims dense_strides(const Dims& shape) noexcept;
 
-/// A typed, strided window on memory that the caller keeps alive. Any strides work, 0 (broadcast)
-/// and negative ones included; `data` points at element (0, ..., 0). A default-made view has no
-/// data and stands for "not given". Void is `const void` for inputs (TensorView) and `void` for
-/// outputs (MutableTensorView).
+/// A typed, strided view of memory that the caller keeps alive. Void is `const void` for inputs
+/// (TensorView) and `void` for outputs (MutableTensorView). Strides may have any value, including 0
+/// (broadcast) and negative ones; `data` points to element (0, ..., 0). A default-constructed view
+/// stands for an optional tensor that is not given.
 template <class Void>
-struct BasicTensorView {
+struct ATTN_API BasicTensorView {
   Void* data = nullptr;
   DType dtype = DType::f32;
   Dims shape;
   Dims strides;
 
   constexpr BasicTensorView() = default;
+  /// A dense view. Throws Error(invalid_argument) if an extent is negative.
   BasicTensorView(Void* memory, DType type, const Dims& extents)
       : BasicTensorView(memory, type, extents, dense_strides(extents)) {}
-  /// Throws Error(invalid_argument) if the ranks differ or an extent is negative.
+  /// A view with strides. Throws Error(invalid_argument) if there are not as many strides as
+  /// extents, or if an extent is negative.
   BasicTensorView(Void* memory, DType type, const Dims& extents, const Dims& steps);
-  /// From a typed pointer: TensorView(q.data(), {1, 8, 128, 64}).
+  /// The same two with the element type of a typed pointer: TensorView(q.data(), {1, 8, 128, 64}).
   template <class T>
   requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>)
       BasicTensorView(T* memory, const Dims& extents)
@@ -123,22 +131,24 @@ struct BasicTensorView {
   requires(!std::is_void_v<T> && std::is_convertible_v<T*, Void*>)
       BasicTensorView(T* memory, const Dims& extents, const Dims& steps)
       : BasicTensorView(memory, dtype_of<T>(), extents, steps) {}
-  /// A writable view is a readable one.
+  /// A MutableTensorView converts to a TensorView.
   template <class Other>
   requires(std::is_const_v<Void> && !std::is_const_v<Other>)
       BasicTensorView(const BasicTensorView<Other>& other)
   noexcept : data(other.data), dtype(other.dtype), shape(other.shape), strides(other.strides) {}
 
   int rank() const noexcept { return shape.rank(); }
-  /// Rank 0 without data: an optional tensor that was left out.
+  /// Whether the view stands for an optional tensor that is not given: it has rank 0 and no data.
   bool absent() const noexcept { return data == nullptr && rank() == 0; }
+  /// The number of elements.
   std::int64_t size() const noexcept { return shape.product(); }
 
-  /// The same memory with the dims in another order: a [batch, seq, heads, dim] buffer becomes
-  /// [batch, heads, seq, dim] by permuted({0, 2, 1, 3}). Throws Error(invalid_argument) if order is
-  /// no permutation.
+  /// The same elements with the dims in another order: dim n of the result is dim order[n] of this
+  /// view. permuted({0, 2, 1, 3}) turns [batch, seq, heads, dim] into [batch, heads, seq, dim].
+  /// Throws Error(invalid_argument) if `order` is not a permutation of the dims.
   BasicTensorView permuted(const Dims& order) const;
-  /// Elements begin..end-1 of one dim. Throws Error(invalid_argument) if they do not lie inside it.
+  /// The elements with begin <= index < end in one dim. Throws Error(invalid_argument) unless
+  /// 0 <= begin <= end <= shape[dim].
   BasicTensorView sliced(int dim, std::int64_t begin, std::int64_t end) const;
 };
 
@@ -148,12 +158,13 @@ using MutableTensorView = BasicTensorView<void>;
 extern template struct BasicTensorView<const void>;
 extern template struct BasicTensorView<void>;
 
-/// Owns dense, 64-byte aligned memory. Movable, not copyable: copy_as says when memory is copied.
-class Tensor {
+/// A dense tensor that owns its memory, which is aligned to 64 bytes. It can be moved but not
+/// copied, so that memory is copied only where copy_as() or copy_into() says so.
+class ATTN_API Tensor {
  public:
   Tensor() = default;
-  /// Zero-filled. Throws Error(invalid_argument) for a negative extent or a size that overflows,
-  /// std::bad_alloc for want of memory.
+  /// A tensor whose elements are 0. Throws Error(invalid_argument) if an extent is negative or the
+  /// size in bytes overflows, and std::bad_alloc if there is not enough memory.
   Tensor(DType dtype, const Dims& shape);
 
   DType dtype() const noexcept { return dtype_; }
@@ -164,7 +175,7 @@ class Tensor {
   }
   void* data() noexcept { return memory_.get(); }
   const void* data() const noexcept { return memory_.get(); }
-  /// Typed access; throws Error(invalid_argument) if T is not the element type.
+  /// The elements as an array of T. Throws Error(invalid_argument) if T is not the element type.
   template <class T>
   T* data() {
     require(dtype_of<T>());
@@ -189,10 +200,14 @@ class Tensor {
   std::unique_ptr<void, Free> memory_;
 };
 
-/// A dense copy in another element type. Floats round to nearest even, floats to integers truncate
-/// (out of range or NaN: Error(invalid_argument)), anything but zero becomes true.
-Tensor copy_as(const TensorView& source, DType dtype);
-/// The same, into memory that exists. Throws Error(invalid_argument) if the shapes differ.
-void copy_into(const TensorView& source, const MutableTensorView& destination);
+/// Copies a tensor to new memory and converts its elements to another type. A conversion to a float
+/// type rounds to nearest even. A conversion of a float to an integer truncates; a value that is
+/// NaN or out of range is refused with Error(invalid_argument). A conversion to boolean gives true
+/// for every value but 0.
+ATTN_API Tensor copy_as(const TensorView& source, DType dtype);
+/// Copies a tensor to a tensor of the same shape and converts its elements as copy_as() does. The
+/// two must not overlap. Throws Error(invalid_argument) before anything is written if the shapes
+/// differ, if either has no data, or if a value does not fit.
+ATTN_API void copy_into(const TensorView& source, const MutableTensorView& destination);
 
 }  // namespace attn

@@ -2,6 +2,8 @@
 // Hugging Face describes it (https://huggingface.co/docs/tokenizers). Link attn::model.
 #pragma once
 
+#include <attn/export.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -45,7 +47,7 @@ enum class SpecialTokens { keep, skip };
 ///
 /// Text is bytes. A run of bytes that are not UTF-8 is a piece by itself, and decode returns it
 /// unchanged.
-class Tokenizer {
+class ATTN_API Tokenizer {
  public:
   /// Reads a tokenizer.json. Throws Error as described above.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
@@ -77,7 +79,7 @@ class Tokenizer {
   std::optional<std::int64_t> eos() const noexcept;
 
  private:
-  struct Parts;
+  struct ATTN_HIDDEN Parts;
   explicit Tokenizer(std::shared_ptr<const Parts> parts);
 
   std::shared_ptr<const Parts> parts_;

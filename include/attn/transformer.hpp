@@ -32,6 +32,7 @@
 
 #include <attn/attention.hpp>
 #include <attn/execution.hpp>
+#include <attn/export.hpp>
 #include <attn/functional.hpp>
 #include <attn/kv_cache.hpp>
 #include <attn/rope.hpp>
@@ -58,7 +59,7 @@ struct LinearWeights {
   TensorView bias{};  // [out]; may be absent
 };
 /// Outputs begin..end-1 of a fused projection.
-LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end);
+ATTN_API LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end);
 
 /// What a norm multiplies with and adds: [width], f32, bf16 or f16. A bias is for layer norm alone,
 /// and may be absent.
@@ -208,7 +209,7 @@ struct ForwardOptions {
 
 /// Scratch memory of forwards, which grows as needed. Blocks and layers that never run at the same
 /// time share one.
-class ForwardScratch {
+class ATTN_API ForwardScratch {
  public:
   ForwardScratch();
   ForwardScratch(ForwardScratch&&) noexcept;
@@ -216,7 +217,7 @@ class ForwardScratch {
   ~ForwardScratch();
   std::size_t size_in_bytes() const noexcept;
 
-  struct Memory;
+  struct ATTN_HIDDEN Memory;
   Memory& memory() noexcept { return *memory_; }
 
  private:
@@ -225,7 +226,7 @@ class ForwardScratch {
 
 /// Multi-head attention with its projections (Vaswani et al. 2017, arXiv:1706.03762), grouped heads
 /// included.
-class AttentionBlock {
+class ATTN_API AttentionBlock {
  public:
   /// Throws Error(invalid_argument) for settings or weights that do not fit, naming them. Without
   /// `activations` it has its own.
@@ -247,11 +248,11 @@ class AttentionBlock {
 
  private:
   friend class TransformerLayer;
-  struct Parts;
+  struct ATTN_HIDDEN Parts;
   std::unique_ptr<Parts> parts_;
 };
 
-class TransformerLayer {
+class ATTN_API TransformerLayer {
  public:
   TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
                    const Execution& execution = {},
@@ -270,11 +271,11 @@ class TransformerLayer {
 
  private:
   friend class Decoder;
-  struct Parts;
+  struct ATTN_HIDDEN Parts;
   std::unique_ptr<Parts> parts_;
 };
 
-class Decoder {
+class ATTN_API Decoder {
  public:
   Decoder(const DecoderSettings& settings, const DecoderWeights& weights,
           const Execution& execution = {});
@@ -300,12 +301,12 @@ class Decoder {
                const MutableTensorView& logits, const ForwardOptions& options = {});
 
  private:
-  struct Parts;
+  struct ATTN_HIDDEN Parts;
   std::unique_ptr<Parts> parts_;
 };
 
 /// A contiguous cache for each layer, of the compute type unless another is named.
-std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch,
-                                 std::int64_t capacity, std::optional<DType> dtype = {});
+ATTN_API std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch,
+                                          std::int64_t capacity, std::optional<DType> dtype = {});
 
 }  // namespace attn

@@ -1,20 +1,29 @@
-# What `cmake --install` puts where, and how others find it: attn-config.cmake for find_package, attn.pc for pkg-config.
+# The install rules, and the files by which other projects find the package: attn-config.cmake for
+# find_package and attn.pc for pkg-config.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS ${attn_libraries} EXPORT attn-targets)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/attn DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md
+        DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/attn)
 install(EXPORT attn-targets NAMESPACE attn:: DESTINATION ${package_dir})
-configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/attn-config.cmake.in ${PROJECT_BINARY_DIR}/attn-config.cmake
-                              INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
-write_basic_package_version_file(${PROJECT_BINARY_DIR}/attn-config-version.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/attn-config.cmake ${PROJECT_BINARY_DIR}/attn-config-version.cmake
-              ${PROJECT_SOURCE_DIR}/src/onednn/find_onednn.cmake $<$<BOOL:${ATTN_BUILD_MODEL}>:${PROJECT_SOURCE_DIR}/src/model/find_text_libraries.cmake>
-        DESTINATION ${package_dir})
+configure_package_config_file(
+  ${CMAKE_CURRENT_LIST_DIR}/attn-config.cmake.in ${PROJECT_BINARY_DIR}/attn-config.cmake
+  INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
+write_basic_package_version_file(
+  ${PROJECT_BINARY_DIR}/attn-config-version.cmake COMPATIBILITY SameMinorVersion)
+set(package_files
+  ${PROJECT_BINARY_DIR}/attn-config.cmake ${PROJECT_BINARY_DIR}/attn-config-version.cmake
+  ${PROJECT_SOURCE_DIR}/src/onednn/find_onednn.cmake)
+if(ATTN_BUILD_MODEL)
+  list(APPEND package_files ${PROJECT_SOURCE_DIR}/src/model/find_text_libraries.cmake)
+endif()
+install(FILES ${package_files} DESTINATION ${package_dir})
 
-# A static library passes what it is built on to whoever links it; a shared one has linked it already.
+# A program that links the static libraries has to link their dependencies too. A shared library
+# names its own.
 list(TRANSFORM attn_libraries PREPEND -l OUTPUT_VARIABLE pc_own_libs)
 list(REVERSE pc_own_libs)
 list(JOIN pc_own_libs " " pc_own_libs)
@@ -26,6 +35,7 @@ if(NOT BUILD_SHARED_LIBS)
   endif()
   set(pc_libs "-L${onednn_dir} -ldnnl ${OpenMP_CXX_FLAGS}")
 endif()
-cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig OUTPUT_VARIABLE pc_prefix)
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig
+           OUTPUT_VARIABLE pc_prefix)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/attn.pc.in ${PROJECT_BINARY_DIR}/attn.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/attn.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,4 +1,4 @@
-# Stops unless README.md shows apps/hello.cpp word for word.
+# Fails unless README.md contains apps/hello.cpp word for word.
 set(root ${CMAKE_CURRENT_LIST_DIR}/../..)
 file(READ ${root}/README.md readme)
 file(READ ${root}/apps/hello.cpp program)

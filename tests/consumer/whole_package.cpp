@@ -1,5 +1,5 @@
-// Uses the package's other libraries once, before main: a tensor through a file, a text through
-// tokens.
+// Uses attn::io and attn::model once each, before main(): a tensor is written to a file and read
+// back, and a text is encoded and decoded.
 #include <attn/attn.hpp>
 #include <attn/io.hpp>
 #include <attn/tokenizer.hpp>
