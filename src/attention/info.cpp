@@ -21,8 +21,8 @@ std::string compiler() {
 #endif
 }
 
-/// Scores of a block of rows against a block of keys, as a tiled pass on one thread would ask for
-/// them.
+/// The shape of the scores of a query block and a key block, as prefill computes them on one
+/// thread.
 constexpr onednn::MatmulShape score_tile{.m = 96, .n = 512, .k = 128};
 
 }  // namespace

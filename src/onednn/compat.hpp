@@ -1,10 +1,11 @@
-// What oneDNN 2.x and 3.x spell differently.
+// The differences between the interfaces of oneDNN 2.x and 3.x.
 #pragma once
 
 #include <oneapi/dnnl/dnnl.hpp>
 
 namespace attn::onednn {
 
+/// A matmul without a bias.
 inline dnnl::matmul::primitive_desc matmul_descriptor(const dnnl::engine& engine,
                                                       const dnnl::primitive_attr& attributes,
                                                       const dnnl::memory::desc& a,
@@ -17,7 +18,7 @@ inline dnnl::matmul::primitive_desc matmul_descriptor(const dnnl::engine& engine
 #endif
 }
 
-/// With a bias, unless its descriptor is empty.
+/// A matmul with a bias, or without one if the bias descriptor is empty.
 inline dnnl::matmul::primitive_desc packed_matmul_descriptor(
     const dnnl::engine& engine, const dnnl::primitive_attr& attributes, const dnnl::memory::desc& a,
     const dnnl::memory::desc& b, const dnnl::memory::desc& bias, const dnnl::memory::desc& c) {
@@ -28,7 +29,7 @@ inline dnnl::matmul::primitive_desc packed_matmul_descriptor(
 #endif
 }
 
-/// Softmax over one axis; source and destination have the same layout.
+/// A softmax over one axis. Source and destination have the same layout.
 inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engine& engine,
                                                                 const dnnl::memory::desc& data,
                                                                 int axis) {
@@ -40,7 +41,7 @@ inline dnnl::softmax_forward::primitive_desc softmax_descriptor(const dnnl::engi
 #endif
 }
 
-/// A function of each element; source and destination have the same layout.
+/// A function that is applied to each element. Source and destination have the same layout.
 inline dnnl::eltwise_forward::primitive_desc elementwise_descriptor(const dnnl::engine& engine,
                                                                     const dnnl::memory::desc& data,
                                                                     dnnl::algorithm function) {

@@ -13,7 +13,7 @@ namespace {
 
 using Tag = dnnl::memory::format_tag;
 
-/// Two-dimensional where that is enough: oneDNN has more ways to run it.
+/// Without a batch, the descriptor has two dims, because oneDNN has more implementations for them.
 dnnl::memory::desc matrix(const MatmulShape& shape, std::int64_t rows, std::int64_t columns,
                           bool transposed = false) {
   constexpr auto f32 = dnnl::memory::data_type::f32;
@@ -41,7 +41,8 @@ Matmul::Matmul(const MatmulShape& shape) : shape_(shape) {
   translating_errors_of(shape, [&] {
     const ThreadCount threads(shape.num_threads);
     dnnl::primitive_attr attributes;
-    // oneDNN's own scratch memory belongs to the thread that creates the primitive.
+    // Each MatmulCall brings its own scratch memory. The scratch memory that oneDNN would allocate
+    // belongs to the thread that creates the primitive.
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const auto descriptor = matmul_descriptor(
         cpu_engine(), attributes, matrix(shape, shape.m, shape.k),
@@ -66,26 +67,26 @@ std::shared_ptr<const Matmul> Matmul::shared(const MatmulShape& shape) {
   return matmul;
 }
 
-struct MatmulCall::Handles {
-  explicit Handles(const dnnl::matmul::primitive_desc& descriptor)
+struct MatmulCall::Arguments {
+  explicit Arguments(const dnnl::matmul::primitive_desc& descriptor)
       : stream(cpu_engine()),
         a(descriptor.src_desc(), cpu_engine(), nullptr),
         b(descriptor.weights_desc(), cpu_engine(), nullptr),
         c(descriptor.dst_desc(), cpu_engine(), nullptr),
         scratchpad(descriptor.scratchpad_desc(), cpu_engine()),
-        arguments{{{DNNL_ARG_SRC, a.get()},
-                   {DNNL_ARG_WEIGHTS, b.get()},
-                   {DNNL_ARG_DST, c.get()},
-                   {DNNL_ARG_SCRATCHPAD, scratchpad.get()}}} {}
+        list{{{DNNL_ARG_SRC, a.get()},
+              {DNNL_ARG_WEIGHTS, b.get()},
+              {DNNL_ARG_DST, c.get()},
+              {DNNL_ARG_SCRATCHPAD, scratchpad.get()}}} {}
 
   dnnl::stream stream;
   dnnl::memory a, b, c, scratchpad;
-  std::array<dnnl_exec_arg_t, 4> arguments;
+  std::array<dnnl_exec_arg_t, 4> list;
 };
 
 MatmulCall::MatmulCall(std::shared_ptr<const Matmul> matmul) : matmul_(std::move(matmul)) {
   translating_errors_of(matmul_->shape(), [&] {
-    handles_ = std::make_unique<Handles>(matmul_->primitive_->descriptor);
+    arguments_ = std::make_unique<Arguments>(matmul_->primitive_->descriptor);
   });
 }
 
@@ -96,17 +97,16 @@ MatmulCall::~MatmulCall() = default;
 void MatmulCall::execute(const float* a, const float* b, float* c) {
   const auto run = [&] {
     const ThreadCount threads(matmul_->shape().num_threads);
-    // The interface knows no const; A and B are only read.
-    handles_->a.set_data_handle(const_cast<float*>(a));
-    handles_->b.set_data_handle(const_cast<float*>(b));
-    handles_->c.set_data_handle(c);
-    // The C interface: its C++ dress builds a map of the arguments in every call.
+    // oneDNN's interface takes pointers to non-const, but A and B are only read.
+    arguments_->a.set_data_handle(const_cast<float*>(a));
+    arguments_->b.set_data_handle(const_cast<float*>(b));
+    arguments_->c.set_data_handle(c);
+    // The C function is called because its C++ wrapper builds a std::unordered_map in each call.
     dnnl::error::wrap_c_api(
-        dnnl_primitive_execute(matmul_->primitive_->operation.get(), handles_->stream.get(),
-                               static_cast<int>(handles_->arguments.size()),
-                               handles_->arguments.data()),
+        dnnl_primitive_execute(matmul_->primitive_->operation.get(), arguments_->stream.get(),
+                               static_cast<int>(arguments_->list.size()), arguments_->list.data()),
         "execution failed");
-    handles_->stream.wait();
+    arguments_->stream.wait();
   };
   translating_errors_of(matmul_->shape(), run);
 }

@@ -1,5 +1,5 @@
-// oneDNN's matmul. It is fast where a just-in-time kernel was written for the processor, and plain
-// loops elsewhere: Matmul::fast() tells.
+// oneDNN's matmul. oneDNN compiles a fast kernel for the shape on processors for which it has a
+// code generator, and uses plain loops on others. Matmul::fast() says which of the two it is.
 #pragma once
 
 #include <compare>
@@ -9,7 +9,7 @@
 
 namespace attn::onednn {
 
-/// C = A B in f32, for `batch` sets of matrices. Everything is dense and row-major:
+/// C = A B in f32, for each of `batch` triples of matrices. All matrices are dense and row-major:
 ///   A [batch, m, k], B [batch, k, n] (b_transposed: [batch, n, k]), C [batch, m, n]
 struct MatmulShape {
   std::int64_t m = 0;
@@ -22,21 +22,23 @@ struct MatmulShape {
   friend auto operator<=>(const MatmulShape&, const MatmulShape&) = default;
 };
 
-/// The compiled operation: immutable, and shared by threads that execute it through a MatmulCall
-/// each.
+/// A compiled matmul. It is immutable and can be shared by threads, each of which executes it
+/// through its own MatmulCall.
 class Matmul {
  public:
-  /// The one object of this shape in the process, which lives as long as someone holds it.
-  /// Throws Error(unsupported) if oneDNN cannot make it.
+  /// Returns the process-wide Matmul of this shape, and makes it if none exists. It is destroyed
+  /// when the last pointer to it is. Throws Error(unsupported) if oneDNN cannot make it.
   static std::shared_ptr<const Matmul> shared(const MatmulShape& shape);
 
+  /// Makes a Matmul that is not shared. Throws Error(unsupported) if oneDNN cannot make it.
   explicit Matmul(const MatmulShape& shape);
   ~Matmul();
 
   const MatmulShape& shape() const noexcept { return shape_; }
-  /// oneDNN's name of what it chose, such as "brg:avx512_core".
+  /// oneDNN's name of the implementation that it chose, such as "brg:avx512_core".
   const std::string& implementation() const noexcept { return implementation_; }
-  /// A kernel compiled for this shape, as opposed to a general matrix product or plain loops.
+  /// True for a kernel that was compiled for this shape, false for a general matrix product or
+  /// plain loops.
   bool fast() const noexcept { return implementation_.starts_with("brg"); }
 
  private:
@@ -48,7 +50,8 @@ class Matmul {
   std::unique_ptr<const Primitive> primitive_;
 };
 
-/// What one thread needs to execute a Matmul: oneDNN's handles of A, B and C, and scratch memory.
+/// The state that one thread needs to execute a Matmul: oneDNN's memory objects of A, B and C, and
+/// scratch memory.
 class MatmulCall {
  public:
   explicit MatmulCall(std::shared_ptr<const Matmul> matmul);
@@ -56,14 +59,14 @@ class MatmulCall {
   MatmulCall& operator=(MatmulCall&&) noexcept;
   ~MatmulCall();
 
-  /// C must not overlap A or B. Throws Error(unsupported) if oneDNN fails.
+  /// Computes C = A B. C must not overlap A or B. Throws Error(unsupported) if oneDNN fails.
   void execute(const float* a, const float* b, float* c);
 
  private:
-  struct Handles;
+  struct Arguments;
 
   std::shared_ptr<const Matmul> matmul_;
-  std::unique_ptr<Handles> handles_;
+  std::unique_ptr<Arguments> arguments_;
 };
 
 }  // namespace attn::onednn

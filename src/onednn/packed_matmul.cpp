@@ -89,7 +89,7 @@ bool PackedMatmul::fast(const PackedMatmulShape& shape) {
 void PackedMatmul::execute(const void* x, const float* w, const float* bias, void* y) {
   translating_errors_of(shape_, [&] {
     const ThreadCount threads(shape_.num_threads);
-    // The interface knows no const; X, W and the bias are only read.
+    // oneDNN's interface takes pointers to non-const, but X, W and the bias are only read.
     primitive_->x.set_data_handle(const_cast<void*>(x));
     primitive_->w.set_data_handle(const_cast<float*>(w));
     primitive_->y.set_data_handle(y);

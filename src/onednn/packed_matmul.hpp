@@ -1,4 +1,4 @@
-// oneDNN's matmul with a matrix of weights that was packed beforehand.
+// oneDNN's matmul with a weight matrix that was packed beforehand.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -9,20 +9,20 @@
 
 namespace attn::onednn {
 
-/// Columns of a panel.
+/// Number of columns of a panel of packed weights.
 inline constexpr std::int64_t weight_panel_width = 64;
-/// Words of depth that a panel's depth is a multiple of. A word is a float, or a pair of bf16 that
-/// are neighbors in depth.
+/// The depth of a panel is a multiple of this number. It counts 32-bit units: one f32, or a packed
+/// pair of bf16 that are neighbors in depth (the VNNI layout).
 inline constexpr std::int64_t weight_depth_step = 16;
 
-/// Y[m, n] = X[m, k] W[k, n] + bias[n], or += with `accumulate`. X and Y are dense; W lies in
-/// panels of 64 columns, [n / 64][words of k][64], padded with 0 in both directions.
+/// Y[m, n] = X[m, k] W[k, n] + bias[n], or Y += with `accumulate`. X and Y are dense. W is packed
+/// into panels of 64 columns, [n / 64][32-bit units of k][64], and padded with 0 in both dims.
 struct PackedMatmulShape {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  DType operands = DType::f32;  // of X and W: f32 or bf16
-  DType result = DType::f32;    // of Y: f32 or bf16
+  DType operands = DType::f32;  // type of X and W: f32 or bf16
+  DType result = DType::f32;    // type of Y: f32 or bf16
   bool bias = false;
   bool accumulate = false;
   int num_threads = 1;
@@ -30,7 +30,7 @@ struct PackedMatmulShape {
   friend auto operator<=>(const PackedMatmulShape&, const PackedMatmulShape&) = default;
 };
 
-/// For one execution at a time.
+/// A compiled matmul with its scratch memory. Only one thread may execute it at a time.
 class PackedMatmul {
  public:
   /// Throws Error(unsupported) if oneDNN cannot make it.
@@ -38,9 +38,12 @@ class PackedMatmul {
   PackedMatmul(PackedMatmul&&) noexcept;
   ~PackedMatmul();
 
-  /// Whether oneDNN has a kernel for such panels on this processor, and not plain loops.
+  /// Whether oneDNN has a compiled kernel for such panels on this processor; otherwise it runs
+  /// plain loops, or cannot make the matmul at all.
   static bool fast(const PackedMatmulShape& shape);
 
+  /// Computes Y. `bias` is ignored if the shape has none. Throws Error(unsupported) if oneDNN
+  /// fails.
   void execute(const void* x, const float* w, const float* bias, void* y);
 
  private:

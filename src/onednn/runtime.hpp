@@ -1,5 +1,4 @@
-// What the files of this folder share: the engine, the number of threads, and errors. Included
-// nowhere else.
+// The engine, the number of threads and the errors of oneDNN, for the source files of this folder.
 #pragma once
 
 #include <attn/error.hpp>
@@ -12,16 +11,17 @@
 
 namespace attn::onednn {
 
-/// The processor, as oneDNN's handle. Shared by all threads.
+/// oneDNN's handle of the processor. All threads share it.
 inline const dnnl::engine& cpu_engine() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
 }
 
-/// OpenMP's number of threads for what this thread starts, put back at the end. It stands here and
-/// not with our own threads: oneDNN cuts a primitive's work for OpenMP's number at creation, and
-/// some implementations ask again at execution, so the number must hold during both. It is a
-/// setting of the calling thread alone.
+/// Sets the number of threads of the OpenMP regions that the calling thread opens, and restores it
+/// in the destructor. oneDNN divides a primitive's work by this number when the primitive is
+/// created, and some implementations read it again at execution, so that it has to be set during
+/// both. It is not in src/threads because the library's own regions name their number of threads
+/// themselves.
 class ThreadCount {
  public:
   explicit ThreadCount(int num_threads) : before_(omp_get_max_threads()) {
@@ -35,8 +35,8 @@ class ThreadCount {
   int before_;
 };
 
-/// Runs f; what oneDNN throws becomes an Error that says, in the words of describe(), what was
-/// being done.
+/// Runs f. If oneDNN throws, this throws Error(unsupported) with a message that contains
+/// describe(), the name of the operation.
 template <class Describe, class F>
 void translating_errors(Describe&& describe, F&& f) {
   try {

@@ -6,8 +6,7 @@
 namespace attn::onednn {
 namespace {
 
-/// Makes a primitive for the matrix and runs it. make(engine, matrix descriptor) gives the
-/// primitive.
+/// Runs the primitive that make(engine, matrix descriptor) returns on the matrix.
 template <class Make>
 void run(const char* name, const Matrix& from, float* to, int num_threads, Make&& make) {
   const auto describe = [&] {

@@ -77,37 +77,40 @@ void parallel(int num_threads, F&& f) {
 class WorkStealingRange {
  public:
   WorkStealingRange(std::int64_t count, int num_threads) noexcept
-      : count_(count), size_(std::clamp(num_threads, 1, most)) {
-    for (int n = 0; n < size_; ++n) new (&next_[n].index) std::atomic<std::int64_t>(begin_of(n));
+      : count_(count), num_shares_(std::clamp(num_threads, 1, max_shares)) {
+    for (int share = 0; share < num_shares_; ++share)
+      new (&next_[share].index) std::atomic<std::int64_t>(share_begin(share));
   }
 
   /// Calls f(index) for each index that this thread processes.
   template <class F>
   void for_each(int thread, F&& f) {
-    for (int n = 0; n < size_; ++n) {
-      const int share = (thread + n) % size_;
-      const std::int64_t end = begin_of(share + 1);
+    for (int n = 0; n < num_shares_; ++n) {
+      const int share = (thread + n) % num_shares_;
+      const std::int64_t end = share_begin(share + 1);
       for (std::int64_t index = next_[share].index++; index < end; index = next_[share].index++)
         f(index);
     }
   }
 
  private:
-  static constexpr int most = 64;  // shares; further threads begin with the shares of others
+  /// Further threads begin with the shares of others.
+  static constexpr int max_shares = 64;
   /// The next index of a share, in a cache line of its own. Only those of existing shares are
   /// constructed.
-  union alignas(64) Next {
-    Next() {}
+  union alignas(64) NextIndex {
+    NextIndex() {}
     std::atomic<std::int64_t> index;
   };
 
-  std::int64_t begin_of(int share) const noexcept {
-    return count_ / size_ * share + std::min<std::int64_t>(share, count_ % size_);
+  /// The first count % num_shares shares are longer than the others by one index.
+  std::int64_t share_begin(int share) const noexcept {
+    return count_ / num_shares_ * share + std::min<std::int64_t>(share, count_ % num_shares_);
   }
 
   std::int64_t count_;
-  int size_;
-  Next next_[most];
+  int num_shares_;
+  NextIndex next_[max_shares];
 };
 
 /// Runs f(index), or f(index, thread) with 0 <= thread < num_threads, for 0 <= index < count. The
