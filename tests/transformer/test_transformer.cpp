@@ -1,4 +1,4 @@
-// Attention blocks against a plain program in double; layers and decoders against each other.
+// Attention blocks against a plain program in double, and a decoder against its layers.
 #include <attn/attn.hpp>
 
 #include <doctest/doctest.h>
@@ -25,7 +25,7 @@ TensorView x_of(const BlockData& data, std::int64_t begin, std::int64_t end) {
   return data.x.view().sliced(1, begin, end);
 }
 
-/// The whole sequence in pieces of so many tokens.
+/// Runs the whole sequence through a block in pieces of `chunk` tokens.
 StridedTensor in_chunks(AttentionBlock& block, const BlockData& data, const CacheRef& cache,
                         std::int64_t chunk) {
   StridedTensor y(DType::f32, data.x.shape());
