@@ -1,28 +1,33 @@
-// Keys and values that generation keeps from step to step, and how attention() is given them.
+// Keys and values that generation keeps from step to step, and how attention() reads them.
 //
-//   KvCache       one stretch of memory for each sequence, with room for `capacity` keys; rolling,
-//   it keeps the last ones PagedKvCache  a pool of pages of page_size keys, a list of pages for
-//   each sequence; sequences may share pages
+//   KvCache        contiguous memory for each sequence, with room for `capacity` keys; a rolling
+//                  cache keeps the last `capacity` keys (a ring)
+//   PagedKvCache   a pool of pages of page_size keys, and a list of pages for each sequence;
+//                  sequences may share pages (Kwon et al. 2023, arXiv:2309.06180)
+//   CacheRef       names the sequences of either cache that are the batch of a forward
 //
-// Both hand their memory to a call by bind(), which fills in k, v, kv_lens and whatever else tells
-// where keys lie; attention() reads it in place. A decode step, with the step's own k and v of
+// bind() fills in the fields of a call that say where keys and values lie: k, v, kv_lens and
+// storage. attention() then reads the cache in place. A decode step, with the step's own k and v of
 // [batch, num_kv_heads, 1, dim]:
 //
 //   cache.append(k, v);
 //   attention(cache.bind({.q = q, .out = out}), {.causal = Causal::bottom_right()});
 //
-// Element types: f32, bf16 and f16 are rounded to nearest even, and a row of the cache's own type
-// is taken over bit by bit. i8 is symmetric with one scale for each key and head, scale = max |x| /
-// 127 (but no subnormal number), x ~ scale * round(x / scale): each element is off by at most scale
-// / 2. A row of zeros has scale 0. A row with an element that is not finite becomes NaN: its scale
-// is NaN. Rotated keys are rounded once, after the rotation in f32.
+// Element types. Rows of the cache's own type are copied bit by bit; others are rounded to f32,
+// bf16 or f16, to nearest even. i8 is symmetric, with one scale for each key and head:
 //
-// The caches do not own a model's schedule: they start no threads, choose no victim when they are
-// full, and may not be changed by one thread while another one uses them. Errors leave a cache as
-// it was. Memory is taken by the constructors; later, only a PagedKvCache's lists of sequences and
-// pages, and the tables that it binds, may still grow. A cache that was moved from can only be
-// destroyed or assigned to. A sequence number that is out of range, or not in use, is an
-// Error(invalid_argument).
+//   scale = max |x| / 127, at least the smallest normal float      x ~ scale * round(x / scale)
+//
+// so that each element is off by at most scale / 2. A row of zeros has scale 0. A row with an
+// element that is not finite becomes NaN: its scale is NaN. Keys that are rotated are rounded once,
+// after the rotation in f32.
+//
+// Scheduling is the caller's. The caches start no threads, do not evict keys when they are full,
+// and must not be changed by one thread while another one uses them. If a function throws, the
+// cache is unchanged. Constructors allocate all memory of keys and values; only the lists of
+// sequences and pages of a PagedKvCache, and the tables that it binds, may grow later. A cache that
+// was moved from can only be destroyed or assigned to. A sequence number that is out of range, or
+// not in use, is an Error(invalid_argument).
 #pragma once
 
 #include <attn/attention.hpp>
@@ -38,7 +43,8 @@
 
 namespace attn {
 
-/// Order of a cache's memory: [.., num_kv_heads, keys, dim] or [.., keys, num_kv_heads, dim].
+/// The order of dims in a cache's memory: [.., num_kv_heads, keys, dim] (bhsd) or
+/// [.., keys, num_kv_heads, dim] (bshd).
 enum class CacheLayout { bhsd, bshd };
 
 class ATTN_API KvCache {
@@ -46,51 +52,53 @@ class ATTN_API KvCache {
   struct Settings {
     std::int64_t batch = 1;
     std::int64_t num_kv_heads = 0;
-    std::int64_t capacity = 0;  // keys of a sequence
+    std::int64_t capacity = 0;  // keys per sequence
     std::int64_t head_dim = 0;
     std::optional<std::int64_t> v_head_dim{};  // default: head_dim
     DType dtype = DType::f32;                  // f32, bf16, f16 or i8
     CacheLayout layout = CacheLayout::bhsd;
-    bool rolling = false;  // a full sequence overwrites its oldest keys; else appending to it is an
-                           // Error(exhausted)
+    /// If true, a full sequence overwrites its oldest keys. If false, appending to it throws
+    /// Error(exhausted).
+    bool rolling = false;
   };
-  /// Takes its memory at once. Throws Error(invalid_argument) for settings that make no cache,
-  /// std::bad_alloc.
+  /// Allocates all memory. Throws Error(invalid_argument), which names the setting that is not
+  /// valid, or std::bad_alloc.
   explicit KvCache(const Settings& settings);
   KvCache(KvCache&&) noexcept;
   KvCache& operator=(KvCache&&) noexcept;
   ~KvCache();
 
   const Settings& settings() const noexcept;
-  /// Keys that a sequence holds.
+  /// The number of keys that a sequence holds.
   std::int64_t length(std::int64_t sequence) const;
-  /// The position of a sequence's next key: all that were appended and not truncated, overwritten
-  /// ones included.
+  /// The position of a sequence's next key: the number of keys that were appended and not
+  /// truncated, those that have been overwritten included.
   std::int64_t position(std::int64_t sequence) const;
   /// Bytes of keys, values and scales.
   std::size_t size_in_bytes() const noexcept;
 
-  /// Appends to every sequence: k [batch, num_kv_heads, count, head_dim], v [.., v_head_dim], each
-  /// f32, bf16 or f16, any strides. `rope` turns k on its way in; its tables need a row for each
-  /// position. A rolling cache that gets more keys than its capacity keeps the last ones; for a
-  /// window of w keys to be seen whole by every query of a chunk, capacity is w - 1 + the chunk's
-  /// length, and if keys are truncated, longer by the most of them. Throws Error(exhausted) if a
-  /// sequence has not enough room, naming it.
+  /// Appends keys to every sequence: k [batch, num_kv_heads, count, head_dim], v [.., v_head_dim],
+  /// each f32, bf16 or f16, any strides. `rope` rotates k before it is stored; its tables need a
+  /// row for each position. A rolling cache that gets more keys than its capacity keeps the last
+  /// ones. Its capacity should be at least window - 1 + the length of a chunk, so that every query
+  /// of the chunk finds its whole window; add the largest number of keys that are truncated at
+  /// once. Throws Error(exhausted), which names the sequence, if one has not enough room.
   void append(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope = {});
-  /// To one sequence: k [num_kv_heads, count, head_dim].
+  /// Appends keys to one sequence: k [num_kv_heads, count, head_dim], v [.., v_head_dim].
   void append_to(std::int64_t sequence, const TensorView& k, const TensorView& v,
                  const std::optional<Rope>& rope = {});
-  /// Drops the keys from this position on, as speculative decoding does with rejected tokens. A
-  /// rolling cache does not get back what they overwrote. Throws Error(invalid_argument) for a
-  /// position beyond the sequence's end, or before the oldest key it holds.
+  /// Removes the keys from this position on, as speculative decoding does with rejected tokens. A
+  /// rolling cache does not get back the keys that they overwrote. Throws Error(invalid_argument)
+  /// for a position after the sequence's end, or before the oldest key that it holds.
   void truncate(std::int64_t sequence, std::int64_t position);
   /// Makes all sequences empty.
   void clear() noexcept;
 
-  /// The call with this cache as its k and v: k and v [batch, num_kv_heads, capacity, dim] in
-  /// either layout, kv_lens (i64), kv_starts (i64) if the cache is rolling, k_scales and v_scales
-  /// if it is of i8. Of an earlier cache's binding nothing is left; other fields stay. What it
-  /// points to lasts as long as the memory, which moving the cache takes along; later appends show.
+  /// Returns the call with this cache as its keys and values: k and v [batch, num_kv_heads,
+  /// capacity, dim] in either layout, kv_lens (i64), storage.layout (Ring if the cache is rolling,
+  /// else Contiguous), and storage.k_scales and v_scales if it is i8. These fields replace those of
+  /// an earlier bind(); others stay. The views point into the cache: they remain valid when it is
+  /// moved, and later appends are visible through them.
   AttentionTensors bind(AttentionTensors tensors) const;
 
  private:
@@ -104,15 +112,15 @@ class ATTN_API PagedKvCache {
 
   struct Settings {
     std::int64_t num_pages = 0;
-    std::int64_t page_size = 16;  // keys
+    std::int64_t page_size = 16;  // keys per page
     std::int64_t num_kv_heads = 0;
     std::int64_t head_dim = 0;
     std::optional<std::int64_t> v_head_dim{};  // default: head_dim
     DType dtype = DType::f32;                  // f32, bf16, f16 or i8
     CacheLayout layout = CacheLayout::bhsd;    // within a page
   };
-  /// Takes its memory at once. Throws Error(invalid_argument) for settings that make no cache,
-  /// std::bad_alloc.
+  /// Allocates all memory of keys and values. Throws Error(invalid_argument), which names the
+  /// setting that is not valid, or std::bad_alloc.
   explicit PagedKvCache(const Settings& settings);
   PagedKvCache(PagedKvCache&&) noexcept;
   PagedKvCache& operator=(PagedKvCache&&) noexcept;
@@ -121,37 +129,69 @@ class ATTN_API PagedKvCache {
   const Settings& settings() const noexcept;
   std::int64_t free_pages() const noexcept;
   std::int64_t length(Sequence sequence) const;
-  /// A sequence's pages, in the order of its keys. Lasts until the next change of the cache.
+  /// The pages of a sequence, in the order of its keys. Valid until the next change of the cache.
   std::span<const std::int32_t> pages(Sequence sequence) const;
   std::size_t size_in_bytes() const noexcept;
 
-  /// An empty sequence, which takes no page. It gets the lowest number that is not in use.
+  /// Creates an empty sequence, which holds no page. It gets the lowest number that is not in use.
   Sequence create();
-  /// A sequence with the same keys, on the same pages. Whichever of the two next writes to a page
-  /// that both hold copies it first.
+  /// Creates a sequence with the same keys on the same pages. A page that both hold is copied when
+  /// one of them is about to write to it (copy on write).
   Sequence fork(Sequence parent);
-  /// Pages that no other sequence holds become free. Those freed last are taken first, and of a
-  /// sequence's pages the first.
+  /// Removes a sequence. Its pages that no other sequence holds become free. The pages that were
+  /// freed last are the first to be used again, beginning with the first page of the sequence.
   void remove(Sequence sequence);
-  /// k [num_kv_heads, count, head_dim], v [.., v_head_dim], as KvCache::append_to. Throws
-  /// Error(exhausted), with nothing changed, if the pool has not enough free pages; its message
-  /// says how many are needed, the copy of a shared one included, and how many there are.
+  /// Appends keys to a sequence as KvCache::append_to does: k [num_kv_heads, count, head_dim], v
+  /// [.., v_head_dim]. Throws Error(exhausted) if the pool has not enough free pages. Its message
+  /// says how many are needed, the copy of a shared page included, and how many are free.
   void append(Sequence sequence, const TensorView& k, const TensorView& v,
               const std::optional<Rope>& rope = {});
-  /// Drops the keys from `length` on, and the pages that are empty then. Writes to no page. Throws
-  /// Error(invalid_argument) for a length beyond the sequence's.
+  /// Removes the keys from `length` on, and frees the pages that are empty then. Writes to no page.
+  /// Throws Error(invalid_argument) for a length greater than the sequence's.
   void truncate(Sequence sequence, std::int64_t length);
 
-  /// The call with these sequences as its batch, in this order; one may appear several times: k and
-  /// v [num_pages, num_kv_heads, page_size, dim] in either layout, page_table, kv_lens (i64),
-  /// k_scales and v_scales if the cache is of i8. Of an earlier cache's binding nothing is left;
-  /// other fields stay. What it points to lasts until the next change of the cache or the next
-  /// bind.
+  /// Returns the call with these sequences as its batch, in this order; a sequence may appear
+  /// several times: k and v [num_pages, num_kv_heads, page_size, dim] in either layout, kv_lens
+  /// (i64), storage.layout (Paged), and storage.k_scales and v_scales if the cache is i8. These
+  /// fields replace those of an earlier bind(); others stay. The views are valid until the next
+  /// change of the cache or the next bind().
   AttentionTensors bind(AttentionTensors tensors, std::span<const Sequence> sequences);
 
  private:
   struct ATTN_HIDDEN Memory;
   std::unique_ptr<Memory> memory_;
+};
+
+/// The sequences of a cache that are the batch of a forward. It does not own the cache.
+class CacheRef {
+ public:
+  /// No cache: a token attends to the tokens of the same forward alone.
+  CacheRef() = default;
+  /// All sequences of the cache are the batch.
+  CacheRef(KvCache& cache) : contiguous_(&cache) {}  // NOLINT(google-explicit-constructor)
+  /// One sequence of the cache is a batch of 1. Prompts of different lengths are prefilled so,
+  /// before they decode as one batch.
+  CacheRef(KvCache& cache, std::int64_t sequence) : contiguous_(&cache), sequence_(sequence) {}
+  /// These sequences are the batch. The memory of the span has to outlive this object.
+  CacheRef(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences)
+      : paged_(&cache), sequences_(sequences) {}
+
+  /// Whether it refers to no cache.
+  bool absent() const noexcept { return contiguous_ == nullptr && paged_ == nullptr; }
+  /// The contiguous cache, or null.
+  KvCache* contiguous() const noexcept { return contiguous_; }
+  /// The one sequence of the contiguous cache that is the batch, if it is not all of them.
+  std::optional<std::int64_t> sequence() const noexcept { return sequence_; }
+  /// The paged cache, or null.
+  PagedKvCache* paged() const noexcept { return paged_; }
+  /// The sequences of the paged cache.
+  std::span<const PagedKvCache::Sequence> sequences() const noexcept { return sequences_; }
+
+ private:
+  KvCache* contiguous_ = nullptr;
+  std::optional<std::int64_t> sequence_{};
+  PagedKvCache* paged_ = nullptr;
+  std::span<const PagedKvCache::Sequence> sequences_{};
 };
 
 }  // namespace attn

@@ -1,33 +1,35 @@
 // Transformer layers for inference: an attention block with its projections and KV cache, a layer
-// around it, a decoder of layers.
+// with its MLP, and a decoder of layers.
 //
-//   AttentionBlock     y = o(attention(rope(norm(q(x))), cache with rope(norm(k(x))) and v(x)
-//   appended)) TransformerLayer   x += attention(norm(x)), then x += mlp(norm(x)) (pre-norm)
+//   AttentionBlock     y = out(attention(rope(norm(q(x))), K, V)); K and V are all keys and values
+//                      of the cache, to which rope(norm(k(x))) and v(x) are appended first
+//   TransformerLayer   x += attention(norm(x)), then x += mlp(norm(x)) (pre-norm)
 //   Decoder            logits = output(norm(layers(embedding(ids) + positions)))
 //
-// Tokens are [batch, seq, hidden]. All sequences of a batch get the same number of new tokens; how
-// many keys each has in its cache is its own. Prefill, append and decode are one call, forward():
-// it appends the keys and values of its tokens to the cache and attends to all that is there then.
+// Tokens are [batch, seq, hidden]. All sequences of a batch get the same number of new tokens, but
+// may have different numbers of keys in the cache. Prefill, append and decode are one call,
+// forward(): it appends the keys and values of its tokens to the cache, then attends to all keys
+// that the cache holds.
 //
-// Types. settings.dtype is the compute type: f32, or bf16, where weights, the inputs of products,
-// queries, keys and values are bf16 and sums, norms and the residual stream are f32. Weights of
-// another type are converted once. On instruction sets that do not multiply bf16, and for an odd
-// number of inputs, weights are widened and multiplied as f32.
+// Types. settings.dtype is the compute type: f32 or bf16. With bf16, the weights, the inputs of
+// products, queries, keys and values are bf16; sums, norms and the residual stream are f32. Weights
+// of another type are converted once, by the constructor. Where the instruction set does not
+// multiply bf16, and for an odd number of inputs, weights are widened and multiplied as f32.
 //
-// Weights. Projections are packed once, when a block is made, into the panels that both oneDNN's
-// matmul (8 rows and more) and the library's own micro-kernel (fewer: decode) read; their views may
-// be gone after that, and those of norms and biases. Embeddings, positions, the output's weight,
-// sinks and slopes are used where they lie, and have to outlive the object.
+// Lifetime of weights. Constructors pack projections into the panels that oneDNN's matmul (8 rows
+// and more) and the library's micro-kernel (fewer rows: decode) read, and copy norms and biases.
+// The views of these may become invalid afterwards. The embedding, positions, the output's weight,
+// sinks and slopes are not copied, and have to outlive the object.
 //
-// Objects hold scratch memory, so each is for one forward at a time. A decode step of up to 7
-// tokens whose shapes were those of the step before allocates nothing, but for a PagedKvCache's
-// page table, which grows now and then, and norms of 16-bit rows of more than 8192 elements. With
-// more tokens, oneDNN allocates a little inside each product.
+// Threads and memory. Objects hold scratch memory, so an object can run one forward at a time. A
+// decode step of up to 7 tokens with the shapes of the step before allocates nothing, with two
+// exceptions: the page table of a PagedKvCache grows now and then, and norms of 16-bit rows of more
+// than 8192 elements allocate. With more tokens, oneDNN allocates a little inside each product.
 //
-// Errors. Arguments are checked before anything is written. Whatever a forward throws later,
-// Error(exhausted) of a pool of pages, std::bad_alloc and what leaves a hook or a mod included, its
-// caches hold what they held. A rolling one lacks what had been overwritten by then; if that was
-// all of it, it has to be cleared.
+// Errors. Arguments are checked before anything is written. If a forward throws later
+// (Error(exhausted) of a pool of pages, std::bad_alloc, or an exception that leaves a hook or a
+// mod), the new keys are removed from its caches again. A rolling cache does not get back the keys
+// that had been overwritten by then; if those were all of its keys, it has to be cleared.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -48,21 +50,21 @@
 
 namespace attn {
 
-// ----------------------------------------------------------------------------------------------------------------
-// weights
+// -------------------------------------------------------------------------------------------------
+// Weights
 
-/// y = x W^T + bias.
+/// The weights of a projection y = x W^T + bias.
 struct LinearWeights {
-  /// f32, bf16 or f16 [out, in]. Any strides: a transposed view of [in, out], rows of a fused
-  /// weight.
+  /// f32, bf16 or f16 [out, in]. Any strides are accepted: those of a transposed view of [in, out],
+  /// or of some rows of a fused weight.
   TensorView weight{};
   TensorView bias{};  // [out]; may be absent
 };
-/// Outputs begin..end-1 of a fused projection.
+/// The projection to outputs begin..end-1 of a fused projection. It views the same memory.
 ATTN_API LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end);
 
-/// What a norm multiplies with and adds: [width], f32, bf16 or f16. A bias is for layer norm alone,
-/// and may be absent.
+/// The weights of a norm, each [width], f32, bf16 or f16: y = normalized(x) * scale + bias. Only a
+/// layer norm has a bias, which may be absent.
 struct NormWeights {
   TensorView scale{};
   TensorView bias{};
@@ -74,14 +76,14 @@ struct AttentionParameters {
   LinearWeights v{};    // [num_kv_heads * head_dim, hidden]
   LinearWeights out{};  // [hidden, num_q_heads * head_dim]
   // May be absent:
-  TensorView q_norm{};        // [head_dim]: RMS norm of each head of q, before rope
-  TensorView k_norm{};        // the same of k
-  TensorView alibi_slopes{};  // as in AttentionTensors
-  TensorView sinks{};
+  TensorView q_norm{};        // [head_dim], scale of an RMS norm of each head of q, before RoPE
+  TensorView k_norm{};        // [head_dim], the same for k
+  TensorView alibi_slopes{};  // as AttentionTensors::alibi_slopes
+  TensorView sinks{};         // as AttentionTensors::sinks
 };
 
 struct MlpWeights {
-  LinearWeights gate{};  // [mlp_width, hidden]; of SwiGLU alone
+  LinearWeights gate{};  // [mlp_width, hidden]; absent unless the MLP is SwiGLU
   LinearWeights up{};    // [mlp_width, hidden]
   LinearWeights down{};  // [hidden, mlp_width]
 };
@@ -95,25 +97,27 @@ struct LayerWeights {
 
 struct DecoderWeights {
   TensorView embedding{};  // [vocab_size, hidden]
-  TensorView positions{};  // [max_positions, hidden], learned; absent: none
+  /// Learned positions [max_positions, hidden], with the least max_positions of all layers. Absent
+  /// if the model has none.
+  TensorView positions{};
   std::vector<LayerWeights> layers{};
   NormWeights final_norm{};
-  TensorView output{};  // [vocab_size, hidden]; absent: the embedding (tied)
+  TensorView output{};  // [vocab_size, hidden]; if absent, the embedding is used (tied weights)
 };
 
-// ---------------------------------------------------------------------------------------------------------------
-// settings
+// -------------------------------------------------------------------------------------------------
+// Settings
 
 struct AttentionSettings {
   std::int64_t hidden = 0;
   std::int64_t num_q_heads = 0;
   std::int64_t num_kv_heads = 0;
   std::int64_t head_dim = 0;
-  std::optional<RopeSettings> rope{};
-  /// No sequence gets longer; rope's tables have so many rows.
+  std::optional<RopeSettings> rope{};  // absent: q and k are not rotated
+  /// The largest number of tokens in a sequence, and of rows in the tables of RoPE.
   std::int64_t max_positions = 0;
   float qk_norm_epsilon = 1e-6f;
-  /// Masks, scale, softcap, normalizer.
+  /// Masks, scale, softcap and normalizer of every attention call of the block.
   AttentionOptions options{.causal = Causal::bottom_right()};
   DType dtype = DType::f32;  // f32 or bf16
 };
@@ -130,6 +134,7 @@ enum class MlpKind {
   gelu_tanh,  // the same with gelu's tanh form
 };
 
+/// Settings of one layer. `norm` is that of both norms of the layer.
 struct LayerSettings {
   AttentionSettings attention{};
   NormSettings norm{};
@@ -137,78 +142,55 @@ struct LayerSettings {
   std::int64_t mlp_width = 0;
 };
 
+/// Settings of a decoder. Layers may differ in all but `hidden`. For n layers that are alike:
+///   {.layers = std::vector<LayerSettings>(n, layer), .vocab_size = vocab_size}
+/// The norm behind the last layer has that layer's kind and epsilon.
 struct DecoderSettings {
-  LayerSettings layer{};
-  std::int64_t num_layers = 0;
+  std::vector<LayerSettings> layers{};
   std::int64_t vocab_size = 0;
 };
 
-// ----------------------------------------------------------------------------------------------------------------
-// forward
+// -------------------------------------------------------------------------------------------------
+// Forward
 
-/// Where a block finds its earlier keys and puts new ones. Made from a cache on the spot; does not
-/// own it.
-class CacheRef {
- public:
-  /// None: a token sees the tokens of this forward alone.
-  CacheRef() = default;
-  /// All sequences of the cache are the batch.
-  CacheRef(KvCache& cache) : contiguous_(&cache) {}  // NOLINT(google-explicit-constructor)
-  /// One sequence of the cache is a batch of 1: prefill of prompts of different lengths, before
-  /// they decode as one batch.
-  CacheRef(KvCache& cache, std::int64_t sequence) : contiguous_(&cache), sequence_(sequence) {}
-  /// These sequences are the batch. The span's memory has to last.
-  CacheRef(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences)
-      : paged_(&cache), sequences_(sequences) {}
-
-  KvCache* contiguous() const noexcept { return contiguous_; }
-  std::optional<std::int64_t> sequence() const noexcept { return sequence_; }
-  PagedKvCache* paged() const noexcept { return paged_; }
-  std::span<const PagedKvCache::Sequence> sequences() const noexcept { return sequences_; }
-
- private:
-  KvCache* contiguous_ = nullptr;
-  std::optional<std::int64_t> sequence_{};
-  PagedKvCache* paged_ = nullptr;
-  std::span<const PagedKvCache::Sequence> sequences_{};
-};
-
+/// The implementation of attention that a forward calls: attention(), attention_unfused() or
+/// attention_reference().
 enum class AttentionKernel { tiled, unfused, reference };
 
-/// Where the time of forwards goes; they add to it.
+/// The time that forwards took, by part. A forward adds to each part.
 struct ForwardTimes {
   using Duration = std::chrono::steady_clock::duration;
-  Duration projections{};  // q, k, v, out
+  Duration projections{};  // q, k, v and out
   Duration attention{};
-  Duration cache{};  // appending; norms and rope of q and k
+  Duration cache{};  // appending keys and values; norms and RoPE of q and k
   Duration mlp{};
   Duration norms{};
   Duration embedding{};
   Duration output{};
 };
 
-/// What a forward shows of itself on its way, for inspection; each is called once for each layer,
-/// in their order.
+/// Functions that a forward calls so that a user can inspect its intermediate values. Each is
+/// called once per layer, in the order of the layers. An absent function is not called.
 struct ForwardHooks {
-  /// The attention call that comes next, output unwritten.
+  /// Called before the attention call with these arguments; its output is not written yet.
   std::function<void(const AttentionTensors& tensors, const AttentionOptions& options)> attention{};
-  /// The residual stream [tokens, hidden] behind a layer.
+  /// Called after a layer with the residual stream, f32 [batch * seq, hidden].
   std::function<void(const TensorView& x)> layer{};
 };
 
 struct ForwardOptions {
-  TensorView mask{};  // as in AttentionTensors, over all keys
-  /// Without a cache: i32 or i64 [batch]. Tokens from kv_lens[b] on are padding, which no token
-  /// sees. Token n stands at position n then, unless the options of the block name another
-  /// position.
+  TensorView mask{};  // as AttentionTensors::mask, over all keys of the cache
+  /// i32 or i64 [batch], allowed only without a cache. Tokens from kv_lens[b] on are padding, which
+  /// no token attends to. Token n then stands at position n, unless the options of the block name
+  /// another position.
   TensorView kv_lens{};
   AttentionKernel kernel = AttentionKernel::tiled;
-  ForwardTimes* times = nullptr;
-  const ForwardHooks* hooks = nullptr;
+  ForwardTimes* times = nullptr;        // null: times are not measured
+  const ForwardHooks* hooks = nullptr;  // null: none
 };
 
 /// Scratch memory of forwards, which grows as needed. Blocks and layers that never run at the same
-/// time share one.
+/// time can share one.
 class ATTN_API ForwardScratch {
  public:
   ForwardScratch();
@@ -217,21 +199,22 @@ class ATTN_API ForwardScratch {
   ~ForwardScratch();
   std::size_t size_in_bytes() const noexcept;
 
-  struct ATTN_HIDDEN Memory;
+  struct ATTN_HIDDEN Memory;  // for the library alone
   Memory& memory() noexcept { return *memory_; }
 
  private:
   std::unique_ptr<Memory> memory_;
 };
 
-/// Multi-head attention with its projections (Vaswani et al. 2017, arXiv:1706.03762), grouped heads
-/// included.
+/// Multi-head attention with its projections (Vaswani et al. 2017, arXiv:1706.03762). With
+/// num_kv_heads < num_q_heads it is grouped-query attention (Ainslie et al. 2023,
+/// arXiv:2305.13245).
 class ATTN_API AttentionBlock {
  public:
-  /// Throws Error(invalid_argument) for settings or weights that do not fit, naming them. Without
-  /// `activations` it has its own.
+  /// Throws Error(invalid_argument), which names the setting or the weight, if one does not fit.
+  /// Without `scratch` the block has scratch memory of its own.
   AttentionBlock(const AttentionSettings& settings, const AttentionParameters& weights,
-                 const Execution& execution = {}, std::shared_ptr<ForwardScratch> activations = {});
+                 const Execution& execution = {}, std::shared_ptr<ForwardScratch> scratch = {});
   AttentionBlock(AttentionBlock&&) noexcept;
   AttentionBlock& operator=(AttentionBlock&&) noexcept;
   ~AttentionBlock();
@@ -240,43 +223,49 @@ class ATTN_API AttentionBlock {
   /// Bytes of packed weights.
   std::size_t size_in_bytes() const noexcept;
 
-  /// x [batch, seq, hidden] f32, bf16 or f16, y the same or another of these types; any strides. y
-  /// may be the memory of x. Throws Error before anything is written to y: invalid_argument for
-  /// what does not fit, exhausted for a cache without enough room.
+  /// x and y [batch, seq, hidden], each f32, bf16 or f16, any strides. y may be the memory of x.
+  /// Throws before anything is written to y: Error(invalid_argument), which names the argument that
+  /// does not fit, or Error(exhausted) for a cache without enough room.
   void forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y,
                const ForwardOptions& options = {});
 
  private:
   friend class TransformerLayer;
-  struct ATTN_HIDDEN Parts;
-  std::unique_ptr<Parts> parts_;
+  struct ATTN_HIDDEN Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
+/// A pre-norm layer: an attention block and an MLP, each with a norm before it and a residual
+/// connection around both.
 class ATTN_API TransformerLayer {
  public:
+  /// Throws and uses `scratch` as AttentionBlock does.
   TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
-                   const Execution& execution = {},
-                   std::shared_ptr<ForwardScratch> activations = {});
+                   const Execution& execution = {}, std::shared_ptr<ForwardScratch> scratch = {});
   TransformerLayer(TransformerLayer&&) noexcept;
   TransformerLayer& operator=(TransformerLayer&&) noexcept;
   ~TransformerLayer();
 
   const LayerSettings& settings() const noexcept;
+  /// Bytes of packed weights.
   std::size_t size_in_bytes() const noexcept;
 
-  /// x: the residual stream, f32 [batch, seq, hidden], dense; it is changed in place. Throws as
-  /// AttentionBlock::forward.
+  /// x is the residual stream, f32 [batch, seq, hidden], dense. It is changed in place. Throws as
+  /// AttentionBlock::forward does; if a hook or an allocation fails, x is unspecified.
   void forward(const MutableTensorView& x, const CacheRef& cache,
                const ForwardOptions& options = {});
 
  private:
   friend class Decoder;
-  struct ATTN_HIDDEN Parts;
-  std::unique_ptr<Parts> parts_;
+  struct ATTN_HIDDEN Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
+/// A decoder-only language model: embedding, layers, a last norm and the output projection.
 class ATTN_API Decoder {
  public:
+  /// Throws Error(invalid_argument) if a setting or a weight does not fit, or if layers differ in
+  /// hidden. The message names it and its layer.
   Decoder(const DecoderSettings& settings, const DecoderWeights& weights,
           const Execution& execution = {});
   Decoder(Decoder&&) noexcept;
@@ -284,28 +273,31 @@ class ATTN_API Decoder {
   ~Decoder();
 
   const DecoderSettings& settings() const noexcept;
-  /// Bytes of packed weights; and those of what is used where it lies.
+  /// Bytes of packed weights.
   std::size_t size_in_bytes() const noexcept;
+  /// Bytes of weights that are used where they lie: embedding, positions, output.
   std::size_t in_place_bytes() const noexcept;
-  /// Bytes of weights that a forward of one token reads: all but most rows of the embedding, if
-  /// that is not the output as well, and of the positions.
+  /// Bytes of weights that a forward of one token reads: the packed ones and the output's. The few
+  /// rows of the embedding and of the positions are not counted.
   std::size_t bytes_read_per_step() const noexcept;
-  /// Of scratch memory, as far as it has grown.
-  std::size_t activation_bytes() const noexcept;
+  /// Bytes of scratch memory that forwards have needed so far.
+  std::size_t scratch_bytes() const noexcept;
 
-  /// ids: i32 or i64 [batch, seq]. caches: one for each layer, its own, all at the same positions.
-  /// logits: f32 [batch, vocab_size], of each sequence's last token, or [batch, seq, vocab_size];
-  /// absent: none are computed. Throws as AttentionBlock::forward, for ids outside the vocabulary
-  /// too.
+  /// ids      i32 or i64 [batch, seq], each in 0..vocab_size-1
+  /// caches   one per layer; no two share keys, and all stand at the same positions
+  /// logits   f32, dense: [batch, vocab_size] for the last token of each sequence, or
+  ///          [batch, seq, vocab_size]; if absent, none are computed
+  /// Throws as AttentionBlock::forward does.
   void forward(const TensorView& ids, std::span<const CacheRef> caches,
                const MutableTensorView& logits, const ForwardOptions& options = {});
 
  private:
-  struct ATTN_HIDDEN Parts;
-  std::unique_ptr<Parts> parts_;
+  struct ATTN_HIDDEN Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
-/// A contiguous cache for each layer, of the compute type unless another is named.
+/// Contiguous caches for a decoder, one per layer, with the layer's heads and dims. Each is of its
+/// layer's compute type unless `dtype` names another. capacity is in keys per sequence.
 ATTN_API std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch,
                                           std::int64_t capacity, std::optional<DType> dtype = {});
 

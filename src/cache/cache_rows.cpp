@@ -52,8 +52,8 @@ void check_new_rows(const char* name, const TensorView& rows, const CacheShape& 
   require_data(name, rows);
 }
 
-/// The largest magnitude; infinite or NaN if any value is. Magnitudes of floats are ordered as
-/// their bits are, NaN on top.
+/// The largest magnitude; it is NaN or infinite if any value is. Magnitudes of floats have the same
+/// order as their bits read as integers, with NaN above infinity.
 float largest_magnitude(const float* values, std::int64_t count) noexcept {
   std::uint32_t largest = 0;
   for (std::int64_t n = 0; n < count; ++n)
@@ -61,21 +61,21 @@ float largest_magnitude(const float* values, std::int64_t count) noexcept {
   return std::bit_cast<float>(largest);
 }
 
-/// To nearest even, for magnitudes below 2^22: added to 1.5 * 2^23, a number has no bits left for a
-/// fraction.
+/// Rounds to nearest even; |value| is below 2^22. The sum with 1.5 * 2^23 has no bits for a
+/// fraction, so the addition itself rounds.
 float round_to_integer(float value) noexcept {
   constexpr float shift = 0x1.8p23f;
   return (value + shift) - shift;
 }
 
-/// Returns the scale.
+/// Quantizes a row to i8 and returns its scale.
 float quantize(const float* values, std::int64_t count, std::int8_t* to) noexcept {
   const float largest = largest_magnitude(values, count);
   if (largest == 0 || !(largest <= std::numeric_limits<float>::max())) {
     std::fill_n(to, count, std::int8_t{0});
     return largest == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
   }
-  // A subnormal scale would be rounded so coarsely that quotients leave i8's range.
+  // A subnormal scale has so few bits that quotients could leave the range of i8.
   const float scale = std::max(largest / 127, std::numeric_limits<float>::min());
   for (std::int64_t n = 0; n < count; ++n)
     to[n] = static_cast<std::int8_t>(round_to_integer(values[n] / scale));
@@ -92,10 +92,10 @@ CacheRows::CacheRows(const CacheShape& shape, std::int64_t dim)
   scales_ = scale_memory_.view();
 }
 
-void CacheRows::copy(const Row& from, std::int64_t head, const KeyPlace& place) noexcept {
+void CacheRows::copy(const Row& from, std::int64_t head, const KeyIndex& at) noexcept {
   const std::size_t size = size_of(from.dtype);
   const std::int64_t dim = rows_.shape[3];
-  std::byte* to = row_of(rows_, place.slab, head, place.key).data;
+  std::byte* to = row_of(rows_, at.slab, head, at.key).data;
   if (from.stride == 1) {
     std::memcpy(to, from.data, static_cast<std::size_t>(dim) * size);
   } else {
@@ -104,13 +104,12 @@ void CacheRows::copy(const Row& from, std::int64_t head, const KeyPlace& place) 
   }
 }
 
-void CacheRows::round(const float* from, std::int64_t head, const KeyPlace& place,
+void CacheRows::round(const float* from, std::int64_t head, const KeyIndex& at,
                       const kernels::Kernels& kernels) noexcept {
-  const Row to = row_of(rows_, place.slab, head, place.key);
+  const Row to = row_of(rows_, at.slab, head, at.key);
   const std::int64_t dim = rows_.shape[3];
   if (to.dtype != DType::i8) return write_row(from, dim, kernels, to);
-  const std::int64_t scale_at =
-      (place.slab * scales_.shape[1] + head) * scales_.shape[2] + place.key;
+  const std::int64_t scale_at = (at.slab * scales_.shape[1] + head) * scales_.shape[2] + at.key;
   static_cast<float*>(scales_.data)[scale_at] =
       quantize(from, dim, reinterpret_cast<std::int8_t*>(to.data));
 }
@@ -144,24 +143,24 @@ NewKeys CacheMemory::checked(const TensorView& k, const TensorView& v,
 }
 
 void CacheMemory::store(const NewKeys& from, std::int64_t batch, std::int64_t n,
-                        std::int64_t position, const KeyPlace& place) noexcept {
+                        std::int64_t position, const KeyIndex& at) noexcept {
   for (std::int64_t head = 0; head < shape_.num_kv_heads; ++head) {
     const Row key = row_of(from.k, batch, head, n);
     if (from.rope) {
       read_row(key, shape_.head_dim, kernels_, staging_.data());
       rotate(*from.rope, position, kernels_, staging_.data());
-      keys_.round(staging_.data(), head, place, kernels_);
+      keys_.round(staging_.data(), head, at, kernels_);
     } else {
-      store_row(key, head, place, keys_);
+      store_row(key, head, at, keys_);
     }
-    store_row(row_of(from.v, batch, head, n), head, place, values_);
+    store_row(row_of(from.v, batch, head, n), head, at, values_);
   }
 }
 
-void CacheMemory::store_row(const Row& from, std::int64_t head, const KeyPlace& place,
+void CacheMemory::store_row(const Row& from, std::int64_t head, const KeyIndex& at,
                             CacheRows& to) noexcept {
-  if (from.dtype == shape_.dtype) return to.copy(from, head, place);
-  to.round(as_floats(from, to.rows().shape[3], kernels_, staging_.data()), head, place, kernels_);
+  if (from.dtype == shape_.dtype) return to.copy(from, head, at);
+  to.round(as_floats(from, to.rows().shape[3], kernels_, staging_.data()), head, at, kernels_);
 }
 
 void CacheMemory::copy_slab(std::int64_t from, std::int64_t to) noexcept {

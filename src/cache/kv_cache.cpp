@@ -30,8 +30,8 @@ CacheShape shape_of(const KvCache::Settings& settings) {
 
 }  // namespace
 
-/// The key at position p of a sequence lies in row p % capacity: a ring for a rolling cache, row p
-/// for another.
+/// The key at position p of a sequence is stored in row p % capacity. That makes a rolling cache a
+/// ring; in other caches, where p < capacity, it is row p.
 struct KvCache::Memory {
   explicit Memory(const Settings& given)
       : settings(given),
@@ -44,31 +44,33 @@ struct KvCache::Memory {
   std::int64_t oldest(std::size_t sequence) const noexcept {
     return positions[sequence] - lengths[sequence];
   }
-  /// As an index.
+  /// The sequence as an index. Throws if it is out of range.
   std::size_t checked(std::int64_t sequence) const {
     require_within("sequence", sequence, 0, settings.batch - 1, "batch of the cache");
     return static_cast<std::size_t>(sequence);
   }
+  /// Makes the sequence hold the keys at positions first..end-1.
   void hold(std::size_t sequence, std::int64_t first, std::int64_t end) noexcept {
     lengths[sequence] = end - first;
     starts[sequence] = first % settings.capacity;
     positions[sequence] = end;
   }
+  /// Throws Error(exhausted) if the sequence cannot take `count` more keys.
   void require_room(std::size_t sequence, std::int64_t count) const;
-  /// To the sequences from `first` on, as many as there are batch entries.
+  /// Appends batch entry n to sequence first + n.
   void append(std::size_t first, const NewKeys& keys);
   void append_entry(std::size_t sequence, const NewKeys& keys, std::int64_t batch) noexcept;
 
   Settings settings;
   CacheMemory rows;
-  // Of each sequence, as calls read them.
-  std::vector<std::int64_t> lengths;
-  std::vector<std::int64_t> starts;
-  std::vector<std::int64_t> positions;  // of the next key
+  // One number per sequence. bind() returns views of lengths and starts.
+  std::vector<std::int64_t> lengths;    // keys held
+  std::vector<std::int64_t> starts;     // row of the oldest key
+  std::vector<std::int64_t> positions;  // position of the next key
 };
 
 void KvCache::Memory::require_room(std::size_t sequence, std::int64_t count) const {
-  // A rolling cache is never full, but its positions have to be numbers.
+  // A rolling cache is never full, but its positions have to fit into 64 bits.
   const std::int64_t room = settings.rolling
                                 ? std::numeric_limits<std::int64_t>::max() - positions[sequence]
                                 : settings.capacity - lengths[sequence];
@@ -102,9 +104,9 @@ void KvCache::Memory::append_entry(std::size_t sequence, const NewKeys& keys,
   const std::int64_t end = begin + keys.count();
   const std::int64_t kept = std::max(begin, end - settings.capacity);
   for (std::int64_t position = kept; position < end; ++position) {
-    const KeyPlace place{.slab = static_cast<std::int64_t>(sequence),
-                         .key = position % settings.capacity};
-    rows.store(keys, batch, position - begin, position, place);
+    const KeyIndex at{.slab = static_cast<std::int64_t>(sequence),
+                      .key = position % settings.capacity};
+    rows.store(keys, batch, position - begin, position, at);
   }
   hold(sequence, std::max(oldest(sequence), end - settings.capacity), end);
 }

@@ -29,7 +29,7 @@ CacheShape shape_of(const PagedKvCache::Settings& settings) {
           .layout = settings.layout};
 }
 
-/// Pages that are free, and how many sequences hold each of the others.
+/// The free pages, and for each other page the number of sequences that hold it.
 class PagePool {
  public:
   explicit PagePool(std::int64_t num_pages) : holders_(static_cast<std::size_t>(num_pages)) {
@@ -42,7 +42,7 @@ class PagePool {
   bool shared(std::int32_t page) const noexcept {
     return holders_[static_cast<std::size_t>(page)] > 1;
   }
-  /// There has to be one.
+  /// Takes a free page, which has to exist.
   std::int32_t take() noexcept {
     const std::int32_t page = free_.back();
     free_.pop_back();
@@ -50,23 +50,25 @@ class PagePool {
     return page;
   }
   void hold(std::int32_t page) noexcept { ++holders_[static_cast<std::size_t>(page)]; }
-  /// All pages fit into the list's memory, which it keeps: this allocates nothing.
+  /// Drops one holder of the page; without holders it is free. This does not allocate: the list has
+  /// had all pages in it, and keeps its memory.
   void release(std::int32_t page) noexcept {
     if (--holders_[static_cast<std::size_t>(page)] == 0) free_.push_back(page);
   }
 
  private:
   std::vector<std::int64_t> holders_;
-  std::vector<std::int32_t> free_;  // the last one is taken next
+  std::vector<std::int32_t> free_;  // the last element is taken next
 };
 
 struct SequencePages {
   bool exists = false;
   std::int64_t length = 0;
-  std::vector<std::int32_t> pages;  // as many as the length needs
+  std::vector<std::int32_t> pages;  // exactly those that `length` keys need
 };
 
-/// Room for `count` pages; growing by parts, as push_back does, a list is not copied for each page.
+/// Reserves memory for `count` pages. It grows at least twofold, as push_back() does, so that
+/// appending pages one by one does not copy the list each time.
 void make_room(std::vector<std::int32_t>& pages, std::size_t count) {
   if (count > pages.capacity()) pages.reserve(std::max(count, 2 * pages.capacity()));
 }
@@ -77,6 +79,7 @@ struct PagedKvCache::Memory {
   explicit Memory(const Settings& given)
       : settings(given), rows(shape_of(given)), pool(given.num_pages) {}
 
+  /// Throws if there is no such sequence.
   SequencePages& checked(Sequence sequence) {
     if (sequence < 0 || sequence >= std::ssize(sequences) ||
         !sequences[static_cast<std::size_t>(sequence)].exists) {
@@ -84,26 +87,28 @@ struct PagedKvCache::Memory {
     }
     return sequences[static_cast<std::size_t>(sequence)];
   }
-  /// The lowest number that is not in use. Its entry is empty, and does not exist yet.
+  /// The lowest number that is not in use. Its entry in `sequences` is empty.
   std::size_t unused_number();
+  /// The number of pages of `length` keys. Unlike divide_up(), it cannot overflow.
   std::int64_t pages_for(std::int64_t length) const noexcept {
     return length / settings.page_size + (length % settings.page_size != 0 ? 1 : 0);
   }
   bool last_page_is_shared(const SequencePages& sequence) const noexcept {
     return sequence.length % settings.page_size != 0 && pool.shared(sequence.pages.back());
   }
-  /// How many pages the sequence has to take before so many keys can be written.
+  /// The number of free pages that the sequence needs before `count` keys can be written.
   std::int64_t pages_needed(const SequencePages& sequence, std::int64_t count) const noexcept;
-  /// Makes the sequence the only holder of all pages from its end to `count` keys later. The pages
-  /// needed are free.
+  /// Lengthens the sequence by `count` keys, and makes it the only holder of the pages that these
+  /// are written to: a shared last page is copied. pages_needed() pages have to be free.
   void extend(SequencePages& sequence, std::int64_t count) noexcept;
+  /// Shortens the sequence and releases the pages that are empty then.
   void shrink(SequencePages& sequence, std::int64_t length) noexcept;
 
   Settings settings;
   CacheMemory rows;
   PagePool pool;
   std::vector<SequencePages> sequences;
-  // What bind() points to.
+  // bind() returns views of these.
   std::vector<std::int32_t> page_table;
   std::vector<std::int64_t> lengths;
 };
@@ -172,7 +177,7 @@ PagedKvCache::Sequence PagedKvCache::create() {
 PagedKvCache::Sequence PagedKvCache::fork(Sequence parent) {
   memory_->checked(parent);
   const std::size_t number = memory_->unused_number();
-  const SequencePages& from = memory_->checked(parent);  // may have moved
+  const SequencePages& from = memory_->checked(parent);  // unused_number() may have moved it
   SequencePages& to = memory_->sequences[number];
   to.pages = from.pages;
   to.length = from.length;

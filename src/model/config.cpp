@@ -217,9 +217,9 @@ void read_biases(const JsonObject& json, ModelConfig& config) {
 void read_llama(const JsonObject& json, const LlamaVariant& variant, ModelConfig& config) {
   config.family = Family::llama;
   DecoderSettings& decoder = config.settings;
-  decoder.num_layers = json.integer("num_hidden_layers", 1, max_layers);
+  const std::int64_t num_layers = json.integer("num_hidden_layers", 1, max_layers);
   decoder.vocab_size = size(json, "vocab_size");
-  LayerSettings& layer = decoder.layer;
+  LayerSettings layer;
   read_heads(json, variant, layer.attention);
   layer.mlp_width = size(json, "intermediate_size");
   layer.norm = {NormKind::rms, epsilon_or(json, "rms_norm_eps", 1e-6)};
@@ -227,12 +227,13 @@ void read_llama(const JsonObject& json, const LlamaVariant& variant, ModelConfig
   layer.attention.max_positions =
       json.integer_or("max_position_embeddings", variant.max_positions, 1, max_positions);
   layer.attention.rope = read_rope(json, layer.attention.head_dim, layer.attention.max_positions);
-  layer.attention.options.window = read_window(json, variant.model_type, decoder.num_layers);
+  layer.attention.options.window = read_window(json, variant.model_type, num_layers);
   layer.mlp = MlpKind::swiglu;
   if (json.has("hidden_act") && json.text("hidden_act") != "silu" &&
       json.text("hidden_act") != "swish") {
     json.unsupported("hidden_act", "silu");
   }
+  decoder.layers.assign(static_cast<std::size_t>(num_layers), layer);
   read_biases(json, config);
   config.tied = json.flag_or("tie_word_embeddings", false);
   config.bos_id = token_id(json, "bos_token_id", variant.bos_id);
@@ -257,9 +258,9 @@ void read_gpt2(const JsonObject& json, ModelConfig& config) {
     if (json.flag_or(key, false)) json.unsupported(key, "false");
   }
   DecoderSettings& decoder = config.settings;
-  decoder.num_layers = json.integer("n_layer", 1, max_layers);
+  const std::int64_t num_layers = json.integer("n_layer", 1, max_layers);
   decoder.vocab_size = size(json, "vocab_size");
-  LayerSettings& layer = decoder.layer;
+  LayerSettings layer;
   AttentionSettings& attention = layer.attention;
   attention.hidden = size(json, "n_embd");
   attention.num_q_heads = attention.num_kv_heads = size(json, "n_head");
@@ -273,6 +274,7 @@ void read_gpt2(const JsonObject& json, ModelConfig& config) {
   layer.norm = {NormKind::layer, epsilon_or(json, "layer_norm_epsilon", 1e-5)};
   layer.mlp = gpt2_mlp(json);
   layer.mlp_width = json.has("n_inner") ? size(json, "n_inner") : 4 * attention.hidden;
+  decoder.layers.assign(static_cast<std::size_t>(num_layers), layer);
   config.tied = json.flag_or("tie_word_embeddings", true);
   config.bos_id = token_id(json, "bos_token_id", end_of_text);
   config.eos_ids = token_ids(json, "eos_token_id", end_of_text);

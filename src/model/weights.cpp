@@ -108,12 +108,13 @@ TensorView read_output(ParameterReader& reader, const ModelConfig& config) {
   const std::string name = "lm_head.weight";
   if (config.tied && !reader.has_unprefixed(name)) return {};
   return reader.unprefixed_tensor(
-      name, {config.settings.vocab_size, config.settings.layer.attention.hidden});
+      name, {config.settings.vocab_size, config.settings.layers.front().attention.hidden});
 }
 
 LayerWeights read_llama_layer(ParameterReader& reader, const ModelConfig& config,
-                              const std::string& name) {
-  const LayerSettings& layer = config.settings.layer;
+                              std::size_t index) {
+  const LayerSettings& layer = config.settings.layers[index];
+  const std::string name = fmt::format("layers.{}.", index);
   const std::int64_t hidden = layer.attention.hidden, head_dim = layer.attention.head_dim;
   const std::int64_t q_width = layer.attention.num_q_heads * head_dim,
                      kv_width = layer.attention.num_kv_heads * head_dim;
@@ -139,13 +140,12 @@ LayerWeights read_llama_layer(ParameterReader& reader, const ModelConfig& config
 
 DecoderWeights read_llama(const Checkpoint& checkpoint, const ModelConfig& config) {
   const std::string embedding = "embed_tokens.weight";
-  const std::int64_t hidden = config.settings.layer.attention.hidden;
+  const std::int64_t hidden = config.settings.layers.front().attention.hidden;
   ParameterReader reader(checkpoint, "model.", embedding);
   DecoderWeights weights;
   weights.embedding = reader.tensor(embedding, {config.settings.vocab_size, hidden});
-  for (std::int64_t n = 0; n < config.settings.num_layers; ++n) {
-    weights.layers.push_back(read_llama_layer(reader, config, fmt::format("layers.{}.", n)));
-  }
+  for (std::size_t n = 0; n < config.settings.layers.size(); ++n)
+    weights.layers.push_back(read_llama_layer(reader, config, n));
   weights.final_norm.scale = reader.tensor("norm.weight", {hidden});
   weights.output = read_output(reader, config);
   reader.ignore("rotary_emb.inv_freq");
@@ -154,8 +154,9 @@ DecoderWeights read_llama(const Checkpoint& checkpoint, const ModelConfig& confi
 }
 
 LayerWeights read_gpt2_layer(ParameterReader& reader, const ModelConfig& config,
-                             const std::string& name) {
-  const LayerSettings& layer = config.settings.layer;
+                             std::size_t index) {
+  const LayerSettings& layer = config.settings.layers[index];
+  const std::string name = fmt::format("h.{}.", index);
   const std::int64_t hidden = layer.attention.hidden;
   LayerWeights weights;
   weights.attention_norm = reader.layer_norm(name + "ln_1", hidden);
@@ -177,14 +178,13 @@ LayerWeights read_gpt2_layer(ParameterReader& reader, const ModelConfig& config,
 
 DecoderWeights read_gpt2(const Checkpoint& checkpoint, const ModelConfig& config) {
   const std::string embedding = "wte.weight";
-  const AttentionSettings& attention = config.settings.layer.attention;
+  const AttentionSettings& attention = config.settings.layers.front().attention;
   ParameterReader reader(checkpoint, "transformer.", embedding);
   DecoderWeights weights;
   weights.embedding = reader.tensor(embedding, {config.settings.vocab_size, attention.hidden});
   weights.positions = reader.tensor("wpe.weight", {attention.max_positions, attention.hidden});
-  for (std::int64_t n = 0; n < config.settings.num_layers; ++n) {
-    weights.layers.push_back(read_gpt2_layer(reader, config, fmt::format("h.{}.", n)));
-  }
+  for (std::size_t n = 0; n < config.settings.layers.size(); ++n)
+    weights.layers.push_back(read_gpt2_layer(reader, config, n));
   weights.final_norm = reader.layer_norm("ln_f", attention.hidden);
   weights.output = read_output(reader, config);
   reader.check_complete();

@@ -30,7 +30,7 @@ void check_settings(const AttentionSettings& settings) {
   }
 }
 
-/// A norm's scale as f32; empty if there is none.
+/// A copy of a norm's scale as f32. It is empty if the norm is absent.
 Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t head_dim) {
   if (scale.absent()) return {};
   require_rank(name, scale, 1, "[head_dim]");
@@ -40,8 +40,8 @@ Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t hea
   return copy_as(scale, DType::f32);
 }
 
-/// The options, and tensors whose shapes no forward changes, as attention() checks them: of a call
-/// of one token.
+/// Checks the options, the slopes and the sinks as attention() does. Their validity does not depend
+/// on the number of tokens, so a call of one token without data is checked.
 void check_options(const AttentionSettings& settings, const AttentionParameters& weights) {
   const Dims q{1, settings.num_q_heads, 1, settings.head_dim},
       kv{1, settings.num_kv_heads, 1, settings.head_dim};
@@ -59,7 +59,8 @@ void check_options(const AttentionSettings& settings, const AttentionParameters&
   if (!weights.sinks.absent()) require_data("sinks", weights.sinks);
 }
 
-/// Without a cache, token n stands at position n, however many tokens of the sequence are padding.
+/// The options of a forward with kv_lens: query n stands at position n, however many tokens of its
+/// sequence are padding. A position that the options name explicitly stays.
 AttentionOptions aligned_to_first(AttentionOptions options) {
   const bool named =
       (options.q_position && options.q_position->offset) ||
@@ -102,7 +103,7 @@ bool same(const TensorView& a, const TensorView& b) {
   return a.dtype == b.dtype && a.shape == b.shape && a.absent() == b.absent();
 }
 
-/// Whether a plan for one call serves the other.
+/// Whether a plan that was made for one call can run the other.
 bool same_shapes(const AttentionTensors& a, const AttentionTensors& b) {
   return same(a.q, b.q) && same(a.k, b.k) && same(a.v, b.v) && same(a.out, b.out) &&
          same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) &&
@@ -111,142 +112,29 @@ bool same_shapes(const AttentionTensors& a, const AttentionTensors& b) {
          same(a.storage.k_scales, b.storage.k_scales);
 }
 
-/// The one sequence of a contiguous cache's binding.
-AttentionTensors single_sequence(AttentionTensors tensors, std::int64_t sequence) {
-  const auto cut = [&](TensorView& view) {
-    if (!view.absent()) view = view.sliced(0, sequence, sequence + 1);
-  };
-  KvStorage& storage = tensors.storage;
-  for (TensorView* view :
-       {&tensors.k, &tensors.v, &tensors.kv_lens, &storage.k_scales, &storage.v_scales}) {
-    cut(*view);
-  }
-  if (Ring* ring = std::get_if<Ring>(&storage.layout)) cut(ring->starts);
-  return tensors;
-}
-
-/// One entry of [batch, heads, seq, dim].
-TensorView entry_of(const TensorView& view, std::int64_t entry) {
-  const TensorView one = view.sliced(0, entry, entry + 1);
-  return {one.data,
-          one.dtype,
-          {one.shape[1], one.shape[2], one.shape[3]},
-          {one.strides[1], one.strides[2], one.strides[3]}};
-}
-
-/// Drops the last keys of the first sequences.
-void truncate_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences,
-                    std::int64_t count) {
-  for (const auto sequence : sequences) cache.truncate(sequence, cache.length(sequence) - count);
-}
-
-/// To every sequence, or to none.
-void append_pages(PagedKvCache& cache, std::span<const PagedKvCache::Sequence> sequences,
-                  const AttentionTensors& keys, const std::optional<Rope>& rope) {
-  std::size_t done = 0;
-  try {
-    for (; done < sequences.size(); ++done) {
-      const auto entry = static_cast<std::int64_t>(done);
-      cache.append(sequences[done], entry_of(keys.k, entry), entry_of(keys.v, entry), rope);
-    }
-  } catch (...) {
-    truncate_pages(cache, sequences.first(done), keys.k.shape[2]);
-    throw;
-  }
-}
-
-void append(const CacheRef& cache, const AttentionTensors& keys, const std::optional<Rope>& rope) {
-  if (cache.paged() != nullptr) return append_pages(*cache.paged(), cache.sequences(), keys, rope);
-  if (cache.sequence())
-    return cache.contiguous()->append_to(*cache.sequence(), entry_of(keys.k, 0),
-                                         entry_of(keys.v, 0), rope);
-  cache.contiguous()->append(keys.k, keys.v, rope);
-}
-
-/// Whether a projection can read or write the tensor where it lies: strangers' memory may be
-/// aligned to nothing.
-bool dense_words(const TensorView& tensor, DType dtype) {
+/// Whether a projection can read or write the tensor where it lies. User memory may be unaligned;
+/// projections move pairs of bf16 as one float.
+bool is_dense_and_aligned(const TensorView& tensor, DType dtype) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data) % alignof(float) == 0;
   return aligned && tensor.dtype == dtype && tensor.strides == dense_strides(tensor.shape);
 }
 
-void require_cache_extent(const char* name, std::int64_t value, const char* block_name,
-                          std::int64_t needed) {
-  if (value != needed)
-    reject(fmt::format("cache has {} {}; it needs {} ({} of the block)", name, value, needed,
-                       block_name));
-}
-
-template <class CacheSettings>
-void check_geometry(const CacheSettings& cache, const AttentionSettings& block) {
-  require_cache_extent("num_kv_heads", cache.num_kv_heads, "num_kv_heads", block.num_kv_heads);
-  require_cache_extent("head_dim", cache.head_dim, "head_dim", block.head_dim);
-  require_cache_extent("v_head_dim", cache.v_head_dim.value_or(cache.head_dim), "head_dim",
-                       block.head_dim);
-}
-
-void check_sequences(std::span<const PagedKvCache::Sequence> sequences, const PagedKvCache& cache,
-                     const TokenShape& tokens) {
-  require_cache_extent("a batch of", std::ssize(sequences), "batch of x, of the tokens",
-                       tokens.batch);
-  for (std::size_t n = 0; n < sequences.size(); ++n) {
-    static_cast<void>(cache.length(sequences[n]));  // throws if there is no such sequence
-    if (std::find(sequences.begin(), sequences.begin() + static_cast<std::ptrdiff_t>(n),
-                  sequences[n]) != sequences.begin() + static_cast<std::ptrdiff_t>(n)) {
-      reject(fmt::format("sequence {} stands twice in the batch; its keys can be appended once",
-                         sequences[n]));
-    }
-  }
-}
-
-/// Throws Error(exhausted) if a sequence cannot take so many keys.
-void check_room(const KvCache& cache, std::int64_t sequence, std::int64_t count) {
-  const std::int64_t room = cache.settings().capacity - cache.length(sequence);
-  if (cache.settings().rolling || count <= room) return;
-  throw Error(
-      ErrorCode::exhausted,
-      fmt::format(
-          "x has {} tokens for sequence {}, which holds {} and has room for {} (capacity {})",
-          count, sequence, cache.length(sequence), room, cache.settings().capacity));
-}
-
 }  // namespace
-
-void take_back(const CacheRef& cache, const TokenShape& tokens) {
-  if (cache.paged() != nullptr)
-    return truncate_pages(*cache.paged(), cache.sequences(), tokens.seq);
-  if (cache.contiguous() == nullptr) return;
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    KvCache& contiguous = *cache.contiguous();
-    const std::int64_t sequence = cache.sequence().value_or(entry),
-                       end = contiguous.position(sequence);
-    contiguous.truncate(sequence, end - std::min(tokens.seq, contiguous.length(sequence)));
-  }
-}
-
-std::int64_t next_position(const CacheRef& cache, std::int64_t entry) {
-  if (cache.paged() != nullptr)
-    return cache.paged()->length(cache.sequences()[static_cast<std::size_t>(entry)]);
-  if (cache.contiguous() != nullptr)
-    return cache.contiguous()->position(cache.sequence().value_or(entry));
-  return 0;
-}
 
 }  // namespace attn::detail
 
 namespace attn {
 using namespace detail;
 
-AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionParameters& weights,
-                             const Execution& given_execution,
-                             std::shared_ptr<ForwardScratch> given_activations)
+AttentionBlock::Impl::Impl(const AttentionSettings& given, const AttentionParameters& weights,
+                           const Execution& given_execution,
+                           std::shared_ptr<ForwardScratch> given_scratch)
     : settings(given),
       alibi_slopes(weights.alibi_slopes),
       sinks(weights.sinks),
       execution(given_execution),
       resources(resolve(execution)),
-      activations(given_activations ? std::move(given_activations)
-                                    : std::make_shared<ForwardScratch>()),
+      scratch(given_scratch ? std::move(given_scratch) : std::make_shared<ForwardScratch>()),
       qkv(make_qkv(settings, weights, resources)),
       out(make_out(settings, weights, resources)) {
   q_norm = checked_scale("q_norm", weights.q_norm, settings.head_dim);
@@ -254,22 +142,13 @@ AttentionBlock::Parts::Parts(const AttentionSettings& given, const AttentionPara
   check_options(settings, weights);
   padded_options = aligned_to_first(settings.options);
   if (settings.rope)
-    rope = activations->memory().rope_tables(
-        {*settings.rope, settings.head_dim, settings.max_positions});
+    rope =
+        scratch->memory().rope_tables({*settings.rope, settings.head_dim, settings.max_positions});
 }
 
-void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cache,
-                                  const ForwardOptions& options) const {
-  if (const KvCache* contiguous = cache.contiguous()) {
-    check_geometry(contiguous->settings(), settings);
-    require_cache_extent("a batch of", cache.sequence() ? 1 : contiguous->settings().batch,
-                         "batch of x, of the tokens", tokens.batch);
-    for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
-      check_room(*contiguous, cache.sequence().value_or(entry), tokens.seq);
-  } else if (const PagedKvCache* paged = cache.paged()) {
-    check_geometry(paged->settings(), settings);
-    check_sequences(cache.sequences(), *paged, tokens);
-  }
+void AttentionBlock::Impl::check(const TokenShape& tokens, const CacheRef& cache,
+                                 const ForwardOptions& options) const {
+  check_cache(cache, {settings.num_kv_heads, settings.head_dim}, tokens);
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t position = next_position(cache, entry);
     if (tokens.seq <= settings.max_positions - position) continue;
@@ -281,24 +160,14 @@ void AttentionBlock::Parts::check(const TokenShape& tokens, const CacheRef& cach
   check_visibility(tokens, cache, options);
 }
 
-/// What only this forward's options say, as attention() will check it: that is when the cache has
-/// changed already.
-void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const CacheRef& cache,
-                                             const ForwardOptions& options) const {
+/// Checks the mask and kv_lens of this forward. attention() would refuse them as well, but by then
+/// keys have been appended to the cache.
+void AttentionBlock::Impl::check_visibility(const TokenShape& tokens, const CacheRef& cache,
+                                            const ForwardOptions& options) const {
   if (options.mask.absent() && options.kv_lens.absent()) return;
-  std::int64_t kv_len = tokens.seq;
-  if (const KvCache* contiguous = cache.contiguous()) {
-    kv_len = contiguous->settings().capacity;
-  } else if (const PagedKvCache* paged = cache.paged()) {
-    const std::int64_t page_size = paged->settings().page_size;
-    kv_len = page_size;
-    for (const auto sequence : cache.sequences()) {
-      const std::int64_t pages = (paged->length(sequence) + tokens.seq + page_size - 1) / page_size;
-      kv_len = std::max(kv_len, pages * page_size);
-    }
-  }
   const Dims q{tokens.batch, settings.num_q_heads, tokens.seq, settings.head_dim};
-  const Dims kv{tokens.batch, settings.num_kv_heads, kv_len, settings.head_dim};
+  const Dims kv{tokens.batch, settings.num_kv_heads, kv_len_after(cache, tokens),
+                settings.head_dim};
   const auto shaped = [&](const Dims& shape) {
     return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape);
   };
@@ -313,9 +182,9 @@ void AttentionBlock::Parts::check_visibility(const TokenShape& tokens, const Cac
   if (!options.kv_lens.absent()) check_padding(tokens, cache, options.kv_lens);
 }
 
-void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheRef& cache,
-                                          const TensorView& kv_lens) const {
-  if (cache.contiguous() != nullptr || cache.paged() != nullptr) {
+void AttentionBlock::Impl::check_padding(const TokenShape& tokens, const CacheRef& cache,
+                                         const TensorView& kv_lens) const {
+  if (!cache.absent()) {
     reject("kv_lens is given; it needs to be absent where a cache knows its lengths");
   }
   require_data("kv_lens", kv_lens);
@@ -328,8 +197,8 @@ void AttentionBlock::Parts::check_padding(const TokenShape& tokens, const CacheR
   }
 }
 
-AttentionBlock::Parts::Heads AttentionBlock::Parts::heads_of(const MutableTensorView& qkv_rows,
-                                                             const TokenShape& tokens) const {
+AttentionBlock::Impl::Heads AttentionBlock::Impl::heads_of(const MutableTensorView& qkv_rows,
+                                                           const TokenShape& tokens) const {
   const std::int64_t width = qkv.out_features(), dim = settings.head_dim;
   const MutableTensorView all(qkv_rows.data, qkv_rows.dtype,
                               {tokens.batch, width / dim, tokens.seq, dim},
@@ -339,8 +208,8 @@ AttentionBlock::Parts::Heads AttentionBlock::Parts::heads_of(const MutableTensor
           all.sliced(1, v_begin, v_begin + settings.num_kv_heads)};
 }
 
-TensorView AttentionBlock::Parts::position_ids(const TokenShape& tokens, const CacheRef& cache) {
-  auto& positions = activations->memory().positions;
+TensorView AttentionBlock::Impl::position_ids(const TokenShape& tokens, const CacheRef& cache) {
+  auto& positions = scratch->memory().positions;
   positions.resize(static_cast<std::size_t>(tokens.count()));
   auto* next = positions.data();
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
@@ -350,22 +219,22 @@ TensorView AttentionBlock::Parts::position_ids(const TokenShape& tokens, const C
   return {positions.data(), {tokens.batch, tokens.seq}};
 }
 
-/// q and k become what the scores are made of, k but for its rotation where the cache does that.
-void AttentionBlock::Parts::normalize_and_turn(const Heads& heads, const TokenShape& tokens,
-                                               const CacheRef& cache) {
+/// Applies norms and RoPE to q and k in place. With a cache, k is not rotated here: append()
+/// rotates it, so that a cache of a narrower type rounds only once.
+void AttentionBlock::Impl::normalize_and_rotate(const Heads& heads, const TokenShape& tokens,
+                                                const CacheRef& cache) {
   const NormOptions norm{.dim = -1, .epsilon = settings.qk_norm_epsilon};
   if (q_norm.size() > 0) rms_norm(heads.q, q_norm.view(), heads.q, norm, execution);
   if (k_norm.size() > 0) rms_norm(heads.k, k_norm.view(), heads.k, norm, execution);
   if (!rope) return;
   const TensorView ids = position_ids(tokens, cache);
   attn::rope(heads.q, rope->rope(), ids, heads.q, execution);
-  if (cache.contiguous() == nullptr && cache.paged() == nullptr)
-    attn::rope(heads.k, rope->rope(), ids, heads.k, execution);
+  if (cache.absent()) attn::rope(heads.k, rope->rope(), ids, heads.k, execution);
 }
 
-/// The call, without its output. New keys are in the cache by then.
-AttentionTensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef& cache,
-                                             const ForwardOptions& options) {
+/// The call without its output. The cache holds the new keys already.
+AttentionTensors AttentionBlock::Impl::call_of(const Heads& heads, const CacheRef& cache,
+                                               const ForwardOptions& options) {
   AttentionTensors tensors{.q = heads.q,
                            .k = heads.k,
                            .v = heads.v,
@@ -373,13 +242,10 @@ AttentionTensors AttentionBlock::Parts::bind(const Heads& heads, const CacheRef&
                            .alibi_slopes = alibi_slopes,
                            .sinks = sinks};
   tensors.kv_lens = options.kv_lens;
-  if (cache.paged() != nullptr) return cache.paged()->bind(std::move(tensors), cache.sequences());
-  if (cache.contiguous() == nullptr) return tensors;
-  tensors = cache.contiguous()->bind(std::move(tensors));
-  return cache.sequence() ? single_sequence(std::move(tensors), *cache.sequence()) : tensors;
+  return bind(cache, std::move(tensors));
 }
 
-void AttentionBlock::Parts::attend(const AttentionTensors& tensors, const ForwardOptions& options) {
+void AttentionBlock::Impl::attend(const AttentionTensors& tensors, const ForwardOptions& options) {
   const bool padded = !options.kv_lens.absent();
   const AttentionOptions& call = padded ? padded_options : settings.options;
   if (options.hooks != nullptr && options.hooks->attention) options.hooks->attention(tensors, call);
@@ -390,13 +256,13 @@ void AttentionBlock::Parts::attend(const AttentionTensors& tensors, const Forwar
   if (!planned_ || planned_->padded != padded || !same_shapes(planned_->shapes, tensors)) {
     planned_.emplace(Planned{padded, tensors, AttentionPlan(tensors, call, execution)});
   }
-  planned_->plan.run(tensors, activations->memory().workspace_of(planned_->plan.workspace_size()));
+  planned_->plan.run(tensors, scratch->memory().workspace_of(planned_->plan.workspace_size()));
 }
 
-void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens,
-                                const CacheRef& cache, const MutableTensorView& y,
-                                Linear::Result result, const ForwardOptions& options) {
-  ForwardScratch::Memory& memory = activations->memory();
+void AttentionBlock::Impl::run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache,
+                               const MutableTensorView& y, Linear::Result result,
+                               const ForwardOptions& options) {
+  ForwardScratch::Memory& memory = scratch->memory();
   const MutableTensorView rows =
       memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});
   const Heads heads = heads_of(rows, tokens);
@@ -406,27 +272,26 @@ void AttentionBlock::Parts::run(const TensorView& x, const TokenShape& tokens,
   }
   {
     const Timed timed(options.times, &ForwardTimes::cache);
-    normalize_and_turn(heads, tokens, cache);
-    if (cache.contiguous() != nullptr || cache.paged() != nullptr) {
-      append(cache, {.k = heads.k, .v = heads.v},
-             rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
+    normalize_and_rotate(heads, tokens, cache);
+    if (!cache.absent()) {
+      append(cache, heads.k, heads.v, rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
     }
   }
   with_rollback(cache, tokens,
                 [&] { attend_and_project(heads, tokens, cache, y, result, options); });
 }
 
-/// New keys are in the cache.
-void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenShape& tokens,
-                                               const CacheRef& cache, const MutableTensorView& y,
-                                               Linear::Result result,
-                                               const ForwardOptions& options) {
-  ForwardScratch::Memory& memory = activations->memory();
+/// Runs attention and the output projection. The cache holds the new keys already.
+void AttentionBlock::Impl::attend_and_project(const Heads& heads, const TokenShape& tokens,
+                                              const CacheRef& cache, const MutableTensorView& y,
+                                              Linear::Result result,
+                                              const ForwardOptions& options) {
+  ForwardScratch::Memory& memory = scratch->memory();
   const MutableTensorView attended =
       memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
   {
     const Timed timed(options.times, &ForwardTimes::attention);
-    AttentionTensors tensors = bind(heads, cache, options);
+    AttentionTensors tensors = call_of(heads, cache, options);
     const MutableTensorView by_token(
         attended.data, attended.dtype,
         {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
@@ -439,41 +304,41 @@ void AttentionBlock::Parts::attend_and_project(const Heads& heads, const TokenSh
 
 AttentionBlock::AttentionBlock(const AttentionSettings& settings,
                                const AttentionParameters& weights, const Execution& execution,
-                               std::shared_ptr<ForwardScratch> activations)
-    : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
+                               std::shared_ptr<ForwardScratch> scratch)
+    : impl_(std::make_unique<Impl>(settings, weights, execution, std::move(scratch))) {}
 AttentionBlock::AttentionBlock(AttentionBlock&&) noexcept = default;
 AttentionBlock& AttentionBlock::operator=(AttentionBlock&&) noexcept = default;
 AttentionBlock::~AttentionBlock() = default;
 
-const AttentionSettings& AttentionBlock::settings() const noexcept { return parts_->settings; }
+const AttentionSettings& AttentionBlock::settings() const noexcept { return impl_->settings; }
 
 std::size_t AttentionBlock::size_in_bytes() const noexcept {
-  return parts_->qkv.size_in_bytes() + parts_->out.size_in_bytes();
+  return impl_->qkv.size_in_bytes() + impl_->out.size_in_bytes();
 }
 
 void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y,
                              const ForwardOptions& options) {
   require_rank("x", x, 3, "[batch, seq, hidden]");
   require_input("x", x);
-  require_extent("x", x, 2, parts_->settings.hidden, "hidden");
+  require_extent("x", x, 2, impl_->settings.hidden, "hidden");
   require_output_like("y", y, "x", x);
   const TokenShape tokens{x.shape[0], x.shape[1]};
-  parts_->check(tokens, cache, options);
+  impl_->check(tokens, cache, options);
   if (x.size() == 0) return;
-  ForwardScratch::Memory& memory = parts_->activations->memory();
-  const Dims rows{tokens.count(), parts_->settings.hidden};
+  ForwardScratch::Memory& memory = impl_->scratch->memory();
+  const Dims rows{tokens.count(), impl_->settings.hidden};
   TensorView input(x.data, x.dtype, rows);
-  if (!dense_words(x, parts_->qkv.operands())) {
-    const MutableTensorView copy = memory.input.view(parts_->qkv.operands(), rows);
+  if (!is_dense_and_aligned(x, impl_->qkv.operands())) {
+    const MutableTensorView copy = memory.input.view(impl_->qkv.operands(), rows);
     copy_into(x, {copy.data, copy.dtype, x.shape});
     input = copy;
   }
-  if (dense_words(y, DType::f32)) {
-    return parts_->run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace,
-                       options);
+  if (is_dense_and_aligned(y, DType::f32)) {
+    return impl_->run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace,
+                      options);
   }
   const MutableTensorView output = memory.projected.view(DType::f32, rows);
-  parts_->run(input, tokens, cache, output, Linear::Result::replace, options);
+  impl_->run(input, tokens, cache, output, Linear::Result::replace, options);
   copy_into({output.data, output.dtype, y.shape}, y);
 }
 

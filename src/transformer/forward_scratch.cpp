@@ -1,14 +1,13 @@
 #include "transformer/forward_scratch.hpp"
 
-#include <algorithm>
+#include "tensor/rounding.hpp"
 
 namespace attn::detail {
 
 MutableTensorView Buffer::view(DType dtype, const Dims& shape) {
   const auto bytes = static_cast<std::size_t>(shape.product()) * size_of(dtype);
-  constexpr std::size_t word = sizeof(float);
   if (bytes > memory_.size_in_bytes())
-    memory_ = Tensor(DType::f32, {static_cast<std::int64_t>((bytes + word - 1) / word)});
+    memory_ = Tensor(DType::f32, {static_cast<std::int64_t>(divide_up(bytes, sizeof(float)))});
   return {memory_.data(), dtype, shape};
 }
 

@@ -1,4 +1,5 @@
-// Scratch memory of forwards.
+// The scratch memory of forwards, and the objects that blocks share with it: compiled products,
+// RoPE tables.
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -15,10 +16,11 @@
 namespace attn {
 namespace detail {
 
-/// Memory for one tensor at a time, which grows to the largest of them.
+/// Memory for one tensor at a time. It grows to the size of the largest one.
 class Buffer {
  public:
-  /// Contents are unspecified. Views made before are void if it has to grow.
+  /// A dense tensor in this memory, with unspecified contents. Views that were made before are
+  /// invalid if the memory has to grow.
   MutableTensorView view(DType dtype, const Dims& shape);
   std::size_t size_in_bytes() const noexcept { return memory_.size_in_bytes(); }
 
@@ -31,20 +33,20 @@ class Buffer {
 struct ForwardScratch::Memory {
   using Buffer = detail::Buffer;
 
-  Buffer input;       // x of a block, as operands
-  Buffer qkv;         // [tokens, q heads and k heads and v heads]
-  Buffer attended;    // [tokens, q heads], as operands
-  Buffer projected;   // y of a block, where it cannot be written in place
-  Buffer normed;      // [tokens, hidden], as operands
-  Buffer mlp_hidden;  // [tokens, mlp_width], twice with a gate
-  Buffer mlp_active;  // [tokens, mlp_width], as operands
-  Buffer residual;    // [tokens, hidden]
-  Buffer last;        // [batch, hidden], the tokens that logits are made of
+  Buffer input;       // x of a block in the type of the products, [tokens, hidden]
+  Buffer qkv;         // [tokens, (num_q_heads + 2 num_kv_heads) * head_dim]
+  Buffer attended;    // output of attention, [tokens, num_q_heads * head_dim]
+  Buffer projected;   // y of a block, where y itself cannot be written, [tokens, hidden]
+  Buffer normed;      // [tokens, hidden]
+  Buffer mlp_hidden;  // gate and up, or up alone, [tokens, mlp_width or twice that]
+  Buffer mlp_active;  // after the activation, [tokens, mlp_width]
+  Buffer residual;    // the residual stream of a decoder, [tokens, hidden]
+  Buffer last;        // hidden states that logits are computed from, [batch or tokens, hidden]
   std::vector<std::int64_t> positions;
   Workspace workspace{0};
   std::map<onednn::PackedMatmulShape, onednn::PackedMatmul> matmuls;
 
-  /// What rope's tables are made of.
+  /// What determines the contents of RoPE tables.
   struct RopeKey {
     RopeSettings settings;
     std::int64_t head_dim;
@@ -53,15 +55,18 @@ struct ForwardScratch::Memory {
   };
   std::vector<std::pair<RopeKey, std::shared_ptr<const RopeTables>>> ropes;
 
+  /// A workspace of at least this size.
   Workspace& workspace_of(std::size_t size_in_bytes);
-  /// The same tables for all blocks with the same rotation: those of a long context are large.
+  /// Blocks with the same rotation share their tables, because those of a long context are large.
   std::shared_ptr<const RopeTables> rope_tables(const RopeKey& key);
+  /// The product of this shape, which is compiled at its first use.
   onednn::PackedMatmul& matmul(const onednn::PackedMatmulShape& shape);
 };
 
 namespace detail {
 
-/// Adds the time of its life to a part of the times, if there are any.
+/// Adds the time between its construction and destruction to one of the times. Does nothing if
+/// `times` is null.
 class Timed {
  public:
   Timed(ForwardTimes* times, ForwardTimes::Duration ForwardTimes::*part)

@@ -87,8 +87,8 @@ void Mlp::activate(const TensorView& hidden, const MutableTensorView& active) co
 
 void Mlp::add(const TensorView& x, const MutableTensorView& y,
               ForwardScratch::Memory& memory) const {
-  constexpr std::int64_t tokens_at_once =
-      256;  // so that memory for hidden values does not grow with the prompt
+  // Memory for hidden values does not grow with the length of the prompt.
+  constexpr std::int64_t tokens_at_once = 256;
   for (std::int64_t begin = 0; begin < x.shape[0]; begin += tokens_at_once) {
     const std::int64_t end = std::min(begin + tokens_at_once, x.shape[0]), tokens = end - begin;
     const MutableTensorView hidden = memory.mlp_hidden.view(dtype_, {tokens, up_.out_features()});
@@ -104,33 +104,32 @@ void Mlp::add(const TensorView& x, const MutableTensorView& y,
 namespace attn {
 using namespace detail;
 
-TransformerLayer::Parts::Parts(const LayerSettings& given, const LayerWeights& weights,
-                               const Execution& execution,
-                               std::shared_ptr<ForwardScratch> activations)
+TransformerLayer::Impl::Impl(const LayerSettings& given, const LayerWeights& weights,
+                             const Execution& execution, std::shared_ptr<ForwardScratch> scratch)
     : settings(given),
       attention_norm("attention_norm", settings.norm, weights.attention_norm,
                      settings.attention.hidden),
       mlp_norm("mlp_norm", settings.norm, weights.mlp_norm, settings.attention.hidden),
-      attention(settings.attention, weights.attention, execution, std::move(activations)),
+      attention(settings.attention, weights.attention, execution, std::move(scratch)),
       mlp(settings, weights.mlp, execution, attention.resources) {}
 
-TensorView TransformerLayer::Parts::normed(const Norm& norm, const TensorView& x, DType dtype,
-                                           const ForwardOptions& options) {
+TensorView TransformerLayer::Impl::normed(const Norm& norm, const TensorView& x, DType dtype,
+                                          const ForwardOptions& options) {
   const Timed timed(options.times, &ForwardTimes::norms);
-  const MutableTensorView y = attention.activations->memory().normed.view(dtype, x.shape);
+  const MutableTensorView y = attention.scratch->memory().normed.view(dtype, x.shape);
   norm.apply(x, y, attention.execution);
   return y;
 }
 
-void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& tokens,
-                                  const CacheRef& cache, const ForwardOptions& options) {
+void TransformerLayer::Impl::run(const MutableTensorView& x, const TokenShape& tokens,
+                                 const CacheRef& cache, const ForwardOptions& options) {
   attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x,
                 Linear::Result::add, options);
   with_rollback(cache, tokens, [&] {
     const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
     {
       const Timed timed(options.times, &ForwardTimes::mlp);
-      mlp.add(mlp_input, x, attention.activations->memory());
+      mlp.add(mlp_input, x, attention.scratch->memory());
     }
     if (options.hooks != nullptr && options.hooks->layer) options.hooks->layer(x);
   });
@@ -138,33 +137,33 @@ void TransformerLayer::Parts::run(const MutableTensorView& x, const TokenShape& 
 
 TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
                                    const Execution& execution,
-                                   std::shared_ptr<ForwardScratch> activations)
-    : parts_(std::make_unique<Parts>(settings, weights, execution, std::move(activations))) {}
+                                   std::shared_ptr<ForwardScratch> scratch)
+    : impl_(std::make_unique<Impl>(settings, weights, execution, std::move(scratch))) {}
 TransformerLayer::TransformerLayer(TransformerLayer&&) noexcept = default;
 TransformerLayer& TransformerLayer::operator=(TransformerLayer&&) noexcept = default;
 TransformerLayer::~TransformerLayer() = default;
 
-const LayerSettings& TransformerLayer::settings() const noexcept { return parts_->settings; }
+const LayerSettings& TransformerLayer::settings() const noexcept { return impl_->settings; }
 
 std::size_t TransformerLayer::size_in_bytes() const noexcept {
-  return parts_->attention.qkv.size_in_bytes() + parts_->attention.out.size_in_bytes() +
-         parts_->mlp.size_in_bytes();
+  return impl_->attention.qkv.size_in_bytes() + impl_->attention.out.size_in_bytes() +
+         impl_->mlp.size_in_bytes();
 }
 
 void TransformerLayer::forward(const MutableTensorView& x, const CacheRef& cache,
                                const ForwardOptions& options) {
   require_rank("x", x, 3, "[batch, seq, hidden]");
   require_type("x", x, DType::f32);
-  require_extent("x", x, 2, parts_->settings.attention.hidden, "hidden");
+  require_extent("x", x, 2, impl_->settings.attention.hidden, "hidden");
   require_data("x", x);
   if (x.strides != dense_strides(x.shape)) {
     reject(fmt::format("x has strides {} for shape {}; it needs to be dense", x.strides.to_string(),
                        x.shape.to_string()));
   }
   const TokenShape tokens{x.shape[0], x.shape[1]};
-  parts_->attention.check(tokens, cache, options);
+  impl_->attention.check(tokens, cache, options);
   if (x.size() == 0) return;
-  parts_->run({x.data, x.dtype, {tokens.count(), x.shape[2]}}, tokens, cache, options);
+  impl_->run({x.data, x.dtype, {tokens.count(), x.shape[2]}}, tokens, cache, options);
 }
 
 }  // namespace attn

@@ -1,4 +1,5 @@
-// A layer's inside, as a decoder uses it.
+// The implementation of TransformerLayer. A decoder calls it directly, on dense rows of tokens that
+// have been checked.
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -14,8 +15,8 @@ namespace detail {
 
 class Norm {
  public:
-  /// Throws unless the weights, which errors call `name`, are those of such a norm, [width]. Takes
-  /// a copy, as f32.
+  /// Copies the weights, each [width], as f32. Throws Error(invalid_argument), which calls them
+  /// `name`, if they do not fit.
   Norm(const char* name, const NormSettings& settings, const NormWeights& weights,
        std::int64_t width);
   /// y = norm(x), both [tokens, width].
@@ -24,15 +25,15 @@ class Norm {
  private:
   NormSettings settings_;
   Tensor scale_;
-  Tensor bias_;  // empty: none
+  Tensor bias_;  // empty if the norm has none
 };
 
-/// Two projections and what stands between them.
+/// The MLP of a layer: two projections with an activation between them.
 class Mlp {
  public:
   Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution,
       const ResolvedExecution& resources);
-  /// y += mlp(x); x of operands(), y f32, both dense [tokens, hidden].
+  /// y += mlp(x). x of type operands(), y f32, both dense [tokens, hidden].
   void add(const TensorView& x, const MutableTensorView& y, ForwardScratch::Memory& memory) const;
   DType operands() const noexcept { return up_.operands(); }
   std::size_t size_in_bytes() const noexcept { return up_.size_in_bytes() + down_.size_in_bytes(); }
@@ -44,26 +45,26 @@ class Mlp {
   std::int64_t width_;
   DType dtype_;
   Execution execution_;
-  Linear up_;  // gate and up, or up alone
+  Linear up_;  // the outputs of gate, if there is one, then those of up
   Linear down_;
 };
 
 }  // namespace detail
 
-struct TransformerLayer::Parts {
+struct TransformerLayer::Impl {
   using Norm = detail::Norm;
   using TokenShape = detail::TokenShape;
 
-  Parts(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
-        std::shared_ptr<ForwardScratch> activations);
-  /// x [tokens, hidden], f32. Checked. If it throws, the cache holds what it held, and x is
-  /// unspecified.
+  Impl(const LayerSettings& settings, const LayerWeights& weights, const Execution& execution,
+       std::shared_ptr<ForwardScratch> scratch);
+  /// Changes x [tokens, hidden], f32, in place. Arguments have been checked. If it throws, the
+  /// appended keys are dropped and x is unspecified.
   void run(const MutableTensorView& x, const TokenShape& tokens, const CacheRef& cache,
            const ForwardOptions& options);
 
   LayerSettings settings;
   Norm attention_norm, mlp_norm;
-  AttentionBlock::Parts attention;
+  AttentionBlock::Impl attention;
   detail::Mlp mlp;
 
  private:

@@ -8,6 +8,7 @@
 
 #include "iterate/row.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn {
@@ -22,11 +23,8 @@ LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64
 namespace attn::detail {
 namespace {
 
-std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return divide_up(n, to) * to; }
-
 constexpr std::int64_t least_onednn_rows = 8;
-constexpr std::int64_t most_onednn_rows = 256;  // more were no faster
+constexpr std::int64_t most_onednn_rows = 256;  // larger pieces were not faster
 constexpr std::int64_t widest_panel = 64;
 
 std::byte* at(const MutableTensorView& matrix, std::int64_t row, std::int64_t column = 0) {
@@ -39,7 +37,8 @@ const std::byte* at(const TensorView& matrix, std::int64_t row) {
          row * matrix.strides[0] * static_cast<std::int64_t>(size_of(matrix.dtype));
 }
 
-/// For bf16, pairs where the instruction set multiplies them.
+/// The kernels for weights of a compute type: those for pairs of bf16 where the instruction set
+/// multiplies them, or those for f32.
 const kernels::Arithmetic& arithmetic_for(DType dtype, std::int64_t in_features,
                                           const kernels::Kernels& kernels) {
   const bool pairs = dtype == DType::bf16 && kernels.bf16.matmul != nullptr && in_features % 2 == 0;
@@ -107,13 +106,14 @@ Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DT
   }
 }
 
-/// `staging` has room for a panel's rows, [panel_width, depth] words.
+/// Packs one panel. `staging` has room for the panel's outputs before they are transposed,
+/// [panel_width, depth] elements of 4 bytes: floats, or pairs of bf16 (the VNNI layout).
 void Linear::pack_panel(std::span<const NamedWeights> parts, std::int64_t panel, float* staging) {
   const std::int64_t width = layout_.panel_width, depth = panels_.shape()[1],
                      vnni_factor = arithmetic_.vnni_factor;
   const std::int64_t begin = panel * width, count = std::min(width, out_features_ - begin);
   const MutableTensorView rows(staging, operands_, {count, in_features_}, {depth * vnni_factor, 1});
-  std::int64_t first = 0;  // of a part's outputs among all
+  std::int64_t first = 0;  // the number of the part's first output among all
   for (const NamedWeights& part : parts) {
     const std::int64_t from = std::max(begin, first),
                        to = std::min(begin + count, first + part.out_features);
@@ -138,7 +138,8 @@ onednn::PackedMatmulShape Linear::shape(std::int64_t rows, DType result_type, Re
           .num_threads = resources_.num_threads};
 }
 
-/// How many of the rows oneDNN takes at a time: a power of two, or none.
+/// The number of rows that oneDNN multiplies next: a power of two, or 0 if the micro-kernel
+/// multiplies all of them.
 std::int64_t Linear::onednn_rows(std::int64_t rows, DType result_type) const noexcept {
   const bool fast = result_type == DType::bf16 ? onednn_to_bf16_ : onednn_to_f32_;
   if (!fast || rows < least_onednn_rows) return 0;
@@ -166,7 +167,7 @@ void Linear::forward(const TensorView& x, const MutableTensorView& y, Result res
                [&](std::int64_t panel) { multiply_panel(x_rest, y_rest, result, panel); });
 }
 
-/// All rows times one panel.
+/// Multiplies all rows by one panel.
 void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Result result,
                             std::int64_t panel) const {
   alignas(64) std::array<float, kernels::tile_rows * widest_panel> tile;

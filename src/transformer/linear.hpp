@@ -1,13 +1,16 @@
 // Projections with packed weights.
 //
-// A weight's panel is 64 outputs (less where vectors are short) by all inputs, words of depth one
-// after another:
+// A weight is packed into panels. A panel holds 64 outputs (fewer where vectors are short) by all
+// inputs, one row of outputs for each input, or for each pair of bf16 inputs (the VNNI layout).
 //
-//   8 rows and more   oneDNN's matmul, in pieces of 8, 16, 32, ... rows, so that few kernels are
-//   compiled whatever the lengths are fewer rows        the micro-kernel, panel by panel: a panel
-//   is read once, in a stream, for all of the rows
+//   rows of x         multiplied by
+//   --------------    -------------------------------------------------------------------------
+//   8 and more        oneDNN's matmul, in pieces of 8, 16, 32, .. 256 rows, so that few kernels
+//                     are compiled whatever the lengths are
+//   the rest          the library's micro-kernel, panel by panel: a panel is read once, as a
+//                     stream, for all of the rows
 //
-// The second takes all rows where oneDNN has no kernel for panels.
+// The micro-kernel multiplies all rows where oneDNN has no kernel for panels.
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -21,19 +24,21 @@
 
 namespace attn::detail {
 
-/// A weight and what it is called in errors.
+/// The weights of a projection, and their name in error messages.
 struct NamedWeights {
   const char* name;
   const LinearWeights& weights;
   std::int64_t out_features;
 };
 
-/// Throws unless the weights are [out_features, in_features] with a fitting bias or none.
+/// Throws Error(invalid_argument) unless the weight is [out_features, in_features] and the bias
+/// [out_features] or absent.
 void check_linear(const NamedWeights& linear, std::int64_t in_features);
 
 class Linear {
  public:
-  /// The outputs of `parts`, one after another. They have been checked.
+  /// Packs the weights of `parts`, which have been checked. The outputs of the parts follow one
+  /// another.
   Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DType dtype,
          const ResolvedExecution& resources);
 
@@ -44,8 +49,8 @@ class Linear {
   DType operands() const noexcept { return operands_; }
 
   enum class Result { replace, add };
-  /// y = x W^T + bias, or +=. x [rows, in_features] of operands(), y [rows, out_features] f32 or
-  /// bf16, f32 to be added to; dense.
+  /// y = x W^T + bias, or y += x W^T + bias. x [rows, in_features] of type operands(), dense; y
+  /// [rows, out_features], f32 or bf16, dense. Only f32 can be added to.
   void forward(const TensorView& x, const MutableTensorView& y, Result result,
                ForwardScratch::Memory& memory) const;
 
@@ -62,9 +67,10 @@ class Linear {
   const kernels::Arithmetic& arithmetic_;
   DType operands_;
   kernels::PanelLayout layout_;
-  Tensor panels_;  // words, [panels, depth, panel_width]
-  Tensor bias_;    // f32, to the end of the last panel; empty without
-  bool onednn_to_f32_ = false, onednn_to_bf16_ = false;  // oneDNN has kernels with such results
+  Tensor panels_;  // [panels, depth, panel_width], floats or pairs of bf16
+  Tensor bias_;    // f32 [panels * panel_width]; empty if no part has a bias
+  // Whether oneDNN has fast kernels with such results.
+  bool onednn_to_f32_ = false, onednn_to_bf16_ = false;
 };
 
 }  // namespace attn::detail

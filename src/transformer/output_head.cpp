@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::detail {
@@ -27,10 +28,9 @@ OutputHead::OutputHead(const TensorView& weight, const ResolvedExecution& resour
 
 void OutputHead::forward(const TensorView& x, const MutableTensorView& logits,
                          Buffer& padded) const {
-  constexpr std::int64_t rows_at_once = 256;  // of the weight
+  constexpr std::int64_t rows_at_once = 256;  // rows of the weight that a thread takes at a time
   const std::int64_t hidden = x.shape[1], vocab = weight_.shape[0];
-  const std::int64_t width = (hidden + kernels::max_vector_width - 1) / kernels::max_vector_width *
-                             kernels::max_vector_width;
+  const std::int64_t width = round_up(hidden, kernels::max_vector_width);
   const MutableTensorView queries = padded.view(DType::f32, {x.shape[0], width});
   auto* const q = static_cast<float*>(queries.data);
   std::fill_n(q, queries.size(), 0.f);
@@ -42,8 +42,8 @@ void OutputHead::forward(const TensorView& x, const MutableTensorView& logits,
       weight_.strides[0] * static_cast<std::int64_t>(size_of(weight_.dtype));
   const auto scores = arithmetic_of(resources_.kernels, weight_.dtype).scores;
   parallel_for(
-      threads_for(vocab * hidden / 16, resources_.num_threads),
-      (vocab + rows_at_once - 1) / rows_at_once, [&](std::int64_t n) {
+      threads_for(vocab * hidden / 16, resources_.num_threads), divide_up(vocab, rows_at_once),
+      [&](std::int64_t n) {
         const std::int64_t begin = n * rows_at_once, count = std::min(rows_at_once, vocab - begin);
         for (std::int64_t r = 0; r < x.shape[0]; r += kernels::tile_rows) {
           scores({.q = q + r * width,

@@ -1,5 +1,5 @@
-// Logits: the last projection, whose weight is used where it lies, as it may be the embedding as
-// well.
+// The output projection, from the last hidden states to logits. Its weight is not packed, because
+// it may be the embedding as well, whose rows are read too.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -11,15 +11,16 @@ namespace attn::detail {
 
 class OutputHead {
  public:
-  /// weight [vocab_size, hidden], f32, bf16 or f16; copied only if a row's elements do not lie side
-  /// by side.
+  /// weight [vocab_size, hidden], f32, bf16 or f16. It is copied only if the elements of a row are
+  /// not contiguous; else it has to outlive this object.
   OutputHead(const TensorView& weight, const ResolvedExecution& resources);
 
-  /// x f32 [rows, hidden], dense; logits f32 [rows, vocab_size], any stride between rows.
+  /// logits = x weight^T. x f32 [rows, hidden], dense; logits f32 [rows, vocab_size], any stride
+  /// between rows. `padded` is scratch for rows of x filled up with zeros to whole vectors.
   void forward(const TensorView& x, const MutableTensorView& logits, Buffer& padded) const;
-  /// As it is read.
+  /// The weight that forward() reads: the one given, or the copy.
   const TensorView& weight() const noexcept { return weight_; }
-  /// Of a copy.
+  /// Bytes of the copy, or 0.
   std::size_t size_in_bytes() const noexcept { return copy_.size_in_bytes(); }
 
  private:

@@ -51,15 +51,15 @@ class Weights {
 Decoder llama_like(DType dtype, int num_threads, Weights& made) {
   constexpr std::int64_t hidden = 256, heads = 8, kv_heads = 2, dim = 32, width = 512, vocab = 1000,
                          layers = 2;
-  const DecoderSettings settings{.layer = {.attention = {.hidden = hidden,
-                                                         .num_q_heads = heads,
-                                                         .num_kv_heads = kv_heads,
-                                                         .head_dim = dim,
-                                                         .rope = RopeSettings{},
-                                                         .max_positions = 64,
-                                                         .dtype = dtype},
-                                           .mlp_width = width},
-                                 .num_layers = layers,
+  const LayerSettings layer{.attention = {.hidden = hidden,
+                                          .num_q_heads = heads,
+                                          .num_kv_heads = kv_heads,
+                                          .head_dim = dim,
+                                          .rope = RopeSettings{},
+                                          .max_positions = 64,
+                                          .dtype = dtype},
+                            .mlp_width = width};
+  const DecoderSettings settings{.layers = std::vector<LayerSettings>(layers, layer),
                                  .vocab_size = vocab};
   const auto weight = [&](std::int64_t out, std::int64_t in) {
     return LinearWeights{made({out, in}, dtype), made({out}, dtype)};

@@ -1,5 +1,5 @@
-// Attention over what caches hold, against the reference on the keys that were put in; and what no
-// sequence holds may be anything.
+// Attention over bound caches, against the reference on the keys that were appended. Memory that no
+// sequence uses is filled with NaN, which must not change the result.
 #include <attn/kv_cache.hpp>
 #include <attn/reference.hpp>
 
@@ -34,8 +34,8 @@ struct Model {
     v = rows(random, count, v_head_dim);
   }
 
-  /// Of i8: multiples of 1/64 up to 127/64, the greatest in each row, so that its scale is exactly
-  /// that and nothing is rounded.
+  /// Values that i8 holds exactly: multiples of 1/64 up to 127/64. Each row contains 127/64, so
+  /// that its scale is 1/64 and nothing is rounded.
   StridedTensor rows(Random& random, std::int64_t count, std::int64_t width) const {
     StridedTensor tensor(dtype == DType::i8 ? DType::f32 : dtype, {1, num_kv_heads, count, width});
     for_each_index(tensor.shape(), [&](const Dims& at) {
@@ -59,7 +59,7 @@ struct Model {
   }
 };
 
-/// Keys first..last of a model that a sequence holds, and the queries that ask for them.
+/// The keys first..last of a model, which a sequence of the cache holds, and its queries.
 struct Held {
   const Model* model;
   std::int64_t first, last;
@@ -95,7 +95,7 @@ void poison_row(const TensorView& rows, const Dims& at) {
   }
 }
 
-/// NaN in all rows of a bound cache but those that `used` (entry, row) says.
+/// Writes NaN to all rows of a bound cache except those for which used(entry, row) is true.
 template <class Used>
 void poison_unused(const AttentionTensors& bound, Used used) {
   for_each_index({bound.k.shape[0], bound.k.shape[1], bound.k.shape[2]}, [&](const Dims& at) {
@@ -109,7 +109,7 @@ void poison_unused(const AttentionTensors& bound, Used used) {
   });
 }
 
-/// Queries of all sequences in one padded batch, and what they get.
+/// The queries of all sequences in one padded batch, and the outputs that are expected.
 struct Step {
   Step(const std::vector<Held>& sequences, std::int64_t q_len, std::uint64_t seed)
       : held(sequences) {
@@ -139,8 +139,8 @@ struct Step {
   StridedTensor q, out, lse;
 };
 
-/// Runs a bound step with and without poison on each ISA. The cache's type brings no error of its
-/// own: the models are exact in it.
+/// Runs a bound step on each ISA, with and without NaN in unused memory. The type of the cache adds
+/// no error, because it holds the values of the models exactly.
 template <class Used>
 void check_step(Step& step, const AttentionTensors& bound, Used used) {
   std::vector<Expected> expected;
@@ -304,7 +304,7 @@ TEST_CASE("Token by token is one causal prefill") {
   }
 }
 
-TEST_CASE("A rolling cache with a window sees what a long one sees") {
+TEST_CASE("A rolling cache with a window gives what a long one gives") {
   constexpr std::int64_t window = 10, chunk = 4, count = 60;
   const Model model(DType::bf16, count, 9);
   const AttentionOptions options{.causal = Causal::bottom_right(),

@@ -18,7 +18,7 @@ using namespace attn::test;
 
 namespace {
 
-/// [1, 1, 1, n]
+/// The values as a tensor [1, 1, 1, n].
 TensorView one_row(const std::vector<float>& values) {
   return {values.data(), {1, 1, 1, static_cast<std::int64_t>(values.size())}};
 }
@@ -38,7 +38,7 @@ KvCache cache_of_i8(const std::vector<float>& row) {
 
 }  // namespace
 
-TEST_CASE("Rows of the cache's own type are taken over bit by bit, NaN payloads included") {
+TEST_CASE("Rows of the cache's own type are copied bit by bit, NaN payloads included") {
   for (const DType dtype : given_types) {
     for (const Layout layout : given_layouts) {
       StridedTensor row(dtype, {1, 1, 1, 5}, layout);
@@ -131,10 +131,11 @@ TEST_CASE("A row that replaces another one of i8 replaces its scale") {
         std::vector<double>{0, 0});
 }
 
-TEST_CASE("Rope turns keys by their position, in a rolling cache and after truncation too") {
-  const std::vector<float> cos = {1, 0, -1, 0, 1}, sin = {0, 1, 0, -1, 0};  // quarter turns
+TEST_CASE("RoPE rotates keys by their position, in a rolling cache and after truncation too") {
+  const std::vector<float> cos = {1, 0, -1, 0, 1},
+                           sin = {0, 1, 0, -1, 0};  // multiples of 90 degrees
   const std::vector<float> keys(20, 1.f), values(20, 2.f);
-  const auto turned = [&](bool interleaved, auto&& fill) {
+  const auto rotated = [&](bool interleaved, auto&& fill) {
     KvCache cache({.num_kv_heads = 1, .capacity = 2, .head_dim = 4, .rolling = true});
     fill(cache, [&](std::int64_t count) {
       cache.append({keys.data(), {1, 1, count, 4}}, {values.data(), {1, 1, count, 4}},
@@ -147,21 +148,21 @@ TEST_CASE("Rope turns keys by their position, in a rolling cache and after trunc
   };
   using Row = std::vector<double>;
   for (const bool interleaved : {false, true}) {
-    CHECK(turned(interleaved, [](KvCache&, auto append) { append(2); }) == Row{-1, 1, 1, 1});
-    CHECK(turned(interleaved, [](KvCache&, auto append) { append(5); }) == Row{1, -1, 1, 1});
+    CHECK(rotated(interleaved, [](KvCache&, auto append) { append(2); }) == Row{-1, 1, 1, 1});
+    CHECK(rotated(interleaved, [](KvCache&, auto append) { append(5); }) == Row{1, -1, 1, 1});
     const auto truncated = [](KvCache& cache, auto append) {
       append(4);
       cache.truncate(0, 3);
       CHECK(cache.length(0) == 1);
       append(1);
     };
-    CHECK(turned(interleaved, truncated) == Row{1, -1, 1, 1});
+    CHECK(rotated(interleaved, truncated) == Row{1, -1, 1, 1});
     const auto cleared = [](KvCache& cache, auto append) {
       append(4);
       cache.clear();
       append(2);
     };
-    CHECK(turned(interleaved, cleared) == Row{-1, 1, 1, 1});
+    CHECK(rotated(interleaved, cleared) == Row{-1, 1, 1, 1});
   }
 }
 
@@ -271,7 +272,7 @@ TEST_CASE("Binding replaces what another cache had bound, and keeps all else") {
   CHECK(reinterpret_cast<std::uintptr_t>(tensors.v.data) % 64 == 0);
 }
 
-TEST_CASE("A cache counts its bytes, and takes its memory along when it moves") {
+TEST_CASE("A cache counts its bytes, and moves its memory with it") {
   KvCache cache({.batch = 2,
                  .num_kv_heads = 3,
                  .capacity = 4,

@@ -66,7 +66,7 @@ void check_settings_refused(const std::vector<std::string>& words,
 
 }  // namespace
 
-TEST_CASE("Forks go their own ways and leave their parent alone") {
+TEST_CASE("Appending to forks changes neither their parent nor each other") {
   for (const DType dtype : cache_types) {
     PagedKvCache::Settings settings = small();
     settings.num_pages = 6;
@@ -185,7 +185,7 @@ TEST_CASE("Binding takes sequences in any order and several times, and keeps all
   CHECK(cache.bind({}, {}).kv_lens.shape == Dims{0});
 }
 
-TEST_CASE("Pools are seen the same in both layouts") {
+TEST_CASE("A pool gives the same results in both layouts") {
   PagedKvCache::Settings settings = valid_settings();
   CHECK(PagedKvCache(settings).bind({}, {}).k.shape == Dims{4, 3, 2, 6});
   CHECK(PagedKvCache(settings).bind({}, {}).v.shape == Dims{4, 3, 2, 5});

@@ -61,7 +61,7 @@ class RandomRun {
     return of_pages.empty() ? test::difference(cache_, model_, sequences) : of_pages;
   }
 
-  /// All pages have to be free afterwards.
+  /// Removes all sequences and returns the number of free pages.
   std::int64_t free_pages_of_none() {
     while (!model_.empty()) remove(any_sequence());
     return cache_.free_pages();

@@ -144,8 +144,8 @@ TEST_CASE("Llama's tensors are where a decoder looks for them") {
     }
     CHECK(model.stored_dtype() == dtype);
     CHECK(model.model_type() == "llama");
-    CHECK(model.settings().layer.attention.head_dim == 4);
-    CHECK(model.settings().layer.attention.dtype == DType::f32);
+    CHECK(model.settings().layers.front().attention.head_dim == 4);
+    CHECK(model.settings().layers.front().attention.dtype == DType::f32);
     CHECK(model.bos_id() == 1);
     CHECK(model.eos_ids() == std::vector<std::int64_t>{2});
   }

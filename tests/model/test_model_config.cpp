@@ -31,9 +31,9 @@ ModelConfig gpt2(const std::string& more = "") {
 TEST_CASE("Llama by default") {
   const ModelConfig config = of("llama");
   CHECK(config.family == Family::llama);
-  CHECK(config.settings.num_layers == 3);
+  CHECK(config.settings.layers.size() == 3);
   CHECK(config.settings.vocab_size == 50);
-  const LayerSettings& layer = config.settings.layer;
+  const LayerSettings& layer = config.settings.layers.front();
   CHECK(layer.mlp == MlpKind::swiglu);
   CHECK(layer.mlp_width == 100);
   CHECK(layer.norm.kind == NormKind::rms);
@@ -71,14 +71,14 @@ TEST_CASE("Llama's keys") {
          "'bos_token_id': null, 'eos_token_id': [7, 8], 'hidden_act': 'silu', 'sliding_window': 5, "
          "'partial_rotary_factor': 0.67, 'torch_dtype': 'bfloat16', 'architectures': ['X'], "
          "'use_cache': true");
-  const AttentionSettings& attention = config.settings.layer.attention;
+  const AttentionSettings& attention = config.settings.layers.front().attention;
   CHECK(attention.num_kv_heads == 8);
   CHECK(attention.head_dim == 6);
   CHECK(attention.max_positions == 999);
   CHECK(attention.rope->theta == 500000);
   CHECK(attention.rope->rotary_dim == 4);
   CHECK(!attention.options.window);
-  CHECK(config.settings.layer.norm.epsilon == 1e-5f);
+  CHECK(config.settings.layers.front().norm.epsilon == 1e-5f);
   CHECK(config.qkv_bias);
   CHECK(config.out_bias);
   CHECK(config.mlp_bias);
@@ -86,14 +86,15 @@ TEST_CASE("Llama's keys") {
   CHECK(!config.bos_id);
   CHECK(config.eos_ids == Ids{7, 8});
   CHECK(of("llama", "'num_key_value_heads': null, 'head_dim': null, 'rope_scaling': null")
-            .settings.layer.attention.num_kv_heads == 32);
+            .settings.layers.front()
+            .attention.num_kv_heads == 32);
   CHECK(of("llama", "'eos_token_id': null").eos_ids.empty());
   CHECK(of("llama", "'eos_token_id': 0").eos_ids == Ids{0});
 }
 
 TEST_CASE("scaled positions") {
   const auto scaling = [](const std::string& more) {
-    return of("llama", more).settings.layer.attention.rope->scaling;
+    return of("llama", more).settings.layers.front().attention.rope->scaling;
   };
   CHECK(std::get<LinearRopeScaling>(scaling("'rope_scaling': {'type': 'linear', 'factor': 2.5}"))
             .factor == 2.5);
@@ -121,17 +122,19 @@ TEST_CASE("scaled positions") {
   const RopeSettings newer = *of("qwen3",
                                  "'rope_theta': 7, 'rope_parameters': {'rope_theta': 1e6, "
                                  "'rope_type': 'default', 'partial_rotary_factor': 0.25}")
-                                  .settings.layer.attention.rope;
+                                  .settings.layers.front()
+                                  .attention.rope;
   CHECK(newer.theta == 1e6);
   CHECK(newer.rotary_dim == 32);
   CHECK(std::holds_alternative<std::monostate>(newer.scaling));
   CHECK(
       of("llama",
          "'rope_theta': 7, 'rope_scaling': {'rope_theta': 9}, 'rope_parameters': {'rope_theta': 8}")
-          .settings.layer.attention.rope->theta == 9);
-  CHECK(
-      of("llama", "'rope_theta': 7, 'rope_parameters': {}").settings.layer.attention.rope->theta ==
-      7);
+          .settings.layers.front()
+          .attention.rope->theta == 9);
+  CHECK(of("llama", "'rope_theta': 7, 'rope_parameters': {}")
+            .settings.layers.front()
+            .attention.rope->theta == 7);
 }
 
 TEST_CASE("defaults of the variants of Llama") {
@@ -139,30 +142,31 @@ TEST_CASE("defaults of the variants of Llama") {
   CHECK(qwen2.qkv_bias);
   CHECK(!qwen2.out_bias);
   CHECK(!qwen2.qk_norm);
-  CHECK(qwen2.settings.layer.attention.num_kv_heads == 32);
-  CHECK(qwen2.settings.layer.attention.head_dim == 2);
-  CHECK(qwen2.settings.layer.attention.max_positions == 32768);
-  CHECK(!qwen2.settings.layer.attention.options.window);
+  CHECK(qwen2.settings.layers.front().attention.num_kv_heads == 32);
+  CHECK(qwen2.settings.layers.front().attention.head_dim == 2);
+  CHECK(qwen2.settings.layers.front().attention.max_positions == 32768);
+  CHECK(!qwen2.settings.layers.front().attention.options.window);
   CHECK(!qwen2.bos_id);
   CHECK(qwen2.eos_ids.empty());
   CHECK(of("qwen2", "'attention_bias': false").qkv_bias);
 
   CHECK(!qwen3.qkv_bias);
   CHECK(qwen3.qk_norm);
-  CHECK(qwen3.settings.layer.attention.head_dim == 128);
-  CHECK(of("qwen3", "'rms_norm_eps': 1e-3").settings.layer.attention.qk_norm_epsilon == 1e-3f);
+  CHECK(qwen3.settings.layers.front().attention.head_dim == 128);
+  CHECK(of("qwen3", "'rms_norm_eps': 1e-3").settings.layers.front().attention.qk_norm_epsilon ==
+        1e-3f);
   CHECK(of("qwen3", "'attention_bias': true").out_bias);
 
-  CHECK(mistral.settings.layer.attention.num_kv_heads == 8);
-  CHECK(mistral.settings.layer.attention.max_positions == 131072);
-  CHECK(mistral.settings.layer.attention.options.window->left == 4095);
+  CHECK(mistral.settings.layers.front().attention.num_kv_heads == 8);
+  CHECK(mistral.settings.layers.front().attention.max_positions == 131072);
+  CHECK(mistral.settings.layers.front().attention.options.window->left == 4095);
   CHECK(!of("mistral", "'attention_bias': true").qkv_bias);
   CHECK(mistral.eos_ids == Ids{2});
 }
 
 TEST_CASE("sliding windows") {
   const auto window = [](const std::string& type, const std::string& more) {
-    return of(type, more).settings.layer.attention.options.window;
+    return of(type, more).settings.layers.front().attention.options.window;
   };
   CHECK(!window("mistral", "'sliding_window': null"));
   CHECK(window("mistral", "'sliding_window': 5")->left == 4);
@@ -201,9 +205,9 @@ TEST_CASE("sliding windows") {
 TEST_CASE("GPT-2") {
   const ModelConfig config = gpt2();
   CHECK(config.family == Family::gpt2);
-  CHECK(config.settings.num_layers == 3);
+  CHECK(config.settings.layers.size() == 3);
   CHECK(config.settings.vocab_size == 50);
-  const LayerSettings& layer = config.settings.layer;
+  const LayerSettings& layer = config.settings.layers.front();
   CHECK(layer.mlp == MlpKind::gelu_tanh);
   CHECK(layer.mlp_width == 256);
   CHECK(layer.norm.kind == NormKind::layer);
@@ -222,17 +226,18 @@ TEST_CASE("GPT-2") {
       "'activation_function': 'gelu', "
       "'tie_word_embeddings': false, 'scale_attn_weights': false, 'reorder_and_upcast_attn': true, "
       "'eos_token_id': 3");
-  CHECK(other.settings.layer.mlp == MlpKind::gelu);
-  CHECK(other.settings.layer.mlp_width == 77);
-  CHECK(other.settings.layer.norm.epsilon == 1e-6f);
-  CHECK(other.settings.layer.attention.max_positions == 33);
-  CHECK(other.settings.layer.attention.options.softmax_scale == 1.0f);
+  CHECK(other.settings.layers.front().mlp == MlpKind::gelu);
+  CHECK(other.settings.layers.front().mlp_width == 77);
+  CHECK(other.settings.layers.front().norm.epsilon == 1e-6f);
+  CHECK(other.settings.layers.front().attention.max_positions == 33);
+  CHECK(other.settings.layers.front().attention.options.softmax_scale == 1.0f);
   CHECK(!other.tied);
   CHECK(other.eos_ids == Ids{3});
-  CHECK(gpt2("'n_ctx': 44, 'n_inner': null").settings.layer.attention.max_positions == 44);
-  CHECK(gpt2("'n_inner': null").settings.layer.mlp_width == 256);
+  CHECK(gpt2("'n_ctx': 44, 'n_inner': null").settings.layers.front().attention.max_positions == 44);
+  CHECK(gpt2("'n_inner': null").settings.layers.front().mlp_width == 256);
   for (const std::string name : {"gelu_new", "gelu_pytorch_tanh", "gelu_fast"}) {
-    CHECK(gpt2("'activation_function': '" + name + "'").settings.layer.mlp == MlpKind::gelu_tanh);
+    CHECK(gpt2("'activation_function': '" + name + "'").settings.layers.front().mlp ==
+          MlpKind::gelu_tanh);
   }
 
   for (const std::string key : {"scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {

@@ -33,7 +33,7 @@ struct Golden {
   Tensor tensor(const std::string& name) const { return read_tensor(folder + "/" + name + ".npy"); }
   Decoder decoder(DType dtype) const {
     DecoderSettings settings = model.settings();
-    settings.layer.attention.dtype = dtype;
+    for (LayerSettings& layer : settings.layers) layer.attention.dtype = dtype;
     return Decoder(settings, model.weights());
   }
   std::int64_t seq() const { return prompt.shape()[1]; }
@@ -152,8 +152,8 @@ TEST_CASE("The residual stream behind each layer is PyTorch's") {
 TEST_CASE("Sequences of different length in one batch do not see each other, in pages or not") {
   const Golden golden("qwen3_tiny");
   Decoder decoder = golden.decoder(DType::f32);
-  const std::int64_t layers = golden.model.settings().num_layers, vocab = golden.vocab();
-  const AttentionSettings& attention = golden.model.settings().layer.attention;
+  const std::int64_t layers = std::ssize(golden.model.settings().layers), vocab = golden.vocab();
+  const AttentionSettings& attention = golden.model.settings().layers.front().attention;
   // Sequence n holds the first lengths[n] tokens of the prompt. The next two are appended to it one
   // by one.
   const std::vector<std::int64_t> lengths{5, 17, 1};
@@ -208,7 +208,7 @@ TEST_CASE("Frequencies of rope are PyTorch's") {
   };
   for (const char* name : {"llama_tiny", "qwen2_tiny", "qwen3_tiny"}) {
     const Golden golden(name);
-    const AttentionSettings& attention = golden.model.settings().layer.attention;
+    const AttentionSettings& attention = golden.model.settings().layers.front().attention;
     check(golden.tensor("inv_freq"), rope_frequencies(attention.rope.value(), attention.head_dim));
   }
   const std::string folder = std::string(ATTN_TEST_DATA_PATH) + "/rope/";

@@ -20,10 +20,9 @@ struct DecoderCase {
     block.settings.dtype = dtype;
     block.settings.max_positions = 32;
     if (norm == NormKind::rms) block.settings.rope = RopeSettings{};
-    settings = {
-        .layer = {.attention = block.settings, .norm = {norm}, .mlp = mlp, .mlp_width = mlp_width},
-        .num_layers = num_layers,
-        .vocab_size = vocab};
+    const LayerSettings layer{
+        .attention = block.settings, .norm = {norm}, .mlp = mlp, .mlp_width = mlp_width};
+    settings = {.layers = std::vector<LayerSettings>(num_layers, layer), .vocab_size = vocab};
     for (std::uint64_t n = 0; n < num_layers; ++n) blocks.emplace_back(block, n);
     embedding = blocks[0].normal({vocab, hidden}, 0, 1);
     positions = blocks[0].normal({32, hidden}, 0, 1);

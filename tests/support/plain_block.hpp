@@ -155,7 +155,7 @@ class PlainBlock {
     }
   }
 
-  void turn(Row& heads, std::int64_t position) const {
+  void rotate(Row& heads, std::int64_t position) const {
     if (!settings_.rope) return;
     const auto dim = static_cast<std::size_t>(settings_.head_dim);
     const auto rotary =
@@ -169,9 +169,9 @@ class PlainBlock {
                    sin = static_cast<Real>(std::sin(angle));
         Real& a = heads[first + (settings_.rope->interleaved ? 2 * n : n)];
         Real& b = heads[first + (settings_.rope->interleaved ? 2 * n + 1 : n + rotary / 2)];
-        const Real turned = a * cos - b * sin;
+        const Real rotated = a * cos - b * sin;
         b = Numbers::rounded(a * sin + b * cos);
-        a = Numbers::rounded(turned);
+        a = Numbers::rounded(rotated);
       }
     }
   }
@@ -202,7 +202,7 @@ class PlainBlock {
     return sum;
   }
 
-  /// Adds nothing where no key is seen.
+  /// The result is zero where no key is visible.
   Row attend(const std::vector<Row>& qs, const std::vector<Row>& ks, const std::vector<Row>& vs,
              std::int64_t query, std::int64_t length) const {
     const std::int64_t dim = settings_.head_dim,
@@ -248,8 +248,8 @@ class PlainBlock {
       v.push_back(rounded(project(x, wv, numbers(data_.v_bias))));
       normalize(q.back(), numbers(data_.q_norm));
       normalize(k.back(), numbers(data_.k_norm));
-      turn(q.back(), n);
-      turn(k.back(), n);
+      rotate(q.back(), n);
+      rotate(k.back(), n);
     }
     const std::int64_t length =
         case_.lengths.empty() ? case_.seq : case_.lengths[static_cast<std::size_t>(entry)];

@@ -135,7 +135,7 @@ TEST_CASE(
                           times.embedding, times.output}) {
     CHECK(part.count() > 0);
   }
-  TransformerLayer layer(c.settings.layer, c.weights.layers[1]);
+  TransformerLayer layer(c.settings.layers[1], c.weights.layers[1]);
   Tensor x = copy_as(streams[0].view(), DType::f32);
   layer.forward({x.data(), DType::f32, {2, 6, hidden}}, {}, {});
   for (std::int64_t n = 0; n < x.size(); ++n)

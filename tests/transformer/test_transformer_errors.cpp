@@ -168,18 +168,27 @@ TEST_CASE(
 TEST_CASE("Layers and decoders name what does not fit") {
   using Change = std::function<void(DecoderCase&)>;
   const std::vector<std::pair<std::vector<std::string>, Change>> changes = {
-      {{"num_layers is 0"}, [](auto& d) { d.settings.num_layers = 0; }},
-      {{"layers has 3", "4 (num_layers)"}, [](auto& d) { d.settings.num_layers = 4; }},
+      {{"settings.layers is empty"}, [](auto& d) { d.settings.layers.clear(); }},
+      {{"weights.layers has 3 layers", "2 (settings.layers)"},
+       [](auto& d) { d.settings.layers.pop_back(); }},
+      {{"layer 2: hidden is 48", "40, as that of layer 0"},
+       [](auto& d) { d.settings.layers[2].attention.hidden = 48; }},
+      {{"layer 1", "num_q_heads is 6", "multiple of num_kv_heads = 4"},
+       [](auto& d) {
+         d.settings.layers[1].attention.num_q_heads = 6;
+         d.settings.layers[1].attention.num_kv_heads = 4;
+       }},
       {{"vocab_size is 0"}, [](auto& d) { d.settings.vocab_size = 0; }},
       {{"embedding", "51"}, [](auto& d) { d.settings.vocab_size = 51; }},
-      {{"hidden is 0"}, [](auto& d) { d.settings.layer.attention.hidden = 0; }},
+      {{"hidden is 0"}, [](auto& d) { d.settings.layers[0].attention.hidden = 0; }},
       {{"embedding", "rank 2"}, [](auto& d) { d.weights.embedding = {}; }},
       {{"positions has shape [32, 40]", "33"},
        [](auto& d) {
-         d.weights.positions = d.positions.view(), d.settings.layer.attention.max_positions = 33;
+         d.weights.positions = d.positions.view();
+         for (LayerSettings& layer : d.settings.layers) layer.attention.max_positions = 33;
        }},
       {{"output has shape [40]", "rank 2"}, [](auto& d) { d.weights.output = d.scale.view(); }},
-      {{"norm.epsilon is -1"}, [](auto& d) { d.settings.layer.norm.epsilon = -1; }},
+      {{"norm.epsilon is -1"}, [](auto& d) { d.settings.layers[0].norm.epsilon = -1; }},
       {{"final_norm.scale"}, [](auto& d) { d.weights.final_norm.scale = {}; }},
       {{"final_norm.bias is given"}, [](auto& d) { d.weights.final_norm.bias = d.bias.view(); }},
       {{"layer 1", "attention_norm.bias is given"},
@@ -190,8 +199,9 @@ TEST_CASE("Layers and decoders name what does not fit") {
       {{"layer 0", "gate.weight"}, [](auto& d) { d.weights.layers[0].mlp.gate.weight = {}; }},
       {{"layer 0", "down.weight"},
        [](auto& d) { d.weights.layers[0].mlp.down.weight = d.up.view(); }},
-      {{"layer 0", "gate.weight is given"}, [](auto& d) { d.settings.layer.mlp = MlpKind::gelu; }},
-      {{"layer 0", "mlp_width is 0"}, [](auto& d) { d.settings.layer.mlp_width = 0; }},
+      {{"layer 0", "gate.weight is given"},
+       [](auto& d) { d.settings.layers[0].mlp = MlpKind::gelu; }},
+      {{"layer 0", "mlp_width is 0"}, [](auto& d) { d.settings.layers[0].mlp_width = 0; }},
       {{"layer 1", "sinks"}, [](auto& d) { d.weights.layers[1].attention.sinks = d.scale.view(); }},
   };
   for (const auto& [words, change] : changes) {

@@ -37,8 +37,10 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
   const std::optional<Tokenizer> tokenizer = tokenizer_for(choice.prompt, source);
   const std::vector<std::int64_t> ids = prompt_ids(choice.prompt, tokenizer);
   Model model = source.load(std::ssize(ids));
-  const std::int64_t num_heads = model.settings.layer.attention.num_q_heads;
-  require_place("--layer", choice.layer, model.settings.num_layers, "layers");
+  const std::vector<LayerSettings>& layers = model.settings.layers;
+  require_place("--layer", choice.layer, std::ssize(layers), "layers");
+  const std::int64_t num_heads =
+      layers[static_cast<std::size_t>(choice.layer)].attention.num_q_heads;
   if (choice.head) require_place("--head", *choice.head, num_heads, "query heads");
 
   require_room_for_weights(std::ssize(ids), std::ssize(ids), choice.head ? 1 : num_heads);
@@ -57,7 +59,7 @@ std::vector<WeightMap> model_weights(const ModelWeights& choice) {
       maps.back().row_labels = maps.back().column_labels = labels;
     }
   }};
-  const std::vector<CacheRef> no_caches(static_cast<std::size_t>(model.settings.num_layers));
+  const std::vector<CacheRef> no_caches(layers.size());
   model.decoder.forward({ids.data(), {1, std::ssize(ids)}}, no_caches, {}, {.hooks = &hooks});
   return maps;
 }

@@ -52,12 +52,12 @@ double rest(const Phase& phase) {
 std::string percent(double share) { return fmt::format("{:.0f} %", 100 * share); }
 
 void print_model(const Model& model, const LayersRun& run, const LayersMeasured& measured) {
-  const AttentionSettings& attention = model.settings.layer.attention;
+  const AttentionSettings& attention = model.settings.layers.front().attention;
   fmt::print("{}\n", model.description);
   fmt::print("{} layers, hidden {}, {} heads of {} on {} KV heads, MLP {}, vocabulary {}, {}\n",
-             model.settings.num_layers, attention.hidden, attention.num_q_heads, attention.head_dim,
-             attention.num_kv_heads, model.settings.layer.mlp_width, model.settings.vocab_size,
-             name_of(attention.dtype));
+             model.settings.layers.size(), attention.hidden, attention.num_q_heads,
+             attention.head_dim, attention.num_kv_heads, model.settings.layers.front().mlp_width,
+             model.settings.vocab_size, name_of(attention.dtype));
   fmt::print("batch {}, {} tokens of prompt, {} threads, {}\n\n", run.batch, run.seq,
              measured.num_threads, name_of(measured.isa));
 }
@@ -129,7 +129,7 @@ nlohmann::ordered_json json_of(const Errors& errors) {
 }
 
 void print_json(const Model& model, const LayersRun& run, const LayersMeasured& m) {
-  const AttentionSettings& attention = model.settings.layer.attention;
+  const AttentionSettings& attention = model.settings.layers.front().attention;
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (const LayerDistance& layer : m.layers) {
     layers.push_back({{"tiled", json_of(layer.tiled)},
@@ -147,12 +147,12 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
                  {"read_gbps", m.read_gbps},
                  {"fraction_of_read", m.decode_gbps / m.read_gbps}});
   const nlohmann::ordered_json all = {{"model", model.description},
-                                      {"num_layers", model.settings.num_layers},
+                                      {"num_layers", model.settings.layers.size()},
                                       {"hidden", attention.hidden},
                                       {"num_q_heads", attention.num_q_heads},
                                       {"num_kv_heads", attention.num_kv_heads},
                                       {"head_dim", attention.head_dim},
-                                      {"mlp_width", model.settings.layer.mlp_width},
+                                      {"mlp_width", model.settings.layers.front().mlp_width},
                                       {"vocab_size", model.settings.vocab_size},
                                       {"dtype", name_of(attention.dtype)},
                                       {"batch", run.batch},

@@ -129,12 +129,13 @@ void measure_distances(Runs& runs, LayersMeasured& measured) {
 
 /// Logits are made of the last tokens alone, and left out.
 double prefill_flops(const DecoderSettings& settings, const LayersRun& run) {
-  const AttentionSettings& a = settings.layer.attention;
   const auto seq = static_cast<double>(run.seq), batch = static_cast<double>(run.batch);
-  const double pairs =
-      seq * (seq + 1) / 2 * static_cast<double>(a.num_q_heads * settings.num_layers);
-  return batch *
-         (2 * seq * projection_weights(settings) + 4 * static_cast<double>(a.head_dim) * pairs);
+  double flops = 2 * seq * projection_weights(settings);
+  for (const LayerSettings& layer : settings.layers) {
+    const AttentionSettings& a = layer.attention;
+    flops += 4 * static_cast<double>(a.num_q_heads * a.head_dim) * seq * (seq + 1) / 2;
+  }
+  return batch * flops;
 }
 
 /// Keys and values of the prompt and half of the steps.
@@ -146,11 +147,11 @@ double cache_bytes_read(const DecoderSettings& settings, const LayersRun& run) {
 /// Of the streams behind all layers for three kernels, the widest activations, and the scores of
 /// all heads that unfused holds.
 void require_room(const DecoderSettings& settings, const LayersRun& run) {
-  const AttentionSettings& a = settings.layer.attention;
+  const AttentionSettings& a = settings.layers.front().attention;
   const auto seq = static_cast<double>(run.seq), tokens = seq * static_cast<double>(run.batch);
-  const double streams = 3 * tokens * static_cast<double>(a.hidden * settings.num_layers);
+  const double streams = 3 * tokens * static_cast<double>(a.hidden * std::ssize(settings.layers));
   const double activations =
-      tokens * static_cast<double>(2 * settings.layer.mlp_width + 2 * a.hidden);
+      tokens * static_cast<double>(2 * settings.layers.front().mlp_width + 2 * a.hidden);
   const double scores = tokens * seq * static_cast<double>(a.num_q_heads);
   require_memory(fmt::format("unfused attention of {} x {} tokens, which tiled is compared with,",
                              run.batch, run.seq),
@@ -173,13 +174,13 @@ LayersMeasured measure_layers(Model& model, const LayersRun& run) {
   const Peak peak = measure_peak(measured.isa, measured.num_threads);
   measured.prefill = runs.prefill();
   measured.decode = runs.decode();
-  const bool bf16 = model.settings.layer.attention.dtype == DType::bf16;
+  const bool bf16 = model.settings.layers.front().attention.dtype == DType::bf16;
   measured.peak_gflops = bf16 ? peak.bf16_gflops : peak.multiply_add_gflops;
   measured.prefill_gflops = prefill_flops(model.settings, run) / measured.prefill.seconds * 1e-9;
   measured.packed_bytes = static_cast<double>(model.decoder.size_in_bytes());
   measured.in_place_bytes = static_cast<double>(model.decoder.in_place_bytes());
   measured.cache_bytes = static_cast<double>(runs.cache_bytes());
-  measured.activation_bytes = static_cast<double>(model.decoder.activation_bytes());
+  measured.activation_bytes = static_cast<double>(model.decoder.scratch_bytes());
   measured.read_gbps = peak.read_gbps;
   measured.decode_bytes = static_cast<double>(model.decoder.bytes_read_per_step()) +
                           cache_bytes_read(model.settings, run);

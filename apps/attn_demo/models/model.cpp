@@ -63,7 +63,7 @@ DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : 
 /// files.)
 void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens,
                   bool toy) {
-  const AttentionSettings& attention = settings.layer.attention;
+  const AttentionSettings& attention = settings.layers.front().attention;
   const double output =
       static_cast<double>(settings.vocab_size) * static_cast<double>(attention.hidden);
   const double packed = projection_weights(settings) + output;
@@ -104,7 +104,7 @@ ModelSource::ModelSource(const ModelChoice& choice)
       folder_(choice.folder ? std::make_shared<const ModelFolder>(*choice.folder) : nullptr) {}
 
 std::int64_t ModelSource::most_positions() const {
-  return folder_ ? folder_->settings().layer.attention.max_positions : largest_size;
+  return folder_ ? folder_->settings().layers.front().attention.max_positions : largest_size;
 }
 
 std::optional<Tokenizer> ModelSource::tokenizer() const {
@@ -128,10 +128,13 @@ Model ModelSource::load(std::int64_t positions, std::int64_t batch) const {
 
 Model ModelSource::load_folder(std::int64_t positions, std::int64_t batch) const {
   DecoderSettings settings = folder_->settings();
-  AttentionSettings& attention = settings.layer.attention;
-  attention.dtype = choice_.dtype.value_or(compute_type(folder_->stored_dtype()));
-  // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
-  if (folder_->weights().positions.absent()) attention.max_positions = positions;
+  for (LayerSettings& layer : settings.layers) {
+    AttentionSettings& attention = layer.attention;
+    attention.dtype = choice_.dtype.value_or(compute_type(folder_->stored_dtype()));
+    // Learned positions are a table of the model's; rope's is made, and no larger than it has to
+    // be.
+    if (folder_->weights().positions.absent()) attention.max_positions = positions;
+  }
   require_room(*choice_.folder, settings, positions * batch, false);
   return {.description = fmt::format("the {} in {}, stored as {}", folder_->model_type(),
                                      *choice_.folder, name_of(folder_->stored_dtype())),
@@ -156,20 +159,25 @@ Model ModelSource::load_toy(std::int64_t positions, std::int64_t batch) const {
 }
 
 double projection_weights(const DecoderSettings& settings) {
-  const LayerSettings& layer = settings.layer;
-  const AttentionSettings& a = layer.attention;
-  const auto hidden = static_cast<double>(a.hidden);
-  const double attention = hidden * static_cast<double>(a.head_dim) * 2 *
-                           static_cast<double>(a.num_q_heads + a.num_kv_heads);
-  const double mlp =
-      hidden * static_cast<double>(layer.mlp_width) * (layer.mlp == MlpKind::swiglu ? 3 : 2);
-  return static_cast<double>(settings.num_layers) * (attention + mlp);
+  double sum = 0;
+  for (const LayerSettings& layer : settings.layers) {
+    const AttentionSettings& a = layer.attention;
+    const auto hidden = static_cast<double>(a.hidden);
+    sum += hidden * static_cast<double>(a.head_dim) * 2 *
+           static_cast<double>(a.num_q_heads + a.num_kv_heads);
+    sum += hidden * static_cast<double>(layer.mlp_width) * (layer.mlp == MlpKind::swiglu ? 3 : 2);
+  }
+  return sum;
 }
 
 double cache_bytes_per_token(const DecoderSettings& settings) {
-  const AttentionSettings& a = settings.layer.attention;
-  const double values = 2 * static_cast<double>(a.num_kv_heads) * static_cast<double>(a.head_dim);
-  return values * static_cast<double>(size_of(a.dtype)) * static_cast<double>(settings.num_layers);
+  double sum = 0;
+  for (const LayerSettings& layer : settings.layers) {
+    const AttentionSettings& a = layer.attention;
+    const double values = 2 * static_cast<double>(a.num_kv_heads) * static_cast<double>(a.head_dim);
+    sum += values * static_cast<double>(size_of(a.dtype));
+  }
+  return sum;
 }
 
 Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity)

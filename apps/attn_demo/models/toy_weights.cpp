@@ -131,8 +131,8 @@ void require_even_heads(const ToyShape& shape) {
 
 DecoderSettings toy_settings(const ToyShape& shape) {
   require_even_heads(shape);
-  return {.layer = layer_settings(shape),
-          .num_layers = shape.num_layers,
+  return {.layers = std::vector<LayerSettings>(static_cast<std::size_t>(shape.num_layers),
+                                               layer_settings(shape)),
           .vocab_size = shape.vocab_size};
 }
 
