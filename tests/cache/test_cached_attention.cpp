@@ -1,5 +1,5 @@
-// Attention over what caches hold, against the reference on the keys that were put in; and what no
-// sequence holds may be anything.
+// Attention over caches against the reference on the appended keys. Memory that no sequence holds
+// may contain anything.
 #include <attn/kv_cache.hpp>
 #include <attn/reference.hpp>
 
@@ -22,8 +22,8 @@ namespace {
 
 constexpr std::int64_t num_kv_heads = 2, num_q_heads = 6, head_dim = 24, v_head_dim = 17;
 
-/// Keys and values of one sequence, in order, [1, num_kv_heads, count, dim], as floats that the
-/// cache's type holds exactly.
+/// Keys and values of one sequence in order, [1, num_kv_heads, count, dim], with values that the
+/// cache's type represents exactly.
 struct Model {
   DType dtype = DType::f32;
   StridedTensor k, v;
@@ -34,8 +34,8 @@ struct Model {
     v = rows(random, count, v_head_dim);
   }
 
-  /// Of i8: multiples of 1/64 up to 127/64, the greatest in each row, so that its scale is exactly
-  /// that and nothing is rounded.
+  /// For i8: multiples of 1/64 up to 127/64. Each row contains 127/64, so that its scale is exactly
+  /// 1/64 and nothing is rounded.
   StridedTensor rows(Random& random, std::int64_t count, std::int64_t width) const {
     StridedTensor tensor(dtype == DType::i8 ? DType::f32 : dtype, {1, num_kv_heads, count, width});
     for_each_index(tensor.shape(), [&](const Dims& at) {
@@ -59,7 +59,7 @@ struct Model {
   }
 };
 
-/// Keys first..last of a model that a sequence holds, and the queries that ask for them.
+/// The keys first..last that a sequence holds, and the queries that attend to them.
 struct Held {
   const Model* model;
   std::int64_t first, last;
@@ -95,7 +95,7 @@ void poison_row(const TensorView& rows, const Dims& at) {
   }
 }
 
-/// NaN in all rows of a bound cache but those that `used` (entry, row) says.
+/// Writes NaN to all rows of a bound cache for which used(entry, row) is false.
 template <class Used>
 void poison_unused(const AttentionTensors& bound, Used used) {
   for_each_index({bound.k.shape[0], bound.k.shape[1], bound.k.shape[2]}, [&](const Dims& at) {
@@ -109,7 +109,7 @@ void poison_unused(const AttentionTensors& bound, Used used) {
   });
 }
 
-/// Queries of all sequences in one padded batch, and what they get.
+/// Queries of all sequences in one padded batch, and their outputs.
 struct Step {
   Step(const std::vector<Held>& sequences, std::int64_t q_len, std::uint64_t seed)
       : held(sequences) {
@@ -139,8 +139,8 @@ struct Step {
   StridedTensor q, out, lse;
 };
 
-/// Runs a bound step with and without poison on each ISA. The cache's type brings no error of its
-/// own: the models are exact in it.
+/// Runs a bound step with and without poison on each ISA. The cache's type adds no error, since it
+/// represents the keys and values exactly.
 template <class Used>
 void check_step(Step& step, const AttentionTensors& bound, Used used) {
   std::vector<Expected> expected;
