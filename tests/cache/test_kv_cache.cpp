@@ -131,10 +131,11 @@ TEST_CASE("A row that replaces another one of i8 replaces its scale") {
         std::vector<double>{0, 0});
 }
 
-TEST_CASE("Rope turns keys by their position, in a rolling cache and after truncation too") {
-  const std::vector<float> cos = {1, 0, -1, 0, 1}, sin = {0, 1, 0, -1, 0};  // quarter turns
+TEST_CASE("Rope rotates keys by their position, in a rolling cache and after truncation too") {
+  const std::vector<float> cos = {1, 0, -1, 0, 1},
+                           sin = {0, 1, 0, -1, 0};  // rotations by multiples of 90 degrees
   const std::vector<float> keys(20, 1.f), values(20, 2.f);
-  const auto turned = [&](bool interleaved, auto&& fill) {
+  const auto rotated = [&](bool interleaved, auto&& fill) {
     KvCache cache({.num_kv_heads = 1, .capacity = 2, .head_dim = 4, .rolling = true});
     fill(cache, [&](std::int64_t count) {
       cache.append({keys.data(), {1, 1, count, 4}}, {values.data(), {1, 1, count, 4}},
@@ -147,21 +148,21 @@ TEST_CASE("Rope turns keys by their position, in a rolling cache and after trunc
   };
   using Row = std::vector<double>;
   for (const bool interleaved : {false, true}) {
-    CHECK(turned(interleaved, [](KvCache&, auto append) { append(2); }) == Row{-1, 1, 1, 1});
-    CHECK(turned(interleaved, [](KvCache&, auto append) { append(5); }) == Row{1, -1, 1, 1});
+    CHECK(rotated(interleaved, [](KvCache&, auto append) { append(2); }) == Row{-1, 1, 1, 1});
+    CHECK(rotated(interleaved, [](KvCache&, auto append) { append(5); }) == Row{1, -1, 1, 1});
     const auto truncated = [](KvCache& cache, auto append) {
       append(4);
       cache.truncate(0, 3);
       CHECK(cache.length(0) == 1);
       append(1);
     };
-    CHECK(turned(interleaved, truncated) == Row{1, -1, 1, 1});
+    CHECK(rotated(interleaved, truncated) == Row{1, -1, 1, 1});
     const auto cleared = [](KvCache& cache, auto append) {
       append(4);
       cache.clear();
       append(2);
     };
-    CHECK(turned(interleaved, cleared) == Row{-1, 1, 1, 1});
+    CHECK(rotated(interleaved, cleared) == Row{-1, 1, 1, 1});
   }
 }
 

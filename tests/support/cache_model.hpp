@@ -67,7 +67,7 @@ struct RandomRopeTables {
   }
 
   Rope rope() const { return {.cos = cos.view(), .sin = sin.view(), .interleaved = interleaved}; }
-  std::vector<double> turned(const std::vector<double>& row, std::int64_t position) const {
+  std::vector<double> rotated(const std::vector<double>& row, std::int64_t position) const {
     const auto pairs = static_cast<std::size_t>(cos.shape()[1]);
     std::vector<double> result = row;
     for (std::size_t n = 0; n < pairs; ++n) {
@@ -105,7 +105,7 @@ struct GivenKeys {
       ModelKey& key = result[static_cast<std::size_t>(n)];
       for (std::int64_t head = 0; head < k.shape()[heads]; ++head) {
         const std::vector<double> plain = row(keys, k.shape(), head, n);
-        key.k.push_back(tables ? stored(dtype, tables->turned(plain, first + n),
+        key.k.push_back(tables ? stored(dtype, tables->rotated(plain, first + n),
                                         0x1p-21 * largest_magnitude(plain))
                                : stored(dtype, plain, 0));
         key.v.push_back(stored(dtype, row(values, v.shape(), head, n), 0));

@@ -169,9 +169,9 @@ class PlainBlock {
                    sin = static_cast<Real>(std::sin(angle));
         Real& a = heads[first + (settings_.rope->interleaved ? 2 * n : n)];
         Real& b = heads[first + (settings_.rope->interleaved ? 2 * n + 1 : n + rotary / 2)];
-        const Real turned = a * cos - b * sin;
+        const Real rotated_first = a * cos - b * sin;
         b = Numbers::rounded(a * sin + b * cos);
-        a = Numbers::rounded(turned);
+        a = Numbers::rounded(rotated_first);
       }
     }
   }

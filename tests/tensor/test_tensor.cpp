@@ -180,9 +180,9 @@ TEST_CASE("views check what they are made from") {
 
 TEST_CASE("permuted") {
   const Tensor tensor = counted({2, 3});
-  const TensorView turned = tensor.view().permuted({1, 0});
-  CHECK(turned.shape == Dims{3, 2});
-  CHECK(values(turned) == std::vector<std::int64_t>{0, 3, 1, 4, 2, 5});
+  const TensorView permuted = tensor.view().permuted({1, 0});
+  CHECK(permuted.shape == Dims{3, 2});
+  CHECK(values(permuted) == std::vector<std::int64_t>{0, 3, 1, 4, 2, 5});
   for (const Dims& wrong : {Dims{0}, Dims{0, 0}, Dims{0, 2}, Dims{-1, 0}, Dims{0, 1, 2}}) {
     CHECK(contains(refusal([&] { tensor.view().permuted(wrong); }), wrong.to_string()));
   }
@@ -363,9 +363,9 @@ TEST_CASE("copies write any strides") {
 TEST_CASE("copies of eight dims") {
   const Tensor tensor = counted({2, 1, 3, 2, 1, 2, 3, 2});
   const Dims order{7, 6, 5, 4, 3, 2, 1, 0};
-  const Tensor turned = copy_as(tensor.view().permuted(order), DType::i64);
-  CHECK(turned.data<std::int64_t>()[1] == 72);
-  CHECK(values(turned.view().permuted(order)) == values(tensor.view()));
+  const Tensor permuted = copy_as(tensor.view().permuted(order), DType::i64);
+  CHECK(permuted.data<std::int64_t>()[1] == 72);
+  CHECK(values(permuted.view().permuted(order)) == values(tensor.view()));
 }
 
 TEST_CASE("copies accept unaligned memory") {
