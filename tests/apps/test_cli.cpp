@@ -148,7 +148,7 @@ TEST_CASE("earlier keys and values come first, and are handed back with the new 
   const Folder folder;
   write_tensor(folder / "past_k.npy", sample.k.view().sliced(2, 0, 3));
   write_tensor(folder / "past_v.npy", sample.v.view().sliced(2, 0, 3));
-  // The new ones are bshd, the past ones never.
+  // New keys and values are bshd; past ones are always bhsd.
   write_tensor(folder / "q.npy", sample.q.view().permuted({0, 2, 1, 3}));
   write_tensor(folder / "k.npy", sample.k.view().sliced(2, 3, 5).permuted({0, 2, 1, 3}));
   write_tensor(folder / "v.npy", sample.v.view().sliced(2, 3, 5).permuted({0, 2, 1, 3}));

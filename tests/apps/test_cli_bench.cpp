@@ -1,4 +1,4 @@
-// attn_bench: caches of every kind are verified and timed, and what makes no sense is refused.
+// attn_bench: caches of every kind are verified and timed; wrong arguments are refused.
 #include <nlohmann/json.hpp>
 
 #include <string>
@@ -18,7 +18,8 @@ nlohmann::json measured(const std::string& options) {
   return nlohmann::json::parse(ran.out);
 }
 
-/// Bytes of Q, K, V and O that the figures stand for, for K and V rows of so many bytes together.
+/// The bytes of Q, K, V and O that the reported bandwidth counts, if a row of K and a row of V have
+/// this many bytes together.
 void check_traffic(const nlohmann::json& result, double element, double kv_row) {
   const double bytes = 2 * 4 * (16 + 24) * element + 2 * 2 * 70 * kv_row;
   CHECK(result["gbps"].get<double>() * result["median_ms"].get<double>() * 1e6 ==

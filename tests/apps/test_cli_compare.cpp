@@ -1,4 +1,4 @@
-// attn_demo compare, info, and attn_demo alone: what they say.
+// attn_demo compare and info, and attn_demo without arguments: what they print.
 #include <nlohmann/json.hpp>
 
 #include <algorithm>

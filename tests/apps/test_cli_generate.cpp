@@ -28,7 +28,7 @@ TEST_CASE("generate: greedy ids and logits of each model") {
                                  file))) == greedy_of(model));
     const Tensor got = read_tensor(file), wanted = read_tensor(path_of(model) + "/logits.npy");
     REQUIRE(got.shape() == wanted.shape());
-    // No more than twice the error of another program's f32, and its own rounding to f32.
+    // The tolerance is twice the error of PyTorch in f32, plus the rounding to f32.
     const json expected = json::parse(bytes_of(path_of(model) + "/expected.json"));
     const double tolerance = 2 * expected["torch_float32_error"].get<double>() +
                              std::ldexp(expected["largest_logit"].get<double>(), -23);
@@ -140,8 +140,8 @@ TEST_CASE("streamed text holds whole characters, and nothing that a terminal obe
       "\\x9b2J\\x85\xc2\xa0");
   check("\x80z", lost + "z");
   check("\xc3z", lost + "z");
-  check("\xe2\x82z", lost + "z");         // one for the part of a character that there is
-  check("\xc0\xafz", lost + lost + "z");  // "/" in two bytes
+  check("\xe2\x82z", lost + "z");                    // one replacement for an incomplete character
+  check("\xc0\xafz", lost + lost + "z");             // "/" in two bytes
   check("\xe0\x80\xafz", lost + lost + lost + "z");  // and in three
   check("\xed\xa0\x80z", lost + lost + lost + "z");  // a surrogate
   check("\xf4\x90\x80\x80z", lost + lost + lost + lost + "z");

@@ -1,5 +1,5 @@
-// attn_demo heatmap: pictures read back and compared with weights computed here; its parts;
-// refusals.
+// attn_demo heatmap: pictures are read back and compared with probabilities computed here; the
+// parts of the drawing; refusals.
 #include <attn/io.hpp>
 
 #include <algorithm>
@@ -43,7 +43,7 @@ struct Three {
   }
 };
 
-/// The weights of a row of Three in which the scores at `seen` are visible.
+/// The probabilities of a row of Three whose scores at `seen` are visible.
 double weight_of(int row, int key, int seen) {
   const auto e = [row](int j) { return std::exp((row + j) % 3); };
   double sum = 0;
@@ -57,13 +57,13 @@ demo::CellArea cells_of(std::int64_t rows, std::int64_t columns) {
   return demo::cells_of(map);
 }
 
-/// The color at a cell's corner, where it has no figures.
+/// The color at a cell's corner, where there are no digits.
 Pixel corner(const Png& png, const demo::CellArea& cells, std::int64_t row, std::int64_t column) {
   const demo::Box box = cells.cell(row, column);
   return png.at(box.left, box.top);
 }
 
-/// Bytes differ by at most so many, since the weights may by an ulp.
+/// Checks that bytes differ by at most this much: probabilities may differ by an ulp.
 bool near(const Pixel& a, const Pixel& b, int most = 1) {
   return std::equal(a.begin(), a.end(), b.begin(),
                     [most](int x, int y) { return std::abs(x - y) <= most; });
@@ -88,7 +88,7 @@ TEST_CASE("cells have the colors of their weights, and hidden ones are hatched")
   REQUIRE(png.pixels.size() > 0);
   const demo::CellArea cells = cells_of(3, 3);
   CHECK(corner(png, cells, 0, 0) ==
-        pixel_of(demo::map_color(1)));  // it sees itself alone: the largest weight
+        pixel_of(demo::map_color(1)));  // it sees only itself: the largest probability
   for (int row = 0; row < 3; ++row) {
     for (int key = 0; key < 3; ++key) {
       CAPTURE(row);
@@ -102,10 +102,9 @@ TEST_CASE("cells have the colors of their weights, and hidden ones are hatched")
   }
 }
 
-TEST_CASE("what is small is no hidden key") {
+TEST_CASE("small probabilities are not shown as hidden keys") {
   const Three sample;
-  // sparsemax gives the third key of the first row all of the weight, and the others 0 that are
-  // seen.
+  // sparsemax gives the third key of the first row probability 1, and the other visible keys 0.
   check_done(sample.draw("--normalizer sparsemax"));
   const Png png = read_png(sample.out);
   CHECK(corner(png, cells_of(3, 3), 0, 0) == pixel_of(demo::map_color(0)));
@@ -113,7 +112,7 @@ TEST_CASE("what is small is no hidden key") {
   CHECK(std::none_of(png.pixels.begin(), png.pixels.end(),
                      [](const Pixel& pixel) { return hatched.count(pixel) > 0; }));
 
-  const std::string ninf = "--causal-offset -3";  // nobody sees anything
+  const std::string ninf = "--causal-offset -3";  // no key is visible
   check_done(sample.draw(ninf + " --scale-colors log"));
   const Png hidden = read_png(sample.out);
   for (int n = 0; n < 9; ++n)
@@ -152,7 +151,8 @@ TEST_CASE("one head of many, with all that a call has") {
     const double largest = *std::max_element(own, own + 15);
     for (std::int64_t n = 0; n < 15; ++n) {
       const bool hidden =
-          n % 5 >= 4 || n % 5 > n / 5 + 4 - 3;  // by length, and by the causal mask of what is left
+          n % 5 >= 4 ||
+          n % 5 > n / 5 + 4 - 3;  // hidden by the length, and by the causal mask among the rest
       CAPTURE(n);
       const Pixel pixel = corner(png, cells_of(3, 5), n / 5, n % 5);
       if (hidden)
@@ -161,7 +161,7 @@ TEST_CASE("one head of many, with all that a call has") {
         CHECK(near(pixel, pixel_of(demo::map_color(own[n] / largest))));
     }
   }
-  // All heads on one page, and the same bytes each time.
+  // All heads are on one page, and the bytes are the same each time.
   check_done(command + " --head all");
   const std::string bytes = bytes_of(out);
   CHECK(read_png(out).pixels.size() > 0);
@@ -172,7 +172,8 @@ TEST_CASE("one head of many, with all that a call has") {
 
 TEST_CASE("in the terminal, without colors") {
   const Three sample;
-  // Of 8 characters from 0 to the largest weight, 1: 0.27 0.73, and 0.67 0.09 0.24.
+  // Eight characters stand for 0 to the largest probability, 1. The rows are 0.27 0.73 and 0.67
+  // 0.09 0.24.
   const Ran ran = attn_demo(sample.inputs + "--causal --labels 'a, b,\xc3\xa9'");
   CHECK(ran.err == "");
   CHECK(ran.code == 0);
@@ -211,8 +212,8 @@ TEST_CASE("in the terminal, with colors") {
   CHECK(text.find(background(demo::map_color(1))) != std::string::npos);
   CHECK(text.find(background(demo::map_color(0))) != std::string::npos);
   CHECK(text.find("each cell: the largest of 3 x 4 weights\n") != std::string::npos);
-  // Nothing but a hidden block is hidden: the last one, of one row and four keys, has three that
-  // are seen.
+  // A block is drawn as hidden only if all its keys are. The last block, of one row and four keys,
+  // has three visible keys.
   CHECK(text.find("//") == text.rfind("//"));  // in the legend
 }
 
@@ -261,14 +262,14 @@ TEST_CASE("color scales") {
   demo::WeightMap map;
   map.grid = Grid(1, 5);
   map.grid.weights = {0, 1e-9f, 1e-3f, 1e-1f, 5};
-  map.grid.hidden = {0, 0, 0, 0, 1};  // what is hidden does not count
+  map.grid.hidden = {0, 0, 0, 0, 1};  // hidden keys do not count
   const demo::ColorScale linear(demo::ScaleKind::linear, {&map, 1}),
       logarithmic(demo::ScaleKind::logarithmic, {&map, 1});
   CHECK(linear.position(0.1f) == 1);
   CHECK(linear.position(0.05f) == doctest::Approx(0.5));
   CHECK(linear.position(0) == 0);
   CHECK(std::isnan(linear.position(NAN)));
-  // Six decades below 0.1.
+  // The scale reaches six decades below 0.1.
   CHECK(logarithmic.position(0.1f) == 1);
   CHECK(logarithmic.position(1e-3f) == doctest::Approx(4. / 6));
   CHECK(logarithmic.position(1e-9f) == 0);

@@ -61,7 +61,7 @@ json check_layers(const std::string& options) {
       CHECK(errors["rms"].get<double>() <= bound(all, n));
       CHECK(errors["max_abs"].get<double>() >= errors["rms"].get<double>());
       CHECK(errors["max_abs"].get<double>() <=
-            8 * bound(all, n));  // of some thousand values, of normal distribution
+            8 * bound(all, n));  // the largest of some thousand normally distributed values
     }
   }
   check_positive(all["prefill"], {"ms", "tokens_per_second", "gflops", "peak_gflops",
@@ -82,7 +82,7 @@ TEST_CASE("layers: toys") {
   CHECK(llama["mlp_width"] == 256);
   CHECK(llama["seq"] == 12);
   CHECK(llama["dtype"] == "f32");
-  // K and V of 12 tokens and 32 steps.
+  // The caches hold K and V of 12 tokens and of 32 steps.
   CHECK(llama["memory"]["cache_bytes"].get<double>() >= 2 * 2 * 44 * 16 * 4);
   const json gpt2 =
       check_layers(toy + "--seq 5 --batch 3 --arch gpt2 --dtype bf16 --kv-heads 2 --threads 1");
@@ -100,7 +100,7 @@ TEST_CASE("layers: the tables, of as many tokens as a model has room for") {
   const std::string text =
       text_of(fmt::format("layers --min-time 0 --threads 1 --model '{}'", path_of("gpt2_tiny")));
   CAPTURE(text);
-  // It has 64 positions, and 32 steps come behind the prompt.
+  // The model has 64 positions, 32 of which are for the steps after the prompt.
   for (const char* each :
        {"2 layers, hidden 32, 4 heads of 8 on 4 KV heads, MLP 128, vocabulary 128, f32",
         "32 tokens of prompt", "tiled: max abs", "unfused: RMS", "whole forward", "100 %",

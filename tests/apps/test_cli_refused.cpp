@@ -1,4 +1,4 @@
-// attn_demo: wrong usage and bad input end with 2, one line that says why, and no file.
+// attn_demo: wrong usage and bad input end with code 2, one line that says why, and no file.
 #include <attn/io.hpp>
 
 #include <string>
@@ -82,7 +82,7 @@ TEST_CASE("bad input is refused in one line, and nothing is left behind") {
   check("--kv-lens " + write("too_long.npy",
                              copy_as(TensorView(std::vector<float>{2, 6}.data(), {2}), DType::i64)),
         "kv_lens[1] is 6");
-  // Pages have room for more keys than there are.
+  // The pages have room for more keys than the sequence has.
   check("--page-size 4 --kv-lens " + bad / "too_long.npy", "kv_lens[1] is 6");
   check("--page-size 4 --mask " + write("wide.npy", counted(DType::f32, {3, 6})),
         "mask has shape [3, 6]");

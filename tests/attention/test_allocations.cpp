@@ -1,4 +1,4 @@
-// A prepared plan takes no memory when run.
+// Running a prepared plan allocates no memory.
 #include <attn/attention.hpp>
 #include <attn/kv_cache.hpp>
 #include <attn/transformer.hpp>
@@ -31,7 +31,7 @@ Case sized() {
           .head_dim = 32};
 }
 
-/// Random numbers that a decoder is made of.
+/// The random parameters of a decoder.
 class Weights {
  public:
   TensorView operator()(const Dims& shape, DType dtype) {
@@ -46,8 +46,8 @@ class Weights {
   std::vector<Tensor> memory_;
 };
 
-/// With everything that a decode step may meet; weights of its own type, norms and embedding
-/// included.
+/// A decoder with every feature of a decode step. All parameters, norms and embedding included,
+/// have the decoder's own type.
 Decoder llama_like(DType dtype, int num_threads, Weights& made) {
   constexpr std::int64_t hidden = 256, heads = 8, kv_heads = 2, dim = 32, width = 512, vocab = 1000,
                          layers = 2;
@@ -82,7 +82,7 @@ Decoder llama_like(DType dtype, int num_threads, Weights& made) {
   return Decoder(settings, weights, {.num_threads = num_threads});
 }
 
-/// What a run takes once OpenMP has its threads.
+/// The number of allocations of a run, after OpenMP has made its threads.
 std::int64_t allocations_of_run(const AttentionPlan& plan, const AttentionTensors& tensors) {
   Workspace workspace(plan.workspace_size());
   plan.run(tensors, workspace);
@@ -120,7 +120,7 @@ TEST_CASE("default options") {
   const AttentionTensors tensors = bind(inputs, outputs);
   const AttentionPlan plan(tensors);
   const bool by_onednn =
-      plan.description().find("oneDNN") != std::string::npos;  // which allocates a little
+      plan.description().find("oneDNN") != std::string::npos;  // oneDNN itself allocates a little
   if (!by_onednn) CHECK(allocations_of_run(plan, tensors) == 0);
 }
 

@@ -1,6 +1,6 @@
-// Few rows of queries, which meet keys and values where they lie, up to and beyond the number from
-// which those are packed instead. Long sequences are split by keys, by numbers that are written
-// down here again.
+// Few rows of queries: keys and values are read in place, up to the number of rows from which they
+// are packed instead. Keys of long sequences are split; the limits are written down here again, so
+// that a change of them is noticed.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -15,11 +15,11 @@ using namespace attn::test;
 
 namespace {
 
-/// Rows up to which K and V are read in place: floats and bf16, and what has to be widened to be
-/// packed.
+/// The largest number of rows for which K and V are read in place: for f32 and bf16, and for types
+/// that are converted when they are packed.
 constexpr std::int64_t most_rows_in_place = 32, most_widened_rows_in_place = 48;
 
-/// Keys of a split where there are not enough for 16.
+/// The number of keys of a split when there are not enough keys for 16 splits.
 std::int64_t split_keys(const Case& c) {
   const std::int64_t enough = 128 * 1024 / (c.head_dim + c.value_dim());
   return (enough + 127) / 128 * 128;
@@ -57,7 +57,7 @@ Case random_case(std::uint64_t seed) {
   return c;
 }
 
-/// Two splits and more, with ends around their boundaries.
+/// Numbers of keys around the boundaries of two and more splits.
 Case random_split_case(std::uint64_t seed) {
   Random random(seed);
   Case c{.seed = seed};
@@ -227,7 +227,7 @@ TEST_CASE("Parts that some rows, or all, see nothing of") {
   c.mask = DenseMask{.shape = {1, 1, c.q_len, 1}, .hidden = 0.5};
   c.sinks = true;
   check_case(c);
-  // Only keys from one on are seen, so that whole parts are hidden key by key.
+  // Only keys from a first one on are visible, so that whole splits have no visible key.
   c.mask.reset();
   c.options.window.reset();
   for (const std::int64_t first_key : {1000, 1024, 2500, 3200}) {

@@ -1,5 +1,5 @@
-// The same call gives the same bits for any number of threads, any other content of the batch, and
-// wherever it is made from.
+// The same call gives the same bits for any number of threads, any other entries of the batch, and
+// when it is made from a parallel region or from several threads at once.
 #include <doctest/doctest.h>
 
 #include <omp.h>

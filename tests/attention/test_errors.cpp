@@ -1,5 +1,4 @@
-// One test per error. Each call is wrong in one point; the message names it, and nothing has been
-// written.
+// One test for each error. Each call has one fault; the message names it, and nothing is written.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -41,7 +40,7 @@ struct Call {
 using Change = std::function<void(Call&)>;
 using Run = std::function<void(const Call&)>;
 
-/// Runs the right call with one change and returns its error.
+/// Runs the valid call with one change and returns the error.
 Error error_of(const Run& run, const Change& change) {
   const Inputs inputs = make_inputs(right());
   Outputs outputs = make_outputs(right());
@@ -69,7 +68,7 @@ void check_error(const std::string& way, const Run& run, const Change& change,
   }
 }
 
-/// Everybody who takes a call finds the same errors in it.
+/// All functions that take a call report the same errors.
 void check_rejected_run(const Change& change, const std::vector<std::string>& words) {
   check_error(
       "attention", [](const Call& call) { attention(call.tensors, call.options, call.execution); },
@@ -84,7 +83,7 @@ void check_rejected_run(const Change& change, const std::vector<std::string>& wo
       change, words);
 }
 
-/// The words are the tensor's or option's name, what it got and what it needs.
+/// `words` are the name of the tensor or option, what was given and what is needed.
 void check_rejected(const Change& change, const std::vector<std::string>& words) {
   check_rejected_run(change, words);
   check_error(

@@ -1,5 +1,5 @@
-// Errors in what tells where sequences and keys lie, one test each: the message names the tensor,
-// and nothing has been written.
+// Errors in the tensors that say where sequences and keys lie (offsets, pages, rings, scales), one
+// test each: the message names the tensor, and nothing is written.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -60,7 +60,7 @@ void check_error(const std::string& way, const Sequences& sequences, const Run& 
   }
 }
 
-/// What only the data tells.
+/// Errors that only the data shows.
 void check_rejected_run(const Sequences& s, const Change& change,
                         const std::vector<std::string>& words,
                         ErrorCode code = ErrorCode::invalid_argument) {
@@ -78,7 +78,7 @@ void check_rejected_run(const Sequences& s, const Change& change,
       change, code, words);
 }
 
-/// What shapes, types and presence tell.
+/// Errors that shapes, types and presence show.
 void check_rejected(const Sequences& s, const Change& change, const std::vector<std::string>& words,
                     ErrorCode code = ErrorCode::invalid_argument) {
   check_rejected_run(s, change, words, code);

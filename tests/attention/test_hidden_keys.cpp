@@ -1,6 +1,6 @@
-// What K and V hold at a key reaches the rows that see it, and no others. Keys are poisoned whether
-// hidden or not; rows that see none of them keep the bits that they have with zeros there, and rows
-// that do agree with IEEE 754 as the reference has it.
+// The contents of K and V at a key affect the rows that see it, and no others. Some keys are
+// poisoned, hidden or not. Rows that see none of them keep the bits that they have with zeros
+// there; rows that see one follow IEEE 754, as the reference does.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -18,7 +18,7 @@ using namespace attn::test;
 
 namespace {
 
-/// By row of [batch, num_q_heads, q_len]: whether it sees none of the keys.
+/// For each row of [batch, num_q_heads, q_len]: whether it sees none of the poisoned keys.
 std::vector<bool> blind_rows(const Case& c, const AttentionTensors& tensors, const KeySet& keys) {
   std::vector<bool> blind;
   for_each_index({c.batch, c.num_q_heads, c.q_len}, [&](const Dims& at) {
@@ -33,7 +33,7 @@ std::vector<bool> blind_rows(const Case& c, const AttentionTensors& tensors, con
   return blind;
 }
 
-/// Empty, or the first of the rows whose bits differ.
+/// Returns "" or the first of these rows whose bits differ.
 std::string row_difference(const Outputs& a, const Outputs& b, const std::vector<bool>& rows) {
   const std::vector<std::uint64_t> out_a = a.out.bits(), out_b = b.out.bits(), lse_a = a.lse.bits(),
                                    lse_b = b.lse.bits();
@@ -49,12 +49,12 @@ std::string row_difference(const Outputs& a, const Outputs& b, const std::vector
   return "";
 }
 
-/// What can be poisoned: rows of floats, or the scales of i8.
+/// The tensors that can be poisoned: rows of floats, or the scales of i8.
 StridedTensor& floats_of(StridedTensor& rows, StridedTensor& scales) {
   return rows.dtype() == DType::i8 ? scales : rows;
 }
 
-/// All of K and V from a key on.
+/// Poisons all of K and V from a key on.
 Inputs filled_from(std::int64_t first_key, std::uint64_t bits, Inputs inputs) {
   for (StridedTensor* kv :
        {&floats_of(inputs.k, inputs.k_scales), &floats_of(inputs.v, inputs.v_scales)}) {
@@ -84,7 +84,7 @@ void check_one_poison(const Case& c, const KeySet& keys, Where where, std::uint6
   CAPTURE(needs_full_rows);
   const Expected expected = expected_of(c, poisoned);
   const bool nan = (bits & 0x7fffffff) > 0x7f800000;
-  const bool specified = c.kv_type != DType::i8 || nan;  // infinite scales are not
+  const bool specified = c.kv_type != DType::i8 || nan;  // the result of infinite scales is not
   Outputs unused = make_outputs(c);
   const std::vector<bool> blind = blind_rows(c, bind(poisoned, unused), keys);
   for (const Isa isa : available_isas()) {
@@ -101,7 +101,7 @@ void check_poison(const Case& c, double share) {
   const KeySet keys({c.batch, c.num_kv_heads, c.kv_len, 1}, share, c.seed);
   int turn = 0;
   for (const std::uint64_t bits : poisons(c.kv_type)) {
-    // The largest number overflows in float and not in double: nobody may see it.
+    // The largest number overflows in float but not in double, so no row may see it.
     if (bits == poisons(c.kv_type).back()) continue;
     for (const Where where : {Where::keys, Where::values, Where::both})
       check_one_poison(c, keys, where, bits, ++turn % 2 == 0);
@@ -123,7 +123,7 @@ Case usual() {
           .layout = Layout::padded};
 }
 
-/// Keys and values are read where they lie.
+/// Few rows, so that keys and values are read in place.
 Case few_rows() {
   Case c = usual();
   c.q_len = 5;
@@ -131,7 +131,7 @@ Case few_rows() {
   return c;
 }
 
-/// Each way of hiding, by itself.
+/// Each kind of mask alone.
 template <class F>
 void for_each_mask(const Case& sizes, F&& f) {
   const auto with = [&](auto&& change) {
@@ -252,8 +252,8 @@ TEST_CASE("Poison in some blocks of keys and not in others") {
   c.lse = false;
   c.options.normalizer = Normalizer::sparsemax();
   c.options.causal = Causal::bottom_right();
-  c.options.softmax_scale = 0.5f;  // so sparse that some blocks weigh nothing: what is visible
-                                   // there is poison all the same
+  c.options.softmax_scale = 0.5f;  // so sparse that some blocks have probability 0; visible
+                                   // keys there are poisoned all the same
   c.kv_len = 1300;
   c.q_len = 14;
   c.q_type = c.kv_type = DType::f32;

@@ -1,4 +1,4 @@
-// Tensors lie as they lie: any strides, each tensor its own.
+// Tensors may have any strides, each its own.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -27,7 +27,7 @@ Case usual() {
           .options = {.causal = Causal::bottom_right()}};
 }
 
-/// The result has the bits that dense tensors give.
+/// Checks that the result has the same bits as with dense tensors.
 void check_layouts(DType dtype, Layout q, Layout kv, Layout out) {
   Case c = usual();
   c.q_type = c.kv_type = dtype;
@@ -54,7 +54,7 @@ std::vector<float> random_floats(std::int64_t count) {
   return {values.begin(), values.end()};
 }
 
-/// The bits of a view, made dense.
+/// The bits of a dense copy of a view.
 std::vector<std::uint64_t> bits_of(const TensorView& view) {
   StridedTensor dense(view.dtype, view.shape);
   copy_into(view, dense.view());
@@ -143,7 +143,7 @@ TEST_CASE("A slice of a key cache that holds more keys, heads and entries") {
 
 namespace {
 
-/// Dense f32 values that begin `misalignment` floats after a cache line's first.
+/// Dense f32 values that begin `misalignment` floats after the start of a cache line.
 struct PlacedValues {
   PlacedValues(const std::vector<double>& values, std::int64_t misalignment)
       : memory(values.size() + 32) {
@@ -167,8 +167,8 @@ Outputs run_with_values(const Case& c, const Inputs& inputs, const PlacedValues&
   return outputs;
 }
 
-/// Aligned rows of whole vectors are multiplied where they lie; others are packed. Nobody can tell
-/// from the result.
+/// Values in aligned rows of whole vectors are multiplied in place; other values are packed. Both
+/// give the same bits.
 void check_placed_values(const Case& c, const std::vector<double>& values) {
   INFO(repeat_line(c));
   const Inputs inputs = make_inputs(c);
@@ -198,14 +198,14 @@ TEST_CASE("Values give the same bits where they lie and packed, finite or not, s
       const Outputs outputs = run_with_values(c, inputs, PlacedValues(values, 0), default_isa());
       CHECK(difference(outputs, expected_of(c, inputs)) == "");
       check_placed_values(c, values);
-      // Beyond the second entry's length, where nobody looks: the same bits still.
+      // These keys lie beyond the second entry's length, so the bits stay the same.
       std::vector<double> poisoned = values;
       std::fill_n(poisoned.end() - 20 * v_head_dim, 20 * v_head_dim,
                   std::numeric_limits<double>::quiet_NaN());
       CHECK(bit_difference(run_with_values(c, inputs, PlacedValues(poisoned, 0), default_isa()),
                            outputs) == "");
       check_placed_values(c, poisoned);
-      // In sight of some rows: their block has to be packed.
+      // Some rows see these keys, so their block has to be packed.
       poisoned[static_cast<std::size_t>((kv_len - 3) * v_head_dim + 5)] =
           std::numeric_limits<double>::infinity();
       check_placed_values(c, poisoned);

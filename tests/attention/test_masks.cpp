@@ -1,4 +1,4 @@
-// Each way to hide keys, against the reference.
+// Each kind of mask against the reference.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -17,7 +17,8 @@ namespace {
 struct Lengths {
   std::int64_t q_len, kv_len;
 };
-/// Shorter, longer and as long; the last is more than a block of rows and of keys.
+/// q_len and kv_len: shorter, longer, equal; the last pair is more than one block of rows and of
+/// keys.
 constexpr Lengths lengths[] = {{11, 40}, {40, 11}, {23, 23}, {1, 30}, {30, 1}, {210, 330}};
 
 Case case_of(Lengths sizes) {

@@ -1,4 +1,4 @@
-// score_mod and mask_mod: the user's own functions, as good as what is built in.
+// score_mod and mask_mod: functions of the user give the same results as built-in features.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -23,7 +23,7 @@ Case usual() {
       .batch = 2, .num_q_heads = 6, .num_kv_heads = 2, .q_len = 50, .kv_len = 210, .head_dim = 18};
 }
 
-/// ALiBi as a user writes it.
+/// ALiBi as a score_mod.
 ScoreMod alibi(std::vector<float> slopes) {
   return [slopes = std::move(slopes)](const KeyRun& run, float* scores) {
     const float slope = slopes[static_cast<std::size_t>(run.q_head)];
@@ -33,7 +33,7 @@ ScoreMod alibi(std::vector<float> slopes) {
   };
 }
 
-/// Documents side by side on one axis: a token sees its own document.
+/// Several documents follow one another in one sequence; a token sees only its own document.
 std::vector<int> documents(std::int64_t length, std::uint64_t seed) {
   Random random(seed);
   std::vector<int> document(static_cast<std::size_t>(length));
@@ -50,7 +50,7 @@ MaskMod same_document(std::vector<int> document) {
   };
 }
 
-/// Empty, or what is wrong with a run of this call.
+/// Returns "" if this run of keys is one that the call may have; else what is wrong.
 std::string fault(const KeyRun& run, const Case& c, std::int64_t causal_offset) {
   const auto within = [](std::int64_t value, std::int64_t end) {
     return 0 <= value && value < end;

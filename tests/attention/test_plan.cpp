@@ -1,4 +1,4 @@
-// A plan is made once and run many times, on other data, in other layouts, from several threads.
+// A plan is made once and run many times: on other data, in other layouts, from several threads.
 #include <attn/error.hpp>
 
 #include <doctest/doctest.h>
@@ -39,7 +39,8 @@ Outputs run(const AttentionPlan& plan, Workspace& workspace, const Inputs& input
   return outputs;
 }
 
-/// What running the plan throws; nothing may have been written.
+/// Returns the message of the error that running the plan throws, and checks that nothing was
+/// written.
 std::string error_of(const AttentionPlan& plan, Workspace& workspace,
                      const AttentionTensors& tensors, const Outputs& outputs) {
   try {

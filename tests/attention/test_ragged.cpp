@@ -1,5 +1,5 @@
-// Sequences of different lengths in one call, with queries and keys in every form: each gets what
-// the reference gives it alone, and the bits that it gets alone.
+// Sequences of different lengths in one call, with queries and keys in every form. Each sequence
+// gets the result of the reference for it alone, and the same bits as in a call of its own.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -21,7 +21,7 @@ using namespace attn::test;
 
 namespace {
 
-/// Empty ones, a few queries, and many.
+/// Sequences without queries, with a few and with many.
 std::int64_t random_q_len(Random& random) {
   if (random.chance(0.15)) return 0;
   if (random.chance(0.5)) return random.integer(1, 4);
@@ -61,12 +61,12 @@ Sequences random_sequences(std::uint64_t seed) {
   c.kv_lens.clear();
   c.lse = true;
   if (s.ragged_queries) c.mask.reset();
-  c.options.score_matmul = ScoreMatmul::built_in;  // as of ragged batches
+  c.options.score_matmul = ScoreMatmul::built_in;  // ragged batches always use it
   choose_normalizer(random, c);
   return s;
 }
 
-/// Two dozen rows and more beside a few, one block of keys and several, long enough to be split.
+/// Sequences of many and of few rows, one block of keys and several, long enough to be split.
 Sequences mixture(KeyForm form) {
   return {.common = {.num_q_heads = 4,
                      .num_kv_heads = 2,
@@ -79,7 +79,7 @@ Sequences mixture(KeyForm form) {
           .key_form = form};
 }
 
-/// A plain call of batch 1 as a ragged one. The offsets last as long as the case.
+/// A plain call of batch 1 as a ragged one. It owns the offsets.
 struct OneSequence {
   explicit OneSequence(const Case& c) : q_offsets{0, c.q_len}, kv_offsets{0, c.kv_len} {}
 
@@ -97,7 +97,7 @@ struct OneSequence {
     return plain;
   }
 
-  /// Without the first dim.
+  /// The view without its first dim.
   template <class View>
   static View at_first(const View& view) {
     return {view.data,
@@ -115,7 +115,7 @@ std::vector<Outputs> run_alone(const Together& together, Isa isa) {
   return outputs;
 }
 
-/// Empty if the last call wrote what each sequence got alone, and nothing else.
+/// Returns "" if the last call wrote what each sequence got in a call of its own, and nothing else.
 std::string difference_from_alone(const Together& together, const std::vector<Outputs>& alone) {
   if (!together.gaps_untouched()) return "written between the elements";
   for (std::size_t b = 0; b < alone.size(); ++b) {
@@ -147,7 +147,7 @@ TEST_CASE(
   for (const std::uint64_t seed : seeds(1, 150)) {
     const Sequences s = random_sequences(seed);
     Together together(s);
-    INFO(to_string(s));
+    INFO(to_string(s), "\n", repeat_command(seed));
     std::vector<Expected> expected;
     for (const Alone& alone : together.alone())
       expected.push_back(expected_of(alone.c, alone.inputs));
@@ -165,7 +165,7 @@ TEST_CASE(
   }
 }
 
-/// The first complaint of compare(alone, outputs) about a sequence.
+/// The first difference that compare(alone, outputs) finds in a sequence, or "".
 template <class Compare>
 std::string difference_of(const Together& together, Compare compare) {
   for (std::size_t b = 0; b < together.alone().size(); ++b) {
@@ -180,7 +180,7 @@ TEST_CASE("The reference and the unfused baseline take every form, too") {
   for (const std::uint64_t seed : seeds(1, 60)) {
     const Sequences s = random_sequences(seed);
     Together together(s);
-    INFO(to_string(s));
+    INFO(to_string(s), "\n", repeat_command(seed));
     attention_reference(together.tensors(), together.options());
     CHECK(together.gaps_untouched());
     CHECK(difference_of(together, [](const Alone& alone, const Outputs& outputs) {

@@ -1,5 +1,4 @@
-// All options at once, as a seed throws the dice. A failure prints the seed and the command that
-// repeats it.
+// Random combinations of all options. A failure prints the seed and the command that repeats it.
 #include <doctest/doctest.h>
 
 #include "support/check.hpp"

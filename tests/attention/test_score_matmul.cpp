@@ -11,7 +11,7 @@ using namespace attn::test;
 
 namespace {
 
-/// With more than a block of rows and of keys, and a rest of both.
+/// More than one block of rows and of keys, and a remainder of both.
 Case usual() {
   return {.batch = 2,
           .num_q_heads = 4,
@@ -101,7 +101,7 @@ TEST_CASE("Hidden keys do not reach the result") {
   }
 }
 
-TEST_CASE("A plan says whose matmul it takes") {
+TEST_CASE("The description of a plan names the matmul") {
   const Inputs inputs = make_inputs(usual());
   Outputs outputs = make_outputs(usual());
   const auto description = [&](ScoreMatmul whose) {

@@ -1,5 +1,5 @@
-// What changes scores without hiding keys: scale, softcap, ALiBi, additive masks, sinks; and scores
-// at the ends of the range.
+// Everything that changes scores without hiding keys: scale, softcap, ALiBi, additive masks, sinks;
+// and scores at the ends of the range of floats.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -18,8 +18,8 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 constexpr float scales[] = {0.f, -0.f, 1.f, 0.125f, -0.3f, -1.f, 1e-3f, 1e-30f, 1e-42f};
 
-/// Two heads of a group, more rows than a register tile has and more keys than a block, none of
-/// them round.
+/// Two heads in a group, more rows than a register tile and more keys than a block, with
+/// remainders.
 Case usual() {
   return {
       .batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 19, .kv_len = 150, .head_dim = 20};
@@ -157,7 +157,7 @@ TEST_CASE("Scores of +-1e30 from Q and K") {
   check_inputs(c, inputs);
 }
 
-TEST_CASE("Keys of -inf score -inf and weigh nothing, whatever their values") {
+TEST_CASE("Keys of -inf have score -inf and probability 0, whatever their values") {
   Case c{
       .q_len = 9, .kv_len = 140, .head_dim = 1, .v_head_dim = 5, .options = {.softmax_scale = 1.f}};
   for (const bool sinks : {false, true}) {

@@ -1,6 +1,6 @@
-// Sizes that hurt, with no other option than a causal mask: 1, primes, and the remainders around
-// rows of a register tile (6), vectors and panels (16, 64), blocks of rows (96, 192) and of keys
-// (64 to 512); in f32, and in bf16, which may be multiplied in pairs.
+// Difficult sizes, with no other option than a causal mask: 1, primes, and all remainders around
+// the rows of a register tile (6), vectors and panels (16, 64), blocks of rows (96, 192) and of
+// keys (64 to 512). In f32, and in bf16, which may be multiplied in pairs.
 #include <doctest/doctest.h>
 
 #include <initializer_list>

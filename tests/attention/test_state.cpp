@@ -190,7 +190,7 @@ TEST_CASE("Merging commutes") {
 
 TEST_CASE("Any order and any brackets make the whole") {
   for (const std::uint64_t seed : seeds(0, 300)) {
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     Random random(seed);
     const DType dtype = random.pick({DType::f32, DType::bf16, DType::f16});
     std::vector<Outputs> parts;

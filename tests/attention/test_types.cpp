@@ -1,4 +1,4 @@
-// f32, bf16 and f16 in every combination of Q, of K and V, and of O.
+// Every combination of f32, bf16 and f16 for Q, for K and V, and for O.
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -1,6 +1,6 @@
-// Which keys a row sees, exactly: with q = 0 every visible key weighs the same, and V with
-// indicator columns shows which they are. O[i][j] is 1 / (number of keys seen) if query i sees key
-// j, else 0.
+// Which keys a row sees, exactly. With q = 0 all visible keys have the same probability, and
+// indicator columns in V show which keys they are: O[i][j] is 1 / (number of visible keys) if query
+// i sees key j, else 0.
 #include <attn/error.hpp>
 
 #include <doctest/doctest.h>
@@ -23,7 +23,7 @@ void fill(StridedTensor& tensor, double value) {
   tensor.assign(std::vector<double>(static_cast<std::size_t>(tensor.shape().product()), value));
 }
 
-/// An additive mask that only hides, so that weights stay equal.
+/// An additive mask of 0 and -inf, so that the probabilities of visible keys stay equal.
 void keep_only_infinities(StridedTensor& mask) {
   std::vector<double> values = mask.values();
   for (double& value : values) value = std::isinf(value) ? value : 0;
@@ -38,7 +38,7 @@ void indicate_keys_from(std::int64_t first, StridedTensor& v) {
   });
 }
 
-/// Rows of 0 and 1 by [batch, num_q_heads, q_len, kv_len].
+/// The expected visibility, 0 or 1, as [batch, num_q_heads, q_len, kv_len].
 std::vector<std::uint8_t> expected_visibility(const Case& c, const AttentionTensors& tensors) {
   std::vector<std::uint8_t> seen;
   for_each_index({c.batch, c.num_q_heads, c.q_len, c.kv_len}, [&](const Dims& at) {
@@ -47,7 +47,7 @@ std::vector<std::uint8_t> expected_visibility(const Case& c, const AttentionTens
   return seen;
 }
 
-/// Empty, or the first row that sees a key too many or too few.
+/// Returns "" or the first row that sees a key too many or too few.
 std::string wrongly_seen(const Case& c, const Outputs& got, const std::vector<std::uint8_t>& seen,
                          std::int64_t first_key) {
   std::string wrong;
@@ -86,8 +86,8 @@ void check_visibility_in_type(const Case& c) {
   }
 }
 
-/// In f32, and in bf16, which may be multiplied in pairs of dims and of keys. 0, 1 and equal
-/// weights are exact in either.
+/// Runs f32, and bf16, which may be multiplied in pairs of dims and of keys. 0, 1 and equal
+/// probabilities are exact in both.
 void check_visibility(Case c) {
   check_visibility_in_type(c);
   c.q_type = c.kv_type = DType::bf16;
@@ -98,7 +98,7 @@ void every_third_key_hidden(const KeyRun& run, bool* seen) {
   for (std::int64_t n = 0; n < run.count; ++n) seen[n] = (run.key_begin + n + run.q_index) % 3 != 0;
 }
 
-/// Every mask kind with every other.
+/// Combines every kind of mask with every other.
 void check_all_combinations(const Case& sizes) {
   const std::optional<DenseMask> masks[] = {
       std::nullopt,
@@ -137,7 +137,7 @@ Case small(std::int64_t q_len, std::int64_t kv_len) {
           .lse = false};
 }
 
-/// More than one block of rows, and of keys.
+/// More than one block of rows and of keys.
 Case large() {
   return {.num_q_heads = 2,
           .num_kv_heads = 1,
@@ -225,7 +225,7 @@ TEST_CASE(
       if (causal) c.options.causal = Causal{};
       check_case(c);
       if (!causal) continue;
-      // The same place, said by the causal mask itself.
+      // The same position, given by the causal mask.
       Case named = c;
       named.options.q_position.reset();
       named.options.causal = Causal::with_offset(offset);

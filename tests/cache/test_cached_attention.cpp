@@ -22,8 +22,8 @@ namespace {
 
 constexpr std::int64_t num_kv_heads = 2, num_q_heads = 6, head_dim = 24, v_head_dim = 17;
 
-/// Keys and values of one sequence, in order, [1, num_kv_heads, count, dim], as floats that the
-/// cache's type holds exactly.
+/// Keys and values of one sequence in order, [1, num_kv_heads, count, dim], with values that the
+/// cache's type represents exactly.
 struct Model {
   DType dtype = DType::f32;
   StridedTensor k, v;

@@ -12,10 +12,10 @@
 #include <utility>
 #include <vector>
 
-#include "support/case.hpp"
 #include "support/check_fails.hpp"
 #include "support/paged_kv_cache_model.hpp"
 #include "support/random.hpp"
+#include "support/seeds.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -153,7 +153,7 @@ class RandomRun {
 TEST_CASE("Random operations leave what a list of keys holds, and lose no page") {
   for (const std::uint64_t seed : seeds(1, 400)) {
     RandomRun run(seed);
-    INFO("repeat with ATTN_TEST_SEED=", seed, ": ", to_string(run.settings()));
+    INFO(to_string(run.settings()), "\n", repeat_command(seed));
     std::string difference;
     for (int step = 0; step < RandomRun::steps && difference.empty(); ++step) {
       run.step();

@@ -104,8 +104,10 @@ TEST_CASE("Every 16-bit float has its exact value, rounded") {
     for (const std::uint64_t bits : numbers_up_to(1 << 16))
       x.set_bits({static_cast<std::int64_t>(bits)}, bits);
     for (const Activation& activation : activations) {
-      check_on(activation, x, dtype, {});
-      check_on(activation, x, DType::f32, {});
+      for (const Isa isa : available_isas()) {
+        check_on(activation, x, dtype, {.isa = isa});
+        check_on(activation, x, DType::f32, {.isa = isa});
+      }
     }
   }
 }

@@ -8,6 +8,7 @@
 
 #include "support/check_fails.hpp"
 #include "support/functional.hpp"
+#include "support/seeds.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -103,16 +104,21 @@ void run(const RopeCase& c, const Operands& operands, const MutableTensorView& y
        c.execution);
 }
 
-void check_result(const RopeCase& c, const Operands& operands) {
+/// Checks the result of each instruction set.
+void check_result(RopeCase c, const Operands& operands) {
   CAPTURE(c.to_string());
-  StridedTensor y(c.out, c.shape, c.out_layout);
-  run(c, operands, y.view());
   const Rotated wanted = exact_result(c, operands);
-  CHECK(first_difference(y.values(), wanted.y, [&](std::size_t n) {
-          const double own = c.out == DType::f32 ? 0 : rounding_to(c.out, wanted.y[n]);
-          return (1 + 1e-6) * (wanted.tolerances[n] + own);
-        }) == "");
-  CHECK(y.gaps_untouched());
+  for (const Isa isa : available_isas()) {
+    CAPTURE(name_of(isa));
+    c.execution.isa = isa;
+    StridedTensor y(c.out, c.shape, c.out_layout);
+    run(c, operands, y.view());
+    CHECK(first_difference(y.values(), wanted.y, [&](std::size_t n) {
+            const double own = c.out == DType::f32 ? 0 : rounding_to(c.out, wanted.y[n]);
+            return (1 + 1e-6) * (wanted.tolerances[n] + own);
+          }) == "");
+    CHECK(y.gaps_untouched());
+  }
 }
 
 RopeCase random_case(Random& random) {
@@ -133,27 +139,24 @@ RopeCase random_case(Random& random) {
 }  // namespace
 
 TEST_CASE("Random shapes, positions, tables, types and layouts") {
-  for (std::uint64_t seed = 0; seed < 600; ++seed) {
-    CAPTURE(seed);
+  for (const std::uint64_t seed : seeds(0, 600)) {
+    INFO(repeat_command(seed));
     Random random(seed);
     const RopeCase c = random_case(random);
     check_result(c, random_operands(random, c));
   }
 }
 
-TEST_CASE("Each instruction set, over every number of pairs") {
+TEST_CASE("Every number of pairs") {
   Random random(1);
-  for (const Isa isa : available_isas()) {
-    for (std::int64_t pairs = 0; pairs <= 70; ++pairs) {
-      for (const bool interleaved : {false, true}) {
-        for (const Layout layout : {Layout::bhsd, Layout::strided_dim}) {
-          const RopeCase c{.shape = {1, 2, 3, 2 * pairs + pairs % 3},
-                           .pairs = pairs,
-                           .interleaved = interleaved,
-                           .table_layout = layout,
-                           .execution = {.num_threads = {}, .isa = isa}};
-          check_result(c, random_operands(random, c));
-        }
+  for (std::int64_t pairs = 0; pairs <= 70; ++pairs) {
+    for (const bool interleaved : {false, true}) {
+      for (const Layout layout : {Layout::bhsd, Layout::strided_dim}) {
+        const RopeCase c{.shape = {1, 2, 3, 2 * pairs + pairs % 3},
+                         .pairs = pairs,
+                         .interleaved = interleaved,
+                         .table_layout = layout};
+        check_result(c, random_operands(random, c));
       }
     }
   }

@@ -58,7 +58,8 @@ void check_refused_open(const Folder& folder, const std::string& fault) {
 // A Llama with 4 query heads and 2 KV heads of 4 elements, hidden size 8, MLP width 5.
 constexpr const char* llama_config =
     R"({"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
-  "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 5, "vocab_size": 11, "max_position_embeddings": 16)";
+  "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 5, "vocab_size": 11,
+      "max_position_embeddings": 16)";
 
 std::string llama_json(const std::string& more = "") { return llama_config + more + "}"; }
 
@@ -99,7 +100,8 @@ Shapes gpt2_shapes(const std::string& prefix) {
 }
 
 constexpr const char* gpt2_json =
-    R"({"model_type": "gpt2", "n_embd": 6, "n_layer": 1, "n_head": 2, "n_positions": 7, "vocab_size": 11})";
+    R"({"model_type": "gpt2", "n_embd": 6, "n_layer": 1, "n_head": 2, "n_positions": 7,
+      "vocab_size": 11})";
 
 Shapes with(Shapes shapes, const std::string& name, const Dims& shape) {
   shapes[name] = shape;

@@ -18,7 +18,8 @@ namespace {
 struct Shards {
   Folder folder;
   std::string index =
-      R"({"metadata": {"total_size": 8}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})";
+      R"({"metadata": {"total_size": 8}, "weight_map": {"a": "one.safetensors",
+      "b": "two.safetensors"}})";
 
   Shards() {
     write_tensor(folder / "one.safetensors", counted(DType::f32, {1}).view(), "a");
@@ -63,14 +64,16 @@ TEST_CASE("shards that disagree with the index") {
   }
   SUBCASE("a tensor is in another shard") {
     shards.index =
-        R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}})";
+        R"({"weight_map": {"a": "one.safetensors", "b": "one.safetensors",
+      "c": "two.safetensors"}})";
     shards.check("one.safetensors",
                  "lacks tensor 'b', which model.safetensors.index.json says is there; "
                  "two.safetensors holds it");
   }
   SUBCASE("a tensor is nowhere") {
     shards.index =
-        R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}})";
+        R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors",
+      "c": "two.safetensors"}})";
     shards.check("two.safetensors", "lacks tensor 'c'");
   }
   SUBCASE("a tensor is in two shards") {

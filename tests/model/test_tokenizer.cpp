@@ -14,6 +14,7 @@
 
 #include "support/files.hpp"
 #include "support/random.hpp"
+#include "support/seeds.hpp"
 #include "support/tokenizer_json.hpp"
 
 using namespace attn;
@@ -109,10 +110,10 @@ TEST_CASE("decode returns what was encoded, for any bytes") {
       all += one;
     }
     CHECK(tokenizer.decode(tokenizer.encode(all, {.add_special = false})) == all);
-    for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    for (const std::uint64_t seed : seeds(0, 500)) {
       Random random(seed);
       const std::string text = random_text(random);
-      CAPTURE(seed);
+      INFO(repeat_command(seed));
       CHECK(tokenizer.decode(tokenizer.encode(text, {.add_special = false})) == text);
       CHECK(tokenizer.decode(tokenizer.encode(text, {.match_special = false}),
                              SpecialTokens::skip) == text);

@@ -1,4 +1,4 @@
-// oneDNN behind our own interface: results, sharing, and use from several threads.
+// src/onednn: results of oneDNN's primitives, sharing of primitives, and use from several threads.
 #include <attn/error.hpp>
 
 #include <doctest/doctest.h>
@@ -158,7 +158,7 @@ TEST_CASE("What oneDNN cannot make is reported with its sizes") {
   }
 }
 
-TEST_CASE("oneDNN's softmax turns rows into weights, and -inf into 0") {
+TEST_CASE("oneDNN's softmax of rows, in which -inf becomes 0") {
   constexpr std::int64_t rows = 3, columns = 37;
   std::vector<float> values = random_floats(rows * columns, 5);
   values[4] = -std::numeric_limits<float>::infinity();

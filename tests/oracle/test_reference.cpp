@@ -1,4 +1,4 @@
-// The textbook against results computed by hand.
+// The reference against results computed by hand.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -42,8 +42,8 @@ void check_values(const std::vector<double>& got, const std::vector<double>& wan
   }
 }
 
-/// What the rows see, drawn as in mask.hpp: rows are separated by blanks. q and k are 0, so every
-/// visible key weighs the same.
+/// The keys that rows see, drawn as in mask.hpp; blanks separate rows. q and k are 0, so that all
+/// visible keys have the same probability.
 std::string drawn(const Example& example) {
   const std::vector<double> weights = example.scores(ScoreStage::weights);
   std::string drawing;
@@ -70,7 +70,7 @@ Example with_scores(std::initializer_list<double> scores, std::initializer_list<
 
 }  // namespace
 
-TEST_CASE("Two keys with scores 0 and log 3 weigh a quarter and three quarters") {
+TEST_CASE("Two keys with scores 0 and log 3 have probabilities of a quarter and three quarters") {
   Example example = with_scores({0, std::log(3)}, {4, 8});
   example.run();
   CHECK(out_at(example, 0) == doctest::Approx(7).epsilon(1e-14));
@@ -248,7 +248,7 @@ TEST_CASE("A hidden key is never read into the result") {
   CHECK(lse_at(example, 0) == doctest::Approx(std::log(2)).epsilon(1e-7));
 }
 
-TEST_CASE("A score of -inf weighs nothing, wherever it comes from") {
+TEST_CASE("A score of -inf has probability 0, wherever it comes from") {
   Example example = with_scores({0, -infinity, 0}, {2, std::nan(""), 4});
   example.run();
   CHECK(out_at(example, 0) == 3);

@@ -1,4 +1,4 @@
-// The textbook against a second algorithm: softmax states of single keys, merged pairwise, in long
+// The reference against a second algorithm: softmax states of single keys, merged pairwise, in long
 // double.
 #include <attn/reference.hpp>
 
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "support/reference_examples.hpp"
+#include "support/seeds.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -41,7 +42,7 @@ Running merge(const Running& a, const Running& b) {
   return merged;
 }
 
-/// One row of an example by merging keys pairwise, halves of halves.
+/// One row of an example, by merging the states of both halves of the keys recursively.
 class MergedRow {
  public:
   MergedRow(const Example& example, std::int64_t batch, std::int64_t head, std::int64_t query)
@@ -119,8 +120,8 @@ class MergedRow {
 
 }  // namespace
 
-TEST_CASE("The textbook agrees with merged parts in long double") {
-  for (std::uint32_t seed = 0; seed < 300; ++seed) {
+TEST_CASE("The reference agrees with merged parts in long double") {
+  for (const std::uint64_t seed : seeds(0, 300)) {
     RandomCall call(seed);
     Example& example = call.example;
     example.run();
@@ -140,7 +141,7 @@ TEST_CASE("The textbook agrees with merged parts in long double") {
             !(std::abs(example.out.data<double>()[row * shape.v_head_dim + d] - wanted) < 1e-12);
       }
     }
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     CHECK(wrong == 0);
   }
 }

@@ -1,4 +1,4 @@
-// The unfused baseline against the textbook.
+// The unfused baseline against the reference.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -12,13 +12,14 @@
 #include <vector>
 
 #include "support/reference_examples.hpp"
+#include "support/seeds.hpp"
 
 using namespace attn;
 using namespace attn::test;
 
 namespace {
 
-/// A random example in another type, its outputs in f32 or that type.
+/// A random example in another type, with outputs in f32 or in that type.
 struct Narrowed {
   Narrowed(const Example& example, DType dtype)
       : shape(example.shape),
@@ -52,7 +53,7 @@ std::vector<double> values_of(const Tensor& tensor) {
   return {in_double.data<double>(), in_double.data<double>() + in_double.size()};
 }
 
-/// How many of the unfused results are not those of the textbook on the same inputs.
+/// The number of unfused results that differ from the reference on the same inputs.
 std::int64_t count_wrong(Narrowed& call, double tolerance) {
   call.run();
   const std::vector<double> out = values_of(call.out), lse = values_of(call.lse);
@@ -66,7 +67,7 @@ std::int64_t count_wrong(Narrowed& call, double tolerance) {
   return wrong;
 }
 
-/// Whether row sees key, by the textbook.
+/// Whether the row sees the key, by the reference.
 std::vector<bool> visibility(const Narrowed& call) {
   Tensor scores(DType::f64,
                 {call.shape.batch, call.shape.num_q_heads, call.shape.q_len, call.shape.kv_len});
@@ -80,27 +81,27 @@ bool same_bits(float a, float b) { return a == b || (std::isnan(a) && std::isnan
 
 }  // namespace
 
-TEST_CASE("Unfused agrees with the textbook on random calls") {
-  for (std::uint32_t seed = 0; seed < 150; ++seed) {
+TEST_CASE("Unfused agrees with the reference on random calls") {
+  for (const std::uint64_t seed : seeds(0, 150)) {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
     call.execution.num_threads = 1 + static_cast<int>(seed % 3);
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     CHECK(count_wrong(call, 1e-5) == 0);
   }
 }
 
 TEST_CASE("Unfused takes 16-bit types and rounds only its output to them") {
-  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+  for (const std::uint64_t seed : seeds(0, 20)) {
     RandomCall random(seed);
     Narrowed call(random.example, seed % 2 == 0 ? DType::bf16 : DType::f16);
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     CHECK(count_wrong(call, 0.02) == 0);
   }
 }
 
 TEST_CASE("Unfused takes any layout") {
-  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+  for (const std::uint64_t seed : seeds(0, 20)) {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
     const Shape& shape = call.shape;
@@ -117,13 +118,13 @@ TEST_CASE("Unfused takes any layout") {
     call.tensors.out = out.view().permuted(heads_inside);
     call.run();
     copy_into(call.tensors.out, call.out.view());
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     CHECK(values_of(call.out) == dense);
   }
 }
 
-TEST_CASE("Unfused calls the user's functions in the order of the textbook") {
-  for (std::uint32_t seed = 0; seed < 40; ++seed) {
+TEST_CASE("Unfused calls the user's functions in the order of the reference") {
+  for (const std::uint64_t seed : seeds(0, 40)) {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
     call.options.score_mod = [](const KeyRun& run, float* scores) {
@@ -134,15 +135,15 @@ TEST_CASE("Unfused calls the user's functions in the order of the textbook") {
       for (std::int64_t n = 0; n < run.count; ++n)
         visible[n] = (run.key_begin + n + run.q_position + run.batch) % 4 != 0;
     };
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     CHECK(count_wrong(call, 1e-5) == 0);
   }
 }
 
 TEST_CASE(
-    "NaN and inf behind unfused masks stay there, and in front of them go where the textbook "
-    "says") {
-  for (std::uint32_t seed = 0; seed < 100; ++seed) {
+    "Unfused: NaN and inf of hidden keys change nothing, those of visible keys change the rows "
+    "that see them") {
+  for (const std::uint64_t seed : seeds(0, 100)) {
     RandomCall random(seed);
     Narrowed call(random.example, DType::f32);
     const Shape& shape = call.shape;
@@ -150,9 +151,9 @@ TEST_CASE(
     const std::vector<float> clean(call.out.data<float>(),
                                    call.out.data<float>() + call.out.size());
     const std::vector<bool> visible = visibility(call);
-    const std::int64_t key = seed % shape.kv_len;
+    const std::int64_t key = static_cast<std::int64_t>(seed) % shape.kv_len;
     const float wild = seed % 2 == 0 ? std::nanf("") : std::numeric_limits<float>::infinity();
-    // The first head of the first batch entry holds it, in V alone.
+    // Only V of the first head of the first batch entry holds it.
     std::fill_n(call.v.data<float>() + key * shape.v_head_dim, shape.v_head_dim, wild);
     call.run();
     const std::int64_t rows_of_kv_head = shape.num_q_heads / shape.num_kv_heads * shape.q_len;
@@ -163,7 +164,7 @@ TEST_CASE(
         wrong += !same_bits(call.out.data<float>()[d], sees ? wild : clean[d]);
       }
     }
-    CAPTURE(seed);
+    INFO(repeat_command(seed));
     CHECK(wrong == 0);
   }
 }
@@ -216,7 +217,7 @@ TEST_CASE("Undefined rows are NaN and leave the others alone") {
   }
 }
 
-TEST_CASE("Nothing to see, or nobody to see it") {
+TEST_CASE("No keys, no queries or no visible key") {
   Narrowed no_keys(Example({.num_q_heads = 2, .q_len = 3, .kv_len = 0, .v_head_dim = 2}),
                    DType::f32);
   std::fill_n(no_keys.out.data<float>(), no_keys.out.size(), 7.f);

@@ -118,10 +118,10 @@ TEST_CASE("-inf has probability 0; NaN and +inf make NaN, in their own slice onl
   // The slices beside it keep their results.
   const std::int64_t extent = 37;
   Values x = normal_values(3 * extent, 4);
-  std::vector<float> clean(x.begin(), x.end()), spoilt = clean, a(clean.size()), b(clean.size());
-  spoilt[extent + 3] = nan;
+  std::vector<float> clean(x.begin(), x.end()), changed = clean, a(clean.size()), b(clean.size());
+  changed[extent + 3] = nan;
   softmax({clean.data(), {3, extent}}, {a.data(), {3, extent}});
-  softmax({spoilt.data(), {3, extent}}, {b.data(), {3, extent}});
+  softmax({changed.data(), {3, extent}}, {b.data(), {3, extent}});
   for (std::int64_t n = 0; n < extent; ++n) {
     CHECK(a[static_cast<std::size_t>(n)] == b[static_cast<std::size_t>(n)]);
     CHECK(std::isnan(b[static_cast<std::size_t>(extent + n)]));

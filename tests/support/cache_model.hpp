@@ -1,4 +1,4 @@
-// What a cache should hold, row by row, and what it does hold, as seen through its bound tensors.
+// The rows that a cache should hold, and the rows that it holds, read through its bound tensors.
 #pragma once
 
 #include <attn/error.hpp>
@@ -20,7 +20,7 @@
 
 namespace attn::test {
 
-/// What one key, or its value, is in each head; and how far off each element may be.
+/// One row that a cache should hold, with tolerances; and the rows of one key in all heads.
 struct ModelRow {
   std::vector<double> values;
   double absolute = 0;  // tolerance
@@ -42,7 +42,7 @@ inline std::vector<double> rounded_to(DType dtype, const std::vector<double>& va
   return tensor.values();
 }
 
-/// As a cache of this type stores values that were computed to within `error`.
+/// The row that a cache of this type stores for values that were computed to within `error`.
 inline ModelRow stored(DType dtype, const std::vector<double>& values, double error) {
   if (dtype == DType::i8)
     return {values, largest_magnitude(values) / 127 * (0.5 + 1e-5) + error, 0};
@@ -50,7 +50,7 @@ inline ModelRow stored(DType dtype, const std::vector<double>& values, double er
   return {values, error, dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : 0x1p-24};
 }
 
-/// Tables of random angles: all positions differ.
+/// Rope tables of random angles, so that all positions differ.
 struct RandomRopeTables {
   RandomRopeTables(Random& random, std::int64_t positions, std::int64_t pairs, bool in_pairs,
                    Layout layout)
@@ -67,7 +67,7 @@ struct RandomRopeTables {
   }
 
   Rope rope() const { return {.cos = cos.view(), .sin = sin.view(), .interleaved = interleaved}; }
-  std::vector<double> turned(const std::vector<double>& row, std::int64_t position) const {
+  std::vector<double> rotated(const std::vector<double>& row, std::int64_t position) const {
     const auto pairs = static_cast<std::size_t>(cos.shape()[1]);
     std::vector<double> result = row;
     for (std::size_t n = 0; n < pairs; ++n) {
@@ -84,11 +84,12 @@ struct RandomRopeTables {
   std::vector<double> cos_values, sin_values;
 };
 
-/// k and v to append, [batch, num_kv_heads, count, dim], or without batch.
+/// Keys and values to append: [batch, num_kv_heads, count, dim], or without batch.
 struct GivenKeys {
   StridedTensor k, v;
 
-  /// What a sequence has to hold after it got batch entry `batch` of them from position `first` on.
+  /// The keys that a sequence has to hold after batch entry `batch` was appended at position
+  /// `first`.
   std::vector<ModelKey> stored_in(DType dtype, std::int64_t batch, std::int64_t first,
                                   const std::optional<RandomRopeTables>& tables) const {
     const int heads = k.shape().rank() - 3;
@@ -104,7 +105,7 @@ struct GivenKeys {
       ModelKey& key = result[static_cast<std::size_t>(n)];
       for (std::int64_t head = 0; head < k.shape()[heads]; ++head) {
         const std::vector<double> plain = row(keys, k.shape(), head, n);
-        key.k.push_back(tables ? stored(dtype, tables->turned(plain, first + n),
+        key.k.push_back(tables ? stored(dtype, tables->rotated(plain, first + n),
                                         0x1p-21 * largest_magnitude(plain))
                                : stored(dtype, plain, 0));
         key.v.push_back(stored(dtype, row(values, v.shape(), head, n), 0));
@@ -130,7 +131,7 @@ inline StridedTensor random_rows(Random& random, const Dims& shape) {
   return tensor;
 }
 
-/// Tables for a cache's life, or none.
+/// Tables for all appends to a cache, or none.
 inline std::optional<RandomRopeTables> random_tables(Random& random, std::int64_t positions,
                                                      std::int64_t head_dim) {
   if (random.chance(0.4)) return {};
@@ -142,7 +143,7 @@ inline std::optional<Rope> rope_of(const std::optional<RandomRopeTables>& tables
   return tables ? std::optional(tables->rope()) : std::nullopt;
 }
 
-/// One row of a bound k or v, times its scale where there are scales.
+/// One row of a bound k or v, multiplied by its scale if there are scales.
 inline std::vector<double> row_through(const TensorView& rows, const TensorView& scales,
                                        const Dims& place) {
   TensorView row = rows;
@@ -168,7 +169,8 @@ inline std::string difference(const std::vector<double>& got, const ModelRow& wa
   return "";
 }
 
-/// Empty if the key of every head in this row of this slab is what it should be; else what is not.
+/// Returns "" if key and value in this row of this slab are as they should be in every head; else
+/// the first difference.
 inline std::string difference(const AttentionTensors& bound, std::int64_t slab, std::int64_t key,
                               const ModelKey& wanted) {
   for (std::size_t head = 0; head < wanted.k.size(); ++head) {

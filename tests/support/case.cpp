@@ -100,21 +100,7 @@ std::string to_string(const Case& c) {
   return text + fmt::format(" layout {} seed {}", name_of(c.layout), c.seed);
 }
 
-std::string repeat_line(const Case& c) {
-  const doctest::ContextOptions& doctest = *doctest::getContextOptions();
-  return fmt::format("{}\nrepeat: ATTN_TEST_SEED={} {} --test-case=\"{}\"", to_string(c), c.seed,
-                     doctest.binary_name.c_str(), doctest.currentTest->m_name);
-}
-
-std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count) {
-  if (const char* only = std::getenv("ATTN_TEST_SEED")) return {std::strtoull(only, nullptr, 10)};
-  const char* const every = std::getenv("ATTN_TEST_EVERY");
-  const std::uint64_t step =
-      every != nullptr ? std::max<std::uint64_t>(1, std::strtoull(every, nullptr, 10)) : 1;
-  std::vector<std::uint64_t> chosen;
-  for (std::uint64_t n = 0; n < count; n += step) chosen.push_back(first + n);
-  return chosen;
-}
+std::string repeat_line(const Case& c) { return to_string(c) + '\n' + repeat_command(c.seed); }
 
 Inputs make_inputs(const Case& c) {
   Random random(c.seed);

@@ -1,5 +1,4 @@
-// A call written down as a value: sizes, types and options. The numbers in its tensors follow from
-// its seed.
+// A call as a value: sizes, types and options. The numbers in its tensors follow from its seed.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -9,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/seeds.hpp"
 #include "support/strided_tensor.hpp"
 
 namespace attn::test {
@@ -16,7 +16,7 @@ namespace attn::test {
 struct DenseMask {
   DType dtype = DType::boolean;
   Dims shape{};
-  double hidden = 0.3;  // share of elements that are false, or -inf
+  double hidden = 0.3;  // the fraction of elements that are false, or -inf
 };
 
 struct Case {
@@ -46,21 +46,18 @@ struct Case {
 
 /// All fields that are not at their defaults, on one line.
 std::string to_string(const Case& c);
-/// The same, and under it the command that runs the test case in hand again.
+/// The same, and on a second line the command that runs the current test case again.
 std::string repeat_line(const Case& c);
-/// first, first + 1, ..., or every n-th of them with n in the environment variable ATTN_TEST_EVERY;
-/// the one in ATTN_TEST_SEED alone where that is set.
-std::vector<std::uint64_t> seeds(std::uint64_t first, std::uint64_t count);
 
-/// What a call reads.
+/// The tensors that a call reads.
 struct Inputs {
   StridedTensor q, k, v, mask, alibi_slopes, sinks, kv_lens, k_scales, v_scales;
 };
-/// Q, K and V are normal, so that with the default scale scores are of order one; K and V of i8 are
-/// uniform, of the same variance, with a scale for each row, which now and then is 0.
+/// Q, K and V are normally distributed, so that scores are of order one with the default scale. K
+/// and V of i8 are uniform with the same variance; each row has a scale, which is sometimes 0.
 Inputs make_inputs(const Case& c);
 
-/// What a call writes; poisoned before.
+/// The tensors that a call writes, poisoned at first.
 struct Outputs {
   StridedTensor out, lse;
 };

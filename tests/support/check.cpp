@@ -37,7 +37,7 @@ double half_ulp(DType dtype, double magnitude) {
   switch (dtype) {
     case DType::bf16: return std::ldexp(0.5, exponent - 7);
     case DType::f16: return std::ldexp(0.5, std::max(exponent, -14) - 10);
-    default: return 0;  // 4 eps has room for it
+    default: return 0;  // 4 eps covers it
   }
 }
 
@@ -46,7 +46,7 @@ bool agree(double got, double wanted, double tolerance) {
   return got == wanted || std::abs(got - wanted) <= tolerance;
 }
 
-/// K or V as f64, if it is of i8.
+/// K or V of i8 as f64, multiplied by the scales.
 void dequantize(StridedTensor& rows, StridedTensor& scales) {
   if (rows.dtype() != DType::i8) return;
   std::vector<double> values = rows.values();
@@ -74,7 +74,7 @@ Outputs reference(const Case& c, const Inputs& inputs) {
   return outputs;
 }
 
-/// max(P |V|): what weights that are off by a part of themselves have an effect on.
+/// max(P |V|), which a relative error of the probabilities multiplies.
 double largest_weighted_magnitude(const Case& c, Inputs inputs) {
   std::vector<double> magnitudes = inputs.v.values();
   for (double& value : magnitudes) value = std::abs(value);
@@ -94,14 +94,14 @@ Expected expected_of(const Case& c, const Inputs& stored_inputs) {
   Outputs truth = reference(c, inputs);
   const PlainResult plain = attention_plain(bind(inputs, truth), c.options);
   Expected expected{truth.out.values(), truth.lse.values()};
-  // The weights of sigmoid may sum to more than 1.
+  // The probabilities of sigmoid may sum to more than 1.
   const bool sigmoid = c.options.normalizer.kind() == Normalizer::Kind::sigmoid;
   const double largest_value = largest_finite(inputs.v.values()) *
                                (sigmoid ? std::max(1.0, largest_sum_of_weights(c, inputs)) : 1);
   const double largest_lse = std::max(1.0, largest_finite(expected.lse));
   const double plain_error = largest_error(plain.out, expected.out);
-  // Two who read the contract by themselves: were they to disagree, the tolerance would excuse
-  // anything.
+  // The plain version and the reference implement the contract independently. If they disagreed,
+  // the tolerance would be meaningless.
   CHECK(plain_error <= 100 * eps * largest_lse * largest_value);
 
   expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value +

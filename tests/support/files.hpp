@@ -1,4 +1,5 @@
-// Files for tests: a folder to hold them, bytes as others write them, and what is refused of them.
+// Files for tests: a temporary folder, bytes as other programs write them, and checks that reading
+// is refused.
 #pragma once
 
 #include <attn/error.hpp>
@@ -22,7 +23,7 @@ namespace attn::test {
 
 namespace fs = std::filesystem;
 
-/// A folder of its own for each test, gone after it.
+/// A temporary folder, which the destructor removes.
 class Folder {
  public:
   Folder() {
@@ -36,11 +37,11 @@ class Folder {
 
   std::string operator/(const std::string& name) const { return (path_ / name).string(); }
   std::string write(const std::string& name, const std::string& bytes) const {
-    fs::remove(path_ / name);  // where ext4 sees a file overwritten, it waits for the disk
+    fs::remove(path_ / name);  // ext4 waits for the disk when a file is overwritten
     std::ofstream(path_ / name, std::ios::binary) << bytes;
     return *this / name;
   }
-  /// Names of all that lies in it, sorted.
+  /// The names of all files in it, sorted.
   std::vector<std::string> names() const {
     std::vector<std::string> found;
     for (const auto& entry : fs::directory_iterator(path_))
@@ -76,7 +77,7 @@ inline std::string npy(const std::string& header, const std::string& data, int m
          little_endian(header.size(), major == 1 ? 2 : 4) + header + data;
 }
 
-/// What NumPy writes for `descr` and `shape`, both as Python spells them.
+/// The bytes that NumPy writes for `descr` and `shape`, both in Python's syntax.
 inline std::string numpy_header(const std::string& descr, const std::string& shape,
                                 bool fortran_order = false) {
   return "{'descr': '" + descr + "', 'fortran_order': " + (fortran_order ? "True" : "False") +

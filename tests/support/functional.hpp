@@ -1,4 +1,4 @@
-// What the tests of functions of tensors share: tensors in any layout and type, and tolerances.
+// Tensors in any layout and type, and tolerances, for tests of functions of tensors.
 #pragma once
 
 #include <attn/execution.hpp>

@@ -1,4 +1,4 @@
-// All the ways to hide keys, to be combined.
+// All kinds of masks, to be combined.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace attn::test {
 
-/// None, both presets, and offsets that leave rows empty, full or in between.
+/// No causal mask, both presets, and offsets that leave rows empty, full or partly visible.
 inline std::vector<std::optional<Causal>> causal_masks(std::int64_t q_len, std::int64_t kv_len) {
   return {std::nullopt,
           Causal::bottom_right(),
@@ -20,7 +20,7 @@ inline std::vector<std::optional<Causal>> causal_masks(std::int64_t q_len, std::
           Causal::with_offset(kv_len)};
 }
 
-/// None, and every combination of narrow, wide and unlimited sides.
+/// No window, and every combination of narrow, wide and unlimited sides.
 inline std::vector<std::optional<Window>> windows() {
   std::vector<std::optional<Window>> all{std::nullopt};
   const std::optional<std::int64_t> sides[] = {0, 2, 40, std::nullopt};
@@ -30,7 +30,7 @@ inline std::vector<std::optional<Window>> windows() {
   return all;
 }
 
-/// Every rank, every pattern of broadcast dims, whole and with a last dim shorter than kv_len.
+/// Mask shapes: every rank, every pattern of broadcast dims, with a last dim of kv_len and shorter.
 inline std::vector<Dims> mask_shapes(const Case& c) {
   std::vector<Dims> shapes;
   for (int rank = 1; rank <= 4; ++rank) {

@@ -34,8 +34,8 @@ std::int64_t position(const AttentionTensors& tensors, const AttentionOptions& o
   return i + options.query_position().offset.value_or(bottom_right);
 }
 
-/// What a dense mask holds for a key: false, true, or a number to add. Beyond a short mask: what
-/// hides.
+/// The element of a dense mask for a key: false, true, or a number to add. Beyond the end of a
+/// short mask it is one that hides.
 double mask_value(const TensorView& mask, std::int64_t batch, std::int64_t q_head, std::int64_t i,
                   std::int64_t j) {
   const int rank = mask.rank();
@@ -47,7 +47,7 @@ double mask_value(const TensorView& mask, std::int64_t batch, std::int64_t q_hea
   return element(mask, index);
 }
 
-/// Rows of one head as dense floats.
+/// The rows of one head as dense floats.
 class Floats {
  public:
   explicit Floats(const TensorView& view) : tensor_(copy_as(view, DType::f32)) {}
@@ -92,8 +92,8 @@ std::vector<float> masked_scores(const AttentionTensors& tensors, const Attentio
   return scores;
 }
 
-/// Turns scores into weights before division by their sum, which with the sink is `sum`; returns
-/// the maximum.
+/// Replaces scores by exp(score - maximum) and returns the maximum; `sum` is their sum, the sink
+/// included.
 float exponentiate(std::vector<float>& scores, float sink, float& sum) {
   float maximum = sink;
   for (const float score : scores) maximum = std::max(maximum, score);
@@ -105,12 +105,12 @@ float exponentiate(std::vector<float>& scores, float sink, float& sum) {
   return maximum;
 }
 
-/// Weights without a sum over keys.
+/// Replaces scores by the probabilities of sigmoid, which need no sum over keys.
 void sigmoid(std::vector<float>& scores, float bias) {
   for (float& score : scores) score = score == -infinity ? 0 : 1 / (1 + std::exp(-(score + bias)));
 }
 
-/// tau from halving the interval that it lies in.
+/// Replaces scores by the probabilities of entmax, with tau found by bisection.
 void entmax(std::vector<float>& scores, float alpha) {
   const float maximum = *std::max_element(scores.begin(), scores.end());
   const auto weight = [alpha](float above) {
@@ -127,7 +127,7 @@ void entmax(std::vector<float>& scores, float alpha) {
   for (float& score : scores) score = weight(score - low);
 }
 
-/// With a sink as one more score.
+/// Replaces scores by probabilities. The sink is one more score.
 void normalize(const Normalizer& normalizer, std::int64_t kv_len, float sink,
                std::vector<float>& scores) {
   const bool none =

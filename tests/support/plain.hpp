@@ -1,5 +1,5 @@
-// Attention as one writes it first: three passes over each row, in float. Its error is what the
-// engine's is measured by.
+// Attention as a plain program in float: three passes over each row. Tolerances of the library are
+// derived from its error.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -9,7 +9,7 @@
 
 namespace attn::test {
 
-/// Whether query i of a head sees key j: the table of masks, asked for one key.
+/// Whether query i of a head sees key j, by all masks.
 bool visible(const AttentionTensors& tensors, const AttentionOptions& options, std::int64_t batch,
              std::int64_t q_head, std::int64_t i, std::int64_t j);
 

@@ -1,6 +1,6 @@
-// An attention block as it stands in the papers, for every token of a sequence at once and without
-// a cache: in double, or as a plain program in f32 or bf16 whose error says what a good one may
-// have.
+// An attention block as in the papers, for all tokens of a sequence at once and without a cache: in
+// double, or as a plain program in f32 or bf16, whose error bounds the error that a good program
+// may have.
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -17,7 +17,7 @@
 
 namespace attn::test {
 
-/// What a plain program computes in, and what it rounds to between its steps.
+/// The type that a plain program computes in, and the type that it rounds to between steps.
 struct InDouble {
   using Real = double;
   static double rounded(double value) { return value; }
@@ -28,7 +28,7 @@ struct InFloat {
 };
 struct InBf16 {
   using Real = float;
-  /// To nearest even, of a finite number.
+  /// Rounds a finite number to nearest even.
   static float rounded(float value) {
     auto bits = std::bit_cast<std::uint32_t>(value);
     bits += 0x7fff + (bits >> 16 & 1);
@@ -263,7 +263,7 @@ class PlainBlock {
   const AttentionSettings& settings_;
 };
 
-/// What a block's y has to be, and how far off it may be.
+/// The expected y of a block, and its tolerance.
 struct Wanted {
   Wanted(const BlockCase& c, const BlockData& data) : y(PlainBlock<InDouble>(c, data).run()) {
     const std::vector<double> plain = c.settings.dtype == DType::bf16
@@ -274,10 +274,11 @@ struct Wanted {
       error = std::max(error, std::fabs(plain[n] - y[n]));
       largest = std::max(largest, std::fabs(y[n]));
     }
-    // Twice the error of a plain program in that type, and a few roundings of the largest element.
+    // Twice the error of a plain program in that type, plus a few roundings of the largest element.
     tolerance = 2 * error + 4 * 2 * float_unit * largest;
   }
-  /// Empty if it is, up to what rounding to `dtype` changes.
+  /// Returns "" if `y` is within the tolerance and the rounding to `dtype`; else the first
+  /// difference.
   std::string difference(const std::vector<double>& got, DType dtype = DType::f32) const {
     return first_difference(got, y, [&](std::size_t n) {
       return tolerance + (dtype == DType::f32 ? 0 : rounding_to(dtype, y[n]) * 1.01);

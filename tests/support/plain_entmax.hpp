@@ -1,5 +1,5 @@
-// Entmax as one derives it on paper, in long double: everything is sorted, and nothing is shared
-// with the library.
+// Entmax as it is derived on paper, in long double. It sorts all elements and shares no code with
+// the library.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ inline PlainEntmax plain_softmax(const LongDoubles& x) {
   return result;
 }
 
-/// z in falling order. Martins and Astudillo 2016, algorithm 1.
+/// z is sorted in descending order. Martins and Astudillo 2016, algorithm 1.
 inline long double plain_tau_of_sparsemax(const LongDoubles& z) {
   long double sum = 0, tau = 0;
   for (std::size_t k = 0; k < z.size(); ++k) {
@@ -41,8 +41,8 @@ inline long double plain_tau_of_sparsemax(const LongDoubles& z) {
   return tau;
 }
 
-/// z in falling order. The support is a first part of it; of k elements, sum (z - tau)^2 = 1 has
-/// tau = mean - sqrt(1/k - variance).
+/// z is sorted in descending order, and its first elements are the support. For a support of k
+/// elements, sum (z - tau)^2 = 1 gives tau = mean - sqrt(1/k - variance).
 inline long double plain_tau_of_entmax15(const LongDoubles& z) {
   long double sum = 0, squares = 0, tau = z[0] - 1;
   for (std::size_t k = 0; k < z.size(); ++k) {
@@ -55,9 +55,10 @@ inline long double plain_tau_of_entmax15(const LongDoubles& z) {
   return tau;
 }
 
-/// z in falling order. The support are the elements at which, as thresholds, the sum is still
-/// below 1. From the last of them down to the threshold is what is halved, as a logarithm: for
-/// large alpha it may be far smaller than the threshold's least digit.
+/// z is sorted in descending order. The support are the elements for which the sum is below 1 if
+/// they are taken as threshold. Bisection then finds the logarithm of the distance between the last
+/// of them and the threshold: for large alpha that distance may be far below the precision of the
+/// threshold.
 inline long double plain_tau_by_halving(const LongDoubles& z, long double power, std::size_t& last,
                                         long double& below_last) {
   const auto sum_at = [&](std::size_t k, long double below) {

@@ -16,7 +16,7 @@ struct Png {
   const Pixel& at(int x, int y) const { return pixels.at(static_cast<std::size_t>(y * width + x)); }
 };
 
-/// Without pixels if it is no PNG.
+/// Returns an image without pixels if the file is no PNG.
 Png read_png(const std::string& file);
 
 }  // namespace attn::test

@@ -1,4 +1,4 @@
-// Bit patterns that must not travel.
+// Bit patterns that must not reach rows that do not see them.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace attn::test {
 
 /// Quiet and signalling NaNs with payloads, NaN of all ones, both infinities, and the largest
-/// number. Of i8: those of its scales.
+/// number. For i8 they are those of its scales.
 inline std::vector<std::uint64_t> poisons(DType dtype) {
   switch (dtype) {
     case DType::bf16: return {0x7fc1, 0x7f81, 0xffff, 0x7f80, 0xff80, 0x7f7f};
@@ -19,7 +19,7 @@ inline std::vector<std::uint64_t> poisons(DType dtype) {
   }
 }
 
-/// Keys of every batch entry and KV head.
+/// A set of keys of every batch entry and KV head.
 class KeySet {
  public:
   KeySet(const Dims& kv_shape, double share, std::uint64_t seed)
@@ -37,8 +37,8 @@ class KeySet {
   std::vector<bool> chosen_;
 };
 
-/// Writes bits into the set's rows of K or V: into all of a row, or into one element of it. Or into
-/// scales, a number a row.
+/// Writes bits into the set's rows of K or V, into all elements of a row or into one; or into
+/// scales, of which a row has one.
 inline void put(StridedTensor& kv, const KeySet& keys, std::uint64_t bits, bool needs_full_rows) {
   for_each_index(kv.shape(), [&](const Dims& at) {
     const bool here = needs_full_rows || at.rank() == 3 || at[3] == at[2] % kv.shape()[3];

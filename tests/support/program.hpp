@@ -1,4 +1,4 @@
-// attn_demo and attn_bench as a user types them, and a small call in files to type.
+// Runs attn_demo and attn_bench as a user types them, and has the files of a small call.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -21,7 +21,8 @@ struct Ran {
   std::string out, err;
 };
 
-/// In a shell, with `before` (settings) in front. Redirections among the arguments win.
+/// Runs a program in a shell; `before` may set environment variables. Redirections in `arguments`
+/// take precedence.
 inline Ran shell(const std::string& before, const std::string& program,
                  const std::string& arguments) {
   const Folder logs;
@@ -44,7 +45,7 @@ inline void check_done(const std::string& arguments) {
   CHECK(ran.code == 0);
 }
 
-/// Wrong usage or input: exit code 2 and one line that names the fault.
+/// Checks that wrong usage or input gives exit code 2 and one line that names the fault.
 inline void check_refused_with(const Ran& ran, const std::string& fault,
                                const std::string& program = "attn_demo") {
   CAPTURE(ran.err);

@@ -1,4 +1,4 @@
-// All options at once, as the dice fall. Sizes come first: options are chosen to fit them.
+// Random combinations of all options. Sizes are drawn first, and options that fit them.
 #pragma once
 
 #include "support/case.hpp"
@@ -71,8 +71,8 @@ inline void choose_side_tensors(Random& random, Case& c) {
   }
 }
 
-/// Now and then another than softmax, without what only softmax has. Of those whose weights do not
-/// change by more than the scores.
+/// Sometimes another normalizer than softmax, without the features that only softmax has. Its
+/// probabilities change by no more than the scores.
 inline void choose_normalizer(Random& random, Case& c) {
   if (random.chance(0.7)) return;
   c.options.normalizer =

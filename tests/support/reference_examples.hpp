@@ -1,4 +1,4 @@
-// Calls in double with memory of their own: empty ones to fill by hand, and random ones.
+// Calls in double that own their memory: empty ones to fill by hand, and random ones.
 #pragma once
 
 #include <attn/reference.hpp>
@@ -19,7 +19,7 @@ struct Shape {
                v_head_dim = 1;
 };
 
-/// A call in double with memory of its own, zero-filled; only lse is f32.
+/// A call in double that owns its memory, filled with zeros; only lse is f32.
 struct Example {
   explicit Example(const Shape& sizes)
       : shape(sizes),
@@ -49,10 +49,11 @@ struct Example {
   Execution execution{};
 };
 
-/// Everything at random: shape, settings, masks and values, with scores of order one.
+/// Random shape, options, masks and values, with scores of order one.
 class RandomCall {
  public:
-  explicit RandomCall(std::uint32_t seed) : generator_(seed), example(shape()) {
+  explicit RandomCall(std::uint64_t seed)
+      : generator_(static_cast<std::uint32_t>(seed)), example(shape()) {
     for (Tensor* tensor : {&example.q, &example.k, &example.v}) {
       std::generate_n(tensor->data<double>(), tensor->size(),
                       [this] { return normal_(generator_); });

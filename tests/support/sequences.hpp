@@ -1,5 +1,5 @@
-// Sequences of different lengths in one call, their keys in any form, beside each sequence alone in
-// a plain call.
+// Sequences of different lengths in one call with their keys in any form, and each sequence alone
+// in a plain call.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ inline constexpr std::initializer_list<KeyForm> key_forms = {KeyForm::padded, Ke
                                                              KeyForm::paged, KeyForm::ring};
 
 struct Sequences {
-  Case common;  // what all have in common; sizes and lengths are filled in
+  Case common;  // settings that all sequences share; sizes and lengths are filled in
   std::vector<std::int64_t> q_lens{}, kv_lens{};
   bool ragged_queries = true;  // else all q_lens are equal
   KeyForm key_form = KeyForm::ragged;
@@ -27,15 +27,15 @@ struct Sequences {
 };
 std::string to_string(const Sequences& sequences);
 
-/// One sequence in a plain call of batch 1. Its functions are told the index that it has among the
-/// others.
+/// One sequence in a plain call of batch 1. score_mod and mask_mod get the index that the sequence
+/// has in the joint call.
 struct Alone {
   Case c;
   Inputs inputs;
 };
 
-/// Memory that no sequence has is poison: the rest of pages and rings, pages that are no one's,
-/// their numbers in the table, and gaps.
+/// Memory of no sequence is poisoned: the rest of pages and rings, pages that no sequence holds,
+/// unused entries of the page table, and gaps.
 class Together {
  public:
   explicit Together(const Sequences& sequences);
@@ -45,7 +45,7 @@ class Together {
   const Execution& execution() const { return sequences_.common.execution; }
   /// The call, with fresh outputs.
   AttentionTensors tensors();
-  /// What the call wrote for a sequence, as if it had been alone.
+  /// What the call wrote for a sequence, in the shape of a plain call.
   Outputs outputs(std::int64_t sequence) const;
   bool untouched() const { return outputs_.out.untouched() && outputs_.lse.untouched(); }
   bool gaps_untouched() const {

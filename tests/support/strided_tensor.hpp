@@ -1,4 +1,4 @@
-// Tensors in any layout, in memory that shows where somebody read or wrote who should not have.
+// Tensors in any layout, in memory that shows reads and writes outside their elements.
 #pragma once
 
 #include <attn/tensor.hpp>
@@ -12,7 +12,7 @@ namespace attn::test {
 
 enum class Layout {
   bhsd,         // dense, row-major
-  bshd,         // dims 1 and 2 change places in memory, as a projection leaves its heads
+  bshd,         // dims 1 and 2 are swapped in memory, as a projection writes its heads
   padded,       // gaps after each row, each head and each batch entry
   strided_dim,  // every second element of the last dim
   reversed,     // every stride negative
@@ -30,12 +30,12 @@ void for_each_index(const Dims& shape, F&& f) {
   }
 }
 
-/// In elements, from data on.
+/// The offset of an element from data, in elements.
 std::int64_t offset_of(const Dims& strides, const Dims& index);
 
-/// Owns exactly the memory that its view spans, so that the address sanitizer sees every step
-/// beyond. All of it begins as bytes of 0xff, a NaN in every float type: gaps are poison to readers
-/// and show whether somebody wrote there.
+/// Owns exactly the memory that its view spans, so that the address sanitizer sees every access
+/// beyond. All bytes are 0xff at first, a NaN in every float type: gaps poison a result that reads
+/// them, and show whether they were written.
 class StridedTensor {
  public:
   StridedTensor() = default;
@@ -45,17 +45,17 @@ class StridedTensor {
   TensorView view() const {
     return {const_cast<StridedTensor*>(this)->first(), dtype_, shape_, strides_};
   }
-  /// For optional tensors: an absent view if nothing was made.
+  /// An absent view if the tensor was default-constructed, for optional tensors.
   MutableTensorView view_if_made() { return made_ ? view() : MutableTensorView{}; }
   TensorView view_if_made() const { return made_ ? view() : TensorView{}; }
 
   const Dims& shape() const { return shape_; }
   DType dtype() const { return dtype_; }
-  /// Rounds to the element type; dense, in row-major order.
+  /// Sets all elements, given in row-major order, rounded to the element type.
   void assign(const std::vector<double>& values);
   void set(const Dims& index, double value);
   void set_bits(const Dims& index, std::uint64_t bits);
-  /// Dense, in row-major order.
+  /// All elements in row-major order.
   std::vector<double> values() const;
   std::vector<std::uint64_t> bits() const;
   /// Whether no byte between the elements was written.

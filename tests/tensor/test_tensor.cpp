@@ -52,7 +52,7 @@ To converted(From value) {
   return *result.data<To>();
 }
 
-/// A 16-bit float format, described from outside: the value of each bit pattern by the definition.
+/// A 16-bit float format by its definition: the value of each bit pattern.
 struct Format {
   int mantissa_bits;
   int max_exponent;
@@ -87,7 +87,8 @@ void check_widening(const Format& format) {
   CHECK(wrong == 0);
 }
 
-/// Through float or double and back: the same bits, but for signalling NaNs, which become quiet.
+/// Checks that converting to float or double and back keeps the bits, except that signaling NaNs
+/// become quiet.
 template <class Half, class Wide>
 void check_round_trip(const Format& format) {
   Tensor all(dtype_of<Half>(), {0x10000});
@@ -103,8 +104,8 @@ void check_round_trip(const Format& format) {
   CHECK(wrong == 0);
 }
 
-/// Half-way between each pair of neighbors and a hair to both sides of it, where one more rounding
-/// in between would show.
+/// Checks the values half-way between neighbors and just beside them, where rounding twice would
+/// give another result.
 template <class Half, class Wide>
 void check_rounding(const Format& format) {
   const auto rounded = [](double value) {
@@ -116,7 +117,8 @@ void check_rounding(const Format& format) {
   int wrong = 0;
   for (int low = 0; low < format.infinity(); ++low) {
     const int high = low + 1;
-    // Above the largest finite value stands the power of two that infinity's bits would mean.
+    // The successor of the largest finite value is the power of two that infinity's bits would
+    // encode.
     const double middle = (format.value(low) + format.value(high)) / 2;
     const int even = low % 2 == 0 ? low : high;
     for (const int sign : {0, 0x8000}) {
@@ -178,9 +180,9 @@ TEST_CASE("views check what they are made from") {
 
 TEST_CASE("permuted") {
   const Tensor tensor = counted({2, 3});
-  const TensorView turned = tensor.view().permuted({1, 0});
-  CHECK(turned.shape == Dims{3, 2});
-  CHECK(values(turned) == std::vector<std::int64_t>{0, 3, 1, 4, 2, 5});
+  const TensorView permuted = tensor.view().permuted({1, 0});
+  CHECK(permuted.shape == Dims{3, 2});
+  CHECK(values(permuted) == std::vector<std::int64_t>{0, 3, 1, 4, 2, 5});
   for (const Dims& wrong : {Dims{0}, Dims{0, 0}, Dims{0, 2}, Dims{-1, 0}, Dims{0, 1, 2}}) {
     CHECK(contains(refusal([&] { tensor.view().permuted(wrong); }), wrong.to_string()));
   }
@@ -265,7 +267,7 @@ TEST_CASE("known conversions to 16 bits") {
   CHECK(converted<bf16>(std::numeric_limits<float>::denorm_min()).bits == 0);
   CHECK(converted<bf16>(true).bits == 0x3f80);
   CHECK(converted<bf16>(std::bit_cast<float>(0x7f800001u)).bits ==
-        0x7fc0);  // a NaN whose mark would be cut off
+        0x7fc0);  // a NaN whose payload bits would all be truncated
   CHECK(converted<f16>(std::bit_cast<float>(0xff800001u)).bits == 0xfe00);
   CHECK(converted<bf16>(f16{0x3c01}).bits == 0x3f80);
 }
@@ -361,12 +363,12 @@ TEST_CASE("copies write any strides") {
 TEST_CASE("copies of eight dims") {
   const Tensor tensor = counted({2, 1, 3, 2, 1, 2, 3, 2});
   const Dims order{7, 6, 5, 4, 3, 2, 1, 0};
-  const Tensor turned = copy_as(tensor.view().permuted(order), DType::i64);
-  CHECK(turned.data<std::int64_t>()[1] == 72);
-  CHECK(values(turned.view().permuted(order)) == values(tensor.view()));
+  const Tensor permuted = copy_as(tensor.view().permuted(order), DType::i64);
+  CHECK(permuted.data<std::int64_t>()[1] == 72);
+  CHECK(values(permuted.view().permuted(order)) == values(tensor.view()));
 }
 
-TEST_CASE("copies take memory that is aligned to nothing") {
+TEST_CASE("copies accept unaligned memory") {
   std::array<unsigned char, 9> bytes{};
   const float pair[] = {1.5f, -2.5f};
   std::memcpy(bytes.data() + 1, pair, sizeof pair);

@@ -185,7 +185,7 @@ TEST_CASE(
       CHECK(wanted.difference(y.values()) == "");
       for (const std::int64_t page_size : {1, 4, 16}) {
         PagedKvCache pages = paged(c, 60, page_size);
-        pages.create();  // so that numbers are not those of batch entries
+        pages.create();  // so that sequence numbers differ from batch entries
         const std::array sequences{pages.create(), pages.create()};
         CHECK(wanted.difference(in_chunks(block, data, {pages, sequences}, chunk).values()) == "");
       }
@@ -283,7 +283,7 @@ TEST_CASE("x and y of each type and layout, and in place") {
     BlockData data(c);
     for (double value = 0; const DType x_type : {DType::bf16, DType::f16, DType::f32}) {
       for (const Layout layout : all_layouts) {
-        // Numbers that all three types hold, so that the oracle's are the same.
+        // Values that all three types represent exactly, so that the oracle gets the same input.
         std::vector<double> values(static_cast<std::size_t>(data.x.shape().product()));
         for (double& x : values) x = std::fmod(value += 0.625, 4) - 2;
         data.x = tensor_of(DType::f32, data.x.shape(), Layout::bhsd, values);
