@@ -15,18 +15,11 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// Shortens a run of all keys to those that causal, the window, the lengths and a short mask leave.
-KeyRun visible_range(const UnfusedCall& call, KeyRun row) {
-  const auto& [left, right] = call.problem.window;
-  std::int64_t begin = 0;
-  std::int64_t end =
-      std::min(kv_length(call.tensors, call.problem.sizes, row.batch), call.mask.kv_len);
-  if (call.problem.causal) end = std::min(end, row.q_position + 1);
-  if (right) end = std::min(end, row.q_position + *right + 1);
-  if (left) begin = std::max(begin, row.q_position - *left);
-  row.key_begin = std::min(begin, row.count);
-  row.count = std::max<std::int64_t>(0, end - row.key_begin);
-  return row;
+KeyRun visible_range(const UnfusedCall& call, const KeyRun& row) {
+  const Problem& problem = call.problem;
+  const std::int64_t length = kv_length(call.tensors, problem.sizes, row.batch);
+  return detail::visible_range(row, problem.causal, problem.window,
+                               std::min(length, call.mask.kv_len));
 }
 
 /// Applies the scale, or softcap where apply_tanh() went before, and ALiBi.

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "oracle/plain_float.hpp"
 #include "support/check.hpp"
-#include "support/plain.hpp"
 #include "support/poison.hpp"
 
 using namespace attn;
@@ -23,11 +23,10 @@ std::vector<bool> blind_rows(const Case& c, const AttentionTensors& tensors, con
   std::vector<bool> blind;
   for_each_index({c.batch, c.num_q_heads, c.q_len}, [&](const Dims& at) {
     const std::int64_t kv_head = at[1] / (c.num_q_heads / c.num_kv_heads);
+    const std::vector<bool> visible = detail::visible_keys(tensors, c.options, at[0], at[1], at[2]);
     bool sees = false;
-    for (std::int64_t j = 0; j < c.kv_len && !sees; ++j) {
-      sees =
-          keys.contains(at[0], kv_head, j) && visible(tensors, c.options, at[0], at[1], at[2], j);
-    }
+    for (std::int64_t j = 0; j < c.kv_len && !sees; ++j)
+      sees = visible[j] && keys.contains(at[0], kv_head, j);
     blind.push_back(!sees);
   });
   return blind;

@@ -9,13 +9,12 @@
 #include <cmath>
 #include <limits>
 
-#include "support/plain.hpp"
+#include "oracle/tolerance.hpp"
 
 namespace attn::test {
 namespace {
 
 constexpr double eps = std::numeric_limits<float>::epsilon();
-constexpr double bf16_eps = 0x1p-7;
 
 double largest_finite(const std::vector<double>& values) {
   double largest = 0;
@@ -25,28 +24,12 @@ double largest_finite(const std::vector<double>& values) {
   return largest;
 }
 
-double largest_error(const std::vector<float>& got, const std::vector<double>& wanted) {
-  std::vector<double> errors(got.size());
-  std::transform(got.begin(), got.end(), wanted.begin(), errors.begin(),
-                 [](double a, double b) { return a - b; });
-  return largest_finite(errors);
-}
-
-double half_ulp(DType dtype, double magnitude) {
-  const int exponent = magnitude > 0 ? std::ilogb(magnitude) : 0;
-  switch (dtype) {
-    case DType::bf16: return std::ldexp(0.5, exponent - 7);
-    case DType::f16: return std::ldexp(0.5, std::max(exponent, -14) - 10);
-    default: return 0;  // 4 eps covers it
-  }
-}
-
 bool agree(double got, double wanted, double tolerance) {
   if (std::isnan(wanted)) return std::isnan(got);
   return got == wanted || std::abs(got - wanted) <= tolerance;
 }
 
-/// K or V of i8 as f64, multiplied by the scales.
+/// Converts K or V of i8 to f64.
 void dequantize(StridedTensor& rows, StridedTensor& scales) {
   if (rows.dtype() != DType::i8) return;
   std::vector<double> values = rows.values();
@@ -74,42 +57,19 @@ Outputs reference(const Case& c, const Inputs& inputs) {
   return outputs;
 }
 
-/// max(P |V|), which a relative error of the probabilities multiplies.
-double largest_weighted_magnitude(const Case& c, Inputs inputs) {
-  std::vector<double> magnitudes = inputs.v.values();
-  for (double& value : magnitudes) value = std::abs(value);
-  inputs.v.assign(magnitudes);
-  return largest_finite(reference(c, inputs).out.values());
-}
-
-double largest_sum_of_weights(const Case& c, Inputs inputs) {
-  inputs.v.assign(std::vector<double>(static_cast<std::size_t>(inputs.v.shape().product()), 1.0));
-  return largest_finite(reference(c, inputs).out.values());
-}
-
 }  // namespace
 
 Expected expected_of(const Case& c, const Inputs& stored_inputs) {
   const Inputs inputs = dequantized(stored_inputs);
   Outputs truth = reference(c, inputs);
-  const PlainResult plain = attention_plain(bind(inputs, truth), c.options);
-  Expected expected{truth.out.values(), truth.lse.values()};
-  // The probabilities of sigmoid may sum to more than 1.
-  const bool sigmoid = c.options.normalizer.kind() == Normalizer::Kind::sigmoid;
-  const double largest_value = largest_finite(inputs.v.values()) *
-                               (sigmoid ? std::max(1.0, largest_sum_of_weights(c, inputs)) : 1);
-  const double largest_lse = std::max(1.0, largest_finite(expected.lse));
-  const double plain_error = largest_error(plain.out, expected.out);
-  // The plain version and the reference implement the contract independently. If they disagreed,
-  // the tolerance would be meaningless.
-  CHECK(plain_error <= 100 * eps * largest_lse * largest_value);
-
-  expected.out_tolerance = 2 * plain_error + 4 * eps * largest_value +
-                           half_ulp(c.out_type, largest_finite(expected.out));
-  const bool bf16_weights = c.q_type == DType::bf16 && c.kv_type == DType::bf16 &&
-                            c.options.normalizer == Normalizer::softmax();
-  if (bf16_weights) expected.out_tolerance += bf16_eps / 2 * largest_weighted_magnitude(c, inputs);
-  expected.lse_tolerance = 2 * largest_error(plain.lse, expected.lse) + 4 * eps * largest_lse;
+  const AttentionTensors call = bind(inputs, truth);
+  const detail::Tolerance tolerance = detail::derive_tolerance(
+      call, call, c.options, c.out_type, detail::ProbabilityRounding::bounded);
+  Expected expected{truth.out.values(), truth.lse.values(), tolerance.out, tolerance.lse};
+  // The reference and the plain program interpret the call independently. If they disagreed, the
+  // tolerance would hide any error.
+  CHECK(tolerance.plain_error <=
+        100 * eps * std::max(1.0, largest_finite(expected.lse)) * tolerance.largest_value);
   return expected;
 }
 

@@ -9,8 +9,9 @@
 namespace attn::apps::demo {
 namespace {
 
-using attn::demo::derive_tolerance;
-using attn::demo::errors_between;
+using attn::detail::derive_tolerance;
+using attn::detail::errors_between;
+using attn::detail::ProbabilityRounding;
 
 /// The median of several calls after a first one, which warms the caches. A call that takes seconds
 /// is timed once.
@@ -105,9 +106,10 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   comparison.tiled = measure_tiled(call, plan, reference);
   if (comparison.score_matrix < available_memory())
     comparison.unfused = measure_unfused(call, plain, reference);
-  comparison.tolerance =
-      tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
-                : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype);
+  comparison.tolerance = tolerance
+                             ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
+                             : derive_tolerance(plain.tensors, reference.tensors, call.options,
+                                                call.dtype, ProbabilityRounding::measured);
   return comparison;
 }
 

@@ -7,12 +7,13 @@
 #include <string>
 
 #include "apps/attn_demo/call/call.hpp"
-#include "apps/attn_demo/tolerance.hpp"
+#include "oracle/errors.hpp"
+#include "oracle/tolerance.hpp"
 
 namespace attn::apps::demo {
 
-using attn::demo::Errors;
-using attn::demo::Tolerance;
+using attn::detail::Errors;
+using attn::detail::Tolerance;
 
 struct Measured {
   std::string kernel;           // "tiled", "unfused", "naive"

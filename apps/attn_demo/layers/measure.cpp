@@ -15,7 +15,7 @@
 namespace attn::apps::demo {
 namespace {
 
-using attn::demo::errors_between;
+using attn::detail::errors_between;
 
 /// Token ids, the same in every run.
 Tensor random_ids(const LayersRun& run, std::int64_t vocab_size) {

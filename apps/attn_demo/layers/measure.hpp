@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "apps/attn_demo/models/model.hpp"
-#include "apps/attn_demo/tolerance.hpp"
+#include "oracle/errors.hpp"
 
 namespace attn::apps::demo {
 
-using attn::demo::Errors;
+using attn::detail::Errors;
 
 struct LayersRun {
   std::int64_t seq = 256;

@@ -1,0 +1,47 @@
+// Attention as a plain loop in float. What rounding costs this program is the measure of what it
+// may cost the engine (tolerance.hpp).
+#pragma once
+
+#include <attn/attention.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace attn::detail {
+
+/// Whether each key of a row is visible, [kv_len], by all masks of a dense call.
+std::vector<bool> visible_keys(const AttentionTensors& tensors, const AttentionOptions& options,
+                               std::int64_t batch, std::int64_t q_head, std::int64_t q_index);
+
+/// Computes single rows of a dense call that attention() accepts; floating-point tensors may also
+/// be f64. A row takes three passes: scores and their maximum; exponentials and their sum; the sum
+/// of the values and its division. Other normalizers than softmax follow their formulas. All sums
+/// are sequential, in float. The tensors other than q, k and v must outlive this object.
+class PlainFloat {
+ public:
+  /// Where softmax divides by the sum of a row's exponentials.
+  enum class Division {
+    before_values,  // P is divided, and then multiplied with V
+    after_values,   // O is divided. Where V is bf16 or f16, the exponentials are rounded to that
+                    // type before, as in a product of that type
+  };
+  PlainFloat(const AttentionTensors& tensors, const AttentionOptions& options, Division division);
+
+  struct Row {
+    std::vector<float> out;  // [v_head_dim]
+    float lse;               // of softmax
+  };
+  Row row(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const;
+
+ private:
+  std::vector<float> masked_scores(const KeyRun& row) const;
+  std::vector<float> output_row(const KeyRun& row, const std::vector<float>& scores,
+                                const std::vector<float>& probabilities) const;
+
+  AttentionTensors tensors_;
+  AttentionOptions options_;
+  Division division_;
+  Tensor q_, k_, v_;  // dense, f32
+};
+
+}  // namespace attn::detail
