@@ -93,7 +93,7 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
                            call.execution);
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
-  comparison.tiled_way = plan.description();
+  comparison.path = plan.description();
   const double rows = static_cast<double>(reference.lse.size()),
                kv_len = static_cast<double>(call.tensors.k.shape[2]);
   comparison.score_matrix = rows * kv_len * static_cast<double>(sizeof(float));

@@ -28,7 +28,7 @@ struct Comparison {
   Measured naive;
   double score_matrix = 0;  // bytes of q_len x kv_len scores in f32, all heads and the whole batch
   Tolerance tolerance;
-  std::string tiled_way;  // the plan's description
+  std::string path;  // the plan's description
   int num_threads = 1;
 
   bool within_tolerance() const;

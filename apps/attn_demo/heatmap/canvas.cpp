@@ -1,5 +1,9 @@
 #include "canvas.hpp"
 
+#include <attn/error.hpp>
+
+#include <png.h>
+
 #include <algorithm>
 
 #include "font.hpp"
@@ -71,6 +75,28 @@ void Canvas::upright_text(int left, int bottom, std::string_view words,
   for_glyph_pixels(words, [&](int x, int y) {
     fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.color);
   });
+}
+
+static_assert(sizeof(Color) == 3, "PNG_FORMAT_RGB needs pixels of three bytes");
+
+std::string png_bytes(const Canvas& canvas) {
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.width = static_cast<png_uint_32>(canvas.width());
+  image.height = static_cast<png_uint_32>(canvas.height());
+  image.format = PNG_FORMAT_RGB;
+  // The first call gives the size, the second one writes the bytes.
+  std::string bytes;
+  png_alloc_size_t size = 0;
+  for (const bool sized : {false, true}) {
+    bytes.resize(size);
+    void* const memory = sized ? bytes.data() : nullptr;
+    if (png_image_write_to_memory(&image, memory, &size, 0, canvas.pixels().data(), 0, nullptr) ==
+        0) {
+      throw Error(ErrorCode::io, std::string("libpng: ") + image.message);
+    }
+  }
+  return bytes;
 }
 
 }  // namespace attn::apps::demo

@@ -7,7 +7,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,9 +27,6 @@ struct ModelChoice {
 /// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. A toy's seed is
 /// the command's own option.
 void add_model_options(CLI::App& command, ModelChoice& choice);
-/// Adds --seed.
-CLI::Option* add_seed_option(CLI::App& command, const std::string& description,
-                             std::function<void(std::uint64_t)> take);
 
 struct Model {
   std::string description;

@@ -7,7 +7,6 @@
 #include <array>
 #include <cmath>
 #include <functional>
-#include <memory>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/call/call.hpp"
@@ -179,14 +178,12 @@ void add_plot(CLI::App& app, Command& chosen) {
   for (const Plot& each :
        {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
         Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
-    const auto arguments = std::make_shared<PlotArguments>();
-    CLI::App& own = *command.add_subcommand(each.name, each.description);
-    add_text(own, "--out FILE", arguments->out, "a file that ends in .svg")->required();
-    add_text(own, "--logits FILE", arguments->logits,
+    const auto [own, arguments] = add_command<PlotArguments>(
+        command, chosen, each.name, each.description,
+        [picture = each.picture](const PlotArguments& given) { return plot(given, picture); });
+    add_text(own, "--out FILE", arguments.out, "a file that ends in .svg")->required();
+    add_text(own, "--logits FILE", arguments.logits,
              "2 to 16 logits, rank 1; default: ten from 2 to -2");
-    own.callback([picture = each.picture, arguments, &chosen] {
-      chosen = [picture, arguments] { return plot(*arguments, picture); };
-    });
   }
   check_name(command, Name::required);
 }
