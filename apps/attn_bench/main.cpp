@@ -1,7 +1,7 @@
-// attn_bench: how fast attention is here, against what this machine can do at most.
+// attn_bench: times attention and compares it with the peak performance of this machine.
 //
-// Not on Google Benchmark: a call takes milliseconds, so what matters is a median over whole calls
-// beside roofs measured in the same process, not a loop's nanoseconds.
+// It does not use Google Benchmark. A call takes milliseconds, so a median over whole calls is
+// enough, and the peak performance is measured in the same process.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -30,7 +30,7 @@ struct Arguments {
   std::optional<std::string> kv_dtype, layout;
   std::optional<std::int64_t> page_size;
   bool decode = false;
-  bool softmax = false;  // the command
+  bool softmax = false;  // the command `softmax` was given
   int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   double min_time = 0.3;
   std::string isa;
@@ -63,7 +63,7 @@ Kernel kernel_from_name(const std::string& name) {
   reject(fmt::format("--kernel is {}; it needs tiled, unfused or naive", name));
 }
 
-/// A cache where an option asks for one; else k and v stay plain tensors.
+/// The cache that the options ask for; empty if k and v are plain tensors.
 std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
   if (!arguments.kv_dtype && !arguments.page_size && !arguments.layout && !arguments.decode)
     return std::nullopt;
@@ -81,7 +81,7 @@ std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
   return cache;
 }
 
-/// What the options say of every case.
+/// The settings that the options give to every case.
 Case common_case(const Arguments& arguments) {
   Case common{};
   common.dtype = dtype_from_name("--dtype", arguments.dtype);
@@ -105,7 +105,7 @@ Case case_from_text(const std::string& text) {
   return {text, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
 }
 
-/// Layers of well-known models, one call each.
+/// The attention of one layer of well-known models.
 std::vector<Case> standard_cases() {
   return {
       {"tiny encoder", 1, 4, 4, 64, 64, 32, 32},

@@ -1,4 +1,4 @@
-// attn_demo compare: the ways to make one call, side by side.
+// attn_demo compare: runs one call with each kernel and compares results, times and memory.
 #include <attn/attn.hpp>
 
 #include <fmt/format.h>
@@ -31,8 +31,8 @@ void require_room(const std::string& option, const RandomInputs& inputs) {
   const double kv_rows = product(inputs.batch, inputs.num_kv_heads, inputs.kv_len);
   const double head_dim = static_cast<double>(inputs.head_dim),
                v_head_dim = static_cast<double>(inputs.v_head_dim);
-  // Each input as given, in float and in double; each output in double, beside those of the other
-  // kernels.
+  // Inputs exist as given, in float and in double: 16 bytes an element. Outputs exist in double
+  // and as each kernel writes them: 24 bytes an element.
   const double inputs_and_outputs =
       16 * (q_rows * head_dim + kv_rows * (head_dim + v_head_dim)) + 24 * q_rows * (v_head_dim + 1);
   require_memory("--shape " + option, inputs_and_outputs);

@@ -34,21 +34,21 @@ struct GenerateArguments {
 
 constexpr std::int64_t default_max_new = 64;
 
-/// How long the parts of a generation took.
+/// Times and token counts of one generation.
 struct Timing {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
-  double prefill = 0, decode = 0;  // seconds; the first new token comes out of the prefill
+  double prefill = 0, decode = 0;  // seconds; the prefill gives the first new token
   std::optional<std::int64_t> ended_by{};
 };
 
-/// New tokens as they come: text, or ids.
+/// Prints each new token at once, as text or as an id.
 class Output {
  public:
   Output(const Tokenizer* tokenizer, bool ids) : tokenizer_(ids ? nullptr : tokenizer) {}
 
   void show(std::int64_t id) {
     if (tokenizer_ != nullptr) {
-      // Logits may be more than there are tokens.
+      // A model may have more logits than its tokenizer has tokens.
       if (tokenizer_->has(id)) text_.write(tokenizer_->piece(id));
       return;
     }
@@ -67,7 +67,7 @@ class Output {
   bool first_ = true;
 };
 
-/// A model and the prompt it is given.
+/// Generates tokens from a model and a prompt.
 class Generation {
  public:
   Generation(Model& model, std::vector<std::int64_t> prompt, std::int64_t max_new,
@@ -105,11 +105,11 @@ class Generation {
     timing.decode = seconds_since(begin);
     return timing;
   }
-  /// Of all tokens of the prompt, if they were asked for.
+  /// The logits of all tokens of the prompt; absent without --logits.
   TensorView prompt_logits() const { return prompt_logits_.view(); }
 
  private:
-  /// The whole prompt at once.
+  /// Runs the model on the whole prompt in one forward pass.
   void prefill() {
     const TensorView ids(prompt_.data(), {1, std::ssize(prompt_)});
     if (!arguments_.logits) return model_.decoder.forward(ids, caches_.refs, logits_.view());
@@ -165,7 +165,7 @@ int generate(const GenerateArguments& arguments) {
   output.finish();
   if (!arguments.quiet) print_timing(timing, model);
   if (!arguments.logits) return 0;
-  flush_output();  // a run that fails there leaves no file
+  flush_output();  // if this fails, no file is left behind
   files.write(*arguments.logits, generation.prompt_logits(), "logits");
   files.commit();
   return 0;

@@ -1,5 +1,5 @@
-// attn_demo layers: a stack of transformer layers, its attention by each kernel, and where the time
-// goes.
+// attn_demo layers: runs transformer layers with each attention kernel, and shows the errors and
+// the time that each part takes.
 #include <attn/attn.hpp>
 
 #include <fmt/format.h>
@@ -23,14 +23,14 @@ constexpr std::int64_t largest_run = std::int64_t{1} << 20;  // tokens or sequen
 
 struct LayersArguments {
   ModelChoice model;
-  std::optional<std::int64_t> seq;  // default: that of LayersRun, or what the model has room for
+  std::optional<std::int64_t> seq;  // default: LayersRun's, or as much as the model has room for
   LayersRun run;
   bool json = false;
 };
 
 struct Part {
   const char* name;
-  const char* key;  // in JSON
+  const char* key;  // its name in JSON
   ForwardTimes::Duration ForwardTimes::*time;
 };
 constexpr Part parts[] = {{"q, k, v, out projections", "projections", &ForwardTimes::projections},
@@ -41,7 +41,7 @@ constexpr Part parts[] = {{"q, k, v, out projections", "projections", &ForwardTi
                           {"embedding", "embedding", &ForwardTimes::embedding},
                           {"logits", "logits", &ForwardTimes::output}};
 
-/// What a forward takes that no part of it counts.
+/// The time of a forward pass that belongs to none of its parts.
 double rest(const Phase& phase) {
   double sum = 0;
   for (const Part& part : parts) sum += seconds(phase.times.*part.time);
@@ -166,7 +166,7 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
                                         {"in_place_bytes", m.in_place_bytes},
                                         {"cache_bytes", m.cache_bytes},
                                         {"activation_bytes", m.activation_bytes}}}};
-  // A folder's name may be any bytes.
+  // The name of a folder may have bytes that are not UTF-8.
   fmt::print("{}\n", all.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 

@@ -34,7 +34,7 @@ void add_toy_options(CLI::App& command, ModelChoice& choice, CLI::Option* folder
       "KV heads of a toy; default: a quarter of the heads in llama, all in gpt2");
 }
 
-/// What the options leave open.
+/// The shape of a toy, with defaults for what no option says.
 ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
   ToyShape toy = choice.toy;
   const std::int64_t by_default =
@@ -45,11 +45,11 @@ ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
   return toy;
 }
 
-/// bf16 is computed with as it is; f16, which products do not take, widens.
+/// Models in bf16 run in bf16. Models in f16 run in f32, because projections do not support f16.
 DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : DType::f32; }
 
-/// Of packed weights and caches; a toy has its weights as drawn besides. (A folder's lie in its
-/// files.)
+/// Refuses a model whose packed weights and caches do not fit into memory. A toy also holds the
+/// weights before packing; those of a folder are mapped from its files.
 void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens,
                   bool toy) {
   const AttentionSettings& attention = settings.layer.attention;
@@ -108,7 +108,8 @@ Model ModelSource::load_folder(std::int64_t positions, std::int64_t batch) const
   DecoderSettings settings = folder_->settings();
   AttentionSettings& attention = settings.layer.attention;
   attention.dtype = choice_.dtype.value_or(compute_type(folder_->stored_dtype()));
-  // Learned positions are a table of the model's; rope's is made, and no larger than it has to be.
+  // Learned positions are a table in the files. The table of RoPE is computed, and only as large as
+  // necessary.
   if (folder_->weights().positions.absent()) attention.max_positions = positions;
   require_room(*choice_.folder, settings, positions * batch, false);
   return {.description = fmt::format("the {} in {}, stored as {}", folder_->model_type(),

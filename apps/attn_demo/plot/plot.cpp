@@ -22,12 +22,14 @@ struct PlotArguments {
   std::optional<std::string> out, logits;
 };
 
-/// The same picture on every machine that has these kernels: other ISAs differ in the last bits.
+/// The baseline ISA makes the picture the same on every machine; other ISAs differ in the last
+/// bits.
 constexpr Execution reproducible{.num_threads = 1, .isa = Isa::baseline};
 
 using Normalizer = std::function<void(const TensorView& x, const MutableTensorView& y)>;
 
-/// From dark to pale, so that they differ without color too.
+/// One of the curves or sets of bars. Their colors go from dark to pale, so that they differ
+/// without color too.
 struct Series {
   std::string name;
   Ink ink;
@@ -84,7 +86,7 @@ std::vector<float> normalized(const Series& series, const std::vector<float>& x)
   return y;
 }
 
-/// Groups of bars, one for each logit, a bar for each series.
+/// Draws a group of bars for each logit, with one bar for each series.
 void draw_bars(Svg& svg, Point corner, double width, double height, const std::vector<Series>& all,
                const std::vector<float>& logits) {
   std::vector<std::vector<float>> heights;
@@ -101,7 +103,7 @@ void draw_bars(Svg& svg, Point corner, double width, double height, const std::v
   for (std::size_t n = 0; n < logits.size(); ++n)
     x.ticks.emplace_back(static_cast<double>(n), fmt::format("{:.3g}", logits[n]));
   Panel panel(svg, corner, width, height, x, y);
-  constexpr double group = 0.84;  // of the place of a class
+  constexpr double group = 0.84;  // share of a class's place that bars fill
   const double bar = group / static_cast<double>(all.size());
   for (std::size_t n = 0; n < logits.size(); ++n) {
     for (std::size_t series = 0; series < all.size(); ++series) {
@@ -118,8 +120,8 @@ std::vector<std::pair<Ink, std::string>> legend_of(const std::vector<Series>& al
 }
 
 constexpr double page_width = 800;
-/// A fortieth of it, sparsemax's step between the points of a curve, is a whole number of tenths of
-/// a pixel, to which coordinates are rounded: the last bit of a probability does not show.
+/// Coordinates are rounded to tenths of a pixel. Sparsemax's step between two points of a curve is
+/// 1/40 of this height, a whole number of tenths, so the last bit of a probability does not show.
 constexpr double panel_height = 288;
 
 std::string temperature_picture(const std::vector<float>& logits) {
@@ -130,7 +132,7 @@ std::string temperature_picture(const std::vector<float>& logits) {
   return svg.finish();
 }
 
-/// The first of two probabilities, for the logits t and 0.
+/// Draws the first of two probabilities as a function of t, for the logits t and 0.
 void draw_two_classes(Svg& svg, Point corner, double width, double height) {
   constexpr double reach = 3;
   constexpr int points = 120;
