@@ -31,22 +31,17 @@ struct OpArguments {
   float temperature = 1;
   float alpha = 1;
   File tau, support;
-
   std::string target;
   File weight, log_p;
   LossOptions loss;
-
   SampleOptions sample;
   std::int64_t num_samples = 1;
-
   File scale, bias, mean, inverse_deviation;
   NormOptions norm;
-
   std::string cos, sin;
   File position_ids;
   bool interleaved = false;
   std::optional<std::int64_t> rotary_dim, heads;
-
   GeluForm gelu = GeluForm::erf;
 };
 
@@ -217,7 +212,7 @@ struct LossCall {
         weight("--weight", call.arguments.weight, DType::f32),
         options(call.arguments.loss) {
     options.weight = weight.view;
-    const Dims each = call.x.rank() == 0 ? Dims() : remove_dim(call.x.shape, class_dim(call.x));
+    const Dims each = remove_dim(call.x.shape, class_dim(call.x));
     loss = call.outputs.make("--out", call.arguments.out, DType::f32,
                              options.reduction == Reduction::none ? each : Dims());
   }
@@ -259,26 +254,19 @@ void run_entmax(OpCall& call, const OpArguments& a) {
   entmax(call.x, call.make_out(), a.alpha, a.axis, threshold, a.execution);
 }
 
-void run_cross_entropy(OpCall& call, const OpArguments& a) {
+/// `function` is cross_entropy, nll_loss, whose input is already log-probabilities, or
+/// sparsemax_loss, which has no --log-prob.
+template <auto function>
+void run_loss(OpCall& call, const OpArguments& a) {
   const LossCall loss(call);
   const MutableTensorView log_p =
       call.outputs.make("--log-prob", a.log_p, call.x.dtype, call.x.shape);
-  cross_entropy(call.x, loss.target.view(), loss.loss, loss.options, a.execution);
-  if (a.log_p) log_softmax(call.x, log_p, LossCall::class_dim(call.x), 1, a.execution);
-}
-
-/// The input itself holds the log-probabilities.
-void run_nll_loss(OpCall& call, const OpArguments& a) {
-  const LossCall loss(call);
-  const MutableTensorView log_p =
-      call.outputs.make("--log-prob", a.log_p, call.x.dtype, call.x.shape);
-  nll_loss(call.x, loss.target.view(), loss.loss, loss.options, a.execution);
-  if (a.log_p) copy_into(call.x, log_p);
-}
-
-void run_sparsemax_loss(OpCall& call, const OpArguments& a) {
-  const LossCall loss(call);
-  sparsemax_loss(call.x, loss.target.view(), loss.loss, loss.options, a.execution);
+  function(call.x, loss.target.view(), loss.loss, loss.options, a.execution);
+  if (!a.log_p) return;
+  if constexpr (function == nll_loss)
+    copy_into(call.x, log_p);
+  else
+    log_softmax(call.x, log_p, LossCall::class_dim(call.x), 1, a.execution);
 }
 
 void run_entmax_loss(OpCall& call, const OpArguments& a) {
@@ -371,10 +359,10 @@ constexpr std::array ops = {
        run_sparse<entmax15>},
     Op{"entmax", "entmax with any alpha", add_entmax_options, run_entmax},
     Op{"cross_entropy", "cross-entropy of logits; classes on axis 1, or 0 for rank 1",
-       add_log_p_options, run_cross_entropy},
-    Op{"nll_loss", "the same of log-probabilities", add_log_p_options, run_nll_loss},
+       add_log_p_options, run_loss<cross_entropy>},
+    Op{"nll_loss", "the same of log-probabilities", add_log_p_options, run_loss<nll_loss>},
     Op{"sparsemax_loss", "the Fenchel-Young loss of sparsemax", add_loss_options,
-       run_sparsemax_loss},
+       run_loss<sparsemax_loss>},
     Op{"entmax_loss", "the Fenchel-Young loss of entmax", add_entmax_loss_options, run_entmax_loss},
     Op{"sample", "draws of classes, int64, from logits along the last dim", add_sample_options,
        run_sample},

@@ -13,13 +13,13 @@ namespace {
 
 constexpr int hatch_period = 8, hatch_width = 2;
 
-/// Calls set(x, y) for each pixel of the words in the font's own size, read from left to right.
+/// Calls set(x, y) for each pixel of the text in the font's own size, read from left to right.
 template <class Set>
-void for_glyph_pixels(std::string_view words, Set set) {
-  for (std::size_t n = 0; n < words.size(); ++n) {
+void for_glyph_pixels(std::string_view text, Set set) {
+  for (std::size_t n = 0; n < text.size(); ++n) {
     for (int y = 0; y < glyph_height; ++y) {
       for (int x = 0; x < glyph_width; ++x) {
-        if (glyph_pixel(words[n], x, y)) set(static_cast<int>(n) * glyph_step + x, y);
+        if (glyph_pixel(text[n], x, y)) set(static_cast<int>(n) * glyph_step + x, y);
       }
     }
   }
@@ -62,17 +62,16 @@ void Canvas::frame(const Box& box, Color color) {
   fill({box.left + box.width, box.top, 1, box.height}, color);
 }
 
-void Canvas::text(int left, int top, std::string_view words, const Lettering& lettering) {
+void Canvas::text(int left, int top, std::string_view text, const Lettering& lettering) {
   const int scale = lettering.scale;
-  for_glyph_pixels(words, [&](int x, int y) {
+  for_glyph_pixels(text, [&](int x, int y) {
     fill({left + x * scale, top + y * scale, scale, scale}, lettering.color);
   });
 }
 
-void Canvas::upright_text(int left, int bottom, std::string_view words,
-                          const Lettering& lettering) {
+void Canvas::upright_text(int left, int bottom, std::string_view text, const Lettering& lettering) {
   const int scale = lettering.scale;
-  for_glyph_pixels(words, [&](int x, int y) {
+  for_glyph_pixels(text, [&](int x, int y) {
     fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.color);
   });
 }

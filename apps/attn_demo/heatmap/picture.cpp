@@ -59,8 +59,8 @@ ColorBar::ColorBar(const ColorScale& scale, int bar_height, std::span<const Prob
 
 int ColorBar::width() const {
   int letters = text_width(hidden_ ? "hidden" : "NaN", label_scale);
-  for (const auto& [place, words] : scale_.ticks())
-    letters = std::max(letters, text_width(words, label_scale));
+  for (const auto& [place, text] : scale_.ticks())
+    letters = std::max(letters, text_width(text, label_scale));
   return bar_width + bar_tick + bar_gap + letters;
 }
 
@@ -74,17 +74,17 @@ void ColorBar::draw(Canvas& canvas, int left, int top) const {
                 map_color(1 - static_cast<double>(y) / (bar_height_ - 1)));
   }
   canvas.frame({left, top, bar_width, bar_height_}, faint_ink);
-  const int words_left = left + bar_width + bar_tick + bar_gap,
+  const int text_left = left + bar_width + bar_tick + bar_gap,
             half_letter = cap_height * label_scale / 2;
-  for (const auto& [place, words] : scale_.ticks()) {
+  for (const auto& [place, text] : scale_.ticks()) {
     const int y = top + static_cast<int>(std::lround((1 - place) * (bar_height_ - 1)));
     canvas.fill({left + bar_width + 1, y, bar_tick, 1}, faint_ink);
-    canvas.text(words_left, y - half_letter, words);
+    canvas.text(text_left, y - half_letter, text);
   }
   int swatch_top = top + bar_height_ + above_swatches;
-  const auto name = [&](const Box& swatch, const char* words) {
+  const auto name = [&](const Box& swatch, const char* text) {
     canvas.frame(swatch, faint_ink);
-    canvas.text(words_left, swatch.top + swatch_height / 2 - half_letter, words);
+    canvas.text(text_left, swatch.top + swatch_height / 2 - half_letter, text);
     swatch_top += swatch_step;
   };
   if (hidden_) {
@@ -189,7 +189,7 @@ std::string figures(float probability) {
 }
 
 void draw_figures(Canvas& canvas, const Box& cell, float probability, Color background) {
-  const std::string words = figures(probability);
+  const std::string text = figures(probability);
   constexpr int padding = 6;
   const int widest_figures = static_cast<int>(std::string_view("0.00").size());
   const auto fits = [&](int scale) {
@@ -199,8 +199,8 @@ void draw_figures(Canvas& canvas, const Box& cell, float probability, Color back
   const int scale = fits(label_scale) && cell.height >= text_height(label_scale) + padding
                         ? label_scale
                         : small_scale;
-  canvas.text(cell.left + (cell.width - text_width(words, scale)) / 2,
-              cell.top + (cell.height - cap_height * scale) / 2, words,
+  canvas.text(cell.left + (cell.width - text_width(text, scale)) / 2,
+              cell.top + (cell.height - cap_height * scale) / 2, text,
               {scale, text_color_on(background)});
 }
 

@@ -34,9 +34,9 @@ class Svg {
   void box(Point corner, double width, double height, const Ink& ink);
   /// Draws a white rectangle over what is there.
   void blank(Point corner, double width, double height);
-  void text(Point at, const std::string& words, Anchor anchor = Anchor::middle, double size = 13);
+  void text(Point at, const std::string& text, Anchor anchor = Anchor::middle, double size = 13);
   /// Draws text that reads from bottom to top.
-  void upright_text(Point at, const std::string& words);
+  void upright_text(Point at, const std::string& text);
   std::string finish() const { return body_ + "</svg>\n"; }
 
  private:
@@ -50,14 +50,20 @@ struct Axis {
   std::vector<std::pair<double, std::string>> ticks;
 };
 
+/// A rectangle of the page. `corner` is the upper left one.
+struct Area {
+  Point corner;
+  double width, height;
+};
+
 /// A part of the page with a horizontal and a vertical axis.
 class Panel {
  public:
   /// Draws the axes, and a pale line across at each of y's ticks.
-  Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y);
+  Panel(Svg& svg, const Area& area, Axis x, Axis y);
 
   Point at(double x, double y) const;
-  void title(const std::string& words);
+  void title(const std::string& text);
   /// Draws a curve through points, given as values on the axes.
   void curve(const std::vector<Point>& values, const Ink& ink);
   /// Draws a bar from 0 upwards; `left` and `right` are values on the x axis.
@@ -65,8 +71,7 @@ class Panel {
 
  private:
   Svg& svg_;
-  Point corner_;
-  double width_, height_;
+  Area area_;
   Axis x_, y_;
 };
 

@@ -87,7 +87,7 @@ std::vector<float> normalized(const Series& series, const std::vector<float>& x)
 }
 
 /// Draws a group of bars for each logit, with one bar for each series.
-void draw_bars(Svg& svg, Point corner, double width, double height, const std::vector<Series>& all,
+void draw_bars(Svg& svg, const Area& area, const std::vector<Series>& all,
                const std::vector<float>& logits) {
   std::vector<std::vector<float>> heights;
   float greatest = 0;
@@ -102,7 +102,7 @@ void draw_bars(Svg& svg, Point corner, double width, double height, const std::v
       y{"probability", 0, 0.2 * steps, even_ticks(0, 0.2 * steps, steps, 1)};
   for (std::size_t n = 0; n < logits.size(); ++n)
     x.ticks.emplace_back(static_cast<double>(n), fmt::format("{:.3g}", logits[n]));
-  Panel panel(svg, corner, width, height, x, y);
+  Panel panel(svg, area, x, y);
   constexpr double group = 0.84;  // share of a class's place that bars fill
   const double bar = group / static_cast<double>(all.size());
   for (std::size_t n = 0; n < logits.size(); ++n) {
@@ -127,16 +127,16 @@ constexpr double panel_height = 288;
 std::string temperature_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax of the same logits at four temperatures");
   svg.text({page_width / 2, 26}, "softmax(x / T) of the same logits", Anchor::middle, 15);
-  draw_bars(svg, {70, 50}, 700, panel_height, temperatures(), logits);
+  draw_bars(svg, {{70, 50}, 700, panel_height}, temperatures(), logits);
   draw_legend(svg, {640, 60}, Sample::bar, legend_of(temperatures()));
   return svg.finish();
 }
 
 /// Draws the first of two probabilities as a function of t, for the logits t and 0.
-void draw_two_classes(Svg& svg, Point corner, double width, double height) {
+void draw_two_classes(Svg& svg, const Area& area) {
   constexpr double reach = 3;
   constexpr int points = 120;
-  Panel panel(svg, corner, width, height, {"t", -reach, reach, even_ticks(-reach, reach, 6, 0)},
+  Panel panel(svg, area, {"t", -reach, reach, even_ticks(-reach, reach, 6, 0)},
               {"probability", 0, 1, even_ticks(0, 1, 5, 1)});
   panel.title("the first of two classes, logits [t, 0]");
   for (const Series& series : normalizers()) {
@@ -151,9 +151,9 @@ void draw_two_classes(Svg& svg, Point corner, double width, double height) {
 
 std::string sparsity_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax, entmax15 and sparsemax of the same logits");
-  draw_two_classes(svg, {65, 50}, 250, panel_height);
+  draw_two_classes(svg, {{65, 50}, 250, panel_height});
   constexpr double left = 400;
-  draw_bars(svg, {left, 50}, 385, panel_height, normalizers(), logits);
+  draw_bars(svg, {{left, 50}, 385, panel_height}, normalizers(), logits);
   svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()),
            Anchor::middle, 14);
   draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalizers()));
