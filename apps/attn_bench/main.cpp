@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "apps/support/normalizer_option.hpp"
+#include "apps/support/options.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
@@ -37,30 +38,25 @@ struct Arguments {
   bool json = false;
 };
 
-[[noreturn]] void reject(const std::string& message) {
-  throw Error(ErrorCode::invalid_argument, message);
-}
-
 DType dtype_from_name(const std::string& option, const std::string& name, bool quantized = false) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     if (name_of(dtype) == name) return dtype;
   }
   if (quantized && name == "i8") return DType::i8;
-  reject(fmt::format("{} is {}; it needs f32, bf16{}", option, name,
-                     quantized ? ", f16 or i8" : " or f16"));
+  reject("{} is {}; it needs f32, bf16{}", option, name, quantized ? ", f16 or i8" : " or f16");
 }
 
 CacheLayout layout_from_name(const std::string& name) {
   if (name == "bhsd") return CacheLayout::bhsd;
   if (name == "bshd") return CacheLayout::bshd;
-  reject(fmt::format("--layout is {}; it needs bhsd or bshd", name));
+  reject("--layout is {}; it needs bhsd or bshd", name);
 }
 
 Kernel kernel_from_name(const std::string& name) {
   if (name == "tiled") return Kernel::tiled;
   if (name == "unfused") return Kernel::unfused;
   if (name == "naive") return Kernel::naive;
-  reject(fmt::format("--kernel is {}; it needs tiled, unfused or naive", name));
+  reject("--kernel is {}; it needs tiled, unfused or naive", name);
 }
 
 /// The cache that the options ask for; empty if k and v are plain tensors.
@@ -73,8 +69,7 @@ std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
   if (arguments.layout) cache.layout = layout_from_name(*arguments.layout);
   cache.page_size = arguments.page_size.value_or(0);
   if (cache.page_size < 0 || cache.page_size > largest_page) {
-    reject(fmt::format("--page-size is {}; it needs an integer in 0..{}", cache.page_size,
-                       largest_page));
+    reject("--page-size is {}; it needs an integer in 0..{}", cache.page_size, largest_page);
   }
   if (arguments.kernel != "tiled")
     reject("--kv-dtype, --page-size, --layout and --decode are for --kernel tiled");
@@ -96,11 +91,11 @@ Case case_from_text(const std::string& text) {
   for (const std::string& part : CLI::detail::split(text, ',')) {
     std::int64_t size = 0;
     if (!CLI::detail::lexical_cast(part, size) || size < 1)
-      reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+      reject("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text);
     sizes.push_back(size);
   }
   if (sizes.size() != 6 && sizes.size() != 7)
-    reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+    reject("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text);
   if (sizes.size() == 6) sizes.push_back(sizes.back());
   return {text, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
 }

@@ -169,10 +169,6 @@ void add_gelu_options(CLI::App& command, OpArguments& arguments) {
              "none (default: with erf) or tanh");
 }
 
-[[noreturn]] void reject(const std::string& message) {
-  throw Error(ErrorCode::invalid_argument, message);
-}
-
 /// The shape without a dim. A dim that the shape does not have is left for the library to refuse.
 Dims remove_dim(const Dims& shape, int dim) {
   if (dim < -shape.rank() || dim >= shape.rank()) return shape;
@@ -301,14 +297,13 @@ void run_layer_norm(OpCall& call, const OpArguments& a) {
 /// The rank of the input of rope says its layout.
 Layout rope_layout(const TensorView& x, const std::optional<std::int64_t>& heads) {
   if (x.rank() == 4 && heads)
-    reject(
-        fmt::format("--heads is for rank-3 inputs, but --input has shape {}", x.shape.to_string()));
+    reject("--heads is for rank-3 inputs, but --input has shape {}", x.shape.to_string());
   if (x.rank() == 4) return Layout::bhsd;
   if (x.rank() != 3 || !heads) {
     reject(
-        fmt::format("--input has shape {}; it needs rank 4 [batch, heads, seq, dim], or rank 3 "
-                    "[batch, seq, heads * dim] with --heads",
-                    x.shape.to_string()));
+        "--input has shape {}; it needs rank 4 [batch, heads, seq, dim], or rank 3 "
+        "[batch, seq, heads * dim] with --heads",
+        x.shape.to_string());
   }
   require_multiple("--input", x.shape, *heads);
   return Layout::merged_heads;
@@ -320,9 +315,8 @@ void run_rope(OpCall& call, const OpArguments& a) {
   const Tensor position_ids = a.position_ids ? read_tensor(*a.position_ids) : Tensor();
   const Dims& table = cos.shape();
   if (a.rotary_dim && table.rank() > 0 && *a.rotary_dim != 2 * table[table.rank() - 1]) {
-    reject(fmt::format(
-        "--rotary-dim is {}, but --cos has shape {}: its last dim needs to be half of that",
-        *a.rotary_dim, table.to_string()));
+    reject("--rotary-dim is {}, but --cos has shape {}: its last dim needs to be half of that",
+           *a.rotary_dim, table.to_string());
   }
   const Layout layout = rope_layout(call.x, a.heads);
   const std::int64_t heads = a.heads.value_or(1);

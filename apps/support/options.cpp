@@ -35,8 +35,7 @@ Isa isa_value(const std::string& text) {
 }  // namespace
 
 void reject_value(std::string_view option, std::string_view text, std::string_view needed) {
-  throw Error(ErrorCode::invalid_argument,
-              fmt::format("{} is \"{}\"; it needs {}", option, text, needed));
+  reject("{} is \"{}\"; it needs {}", option, text, needed);
 }
 
 std::vector<std::string_view> split(std::string_view text, char separator) {

@@ -1,9 +1,11 @@
 // Typed options of the command line. They are read strictly: text after a valid value is an error.
 #pragma once
 
+#include <attn/error.hpp>
 #include <attn/execution.hpp>
 #include <attn/tensor.hpp>
 
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <cstdint>
@@ -15,6 +17,13 @@
 #include <vector>
 
 namespace attn::apps {
+
+/// Throws Error(invalid_argument) with a formatted message.
+template <class... Arguments>
+[[noreturn]] void reject(fmt::format_string<Arguments...> message, Arguments&&... arguments) {
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format(message, std::forward<Arguments>(arguments)...));
+}
 
 /// Throws Error(invalid_argument): `--scale is "abc"; it needs a finite number`.
 [[noreturn]] void reject_value(std::string_view option, std::string_view text,

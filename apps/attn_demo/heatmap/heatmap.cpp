@@ -65,9 +65,8 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   const AttentionPlan checks_shapes(tensors, call.options);
   const std::int64_t kv_len = tensors.k.shape[2];
   if (q.product() == 0 || kv_len == 0) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("q has shape {} and k {}: there are no weights to draw", q.to_string(),
-                            tensors.k.shape.to_string()));
+    reject("q has shape {} and k {}: there are no weights to draw", q.to_string(),
+           tensors.k.shape.to_string());
   }
   require_place("--batch", arguments.batch, q[0], "there are {} batch entries");
   if (arguments.head) require_place("--head", *arguments.head, q[1], "there are {} query heads");
@@ -122,8 +121,7 @@ int show(const HeatmapArguments& arguments) {
   if (arguments.out && !arguments.out->ends_with(".png"))
     reject_value("--out", *arguments.out, "a name that ends in .png");
   if (!arguments.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
-    throw Error(ErrorCode::invalid_argument,
-                "--head is all: its small pictures have no room for labels");
+    reject("--head is all: its small pictures have no room for labels");
   }
   const std::vector<ProbabilityMap> maps = maps_of(arguments);
   const ColorScale scale(arguments.scale, maps);
