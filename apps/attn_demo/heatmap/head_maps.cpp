@@ -86,7 +86,7 @@ void require_room_for_maps(std::int64_t q_len, std::int64_t kv_len, std::int64_t
                                   2 * bytes_per_score));
 }
 
-std::vector<ProbabilityMap> model_maps(const ModelWeights& choice) {
+std::vector<ProbabilityMap> model_maps(const ModelHeads& choice) {
   ModelChoice folder;
   folder.folder = choice.folder;
   const ModelSource source(folder);
