@@ -1,4 +1,4 @@
-// One attention block with a KV cache: a prompt at once, then a token at a time.
+// One attention block with a KV cache: first the whole prompt, then one token at a time.
 #include <attn/attn.hpp>
 
 #include <cmath>
@@ -10,7 +10,7 @@ namespace {
 constexpr std::int64_t hidden = 64, num_q_heads = 4, num_kv_heads = 2, head_dim = 16, prompt = 5,
                        steps = 3;
 
-/// Weights of a model would come from its files; these are any numbers that differ.
+/// Fills in example numbers. The weights of a real model come from its files.
 std::vector<float> weights_of(std::int64_t out, std::int64_t in) {
   std::vector<float> values(static_cast<std::size_t>(out * in));
   for (std::size_t n = 0; n < values.size(); ++n) {
@@ -43,8 +43,8 @@ int main() {
   for (std::size_t n = 0; n < x.size(); ++n) x[n] = std::cos(static_cast<float>(n));
   block.forward({x.data(), {1, prompt, hidden}}, cache, {y.data(), {1, prompt, hidden}});
 
-  // What follows a token would be made of its output by the rest of a model; here it is the output
-  // itself.
+  // A complete model would compute the next token's input from this output. Here the output itself
+  // is used.
   std::vector<float> token(y.end() - hidden, y.end());
   for (int step = 0; step < steps; ++step) {
     const attn::MutableTensorView row(token.data(), {1, 1, hidden});

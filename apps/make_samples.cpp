@@ -17,7 +17,7 @@ using namespace attn;
 
 enum Seed : std::uint64_t { prefill_seed = 100, decode_seed = 200, padded_seed = 300 };
 
-/// A prompt of a model with grouped heads, in one safetensors file.
+/// Writes a prompt of a model with grouped heads, in one safetensors file.
 void make_prefill(const std::filesystem::path& folder) {
   const Tensor q = apps::normal_tensor({1, 8, 256, 64}, DType::f32, prefill_seed);
   const Tensor k = apps::normal_tensor({1, 2, 256, 64}, DType::f32, prefill_seed + 1);
@@ -26,7 +26,7 @@ void make_prefill(const std::filesystem::path& folder) {
   write_safetensors(folder / "prefill.safetensors", tensors);
 }
 
-/// One new token behind a cache of 511, in half precision.
+/// Writes one new token after a cache of 511 tokens, in half precision.
 void make_decode(const std::filesystem::path& folder) {
   const auto write = [&](const char* name, const Dims& shape, std::uint64_t stream) {
     write_tensor(folder / name,
@@ -39,8 +39,8 @@ void make_decode(const std::filesystem::path& folder) {
   write("decode_past_v.npy", {1, 2, 511, 64}, 4);
 }
 
-/// Texts of different lengths in one batch, [batch, seq, heads * dim]. Keys and values of the
-/// padding are NaN, as memory that nobody wrote may be: the mask keeps them out of the result.
+/// Writes texts of different lengths in one batch, [batch, seq, heads * dim]. Keys and values of
+/// the padding are NaN, like memory that was never written. The mask keeps them out of the result.
 void make_padded(const std::filesystem::path& folder) {
   constexpr std::array<std::int64_t, 3> lengths = {80, 53, 21};
   constexpr std::int64_t batch = 3, seq = 80, width = 4 * 32;

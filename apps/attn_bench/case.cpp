@@ -7,9 +7,10 @@
 namespace attn::apps::bench {
 namespace {
 
-constexpr std::int64_t chunk = 128;  // keys that are appended together
+constexpr std::int64_t chunk = 128;  // keys of one append
 
-/// Rows for a cache of any size: windows on a few million values, each beginning elsewhere.
+/// Random rows for a cache of any size. They are windows of a few million values, each with another
+/// beginning.
 class RandomRows {
  public:
   RandomRows(std::int64_t heads, std::int64_t dim, unsigned seed)

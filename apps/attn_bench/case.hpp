@@ -1,4 +1,4 @@
-// What is timed: one call's sizes, types, and where its keys and values lie.
+// One case of the benchmark: the sizes and types of a call, and how keys and values are stored.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -17,7 +17,7 @@ enum class Kernel { tiled, unfused, naive };
 
 struct CacheKind {
   DType dtype = DType::f32;
-  std::int64_t page_size = 0;  // 0: no pages
+  std::int64_t page_size = 0;  // 0: without pages
   CacheLayout layout = CacheLayout::bhsd;
 };
 
@@ -28,7 +28,7 @@ struct Case {
   DType dtype = DType::f32;
   Kernel kernel = Kernel::tiled;
   Normalizer normalizer{};
-  std::optional<CacheKind> cache{};  // none: k and v are plain tensors of dtype
+  std::optional<CacheKind> cache{};  // empty: k and v are plain tensors of dtype
   std::vector<std::int64_t>
       lengths{};  // of a cache's sequences, kv_len at most; empty: kv_len each
 
@@ -38,15 +38,15 @@ struct Case {
     return lengths.empty() ? kv_len : lengths[static_cast<std::size_t>(sequence)];
   }
   std::int64_t total_length() const;
-  /// Bytes of so many keys of all KV heads with their values and scales.
+  /// Bytes of `keys` keys of all KV heads with their values and scales.
   double bytes_of_keys(std::int64_t keys) const;
 };
 
-/// A case's keys and values: random, and kept as it says.
+/// The random keys and values of a case, stored as the case says.
 class KeysAndValues {
  public:
   explicit KeysAndValues(const Case& shape);
-  /// The call with them as its k and v.
+  /// The call with these keys and values.
   AttentionTensors bind(AttentionTensors tensors);
 
  private:

@@ -42,7 +42,7 @@ std::vector<Case> decode_cases(const Case& model) {
       }
     }
   }
-  // As many keys in all, evenly and unevenly.
+  // The same total number of keys, distributed evenly and unevenly.
   const std::vector<std::int64_t> mixed = {512, 1024, 1536, 2048, 3072, 4096, 6144, 8192};
   cases.push_back(decode_case(model, "GQA 32/8, 8 x 3328 keys", all_heads[1], 8, 3328));
   cases.push_back(decode_case(model, "GQA 32/8, 512 to 8192 keys", all_heads[1], 8, 8192));
@@ -52,8 +52,8 @@ std::vector<Case> decode_cases(const Case& model) {
 
 double cache_size(const Case& shape) { return shape.bytes_of_keys(shape.batch * shape.kv_len); }
 
-/// Whether the keys and values read come from a cache of the processor's: they fit into the nearest
-/// that threads do not share, or came faster than memory gives them.
+/// Whether keys and values are read from a cache of the processor: they fit into the level-2
+/// caches of all threads, or were read faster than memory allows.
 bool in_cache(const Case& shape, const Result& result, int num_threads, const Peak& peak) {
   const double read = shape.bytes_of_keys(shape.total_length());
   const auto second_level =

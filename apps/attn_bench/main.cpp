@@ -1,7 +1,7 @@
-// attn_bench: how fast attention is here, against what this machine can do at most.
+// attn_bench: times attention and compares it with the peak performance of this machine.
 //
-// Not on Google Benchmark: a call takes milliseconds, so what matters is a median over whole calls
-// beside roofs measured in the same process, not a loop's nanoseconds.
+// It does not use Google Benchmark. A call takes milliseconds, so a median over whole calls is
+// enough, and the peak performance is measured in the same process.
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "apps/support/normalizer_option.hpp"
+#include "apps/support/options.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
@@ -30,40 +31,35 @@ struct Arguments {
   std::optional<std::string> kv_dtype, layout;
   std::optional<std::int64_t> page_size;
   bool decode = false;
-  bool softmax = false;  // the command
+  bool softmax = false;  // the command `softmax` was given
   int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   double min_time = 0.3;
   std::string isa;
   bool json = false;
 };
 
-[[noreturn]] void reject(const std::string& message) {
-  throw Error(ErrorCode::invalid_argument, message);
-}
-
 DType dtype_from_name(const std::string& option, const std::string& name, bool quantized = false) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     if (name_of(dtype) == name) return dtype;
   }
   if (quantized && name == "i8") return DType::i8;
-  reject(fmt::format("{} is {}; it needs f32, bf16{}", option, name,
-                     quantized ? ", f16 or i8" : " or f16"));
+  reject("{} is {}; it needs f32, bf16{}", option, name, quantized ? ", f16 or i8" : " or f16");
 }
 
 CacheLayout layout_from_name(const std::string& name) {
   if (name == "bhsd") return CacheLayout::bhsd;
   if (name == "bshd") return CacheLayout::bshd;
-  reject(fmt::format("--layout is {}; it needs bhsd or bshd", name));
+  reject("--layout is {}; it needs bhsd or bshd", name);
 }
 
 Kernel kernel_from_name(const std::string& name) {
   if (name == "tiled") return Kernel::tiled;
   if (name == "unfused") return Kernel::unfused;
   if (name == "naive") return Kernel::naive;
-  reject(fmt::format("--kernel is {}; it needs tiled, unfused or naive", name));
+  reject("--kernel is {}; it needs tiled, unfused or naive", name);
 }
 
-/// A cache where an option asks for one; else k and v stay plain tensors.
+/// The cache that the options ask for; empty if k and v are plain tensors.
 std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
   if (!arguments.kv_dtype && !arguments.page_size && !arguments.layout && !arguments.decode)
     return std::nullopt;
@@ -73,15 +69,14 @@ std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
   if (arguments.layout) cache.layout = layout_from_name(*arguments.layout);
   cache.page_size = arguments.page_size.value_or(0);
   if (cache.page_size < 0 || cache.page_size > largest_page) {
-    reject(fmt::format("--page-size is {}; it needs an integer in 0..{}", cache.page_size,
-                       largest_page));
+    reject("--page-size is {}; it needs an integer in 0..{}", cache.page_size, largest_page);
   }
   if (arguments.kernel != "tiled")
     reject("--kv-dtype, --page-size, --layout and --decode are for --kernel tiled");
   return cache;
 }
 
-/// What the options say of every case.
+/// The settings that the options give to every case.
 Case common_case(const Arguments& arguments) {
   Case common{};
   common.dtype = dtype_from_name("--dtype", arguments.dtype);
@@ -96,16 +91,16 @@ Case case_from_text(const std::string& text) {
   for (const std::string& part : CLI::detail::split(text, ',')) {
     std::int64_t size = 0;
     if (!CLI::detail::lexical_cast(part, size) || size < 1)
-      reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+      reject("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text);
     sizes.push_back(size);
   }
   if (sizes.size() != 6 && sizes.size() != 7)
-    reject(fmt::format("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text));
+    reject("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text);
   if (sizes.size() == 6) sizes.push_back(sizes.back());
   return {text, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
 }
 
-/// Layers of well-known models, one call each.
+/// The attention of one layer of well-known models.
 std::vector<Case> standard_cases() {
   return {
       {"tiny encoder", 1, 4, 4, 64, 64, 32, 32},

@@ -19,9 +19,9 @@ TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t he
   return tensor.sliced(0, batch, batch + 1).sliced(1, head, head + 1).sliced(2, row, row + 1);
 }
 
-/// The reference on a few rows alone, with keys and values as they are kept: what a cache's type
-/// costs is no fault. The bound tells a wrong result from a rounded one; attn_demo compare judges
-/// accuracy.
+/// Compares a few rows with the reference. It reads keys and values as they are stored, because the
+/// rounding of a cache's type is not an error here. The bound only detects wrong results; attn_demo
+/// compare measures accuracy.
 void verify(const Case& shape, const AttentionTensors& tensors, const AttentionOptions& options) {
   const double tolerance = shape.dtype == DType::f32   ? 2e-5
                            : shape.dtype == DType::f16 ? 1e-2

@@ -1,4 +1,4 @@
-// One shape: made, verified, timed.
+// Measures one case: makes its tensors, verifies the result, and times the call.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -19,15 +19,15 @@ struct Settings {
 struct Result {
   double median_ms = 0;
   double min_ms = 0;
-  double gflops = 0;       // of useful work: hidden pairs do not count
+  double gflops = 0;       // hidden pairs are not counted
   double gbps = 0;         // Q, K, V and O once each, and the scales of a cache that has any
   double peak_gflops = 0;  // multiply-adds of the operands that are multiplied: pairs of bf16 where
                            // all are bf16, else f32
-  double fraction_of_peak = 0;  // of the nearer roof: multiply-adds or memory
-  std::string path;             // the way taken, in words
+  double fraction_of_peak = 0;  // of the limit that is nearer: multiply-adds or memory
+  std::string path;             // the plan's description
 };
 
-/// Throws attn::Error if the output is wrong on a sample of rows.
+/// Throws attn::Error if the output is wrong in a sample of rows.
 Result measure(const Case& shape, const Settings& settings, const Peak& peak);
 
 }  // namespace attn::apps::bench

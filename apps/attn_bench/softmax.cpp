@@ -34,7 +34,7 @@ constexpr const char* name_of(Function function) {
   return "";
 }
 
-/// A matrix, one of whose dims the function goes along.
+/// The shape of a case: a matrix, and the dim that the function normalizes.
 struct MatrixCase {
   Function function;
   std::int64_t rows, columns;
@@ -43,12 +43,12 @@ struct MatrixCase {
   bool in_place = false;
 
   Dims shape() const { return {rows, columns}; }
-  /// To one number a slice, f32.
+  /// Functions with one f32 result for each slice.
   bool reduces() const {
     return function == Function::logsumexp || function == Function::cross_entropy;
   }
   Dims reduced_shape() const { return {dim == 1 ? rows : columns}; }
-  /// The input once, and the output once where it is as large.
+  /// Bytes moved: the input once, and the output once if it has the shape of the input.
   double bytes() const {
     const double elements = static_cast<double>(rows) * static_cast<double>(columns);
     return elements * static_cast<double>(size_of(dtype)) * (reduces() ? 1 : 2);
@@ -82,7 +82,7 @@ std::vector<MatrixCase> standard_cases() {
   return cases;
 }
 
-/// Normal values, a million of them over and over.
+/// A million normal values, repeated.
 Tensor many_normal_values(const Dims& shape, DType dtype) {
   Tensor values(dtype, shape);
   const Tensor part = normal_tensor({std::min<std::int64_t>(values.size(), 1 << 20)}, dtype, 1);
@@ -93,7 +93,7 @@ Tensor many_normal_values(const Dims& shape, DType dtype) {
   return values;
 }
 
-/// One case's memory and calls.
+/// The tensors of one case, and the calls on them.
 class Bench {
  public:
   Bench(const MatrixCase& shape, const Settings& settings)
@@ -122,7 +122,7 @@ class Bench {
     }
   }
 
-  /// A few slices beside the formulas in double, before and after a call.
+  /// Compares a few slices of the result with the formulas in double.
   void verify() {
     std::mt19937 generator(7);
     std::vector<std::int64_t> picked;
@@ -136,8 +136,8 @@ class Bench {
     for (std::size_t n = 0; n < picked.size(); ++n) check(inputs[n], picked[n]);
   }
 
-  /// oneDNN's softmax, from and to where this one goes; its other functions and dims are not asked
-  /// for.
+  /// A call of oneDNN's softmax on the same tensors; empty for functions, dims and types that are
+  /// not compared with oneDNN.
   std::optional<std::function<void()>> onednn_call(int num_threads) {
     if (shape_.function != Function::softmax || shape_.dim != 1 || shape_.dtype != DType::f32)
       return std::nullopt;
@@ -175,7 +175,7 @@ class Bench {
     return {copy_as(y_.view().sliced(0, index, index + 1), DType::f64).data<double>()[0]};
   }
 
-  /// By the formulas.
+  /// The result by the formulas, in double.
   std::vector<double> plain(const std::vector<double>& x, std::int64_t index) const {
     if (shape_.function == Function::sparsemax) return plain_entmax(x, 2);
     if (shape_.function == Function::entmax15) return plain_entmax(x, 1.5);
@@ -193,7 +193,7 @@ class Bench {
     return y;
   }
 
-  /// The threshold by halving.
+  /// The threshold, found by bisection.
   static std::vector<double> plain_entmax(const std::vector<double>& x, double alpha) {
     const double greatest = *std::max_element(x.begin(), x.end());
     double low = (alpha - 1) * greatest - 1, high = (alpha - 1) * greatest;

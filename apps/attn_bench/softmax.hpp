@@ -1,12 +1,12 @@
-// attn_bench softmax: the functions along one dim, over shapes that caches hold and shapes that
-// they do not.
+// attn_bench softmax: times the softmax family along one dim, on shapes that fit into caches and on
+// shapes that do not.
 #pragma once
 
 #include "measure.hpp"
 
 namespace attn::apps::bench {
 
-/// A table, or one JSON object a line. Throws attn::Error if a result is wrong.
+/// Prints a table, or one JSON object a line. Throws attn::Error if a result is wrong.
 void measure_softmax(const Settings& settings, bool json);
 
 }  // namespace attn::apps::bench

@@ -9,7 +9,7 @@
 
 namespace attn::apps::demo {
 
-/// What the command line chose to do; returns the exit code.
+/// The action that the command line chose. It returns the exit code.
 using Command = std::function<int()>;
 
 template <class Arguments>
@@ -44,10 +44,10 @@ void add_generate(CLI::App& app, Command& chosen);
 void add_heatmap(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
 
-/// attn_demo without a command.
+/// What attn_demo does without a command.
 int compare_samples();
 
-/// Throws Error(io) if what was printed cannot be written.
+/// Flushes standard output. Throws Error(io) if it cannot be written.
 void flush_output();
 
 }  // namespace attn::apps::demo

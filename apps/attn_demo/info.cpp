@@ -19,7 +19,7 @@ std::string names_of(const std::vector<Isa>& isas) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-/// As Linux names it on x86.
+/// The name of the processor, as Linux gives it on x86.
 std::string processor() {
   std::ifstream lines("/proc/cpuinfo");
   for (std::string line; std::getline(lines, line);) {

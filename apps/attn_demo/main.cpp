@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/support/options.hpp"
 #include "commands.hpp"
 
 namespace attn::apps::demo {
@@ -72,15 +73,12 @@ void check_name(CLI::App& app, Name name) {
     std::vector<std::string> names;
     for (const CLI::App* each : app.get_subcommands({})) names.push_back(each->get_name());
     const std::vector<std::string> unknown = app.remaining();
-    const auto reject = [&](const std::string& fault) {
-      throw Error(ErrorCode::invalid_argument,
-                  fmt::format("{}, one of {}", fault, fmt::join(names, ", ")));
-    };
+    const std::string known = fmt::format("one of {}", fmt::join(names, ", "));
     if (!unknown.empty())
-      reject(
-          fmt::format("{} does not know \"{}\"; it needs a name", app.get_name(), unknown.front()));
+      reject("{} does not know \"{}\"; it needs a name, {}", app.get_name(), unknown.front(),
+             known);
     if (name == Name::required && app.get_subcommands().empty())
-      reject(app.get_name() + " needs a name after it");
+      reject("{} needs a name after it, {}", app.get_name(), known);
   });
 }
 

@@ -10,14 +10,14 @@
 
 namespace attn::apps::demo {
 
-/// Writes a file that is no tensor. It appears whole or not at all. Throws Error(io).
+/// Writes a file that is not a tensor. The file appears complete or not at all. Throws Error(io).
 void write_file(const std::string& file, const std::string& bytes);
 
-/// Tensors that are computed and then written, all of them or none.
+/// Tensors that are computed first and then written to files, all of them or none.
 class Outputs {
  public:
-  /// A tensor to fill for an option that was given; an absent view for one that was not. Throws
-  /// Error if the file cannot be written, or if its format lacks the type.
+  /// A tensor for the caller to fill, or an absent view if the option was not given. Throws Error
+  /// if the file cannot be written, or if its format does not have the type.
   MutableTensorView make(const char* option, const std::optional<std::string>& file, DType dtype,
                          const Dims& shape);
   void commit();

@@ -1,4 +1,4 @@
-// How far long work has come, on a terminal and only there.
+// The progress of long computations, shown on terminals only.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -11,8 +11,8 @@
 
 namespace attn::apps::demo {
 
-/// One line on standard error while this object lives, shown once that has lasted a while and
-/// erased at the end.
+/// Shows one line on standard error while this object exists. The line appears after a short time
+/// and is erased at the end.
 class Progress {
  public:
   explicit Progress(std::string label);
@@ -20,9 +20,9 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// For the reference, which is slow: options with a mask that hides nothing and counts the keys
-  /// that it is asked about, so that the line tells how much is done. Unchanged where nobody sees
-  /// it. This object must outlive them.
+  /// Options for the reference, which is slow. They have a mask that hides nothing and counts the
+  /// keys that it is called for, so that the line can show how much is done. Without a terminal
+  /// they are unchanged. This object must outlive them.
   AttentionOptions counted(const AttentionTensors& tensors, AttentionOptions options);
 
  private:
@@ -30,10 +30,10 @@ class Progress {
   std::string line() const;
 
   std::string label_;
-  std::atomic<double> total_{0};  // 0: unknown
+  std::atomic<double> total_{0};  // 0 if unknown
   std::atomic<double> done_{0};
   Clock::time_point start_ = Clock::now();
-  std::jthread display_;  // not there without a terminal
+  std::jthread display_;  // not running without a terminal
 };
 
 }  // namespace attn::apps::demo

@@ -1,4 +1,4 @@
-// What people read: quantities with units, tables, and color where a terminal shows it.
+// Output for people: quantities with units, tables, and colors if the terminal has them.
 #pragma once
 
 #include <cstdint>
@@ -16,15 +16,15 @@ std::string format_index(const std::vector<std::int64_t>& index);
 
 /// Whether standard output is a terminal that shows colors, and NO_COLOR is not set.
 bool colored();
-/// Letters in a line of that terminal; where there is none, those that COLUMNS says, or 100.
+/// The width of the terminal in characters. Without a terminal it is COLUMNS, or 100.
 int terminal_width();
 
 enum class Style { bold, good, bad };
-/// Unchanged without colors.
+/// The text in a style, or unchanged if there are no colors.
 std::string styled(Style style, const std::string& text);
 
-/// Rows of equal length, the first one the heading; the first column lines up on the left, the
-/// others on the right. A row of one cell is a line between the others.
+/// Prints rows of equal length. The first row is the heading. The first column is aligned left, the
+/// others right. A row of one cell is printed as a line between the others.
 void print_table(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace attn::apps::demo

@@ -28,8 +28,7 @@ std::variant<KvCache, PagedKvCache> make_cache(const CacheSettings& settings) {
                        .layout = settings.layout});
 }
 
-/// Sequences that take pages in turns, and are removed in any order, leave pages to be taken
-/// without any.
+/// Shuffles the free pages: sequences take them in random order and are then removed.
 void scatter_free_pages(PagedKvCache& cache) {
   const PagedKvCache::Settings& settings = cache.settings();
   const std::int64_t v_head_dim = settings.v_head_dim.value_or(settings.head_dim);
@@ -74,7 +73,7 @@ void scale_rows(const TensorView& scales, const MutableTensorView& rows) {
   }
 }
 
-/// Dense keys are one page for each batch entry, in order.
+/// Dense keys are treated as one page for each batch entry.
 Tensor plain_rows(const AttentionTensors& bound, const TensorView& rows, const TensorView& scales,
                   std::int64_t batch, std::int64_t kv_head) {
   const std::int64_t length = length_of(bound, batch), page_size = rows.shape[2];

@@ -1,4 +1,4 @@
-// A cache as the command line describes it, and what a cache holds as plain tensors.
+// A KV cache with the settings of the command line, and its content as plain tensors.
 #pragma once
 
 #include <attn/kv_cache.hpp>
@@ -20,30 +20,30 @@ struct CacheSettings {
   std::int64_t page_size = 0;  // keys; 0: no pages
 };
 
-/// A KvCache or a PagedKvCache. The pages of a sequence lie all over the pool, as they do once
-/// sequences have come and gone.
+/// A KvCache or a PagedKvCache. The pages of a sequence are scattered over the pool, as they are
+/// after other sequences were added and removed.
 class AnyCache {
  public:
   explicit AnyCache(const CacheSettings& settings);
 
   /// k [num_kv_heads, count, head_dim], v [.., v_head_dim].
   void append_to(std::int64_t sequence, const TensorView& k, const TensorView& v);
-  /// To every sequence: k [batch, num_kv_heads, count, head_dim].
+  /// Appends to every sequence: k [batch, num_kv_heads, count, head_dim].
   void append(const TensorView& k, const TensorView& v);
-  /// The call with all sequences as its batch. Lasts until the next change or the next bind.
+  /// The call with all sequences as its batch. It is valid until the next change or the next bind.
   AttentionTensors bind(AttentionTensors tensors);
 
  private:
   std::variant<KvCache, PagedKvCache> cache_;
-  std::vector<PagedKvCache::Sequence> sequences_;  // of a PagedKvCache
+  std::vector<PagedKvCache::Sequence> sequences_;  // used with a PagedKvCache
 };
 
-// The rows of a call that has a cache bound, or dense k and v, one after another and times their
-// scales. f32.
-/// Of one batch entry and KV head, [1, 1, length, dim].
+// The keys and values of a call as contiguous f32 rows, multiplied with their scales. The call may
+// have a cache bound, or dense k and v.
+/// The rows of one batch entry and KV head, [1, 1, length, dim].
 Tensor plain_keys(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head);
 Tensor plain_values(const AttentionTensors& bound, std::int64_t batch, std::int64_t kv_head);
-/// Of sequences of one length, [batch, num_kv_heads, length, dim].
+/// The rows of all sequences, which have the same length: [batch, num_kv_heads, length, dim].
 Tensor plain_keys(const AttentionTensors& bound);
 Tensor plain_values(const AttentionTensors& bound);
 

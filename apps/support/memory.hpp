@@ -1,4 +1,4 @@
-// How much memory there is, and the refusal of what would not fit.
+// Available memory, and refusing calls that do not fit into it.
 #pragma once
 
 #include <string>
@@ -6,7 +6,7 @@
 namespace attn::apps {
 
 /// Bytes that this process can still allocate: the system's available memory, or the limit of its
-/// control group where that is lower.
+/// control group if that is lower.
 double available_memory();
 
 /// Throws Error(invalid_argument), "`what` needs about 12 GiB of memory; 3.4 GiB are available",

@@ -10,26 +10,20 @@ namespace attn::apps {
 
 Normalizer NormalizerChoice::value() const {
   const std::string chosen = name.value_or("softmax");
-  const auto reject = [&](const std::string& what) -> Normalizer {
-    throw Error(ErrorCode::invalid_argument, what);
-  };
   if (alpha && chosen != "entmax")
-    return reject(
-        fmt::format("--alpha is given with --normalizer {}: it belongs to entmax", chosen));
+    reject("--alpha is given with --normalizer {}: it belongs to entmax", chosen);
   if (sigmoid_bias && chosen != "sigmoid") {
-    return reject(
-        fmt::format("--sigmoid-bias is given with --normalizer {}: it belongs to sigmoid", chosen));
+    reject("--sigmoid-bias is given with --normalizer {}: it belongs to sigmoid", chosen);
   }
   if (chosen == "softmax") return Normalizer::softmax();
   if (chosen == "sigmoid") return Normalizer::sigmoid(sigmoid_bias);
   if (chosen == "sparsemax") return Normalizer::sparsemax();
   if (chosen == "entmax15") return Normalizer::entmax(1.5f);
   if (chosen != "entmax") {
-    return reject(fmt::format(
-        "--normalizer is {}; it needs one of softmax, sigmoid, sparsemax, entmax15, entmax",
-        chosen));
+    reject("--normalizer is {}; it needs one of softmax, sigmoid, sparsemax, entmax15, entmax",
+           chosen);
   }
-  if (!alpha) return reject("--normalizer entmax needs --alpha");
+  if (!alpha) reject("--normalizer entmax needs --alpha");
   return Normalizer::entmax(*alpha);
 }
 

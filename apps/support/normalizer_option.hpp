@@ -1,4 +1,4 @@
-// The normalizer of a call, as options name it.
+// The options that choose the normalizer of a call.
 #pragma once
 
 #include <attn/normalizer.hpp>

@@ -11,7 +11,7 @@
 namespace attn::apps {
 namespace {
 
-/// Empty if the text holds anything but one value, or a value that does not fit the type.
+/// Empty if the text is not exactly one value, or if the value does not fit into the type.
 template <class Value>
 std::optional<Value> whole_value(std::string_view text) {
   Value value{};
@@ -35,8 +35,7 @@ Isa isa_value(const std::string& text) {
 }  // namespace
 
 void reject_value(std::string_view option, std::string_view text, std::string_view needed) {
-  throw Error(ErrorCode::invalid_argument,
-              fmt::format("{} is \"{}\"; it needs {}", option, text, needed));
+  reject("{} is \"{}\"; it needs {}", option, text, needed);
 }
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -83,7 +82,7 @@ template float number_value(std::string_view, std::string_view, NumberCheck);
 template double number_value(std::string_view, std::string_view, NumberCheck);
 
 void add_execution_options(CLI::App& command, Execution& execution) {
-  // No machine of today has more processors, and OpenMP crashes on far too many threads.
+  // OpenMP crashes on far too many threads, and machines have fewer processors than this.
   constexpr std::int64_t max_threads = 1024;
   add_integer(command, "--threads N", execution.num_threads, {1, max_threads},
               "number of threads; default: OpenMP's");

@@ -1,10 +1,11 @@
-// Options on the command line, read strictly: text that is not wholly a value of the kind that the
-// option needs is an error.
+// Typed options of the command line. They are read strictly: text after a valid value is an error.
 #pragma once
 
+#include <attn/error.hpp>
 #include <attn/execution.hpp>
 #include <attn/tensor.hpp>
 
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <cstdint>
@@ -17,11 +18,18 @@
 
 namespace attn::apps {
 
+/// Throws Error(invalid_argument) with a formatted message.
+template <class... Arguments>
+[[noreturn]] void reject(fmt::format_string<Arguments...> message, Arguments&&... arguments) {
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format(message, std::forward<Arguments>(arguments)...));
+}
+
 /// Throws Error(invalid_argument): `--scale is "abc"; it needs a finite number`.
 [[noreturn]] void reject_value(std::string_view option, std::string_view text,
                                std::string_view needed);
 
-/// The parts of a text between separators: one more than there are separators.
+/// The parts of a text between separators. There is one more than there are separators.
 std::vector<std::string_view> split(std::string_view text, char separator);
 
 struct IntegerRange {
@@ -33,7 +41,7 @@ std::int64_t integer_value(std::string_view option, std::string_view text, Integ
 std::vector<std::int64_t> integers_value(std::string_view option, std::string_view text,
                                          std::string_view needed);
 
-/// What a number must satisfy besides being finite, and the words of the error.
+/// A condition on a finite number, and the text of the error if it does not hold.
 struct NumberCheck {
   bool (*accepts)(double);
   const char* needed;
@@ -86,7 +94,7 @@ struct ValueOf<std::optional<Value>> {
 // Options whose value goes to a variable, or to an optional one that is empty where the option is
 // not given.
 
-/// A text or the name of a file; an empty text is a value too.
+/// Adds an option that takes a text or the name of a file. An empty text is a value too.
 template <class Target>
 CLI::Option* add_text(CLI::App& command, const std::string& spec, Target& target,
                       const std::string& description) {

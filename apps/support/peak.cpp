@@ -16,11 +16,12 @@
 namespace attn::apps {
 namespace {
 
-constexpr int chains = 12;         // independent, enough to cover the latency of a multiply-add
-constexpr long steps = 8'000'000;  // long enough to leave the clock's first burst behind
+constexpr int chains = 12;         // independent chains hide the latency of a multiply-add
+constexpr long steps = 8'000'000;  // long enough for the clock frequency to settle
 constexpr int rounds = 5;
 
-/// x = x * a + b in `chains` vectors; the sum keeps the compiler from dropping them.
+/// Repeats x = x * a + b in `chains` vectors. The sum is returned so that the compiler does not
+/// remove the loop.
 template <int Bytes>
 __attribute__((always_inline)) inline float multiply_add_chains() {
   typedef float Vector __attribute__((vector_size(Bytes)));
@@ -58,8 +59,8 @@ __attribute__((target("avx512f,avx512bf16"))) float dot_products_bf16() {
 }
 #endif
 
-/// The best of a few rounds of all threads at work together; `flops` are those of one step of one
-/// chain.
+/// The best of a few rounds in which all threads compute at the same time. `flops` is the number of
+/// operations of one step of one chain.
 double gflops(float (*loop)(), int num_threads, double flops) {
   double best = 0;
   float sink = 0;
@@ -75,7 +76,7 @@ double gflops(float (*loop)(), int num_threads, double flops) {
   return best;
 }
 
-/// In huge pages, as a Tensor is.
+/// Memory in huge pages, like that of a Tensor.
 double read_gbps(int num_threads) {
   constexpr std::size_t count = read_size / sizeof(std::int64_t);
   Tensor memory(DType::i64, {static_cast<std::int64_t>(count)});
@@ -94,7 +95,7 @@ double read_gbps(int num_threads) {
   return best;
 }
 
-/// `count` is a multiple of what a cache line holds, and both are aligned to lines.
+/// `count` is a multiple of the elements of a cache line, and both pointers are aligned to lines.
 void copy_past_caches(const float* from, float* to, std::size_t count) {
 #if defined(__x86_64__)
   for (std::size_t n = 0; n < count; n += 4) _mm_stream_ps(to + n, _mm_load_ps(from + n));

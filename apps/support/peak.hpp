@@ -1,5 +1,4 @@
-// What this machine can do at most, measured: the roofs that a benchmark's figures are held
-// against.
+// The measured peak performance of this machine, which benchmarks compare their figures with.
 #pragma once
 
 #include <attn/isa.hpp>
@@ -8,7 +7,7 @@
 
 namespace attn::apps {
 
-/// Memory that is read to measure read_gbps, far more than any cache has for two or three cores.
+/// Bytes that are read to measure read_gbps; far more than the caches hold.
 inline constexpr std::size_t read_size = std::size_t{256} << 20;
 
 struct Peak {
@@ -19,8 +18,8 @@ struct Peak {
 
 Peak measure_peak(Isa isa, int num_threads);
 
-/// Bytes read plus bytes written a second by a copy within memory beyond the caches, whose writes
-/// go past them where the processor can.
+/// Bytes read plus bytes written per second, by a copy that is larger than the caches. It uses
+/// stores that bypass the caches if the processor has them.
 double measure_copy_gbps(int num_threads);
 
 }  // namespace attn::apps

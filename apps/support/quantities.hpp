@@ -1,4 +1,4 @@
-// Quantities as people read them: three digits and a unit.
+// Quantities for people to read: three digits and a unit.
 #pragma once
 
 #include <string>

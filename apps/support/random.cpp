@@ -14,7 +14,7 @@ constexpr std::uint64_t mix(std::uint64_t bits) {
   return bits ^ (bits >> 31);
 }
 
-/// In (0, 1]: never 0, whose logarithm is infinite.
+/// A value in (0, 1]. It is never 0, because its logarithm is taken.
 double uniform(std::uint64_t key, std::uint64_t counter) {
   return static_cast<double>((mix(key + counter * golden_gamma) >> 11) + 1) * 0x1p-53;
 }

@@ -1,4 +1,4 @@
-// How long calls take, by the wall clock.
+// The duration of calls in wall-clock time.
 #pragma once
 
 #include <chrono>
@@ -21,7 +21,7 @@ double seconds_of(const std::function<void()>& call);
 std::vector<double> time_calls(const std::function<void()>& call, double min_time,
                                std::size_t max_calls = std::numeric_limits<std::size_t>::max());
 
-/// The median of such durations.
+/// The median of durations in ascending order.
 double median_of(const std::vector<double>& ascending);
 
 }  // namespace attn::apps

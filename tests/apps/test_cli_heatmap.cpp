@@ -52,7 +52,7 @@ double weight_of(int row, int key, int seen) {
 }
 
 demo::CellArea cells_of(std::int64_t rows, std::int64_t columns) {
-  demo::WeightMap map;
+  demo::ProbabilityMap map;
   map.grid = Grid(rows, columns);
   return demo::cells_of(map);
 }
@@ -199,9 +199,9 @@ TEST_CASE("in the terminal, without colors") {
 }
 
 TEST_CASE("in the terminal, with colors") {
-  demo::WeightMap map;
+  demo::ProbabilityMap map;
   map.grid = Grid(100, 100);
-  map.grid.weights[0] = 0.5f;
+  map.grid.probabilities[0] = 0.5f;
   map.grid.hidden[1] = 1;
   map.grid.hidden[9999] = 1;
   const demo::ColorScale scale(demo::ScaleKind::linear, {&map, 1});
@@ -221,10 +221,10 @@ TEST_CASE("blocks have their largest weight") {
   Grid grid(5, 7);
   const Tensor numbers = random_tensor({5, 7}, 9);
   for (std::size_t n = 0; n < 35; ++n) {
-    grid.weights[n] = std::abs(numbers.data<float>()[n]);
+    grid.probabilities[n] = std::abs(numbers.data<float>()[n]);
     grid.hidden[n] = n % 7 < 3 && n / 7 < 2;
   }
-  grid.weights[2 * 7 + 4] = NAN;  // neither the first nor the last of its block
+  grid.probabilities[2 * 7 + 4] = NAN;  // neither the first nor the last of its block
   const Grid small = demo::reduced(grid, {2, 3});
   REQUIRE(small.rows == 3);
   REQUIRE(small.columns == 3);
@@ -234,13 +234,13 @@ TEST_CASE("blocks have their largest weight") {
       for (std::int64_t n = 0; n < 35; ++n) {
         const bool inside = n / 7 / 2 == row && n % 7 / 3 == column;
         if (inside && grid.hidden[static_cast<std::size_t>(n)] == 0)
-          seen.push_back(grid.weights[static_cast<std::size_t>(n)]);
+          seen.push_back(grid.probabilities[static_cast<std::size_t>(n)]);
       }
       CHECK(small.is_hidden(row, column) == seen.empty());
       if (row == 1 && column == 1)
-        CHECK(std::isnan(small.weight(row, column)));
+        CHECK(std::isnan(small.probability(row, column)));
       else if (!seen.empty())
-        CHECK(small.weight(row, column) == *std::max_element(seen.begin(), seen.end()));
+        CHECK(small.probability(row, column) == *std::max_element(seen.begin(), seen.end()));
     }
   }
 }
@@ -259,10 +259,10 @@ TEST_CASE("the color map grows lighter all the way, and what is not on it differ
 }
 
 TEST_CASE("color scales") {
-  demo::WeightMap map;
+  demo::ProbabilityMap map;
   map.grid = Grid(1, 5);
-  map.grid.weights = {0, 1e-9f, 1e-3f, 1e-1f, 5};
-  map.grid.hidden = {0, 0, 0, 0, 1};  // hidden keys do not count
+  map.grid.probabilities = {0, 1e-9f, 1e-3f, 1e-1f, 5};
+  map.grid.hidden = {0, 0, 0, 0, 1};  // what is hidden does not count
   const demo::ColorScale linear(demo::ScaleKind::linear, {&map, 1}),
       logarithmic(demo::ScaleKind::logarithmic, {&map, 1});
   CHECK(linear.position(0.1f) == 1);
@@ -331,9 +331,9 @@ TEST_CASE("pictures of any shape hold their cells") {
   for (const Dims& shape : {Dims{1, 1}, Dims{1, 40}, Dims{40, 1}, Dims{64, 64}, Dims{577, 577},
                             Dims{3, 1000}, Dims{961, 2}, Dims{2000, 1}, Dims{1, 100000}}) {
     CAPTURE(shape.to_string());
-    demo::WeightMap map;
+    demo::ProbabilityMap map;
     map.grid = Grid(shape[0], shape[1]);
-    map.grid.weights.back() = 0.25f;
+    map.grid.probabilities.back() = 0.25f;
     map.title = "title";
     const demo::ColorScale scale(demo::ScaleKind::linear, {&map, 1});
     const demo::CellArea cells = demo::cells_of(map);
@@ -346,7 +346,7 @@ TEST_CASE("pictures of any shape hold their cells") {
     CHECK(cells.height() >= 24);
     const demo::Box last = cells.cell(cells.rows - 1, cells.columns - 1);
     CHECK(canvas.at(last.left, last.top) == demo::map_color(1));
-    const demo::WeightMap two[] = {map, map};
+    const demo::ProbabilityMap two[] = {map, map};
     CHECK(demo::draw_maps(two, scale, "all").width() > 0);
   }
 }

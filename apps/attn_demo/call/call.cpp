@@ -9,14 +9,11 @@
 #include <utility>
 
 #include "apps/support/memory.hpp"
+#include "apps/support/options.hpp"
 #include "apps/support/random.hpp"
 
 namespace attn::apps::demo {
 namespace {
-
-[[noreturn]] void reject(const std::string& message) {
-  throw Error(ErrorCode::invalid_argument, message);
-}
 
 bool is_float(DType dtype) {
   return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64;
@@ -31,9 +28,9 @@ Tensor read_mask(const std::string& file) {
   if (mask.dtype() == DType::boolean) return mask;
   if (!is_float(mask.dtype())) {
     reject(
-        fmt::format("--mask: {} has type {}; it needs booleans (true is visible) or floating-point "
-                    "numbers (added to the scores)",
-                    file, name_of(mask.dtype())));
+        "--mask: {} has type {}; it needs booleans (true is visible) or floating-point "
+        "numbers (added to the scores)",
+        file, name_of(mask.dtype()));
   }
   return converted(std::move(mask), DType::f32);
 }
@@ -44,15 +41,15 @@ Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& ar
   const Dims& shape = tensor.shape();
   const std::string has_shape = fmt::format("{} has shape {}", name, shape.to_string());
   if (shape.rank() == 4) {
-    if (arguments.heads) reject("--heads is for rank-3 inputs, but " + has_shape);
+    if (arguments.heads) reject("--heads is for rank-3 inputs, but {}", has_shape);
     return arguments.layout.value_or(Layout::bhsd);
   }
   if (shape.rank() != 3) {
-    reject(fmt::format("{} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]",
-                       has_shape, shape.rank()));
+    reject("{} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]", has_shape,
+           shape.rank());
   }
-  if (!arguments.heads) reject(has_shape + " of rank 3, which needs --heads");
-  if (arguments.layout) reject("--layout is for rank-4 inputs, but " + has_shape);
+  if (!arguments.heads) reject("{} of rank 3, which needs --heads", has_shape);
+  if (arguments.layout) reject("--layout is for rank-4 inputs, but {}", has_shape);
   require_multiple(name, shape, heads);
   return Layout::merged_heads;
 }
@@ -60,9 +57,9 @@ Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& ar
 /// The shape of past and new keys (or values) together. `name` is k or v.
 Dims joined_shape(const char* name, const TensorView& past, const TensorView& added) {
   const auto reject_shapes = [&](const char* why) {
-    reject(fmt::format(
+    reject(
         "--past-{} has shape {}: {} [batch, kv_heads, past_len, dim], and {} is {} in that order",
-        name, past.shape.to_string(), why, name, added.shape.to_string()));
+        name, past.shape.to_string(), why, name, added.shape.to_string());
   };
   if (past.rank() != 4) reject_shapes("it needs rank 4");
   for (const int dim : {0, 1, 3}) {
@@ -89,8 +86,8 @@ void prepend_past(Call& call, const CallArguments& arguments) {
   const Dims k = joined_shape("k", past_k.view(), tensors.k),
              v = joined_shape("v", past_v.view(), tensors.v);
   if (past_k.shape()[2] != past_v.shape()[2]) {
-    reject(fmt::format("--past-k has shape {} and --past-v {}: past_len needs to be the same",
-                       past_k.shape().to_string(), past_v.shape().to_string()));
+    reject("--past-k has shape {} and --past-v {}: past_len needs to be the same",
+           past_k.shape().to_string(), past_v.shape().to_string());
   }
   if (k.product() == 0 || v.product() == 0) {  // a cache has room for one key at least
     call.k = Tensor(call.dtype, k);
@@ -120,8 +117,7 @@ void check_without_cache(const Call& call) {
   for (std::int64_t b = 0; b < lengths.size(); ++b) {
     const std::int64_t length = lengths.data<std::int64_t>()[b];
     if (length > kv_len) {
-      reject(
-          fmt::format("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len));
+      reject("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len);
     }
   }
 }
@@ -178,8 +174,8 @@ Call call_without_inputs(const CallArguments& arguments) {
 Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype) {
   Tensor tensor = read_tensor(file);
   if (!is_float(tensor.dtype())) {
-    reject(fmt::format("{}: {} has type {}; it needs floating-point numbers", option, file,
-                       name_of(tensor.dtype())));
+    reject("{}: {} has type {}; it needs floating-point numbers", option, file,
+           name_of(tensor.dtype()));
   }
   const DType own = tensor.dtype() == DType::f64 ? DType::f32 : tensor.dtype();
   return converted(std::move(tensor), dtype.value_or(own));
@@ -187,14 +183,14 @@ Tensor read_floats(const char* option, const std::string& file, std::optional<DT
 
 void require_multiple(const char* name, const Dims& shape, std::int64_t heads) {
   if (shape[2] % heads == 0) return;
-  reject(fmt::format("{} has shape {}: dim 2 is {}, which is no multiple of its {} heads", name,
-                     shape.to_string(), shape[2], heads));
+  reject("{} has shape {}: dim 2 is {}, which is no multiple of its {} heads", name,
+         shape.to_string(), shape[2], heads);
 }
 
 Call load_call(const CallArguments& arguments) {
   for (const auto& [option, file] : {std::pair{"--q", &arguments.q}, std::pair{"--k", &arguments.k},
                                      std::pair{"--v", &arguments.v}}) {
-    if (!*file) reject(fmt::format("{} is required", option));
+    if (!*file) reject("{} is required", option);
   }
   Call call = call_without_inputs(arguments);
   call.q = read_floats("--q", *arguments.q, call.dtype);

@@ -1,4 +1,4 @@
-// The tensors of an attention call: from files, or random, to views in the order of the library.
+// The tensors of an attention call, from files or random, as views in the layout of the library.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -17,7 +17,7 @@ namespace attn::apps::demo {
 /// types stay as they are.
 Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype = {});
 
-/// A tensor in any layout as [batch, heads, seq, dim], by strides alone: nothing is copied.
+/// A view of a tensor in any layout as [batch, heads, seq, dim]. Nothing is copied.
 template <class Void>
 BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout layout,
                                   std::int64_t heads) {
@@ -53,16 +53,16 @@ struct RandomInputs {
   std::int64_t batch, num_q_heads, num_kv_heads, q_len, kv_len, head_dim, v_head_dim;
   std::uint64_t seed = 0;
 };
-/// The same with normal values instead of the files of q, k and v.
+/// Like load_call, with random normal values instead of the files of q, k and v.
 Call random_call(const CallArguments& arguments, const RandomInputs& inputs);
 
-/// These tensors with K and V where the engine reads them: in a cache if the call has one. Valid
-/// until the next bind.
+/// The tensors with K and V as the engine reads them: from the call's cache if it has one. The
+/// result is valid until the next bind.
 AttentionTensors bind_cache(const Call& call, const AttentionTensors& tensors);
 
 /// A call with K and V as its cache holds them, for kernels that take plain tensors.
 struct PlainCall {
-  Tensor k, v;  // copies, where K and V are no views of the cache
+  Tensor k, v;  // copies; empty if the tensors are views of the cache
   AttentionTensors tensors;
 };
 PlainCall plain_call(const Call& call);

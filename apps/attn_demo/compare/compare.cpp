@@ -1,11 +1,9 @@
-// attn_demo compare: the ways to make one call, side by side.
+// attn_demo compare: runs one call with each kernel and compares results, times and memory.
 #include <attn/attn.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-
-#include <memory>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/commands.hpp"
@@ -33,8 +31,8 @@ void require_room(const std::string& option, const RandomInputs& inputs) {
   const double kv_rows = product(inputs.batch, inputs.num_kv_heads, inputs.kv_len);
   const double head_dim = static_cast<double>(inputs.head_dim),
                v_head_dim = static_cast<double>(inputs.v_head_dim);
-  // Each input as given, in float and in double; each output in double, beside those of the other
-  // kernels.
+  // Inputs exist as given, in float and in double: 16 bytes an element. Outputs exist in double
+  // and as each kernel writes them: 24 bytes an element.
   const double inputs_and_outputs =
       16 * (q_rows * head_dim + kv_rows * (head_dim + v_head_dim)) + 24 * q_rows * (v_head_dim + 1);
   require_memory("--shape " + option, inputs_and_outputs);
@@ -109,7 +107,7 @@ void print_text(const Call& call, const Comparison& comparison) {
              t.v.shape.to_string(), name_of(call.dtype));
   if (const std::string masks = describe_masks(call); !masks.empty()) fmt::print("{}\n", masks);
   if (call.kv_dtype) fmt::print("{}\n", describe_cache(call));
-  fmt::print("{}\n\n", comparison.tiled_way);
+  fmt::print("{}\n\n", comparison.path);
 
   std::vector<std::vector<std::string>> rows = {
       {"kernel", "max abs", "max rel", "RMS", "worst", "lse", "time", "speed-up", "scratch"}};
@@ -160,7 +158,7 @@ void print_json(const Call& call, const Comparison& comparison) {
       {"tolerance", comparison.tolerance.out},
       {"lse_tolerance", nullptr},
       {"derivation", comparison.tolerance.derivation},
-      {"way", comparison.tiled_way},
+      {"way", comparison.path},
       {"within_tolerance", comparison.within_tolerance()}};
   if (comparison.tiled.lse) all["lse_tolerance"] = comparison.tolerance.lse;
   if (comparison.unfused) all["unfused"] = json_of(*comparison.unfused, naive_seconds);
@@ -185,46 +183,26 @@ int compare(const CompareArguments& arguments) {
   return comparison.within_tolerance() ? same : different;
 }
 
-double tolerance_value(const std::string& text) {
-  const double value = number_value<double>("--tolerance", text);
-  if (value < 0) reject_value("--tolerance", text, "a number of at least 0");
-  return value;
-}
-
-void add_compare_options(CLI::App& command, CompareArguments& arguments) {
-  auto* const shape = command.add_option_function<std::string>(
-      "--shape", [&](const std::string& text) { arguments.shape = shape_value(text); },
-      "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, if another, "
-      "dim of V");
-  shape->type_name("B,H,HKV,SQ,SKV,D[,DV]");
-  for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
-  command
-      .add_option_function<std::string>(
-          "--seed",
-          [&](const std::string& text) {
-            arguments.seed = static_cast<std::uint64_t>(integer_value("--seed", text, {.min = 0}));
-          },
-          "of the random inputs; default 0")
-      ->type_name("N")
-      ->needs(shape);
-  add_call_options(command, arguments.call);
-  command
-      .add_option_function<std::string>(
-          "--tolerance",
-          [&](const std::string& text) { arguments.tolerance = tolerance_value(text); },
-          "largest absolute error of O and of lse that passes; default derived from type and sizes")
-      ->type_name("X");
-  command.add_flag("--json", arguments.json, "one JSON object instead of the table");
-}
-
 }  // namespace
 
 void add_compare(CLI::App& app, Command& chosen) {
-  const auto arguments = std::make_shared<CompareArguments>();
-  CLI::App& command = *app.add_subcommand(
-      "compare", "tiled, unfused and naive side by side; ends with 1 if they differ");
-  add_compare_options(command, *arguments);
-  command.callback([arguments, &chosen] { chosen = [arguments] { return compare(*arguments); }; });
+  const auto [command, arguments] = add_command<CompareArguments>(
+      app, chosen, "compare", "tiled, unfused and naive side by side; ends with 1 if they differ",
+      compare);
+  auto* const shape =
+      add_value(command, "--shape B,H,HKV,SQ,SKV,D[,DV]",
+                "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, "
+                "if another, dim of V",
+                [&shape = arguments.shape](auto, auto text) { shape = shape_value(text); });
+  for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
+  add_integer(command, "--seed N", arguments.seed, {.min = 0},
+              "the seed of the random inputs; default 0")
+      ->needs(shape);
+  add_call_options(command, arguments.call);
+  add_number(command, "--tolerance X", arguments.tolerance, not_negative,
+             "largest absolute error of O and of lse that passes; default derived from type and "
+             "sizes");
+  command.add_flag("--json", arguments.json, "one JSON object instead of the table");
 }
 
 }  // namespace attn::apps::demo

@@ -13,8 +13,8 @@ using attn::detail::derive_tolerance;
 using attn::detail::errors_between;
 using attn::detail::ProbabilityRounding;
 
-/// The median of several calls after a first one, which warms the caches. A call that takes seconds
-/// is timed once.
+/// The median duration of several calls. A first call warms the caches and is not counted, unless
+/// it takes seconds: then there is no other.
 double median_seconds(const std::function<void()>& call) {
   constexpr double min_time = 0.2, too_long = 2;  // seconds
   constexpr std::size_t max_calls = 101;
@@ -22,7 +22,7 @@ double median_seconds(const std::function<void()>& call) {
   return first > too_long ? first : median_of(time_calls(call, min_time, max_calls));
 }
 
-/// Tensors for one kernel's results.
+/// The tensors that one kernel writes.
 struct Results {
   Results(const Call& call, DType dtype)
       : out(dtype, {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2],
@@ -94,7 +94,7 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
                            call.execution);
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
-  comparison.tiled_way = plan.description();
+  comparison.path = plan.description();
   const double rows = static_cast<double>(reference.lse.size()),
                kv_len = static_cast<double>(call.tensors.k.shape[2]);
   comparison.score_matrix = rows * kv_len * static_cast<double>(sizeof(float));

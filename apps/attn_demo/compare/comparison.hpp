@@ -1,4 +1,4 @@
-// One call made in three ways, measured side by side.
+// One call computed by three kernels: errors, times and memory.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -17,10 +17,10 @@ using attn::detail::Tolerance;
 
 struct Measured {
   std::string kernel;           // "tiled", "unfused", "naive"
-  Errors out;                   // against naive
-  std::optional<Errors> lse{};  // of softmax
-  double seconds = 0;           // naive: of one call; else the median of several
-  std::size_t scratch = 0;      // bytes; naive: its rows alone
+  Errors out;                   // difference from naive
+  std::optional<Errors> lse{};  // only with softmax
+  double seconds = 0;           // naive: one call; others: the median of several calls
+  std::size_t scratch = 0;      // bytes; naive: one row of scores for each thread
 };
 
 struct Comparison {
@@ -29,14 +29,15 @@ struct Comparison {
   Measured naive;
   double score_matrix = 0;  // bytes of q_len x kv_len scores in f32, all heads and the whole batch
   Tolerance tolerance;
-  std::string tiled_way;  // the plan's description
+  std::string path;  // the plan's description
   int num_threads = 1;
 
   bool within_tolerance() const;
 };
 
-/// Naive has K and V as they are given, the others as the call's cache holds them: errors include
-/// what the cache costs. A given tolerance holds for O and lse and takes the derived one's place.
+/// Naive reads K and V as they are given, the other kernels as the call's cache holds them, so the
+/// errors include the rounding of the cache. A given tolerance applies to O and lse and replaces
+/// the derived one.
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance = {});
 
 }  // namespace attn::apps::demo

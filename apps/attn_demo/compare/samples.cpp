@@ -1,5 +1,5 @@
-// attn_demo without a command: the three ways on the sample tensors, for someone who has just built
-// it.
+// attn_demo without a command: compares the three kernels on the sample tensors and explains the
+// result, for somebody who has just built the program.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,7 +20,8 @@ struct Sample {
   CallArguments arguments;
 };
 
-/// Beside the installed program, where the program was built, or in the current folder.
+/// The folder of the sample tensors: beside the installed program, in the source tree that the
+/// program was built from, or in the current folder.
 fs::path find_data() {
   std::error_code unreadable;
   const fs::path program = fs::read_symlink("/proc/self/exe", unreadable);
@@ -90,8 +91,8 @@ void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>
   print_table(rows);
 }
 
-/// What the engine would take for the same call with longer sequences: a plan knows it from the
-/// shapes alone.
+/// Scratch memory of the engine for the same call with longer sequences. A plan computes it from
+/// the shapes, without data.
 double scratch_at(const Call& call, std::int64_t length) {
   AttentionTensors tensors = call.tensors;
   const auto lengthen = [length](const TensorView& tensor) {

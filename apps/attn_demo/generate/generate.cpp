@@ -9,7 +9,6 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <memory>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/commands.hpp"
@@ -35,21 +34,21 @@ struct GenerateArguments {
 
 constexpr std::int64_t default_max_new = 64;
 
-/// How long the parts of a generation took.
+/// Times and token counts of one generation.
 struct Timing {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
-  double prefill = 0, decode = 0;  // seconds; the first new token comes out of the prefill
+  double prefill = 0, decode = 0;  // seconds; the prefill gives the first new token
   std::optional<std::int64_t> ended_by{};
 };
 
-/// New tokens as they come: text, or ids.
+/// Prints each new token at once, as text or as an id.
 class Output {
  public:
   Output(const Tokenizer* tokenizer, bool ids) : tokenizer_(ids ? nullptr : tokenizer) {}
 
   void show(std::int64_t id) {
     if (tokenizer_ != nullptr) {
-      // Logits may be more than there are tokens.
+      // A model may have more logits than its tokenizer has tokens.
       if (tokenizer_->has(id)) text_.write(tokenizer_->piece(id));
       return;
     }
@@ -68,7 +67,7 @@ class Output {
   bool first_ = true;
 };
 
-/// A model and the prompt it is given.
+/// Generates tokens from a model and a prompt.
 class Generation {
  public:
   Generation(Model& model, std::vector<std::int64_t> prompt, std::int64_t max_new,
@@ -106,11 +105,11 @@ class Generation {
     timing.decode = seconds_since(begin);
     return timing;
   }
-  /// Of all tokens of the prompt, if they were asked for.
+  /// The logits of all tokens of the prompt; absent without --logits.
   TensorView prompt_logits() const { return prompt_logits_.view(); }
 
  private:
-  /// The whole prompt at once.
+  /// Runs the model on the whole prompt in one forward pass.
   void prefill() {
     const TensorView ids(prompt_.data(), {1, std::ssize(prompt_)});
     if (!arguments_.logits) return model_.decoder.forward(ids, caches_.refs, logits_.view());
@@ -149,7 +148,9 @@ void print_timing(const Timing& timing, const Model& model) {
 }
 
 int generate(const GenerateArguments& arguments) {
-  const ModelSource source(arguments.model);
+  ModelChoice choice = arguments.model;
+  choice.toy.seed = arguments.sampling.seed;
+  const ModelSource source(choice);
   const std::optional<Tokenizer> tokenizer = tokenizer_for(arguments.prompt, source);
   std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokenizer);
   const std::int64_t room = source.most_positions() - std::ssize(prompt);
@@ -164,60 +165,40 @@ int generate(const GenerateArguments& arguments) {
   output.finish();
   if (!arguments.quiet) print_timing(timing, model);
   if (!arguments.logits) return 0;
-  flush_output();  // a run that fails there leaves no file
+  flush_output();  // if this fails, no file is left behind
   files.write(*arguments.logits, generation.prompt_logits(), "logits");
   files.commit();
   return 0;
 }
 
-float share_value(const std::string& option, const std::string& text) {
-  const float value = number_value<float>(option, text);
-  if (value < 0 || value > 1) reject_value(option, text, "a number in 0..1");
-  return value;
-}
-
 void add_sampling_options(CLI::App& command, SampleOptions& sampling) {
-  add_value(command, "--temperature T", "0 takes the most probable token; default 1",
-            [&](auto option, auto text) {
-              sampling.temperature = number_value<float>(option, text);
-              if (sampling.temperature < 0) reject_value(option, text, "a number of at least 0");
-            });
-  add_value(command, "--top-k K", "of the K most probable tokens", [&](auto option, auto text) {
-    sampling.top_k = integer_value(option, text, {.min = 1});
-  });
-  add_value(command, "--top-p P", "of the most probable tokens that reach P together",
-            [&](auto option, auto text) {
-              sampling.top_p = share_value(option, text);
-              if (*sampling.top_p == 0)
-                reject_value(option, text, "a number above 0 and at most 1");
-            });
-  add_value(command, "--min-p P", "of the tokens at least P times as probable as the first",
-            [&](auto option, auto text) { sampling.min_p = share_value(option, text); });
+  add_number(command, "--temperature T", sampling.temperature, not_negative,
+             "0 takes the most probable token; default 1");
+  add_integer(command, "--top-k K", sampling.top_k, {.min = 1},
+              "draw from the K most probable tokens");
+  add_number(command, "--top-p P", sampling.top_p, positive_fraction,
+             "draw from the most probable tokens that reach P together");
+  add_number(command, "--min-p P", sampling.min_p, fraction,
+             "draw from the tokens at least P times as probable as the first");
 }
 
 }  // namespace
 
 void add_generate(CLI::App& app, Command& chosen) {
-  const auto arguments = std::make_shared<GenerateArguments>();
-  CLI::App& command = *app.add_subcommand("generate", "text from a model, token by token");
-  add_model_options(command, arguments->model);
-  add_prompt_options(command, arguments->prompt);
-  add_value(command, "--max-new N", "tokens at most; default 64",
-            [arguments](auto option, auto text) {
-              arguments->max_new = integer_value(option, text, {0, std::int64_t{1} << 24});
-            });
-  add_sampling_options(command, arguments->sampling);
-  add_seed_option(command, "of the draws, and of a toy's weights; default 0",
-                  [arguments](std::uint64_t seed) {
-                    arguments->sampling.seed = seed;
-                    arguments->model.toy.seed = seed;
-                  });
-  add_text(command, "--logits FILE", arguments->logits,
+  const auto [command, arguments] = add_command<GenerateArguments>(
+      app, chosen, "generate", "text from a model, token by token", generate);
+  add_model_options(command, arguments.model);
+  add_prompt_options(command, arguments.prompt);
+  add_integer(command, "--max-new N", arguments.max_new, {0, std::int64_t{1} << 24},
+              "the most tokens to generate; default 64");
+  add_sampling_options(command, arguments.sampling);
+  add_integer(command, "--seed N", arguments.sampling.seed, {.min = 0},
+              "the seed of the draws, and of a toy's weights; default 0");
+  add_text(command, "--logits FILE", arguments.logits,
            "writes the logits of the prompt, [1, tokens, vocabulary]");
-  command.add_flag("--print-ids", arguments->print_ids, "ids instead of text");
-  command.add_flag("--ignore-eos", arguments->ignore_eos, "go on past the token that ends a text");
-  command.add_flag("--quiet", arguments->quiet, "nothing but the new text");
-  command.callback([arguments, &chosen] { chosen = [arguments] { return generate(*arguments); }; });
+  command.add_flag("--print-ids", arguments.print_ids, "print ids instead of text");
+  command.add_flag("--ignore-eos", arguments.ignore_eos, "go on past the token that ends a text");
+  command.add_flag("--quiet", arguments.quiet, "print nothing but the new text");
 }
 
 }  // namespace attn::apps::demo

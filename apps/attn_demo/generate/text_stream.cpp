@@ -9,7 +9,7 @@
 namespace attn::apps::demo {
 namespace {
 
-/// Bytes of the character that begins with this one; 0 if none does.
+/// The length of the UTF-8 character that begins with this byte; 0 if none begins with it.
 std::size_t length_of_character(unsigned char first) {
   if (first < 0x80) return 1;
   if (first >= 0xc2 && first <= 0xdf) return 2;
@@ -17,8 +17,9 @@ std::size_t length_of_character(unsigned char first) {
   return first >= 0xf0 && first <= 0xf4 ? 4 : 0;
 }
 
-/// Whether a byte may follow at this place. After some first bytes the second is bounded: the rest
-/// would be written in too many bytes, a surrogate, or above U+10FFFF.
+/// Whether a byte is valid at this place of a character. After some first bytes the range of the
+/// second is smaller, because the others encode a surrogate, a code above U+10FFFF, or a character
+/// in more bytes than necessary.
 bool continues(unsigned char first, std::size_t place, unsigned char byte) {
   const bool second = place == 1;
   const unsigned char least = second && first == 0xe0   ? 0xa0
@@ -28,7 +29,7 @@ bool continues(unsigned char first, std::size_t place, unsigned char byte) {
   return least <= byte && byte <= most;
 }
 
-/// How many bytes from `at` on can be the beginning of one character; 0 if the first cannot.
+/// How many bytes from `at` on are a valid beginning of one character; 0 if there is none.
 std::size_t fitting_bytes(std::string_view bytes, std::size_t at, std::size_t length) {
   if (length == 0) return 0;
   const auto first = static_cast<unsigned char>(bytes[at]);
@@ -39,7 +40,7 @@ std::size_t fitting_bytes(std::string_view bytes, std::size_t at, std::size_t le
   return count;
 }
 
-/// The code of a character that terminals obey: those below space, DEL, and U+0080..U+009F.
+/// The code of a control character: below space, DEL, or U+0080..U+009F.
 std::optional<unsigned> control_code(std::string_view character) {
   const auto first = static_cast<unsigned char>(character.front()),
              last = static_cast<unsigned char>(character.back());

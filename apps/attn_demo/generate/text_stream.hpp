@@ -1,4 +1,4 @@
-// Text that comes in pieces of bytes, written as it comes.
+// Writes text that arrives in pieces of bytes, each piece as soon as it can be shown.
 #pragma once
 
 #include <string>
@@ -6,13 +6,13 @@
 
 namespace attn::apps::demo {
 
-/// What of `bytes` can be shown: whole UTF-8 characters as they are; control characters (C0, DEL,
-/// C1) but newline and tab, which a terminal would obey, as \x1b; bytes that are no UTF-8 as
-/// U+FFFD. The beginning of a character stays in `bytes` until the rest comes; `last` says that
-/// none will.
+/// Removes from `bytes` what can be shown, and returns it. Complete UTF-8 characters are unchanged.
+/// Control characters (C0, DEL, C1) except newline and tab would change the terminal, so they are
+/// written as escapes like \x1b. Bytes that are not UTF-8 become U+FFFD. An incomplete character
+/// stays in `bytes` until the rest arrives, unless `last` says that no more bytes follow.
 std::string take_printable(std::string& bytes, bool last);
 
-/// Writes to standard output at once.
+/// Writes to standard output and flushes after each piece.
 class TextStream {
  public:
   void write(std::string_view bytes);

@@ -1,5 +1,9 @@
 #include "canvas.hpp"
 
+#include <attn/error.hpp>
+
+#include <png.h>
+
 #include <algorithm>
 
 #include "font.hpp"
@@ -9,13 +13,13 @@ namespace {
 
 constexpr int hatch_period = 8, hatch_width = 2;
 
-/// Calls set(x, y) for each pixel of the words in the font's own size, read from left to right.
+/// Calls set(x, y) for each pixel of the text in the font's own size, read from left to right.
 template <class Set>
-void for_glyph_pixels(std::string_view words, Set set) {
-  for (std::size_t n = 0; n < words.size(); ++n) {
+void for_glyph_pixels(std::string_view text, Set set) {
+  for (std::size_t n = 0; n < text.size(); ++n) {
     for (int y = 0; y < glyph_height; ++y) {
       for (int x = 0; x < glyph_width; ++x) {
-        if (glyph_pixel(words[n], x, y)) set(static_cast<int>(n) * glyph_step + x, y);
+        if (glyph_pixel(text[n], x, y)) set(static_cast<int>(n) * glyph_step + x, y);
       }
     }
   }
@@ -58,19 +62,40 @@ void Canvas::frame(const Box& box, Color color) {
   fill({box.left + box.width, box.top, 1, box.height}, color);
 }
 
-void Canvas::text(int left, int top, std::string_view words, const Lettering& lettering) {
+void Canvas::text(int left, int top, std::string_view text, const Lettering& lettering) {
   const int scale = lettering.scale;
-  for_glyph_pixels(words, [&](int x, int y) {
+  for_glyph_pixels(text, [&](int x, int y) {
     fill({left + x * scale, top + y * scale, scale, scale}, lettering.color);
   });
 }
 
-void Canvas::upright_text(int left, int bottom, std::string_view words,
-                          const Lettering& lettering) {
+void Canvas::upright_text(int left, int bottom, std::string_view text, const Lettering& lettering) {
   const int scale = lettering.scale;
-  for_glyph_pixels(words, [&](int x, int y) {
+  for_glyph_pixels(text, [&](int x, int y) {
     fill({left + y * scale, bottom - (x + 1) * scale, scale, scale}, lettering.color);
   });
+}
+
+static_assert(sizeof(Color) == 3, "PNG_FORMAT_RGB needs pixels of three bytes");
+
+std::string png_bytes(const Canvas& canvas) {
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.width = static_cast<png_uint_32>(canvas.width());
+  image.height = static_cast<png_uint_32>(canvas.height());
+  image.format = PNG_FORMAT_RGB;
+  // The first call gives the size, the second one writes the bytes.
+  std::string bytes;
+  png_alloc_size_t size = 0;
+  for (const bool sized : {false, true}) {
+    bytes.resize(size);
+    void* const memory = sized ? bytes.data() : nullptr;
+    if (png_image_write_to_memory(&image, memory, &size, 0, canvas.pixels().data(), 0, nullptr) ==
+        0) {
+      throw Error(ErrorCode::io, std::string("libpng: ") + image.message);
+    }
+  }
+  return bytes;
 }
 
 }  // namespace attn::apps::demo

@@ -1,4 +1,4 @@
-// Pixels, and the few shapes that a heat map is made of.
+// An image in memory, the few shapes that a heat map consists of, and its PNG file.
 #pragma once
 
 #include <cstdint>
@@ -12,21 +12,21 @@ namespace attn::apps::demo {
 
 inline constexpr Color white{255, 255, 255}, ink{34, 34, 42}, faint_ink{120, 124, 136};
 
-/// In pixels, the corner is the upper left one.
+/// A rectangle in pixels; left, top is its upper left corner.
 struct Box {
   int left, top, width, height;
 };
 
-/// Letters are whole multiples of the font's pixels.
+/// How text is drawn: each pixel of the font becomes scale x scale pixels.
 struct Lettering {
   int scale = 2;
   Color color = ink;
 };
 int text_width(std::string_view text, int scale);
-/// Of what stands on the line and hangs below it.
+/// The height of a line of text, descenders included.
 int text_height(int scale);
 
-/// Shapes may reach over the edges; what lies outside is not drawn.
+/// Shapes may extend beyond the edges; only the part inside is drawn.
 class Canvas {
  public:
   Canvas(int width, int height);
@@ -40,19 +40,23 @@ class Canvas {
   const std::vector<Color>& pixels() const { return pixels_; }
 
   void fill(const Box& box, Color color);
-  /// Grey-blue with diagonal lines, which run on through neighboring boxes.
+  /// Fills the box with gray-blue and diagonal lines, which continue in neighboring boxes.
   void hatch(const Box& box);
-  /// One pixel wide, around the box.
+  /// Draws a border of one pixel around the box.
   void frame(const Box& box, Color color);
-  /// The upper left corner of the letters is at left, top.
-  void text(int left, int top, std::string_view words, const Lettering& lettering = {});
-  /// From below to above: the lower left corner of the page, as one reads it, is at left, bottom
-  /// - 1.
-  void upright_text(int left, int bottom, std::string_view words, const Lettering& lettering = {});
+  /// Draws text whose upper left corner is at left, top.
+  void text(int left, int top, std::string_view text, const Lettering& lettering = {});
+  /// Draws text that is rotated by 90 degrees and reads from bottom to top. Its first letter ends
+  /// at row bottom - 1.
+  void upright_text(int left, int bottom, std::string_view text, const Lettering& lettering = {});
 
  private:
   int width_, height_;
   std::vector<Color> pixels_;
 };
+
+/// The bytes of a PNG file. The same pixels give the same bytes with the same libpng and zlib.
+/// Throws Error if libpng fails.
+std::string png_bytes(const Canvas& canvas);
 
 }  // namespace attn::apps::demo

@@ -9,8 +9,8 @@
 namespace attn::apps::demo {
 namespace {
 
-/// A hue in Oklab, the space whose lightness, a and b are even to the eye (Ottosson, 2020).
-/// Lightness is not here: it follows t.
+/// A hue in Oklab, a color space that is perceptually uniform (Ottosson, 2020). Its lightness is
+/// computed from t.
 struct Hue {
   double a, b;
 };
@@ -40,7 +40,7 @@ Color from_oklab(double lightness, Hue hue) {
           srgb_byte(-0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s)};
 }
 
-/// 1, 2 or 5 times a power of ten, so that at most so many steps lie in the range.
+/// The least 1, 2 or 5 times a power of ten of which at most `steps` fit into the range.
 double round_step(double range, double steps) {
   const double power = std::pow(10, std::floor(std::log10(range / steps)));
   for (const double factor : {1., 2., 5.}) {
@@ -65,14 +65,14 @@ Color text_color_on(Color color) {
   return brightness > 128000 ? Color{20, 20, 30} : Color{255, 255, 255};
 }
 
-ColorScale::ColorScale(ScaleKind kind, std::span<const WeightMap> maps) : kind_(kind) {
+ColorScale::ColorScale(ScaleKind kind, std::span<const ProbabilityMap> maps) : kind_(kind) {
   double largest = 0, smallest = HUGE_VAL;
-  for (const WeightMap& map : maps) {
-    for (std::size_t n = 0; n < map.grid.weights.size(); ++n) {
-      const auto weight = static_cast<double>(map.grid.weights[n]);
-      if (map.grid.hidden[n] != 0 || !(weight > 0)) continue;
-      largest = std::max(largest, weight);
-      smallest = std::min(smallest, weight);
+  for (const ProbabilityMap& map : maps) {
+    for (std::size_t n = 0; n < map.grid.probabilities.size(); ++n) {
+      const auto probability = static_cast<double>(map.grid.probabilities[n]);
+      if (map.grid.hidden[n] != 0 || !(probability > 0)) continue;
+      largest = std::max(largest, probability);
+      smallest = std::min(smallest, probability);
     }
   }
   if (largest > 0) high_ = largest;
@@ -81,15 +81,15 @@ ColorScale::ColorScale(ScaleKind kind, std::span<const WeightMap> maps) : kind_(
   low_ = std::clamp(smallest, deepest * high_, shallowest * high_);
 }
 
-double ColorScale::position(float weight) const {
-  const auto value = static_cast<double>(weight);
+double ColorScale::position(float probability) const {
+  const auto value = static_cast<double>(probability);
   if (std::isnan(value)) return value;
   if (kind_ == ScaleKind::linear) return std::clamp(value / high_, 0., 1.);
   return value <= low_ ? 0 : std::min(1., std::log(value / low_) / std::log(high_ / low_));
 }
 
-Color ColorScale::color(float weight) const {
-  return std::isnan(weight) ? nan_color : map_color(position(weight));
+Color ColorScale::color(float probability) const {
+  return std::isnan(probability) ? nan_color : map_color(position(probability));
 }
 
 std::vector<std::pair<double, std::string>> ColorScale::ticks() const {

@@ -1,4 +1,4 @@
-// From weights to colors.
+// The colors that stand for probabilities.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "weight_map.hpp"
+#include "probability_map.hpp"
 
 namespace attn::apps::demo {
 
@@ -16,14 +16,12 @@ struct Color {
   friend bool operator==(const Color&, const Color&) = default;
 };
 
-// What is hidden has no place on the color map: gray-blue, paler than anything there that is as
-// dull, with a hatch over it.
+// Hidden keys have a color that is not on the color map: a pale gray-blue with a hatch over it.
 inline constexpr Color hidden_color{224, 228, 236}, hatch_color{176, 185, 202};
 inline constexpr Color nan_color{230, 0, 126};
 
-/// The color map at t in 0..1, from dark violet by blue and green to pale yellow. Lightness, as
-/// people see it, grows in step with t, so that equal differences look equal, and the map also
-/// reads in gray.
+/// The color map at t in 0..1: from dark violet through blue and green to pale yellow. Perceived
+/// lightness is linear in t, so that equal differences look equal, and the map works in gray too.
 Color map_color(double t);
 
 /// White on dark colors, black on bright ones.
@@ -31,18 +29,18 @@ Color text_color_on(Color color);
 
 enum class ScaleKind { linear, logarithmic };
 
-/// Which weights the ends of the color map stand for.
+/// Maps probabilities to the color map.
 class ColorScale {
  public:
-  /// From 0 to the largest visible weight; a logarithmic one begins at the smallest that is not 0,
-  /// or at a millionth of the largest.
-  ColorScale(ScaleKind kind, std::span<const WeightMap> maps);
+  /// A linear scale reaches from 0 to the largest visible probability. A logarithmic one begins at
+  /// the smallest that is not 0, but at no less than a millionth of the largest.
+  ColorScale(ScaleKind kind, std::span<const ProbabilityMap> maps);
 
-  /// Where a weight lies on the color map, 0..1. NaN stays NaN.
-  double position(float weight) const;
-  Color color(float weight) const;
+  /// The position of a probability on the color map, in 0..1. NaN stays NaN.
+  double position(float probability) const;
+  Color color(float probability) const;
   bool is_logarithmic() const { return kind_ == ScaleKind::logarithmic; }
-  /// Positions and numbers to write beside a color bar, from low to high.
+  /// Positions on a color bar and the numbers beside them, from low to high.
   std::vector<std::pair<double, std::string>> ticks() const;
 
  private:

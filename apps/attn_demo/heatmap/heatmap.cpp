@@ -1,4 +1,4 @@
-// attn_demo heatmap: attention weights as a picture, in a PNG file or in the terminal.
+// attn_demo heatmap: attention probabilities as a picture, in a PNG file or in the terminal.
 #include <attn/attn.hpp>
 
 #include <fmt/format.h>
@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -22,11 +21,9 @@
 #include "apps/attn_demo/outputs.hpp"
 #include "apps/attn_demo/terminal.hpp"
 #include "apps/support/options.hpp"
-#include "call_weights.hpp"
+#include "head_maps.hpp"
 #include "labels.hpp"
-#include "model_weights.hpp"
 #include "picture.hpp"
-#include "png.hpp"
 #include "terminal.hpp"
 
 namespace attn::apps::demo {
@@ -34,11 +31,11 @@ namespace {
 
 struct HeatmapArguments {
   CallArguments call;
-  std::optional<std::string> model;  // in place of the call
+  std::optional<std::string> model;  // a folder; then there is no call
   PromptChoice prompt;
   std::int64_t layer = 0;
   std::int64_t batch = 0;
-  std::optional<std::int64_t> head = 0;  // none: all
+  std::optional<std::int64_t> head = 0;  // empty: all heads
   std::optional<std::string> labels, tokens, key_labels, title, out;
   ScaleKind scale = ScaleKind::linear;
   bool terminal = false;
@@ -60,13 +57,7 @@ LabelTexts label_texts(const HeatmapArguments& arguments) {
   return texts;
 }
 
-void require_place(const char* option, std::int64_t place, std::int64_t count, const char* what) {
-  if (place < count) return;
-  reject_value(option, fmt::format("{}", place),
-               fmt::format("an integer in 0..{}: there are {} {}", count - 1, count, what));
-}
-
-/// Checks the whole call, not only the part that is drawn.
+/// Checks the whole call, also the part that is not drawn.
 void check_call(const Call& call, const HeatmapArguments& arguments) {
   AttentionTensors tensors = call.tensors;
   const Dims& q = tensors.q.shape;
@@ -74,40 +65,39 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   const AttentionPlan checks_shapes(tensors, call.options);
   const std::int64_t kv_len = tensors.k.shape[2];
   if (q.product() == 0 || kv_len == 0) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("q has shape {} and k {}: there are no weights to draw", q.to_string(),
-                            tensors.k.shape.to_string()));
+    reject("q has shape {} and k {}: there are no weights to draw", q.to_string(),
+           tensors.k.shape.to_string());
   }
-  require_place("--batch", arguments.batch, q[0], "batch entries");
-  if (arguments.head) require_place("--head", *arguments.head, q[1], "query heads");
-  require_room_for_weights(q[2], kv_len, arguments.head ? 1 : q[1]);
+  require_place("--batch", arguments.batch, q[0], "there are {} batch entries");
+  if (arguments.head) require_place("--head", *arguments.head, q[1], "there are {} query heads");
+  require_room_for_maps(q[2], kv_len, arguments.head ? 1 : q[1]);
 }
 
 std::string title_of(const HeatmapArguments& arguments, const std::string& usual) {
   return arguments.title ? readable_title(*arguments.title) : usual;
 }
 
-std::vector<WeightMap> weights_of_model(const HeatmapArguments& arguments) {
-  std::vector<WeightMap> maps = model_weights({.folder = *arguments.model,
-                                               .prompt = arguments.prompt,
-                                               .layer = arguments.layer,
-                                               .head = arguments.head});
+std::vector<ProbabilityMap> maps_of_model(const HeatmapArguments& arguments) {
+  std::vector<ProbabilityMap> maps = model_maps({.folder = *arguments.model,
+                                                 .prompt = arguments.prompt,
+                                                 .layer = arguments.layer,
+                                                 .head = arguments.head});
   if (arguments.head) maps.front().title = title_of(arguments, maps.front().title);
   return maps;
 }
 
-/// The chosen head, or each of them. Values play no part in weights, so keys stand in for them.
-std::vector<WeightMap> weights_of(const HeatmapArguments& arguments) {
-  if (arguments.model) return weights_of_model(arguments);
+/// The maps of the chosen heads. Probabilities do not depend on V, so K is passed as V.
+std::vector<ProbabilityMap> maps_of(const HeatmapArguments& arguments) {
+  if (arguments.model) return maps_of_model(arguments);
   CallArguments call_arguments = arguments.call;
   call_arguments.v = call_arguments.k;
   const Call call = load_call(call_arguments);
   check_call(call, arguments);
   const Dims& q = call.tensors.q.shape;
   const AxisLabels labels = axis_labels(label_texts(arguments), q[2], call.tensors.k.shape[2]);
-  std::vector<WeightMap> maps;
+  std::vector<ProbabilityMap> maps;
   const auto add = [&](std::int64_t head, const std::string& title) {
-    maps.push_back(call_weights(call.tensors, call.options, {arguments.batch, head}));
+    maps.push_back(head_map(call.tensors, call.options, {arguments.batch, head}));
     maps.back().title = title;
     maps.back().row_labels = labels.rows;
     maps.back().column_labels = labels.columns;
@@ -131,13 +121,12 @@ int show(const HeatmapArguments& arguments) {
   if (arguments.out && !arguments.out->ends_with(".png"))
     reject_value("--out", *arguments.out, "a name that ends in .png");
   if (!arguments.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
-    throw Error(ErrorCode::invalid_argument,
-                "--head is all: its small pictures have no room for labels");
+    reject("--head is all: its small pictures have no room for labels");
   }
-  const std::vector<WeightMap> maps = weights_of(arguments);
+  const std::vector<ProbabilityMap> maps = maps_of(arguments);
   const ColorScale scale(arguments.scale, maps);
   if (arguments.terminal || !arguments.out) {
-    for (const WeightMap& map : maps)
+    for (const ProbabilityMap& map : maps)
       fmt::print("{}", terminal_map(map, scale, {colored(), terminal_width()}));
     flush_output();
   }
@@ -150,19 +139,18 @@ int show(const HeatmapArguments& arguments) {
 }
 
 void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
-  auto* const labels = add_text(command, "--labels FILE", arguments.labels,
-                                "of the tokens, with commas between; default: numbers");
-  labels->type_name("A,B,C");
-  add_text(command, "--tokens FILE", arguments.tokens, "the same from a text file, one a line")
+  auto* const labels = add_text(command, "--labels A,B,C", arguments.labels,
+                                "labels of the tokens, with commas between; default: numbers");
+  add_text(command, "--tokens FILE", arguments.tokens,
+           "labels of the tokens from a text file, one a line")
       ->excludes(labels);
-  add_text(command, "--key-labels FILE", arguments.key_labels,
-           "of the keys, where queries are other tokens")
-      ->type_name("A,B,C");
-  add_text(command, "--title FILE", arguments.title, "of the picture")->type_name("TEXT");
+  add_text(command, "--key-labels A,B,C", arguments.key_labels,
+           "labels of the keys, if the queries are other tokens");
+  add_text(command, "--title TEXT", arguments.title, "the title of the picture");
 }
 
-/// A model has masks, scale and labels of its own: options that say something about either a call
-/// or a model refuse to be ignored.
+/// A model has its own masks, scale and labels. An option that belongs to calls only is refused
+/// together with --model, and one that belongs to models only without it, so that none is ignored.
 void keep_apart(CLI::App& command) {
   constexpr std::array of_models = {"--prompt", "--prompt-ids", "--layer"};
   constexpr std::array of_both = {"--model", "--head",         "--out", "--terminal",
@@ -182,39 +170,33 @@ void keep_apart(CLI::App& command) {
 }  // namespace
 
 void add_heatmap(CLI::App& app, Command& chosen) {
-  const auto arguments = std::make_shared<HeatmapArguments>();
-  CLI::App& command = *app.add_subcommand(
-      "heatmap", "attention weights as a picture, in a PNG file or in the terminal");
-  add_query_and_key_files(command, arguments->call);
-  add_text(command, "--model FILE", arguments->model,
-           "a model's folder in their place, for --prompt or --prompt-ids")
-      ->type_name("DIR");
-  add_prompt_options(command, arguments->prompt);
-  add_value(command, "--layer N", "of the model; default 0", [arguments](auto option, auto text) {
-    arguments->layer = integer_value(option, text, {.min = 0});
-  });
-  add_text(command, "--out FILE", arguments->out,
+  const auto [command, arguments] = add_command<HeatmapArguments>(
+      app, chosen, "heatmap", "attention weights as a picture, in a PNG file or in the terminal",
+      show);
+  add_query_and_key_files(command, arguments.call);
+  add_text(command, "--model DIR", arguments.model,
+           "a model's folder instead of --q and --k, for --prompt or --prompt-ids");
+  add_prompt_options(command, arguments.prompt);
+  const IntegerRange at_least_0{.min = 0};
+  add_integer(command, "--layer N", arguments.layer, at_least_0,
+              "which layer of the model; default 0");
+  add_text(command, "--out FILE", arguments.out,
            "a file that ends in .png; without it the picture is shown in the terminal");
-  command.add_flag("--terminal", arguments->terminal, "in the terminal too");
-  add_value(command, "--batch N", "which batch entry; default 0",
-            [arguments](auto option, auto text) {
-              arguments->batch = integer_value(option, text, {.min = 0});
-            });
+  command.add_flag("--terminal", arguments.terminal, "show the picture in the terminal too");
+  add_integer(command, "--batch N", arguments.batch, at_least_0, "which batch entry; default 0");
   add_value(command, "--head N", "which query head, or all; default 0",
-            [arguments](auto option, auto text) {
-              arguments->head = text == "all"
-                                    ? std::nullopt
-                                    : std::optional(integer_value(option, text, {.min = 0}));
+            [&head = arguments.head, at_least_0](auto option, auto text) {
+              if (text == "all")
+                head.reset();
+              else
+                head = integer_value(option, text, at_least_0);
             });
-  add_label_options(command, *arguments);
-  add_value(command, "--scale-colors KIND", "linear (default) or log",
-            [arguments](auto option, auto text) {
-              arguments->scale = choice_value<ScaleKind>(
-                  option, text, {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}});
-            });
-  add_probability_options(command, arguments->call);
+  add_label_options(command, arguments);
+  add_choice(command, "--scale-colors KIND", arguments.scale,
+             {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}},
+             "linear (default) or log");
+  add_probability_options(command, arguments.call);
   keep_apart(command);
-  command.callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });
 }
 
 }  // namespace attn::apps::demo

@@ -61,8 +61,7 @@ std::string label_at(const std::vector<std::string>& labels, std::int64_t place)
 
 AxisLabels axis_labels(const LabelTexts& texts, std::int64_t q_len, std::int64_t kv_len) {
   const auto reject = [&](const std::string& option, std::size_t count, const std::string& needed) {
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("{} has {} labels; it needs {}", option, count, needed));
+    apps::reject("{} has {} labels; it needs {}", option, count, needed);
   };
   AxisLabels result{{}, texts.key_labels};
   const auto keys = static_cast<std::size_t>(kv_len), queries = static_cast<std::size_t>(q_len);

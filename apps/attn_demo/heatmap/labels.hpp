@@ -1,4 +1,4 @@
-// Tokens as labels: whatever bytes they hold, something short that can be read.
+// Labels of tokens: short readable text for any bytes that a token consists of.
 #pragma once
 
 #include <cstddef>
@@ -9,38 +9,39 @@
 
 namespace attn::apps::demo {
 
-/// Letters of font.hpp alone: a space becomes a middle dot, a newline \n, a tab \t, a return \r,
-/// and any other byte that is no ASCII \x and its two hexadecimal digits.
+/// The token in characters of font.hpp. A space becomes a middle dot, a newline \n, a tab \t, a
+/// carriage return \r. Any other byte that is not printable ASCII becomes \x and two hexadecimal
+/// digits.
 std::string readable(std::string_view token);
 
-/// The same of a title, whose spaces stay.
+/// Like readable(), but spaces stay spaces.
 std::string readable_title(std::string_view text);
 
-/// At most so many letters, the last one an ellipsis where some are left out.
+/// The label, cut to at most `most` characters. An ellipsis ends a label that was cut.
 std::string shortened(const std::string& label, std::size_t most);
 
-/// readable() of what lies between the commas.
+/// readable() of each part between commas.
 std::vector<std::string> comma_labels(std::string_view text);
 /// readable() of each line.
 std::vector<std::string> line_labels(std::string_view text);
 
-/// The label at a place of an axis; its number where the axis has none.
+/// The label at a place of an axis, or the number of the place if there are no labels.
 std::string label_at(const std::vector<std::string>& labels, std::int64_t place);
 
-/// What the command line says of labels; empty where it says nothing.
+/// The label options. Members are empty if their option is not given.
 struct LabelTexts {
-  std::string option;  // --labels or --tokens, whichever filled the next one
-  std::vector<std::string>
-      labels;  // of the queries, or of all keys, whose last ones the queries are
-  std::vector<std::string> key_labels{};  // of the keys
+  std::string option;               // the option that `labels` comes from: --labels or --tokens
+  std::vector<std::string> labels;  // one for each query, or for each key: then the last ones
+                                    // are also those of the queries
+  std::vector<std::string> key_labels{};  // one for each key
 };
 struct AxisLabels {
   std::vector<std::string> rows, columns;
 };
-/// Gives both axes theirs. Throws Error where the numbers do not fit.
+/// Assigns labels to both axes. Throws Error if their number fits neither axis.
 AxisLabels axis_labels(const LabelTexts& texts, std::int64_t q_len, std::int64_t kv_len);
 
-/// For a terminal, which takes UTF-8.
+/// Text in characters of font.hpp as UTF-8, for a terminal.
 std::string utf8(std::string_view letters);
 
 }  // namespace attn::apps::demo

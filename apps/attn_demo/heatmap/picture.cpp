@@ -6,7 +6,6 @@
 #include <cmath>
 #include <vector>
 
-#include "color_bar.hpp"
 #include "font.hpp"
 #include "labels.hpp"
 
@@ -17,13 +16,96 @@ constexpr int margin = 24, gap = 10, tick = 5;
 constexpr int title_scale = 3, label_scale = 2, small_scale = 1;
 constexpr int line_height = (glyph_height + 1) * label_scale;
 constexpr std::size_t longest_title = 100;
-constexpr int separated = 20;  // cells of this size and more have white lines between them
+constexpr int separated = 20;  // cells of at least this size have white lines between them
 
-bool is_labeled(const WeightMap& map) {
+// The color bar.
+
+constexpr int bar_width = 22, bar_tick = 5, bar_gap = 6;
+constexpr int swatch_height = 20, swatch_step = swatch_height + 10, above_swatches = 16;
+
+/// The height of a bar beside something of the given height.
+int color_bar_height(int beside) {
+  constexpr int least = 160, most = 480;
+  return std::clamp(beside, least, most);
+}
+
+/// The color map with numbers beside it. Below it stand the colors of hidden keys and of NaN, if a
+/// map has them.
+class ColorBar {
+ public:
+  ColorBar(const ColorScale& scale, int bar_height, std::span<const ProbabilityMap> maps);
+
+  int width() const;
+  int height() const;
+  void draw(Canvas& canvas, int left, int top) const;
+
+ private:
+  const ColorScale& scale_;
+  int bar_height_;
+  bool hidden_ = false, nan_ = false;
+};
+
+ColorBar::ColorBar(const ColorScale& scale, int bar_height, std::span<const ProbabilityMap> maps)
+    : scale_(scale), bar_height_(bar_height) {
+  for (const ProbabilityMap& map : maps) {
+    for (std::size_t n = 0; n < map.grid.probabilities.size(); ++n) {
+      if (map.grid.hidden[n] != 0)
+        hidden_ = true;
+      else if (std::isnan(map.grid.probabilities[n]))
+        nan_ = true;
+    }
+  }
+}
+
+int ColorBar::width() const {
+  int letters = text_width(hidden_ ? "hidden" : "NaN", label_scale);
+  for (const auto& [place, text] : scale_.ticks())
+    letters = std::max(letters, text_width(text, label_scale));
+  return bar_width + bar_tick + bar_gap + letters;
+}
+
+int ColorBar::height() const {
+  return bar_height_ + above_swatches + swatch_step * (hidden_ + nan_);
+}
+
+void ColorBar::draw(Canvas& canvas, int left, int top) const {
+  for (int y = 0; y < bar_height_; ++y) {
+    canvas.fill({left, top + y, bar_width, 1},
+                map_color(1 - static_cast<double>(y) / (bar_height_ - 1)));
+  }
+  canvas.frame({left, top, bar_width, bar_height_}, faint_ink);
+  const int text_left = left + bar_width + bar_tick + bar_gap,
+            half_letter = cap_height * label_scale / 2;
+  for (const auto& [place, text] : scale_.ticks()) {
+    const int y = top + static_cast<int>(std::lround((1 - place) * (bar_height_ - 1)));
+    canvas.fill({left + bar_width + 1, y, bar_tick, 1}, faint_ink);
+    canvas.text(text_left, y - half_letter, text);
+  }
+  int swatch_top = top + bar_height_ + above_swatches;
+  const auto name = [&](const Box& swatch, const char* text) {
+    canvas.frame(swatch, faint_ink);
+    canvas.text(text_left, swatch.top + swatch_height / 2 - half_letter, text);
+    swatch_top += swatch_step;
+  };
+  if (hidden_) {
+    const Box swatch{left, swatch_top, bar_width, swatch_height};
+    canvas.hatch(swatch);
+    name(swatch, "hidden");
+  }
+  if (nan_) {
+    const Box swatch{left, swatch_top, bar_width, swatch_height};
+    canvas.fill(swatch, nan_color);
+    name(swatch, "NaN");
+  }
+}
+
+// The map beside it.
+
+bool is_labeled(const ProbabilityMap& map) {
   return !map.row_labels.empty() || !map.column_labels.empty();
 }
 
-/// Axes with tokens are given room to name each, unless there are very many.
+/// An axis with labels gets room for each of them, unless there are very many.
 CellSizes sizes_of(std::int64_t count, bool labeled) {
   constexpr std::int64_t many = 100;
   constexpr int together = 960, most = 72, legible = line_height;
@@ -32,12 +114,12 @@ CellSizes sizes_of(std::int64_t count, bool labeled) {
   return {1, most, together};
 }
 
-/// Everything that has a place on the page of one map.
+/// The position and size of everything in the image of one map.
 struct Page {
   CellArea cells;
   std::vector<Mark> rows, columns;
-  bool upright_columns = false;    // tokens stand upright, numbers lie
-  bool upright_query = false;      // so does the name of the axis, where the map is high enough
+  bool upright_columns = false;    // labels are vertical, numbers horizontal
+  bool upright_query = false;      // vertical if the map is high enough
   std::vector<std::string> notes;  // below the map
   int title_size = title_scale;
   int axis_bottom = 0, bar_left = 0, bar_height = 0;
@@ -58,7 +140,7 @@ int size_of_title(const std::string& title, int room) {
   return text_width(title, title_scale) <= room ? title_scale : label_scale;
 }
 
-void place_axes(Page& page, const WeightMap& map) {
+void place_axes(Page& page, const ProbabilityMap& map) {
   CellArea& cells = page.cells;
   cells = cell_area(map.grid, sizes_of(map.grid.columns, is_labeled(map)),
                     sizes_of(map.grid.rows, is_labeled(map)));
@@ -78,7 +160,7 @@ void place_axes(Page& page, const WeightMap& map) {
   page.axis_bottom = cells.top + cells.height() + tick + gap / 2 + names + gap / 2;
 }
 
-Page page_of(const WeightMap& map, const ColorScale& scale) {
+Page page_of(const ProbabilityMap& map, const ColorScale& scale) {
   Page page;
   place_axes(page, map);
   const CellArea& cells = page.cells;
@@ -98,16 +180,16 @@ Page page_of(const WeightMap& map, const ColorScale& scale) {
   return page;
 }
 
-/// Two decimals; what they cannot tell from 0 is said in another way.
-std::string figures(float weight) {
-  if (std::isnan(weight)) return "NaN";
-  if (weight == 0) return "0";
-  if (weight < 0.005f) return "<.01";
-  return fmt::format("{:.2f}", weight);
+/// Two decimals. Small probabilities that are not 0 are written as "<.01".
+std::string figures(float probability) {
+  if (std::isnan(probability)) return "NaN";
+  if (probability == 0) return "0";
+  if (probability < 0.005f) return "<.01";
+  return fmt::format("{:.2f}", probability);
 }
 
-void draw_figures(Canvas& canvas, const Box& cell, float weight, Color background) {
-  const std::string words = figures(weight);
+void draw_figures(Canvas& canvas, const Box& cell, float probability, Color background) {
+  const std::string text = figures(probability);
   constexpr int padding = 6;
   const int widest_figures = static_cast<int>(std::string_view("0.00").size());
   const auto fits = [&](int scale) {
@@ -117,8 +199,8 @@ void draw_figures(Canvas& canvas, const Box& cell, float weight, Color backgroun
   const int scale = fits(label_scale) && cell.height >= text_height(label_scale) + padding
                         ? label_scale
                         : small_scale;
-  canvas.text(cell.left + (cell.width - text_width(words, scale)) / 2,
-              cell.top + (cell.height - cap_height * scale) / 2, words,
+  canvas.text(cell.left + (cell.width - text_width(text, scale)) / 2,
+              cell.top + (cell.height - cap_height * scale) / 2, text,
               {scale, text_color_on(background)});
 }
 
@@ -135,10 +217,10 @@ void draw_cells(Canvas& canvas, const CellArea& area, const Grid& grid, const Co
         canvas.hatch(box);
         continue;
       }
-      const float weight = cells.weight(row, column);
-      const Color color = scale.color(weight);
+      const float probability = cells.probability(row, column);
+      const Color color = scale.color(probability);
       canvas.fill(box, color);
-      if (whole) draw_figures(canvas, box, weight, color);
+      if (whole) draw_figures(canvas, box, probability, color);
     }
   }
   canvas.frame(area.box(), faint_ink);
@@ -187,13 +269,13 @@ void draw_notes(Canvas& canvas, int left, int top, const std::vector<std::string
 
 }  // namespace
 
-CellArea cells_of(const WeightMap& map) {
+CellArea cells_of(const ProbabilityMap& map) {
   Page page;
   place_axes(page, map);
   return page.cells;
 }
 
-Canvas draw_map(const WeightMap& map, const ColorScale& scale) {
+Canvas draw_map(const ProbabilityMap& map, const ColorScale& scale) {
   const Page page = page_of(map, scale);
   Canvas canvas(page.width, page.height);
   canvas.text(margin, margin, shortened(map.title, longest_title), {page.title_size, ink});
@@ -206,7 +288,7 @@ Canvas draw_map(const WeightMap& map, const ColorScale& scale) {
   return canvas;
 }
 
-Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
+Canvas draw_maps(std::span<const ProbabilityMap> maps, const ColorScale& scale,
                  const std::string& title) {
   const auto count = static_cast<std::int64_t>(maps.size());
   const auto across = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
@@ -215,12 +297,12 @@ Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
                         std::clamp(together / static_cast<int>(across), smallest, largest)};
   CellArea area = cell_area(maps.front().grid, sizes, sizes);
   int panel_width = area.width();
-  for (const WeightMap& map : maps)
+  for (const ProbabilityMap& map : maps)
     panel_width = std::max(panel_width, text_width(map.title, label_scale));
   panel_width += 2 * gap;
   const int panel_height = area.height() + line_height + 2 * gap;
   const int top = margin + text_height(title_scale) + gap;
-  const int down = static_cast<int>(parts_of(count, across));
+  const int down = static_cast<int>(ceil_div(count, across));
 
   std::vector<std::string> notes = {"queries downwards, keys to the right"};
   for (const std::string& note : notes_of(area, scale)) notes.push_back(note);

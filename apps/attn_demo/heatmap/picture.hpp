@@ -1,4 +1,4 @@
-// A heat map as pixels: queries from above to below, keys from left to right.
+// Heat maps as images: queries from top to bottom, keys from left to right.
 #pragma once
 
 #include <span>
@@ -7,20 +7,20 @@
 #include "canvas.hpp"
 #include "colors.hpp"
 #include "placing.hpp"
-#include "weight_map.hpp"
+#include "probability_map.hpp"
 
 namespace attn::apps::demo {
 
-/// Where draw_map puts its cells.
-CellArea cells_of(const WeightMap& map);
+/// The area of the image in which draw_map draws the cells.
+CellArea cells_of(const ProbabilityMap& map);
 
-/// One head with axes, labels, a color bar and, where cells are large, the weights in figures. The
-/// grid must not be empty.
-Canvas draw_map(const WeightMap& map, const ColorScale& scale);
+/// Draws one head with axes, labels and a color bar. Cells that are large enough show their
+/// probability as a number. The grid must not be empty.
+Canvas draw_map(const ProbabilityMap& map, const ColorScale& scale);
 
-/// Several heads of one size, each a small panel with its own title, on one scale. None may be
-/// empty.
-Canvas draw_maps(std::span<const WeightMap> maps, const ColorScale& scale,
+/// Draws several heads of the same size as small panels with a title each, on one color scale.
+/// None may be empty.
+Canvas draw_maps(std::span<const ProbabilityMap> maps, const ColorScale& scale,
                  const std::string& title);
 
 }  // namespace attn::apps::demo

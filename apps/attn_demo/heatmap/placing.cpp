@@ -7,7 +7,7 @@
 namespace attn::apps::demo {
 namespace {
 
-/// Thinner cells are lost to the eye where they are few.
+/// Cells of fewer pixels are hard to see if they are few.
 constexpr int thinnest = 24;
 constexpr std::size_t longest_label = 16;
 constexpr int label_scale = 2;
@@ -18,9 +18,9 @@ int cell_size(std::int64_t count, CellSizes sizes) {
   return static_cast<int>(size);
 }
 
-/// How many weights share a cell of the least size.
+/// The number of probabilities in a cell if cells have the least size.
 std::int64_t block_size(std::int64_t count, CellSizes sizes) {
-  return std::max<std::int64_t>(1, parts_of(count * sizes.least, sizes.together));
+  return std::max<std::int64_t>(1, ceil_div(count * sizes.least, sizes.together));
 }
 
 /// 1, 2, 5, 10, 20, 50, ...
@@ -38,8 +38,8 @@ std::int64_t step_of(AxisPlaces axis, int room) {
 CellArea cell_area(const Grid& grid, CellSizes width, CellSizes height) {
   CellArea area;
   area.blocks = {block_size(grid.rows, height), block_size(grid.columns, width)};
-  area.rows = parts_of(grid.rows, area.blocks.rows);
-  area.columns = parts_of(grid.columns, area.blocks.columns);
+  area.rows = ceil_div(grid.rows, area.blocks.rows);
+  area.columns = ceil_div(grid.columns, area.blocks.columns);
   area.cell_width = cell_size(area.columns, width);
   area.cell_height = cell_size(area.rows, height);
   const int most = std::max(thinnest, std::min(area.cell_width, area.cell_height));

@@ -1,4 +1,5 @@
-// How large cells are and which of them are named: numbers in, numbers out.
+// The size of the cells of a heat map, and which places of an axis get a label. This is computed
+// from numbers alone, without an image.
 #pragma once
 
 #include <cstdint>
@@ -6,17 +7,17 @@
 #include <vector>
 
 #include "canvas.hpp"
-#include "weight_map.hpp"
+#include "probability_map.hpp"
 
 namespace attn::apps::demo {
 
-/// Where cells lie: cell [row, column] has its upper left pixel at left + column * cell_width, top
-/// + row * cell_height.
+/// The area of the cells. The upper left pixel of cell [row, column] is at
+/// (left + column * cell_width, top + row * cell_height).
 struct CellArea {
   int left = 0, top = 0;
   int cell_width = 1, cell_height = 1;
-  Blocks blocks;                       // of weights that a cell stands for
-  std::int64_t rows = 0, columns = 0;  // of cells
+  Blocks blocks;                       // how many probabilities a cell stands for
+  std::int64_t rows = 0, columns = 0;  // number of cells
 
   int width() const { return cell_width * static_cast<int>(columns); }
   int height() const { return cell_height * static_cast<int>(rows); }
@@ -27,27 +28,28 @@ struct CellArea {
   }
 };
 
-/// The least and most pixels of one side of a cell, and the pixels that all of them together should
-/// not exceed.
+/// The least and most pixels of one side of a cell, and the most pixels of all cells of an axis
+/// together.
 struct CellSizes {
   int least, most, together;
 };
-/// At 0, 0. Cells are square, unless one side has so many that cells would be too thin to see.
+/// The area for a grid, at (0, 0). Cells are square, unless one axis has so many that square cells
+/// would be too thin to see.
 CellArea cell_area(const Grid& grid, CellSizes width, CellSizes height);
 
-/// A name on an axis, and how many pixels from the axis' beginning its middle is.
+/// A label on an axis; its middle is `middle` pixels from the beginning of the axis.
 struct Mark {
   int middle;
   std::string text;
 };
-/// One axis of an area.
+/// One axis of a CellArea.
 struct AxisPlaces {
-  std::int64_t count;  // of weights
-  std::int64_t block;
-  int cell;
+  std::int64_t count;  // number of probabilities
+  std::int64_t block;  // probabilities of a cell
+  int cell;            // pixels of a cell
 };
-/// As many names as fit where each takes `room` pixels: all of them, every second, fifth, tenth and
-/// so on.
+/// As many labels as fit if each takes `room` pixels: all of them, or every second, fifth, tenth
+/// and so on.
 std::vector<Mark> marks(const std::vector<std::string>& labels, AxisPlaces axis, int room);
 
 int widest(const std::vector<Mark>& marks);

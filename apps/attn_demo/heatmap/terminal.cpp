@@ -16,7 +16,7 @@ constexpr int cell_letters = 2;
 constexpr std::size_t longest_row_label = 12, longest_column_label = 8;
 constexpr std::int64_t most_lines = 48;
 
-/// From small to large, where there is no color. None of them is a hidden key's.
+/// Characters for small to large probabilities, used without color. Hidden keys have another one.
 constexpr std::string_view ramp = " -=+*%#@";
 constexpr char hidden_letter = '.', nan_letter = '?';
 
@@ -33,18 +33,18 @@ char ramp_letter(double position) {
 
 std::string cell_text(const Grid& grid, std::int64_t row, std::int64_t column,
                       const ColorScale& scale, bool in_color) {
-  const float weight = grid.weight(row, column);
+  const float probability = grid.probability(row, column);
   if (in_color) {
     if (grid.is_hidden(row, column)) return colored(hidden_color, "//", hatch_color);
-    return colored(scale.color(weight), "  ");
+    return colored(scale.color(probability), "  ");
   }
   const char letter = grid.is_hidden(row, column) ? hidden_letter
-                      : std::isnan(weight)        ? nan_letter
-                                                  : ramp_letter(scale.position(weight));
+                      : std::isnan(probability)   ? nan_letter
+                                                  : ramp_letter(scale.position(probability));
   return std::string(cell_letters, letter);
 }
 
-/// Names of the places at which blocks begin.
+/// The labels of the first place of each block.
 std::vector<std::string> block_labels(const std::vector<std::string>& labels, std::int64_t count,
                                       std::int64_t block, std::size_t most) {
   std::vector<std::string> result;
@@ -59,7 +59,7 @@ std::size_t longest(const std::vector<std::string>& labels) {
   return length;
 }
 
-/// Upright, each over the first letter of its cell.
+/// The labels from top to bottom, each above the first character of its cell.
 std::string column_heading(const std::vector<std::string>& labels, std::size_t indent) {
   const std::size_t height = longest(labels);
   std::string lines;
@@ -76,7 +76,7 @@ std::string column_heading(const std::vector<std::string>& labels, std::size_t i
   return lines;
 }
 
-std::string legend(const WeightMap& map, const ColorScale& scale, bool in_color) {
+std::string legend(const ProbabilityMap& map, const ColorScale& scale, bool in_color) {
   const auto ticks = scale.ticks();
   std::string bar;
   if (in_color) {
@@ -96,15 +96,15 @@ std::string legend(const WeightMap& map, const ColorScale& scale, bool in_color)
 
 }  // namespace
 
-std::string terminal_map(const WeightMap& map, const ColorScale& scale,
+std::string terminal_map(const ProbabilityMap& map, const ColorScale& scale,
                          const TerminalStyle& style) {
   const Grid& whole = map.grid;
-  Blocks blocks{parts_of(whole.rows, most_lines), 1};
+  Blocks blocks{ceil_div(whole.rows, most_lines), 1};
   const std::vector<std::string> rows =
       block_labels(map.row_labels, whole.rows, blocks.rows, longest_row_label);
   const std::size_t margin = longest(rows) + 2;  // a space and an edge
   const int cells = std::max(1, (style.width - static_cast<int>(margin) - 1) / cell_letters);
-  blocks.columns = parts_of(whole.columns, cells);
+  blocks.columns = ceil_div(whole.columns, cells);
   const std::vector<std::string> columns =
       block_labels(map.column_labels, whole.columns, blocks.columns, longest_column_label);
   const Grid grid = reduced(whole, blocks);

@@ -4,17 +4,18 @@
 #include <string>
 
 #include "colors.hpp"
-#include "weight_map.hpp"
+#include "probability_map.hpp"
 
 namespace attn::apps::demo {
 
 struct TerminalStyle {
-  bool colored = false;  // else by characters
-  int width = 100;       // letters in a line
+  bool colored = false;  // false: characters stand for probabilities
+  int width = 100;       // characters in a line
 };
 
-/// Lines with two characters a cell: the names of the keys, upright, a line for each query, and a
-/// key to the colors or characters. UTF-8.
-std::string terminal_map(const WeightMap& map, const ColorScale& scale, const TerminalStyle& style);
+/// The map as lines of UTF-8, two characters a cell: the labels of the keys from top to bottom, one
+/// line for each query, and a legend.
+std::string terminal_map(const ProbabilityMap& map, const ColorScale& scale,
+                         const TerminalStyle& style);
 
 }  // namespace attn::apps::demo

@@ -1,5 +1,5 @@
-// attn_demo layers: a stack of transformer layers, its attention by each kernel, and where the time
-// goes.
+// attn_demo layers: runs transformer layers with each attention kernel, and shows the errors and
+// the time that each part takes.
 #include <attn/attn.hpp>
 
 #include <fmt/format.h>
@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <memory>
 #include <optional>
 
 #include "apps/attn_demo/call/arguments.hpp"
@@ -20,18 +19,18 @@
 namespace attn::apps::demo {
 namespace {
 
-constexpr std::int64_t most = std::int64_t{1} << 20;  // tokens, sequences
+constexpr std::int64_t largest_run = std::int64_t{1} << 20;  // tokens or sequences
 
 struct LayersArguments {
   ModelChoice model;
-  std::optional<std::int64_t> seq;  // default: that of LayersRun, or what the model has room for
+  std::optional<std::int64_t> seq;  // default: LayersRun's, or as much as the model has room for
   LayersRun run;
   bool json = false;
 };
 
 struct Part {
   const char* name;
-  const char* key;  // in JSON
+  const char* key;  // its name in JSON
   ForwardTimes::Duration ForwardTimes::*time;
 };
 constexpr Part parts[] = {{"q, k, v, out projections", "projections", &ForwardTimes::projections},
@@ -42,7 +41,7 @@ constexpr Part parts[] = {{"q, k, v, out projections", "projections", &ForwardTi
                           {"embedding", "embedding", &ForwardTimes::embedding},
                           {"logits", "logits", &ForwardTimes::output}};
 
-/// What a forward takes that no part of it counts.
+/// The time of a forward pass that belongs to none of its parts.
 double rest(const Phase& phase) {
   double sum = 0;
   for (const Part& part : parts) sum += seconds(phase.times.*part.time);
@@ -167,7 +166,7 @@ void print_json(const Model& model, const LayersRun& run, const LayersMeasured& 
                                         {"in_place_bytes", m.in_place_bytes},
                                         {"cache_bytes", m.cache_bytes},
                                         {"activation_bytes", m.activation_bytes}}}};
-  // A folder's name may be any bytes.
+  // The name of a folder may have bytes that are not UTF-8.
   fmt::print("{}\n", all.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
@@ -192,28 +191,19 @@ int run_layers(const LayersArguments& arguments) {
 }  // namespace
 
 void add_layers(CLI::App& app, Command& chosen) {
-  const auto arguments = std::make_shared<LayersArguments>();
-  CLI::App& command = *app.add_subcommand(
-      "layers", "transformer layers: how far the kernels are apart, and where the time goes");
-  add_model_options(command, arguments->model);
-  add_seed_option(command, "of a toy's weights; default 0", [arguments](std::uint64_t seed) {
-    arguments->model.toy.seed = seed;
-  })->excludes(command.get_option("--model"));
-  add_value(command, "--seq N", "tokens of the prompt; default 256, or what the model has room for",
-            [arguments](auto option, auto text) {
-              arguments->seq = integer_value(option, text, {1, most});
-            });
-  add_value(command, "--batch N", "sequences; default 1", [arguments](auto option, auto text) {
-    arguments->run.batch = integer_value(option, text, {1, most});
-  });
-  add_value(command, "--min-time S", "seconds to time prefill and decode for, each; default 0.5",
-            [arguments](auto option, auto text) {
-              arguments->run.min_time = number_value<double>(option, text);
-              if (arguments->run.min_time < 0) reject_value(option, text, "a number of at least 0");
-            });
-  command.add_flag("--json", arguments->json, "one JSON object instead of the tables");
-  command.callback(
-      [arguments, &chosen] { chosen = [arguments] { return run_layers(*arguments); }; });
+  const auto [command, arguments] = add_command<LayersArguments>(
+      app, chosen, "layers",
+      "transformer layers: how far the kernels are apart, and where the time goes", run_layers);
+  add_model_options(command, arguments.model);
+  add_integer(command, "--seed N", arguments.model.toy.seed, {.min = 0},
+              "the seed of a toy's weights; default 0")
+      ->excludes(command.get_option("--model"));
+  add_integer(command, "--seq N", arguments.seq, {1, largest_run},
+              "tokens of the prompt; default 256, or what the model has room for");
+  add_integer(command, "--batch N", arguments.run.batch, {1, largest_run}, "sequences; default 1");
+  add_number(command, "--min-time S", arguments.run.min_time, not_negative,
+             "seconds to time prefill and decode for, each; default 0.5");
+  command.add_flag("--json", arguments.json, "one JSON object instead of the tables");
 }
 
 }  // namespace attn::apps::demo

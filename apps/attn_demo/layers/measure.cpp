@@ -17,7 +17,7 @@ namespace {
 
 using attn::detail::errors_between;
 
-/// Token ids, the same in every run.
+/// Random token ids, the same in every run of the program.
 Tensor random_ids(const LayersRun& run, std::int64_t vocab_size) {
   Tensor ids(DType::i64, {run.batch, run.seq});
   std::mt19937_64 random(1);
@@ -28,7 +28,8 @@ Tensor random_ids(const LayersRun& run, std::int64_t vocab_size) {
   return ids;
 }
 
-/// Runs f at least three times and for min_time; the run of median time. It took `tokens` tokens.
+/// Repeats f for min_time, at least three times, and returns the run of median duration. One run
+/// processes `tokens` tokens.
 Phase median_of(double min_time, std::int64_t tokens, const std::function<Phase()>& f) {
   constexpr std::size_t least = 3;
   std::vector<Phase> runs;
@@ -41,7 +42,7 @@ Phase median_of(double min_time, std::int64_t tokens, const std::function<Phase(
   return *middle;
 }
 
-/// One model and prompt, run in several ways.
+/// Runs one model on one prompt: with each attention kernel, as prefill, and as decode.
 class Runs {
  public:
   Runs(Model& model, const LayersRun& run)
@@ -51,7 +52,7 @@ class Runs {
         caches_(model, run.batch, run.positions()),
         logits_(DType::f32, {run.batch, model.settings.vocab_size}) {}
 
-  /// The residual streams behind all layers, and the time that took.
+  /// The residual streams after all layers. Sets `time` to the duration in seconds.
   std::vector<Tensor> streams(AttentionKernel kernel, double& time) {
     std::vector<Tensor> streams;
     const ForwardHooks hooks{
@@ -70,7 +71,7 @@ class Runs {
     return median_of(run_.min_time, run_.batch * run_.seq, once);
   }
 
-  /// Steps behind the prompt.
+  /// Decode steps after the prompt.
   Phase decode() {
     const TensorView token = std::as_const(ids_).view().sliced(1, 0, 1);
     std::int64_t step = LayersRun::decode_steps;
@@ -113,7 +114,7 @@ double rms_of(const Tensor& tensor) {
 }
 
 void measure_distances(Runs& runs, LayersMeasured& measured) {
-  double first_time = 0;  // has the compiling of kernels in it
+  double first_time = 0;  // not used: oneDNN compiles its kernels in the first run
   const std::vector<Tensor> tiled = runs.streams(AttentionKernel::tiled, first_time);
   runs.streams(AttentionKernel::unfused, first_time);
   const std::vector<Tensor> unfused =
@@ -127,7 +128,8 @@ void measure_distances(Runs& runs, LayersMeasured& measured) {
   }
 }
 
-/// Logits are made of the last tokens alone, and left out.
+/// Floating-point operations of a prefill. Logits are not counted: only the last token of each
+/// sequence has them.
 double prefill_flops(const DecoderSettings& settings, const LayersRun& run) {
   const auto seq = static_cast<double>(run.seq), batch = static_cast<double>(run.batch);
   double flops = 2 * seq * projection_weights(settings);
@@ -138,14 +140,15 @@ double prefill_flops(const DecoderSettings& settings, const LayersRun& run) {
   return batch * flops;
 }
 
-/// Keys and values of the prompt and half of the steps.
+/// Bytes of keys and values that an average decode step reads: those of the prompt and of half of
+/// the steps.
 double cache_bytes_read(const DecoderSettings& settings, const LayersRun& run) {
   return cache_bytes_per_token(settings) * static_cast<double>(run.batch) *
          (static_cast<double>(run.seq) + LayersRun::decode_steps / 2.0);
 }
 
-/// Of the streams behind all layers for three kernels, the widest activations, and the scores of
-/// all heads that unfused holds.
+/// Refuses a run that does not fit into memory. It needs the residual streams after all layers for
+/// three kernels, the widest activations, and the scores of all heads, which unfused holds.
 void require_room(const DecoderSettings& settings, const LayersRun& run) {
   const AttentionSettings& a = settings.layers.front().attention;
   const auto seq = static_cast<double>(run.seq), tokens = seq * static_cast<double>(run.batch);

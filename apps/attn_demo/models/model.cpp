@@ -21,31 +21,20 @@ constexpr std::int64_t largest_size = std::int64_t{1} << 20;
 
 void add_toy_options(CLI::App& command, ModelChoice& choice, CLI::Option* folder) {
   ToyShape& toy = choice.toy;
-  const auto take = [](std::int64_t& value) {
-    return [&value](auto option, auto text) {
-      value = integer_value(option, text, {1, largest_size});
-    };
+  add_choice(command, "--arch NAME", toy.family, {{"llama", Family::llama}, {"gpt2", Family::gpt2}},
+             "llama or gpt2: the family of a toy with random weights; default llama")
+      ->excludes(folder);
+  const auto add = [&](const char* spec, auto& size, const char* description) {
+    add_integer(command, spec, size, {1, largest_size}, description)->excludes(folder);
   };
-  add_value(command, "--arch NAME",
-            "llama or gpt2: the family of a toy with random weights; default llama",
-            [&](auto option, auto text) {
-              toy.family = choice_value<Family>(option, text,
-                                                {{"llama", Family::llama}, {"gpt2", Family::gpt2}});
-            })
-      ->excludes(folder);
-  add_value(command, "--layers N", "of a toy; default 4", take(toy.num_layers))->excludes(folder);
-  add_value(command, "--hidden N", "width of a toy; default 512", take(toy.hidden))
-      ->excludes(folder);
-  add_value(command, "--heads N", "of a toy; default 8", take(toy.num_q_heads))->excludes(folder);
-  add_value(command, "--kv-heads N",
-            "of a toy; default: a quarter of the heads in llama, all in gpt2",
-            [&](auto option, auto text) {
-              choice.num_kv_heads = integer_value(option, text, {1, largest_size});
-            })
-      ->excludes(folder);
+  add("--layers N", toy.num_layers, "layers of a toy; default 4");
+  add("--hidden N", toy.hidden, "width of a toy; default 512");
+  add("--heads N", toy.num_q_heads, "query heads of a toy; default 8");
+  add("--kv-heads N", choice.num_kv_heads,
+      "KV heads of a toy; default: a quarter of the heads in llama, all in gpt2");
 }
 
-/// What the options leave open.
+/// The shape of a toy, with defaults for what no option says.
 ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
   ToyShape toy = choice.toy;
   const std::int64_t by_default =
@@ -56,11 +45,11 @@ ToyShape completed(const ModelChoice& choice, std::int64_t positions) {
   return toy;
 }
 
-/// bf16 is computed with as it is; f16, which products do not take, widens.
+/// Models in bf16 run in bf16. Models in f16 run in f32, because projections do not support f16.
 DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : DType::f32; }
 
-/// Of packed weights and caches; a toy has its weights as drawn besides. (A folder's lie in its
-/// files.)
+/// Refuses a model whose packed weights and caches do not fit into memory. A toy also holds the
+/// weights before packing; those of a folder are mapped from its files.
 void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens,
                   bool toy) {
   const AttentionSettings& attention = settings.layers.front().attention;
@@ -82,21 +71,10 @@ void add_model_options(CLI::App& command, ModelChoice& choice) {
                                 "a folder with config.json and model.safetensors");
   folder->type_name("DIR");
   add_toy_options(command, choice, folder);
-  add_value(command, "--dtype TYPE",
-            "f32 or bf16: of weights, cache and products; default that of the files, or f32",
-            [&](auto option, auto text) {
-              choice.dtype =
-                  choice_value<DType>(option, text, {{"f32", DType::f32}, {"bf16", DType::bf16}});
-            });
+  add_choice(command, "--dtype TYPE", choice.dtype, {{"f32", DType::f32}, {"bf16", DType::bf16}},
+             "f32 or bf16: the type of weights, cache and products; default that of the files, or "
+             "f32");
   add_execution_options(command, choice.execution);
-}
-
-CLI::Option* add_seed_option(CLI::App& command, const std::string& description,
-                             std::function<void(std::uint64_t)> take) {
-  return add_value(command, "--seed N", description,
-                   [take = std::move(take)](auto option, auto text) {
-                     take(static_cast<std::uint64_t>(integer_value(option, text, {.min = 0})));
-                   });
 }
 
 ModelSource::ModelSource(const ModelChoice& choice)

@@ -1,4 +1,4 @@
-// The model that a command runs: a folder's, or a toy with random weights.
+// The model that a command runs: one in a folder, or a toy with random weights.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -7,7 +7,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,18 +18,15 @@ namespace attn::apps::demo {
 
 struct ModelChoice {
   std::optional<std::string> folder;
-  ToyShape toy;  // where there is no folder
+  ToyShape toy;  // used if there is no folder
   std::optional<std::int64_t> num_kv_heads;
-  std::optional<DType> dtype;  // default: f32 of a toy, the stored type of a folder
+  std::optional<DType> dtype;  // default: f32 for a toy, the stored type for a folder
   Execution execution;
 };
 
-/// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. A toy's seed is
-/// the command's own option.
+/// Adds --model, or --arch and the sizes of a toy, and --dtype, --threads, --isa. Each command adds
+/// --seed itself.
 void add_model_options(CLI::App& command, ModelChoice& choice);
-/// Adds --seed.
-CLI::Option* add_seed_option(CLI::App& command, const std::string& description,
-                             std::function<void(std::uint64_t)> take);
 
 struct Model {
   std::string description;
@@ -41,18 +37,18 @@ struct Model {
   std::vector<std::int64_t> eos_ids;  // tokens that end a text
 };
 
-/// What a choice leads to, before weights are packed. Throws attn::Error for a folder that cannot
-/// be read.
+/// The chosen model before its weights are packed. Throws attn::Error if the folder cannot be read.
 class ModelSource {
  public:
   explicit ModelSource(const ModelChoice& choice);
 
-  /// No sequence of this model can be longer.
+  /// The maximum length of a sequence.
   std::int64_t most_positions() const;
-  /// The folder's tokenizer.json; bytes where there is none and all ids are bytes; else empty.
+  /// The tokenizer of the folder's tokenizer.json. Without that file, one whose tokens are bytes if
+  /// the vocabulary is no larger; else empty.
   std::optional<Tokenizer> tokenizer() const;
-  /// With room for so many positions in each sequence of a batch. Throws attn::Error if the model
-  /// has less, for sizes that make no model, and for what would not fit into memory.
+  /// Loads the model with room for `positions` in each sequence of a batch. Throws attn::Error if
+  /// the model has fewer positions, if sizes contradict each other, or if memory does not suffice.
   Model load(std::int64_t positions, std::int64_t batch = 1) const;
 
  private:
@@ -63,13 +59,13 @@ class ModelSource {
   std::shared_ptr<const ModelFolder> folder_;  // null: a toy
 };
 
-/// How many weights the projections and MLPs of all layers have, which is also the multiply-adds
-/// that one token takes there.
+/// The number of weights in the projections and MLPs of all layers. One token needs as many
+/// multiply-adds there.
 double projection_weights(const DecoderSettings& settings);
-/// Of the keys and values of one token in all layers.
+/// Bytes of the keys and values of one token in all layers.
 double cache_bytes_per_token(const DecoderSettings& settings);
 
-/// A cache for each layer, and the references to them that a forward takes.
+/// A cache for each layer, and the references to them that a forward pass takes.
 struct Caches {
   Caches(const Model& model, std::int64_t batch, std::int64_t capacity);
   void truncate(std::int64_t position);

@@ -40,15 +40,12 @@ std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSo
 
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
                                      const std::optional<Tokenizer>& tokenizer) {
-  const auto refuse = [](const char* message) {
-    throw Error(ErrorCode::invalid_argument, message);
-  };
   if (choice.ids) return *choice.ids;
-  if (!choice.text) refuse("a model needs --prompt TEXT or --prompt-ids 1,2,3");
+  if (!choice.text) reject("a model needs --prompt TEXT or --prompt-ids 1,2,3");
   if (!tokenizer)
-    refuse("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
+    reject("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
   std::vector<std::int64_t> ids = tokenizer->encode(*choice.text);
-  if (ids.empty()) refuse("--prompt is empty, and the model begins texts with no token of its own");
+  if (ids.empty()) reject("--prompt is empty, and the model begins texts with no token of its own");
   return ids;
 }
 

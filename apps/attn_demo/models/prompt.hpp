@@ -1,4 +1,4 @@
-// What a model is given to read.
+// The prompt of a model: a text, or token ids.
 #pragma once
 
 #include <attn/tokenizer.hpp>
@@ -23,11 +23,12 @@ struct PromptChoice {
 /// Adds --prompt and --prompt-ids.
 void add_prompt_options(CLI::App& command, PromptChoice& choice);
 
-/// The model's tokenizer. Where ids are given, one of a kind that is not supported is as good as
-/// none.
+/// The model's tokenizer. If ids are given, none is needed: then a tokenizer of an unsupported kind
+/// gives an empty result instead of an error.
 std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSource& source);
 
-/// At least one id. Throws attn::Error where there is none, or a text and no tokenizer.
+/// The ids of the prompt, at least one. Throws attn::Error if there is none, or if there is a text
+/// but no tokenizer.
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
                                      const std::optional<Tokenizer>& tokenizer);
 

@@ -16,7 +16,7 @@
 namespace attn::apps::demo {
 namespace {
 
-/// center + deviation * normal.
+/// Values are center + deviation * (a standard normal value).
 struct Draw {
   Dims shape;
   float center;
@@ -31,13 +31,13 @@ Tensor drawn(const Draw& draw, DType dtype, std::uint64_t seed) {
   return dtype == DType::f32 ? std::move(tensor) : copy_as(tensor.view(), dtype);
 }
 
-/// Tensors are planned first and drawn together, as drawing them takes longer than anything else
-/// about a toy.
+/// Collects all tensors first and then draws their values together in parallel, because drawing is
+/// the slowest part of making a toy.
 class Drawing {
  public:
   explicit Drawing(const ToyShape& shape) : shape_(shape) {}
 
-  /// A view whose memory comes with finish().
+  /// Plans a tensor. finish() makes it and sets the view.
   void plan(TensorView& view, const Draw& draw) {
     draws_.push_back(draw);
     views_.push_back(&view);
@@ -103,7 +103,7 @@ void plan_layer(Drawing& drawing, const ToyShape& shape, LayerWeights& layer) {
   const LayerSettings settings = layer_settings(shape);
   const std::int64_t hidden = shape.hidden, head_dim = settings.attention.head_dim;
   const std::int64_t q = shape.num_q_heads * head_dim, kv = shape.num_kv_heads * head_dim;
-  // What many layers add to the residual stream stays of order 1 (as GPT-2 is initialized).
+  // The sum of what all layers add to the residual stream stays of order 1, as in GPT-2.
   const float gain = 1 / std::sqrt(2 * static_cast<float>(shape.num_layers));
   drawing.norm(layer.attention_norm);
   drawing.linear(layer.attention.q, q, hidden);

@@ -1,4 +1,4 @@
-// Models with random weights, in the shapes of real families.
+// Models with random weights that have the structure of real families.
 #pragma once
 
 #include <attn/transformer.hpp>
@@ -18,25 +18,26 @@ struct ToyShape {
   std::int64_t num_kv_heads = 2;
   std::int64_t vocab_size = 256;
   std::int64_t max_positions = 0;
-  DType dtype = DType::f32;  // of weights and of computing
+  DType dtype = DType::f32;  // type of the weights and of the computation
   std::uint64_t seed = 0;
 };
 
-/// Settings, weights, and the tensors that those are views of.
+/// The settings and weights of a model. The weights are views of `tensors`.
 struct ToyWeights {
   DecoderSettings settings;
   DecoderWeights weights;
   std::vector<Tensor> tensors;
 };
 
-/// Throws attn::Error for heads that do not divide hidden.
+/// Throws attn::Error if the heads do not divide hidden.
 DecoderSettings toy_settings(const ToyShape& shape);
 
-/// Llama: RMS norms, rope, SwiGLU of 8/3 hidden rounded up to a multiple of 256, no biases. GPT-2:
-/// layer norms, learned positions, GELU's tanh form of 4 hidden, biases. Both with an output of its
-/// own, as a tied one would repeat the last token. Weights are normal, of a deviation that keeps
-/// the residual stream of order 1 and gives logits one of 2; the same shape and seed give the same
-/// bits. Throws attn::Error as toy_settings.
+/// Makes the weights. A Llama has RMS norms, RoPE, SwiGLU of width 8/3 hidden rounded up to a
+/// multiple of 256, and no biases. A GPT-2 has layer norms, learned positions, GELU in its tanh
+/// form of width 4 hidden, and biases. The output projection is not tied to the embedding, because
+/// a tied one would repeat the last token. Weights are normal; their standard deviation keeps the
+/// residual stream of order 1 and gives logits a standard deviation of 2. The same shape and seed
+/// give the same bits. Throws attn::Error like toy_settings.
 ToyWeights make_toy_weights(const ToyShape& shape);
 
 }  // namespace attn::apps::demo

@@ -58,26 +58,21 @@ void Svg::blank(Point corner, double width, double height) {
       corner.x, corner.y, width, height);
 }
 
-void Svg::text(Point at, const std::string& words, Anchor anchor, double size) {
+void Svg::text(Point at, const std::string& text, Anchor anchor, double size) {
   body_ +=
       fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"{}\" text-anchor=\"{}\">{}</text>\n",
-                  at.x, at.y, size, name_of(anchor), words);
+                  at.x, at.y, size, name_of(anchor), text);
 }
 
-void Svg::upright_text(Point at, const std::string& words) {
+void Svg::upright_text(Point at, const std::string& text) {
   body_ += fmt::format(
       "<text font-size=\"13\" text-anchor=\"middle\" transform=\"translate({:.1f} {:.1f}) "
       "rotate(-90)\">{}</text>\n",
-      at.x, at.y, words);
+      at.x, at.y, text);
 }
 
-Panel::Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y)
-    : svg_(svg),
-      corner_(corner),
-      width_(width),
-      height_(height),
-      x_(std::move(x)),
-      y_(std::move(y)) {
+Panel::Panel(Svg& svg, const Area& area, Axis x, Axis y)
+    : svg_(svg), area_(area), x_(std::move(x)), y_(std::move(y)) {
   for (const auto& [value, label] : y_.ticks) {
     const Point place = at(x_.low, value);
     svg_.line(place, at(x_.high, value), gray);
@@ -90,17 +85,17 @@ Panel::Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y
   }
   svg_.line(at(x_.low, y_.low), at(x_.high, y_.low), black);
   svg_.line(at(x_.low, y_.low), at(x_.low, y_.high), black);
-  svg_.text({corner_.x + width_ / 2, corner_.y + height_ + 40}, x_.label);
-  svg_.upright_text({corner_.x - 42, corner_.y + height_ / 2}, y_.label);
+  svg_.text({area_.corner.x + area_.width / 2, area_.corner.y + area_.height + 40}, x_.label);
+  svg_.upright_text({area_.corner.x - 42, area_.corner.y + area_.height / 2}, y_.label);
 }
 
 Point Panel::at(double x, double y) const {
-  return {corner_.x + width_ * (x - x_.low) / (x_.high - x_.low),
-          corner_.y + height_ * (y_.high - y) / (y_.high - y_.low)};
+  return {area_.corner.x + area_.width * (x - x_.low) / (x_.high - x_.low),
+          area_.corner.y + area_.height * (y_.high - y) / (y_.high - y_.low)};
 }
 
-void Panel::title(const std::string& words) {
-  svg_.text({corner_.x + width_ / 2, corner_.y - 14}, words, Anchor::middle, 14);
+void Panel::title(const std::string& text) {
+  svg_.text({area_.corner.x + area_.width / 2, area_.corner.y - 14}, text, Anchor::middle, 14);
 }
 
 void Panel::curve(const std::vector<Point>& values, const Ink& ink) {
@@ -131,13 +126,13 @@ void draw_legend(Svg& svg, Point corner, Sample sample,
   constexpr double sample_width = 26, sample_height = 12, line_height = 22, width = 120;
   svg.blank(corner, width, line_height * static_cast<double>(entries.size()));
   Point middle{corner.x + 4, corner.y + line_height / 2};
-  for (const auto& [ink, words] : entries) {
+  for (const auto& [ink, text] : entries) {
     if (sample == Sample::bar) {
       svg.box({middle.x, middle.y - sample_height / 2}, sample_width, sample_height, ink);
     } else {
       svg.line(middle, {middle.x + sample_width, middle.y}, ink, curve_thickness);
     }
-    svg.text({middle.x + sample_width + 8, middle.y + 5}, words, Anchor::start);
+    svg.text({middle.x + sample_width + 8, middle.y + 5}, text, Anchor::start);
     middle.y += line_height;
   }
 }

@@ -1,4 +1,4 @@
-// Charts as SVG: shapes and words on a white page, and panels with axes to put them in.
+// Charts as SVG: shapes and text on a white page, and panels with axes.
 #pragma once
 
 #include <string>
@@ -8,13 +8,13 @@
 
 namespace attn::apps::demo {
 
-/// In pixels, from the upper left corner.
+/// A position in pixels, from the upper left corner of the page.
 struct Point {
   double x, y;
 };
 
-/// A color as SVG writes it, and how a line of it is dashed ("" is solid), so that series differ
-/// without color too.
+/// A color in SVG's notation, and the dash pattern of its lines ("" is solid). The patterns make
+/// series differ without color too.
 struct Ink {
   std::string_view color;
   std::string_view dashes = "";
@@ -30,51 +30,56 @@ class Svg {
 
   void line(Point from, Point to, const Ink& ink, double thickness = 1);
   void curve(const std::vector<Point>& points, const Ink& ink, double thickness);
-  /// Filled, with a thin dark edge that shows pale colors on white.
+  /// Draws a filled rectangle with a thin dark edge, which makes pale colors visible on white.
   void box(Point corner, double width, double height, const Ink& ink);
-  /// Covers what is there.
+  /// Draws a white rectangle over what is there.
   void blank(Point corner, double width, double height);
-  void text(Point at, const std::string& words, Anchor anchor = Anchor::middle, double size = 13);
-  /// From below to above.
-  void upright_text(Point at, const std::string& words);
+  void text(Point at, const std::string& text, Anchor anchor = Anchor::middle, double size = 13);
+  /// Draws text that reads from bottom to top.
+  void upright_text(Point at, const std::string& text);
   std::string finish() const { return body_ + "</svg>\n"; }
 
  private:
   std::string body_;
 };
 
-/// One axis: what lies at its ends, and where it is marked.
+/// One axis: its label, the values at its ends, and its ticks.
 struct Axis {
   std::string label;
   double low, high;
   std::vector<std::pair<double, std::string>> ticks;
 };
 
+/// A rectangle of the page. `corner` is the upper left one.
+struct Area {
+  Point corner;
+  double width, height;
+};
+
 /// A part of the page with a horizontal and a vertical axis.
 class Panel {
  public:
   /// Draws the axes, and a pale line across at each of y's ticks.
-  Panel(Svg& svg, Point corner, double width, double height, Axis x, Axis y);
+  Panel(Svg& svg, const Area& area, Axis x, Axis y);
 
   Point at(double x, double y) const;
-  void title(const std::string& words);
-  /// From the points' values.
+  void title(const std::string& text);
+  /// Draws a curve through points, given as values on the axes.
   void curve(const std::vector<Point>& values, const Ink& ink);
-  /// From 0 up; `left` and `right` are on the x axis.
+  /// Draws a bar from 0 upwards; `left` and `right` are values on the x axis.
   void bar(double left, double right, double height, const Ink& ink);
 
  private:
   Svg& svg_;
-  Point corner_;
-  double width_, height_;
+  Area area_;
   Axis x_, y_;
 };
 
-/// Steps from low to high, labeled with so many decimals.
+/// Ticks at equal steps from low to high; their labels have so many decimals.
 std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps,
                                                        int decimals);
 
-/// Samples of inks and their meanings, one below the other. `corner` is the upper left one.
+/// Draws samples of inks with their meanings, one below the other. `corner` is the upper left one.
 enum class Sample { bar, curve };
 void draw_legend(Svg& svg, Point corner, Sample sample,
                  const std::vector<std::pair<Ink, std::string>>& entries);

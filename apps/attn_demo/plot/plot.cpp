@@ -7,7 +7,6 @@
 #include <array>
 #include <cmath>
 #include <functional>
-#include <memory>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/call/call.hpp"
@@ -23,12 +22,14 @@ struct PlotArguments {
   std::optional<std::string> out, logits;
 };
 
-/// The same picture on every machine that has these kernels: other ISAs differ in the last bits.
+/// The baseline ISA makes the picture the same on every machine; other ISAs differ in the last
+/// bits.
 constexpr Execution reproducible{.num_threads = 1, .isa = Isa::baseline};
 
 using Normalizer = std::function<void(const TensorView& x, const MutableTensorView& y)>;
 
-/// From dark to pale, so that they differ without color too.
+/// One of the curves or sets of bars. Their colors go from dark to pale, so that they differ
+/// without color too.
 struct Series {
   std::string name;
   Ink ink;
@@ -85,8 +86,8 @@ std::vector<float> normalized(const Series& series, const std::vector<float>& x)
   return y;
 }
 
-/// Groups of bars, one for each logit, a bar for each series.
-void draw_bars(Svg& svg, Point corner, double width, double height, const std::vector<Series>& all,
+/// Draws a group of bars for each logit, with one bar for each series.
+void draw_bars(Svg& svg, const Area& area, const std::vector<Series>& all,
                const std::vector<float>& logits) {
   std::vector<std::vector<float>> heights;
   float greatest = 0;
@@ -101,8 +102,8 @@ void draw_bars(Svg& svg, Point corner, double width, double height, const std::v
       y{"probability", 0, 0.2 * steps, even_ticks(0, 0.2 * steps, steps, 1)};
   for (std::size_t n = 0; n < logits.size(); ++n)
     x.ticks.emplace_back(static_cast<double>(n), fmt::format("{:.3g}", logits[n]));
-  Panel panel(svg, corner, width, height, x, y);
-  constexpr double group = 0.84;  // of the place of a class
+  Panel panel(svg, area, x, y);
+  constexpr double group = 0.84;  // share of a class's place that bars fill
   const double bar = group / static_cast<double>(all.size());
   for (std::size_t n = 0; n < logits.size(); ++n) {
     for (std::size_t series = 0; series < all.size(); ++series) {
@@ -119,23 +120,23 @@ std::vector<std::pair<Ink, std::string>> legend_of(const std::vector<Series>& al
 }
 
 constexpr double page_width = 800;
-/// A fortieth of it, sparsemax's step between the points of a curve, is a whole number of tenths of
-/// a pixel, to which coordinates are rounded: the last bit of a probability does not show.
+/// Coordinates are rounded to tenths of a pixel. Sparsemax's step between two points of a curve is
+/// 1/40 of this height, a whole number of tenths, so the last bit of a probability does not show.
 constexpr double panel_height = 288;
 
 std::string temperature_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax of the same logits at four temperatures");
   svg.text({page_width / 2, 26}, "softmax(x / T) of the same logits", Anchor::middle, 15);
-  draw_bars(svg, {70, 50}, 700, panel_height, temperatures(), logits);
+  draw_bars(svg, {{70, 50}, 700, panel_height}, temperatures(), logits);
   draw_legend(svg, {640, 60}, Sample::bar, legend_of(temperatures()));
   return svg.finish();
 }
 
-/// The first of two probabilities, for the logits t and 0.
-void draw_two_classes(Svg& svg, Point corner, double width, double height) {
+/// Draws the first of two probabilities as a function of t, for the logits t and 0.
+void draw_two_classes(Svg& svg, const Area& area) {
   constexpr double reach = 3;
   constexpr int points = 120;
-  Panel panel(svg, corner, width, height, {"t", -reach, reach, even_ticks(-reach, reach, 6, 0)},
+  Panel panel(svg, area, {"t", -reach, reach, even_ticks(-reach, reach, 6, 0)},
               {"probability", 0, 1, even_ticks(0, 1, 5, 1)});
   panel.title("the first of two classes, logits [t, 0]");
   for (const Series& series : normalizers()) {
@@ -150,9 +151,9 @@ void draw_two_classes(Svg& svg, Point corner, double width, double height) {
 
 std::string sparsity_picture(const std::vector<float>& logits) {
   Svg svg(page_width, 400, "softmax, entmax15 and sparsemax of the same logits");
-  draw_two_classes(svg, {65, 50}, 250, panel_height);
+  draw_two_classes(svg, {{65, 50}, 250, panel_height});
   constexpr double left = 400;
-  draw_bars(svg, {left, 50}, 385, panel_height, normalizers(), logits);
+  draw_bars(svg, {{left, 50}, 385, panel_height}, normalizers(), logits);
   svg.text({left + 385. / 2, 36}, fmt::format("{} classes; 0 is exactly 0", logits.size()),
            Anchor::middle, 14);
   draw_legend(svg, {70, 54}, Sample::curve, legend_of(normalizers()));
@@ -179,14 +180,12 @@ void add_plot(CLI::App& app, Command& chosen) {
   for (const Plot& each :
        {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
         Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
-    const auto arguments = std::make_shared<PlotArguments>();
-    CLI::App& own = *command.add_subcommand(each.name, each.description);
-    add_text(own, "--out FILE", arguments->out, "a file that ends in .svg")->required();
-    add_text(own, "--logits FILE", arguments->logits,
+    const auto [own, arguments] = add_command<PlotArguments>(
+        command, chosen, each.name, each.description,
+        [picture = each.picture](const PlotArguments& given) { return plot(given, picture); });
+    add_text(own, "--out FILE", arguments.out, "a file that ends in .svg")->required();
+    add_text(own, "--logits FILE", arguments.logits,
              "2 to 16 logits, rank 1; default: ten from 2 to -2");
-    own.callback([picture = each.picture, arguments, &chosen] {
-      chosen = [picture, arguments] { return plot(*arguments, picture); };
-    });
   }
   check_name(command, Name::required);
 }
