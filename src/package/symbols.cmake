@@ -10,7 +10,8 @@
 # replaced at load time, so -fno-semantic-interposition lets the compiler inline exported ones.
 function(attn_set_visibility target)
   set_target_properties(${target} PROPERTIES
-    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON)
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON
+    DEFINE_SYMBOL "")  # no macro differs between both kinds, so that a compiler cache serves both
   target_compile_options(${target} PRIVATE -fno-semantic-interposition)
   get_target_property(type ${target} TYPE)
   if(type STREQUAL SHARED_LIBRARY AND NOT APPLE)
