@@ -51,8 +51,8 @@ enum class GeluForm {
   erf,   // x / 2 * (1 + erf(x / sqrt(2)))
   tanh,  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 };
-/// Hendrycks and Gimpel 2016, arXiv:1606.08415. Activations accept any rank, 0 included. In f32 the
-/// relative error is at most 1e-6 (erf) and 5e-7 (tanh, silu), for negative x too; only results
+/// Hendrycks and Gimpel 2016, arXiv:1606.08415. These functions accept any rank, 0 included. In f32
+/// the relative error is at most 1e-6 (erf) and 5e-7 (tanh, silu), for negative x too; only results
 /// below 2e-36 in magnitude may be 0. At -inf the result is the limit, -0.
 ATTN_API void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form = GeluForm::erf,
                    const Execution& execution = {});

@@ -142,7 +142,7 @@ struct LayerSettings {
   std::int64_t mlp_width = 0;
 };
 
-/// Settings of a decoder. Layers may differ in all but `hidden`. For n layers that are alike:
+/// Settings of a decoder. Layers may differ in all but `hidden`. For n layers that are the same:
 ///   {.layers = std::vector<LayerSettings>(n, layer), .vocab_size = vocab_size}
 /// The norm behind the last layer has that layer's kind and epsilon.
 struct DecoderSettings {

@@ -1,4 +1,4 @@
-// Activations: functions of single elements.
+// gelu and silu: functions of single elements.
 #include <attn/functional.hpp>
 
 #include <algorithm>

@@ -63,7 +63,7 @@ void refuse_quantized(const JsonObject& json) {
     json.unsupported("quantization_config", "f32, f16 or bf16 weights");
 }
 
-// ------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // rope
 
 LinearRopeScaling linear_scaling(const JsonObject& json) {
@@ -134,7 +134,7 @@ RopeSettings read_rope(const JsonObject& json, std::int64_t head_dim,
   return rope;
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // sliding window
 
 /// The window of a token that attends to itself and the tokens before it, `width` in all.
@@ -180,7 +180,7 @@ std::optional<Window> read_window(const JsonObject& json, std::string_view model
   return window_of_width(window_width(json));
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 // families
 
 void read_heads(const JsonObject& json, const LlamaVariant& variant, AttentionSettings& attention) {

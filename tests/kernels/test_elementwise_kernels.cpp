@@ -275,7 +275,7 @@ TEST_CASE("Norms and RoPE: small integers, so that everything is exact") {
   });
 }
 
-TEST_CASE("Activations") {
+TEST_CASE("gelu and silu") {
   // The exponential is within 1.3 ulp, and an activation rounds about four times. GELU's exponent
   // and its rational function add about as much again.
   constexpr double silu_error = 4 * eps, gelu_error = 8 * eps;

@@ -76,8 +76,8 @@ void check_against_plain(const Floats& x, float alpha, const Execution& executio
   if (alpha == 1) return;
   constexpr long double margin = 1e-6L;  // closer to the threshold, rounding decides
   const auto above = [&](long double by) {
-    return std::count_if(wanted.excess.begin(), wanted.excess.end(),
-                         [by](long double excess) { return excess > by; });
+    return std::count_if(wanted.above.begin(), wanted.above.end(),
+                         [by](long double above) { return above > by; });
   };
   CHECK(got.support >= above(alpha > 2 ? 0 : margin));
   CHECK(got.support <= above(alpha > 2 ? 0 : -margin));
@@ -97,8 +97,8 @@ void check_certificate(const Floats& x, float alpha, const Execution& execution)
   for (std::size_t n = 0; n < x.size(); ++n) {
     sum += got.y[n];
     support += got.y[n] > 0;
-    const double excess = factor * x[n] - got.tau;
-    worst = std::max(worst, got.y[n] > 0 ? std::fabs(std::pow(got.y[n], factor) - excess) : excess);
+    const double above = factor * x[n] - got.tau;
+    worst = std::max(worst, got.y[n] > 0 ? std::fabs(std::pow(got.y[n], factor) - above) : above);
   }
   CHECK(std::fabs(sum - 1) <= 1e-6);
   CHECK(got.support == support);

@@ -37,10 +37,10 @@ Point point_away_from_kinks(std::int64_t count, double scale, float alpha, std::
       point.greatest_dy = std::max<double>(point.greatest_dy, std::fabs(point.dy.back()));
     }
     const PlainEntmax plain = plain_entmax(point.x, alpha);
-    const auto close = [&](long double excess) {
-      return std::fabs(excess) < 0.02L * std::min(1.F, alpha - 1);
+    const auto close = [&](long double above) {
+      return std::fabs(above) < 0.02L * std::min(1.F, alpha - 1);
     };
-    if (std::any_of(plain.excess.begin(), plain.excess.end(), close)) continue;
+    if (std::any_of(plain.above.begin(), plain.above.end(), close)) continue;
     for (const long double y : plain.y) point.y.push_back(static_cast<float>(y));
     return point;
   }

@@ -15,7 +15,7 @@ struct PlainEntmax {
   long double tau = 0;
   /// How far each element lies above the threshold, (alpha - 1) x_i - tau; negative below. Empty
   /// for alpha = 1.
-  std::vector<long double> excess;
+  std::vector<long double> above;
 };
 
 using LongDoubles = std::vector<long double>;
@@ -99,9 +99,9 @@ inline PlainEntmax plain_entmax(const LongDoubles& x, long double alpha) {
   PlainEntmax result;
   result.tau = tau + (alpha - 1) * maximum;
   for (const long double value : z) {
-    result.excess.push_back(halving ? (value - sorted[last]) + below_last : value - tau);
+    result.above.push_back(halving ? (value - sorted[last]) + below_last : value - tau);
     const bool in = halving ? value >= sorted[last] : value > tau;
-    result.y.push_back(in ? std::pow(result.excess.back(), 1 / (alpha - 1)) : 0);
+    result.y.push_back(in ? std::pow(result.above.back(), 1 / (alpha - 1)) : 0);
   }
   return result;
 }

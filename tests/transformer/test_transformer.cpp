@@ -1,4 +1,4 @@
-// Attention blocks against a plain program in double, and a decoder against its layers.
+// Attention blocks against a plain program in double.
 #include <attn/attn.hpp>
 
 #include <doctest/doctest.h>
@@ -354,69 +354,4 @@ TEST_CASE("A padded forward after a cached one of the same shapes is as if it we
   block.forward(data.x.view(), cache, later.view());
   block.forward(data.x.view(), {}, later.view(), padded);
   CHECK(later.values() == first.values());
-}
-
-TEST_CASE("A decoder of unlike layers is those layers, one after another, bit for bit") {
-  constexpr std::int64_t hidden = 40, vocab = 30, batch = 2, seq = 7;
-  for (const DType dtype : compute_types) {
-    CAPTURE(name_of(dtype));
-    BlockCase first, second;
-    first.settings.dtype = second.settings.dtype = dtype;
-    first.settings.rope = RopeSettings{};
-    first.settings.options.window = Window{.left = 2, .right = {}};
-    second.settings.num_q_heads = 6;
-    second.settings.num_kv_heads = 3;
-    second.settings.head_dim = 8;
-    second.settings.max_positions = 64;
-    BlockData one(first, 1), two(second, 2);
-    const std::vector<LayerSettings> layers{
-        {.attention = first.settings, .mlp = MlpKind::swiglu, .mlp_width = 56},
-        {.attention = second.settings, .mlp = MlpKind::gelu, .mlp_width = 24}};
-    const StridedTensor embedding = one.normal({vocab, hidden}, 0, 1);
-    const StridedTensor scale = one.normal({hidden}, 1, 0.1), gate = one.matrix(56, hidden);
-    const StridedTensor up = one.matrix(56, hidden), down = one.matrix(hidden, 56);
-    const StridedTensor other_up = two.matrix(24, hidden), other_down = two.matrix(hidden, 24);
-    const NormWeights norm{.scale = scale.view()};
-    DecoderWeights weights{.embedding = embedding.view(), .final_norm = norm};
-    weights.layers = {{.attention_norm = norm,
-                       .attention = one.weights(),
-                       .mlp_norm = norm,
-                       .mlp = {.gate = {gate.view()}, .up = {up.view()}, .down = {down.view()}}},
-                      {.attention_norm = norm,
-                       .attention = two.weights(),
-                       .mlp_norm = norm,
-                       .mlp = {.up = {other_up.view()}, .down = {other_down.view()}}}};
-
-    Decoder decoder({.layers = layers, .vocab_size = vocab}, weights);
-    std::vector<KvCache> caches = make_caches(decoder.settings(), batch, seq);
-    const std::vector<CacheRef> refs(caches.begin(), caches.end());
-    CHECK(caches[0].settings().num_kv_heads == 2);
-    CHECK(caches[1].settings().num_kv_heads == 3);
-    CHECK(caches[1].settings().head_dim == 8);
-    TransformerLayer alone[] = {{layers[0], weights.layers[0]}, {layers[1], weights.layers[1]}};
-    std::vector<KvCache> own_caches = make_caches(decoder.settings(), batch, seq);
-
-    const std::vector<std::int64_t> ids = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7};
-    const TensorView all_ids(ids.data(), {batch, seq});
-    std::vector<Tensor> streams;
-    const ForwardHooks hooks{
-        .layer = [&](const TensorView& x) { streams.push_back(copy_as(x, DType::f32)); }};
-    // A prompt, then steps of one token.
-    for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>{0, 5}, {5, 6}, {6, 7}}) {
-      streams.clear();
-      decoder.forward(all_ids.sliced(1, begin, end), refs, {}, {.hooks = &hooks});
-      REQUIRE(streams.size() == 2);
-      Tensor x(DType::f32, {batch, end - begin, hidden});
-      for (std::int64_t n = 0; n < batch * (end - begin); ++n) {
-        const std::int64_t at = n / (end - begin) * seq + begin + n % (end - begin);
-        const std::int64_t id = ids[static_cast<std::size_t>(at)];
-        copy_into(embedding.view().sliced(0, id, id + 1),
-                  {x.data<float>() + n * hidden, {1, hidden}});
-      }
-      for (std::size_t n = 0; n < 2; ++n) {
-        alone[n].forward(x.view(), own_caches[n]);
-        CHECK(std::memcmp(x.data(), streams[n].data(), x.size_in_bytes()) == 0);
-      }
-    }
-  }
 }

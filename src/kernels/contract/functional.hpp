@@ -31,7 +31,7 @@ struct FunctionalKernels {
   /// Pair n is (row[2n], row[2n + 1]), for n < count.
   void (*rope_interleaved)(float* row, const float* cos, const float* sin, std::int64_t count);
 
-  // Activations. dst may be src.
+  // GELU and SiLU. dst may be src.
   /// x / (1 + exp(-x))
   void (*silu)(const float* src, std::int64_t count, float* dst);
   /// dst = silu(gate) * up; dst may be either.
