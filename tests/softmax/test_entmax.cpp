@@ -77,7 +77,7 @@ void check_against_plain(const Floats& x, float alpha, const Execution& executio
   constexpr long double margin = 1e-6L;  // closer to the threshold, rounding decides
   const auto above = [&](long double by) {
     return std::count_if(wanted.above.begin(), wanted.above.end(),
-                         [by](long double above) { return above > by; });
+                         [by](long double distance) { return distance > by; });
   };
   CHECK(got.support >= above(alpha > 2 ? 0 : margin));
   CHECK(got.support <= above(alpha > 2 ? 0 : -margin));
