@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "attn_demo/heatmap/colors.hpp"
-#include "attn_demo/heatmap/font.hpp"
 #include "attn_demo/heatmap/labels.hpp"
 #include "attn_demo/heatmap/picture.hpp"
 #include "attn_demo/heatmap/terminal.hpp"
+#include "drawing/font.hpp"
 #include "support/png.hpp"
 #include "support/program.hpp"
 
@@ -23,7 +23,7 @@ using demo::Grid;
 
 namespace {
 
-Pixel pixel_of(demo::Color color) { return {color.red, color.green, color.blue}; }
+Pixel pixel_of(apps::Color color) { return {color.red, color.green, color.blue}; }
 
 /// One head of three queries and keys. With --scale 1 the scores are 0, 1 and 2 in every row,
 /// shifted by one from row to row.
@@ -59,7 +59,7 @@ demo::CellArea cells_of(std::int64_t rows, std::int64_t columns) {
 
 /// The color at a cell's corner, where there are no digits.
 Pixel corner(const Png& png, const demo::CellArea& cells, std::int64_t row, std::int64_t column) {
-  const demo::Box box = cells.cell(row, column);
+  const apps::Box box = cells.cell(row, column);
   return png.at(box.left, box.top);
 }
 
@@ -69,7 +69,7 @@ bool near(const Pixel& a, const Pixel& b, int most = 1) {
                     [most](int x, int y) { return std::abs(x - y) <= most; });
 }
 
-std::set<Pixel> colors_of(const Png& png, const demo::Box& box) {
+std::set<Pixel> colors_of(const Png& png, const apps::Box& box) {
   std::set<Pixel> found;
   for (int y = box.top; y < box.top + box.height - 1; ++y) {
     for (int x = box.left; x < box.left + box.width - 1; ++x) found.insert(png.at(x, y));
@@ -88,7 +88,7 @@ TEST_CASE("cells have the colors of their weights, and hidden ones are hatched")
   REQUIRE(png.pixels.size() > 0);
   const demo::CellArea cells = cells_of(3, 3);
   CHECK(corner(png, cells, 0, 0) ==
-        pixel_of(demo::map_color(1)));  // it sees only itself: the largest probability
+        pixel_of(apps::map_color(1)));  // it sees only itself: the largest probability
   for (int row = 0; row < 3; ++row) {
     for (int key = 0; key < 3; ++key) {
       CAPTURE(row);
@@ -97,7 +97,7 @@ TEST_CASE("cells have the colors of their weights, and hidden ones are hatched")
         CHECK(colors_of(png, cells.cell(row, key)) == hatched);
       else
         CHECK(near(corner(png, cells, row, key),
-                   pixel_of(demo::map_color(weight_of(row, key, row + 1)))));
+                   pixel_of(apps::map_color(weight_of(row, key, row + 1)))));
     }
   }
 }
@@ -107,8 +107,8 @@ TEST_CASE("small probabilities are not shown as hidden keys") {
   // sparsemax gives the third key of the first row probability 1, and the other visible keys 0.
   check_done(sample.draw("--normalizer sparsemax"));
   const Png png = read_png(sample.out);
-  CHECK(corner(png, cells_of(3, 3), 0, 0) == pixel_of(demo::map_color(0)));
-  CHECK(corner(png, cells_of(3, 3), 0, 2) == pixel_of(demo::map_color(1)));
+  CHECK(corner(png, cells_of(3, 3), 0, 0) == pixel_of(apps::map_color(0)));
+  CHECK(corner(png, cells_of(3, 3), 0, 2) == pixel_of(apps::map_color(1)));
   CHECK(std::none_of(png.pixels.begin(), png.pixels.end(),
                      [](const Pixel& pixel) { return hatched.count(pixel) > 0; }));
 
@@ -158,7 +158,7 @@ TEST_CASE("one head of many, with all that a call has") {
       if (hidden)
         CHECK(hatched.count(pixel) == 1);
       else
-        CHECK(near(pixel, pixel_of(demo::map_color(own[n] / largest))));
+        CHECK(near(pixel, pixel_of(apps::map_color(own[n] / largest))));
     }
   }
   // All heads are on one page, and the bytes are the same each time.
@@ -206,11 +206,11 @@ TEST_CASE("in the terminal, with colors") {
   map.grid.hidden[9999] = 1;
   const demo::ColorScale scale(demo::ScaleKind::linear, {&map, 1});
   const std::string text = demo::terminal_map(map, scale, {true, 60});
-  const auto background = [](demo::Color c) {
+  const auto background = [](apps::Color c) {
     return fmt::format("\033[48;2;{:03};{:03};{:03}m", c.red, c.green, c.blue);
   };
-  CHECK(text.find(background(demo::map_color(1))) != std::string::npos);
-  CHECK(text.find(background(demo::map_color(0))) != std::string::npos);
+  CHECK(text.find(background(apps::map_color(1))) != std::string::npos);
+  CHECK(text.find(background(apps::map_color(0))) != std::string::npos);
   CHECK(text.find("each cell: the largest of 3 x 4 weights\n") != std::string::npos);
   // A block is drawn as hidden only if all its keys are. The last block, of one row and four keys,
   // has three visible keys.
@@ -246,14 +246,14 @@ TEST_CASE("blocks have their largest weight") {
 }
 
 TEST_CASE("the color map grows lighter all the way, and what is not on it differs from all of it") {
-  const auto brightness = [](demo::Color c) { return 299 * c.red + 587 * c.green + 114 * c.blue; };
-  const auto distance = [](demo::Color a, demo::Color b) {
+  const auto brightness = [](apps::Color c) { return 299 * c.red + 587 * c.green + 114 * c.blue; };
+  const auto distance = [](apps::Color a, apps::Color b) {
     return std::abs(a.red - b.red) + std::abs(a.green - b.green) + std::abs(a.blue - b.blue);
   };
   for (int n = 0; n <= 100; ++n) {
-    const demo::Color color = demo::map_color(n / 100.);
-    if (n > 0) CHECK(brightness(color) > brightness(demo::map_color((n - 1) / 100.)));
-    for (const demo::Color other : {demo::hidden_color, demo::hatch_color, demo::nan_color})
+    const apps::Color color = apps::map_color(n / 100.);
+    if (n > 0) CHECK(brightness(color) > brightness(apps::map_color((n - 1) / 100.)));
+    for (const apps::Color other : {demo::hidden_color, demo::hatch_color, demo::nan_color})
       CHECK(distance(color, other) > 90);
   }
 }
@@ -287,12 +287,12 @@ TEST_CASE("color scales") {
 
 TEST_CASE("every letter has its own glyph") {
   std::set<std::vector<bool>> glyphs;
-  std::string letters = {demo::ellipsis, demo::middle_dot, demo::times_sign};
+  std::string letters = {apps::ellipsis, apps::middle_dot, apps::times_sign};
   for (char letter = ' '; letter <= '~'; ++letter) letters += letter;
   for (const char letter : letters) {
     std::vector<bool> pixels;
-    for (int n = 0; n < demo::glyph_width * demo::glyph_height; ++n) {
-      pixels.push_back(demo::glyph_pixel(letter, n % demo::glyph_width, n / demo::glyph_width));
+    for (int n = 0; n < apps::glyph_width * apps::glyph_height; ++n) {
+      pixels.push_back(apps::glyph_pixel(letter, n % apps::glyph_width, n / apps::glyph_width));
     }
     CHECK((std::count(pixels.begin(), pixels.end(), true) == 0) == (letter == ' '));
     glyphs.insert(pixels);
@@ -303,11 +303,11 @@ TEST_CASE("every letter has its own glyph") {
 TEST_CASE("labels") {
   using Labels = std::vector<std::string>;
   CHECK(demo::readable(" a\n\t\r\x01\xc3\x7f~") ==
-        std::string{demo::middle_dot} + "a\\n\\t\\r\\x01\\xc3\\x7f~");
+        std::string{apps::middle_dot} + "a\\n\\t\\r\\x01\\xc3\\x7f~");
   CHECK(demo::readable("") == "");
   CHECK(demo::readable_title("a b\n\x85") == "a b\\n\\x85");
   CHECK(demo::shortened("abcd", 4) == "abcd");
-  CHECK(demo::shortened("abcde", 4) == std::string("abc") + demo::ellipsis);
+  CHECK(demo::shortened("abcde", 4) == std::string("abc") + apps::ellipsis);
   CHECK(demo::comma_labels("a,,b") == Labels{"a", "", "b"});
   CHECK(demo::line_labels("a\n\nb,c\n") == Labels{"a", "", "b,c"});
   CHECK(demo::utf8("a\xb7\x85") == "a\xc2\xb7\xe2\x80\xa6");
@@ -337,15 +337,15 @@ TEST_CASE("pictures of any shape hold their cells") {
     map.title = "title";
     const demo::ColorScale scale(demo::ScaleKind::linear, {&map, 1});
     const demo::CellArea cells = demo::cells_of(map);
-    const demo::Canvas canvas = demo::draw_map(map, scale);
+    const apps::Canvas canvas = demo::draw_map(map, scale);
     CHECK(canvas.width() >= cells.left + cells.width());
     CHECK(canvas.height() >= cells.top + cells.height());
     CHECK(canvas.width() < 1400);
     CHECK(canvas.height() < 1400);
     CHECK(cells.width() >= 24);
     CHECK(cells.height() >= 24);
-    const demo::Box last = cells.cell(cells.rows - 1, cells.columns - 1);
-    CHECK(canvas.at(last.left, last.top) == demo::map_color(1));
+    const apps::Box last = cells.cell(cells.rows - 1, cells.columns - 1);
+    CHECK(canvas.at(last.left, last.top) == apps::map_color(1));
     const demo::ProbabilityMap two[] = {map, map};
     CHECK(demo::draw_maps(two, scale, "all").width() > 0);
   }

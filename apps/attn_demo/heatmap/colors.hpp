@@ -1,31 +1,19 @@
 // The colors that stand for probabilities.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "apps/drawing/color.hpp"
 #include "probability_map.hpp"
 
 namespace attn::apps::demo {
 
-struct Color {
-  std::uint8_t red = 0, green = 0, blue = 0;
-  friend bool operator==(const Color&, const Color&) = default;
-};
-
 // Hidden keys have a color that is not on the color map: a pale gray-blue with a hatch over it.
 inline constexpr Color hidden_color{224, 228, 236}, hatch_color{176, 185, 202};
 inline constexpr Color nan_color{230, 0, 126};
-
-/// The color map at t in 0..1: from dark violet through blue and green to pale yellow. Perceived
-/// lightness is linear in t, so that equal differences look equal, and the map works in gray too.
-Color map_color(double t);
-
-/// White on dark colors, black on bright ones.
-Color text_color_on(Color color);
 
 enum class ScaleKind { linear, logarithmic };
 

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
+#include "apps/drawing/font.hpp"
 #include "apps/support/options.hpp"
-#include "font.hpp"
 
 namespace attn::apps::demo {
 namespace {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "font.hpp"
+#include "apps/drawing/font.hpp"
 #include "labels.hpp"
 
 namespace attn::apps::demo {
@@ -89,7 +89,7 @@ void ColorBar::draw(Canvas& canvas, int left, int top) const {
   };
   if (hidden_) {
     const Box swatch{left, swatch_top, bar_width, swatch_height};
-    canvas.hatch(swatch);
+    canvas.hatch(swatch, hidden_color, hatch_color);
     name(swatch, "hidden");
   }
   if (nan_) {
@@ -214,7 +214,7 @@ void draw_cells(Canvas& canvas, const CellArea& area, const Grid& grid, const Co
       box.width -= line;
       box.height -= line;
       if (cells.is_hidden(row, column)) {
-        canvas.hatch(box);
+        canvas.hatch(box, hidden_color, hatch_color);
         continue;
       }
       const float probability = cells.probability(row, column);

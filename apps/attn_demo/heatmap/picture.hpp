@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "canvas.hpp"
+#include "apps/drawing/canvas.hpp"
 #include "colors.hpp"
 #include "placing.hpp"
 #include "probability_map.hpp"

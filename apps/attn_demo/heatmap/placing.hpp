@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "canvas.hpp"
+#include "apps/drawing/canvas.hpp"
 #include "probability_map.hpp"
 
 namespace attn::apps::demo {

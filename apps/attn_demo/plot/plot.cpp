@@ -12,8 +12,8 @@
 #include "apps/attn_demo/call/call.hpp"
 #include "apps/attn_demo/commands.hpp"
 #include "apps/attn_demo/outputs.hpp"
+#include "apps/drawing/chart.hpp"
 #include "apps/support/options.hpp"
-#include "chart.hpp"
 
 namespace attn::apps::demo {
 namespace {

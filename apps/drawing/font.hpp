@@ -1,7 +1,7 @@
 // A bitmap font of fixed width, for the text in pictures.
 #pragma once
 
-namespace attn::apps::demo {
+namespace attn::apps {
 
 /// Text is ASCII and these three characters, which have their codes in Windows-1252.
 inline constexpr char ellipsis = '\x85', middle_dot = '\xb7', times_sign = '\xd7';
@@ -14,4 +14,4 @@ inline constexpr int glyph_step = glyph_width + 1;
 /// Whether the pixel x, y of a character's glyph is set.
 bool glyph_pixel(char character, int x, int y);
 
-}  // namespace attn::apps::demo
+}  // namespace attn::apps

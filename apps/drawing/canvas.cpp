@@ -8,7 +8,7 @@
 
 #include "font.hpp"
 
-namespace attn::apps::demo {
+namespace attn::apps {
 namespace {
 
 constexpr int hatch_period = 8, hatch_width = 2;
@@ -46,11 +46,11 @@ void Canvas::fill(const Box& box, Color color) {
   }
 }
 
-void Canvas::hatch(const Box& box) {
-  fill(box, hidden_color);
+void Canvas::hatch(const Box& box, Color ground, Color lines) {
+  fill(box, ground);
   for (int y = std::max(box.top, 0); y < std::min(box.top + box.height, height_); ++y) {
     for (int x = std::max(box.left, 0); x < std::min(box.left + box.width, width_); ++x) {
-      if ((x + y) % hatch_period < hatch_width) fill({x, y, 1, 1}, hatch_color);
+      if ((x + y) % hatch_period < hatch_width) fill({x, y, 1, 1}, lines);
     }
   }
 }
@@ -98,4 +98,4 @@ std::string png_bytes(const Canvas& canvas) {
   return bytes;
 }
 
-}  // namespace attn::apps::demo
+}  // namespace attn::apps

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace attn::apps::demo {
+namespace attn::apps {
 
 /// A position in pixels, from the upper left corner of the page.
 struct Point {
@@ -84,4 +84,4 @@ enum class Sample { bar, curve };
 void draw_legend(Svg& svg, Point corner, Sample sample,
                  const std::vector<std::pair<Ink, std::string>>& entries);
 
-}  // namespace attn::apps::demo
+}  // namespace attn::apps

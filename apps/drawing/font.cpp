@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-namespace attn::apps::demo {
+namespace attn::apps {
 namespace {
 
 constexpr int glyphs_in_band = 14;
@@ -108,4 +108,4 @@ bool glyph_pixel(char character, int x, int y) {
   return sheet[static_cast<std::size_t>(row * sheet_width + column)] == '#';
 }
 
-}  // namespace attn::apps::demo
+}  // namespace attn::apps

@@ -1,14 +1,14 @@
-// An image in memory, the few shapes that a heat map consists of, and its PNG file.
+// An image in memory, a few shapes to draw in it, and its PNG file.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "colors.hpp"
+#include "color.hpp"
 
-namespace attn::apps::demo {
+namespace attn::apps {
 
 inline constexpr Color white{255, 255, 255}, ink{34, 34, 42}, faint_ink{120, 124, 136};
 
@@ -40,8 +40,8 @@ class Canvas {
   const std::vector<Color>& pixels() const { return pixels_; }
 
   void fill(const Box& box, Color color);
-  /// Fills the box with gray-blue and diagonal lines, which continue in neighboring boxes.
-  void hatch(const Box& box);
+  /// Fills the box and draws diagonal lines over it, which continue in neighboring boxes.
+  void hatch(const Box& box, Color ground, Color lines);
   /// Draws a border of one pixel around the box.
   void frame(const Box& box, Color color);
   /// Draws text whose upper left corner is at left, top.
@@ -59,4 +59,4 @@ class Canvas {
 /// Throws Error if libpng fails.
 std::string png_bytes(const Canvas& canvas);
 
-}  // namespace attn::apps::demo
+}  // namespace attn::apps

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-namespace attn::apps::demo {
+namespace attn::apps {
 namespace {
 
 constexpr double small_text = 12;
@@ -137,4 +137,4 @@ void draw_legend(Svg& svg, Point corner, Sample sample,
   }
 }
 
-}  // namespace attn::apps::demo
+}  // namespace attn::apps
