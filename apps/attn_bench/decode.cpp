@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <vector>
 
 #include "apps/support/memory.hpp"
+#include "apps/support/program.hpp"
 
 namespace attn::apps::bench {
 namespace {
@@ -79,10 +81,10 @@ void measure_decode(const Case& model, const Settings& settings, const Peak& pea
   for (const Case& shape : decode_cases(model)) {
     const double limit = available_memory() / 3;
     if (cache_size(shape) > limit) {
-      fmt::print(
-          each ? stderr : stdout,
+      const std::string skipped = fmt::format(
           "{:28}  skipped: K and V take {:.1f} GB, more than a third of the memory available\n",
           shape.name, cache_size(shape) / 1e9);
+      each ? print_notice(skipped) : fmt::print("{}", skipped);
       continue;
     }
     const Result result = measure(shape, settings, peak);

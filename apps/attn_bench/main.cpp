@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <exception>
 #include <optional>
 #include <string>
 #include <thread>
@@ -15,6 +14,7 @@
 
 #include "apps/support/normalizer_option.hpp"
 #include "apps/support/options.hpp"
+#include "apps/support/program.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
@@ -224,25 +224,25 @@ void add_options(CLI::App& app, Arguments& arguments) {
   softmax->callback([&arguments] { arguments.softmax = true; });
 }
 
-}  // namespace
-}  // namespace attn::apps::bench
-
-int main(int argc, char** argv) {
-  attn::apps::bench::Arguments arguments;
+int run_command_line(int argc, char** argv) {
+  Arguments arguments;
   CLI::App app{
       "Times attention on one shape, or on a list of real model shapes, after verifying its "
       "result. --kv-dtype, --page-size and "
       "--layout put K and V into a cache first."};
-  attn::apps::bench::add_options(app, arguments);
+  add_options(app, arguments);
   try {
     app.parse(argc, argv);
-    attn::apps::bench::run(arguments);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    fmt::print(stderr, "attn_bench: error: {}\n", error.what());
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "attn_bench: error: {}\n", error.what());
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
   }
-  return 2;
+  run(arguments);
+  return 0;
+}
+
+}  // namespace
+}  // namespace attn::apps::bench
+
+int main(int argc, char** argv) {
+  return attn::apps::run_program("attn_bench", attn::apps::bench::run_command_line, argc, argv);
 }

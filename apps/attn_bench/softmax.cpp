@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "apps/support/memory.hpp"
+#include "apps/support/program.hpp"
 #include "apps/support/random.hpp"
 #include "apps/support/timing.hpp"
 #include "onednn/softmax.hpp"
@@ -265,8 +266,9 @@ void measure_softmax(const Settings& settings, bool json) {
   }
   for (const MatrixCase& shape : standard_cases()) {
     if (shape.bytes() > available_memory() / 3) {
-      fmt::print(json ? stderr : stdout,
-                 "{:40}  skipped: more than a third of the memory available\n", shape.name());
+      const std::string skipped =
+          fmt::format("{:40}  skipped: more than a third of the memory available\n", shape.name());
+      json ? print_notice(skipped) : fmt::print("{}", skipped);
       continue;
     }
     const Row row = measure_case(shape, settings);

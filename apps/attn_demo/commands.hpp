@@ -47,7 +47,4 @@ void add_info(CLI::App& app, Command& chosen);
 /// What attn_demo does without a command.
 int compare_samples();
 
-/// Flushes standard output. Throws Error(io) if it cannot be written.
-void flush_output();
-
 }  // namespace attn::apps::demo

@@ -1,32 +1,18 @@
 // attn_demo: attention on tensors in files.
-#include <attn/error.hpp>
 #include <attn/info.hpp>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <cctype>
-#include <cstdio>
-#include <exception>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "apps/support/options.hpp"
+#include "apps/support/program.hpp"
 #include "commands.hpp"
 
 namespace attn::apps::demo {
 namespace {
-
-/// Prints the message as exactly one line, whatever names of files or tensors it quotes.
-int fail(std::string message) {
-  constexpr int wrong_usage_or_input = 2;
-  const auto control = [](unsigned char c) { return std::iscntrl(c) != 0; };
-  std::replace_if(message.begin(), message.end(), control, ' ');
-  fmt::print(stderr, "attn_demo: error: {}\n", message);
-  return wrong_usage_or_input;
-}
 
 std::string version_line() {
   const BuildInfo build = build_info();
@@ -61,11 +47,6 @@ int run_command_line(int argc, char** argv) {
 
 }  // namespace
 
-void flush_output() {
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
-    throw Error(ErrorCode::io, "cannot write to standard output");
-}
-
 void check_name(CLI::App& app, Name name) {
   app.require_subcommand(0, 1);
   app.allow_extras();
@@ -85,14 +66,5 @@ void check_name(CLI::App& app, Name name) {
 }  // namespace attn::apps::demo
 
 int main(int argc, char** argv) {
-  using namespace attn::apps::demo;
-  try {
-    const int code = run_command_line(argc, argv);
-    flush_output();
-    return code;
-  } catch (const std::bad_alloc&) {
-    return fail("out of memory");
-  } catch (const std::exception& error) {
-    return fail(error.what());
-  }
+  return attn::apps::run_program("attn_demo", attn::apps::demo::run_command_line, argc, argv);
 }

@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <cstdio>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <utility>
+
+#include "apps/support/program.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -18,7 +21,11 @@ constexpr const char* erase_line = "\r\033[K";
 
 Progress::Progress(std::string label) : label_(std::move(label)) {
   if (isatty(STDERR_FILENO) == 0) return;
-  display_ = std::jthread([this](const std::stop_token& stop) { show_until(stop); });
+  try {
+    display_ = std::jthread([this](const std::stop_token& stop) { show_until(stop); });
+  } catch (const std::system_error&) {
+    // The system has no room for one more thread, and the computation does not need this one.
+  }
 }
 
 Progress::~Progress() {
@@ -38,7 +45,7 @@ AttentionOptions Progress::counted(const AttentionTensors& tensors, AttentionOpt
   return options;
 }
 
-void Progress::show_until(const std::stop_token& stop) {
+void Progress::show_until(const std::stop_token& stop) try {
   using namespace std::chrono_literals;
   std::mutex mutex;
   std::condition_variable_any stopped;
@@ -48,11 +55,11 @@ void Progress::show_until(const std::stop_token& stop) {
   };
   if (stops_within(700ms)) return;
   do {
-    fmt::print(stderr, "{}{}", erase_line, line());
-    std::fflush(stderr);
+    print_notice(erase_line + line());
   } while (!stops_within(200ms));
-  std::fputs(erase_line, stderr);
-  std::fflush(stderr);
+  print_notice(erase_line);
+} catch (const std::bad_alloc&) {
+  // The computation will report it if it does not get along without this memory either.
 }
 
 std::string Progress::line() const {

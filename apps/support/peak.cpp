@@ -5,12 +5,14 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-#include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 
+#include "threads.hpp"
 #include "timing.hpp"
 
 namespace attn::apps {
@@ -59,20 +61,40 @@ __attribute__((target("avx512f,avx512bf16"))) float dot_products_bf16() {
 }
 #endif
 
+struct TimedTeam {
+  int team;
+  double seconds;
+};
+
+/// Runs work on threads, and times it from when all threads run until all have ended.
+TimedTeam timed_on_threads(int num_threads, const std::function<void(int, int)>& work) {
+  Clock::time_point start;
+  const int team = run_on_threads(num_threads, [&](int thread, int size) {
+    if (thread == 0) start = Clock::now();
+    work(thread, size);
+  });
+  return {team, seconds_since(start)};
+}
+
+/// Calls f(n) for each n < count that is this thread's, in one contiguous share for each thread.
+template <class F>
+void for_each_of_share(std::size_t count, int thread, int team, F&& f) {
+  const auto bound = [&](int share) {
+    return count * static_cast<std::size_t>(share) / static_cast<std::size_t>(team);
+  };
+  const std::size_t end = bound(thread + 1);
+  for (std::size_t n = bound(thread); n < end; ++n) f(n);
+}
+
 /// The best of a few rounds in which all threads compute at the same time. `flops` is the number of
 /// operations of one step of one chain.
 double gflops(float (*loop)(), int num_threads, double flops) {
   double best = 0;
-  float sink = 0;
+  std::atomic<float> sink{0};
   for (int round = 0; round < rounds; ++round) {
-    const auto start = Clock::now();
-#pragma omp parallel num_threads(num_threads) reduction(+ : sink)
-    sink += loop();
-    best = std::max(best, num_threads * static_cast<double>(steps) * chains * flops /
-                              seconds_since(start) / 1e9);
+    const auto [team, seconds] = timed_on_threads(num_threads, [&](int, int) { sink = loop(); });
+    best = std::max(best, team * static_cast<double>(steps) * chains * flops / seconds / 1e9);
   }
-  volatile float keep = sink;
-  static_cast<void>(keep);
   return best;
 }
 
@@ -84,11 +106,13 @@ double read_gbps(int num_threads) {
   std::fill(numbers, numbers + count, 1);
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
-    std::int64_t sum = 0;
-    const auto start = Clock::now();
-#pragma omp parallel for num_threads(num_threads) reduction(+ : sum) schedule(static)
-    for (std::size_t n = 0; n < count; ++n) sum += numbers[n];
-    const double took = seconds_since(start);
+    std::atomic<std::int64_t> sum{0};
+    const auto read = [&](int thread, int team) {
+      std::int64_t own = 0;
+      for_each_of_share(count, thread, team, [&](std::size_t n) { own += numbers[n]; });
+      sum += own;
+    };
+    const double took = timed_on_threads(num_threads, read).seconds;
     if (sum == static_cast<std::int64_t>(count))
       best = std::max(best, static_cast<double>(read_size) / took / 1e9);
   }
@@ -115,11 +139,13 @@ double measure_copy_gbps(int num_threads) {
   float* const destination = to.data<float>();
   double best = 0;
   for (int round = 0; round < rounds; ++round) {
-    const auto start = Clock::now();
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (std::size_t n = 0; n < count; n += piece)
-      copy_past_caches(source + n, destination + n, piece);
-    best = std::max(best, 2 * static_cast<double>(read_size) / seconds_since(start) / 1e9);
+    const auto copy = [&](int thread, int team) {
+      for_each_of_share(count / piece, thread, team, [&](std::size_t n) {
+        copy_past_caches(source + n * piece, destination + n * piece, piece);
+      });
+    };
+    const double took = timed_on_threads(num_threads, copy).seconds;
+    best = std::max(best, 2 * static_cast<double>(read_size) / took / 1e9);
   }
   return best;
 }

@@ -152,3 +152,14 @@ TEST_CASE("a run that fails late leaves no file") {
                      "tokenizer.json");
   CHECK(folder.names() == Names{});
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they reserve address space
+TEST_CASE("memory that runs out is an error, whichever thread it runs out in") {
+  for (int megabytes = 70; megabytes <= 130; megabytes += 15) {
+    CAPTURE(megabytes);
+    const Ran ran = shell(fmt::format("ulimit -v {};", megabytes * 1024), ATTN_DEMO_PATH,
+                          "layers --layers 2 --hidden 512 --heads 8 --kv-heads 2 --seq 16");
+    check_refused_with(ran, "out of memory");
+  }
+}
+#endif

@@ -131,6 +131,35 @@ TEST_CASE("compare refuses shapes that make no sense or do not fit") {
   check_refused_with(attn_demo("compare --seed 1"), "--seed requires --shape");
 }
 
-TEST_CASE("output that cannot be written is an error") {
-  check_refused_with(attn_demo("info >/dev/full"), "cannot write to standard output");
+TEST_CASE("standard streams that are closed or full change no exit code") {
+  const Sample sample;
+  for (const char* streams : {"2>&-", "2>/dev/full", "<&- >&- 2>&-"}) {
+    CAPTURE(streams);
+    CHECK(attn_demo(fmt::format("bogus {}", streams)).code == 2);
+    CHECK(attn_bench(fmt::format("--bogus {}", streams)).code == 2);
+    CHECK(attn_demo(sample.run(fmt::format("--scale x {}", streams))).code == 2);
+    CHECK(sample.folder.names() == sample.names);
+    CHECK(attn_demo(sample.run(streams)).code == 0);
+    // The file has none of the closed numbers, so nothing is printed into it.
+    CHECK(read_tensor(sample.out).shape() == Dims{2, 4, 3, 6});
+    fs::remove(sample.out);
+  }
+}
+
+TEST_CASE("output that nobody gets is an error") {
+  for (const char* streams : {">/dev/full", ">&-"}) {
+    CAPTURE(streams);
+    for (const char* command :
+         {"info ", "--help ", "--version ", "op softmax --help ", "compare --shape 1,1,1,2,2,2 "})
+      check_refused_with(attn_demo(fmt::format("{}{}", command, streams)), "standard output");
+    check_refused_with(attn_bench(fmt::format("--help {}", streams)), "standard output",
+                       "attn_bench");
+  }
+  // A shell whose reader has ended before the program writes; it ends with the program's code.
+  const auto unread = [](const std::string& program) {
+    return shell("", "bash", fmt::format("-c 'set -o pipefail; (sleep 0.3; {}) | true'", program));
+  };
+  check_refused_with(unread(std::string(ATTN_DEMO_PATH) + " info"), "standard output");
+  check_refused_with(unread(std::string(ATTN_BENCH_PATH) + " --help"), "standard output",
+                     "attn_bench");
 }

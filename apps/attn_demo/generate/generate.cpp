@@ -17,6 +17,7 @@
 #include "apps/attn_demo/terminal.hpp"
 #include "apps/support/memory.hpp"
 #include "apps/support/options.hpp"
+#include "apps/support/program.hpp"
 #include "apps/support/timing.hpp"
 #include "text_stream.hpp"
 
@@ -53,7 +54,7 @@ class Output {
       return;
     }
     fmt::print("{}{}", first_ ? "" : ",", id);
-    std::fflush(stdout);
+    flush_output();
     first_ = false;
   }
   void finish() {

@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <optional>
+
+#include "apps/support/program.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -87,7 +88,7 @@ void TextStream::finish() { put(true); }
 
 void TextStream::put(bool last) {
   fmt::print("{}", take_printable(pending_, last));
-  std::fflush(stdout);
+  flush_output();  // which ends the program when nobody reads the text any more
 }
 
 }  // namespace attn::apps::demo

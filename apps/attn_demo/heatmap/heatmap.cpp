@@ -21,6 +21,7 @@
 #include "apps/attn_demo/outputs.hpp"
 #include "apps/attn_demo/terminal.hpp"
 #include "apps/support/options.hpp"
+#include "apps/support/program.hpp"
 #include "head_maps.hpp"
 #include "labels.hpp"
 #include "picture.hpp"

@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <exception>
 #include <thread>
 #include <utility>
 
 #include "apps/support/random.hpp"
+#include "apps/support/threads.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -63,16 +63,11 @@ class Drawing {
 std::vector<Tensor> Drawing::finish() {
   std::vector<Tensor> tensors(draws_.size());
   std::atomic<std::size_t> next{0};
-  const auto draw_some = [&] {
+  const auto draw_some = [&](int, int) {
     for (std::size_t n = next++; n < draws_.size(); n = next++)
       tensors[n] = drawn(draws_[n], shape_.dtype, shape_.seed * 1'000'003 + n);
   };
-  {
-    std::vector<std::jthread> others;
-    for (unsigned n = 1; n < std::thread::hardware_concurrency(); ++n)
-      others.emplace_back(draw_some);
-    draw_some();
-  }
+  run_on_threads(static_cast<int>(std::thread::hardware_concurrency()), draw_some);
   for (std::size_t n = 0; n < tensors.size(); ++n) *views_[n] = std::as_const(tensors[n]).view();
   return tensors;
 }
