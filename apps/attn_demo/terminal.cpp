@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
@@ -14,6 +16,12 @@ std::string format_error(double error) { return error == 0 ? "0" : fmt::format("
 
 std::string format_index(const std::vector<std::int64_t>& index) {
   return index.empty() ? "-" : fmt::format("[{}]", fmt::join(index, ", "));
+}
+
+void print_notice(std::string message) {
+  const auto control = [](unsigned char c) { return std::iscntrl(c) != 0; };
+  std::replace_if(message.begin(), message.end(), control, ' ');
+  std::fputs(fmt::format("attn_demo: notice: {}\n", message).c_str(), stderr);
 }
 
 bool colored() {

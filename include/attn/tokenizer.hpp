@@ -16,8 +16,9 @@
 namespace attn {
 
 struct EncodeOptions {
-  /// Adds the tokens that the file's post_processor puts around a text, in most files one at its
-  /// beginning.
+  /// Adds the tokens that the files put around a text, in most of them one at its beginning. It is
+  /// added to a text that begins with it, too, as Hugging Face's tokenizers do; then it stands
+  /// twice.
   bool add_special = true;
   /// A special token that is spelled out in the text becomes its id. If false, it is text like any
   /// other, which is what text from users needs.
@@ -51,6 +52,15 @@ class ATTN_API Tokenizer {
  public:
   /// Reads a tokenizer.json. Throws Error as described above.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
+  /// Reads tokenizer.json in the folder of a model and, if it is there, tokenizer_config.json. Of
+  /// the latter, add_bos_token and add_eos_token are followed where Transformers 4 follows them: if
+  /// tokenizer_class is LlamaTokenizer, CodeLlamaTokenizer, GemmaTokenizer, CohereTokenizer or
+  /// GPTNeoXTokenizer, with or without Fast at its end, bos_token and eos_token take the place of
+  /// what the post_processor puts around a text. A missing key has the value of that class:
+  /// add_bos_token is true except for GPTNeoXTokenizer, add_eos_token is false. Other classes, such
+  /// as PreTrainedTokenizerFast, Qwen2Tokenizer and GPT2Tokenizer, do not follow the two. Throws
+  /// Error as from_file does, and Error(io) for a broken tokenizer_config.json.
+  static Tokenizer from_folder(const std::filesystem::path& folder);
   /// Ids 0..255 are the bytes themselves. Small test models use this.
   static Tokenizer bytes();
 
@@ -73,10 +83,13 @@ class ATTN_API Tokenizer {
   std::optional<std::int64_t> added_token(std::string_view text) const;
   /// False for ids that are no token.
   bool is_special(std::int64_t id) const noexcept;
-  /// The first token that the post_processor puts before a text, and the last that it puts after
-  /// it. Few files have one after it; config.json names the tokens that end a text.
+  /// The first token that is put before a text, and the last that is put after it. Few files have
+  /// one after it; config.json names the tokens that end a text.
   std::optional<std::int64_t> bos() const noexcept;
   std::optional<std::int64_t> eos() const noexcept;
+  /// Settings of tokenizer_config.json that contradict what encode does, one line for each, with
+  /// the name of the file. Empty if there are none.
+  const std::vector<std::string>& notices() const noexcept;
 
  private:
   struct ATTN_HIDDEN Parts;

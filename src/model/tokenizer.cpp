@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <system_error>
 #include <utility>
 
 #include "io/message.hpp"
+#include "model/tokenizer_config.hpp"
 #include "model/tokenizer_file.hpp"
 #include "model/unicode.hpp"
 
@@ -107,6 +109,14 @@ Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
   return Tokenizer(std::make_shared<const Parts>(model::read_tokenizer_file(tokenizer_json)));
 }
 
+Tokenizer Tokenizer::from_folder(const std::filesystem::path& folder) {
+  model::TokenizerFile read = model::read_tokenizer_file(folder / "tokenizer.json");
+  const std::filesystem::path config = folder / "tokenizer_config.json";
+  std::error_code none;
+  if (std::filesystem::exists(config, none)) model::follow_tokenizer_config(config, read);
+  return Tokenizer(std::make_shared<const Parts>(std::move(read)));
+}
+
 Tokenizer Tokenizer::bytes() {
   model::TokenizerFile made;
   for (int byte = 0; byte < 256; ++byte) {
@@ -161,6 +171,8 @@ std::optional<std::int64_t> Tokenizer::added_token(std::string_view text) const 
 bool Tokenizer::is_special(std::int64_t id) const noexcept {
   return parts_->names(id) && parts_->special[static_cast<std::size_t>(id)];
 }
+
+const std::vector<std::string>& Tokenizer::notices() const noexcept { return parts_->notices; }
 
 std::optional<std::int64_t> Tokenizer::bos() const noexcept {
   return parts_->before.empty() ? std::nullopt : std::optional(parts_->before.front());

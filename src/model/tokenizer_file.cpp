@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -317,6 +318,14 @@ void read_post_processor(const JsonObject& root, TokenizerFile& file) {
 }
 
 }  // namespace
+
+std::optional<std::int64_t> TokenizerFile::find(std::string_view text) const {
+  for (const AddedToken& token : added) {
+    if (token.text == text) return token.id;
+  }
+  const auto found = std::find(pieces.begin(), pieces.end(), text);
+  return found == pieces.end() ? std::nullopt : std::optional(found - pieces.begin());
+}
 
 TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   TokenizerFile file;

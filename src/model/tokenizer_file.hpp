@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -40,8 +41,11 @@ struct TokenizerFile {
   bool nfc = false;
   std::vector<Split> splits;
   ByteLevel byte_level;
-  std::vector<std::int64_t> before, after;  // ids that the post_processor puts around a text
+  std::vector<std::int64_t> before, after;  // ids that are put around a text
+  std::vector<std::string> notices;         // of settings that were read and are not followed
 
+  /// The id of an added token or, if there is none, of a token of the vocabulary.
+  std::optional<std::int64_t> find(std::string_view text) const;
   bool names(std::int64_t id) const {
     return id >= 0 && static_cast<std::size_t>(id) < pieces.size() &&
            !pieces[static_cast<std::size_t>(id)].empty();

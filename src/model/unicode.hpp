@@ -27,7 +27,7 @@ std::size_t valid_size(std::string_view text) noexcept;
 /// The number of bytes at the beginning before the first that starts a valid character.
 std::size_t invalid_size(std::string_view text) noexcept;
 
-/// Unicode's normal form C (UAX #15). `text` has to be valid UTF-8.
+/// Unicode's normal form C (UAX #15). `text` has to be valid UTF-8. n characters take O(n log n).
 std::string to_nfc(std::string_view text);
 
 }  // namespace attn::model

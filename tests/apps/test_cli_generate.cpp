@@ -12,6 +12,7 @@
 
 #include "attn_demo/generate/text_stream.hpp"
 #include "support/demo_models.hpp"
+#include "support/tokenizer_json.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -153,4 +154,31 @@ TEST_CASE("streamed text holds whole characters, and nothing that a terminal obe
   pending = "\xe2\x82";
   CHECK(demo::take_printable(pending, true) == lost);
   CHECK(pending == "");
+}
+
+TEST_CASE("generate: notices about the token that begins a text") {
+  const ModelCopy model("llama_tiny");
+  json file = small_file();
+  file["added_tokens"].push_back({{"id", 41}, {"content", "<s>"}, {"special", true}});
+  model.folder.write("tokenizer.json", file.dump());
+  const auto check = [&](const std::string& config, const std::string& prompt, std::int64_t tokens,
+                         const std::string& notice) {
+    model.folder.write("tokenizer_config.json", config);
+    const std::string logits = model.folder / "logits.npy";
+    const Ran ran =
+        attn_demo(fmt::format("generate --model '{}' --prompt '{}' --max-new 0 --quiet --logits {}",
+                              model.folder / "", prompt, logits));
+    CAPTURE(config);
+    CHECK(ran.code == 0);
+    CHECK(read_tensor(logits).shape() == Dims{1, tokens, 256});
+    CHECK(ran.err.find(notice) != std::string::npos);
+    CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == (notice.empty() ? 0 : 1));
+    CHECK(ran.out == "\n");
+  };
+  check(R"({"tokenizer_class": "LlamaTokenizerFast"})", "abc", 2, "");
+  check(R"({"tokenizer_class": "LlamaTokenizerFast"})", "<s>abc", 3,
+        "attn_demo: notice: the prompt begins with <s>, which the tokenizer puts before each text");
+  check(R"({"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": false})", "abc", 1, "");
+  check(R"({"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": true})", "abc", 1,
+        "attn_demo: notice: ");
 }

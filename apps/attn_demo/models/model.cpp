@@ -88,8 +88,8 @@ std::int64_t ModelSource::most_positions() const {
 std::optional<Tokenizer> ModelSource::tokenizer() const {
   constexpr std::int64_t num_bytes = 256;
   if (!folder_) return Tokenizer::bytes();
-  const std::filesystem::path file = std::filesystem::path(*choice_.folder) / "tokenizer.json";
-  if (std::filesystem::exists(file)) return Tokenizer::from_file(file);
+  const std::filesystem::path folder(*choice_.folder);
+  if (std::filesystem::exists(folder / "tokenizer.json")) return Tokenizer::from_folder(folder);
   return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokenizer::bytes())
                                                      : std::nullopt;
 }

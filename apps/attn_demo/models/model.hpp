@@ -44,8 +44,8 @@ class ModelSource {
 
   /// The maximum length of a sequence.
   std::int64_t most_positions() const;
-  /// The tokenizer of the folder's tokenizer.json. Without that file, one whose tokens are bytes if
-  /// the vocabulary is no larger; else empty.
+  /// The tokenizer of the folder's tokenizer.json and tokenizer_config.json. Without that file, one
+  /// whose tokens are bytes if the vocabulary is no larger; else empty.
   std::optional<Tokenizer> tokenizer() const;
   /// Loads the model with room for `positions` in each sequence of a batch. Throws attn::Error if
   /// the model has fewer positions, if sizes contradict each other, or if memory does not suffice.

@@ -3,9 +3,12 @@
 #include <attn/error.hpp>
 #include <attn/tokenizer.hpp>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "apps/attn_demo/call/arguments.hpp"
+#include "apps/attn_demo/terminal.hpp"
 #include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
@@ -16,6 +19,11 @@ std::vector<std::int64_t> ids_value(const std::string& option, const std::string
   for (const std::string_view id : split(text, ','))
     ids.push_back(integer_value(option, id, {.min = 0}));
   return ids;
+}
+
+/// Whether the text spells out the token that the tokenizer adds at its beginning.
+bool begins_twice(const std::vector<std::int64_t>& ids, const Tokenizer& tokenizer) {
+  return ids.size() > 1 && tokenizer.bos() == ids[0] && ids[0] == ids[1];
 }
 
 }  // namespace
@@ -45,6 +53,13 @@ std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
   if (!tokenizer)
     reject("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
   std::vector<std::int64_t> ids = tokenizer->encode(*choice.text);
+  for (const std::string& notice : tokenizer->notices()) print_notice(notice);
+  if (begins_twice(ids, *tokenizer)) {
+    print_notice(fmt::format(
+        "the prompt begins with {}, which the tokenizer puts before each text: the model reads it "
+        "twice",
+        tokenizer->piece(ids.front())));
+  }
   if (ids.empty()) reject("--prompt is empty, and the model begins texts with no token of its own");
   return ids;
 }

@@ -28,7 +28,8 @@ void add_prompt_options(CLI::App& command, PromptChoice& choice);
 std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSource& source);
 
 /// The ids of the prompt, at least one. Throws attn::Error if there is none, or if there is a text
-/// but no tokenizer.
+/// but no tokenizer. Prints a notice about settings of the tokenizer that are not followed, and
+/// about a text that begins with the token that is added before it.
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
                                      const std::optional<Tokenizer>& tokenizer);
 
