@@ -68,7 +68,7 @@ SumsAboveThreshold sums_above_threshold(const float* d, std::int64_t count,
         lanes.count += u[v] > 0.f;
       }
       sums[half] = (u[0] + u[1]) + (u[2] + u[3]);
-      squares[half] = (u[0] * u[0] + u[1] * u[1]) + (u[2] * u[2] + u[3] * u[3]);
+      squares[half] = multiply_add(u[0], u[0], u[1] * u[1]) + multiply_add(u[2], u[2], u[3] * u[3]);
     }
     lanes.add(sums[0] + sums[1], squares[0] + squares[1]);
   }

@@ -82,9 +82,9 @@ ATTN_INLINE Vector exp2_of_parts(Vector shifted, Vector f, std::int32_t m, LaneM
   using Polynomial = PowerPolynomial<table_bits>;
   Vector q = broadcast(Polynomial::terms[0]);
   ATTN_UNROLL for (std::size_t n = 1; n < sizeof(Polynomial::terms) / sizeof(float); ++n) q =
-      q * f + Polynomial::terms[n];
-  const Vector more = f * q + look_up(bits_of(shifted), error_table);
-  return keep(kept, power * more + power);  // a NaN is in f, and so in the result
+      multiply_add(q, f, broadcast(Polynomial::terms[n]));
+  const Vector more = multiply_add(f, q, look_up(bits_of(shifted), error_table));
+  return keep(kept, multiply_add(power, more, power));  // a NaN is in f, and so in the result
 }
 
 /// 2^x for x <= 0 (and slightly above), within 1.3 ulp; exactly 0 below -126, so that no subnormal
@@ -97,8 +97,8 @@ ATTN_INLINE Vector exp2_nonpositive(Vector x) {
 /// x * k - n, where n is close to x * k, with no more error than the rounding of the result. x must
 /// be finite.
 ATTN_INLINE Vector remainder_of_product(Vector x, const SplitFloat& k, Vector n) {
-  if constexpr (has_fused_multiply_subtract) {
-    return x * k.low + fused_multiply_subtract(x, broadcast(k.high), n);
+  if constexpr (has_fused_multiply_add) {
+    return multiply_add(x, broadcast(k.low), multiply_subtract(x, broadcast(k.high), n));
   } else {
     // Products of halves are exact (Dekker 1971). The small ones are added first.
     const Vector leading = from_bits(bits_of(x) & 0xfffff000u);
@@ -109,20 +109,27 @@ ATTN_INLINE Vector remainder_of_product(Vector x, const SplitFloat& k, Vector n)
   }
 }
 
+/// v of ExpReduction or LogTerms.
+template <class Terms>
+ATTN_INLINE Vector shifted(Vector x, const Terms& terms) {
+  return multiply_subtract(x, broadcast(terms.pre_scale), broadcast(terms.shift)) *
+         terms.post_scale;
+}
+
 /// The terms of ExpReduction, in place of x. Each step is done for all vectors before the next one:
 /// the steps of a vector depend on each other, and in this order fewer of them wait in the
 /// processor's queues.
 template <bool HasShift, int Count>
 ATTN_INLINE void exp_terms(Vector (&x)[Count], const ExpReduction& e) {
-  Vector shifted[Count], f[Count];
+  Vector stepped[Count], f[Count];
   ATTN_UNROLL for (int v = 0; v < Count; ++v) {
-    if constexpr (HasShift) x[v] = (x[v] * e.pre_scale - e.shift) * e.post_scale;
-    shifted[v] = x[v] * e.factor.high + to_steps;
+    if constexpr (HasShift) x[v] = shifted(x[v], e);
+    stepped[v] = multiply_add(x[v], broadcast(e.factor.high), broadcast(to_steps));
   }
   ATTN_UNROLL for (int v = 0; v < Count; ++v) f[v] =
-      remainder_of_product(x[v], e.factor, shifted[v] - to_steps);
+      remainder_of_product(x[v], e.factor, stepped[v] - to_steps);
   ATTN_UNROLL for (int v = 0; v < Count; ++v) x[v] =
-      exp2_of_parts(shifted[v], f[v], e.exponent, not_below(x[v], e.zero_below));
+      exp2_of_parts(stepped[v], f[v], e.exponent, not_below(x[v], e.zero_below));
 }
 template <bool HasShift>
 ATTN_INLINE Vector exp_terms(Vector x, const ExpReduction& e) {
@@ -144,11 +151,11 @@ ATTN_INLINE Vector tanh(Vector x) {
   const Vector far = (1.f - e) / (1.f + e);
   const Vector square = x * x;
   Vector p = broadcast(-5.70498872745e-3f);
-  p = p * square + 2.06390887954e-2f;
-  p = p * square + -5.37397155531e-2f;
-  p = p * square + 1.33314422036e-1f;
-  p = p * square + -3.33332819422e-1f;
-  const Vector near = magnitude + magnitude * square * p;
+  p = multiply_add(p, square, broadcast(2.06390887954e-2f));
+  p = multiply_add(p, square, broadcast(-5.37397155531e-2f));
+  p = multiply_add(p, square, broadcast(1.33314422036e-1f));
+  p = multiply_add(p, square, broadcast(-3.33332819422e-1f));
+  const Vector near = multiply_add(magnitude * square, p, magnitude);
   return from_bits(bits_of(select(magnitude < 0.625f, near, far)) | sign);
 }
 

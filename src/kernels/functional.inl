@@ -22,27 +22,22 @@ ATTN_INLINE Vector joined(HalfVector low, HalfVector high, std::index_sequence<L
   return __builtin_shufflevector(low, high, static_cast<int>(Lane)...);
 }
 
-/// The sum of term(x) over a row. term takes a double or a vector of doubles.
-template <class Term>
-ATTN_INLINE double sum_of_terms(const float* src, std::int64_t count, Term term) {
+double row_squares(const float* src, std::int64_t count, double center) {
+  const auto add_square = [center](auto x, auto& sum) ATTN_INLINE_LAMBDA {
+    const auto distance = x - center;
+    sum = multiply_add(distance, distance, sum);
+  };
   Doubles sums[row_unroll] = {};
   std::int64_t n = 0;
   for (; n + row_unroll * double_lanes <= count; n += row_unroll * double_lanes) {
-    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u) sums[u] +=
-        term(as_doubles(load_half(src + n + u * double_lanes)));
+    ATTN_UNROLL for (int u = 0; u < row_unroll; ++u)
+        add_square(as_doubles(load_half(src + n + u * double_lanes)), sums[u]);
   }
   double sum = 0;
-  for (; n < count; ++n) sum += term(static_cast<double>(src[n]));
+  for (; n < count; ++n) add_square(static_cast<double>(src[n]), sum);
   const Doubles all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   for (int lane = 0; lane < double_lanes; ++lane) sum += all[lane];
   return sum;
-}
-
-double row_squares(const float* src, std::int64_t count, double center) {
-  return sum_of_terms(src, count, [center](auto x) {
-    const auto distance = x - center;
-    return distance * distance;
-  });
 }
 
 template <bool Scaled, bool Biased>
@@ -52,6 +47,7 @@ void normalize_row(const NormalizedRow& row) {
       [center = center, factor = factor](HalfVector x, HalfVector scale_by, HalfVector add)
           ATTN_INLINE_LAMBDA {
             HalfVector y = as_floats((as_doubles(x) - center) * factor);
+            if constexpr (Scaled && Biased) return multiply_add(y, scale_by, add);
             if constexpr (Scaled) y *= scale_by;
             if constexpr (Biased) y += add;
             return y;
@@ -81,8 +77,8 @@ void rope_half(float* first, float* second, const float* cos, const float* sin,
   const auto rotate = [=](auto load_at, auto store_at, std::int64_t n) ATTN_INLINE_LAMBDA {
     const auto x = load_at(first + n), y = load_at(second + n), c = load_at(cos + n),
                s = load_at(sin + n);
-    store_at(first + n, x * c - y * s);
-    store_at(second + n, x * s + y * c);
+    store_at(first + n, multiply_add(x, c, -(y * s)));
+    store_at(second + n, multiply_add(x, s, y * c));
   };
   std::int64_t n = 0;
   for (; n + vector_width <= count; n += vector_width) rotate(load, store, n);
@@ -99,7 +95,7 @@ ATTN_INLINE Vector rope_vector(Vector pairs, Vector cos, Vector sin, std::index_
   const Vector cosines = __builtin_shufflevector(cos, cos, (First + static_cast<int>(Lane / 2))...);
   const Vector sines = __builtin_shufflevector(sin, sin, (First + static_cast<int>(Lane / 2))...);
   constexpr Bits signs = {(Lane % 2 == 0 ? 0x80000000u : 0u)...};  // x cos - y sin, y cos + x sin
-  return pairs * cosines + partners * from_bits(bits_of(sines) ^ signs);
+  return multiply_add(pairs, cosines, partners * from_bits(bits_of(sines) ^ signs));
 }
 
 void rope_interleaved(float* row, const float* cos, const float* sin, std::int64_t count) {
@@ -114,8 +110,8 @@ void rope_interleaved(float* row, const float* cos, const float* sin, std::int64
   }
   for (; n < count; ++n) {
     const float x = row[2 * n], y = row[2 * n + 1];
-    row[2 * n] = x * cos[n] - y * sin[n];
-    row[2 * n + 1] = x * sin[n] + y * cos[n];
+    row[2 * n] = multiply_add(x, cos[n], -(y * sin[n]));
+    row[2 * n + 1] = multiply_add(y, cos[n], x * sin[n]);
   }
 }
 
@@ -168,7 +164,7 @@ ATTN_INLINE Vector gelu_tanh_exponential(Vector z) {
   constexpr auto lanes = std::make_index_sequence<vector_width>{};
   const auto exponent = [](HalfVector floats) ATTN_INLINE_LAMBDA {
     const Doubles d = as_doubles(floats);
-    return d * (d * d * cubic + linear);
+    return d * multiply_add(d * d, Doubles{} + cubic, Doubles{} + linear);
   };
   const Doubles low_lanes = exponent(part_of<0, double_lanes>(z, half));
   const Doubles high_lanes = exponent(part_of<double_lanes, double_lanes>(z, half));
@@ -177,7 +173,7 @@ ATTN_INLINE Vector gelu_tanh_exponential(Vector z) {
   const Vector rest = joined(as_floats(low_lanes - as_doubles(low_floats)),
                              as_floats(high_lanes - as_doubles(high_floats)), lanes);
   const Vector e = exp_nonpositive(-t);
-  return e - e * rest;
+  return multiply_add(-e, rest, e);
 }
 
 void gelu_tanh(const float* src, std::int64_t count, float* dst) {
@@ -192,9 +188,9 @@ void gelu_tanh(const float* src, std::int64_t count, float* dst) {
 ATTN_INLINE Vector exp_of_half_square(Vector z) {
   const Vector head = from_bits((bits_of(z) + 0x800u) & 0xfffff000u);
   const Vector d = (z - head) * (z + head) * -0.5f;
-  Vector p = d * (1.f / 6) + 0.5f;
-  p = p * d + 1.f;
-  p = p * d + 1.f;
+  Vector p = multiply_add(d, broadcast(1.f / 6), broadcast(0.5f));
+  p = multiply_add(p, d, broadcast(1.f));
+  p = multiply_add(p, d, broadcast(1.f));
   return exp_nonpositive(head * head * -0.5f) * p;
 }
 
@@ -203,16 +199,16 @@ ATTN_INLINE Vector exp_of_half_square(Vector z) {
 /// negative, so that nothing cancels.
 ATTN_INLINE Vector normal_tail(Vector z) {
   Vector numerator = broadcast(4.22192526698e-3f);
-  numerator = numerator * z + 4.13405278866e-2f;
-  numerator = numerator * z + 1.85325981934e-1f;
-  numerator = numerator * z + 4.41104742886e-1f;
-  numerator = numerator * z + 0.5f;
+  numerator = multiply_add(numerator, z, broadcast(4.13405278866e-2f));
+  numerator = multiply_add(numerator, z, broadcast(1.85325981934e-1f));
+  numerator = multiply_add(numerator, z, broadcast(4.41104742886e-1f));
+  numerator = multiply_add(numerator, z, broadcast(0.5f));
   Vector denominator = broadcast(1.05826994064e-2f);
-  denominator = denominator * z + 1.03630874598e-1f;
-  denominator = denominator * z + 4.74992050756e-1f;
-  denominator = denominator * z + 1.21116788413f;
-  denominator = denominator * z + 1.68009454188f;
-  denominator = denominator * z + 1.f;
+  denominator = multiply_add(denominator, z, broadcast(1.03630874598e-1f));
+  denominator = multiply_add(denominator, z, broadcast(4.74992050756e-1f));
+  denominator = multiply_add(denominator, z, broadcast(1.21116788413f));
+  denominator = multiply_add(denominator, z, broadcast(1.68009454188f));
+  denominator = multiply_add(denominator, z, broadcast(1.f));
   return exp_of_half_square(z) * numerator / denominator;
 }
 

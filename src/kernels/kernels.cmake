@@ -3,8 +3,8 @@ set(isas_file ${CMAKE_CURRENT_SOURCE_DIR}/kernels/isas.inc)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${isas_file})
 file(STRINGS ${isas_file} isa_lines REGEX "^ATTN_ISA\\(")
 
-# -ffp-contract=fast allows a multiply and an add to be fused; no other rule of IEEE arithmetic is given up.
-set(ATTN_KERNEL_FLAGS -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+# No rule of IEEE arithmetic is given up: neither errno nor trapping is part of it.
+set(ATTN_KERNEL_FLAGS -fno-math-errno -fno-trapping-math)
 
 target_sources(attn PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/kernels/select.cpp)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")

@@ -20,7 +20,9 @@ namespace {
 
 /// Packed elements that are f32.
 struct F32 {
-  static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) { return a * b + sum; }
+  static ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
+    return kernels::multiply_add(a, b, sum);
+  }
 };
 
 /// Where the operands of a register tile's next step of depth are.

@@ -206,9 +206,8 @@ ATTN_INLINE void map_row(const float* x, std::int64_t count, float* y, F f) {
 
 /// v * k, with hardly more error than one rounding.
 ATTN_INLINE Vector scaled(Vector v, const SplitFloat& k) {
-  if constexpr (has_fused_multiply_subtract) {
-    // Written as a sum of two products, the compiler might round the large one before it adds.
-    return fused_multiply_subtract(v, broadcast(k.high), v * -k.low);
+  if constexpr (has_fused_multiply_add) {
+    return multiply_subtract(v, broadcast(k.high), v * -k.low);
   } else {
     const Vector product = v * k.high;
     return product + remainder_of_product(v, k, product);
@@ -242,7 +241,7 @@ void scale_rows(const FloatRows& x, const SplitFloat* factors, const FloatRowsOu
 template <bool HasShift>
 void log_terms_of_row(const float* x, std::int64_t count, const LogTerms& terms, float* y) {
   map_row(x, count, y, [terms](Vector v) ATTN_INLINE_LAMBDA {
-    if constexpr (HasShift) v = (v * terms.pre_scale - terms.shift) * terms.post_scale;
+    if constexpr (HasShift) v = shifted(v, terms);
     const Vector rough = v * terms.factor.high;
     const Vector value =
         remainder_of_product(v, terms.factor, broadcast(terms.log_sum_high)) - terms.log_sum_low;
@@ -268,8 +267,8 @@ double sum_of_row(const float* x, std::int64_t count) {
 
 /// Products of floats are exact in double.
 ATTN_INLINE Doubles sum_of_products(Vector x, Vector y) {
-  return half_as_doubles<0>(x) * half_as_doubles<0>(y) +
-         half_as_doubles<1>(x) * half_as_doubles<1>(y);
+  return multiply_add(half_as_doubles<0>(x), half_as_doubles<0>(y),
+                      half_as_doubles<1>(x) * half_as_doubles<1>(y));
 }
 
 double dot_of_rows(const float* x, const float* y, std::int64_t count) {
@@ -301,8 +300,9 @@ void softmax_gradient(const RowGradient& g, float* dx) {
 
 void log_softmax_gradient(const RowGradient& g, float* dx) {
   map_gradient(g, dx,
-               [sum = g.sum, temperature = g.temperature](Vector dy, Vector y)
-                   ATTN_INLINE_LAMBDA { return (dy - exp_nonpositive(y) * sum) / temperature; });
+               [sum = g.sum, temperature = g.temperature](Vector dy, Vector y) ATTN_INLINE_LAMBDA {
+                 return multiply_add(exp_nonpositive(y), broadcast(-sum), dy) / temperature;
+               });
 }
 
 inline constexpr RowKernels row_kernels = {

@@ -63,6 +63,15 @@ ATTN_INLINE Bits bits_of(Vector v) { return reinterpret_cast<Bits>(v); }
 ATTN_INLINE Vector from_bits(Bits bits) { return reinterpret_cast<Vector>(bits); }
 ATTN_INLINE Vector select(Lanes which, Vector a, Vector b) { return which ? a : b; }
 
+/// a * b + c, rounded as it is in the lanes of a vector.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+ATTN_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+ATTN_INLINE double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+ATTN_INLINE float multiply_add(float a, float b, float c) { return a * b + c; }
+ATTN_INLINE double multiply_add(double a, double b, double c) { return a * b + c; }
+#endif
+
 // Each section defines:
 //   max(a, b)            b where either is NaN
 //   look_up(which, t)    in each lane, the element of t with the number in the low table_bits of
@@ -73,7 +82,12 @@ ATTN_INLINE Vector select(Lanes which, Vector a, Vector b) { return which ? a : 
 //   the
 //                        rest is not specified; returns how many they are
 //   as_doubles           widens half a vector
-//   fused_multiply_subtract(a, b, c)  a * b - c, rounded once where has_fused_multiply_subtract
+//   multiply_add(a, b, c)       a * b + c, and
+//   multiply_subtract(a, b, c)  a * b - c, both rounded once where has_fused_multiply_add
+//
+// The compiler may not fuse a product and a sum by itself (-ffp-contract=off): which of two
+// products of a sum it would fuse, and whether it does so in the loop and in its remainder, differs
+// between compilers, and so would the last bits of results.
 
 #if defined(__AVX512F__)
 
@@ -119,9 +133,16 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 /// GCC 12 would make two conversions of __builtin_convertvector.
 ATTN_INLINE Doubles as_doubles(HalfVector half) { return _mm512_maskz_cvtps_pd(0xff, half); }
 
-inline constexpr bool has_fused_multiply_subtract = true;
-ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) {
+inline constexpr bool has_fused_multiply_add = true;
+ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+ATTN_INLINE Vector multiply_subtract(Vector a, Vector b, Vector c) {
   return _mm512_fmsub_ps(a, b, c);
+}
+ATTN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+ATTN_INLINE HalfVector multiply_add(HalfVector a, HalfVector b, HalfVector c) {
+  return _mm256_fmadd_ps(a, b, c);
 }
 
 #elif defined(__AVX2__)
@@ -167,9 +188,16 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 
 ATTN_INLINE Doubles as_doubles(HalfVector half) { return _mm256_cvtps_pd(half); }
 
-inline constexpr bool has_fused_multiply_subtract = true;
-ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) {
+inline constexpr bool has_fused_multiply_add = true;
+ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+ATTN_INLINE Vector multiply_subtract(Vector a, Vector b, Vector c) {
   return _mm256_fmsub_ps(a, b, c);
+}
+ATTN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+ATTN_INLINE HalfVector multiply_add(HalfVector a, HalfVector b, HalfVector c) {
+  return _mm_fmadd_ps(a, b, c);
 }
 
 #else
@@ -221,8 +249,32 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 
 ATTN_INLINE Doubles as_doubles(HalfVector half) { return __builtin_convertvector(half, Doubles); }
 
-inline constexpr bool has_fused_multiply_subtract = false;
-ATTN_INLINE Vector fused_multiply_subtract(Vector a, Vector b, Vector c) { return a * b - c; }
+#if defined(__ARM_FEATURE_FMA)
+inline constexpr bool has_fused_multiply_add = true;
+/// The compiler makes one instruction of the loop.
+template <class V>
+ATTN_INLINE V fused_in_lanes(V a, V b, V c) {
+  for (std::size_t lane = 0; lane < sizeof(V) / sizeof(a[0]); ++lane)
+    c[lane] = multiply_add(a[lane], b[lane], c[lane]);
+  return c;
+}
+#else
+inline constexpr bool has_fused_multiply_add = false;
+template <class V>
+ATTN_INLINE V fused_in_lanes(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
+ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return fused_in_lanes(a, b, c); }
+ATTN_INLINE Vector multiply_subtract(Vector a, Vector b, Vector c) {
+  return fused_in_lanes(a, b, -c);
+}
+ATTN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
+  return fused_in_lanes(a, b, c);
+}
+ATTN_INLINE HalfVector multiply_add(HalfVector a, HalfVector b, HalfVector c) {
+  return fused_in_lanes(a, b, c);
+}
 
 #endif
 

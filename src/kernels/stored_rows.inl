@@ -229,7 +229,7 @@ void add_columns(const StoredValuesTile& tile, std::int64_t first, std::int64_t 
     }
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
       const Vector p = broadcast(tile.probabilities[r * tile.stride + j]);
-      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sums[r][v] += p * x[v];
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sums[r][v] = multiply_add(x[v], p, sums[r][v]);
     }
   }
   ATTN_UNROLL for (int r = 0; r < Rows; ++r) {

@@ -41,7 +41,8 @@ void sigmoid(float* scores, std::int64_t count, float bias) {
 void alibi(float* scores, std::int64_t count, float slope, std::int64_t distance) {
   for (std::int64_t n = 0; n < count; ++n) {
     const std::int64_t difference = distance - n;
-    scores[n] -= slope * static_cast<float>(difference < 0 ? -difference : difference);
+    const auto length = static_cast<float>(difference < 0 ? -difference : difference);
+    scores[n] = multiply_add(-slope, length, scores[n]);
   }
 }
 

@@ -1,5 +1,5 @@
-// This file is compiled without contraction: a fused multiply-add rounds once where a
-// multiplication and an addition round twice, so draws would depend on whether the machine has it.
+// Draws do not depend on the machine: nothing here is a fused multiply-add, which rounds once where
+// a multiplication and an addition round twice.
 #include "softmax/categorical.hpp"
 
 #include <algorithm>

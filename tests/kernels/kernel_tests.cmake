@@ -4,8 +4,6 @@ add_executable(test_kernels
   kernels/test_elementwise_kernels.cpp)
 target_include_directories(test_kernels PRIVATE ${PROJECT_SOURCE_DIR}/src)
 target_link_libraries(test_kernels PRIVATE attn_test_support attn_static)
-# Expected values are rounded once, so a multiply and an add stay apart.
-target_compile_options(test_kernels PRIVATE -ffp-contract=off)
 attn_register_test(kernels test_kernels)
 
 # Each .inl compiles alone, and twice, with the flags of each instruction set.
