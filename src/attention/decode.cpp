@@ -71,7 +71,19 @@ void DecodePass::compute(const HeadQueries& head, const NextKeys& next) {
 }
 
 void DecodePass::finish(const HeadQueries& head) {
-  tiles_.finish(tiles_.block_of(head, 0, head.rows, {}), 0, head.rows, scratch_.states);
+  tiles_.finish(tiles_.block_of(head, 0, head.rows, all_keys), 0, head.rows, scratch_.states,
+                *this);
+}
+
+/// The queries are read again, as other heads may have been computed since.
+QueryTile DecodePass::weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
+  QueryTile tile = tiles_.tile_of(rows, r, 1, block);
+  if (tile.visible_range.empty()) return tile;
+  read_queries(rows);
+  compute_scores(tile);
+  tiles_.transform(tile);
+  exponentiate(tile, scratch_.states.row_max[r], context_.scores.remaining_scale());
+  return tile;
 }
 
 void DecodePass::compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,

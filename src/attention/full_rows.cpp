@@ -44,25 +44,45 @@ FullRowPass::FullRowPass(const CallContext& context, const Packer& packer,
       non_finite_(context, context.plan().packed, scratch.staging) {}
 
 void FullRowPass::compute(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed) {
+  packed_ = &packed;
   const std::int64_t first = q_block * blocking().q_block;
   const std::int64_t end = std::min(first + blocking().q_block, head.rows);
   for (std::int64_t row = first; row < end; row += tile_rows)
-    compute_rows(tiles_.block_of(head, row, std::min(tile_rows, end - row), all_keys), packed);
+    compute_rows(tiles_.block_of(head, row, std::min(tile_rows, end - row), all_keys));
 }
 
-void FullRowPass::compute_rows(const QueryBlock& rows, const PackedHead& packed) {
+void FullRowPass::compute_rows(const QueryBlock& rows) {
   const std::int64_t value_width = blocking().value_width;
   std::fill_n(scratch_.states.out, rows.count * value_width, 0.f);
   if (!rows.visible_to_any.empty()) {
     read_queries(rows);
     for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block)
-      compute_scores(rows, block, packed);
+      compute_scores(rows, block);
     for (std::int64_t r = 0; r < rows.count; ++r) normalize(rows, r);
     for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block)
-      add_values(rows, block, packed);
+      add_values(rows, block);
   }
-  for (std::int64_t r = 0; r < rows.count; ++r)
-    tiles_.write(tiles_.query_row(rows, r), 1, scratch_.states.out + r * value_width);
+  tiles_.write(rows, *this, scratch_.states.out);
+}
+
+/// The probabilities of the row are still there. Those of hidden keys are 0, and need a mark only
+/// where there are values whose product with 0 is not 0.
+QueryTile FullRowPass::weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
+  const KeyRange block_keys = tiles_.block_keys(block);
+  const KeyRange keys = intersection(seen_by(rows, r), block_keys);
+  QueryTile tile;
+  tile.block_rows = &rows;
+  tile.block_begin = block_keys.begin;
+  tile.begin[0] = keys.begin - block_keys.begin;
+  tile.end[0] = keys.end - block_keys.begin;
+  tile.scores = scores(r) + block_keys.begin;
+  if (packed_->finite[block]) return tile;
+  const QueryTile& noted = scratch_.tiles[block];
+  for (std::int64_t j = tile.begin[0]; j < tile.end[0]; ++j) {
+    const bool visible = j >= noted.begin[r] && j < noted.end[r] && noted.visible_row(r)[j];
+    if (!visible) tile.scores[j] = minus_infinity;
+  }
+  return tile;
 }
 
 void FullRowPass::read_queries(const QueryBlock& rows) {
@@ -78,29 +98,28 @@ KeyRange FullRowPass::seen_by(const QueryBlock& rows, std::int64_t r) const {
 }
 
 /// Writes the scores of a block of keys; those of hidden keys within a row's interval become -inf.
-void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block,
-                                 const PackedHead& packed) {
+void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block) {
   QueryTile tile = tiles_.tile_of(rows, 0, rows.count, block);
   tile.scores = scratch_.scores + tile.block_begin;
   tile.score_stride = row_stride(blocking());
-  if (!tile.visible_range.empty()) multiply(tile, packed, block);
+  if (!tile.visible_range.empty()) multiply(tile, block);
   tiles_.transform(tile);
   for (std::int64_t r = 0; r < rows.count; ++r) {
     if (!tile.range(r).empty()) continue;
     const KeyRange hidden = intersection(seen_by(rows, r), tiles_.block_keys(block));
     std::fill_n(scores(r) + hidden.begin, hidden.size(), minus_infinity);
   }
-  if (packed.finite[block]) return;
+  if (packed_->finite[block]) return;
   non_finite_.note_visible(tile);
   scratch_.tiles[block] = tile;
 }
 
-void FullRowPass::multiply(QueryTile& tile, const PackedHead& packed, std::int64_t block) {
+void FullRowPass::multiply(QueryTile& tile, std::int64_t block) {
   const std::int64_t first = round_down(tile.visible_range.begin, context_.plan().panel_width);
   context_.call.packed_arithmetic->matmul({
       .a = scratch_.queries,
       .a_stride = blocking().key_depth,
-      .b = packer_.keys(packed, block, first),
+      .b = packer_.keys(*packed_, block, first),
       .c = tile.scores + first,
       .c_stride = tile.score_stride,
       .rows = tile.rows,
@@ -141,7 +160,7 @@ bool FullRowPass::any_probability(const QueryBlock& rows, KeyRange keys) const {
 }
 
 /// Multiplies the values of those runs of keys that have probabilities.
-void FullRowPass::add_values(const QueryBlock& rows, std::int64_t block, const PackedHead& packed) {
+void FullRowPass::add_values(const QueryBlock& rows, std::int64_t block) {
   const KeyRange block_keys = tiles_.block_keys(block);
   const std::int64_t value_width = blocking().value_width;
   const KeyRange keys = intersection(rows.visible_to_any, block_keys);
@@ -156,7 +175,7 @@ void FullRowPass::add_values(const QueryBlock& rows, std::int64_t block, const P
     context_.call.packed_arithmetic->matmul({
         .a = scratch_.scores + begin,
         .a_stride = row_stride(blocking()),
-        .b = packer_.values(packed, block, begin - block_keys.begin),
+        .b = packer_.values(*packed_, block, begin - block_keys.begin),
         .c = scratch_.states.out,
         .c_stride = value_width,
         .rows = rows.count,
@@ -166,7 +185,7 @@ void FullRowPass::add_values(const QueryBlock& rows, std::int64_t block, const P
     });
     begin = end_of_run(end, false);
   }
-  if (!packed.finite[block]) non_finite_.add(scratch_.tiles[block], scratch_.states.out);
+  if (!packed_->finite[block]) non_finite_.add(scratch_.tiles[block], scratch_.states.out);
 }
 
 }  // namespace attn::detail

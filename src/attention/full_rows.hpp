@@ -9,7 +9,7 @@
 
 namespace attn::detail {
 
-class FullRowPass {
+class FullRowPass final : RowWeights {
  public:
   FullRowPass(const CallContext& context, const Packer& packer, const ThreadScratch& scratch);
 
@@ -17,12 +17,13 @@ class FullRowPass {
   void compute(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed);
 
  private:
-  void compute_rows(const QueryBlock& rows, const PackedHead& packed);
+  QueryTile weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  void compute_rows(const QueryBlock& rows);
   void read_queries(const QueryBlock& rows);
-  void compute_scores(const QueryBlock& rows, std::int64_t block, const PackedHead& packed);
-  void multiply(QueryTile& tile, const PackedHead& packed, std::int64_t block);
+  void compute_scores(const QueryBlock& rows, std::int64_t block);
+  void multiply(QueryTile& tile, std::int64_t block);
   void normalize(const QueryBlock& rows, std::int64_t r);
-  void add_values(const QueryBlock& rows, std::int64_t block, const PackedHead& packed);
+  void add_values(const QueryBlock& rows, std::int64_t block);
   bool any_probability(const QueryBlock& rows, KeyRange keys) const;
   KeyRange seen_by(const QueryBlock& rows, std::int64_t r) const;
   const Blocking& blocking() const { return context_.plan().packed; }
@@ -33,6 +34,7 @@ class FullRowPass {
   ThreadScratch scratch_;
   QueryTiles tiles_;
   NonFiniteValues non_finite_;
+  const PackedHead* packed_ = nullptr;  // of the head that is computed
 };
 
 }  // namespace attn::detail

@@ -49,7 +49,8 @@ void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const P
   const std::int64_t count = std::min(blocking.q_block, head.rows - first);
   const QueryBlock rows = tiles_.block_of(head, first, count, all_keys);
   set_identity(scratch_.states, count, blocking.value_width);
-  if (rows.visible_to_any.empty()) return tiles_.finish(rows, 0, count, scratch_.states);
+  if (rows.visible_to_any.empty()) return tiles_.finish(rows, 0, count, scratch_.states, *this);
+  packed_ = &packed;
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
     const bool has_scores = score_matmul_ && is_whole_tile(rows, block);
@@ -59,9 +60,10 @@ void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const P
     }
     for (std::int64_t first_row = 0; first_row < count; first_row += tile_rows) {
       plan_prefetch(rows, first_row, block, next_head);
-      process_tile(rows, first_row, block, packed, has_scores);
+      process_tile(rows, first_row, block, has_scores);
       if (block == rows.last_block) {
-        tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states);
+        tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states,
+                      *this, tiny_values(rows));
       }
     }
   }
@@ -129,7 +131,7 @@ bool PrefillPass::is_whole_tile(const QueryBlock& rows, std::int64_t block) cons
 }
 
 void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
-                               const PackedHead& packed, bool has_scores) {
+                               bool has_scores) {
   const Blocking& blocking = context_.plan().packed;
   QueryTile tile =
       tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
@@ -138,18 +140,35 @@ void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, s
     tile.score_stride = blocking.kv_block;
     tile.scores = scratch_.score_tile + first_row * tile.score_stride;
   } else {
-    const std::int64_t panel = round_down(tile.visible_range.begin, context_.plan().panel_width);
-    compute_scores(tile, packer_.keys(packed, block, panel));
+    compute_scores(tile, block);
   }
   tiles_.transform(tile);
-  const bool finite = packed.finite[block];
+  const bool finite = packed_->finite[block];
   if (!finite) non_finite_.note_visible(tile);
-  softmax_and_add_values(tile, packed, block);
+  softmax_and_add_values(tile, block);
   if (!finite) non_finite_.add(tile, scratch_.states.out + first_row * blocking.value_width);
 }
 
+/// Whether values of the rows' keys are tiny, or not finite, which is found out here together.
+bool PrefillPass::tiny_values(const QueryBlock& rows) const {
+  const std::uint8_t* const finite = packed_->finite;
+  return context_.plan().packed.vnni_factor == 2 &&
+         std::find(finite + rows.first_block, finite + rows.last_block + 1, 0) !=
+             finite + rows.last_block + 1;
+}
+
+QueryTile PrefillPass::weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
+  QueryTile tile = tiles_.tile_of(rows, r, 1, block);
+  if (tile.visible_range.empty()) return tile;
+  prefetch_.clear();
+  compute_scores(tile, block);
+  tiles_.transform(tile);
+  exponentiate(tile, scratch_.states.row_max[r], context_.scores.remaining_scale());
+  return tile;
+}
+
 /// The scores begin with the panel of the first visible key and end with a whole vector.
-void PrefillPass::compute_scores(QueryTile& tile, const kernels::Panels& keys) {
+void PrefillPass::compute_scores(QueryTile& tile, std::int64_t block) {
   const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
   const Blocking& blocking = context_.plan().packed;
   tile.scores = scratch_.scores;
@@ -166,7 +185,7 @@ void PrefillPass::compute_scores(QueryTile& tile, const kernels::Panels& keys) {
   arithmetic.matmul({
       .a = queries_ + tile.first_row * query_stride_,
       .a_stride = query_stride_,
-      .b = keys,
+      .b = packer_.keys(*packed_, block, first),
       .c = tile.scores + first,
       .c_stride = tile.score_stride,
       .rows = tile.rows,
@@ -178,8 +197,7 @@ void PrefillPass::compute_scores(QueryTile& tile, const kernels::Panels& keys) {
   });
 }
 
-void PrefillPass::softmax_and_add_values(const QueryTile& tile, const PackedHead& packed,
-                                         std::int64_t block) {
+void PrefillPass::softmax_and_add_values(const QueryTile& tile, std::int64_t block) {
   const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
   const std::int64_t value_width = context_.plan().packed.value_width;
   const std::int64_t first = round_down(tile.visible_range.begin, arithmetic.chunk_keys);
@@ -196,7 +214,7 @@ void PrefillPass::softmax_and_add_values(const QueryTile& tile, const PackedHead
       .maxima = tile.maxima,
       .row_max = states.row_max,
       .row_sum = states.row_sum,
-      .values = packer_.values(packed, block, first),
+      .values = packer_.values(*packed_, block, first),
       .value_end = tile.visible_range.end,
       .out = states.out,
       .out_stride = value_width,

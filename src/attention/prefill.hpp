@@ -11,7 +11,7 @@
 
 namespace attn::detail {
 
-class PrefillPass {
+class PrefillPass final : RowWeights {
  public:
   PrefillPass(const CallContext& context, const Packer& packer, const ThreadScratch& scratch);
 
@@ -21,11 +21,13 @@ class PrefillPass {
                const std::optional<HeadIndex>& next_head);
 
  private:
+  QueryTile weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  bool tiny_values(const QueryBlock& rows) const;
   void find_queries(const QueryBlock& rows);
   void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
-                    const PackedHead& packed, bool has_scores);
-  void compute_scores(QueryTile& tile, const kernels::Panels& keys);
-  void softmax_and_add_values(const QueryTile& tile, const PackedHead& packed, std::int64_t block);
+                    bool has_scores);
+  void compute_scores(QueryTile& tile, std::int64_t block);
+  void softmax_and_add_values(const QueryTile& tile, std::int64_t block);
   void plan_prefetch(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
                      const std::optional<HeadIndex>& next_head);
   bool is_whole_tile(const QueryBlock& rows, std::int64_t block) const;
@@ -35,6 +37,7 @@ class PrefillPass {
   ThreadScratch scratch_;
   QueryTiles tiles_;
   NonFiniteValues non_finite_;
+  const PackedHead* packed_ = nullptr;  // of the head that is computed
   const float* queries_ = nullptr;
   std::int64_t query_stride_ = 0;
   std::optional<onednn::MatmulCall> score_matmul_;

@@ -1,6 +1,7 @@
 #include "attention/query_tiles.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace attn::detail {
@@ -137,23 +138,53 @@ float QueryTiles::sink(const QueryRow& query) const {
   return static_cast<const float*>(sinks.data)[query.q_head * sinks.strides[0]];
 }
 
-void QueryTiles::write(const QueryRow& query, float factor, float* out) const {
+/// Writes factor * out as row r of O. Overwrites out.
+void QueryTiles::write(const QueryBlock& rows, std::int64_t r, double exact_factor,
+                       float* out) const {
   const kernels::Kernels& kernels = context_.kernels();
   const std::int64_t v_head_dim = context_.sizes().v_head_dim;
+  const auto factor = static_cast<float>(exact_factor);
+  const QueryRow query = query_row(rows, r);
   const Row to = context_.layout.output(query.batch, query.q_head, query.q_index);
   if (to.dense_f32()) return kernels.scale(out, v_head_dim, factor, to.floats());
   kernels.scale(out, v_head_dim, factor, out);
   write_row(out, v_head_dim, kernels, to);
 }
 
+void QueryTiles::repair_and_write(const QueryBlock& rows, std::int64_t r, RowWeights& weights,
+                                  double factor, float small_below, float* out) const {
+  context_.kernels().scale(out, context_.sizes().v_head_dim, static_cast<float>(factor), out);
+  overflowed_.repair(rows, r, weights, factor, small_below, out);
+  write(rows, r, 1, out);
+}
+
+void QueryTiles::write(const QueryBlock& rows, RowWeights& weights, float* out) const {
+  const std::int64_t width = blocking_.value_width;
+  const bool finite = context_.kernels().all_finite(out, rows.count * width);
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    float* const row = out + r * width;
+    finite ? write(rows, r, 1, row) : repair_and_write(rows, r, weights, 1, 0, row);
+  }
+}
+
 void QueryTiles::finish(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-                        const SoftmaxStates& states) const {
+                        const SoftmaxStates& states, RowWeights& weights, bool tiny_values) const {
+  // What was lost is below tiny_bf16, and less than rounding where O is so much greater.
+  const float small_below = tiny_values ? kernels::tiny_bf16 * 1024 : 0;
+  const std::int64_t width = blocking_.value_width;
+  const bool good =
+      !tiny_values && context_.kernels().all_finite(states.out + first_row * width, count * width);
   for (std::int64_t r = first_row; r < first_row + count; ++r) {
     const QueryRow query = query_row(rows, r);
     const double row_max =
         static_cast<double>(states.row_max[r]) * context_.scores.remaining_scale();
     const FinishedRow finished(row_max, states.row_sum[r], sink(query));
-    write(query, finished.factor(), states.out + r * blocking_.value_width);
+    float* const out = states.out + r * width;
+    if (good || !std::isfinite(states.row_sum[r])) {
+      write(rows, r, finished.factor(), out);
+    } else {
+      repair_and_write(rows, r, weights, finished.factor(), small_below, out);
+    }
     float* const lse = context_.layout.lse(query.batch, query.q_head, query.q_index);
     if (lse != nullptr) *lse = finished.lse();
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention/call_context.hpp"
+#include "attention/overflow.hpp"
 #include "attention/query_tile.hpp"
 #include "attention/softmax_state.hpp"
 #include "attention/workspace.hpp"
@@ -13,7 +14,10 @@ class QueryTiles {
  public:
   QueryTiles(const CallContext& context, const Blocking& blocking,
              const ThreadScratch& scratch) noexcept
-      : context_(context), blocking_(blocking), scratch_(scratch) {}
+      : context_(context),
+        blocking_(blocking),
+        scratch_(scratch),
+        overflowed_(context, scratch.staging) {}
 
   /// Rows first, ..., first + count - 1 of a head, which see only keys of `among`.
   QueryBlock block_of(const HeadQueries& head, std::int64_t first, std::int64_t count,
@@ -34,20 +38,25 @@ class QueryTiles {
   /// Applies scale, softcap, ALiBi, masks and score_mod to the scores of a tile.
   void transform(QueryTile& tile);
 
-  /// Divides by the sum, which the sink joins, and writes O and lse.
+  /// Divides by the sum, which the sink joins, and writes O and lse. `weights` are asked for again
+  /// where sums overflowed or, if some values are tiny bf16, are small.
   void finish(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-              const SoftmaxStates& states) const;
-  /// Writes factor * out as a row of O. Overwrites out.
-  void write(const QueryRow& query, float factor, float* out) const;
+              const SoftmaxStates& states, RowWeights& weights, bool tiny_values = false) const;
+  /// Writes rows of O that are final: out [rows.count, value_width], which is overwritten.
+  void write(const QueryBlock& rows, RowWeights& weights, float* out) const;
   /// The sink of a query's head; -inf if there is none.
   float sink(const QueryRow& query) const;
 
  private:
   void read_dense_masks(QueryTile& tile);
+  void write(const QueryBlock& rows, std::int64_t r, double factor, float* out) const;
+  void repair_and_write(const QueryBlock& rows, std::int64_t r, RowWeights& weights, double factor,
+                        float small_below, float* out) const;
 
   const CallContext& context_;
   const Blocking& blocking_;
   ThreadScratch scratch_;
+  OverflowedSums overflowed_;
 };
 
 }  // namespace attn::detail

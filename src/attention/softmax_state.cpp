@@ -45,7 +45,10 @@ void merge_states(const SoftmaxStates& part, std::int64_t rows, std::int64_t wid
 
 FinishedRow::FinishedRow(double row_max, double row_sum, double sink) noexcept
     : row_max_(row_max), sink_(sink), sum_(1), no_key_(row_sum == 0) {
-  if (!no_key_) sum_ = row_sum + (sink == minus_infinity ? 0 : std::exp(sink - row_max));
+  // A sink of +inf is like a score of +inf: its own probability would be inf / inf.
+  if (!no_key_)
+    sum_ = std::isinf(sink) ? (sink > 0 ? std::numeric_limits<double>::quiet_NaN() : row_sum)
+                            : row_sum + std::exp(sink - row_max);
 }
 
 float FinishedRow::lse() const noexcept {
@@ -57,8 +60,7 @@ MergeShares merge_shares(double lse_a, double lse_b) noexcept {
   const double a = std::exp(lse_a - larger);
   const double b = std::exp(lse_b - larger);
   const double sum = a + b;
-  return {static_cast<float>(a / sum), static_cast<float>(b / sum),
-          static_cast<float>(larger + std::log(sum))};
+  return {a / sum, b / sum, static_cast<float>(larger + std::log(sum))};
 }
 
 }  // namespace attn::detail

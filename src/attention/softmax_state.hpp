@@ -47,7 +47,7 @@ class FinishedRow {
   /// `row_max` includes the scale.
   FinishedRow(double row_max, double row_sum, double sink) noexcept;
 
-  float factor() const noexcept { return static_cast<float>(1 / sum_); }
+  double factor() const noexcept { return 1 / sum_; }
   float lse() const noexcept;
 
  private:
@@ -56,10 +56,11 @@ class FinishedRow {
   bool no_key_;
 };
 
-/// The shares of two finished parts in their whole, and its lse.
+/// The shares of two finished parts in their whole, and its lse. The shares are doubles, so that
+/// their sum is not above 1 by more than what O's rounding hides.
 struct MergeShares {
-  float a;
-  float b;
+  double a;
+  double b;
   float lse;
 };
 /// For lse above -inf. The shares follow from lse before it is rounded: where lse is large, they

@@ -77,7 +77,8 @@ void add_rows(const Row& row_a, const Row& row_b, const MergeShares& shares, std
     const std::int64_t size = std::min(chunk_size, count - first);
     const float* a = as_floats(row_a.from(first), size, kernels, staging_a);
     const float* b = as_floats(row_b.from(first), size, kernels, staging_b);
-    for (std::int64_t d = 0; d < size; ++d) sums[d] = shares.a * a[d] + shares.b * b[d];
+    for (std::int64_t d = 0; d < size; ++d)
+      sums[d] = static_cast<float>(shares.a * a[d] + shares.b * b[d]);
     write_row(sums, size, kernels, into.from(first));
   }
 }

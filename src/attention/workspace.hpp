@@ -42,7 +42,7 @@ struct PackedHead {
   float* values;
   // For each block of keys:
   const float** values_in_place;  // V in the user's tensor if it is read there, else null
-  std::uint8_t* finite;           // whether all values are finite
+  std::uint8_t* finite;           // whether all values are finite and, of bf16, none tiny
 };
 
 /// The scratch memory of one thread.

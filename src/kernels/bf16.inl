@@ -41,14 +41,18 @@ typedef std::uint32_t Pair __attribute__((may_alias));
 ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd,
                                   std::int64_t columns, Pair* dst) {
   const auto finite = [](std::uint32_t half) { return (half & 0x7f80u) != 0x7f80u; };
-  std::uint32_t not_finite = 0;
+  // 0 wraps around, to above all tiny magnitudes.
+  constexpr std::uint32_t least = __builtin_bit_cast(std::uint32_t, tiny_bf16) >> 16;
+  const auto tiny = [](std::uint32_t half) { return (half & 0x7fffu) - 1 < least - 1; };
+  std::uint32_t unusual = 0;
   for (std::int64_t n = 0; n < columns; ++n) {
     const std::uint32_t low = even[n], high = odd[n];
-    not_finite |=
-        static_cast<std::uint32_t>(!finite(low)) | static_cast<std::uint32_t>(!finite(high));
+    unusual |= static_cast<std::uint32_t>(!finite(low)) |
+               static_cast<std::uint32_t>(!finite(high)) | static_cast<std::uint32_t>(tiny(low)) |
+               static_cast<std::uint32_t>(tiny(high));
     dst[n] = (finite(low) ? low : 0u) | (finite(high) ? high << 16 : 0u);
   }
-  return not_finite == 0;
+  return unusual == 0;
 }
 
 bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows,

@@ -7,12 +7,16 @@
 
 namespace attn::kernels {
 
+/// The multiplication of bf16 takes subnormal operands as 0 and makes 0 of subnormal sums. Where V
+/// has magnitudes below this, such losses could be seen in O.
+inline constexpr float tiny_bf16 = 0x1p-100f;
+
 /// Copies V[rows, columns], rows src_stride values apart, into panels of packed elements: of 1 row
 /// each for f32, of 2 rows each for bf16. Values that are not finite become 0.
 ///
 /// Writes: each row of packed elements in all panels; columns are padded with 0 to a multiple of W,
 /// and an odd last row of bf16 is paired with 0. Reads nothing outside [rows, columns].
-/// Returns whether all values were finite.
+/// Returns whether all values were finite and, of bf16, none tiny.
 using PackFinite = bool (*)(const void* src, std::int64_t src_stride, std::int64_t rows,
                             std::int64_t columns, float* dst, const PanelLayout& layout);
 
