@@ -25,8 +25,9 @@ namespace attn::kernels {
 /// for Kernels::softmax_rows) and enclose the range of each row; columns is a multiple of W; scale
 /// > 0 includes the factor log2(e).
 /// Writes: P takes the place of the scores, in all of [first, last). For bf16 P is rounded to
-/// nearest even and stored as packed pairs, keys 2n and 2n + 1 in scores[n]; row_sum is the sum
-/// before rounding. Must not read or write scores outside [first, last).
+/// nearest even and stored as packed pairs, keys 2n and 2n + 1 in scores[n], which is from first /
+/// 2 on; row_sum is the sum before rounding. Must not read scores outside [first, last), nor write
+/// outside it otherwise.
 /// Values that are not finite: a score of -inf gives P = 0; NaN and +inf make row_sum NaN.
 struct SoftmaxTile {
   float* scores;
