@@ -10,10 +10,9 @@
 #include <vector>
 
 #include "apps/support/cache.hpp"
+#include "apps/support/call_options.hpp"
 
 namespace attn::apps::bench {
-
-enum class Kernel { tiled, unfused, naive };
 
 struct CacheKind {
   DType dtype = DType::f32;

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "apps/support/call_options.hpp"
 #include "apps/support/normalizer_option.hpp"
 #include "apps/support/options.hpp"
 #include "apps/support/program.hpp"
@@ -23,13 +24,12 @@ namespace attn::apps::bench {
 namespace {
 
 struct Arguments {
-  std::string shape;
+  std::optional<Case> shape;
   bool causal = false;
-  std::string dtype = "f32";
-  std::string kernel = "tiled";
+  TypeChoice types;
+  Kernel kernel = Kernel::tiled;
   NormalizerChoice normalizer;
-  std::optional<std::string> kv_dtype, layout;
-  std::optional<std::int64_t> page_size;
+  std::optional<CacheLayout> layout;
   bool decode = false;
   bool softmax = false;  // the command `softmax` was given
   int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -38,66 +38,31 @@ struct Arguments {
   bool json = false;
 };
 
-DType dtype_from_name(const std::string& option, const std::string& name, bool quantized = false) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    if (name_of(dtype) == name) return dtype;
-  }
-  if (quantized && name == "i8") return DType::i8;
-  reject("{} is {}; it needs f32, bf16{}", option, name, quantized ? ", f16 or i8" : " or f16");
-}
-
-CacheLayout layout_from_name(const std::string& name) {
-  if (name == "bhsd") return CacheLayout::bhsd;
-  if (name == "bshd") return CacheLayout::bshd;
-  reject("--layout is {}; it needs bhsd or bshd", name);
-}
-
-Kernel kernel_from_name(const std::string& name) {
-  if (name == "tiled") return Kernel::tiled;
-  if (name == "unfused") return Kernel::unfused;
-  if (name == "naive") return Kernel::naive;
-  reject("--kernel is {}; it needs tiled, unfused or naive", name);
-}
-
 /// The cache that the options ask for; empty if k and v are plain tensors.
-std::optional<CacheKind> cache_from(const Arguments& arguments, DType dtype) {
-  if (!arguments.kv_dtype && !arguments.page_size && !arguments.layout && !arguments.decode)
+std::optional<CacheKind> cache_from(const Arguments& arguments) {
+  const TypeChoice& types = arguments.types;
+  if (!types.kv_dtype && !types.page_size && !arguments.layout && !arguments.decode)
     return std::nullopt;
-  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
-  CacheKind cache{.dtype = dtype};
-  if (arguments.kv_dtype) cache.dtype = dtype_from_name("--kv-dtype", *arguments.kv_dtype, true);
-  if (arguments.layout) cache.layout = layout_from_name(*arguments.layout);
-  cache.page_size = arguments.page_size.value_or(0);
-  if (cache.page_size < 0 || cache.page_size > largest_page) {
-    reject("--page-size is {}; it needs an integer in 0..{}", cache.page_size, largest_page);
-  }
-  if (arguments.kernel != "tiled")
+  if (arguments.kernel != Kernel::tiled)
     reject("--kv-dtype, --page-size, --layout and --decode are for --kernel tiled");
-  return cache;
+  return CacheKind{.dtype = types.kv_dtype.value_or(types.dtype),
+                   .page_size = types.page_size.value_or(0),
+                   .layout = arguments.layout.value_or(CacheLayout::bhsd)};
 }
 
 /// The settings that the options give to every case.
 Case common_case(const Arguments& arguments) {
   Case common{};
-  common.dtype = dtype_from_name("--dtype", arguments.dtype);
-  common.kernel = kernel_from_name(arguments.kernel);
+  common.dtype = arguments.types.dtype;
+  common.kernel = arguments.kernel;
   common.normalizer = arguments.normalizer.value();
-  common.cache = cache_from(arguments, common.dtype);
+  common.cache = cache_from(arguments);
   return common;
 }
 
-Case case_from_text(const std::string& text) {
-  std::vector<std::int64_t> sizes;
-  for (const std::string& part : CLI::detail::split(text, ',')) {
-    std::int64_t size = 0;
-    if (!CLI::detail::lexical_cast(part, size) || size < 1)
-      reject("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text);
-    sizes.push_back(size);
-  }
-  if (sizes.size() != 6 && sizes.size() != 7)
-    reject("--shape is {}; it needs B,H,HKV,SQ,SKV,D[,DV]", text);
-  if (sizes.size() == 6) sizes.push_back(sizes.back());
-  return {text, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
+Case case_of(const std::string& name, const CallSizes& sizes) {
+  return {name,        sizes.batch,  sizes.num_q_heads, sizes.num_kv_heads,
+          sizes.q_len, sizes.kv_len, sizes.head_dim,    sizes.v_head_dim};
 }
 
 /// The attention of one layer of well-known models.
@@ -139,8 +104,8 @@ void print_row(const Case& shape, const Result& result) {
 
 std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
   std::vector<Case> cases = standard_cases();
-  if (!arguments.shape.empty()) {
-    cases = {case_from_text(arguments.shape)};
+  if (arguments.shape) {
+    cases = {*arguments.shape};
     cases[0].causal = arguments.causal;
   }
   for (Case& each : cases) {
@@ -200,21 +165,23 @@ void add_common_options(CLI::App& app, Arguments& arguments) {
 }
 
 void add_options(CLI::App& app, Arguments& arguments) {
-  auto* const shape = app.add_option("--shape", arguments.shape, "B,H,HKV,SQ,SKV,D[,DV]");
+  auto* const shape =
+      add_value(app, "--shape B,H,HKV,SQ,SKV,D[,DV]",
+                "one shape: batch, heads, KV heads, q_len, kv_len, dim and, if another, dim of V",
+                [&arguments](auto option, auto text) {
+                  arguments.shape = case_of(text, sizes_value(option, text, 1));
+                });
   auto* const causal = app.add_flag("--causal", arguments.causal, "bottom-right causal");
-  app.add_option("--dtype", arguments.dtype, "f32, bf16 or f16")->capture_default_str();
-  app.add_option("--kv-dtype", arguments.kv_dtype,
-                 "f32, bf16, f16 or i8: type of a cache of K and V; default --dtype");
-  app.add_option("--page-size", arguments.page_size,
-                 "keys in a page of a cache; default 0, no pages");
-  app.add_option("--layout", arguments.layout,
-                 "of a cache: bhsd [heads, keys, dim] (default) or bshd [keys, heads, dim]");
+  add_type_options(app, arguments.types);
+  add_choice(app, "--layout ORDER", arguments.layout,
+             {{"bhsd", CacheLayout::bhsd}, {"bshd", CacheLayout::bshd}},
+             "of a cache: bhsd [heads, keys, dim] (default) or bshd [keys, heads, dim]");
   app.add_flag(
          "--decode", arguments.decode,
          "a table of single queries against caches of many sizes, with the share of memory's speed")
       ->excludes(shape)
       ->excludes(causal);
-  app.add_option("--kernel", arguments.kernel, "tiled, unfused or naive")->capture_default_str();
+  add_kernel_option(app, arguments.kernel);
   add_normalizer_options(app, arguments.normalizer);
   add_common_options(app, arguments);
 

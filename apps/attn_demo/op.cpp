@@ -15,10 +15,12 @@
 #include "apps/attn_demo/commands.hpp"
 #include "apps/attn_demo/outputs.hpp"
 #include "apps/support/options.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::apps::demo {
 namespace {
 
+using detail::remove_dim;  // a dim that the shape does not have is left for the library to refuse
 using File = std::optional<std::string>;
 
 /// What the command line says. A file that is not given is empty; every other option that is not
@@ -169,15 +171,6 @@ void add_gelu_options(CLI::App& command, OpArguments& arguments) {
              "none (default: with erf) or tanh");
 }
 
-/// The shape without a dim. A dim that the shape does not have is left for the library to refuse.
-Dims remove_dim(const Dims& shape, int dim) {
-  if (dim < -shape.rank() || dim >= shape.rank()) return shape;
-  Dims rest = shape;
-  for (int n = dim < 0 ? dim + shape.rank() : dim; n + 1 < shape.rank(); ++n)
-    rest[n] = shape[n + 1];
-  return {rest.begin(), shape.rank() - 1};
-}
-
 /// One run of a function: its arguments, its input, and the tensors that it fills.
 struct OpCall {
   const OpArguments& arguments;
@@ -216,8 +209,7 @@ struct LossCall {
   static int class_dim(const TensorView& x) { return x.rank() == 1 ? 0 : 1; }
   static Tensor read_target(const std::string& file) {
     Tensor tensor = read_tensor(file);
-    const bool classes = tensor.dtype() == DType::i32 || tensor.dtype() == DType::i64;
-    return classes ? std::move(tensor) : read_floats("--target", file);
+    return detail::is_integer(tensor.dtype()) ? std::move(tensor) : read_floats("--target", file);
   }
 
   Tensor target;

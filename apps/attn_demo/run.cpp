@@ -13,8 +13,6 @@
 namespace attn::apps::demo {
 namespace {
 
-enum class Kernel { tiled, naive, unfused };
-
 struct RunArguments {
   CallArguments call;
   std::optional<std::string> out, lse, scores, present_k, present_v;  // files
@@ -89,10 +87,7 @@ void add_run(CLI::App& app, Command& chosen) {
   add_input_files(command, arguments.call);
   add_output_options(command, arguments);
   add_call_options(command, arguments.call);
-  add_choice(
-      command, "--kernel NAME", arguments.kernel,
-      {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}},
-      "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, matmul)");
+  add_kernel_option(command, arguments.kernel);
   set_help_group(command, "Types, cache and execution");
 }
 

@@ -37,6 +37,12 @@ double available_memory() {
   return available;
 }
 
+double product_of(std::initializer_list<std::int64_t> extents) {
+  double product = 1;
+  for (const std::int64_t extent : extents) product *= static_cast<double>(extent);
+  return product;
+}
+
 void require_memory(const std::string& what, double bytes) {
   const double available = available_memory();
   if (bytes <= available) return;

@@ -1,4 +1,5 @@
 // attn_bench: caches of every kind are verified and timed; wrong arguments are refused.
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <string>
@@ -55,12 +56,15 @@ TEST_CASE("attn_bench refuses what makes no sense in one line") {
     check_refused_with(attn_bench(options), fault, "attn_bench");
   };
   const std::string shape = "--shape 1,1,1,1,1,1 ";
-  check(shape + "--kv-dtype i4", "f32, bf16, f16 or i8");
-  check(shape + "--dtype i8", "f32, bf16 or f16");
+  check(shape + "--kv-dtype i4", "one of f32, bf16, f16, i8");
+  check(shape + "--dtype i8", "one of f32, bf16, f16");
   for (const char* size : {"-1", "2000000"})
     check(shape + "--page-size " + size, "an integer in 0..");
   check(shape + "--page-size many", "--page-size");
-  check(shape + "--layout sbhd", "bhsd or bshd");
+  check(shape + "--layout sbhd", "one of bhsd, bshd");
+  check(shape + "--kernel fast", "one of tiled, naive, unfused");
+  for (const char* sizes : {"1,1,1,1,1", "1,1,1,1,1,0", "1,1,1,1,1,1,1,1", "1,1,1,1,1,x"})
+    check(fmt::format("--shape {}", sizes), "six or seven integers of at least 1");
   check(shape + "--kv-dtype f32 --kernel naive", "--kernel tiled");
   check("--decode --kernel unfused", "--kernel tiled");
   check(shape + "--normalizer hardmax", "one of softmax, sigmoid");

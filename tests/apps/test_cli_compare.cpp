@@ -80,6 +80,7 @@ TEST_CASE("compare takes a shape in place of files") {
   CHECK(ran.err == "");
   const auto result = nlohmann::json::parse(ran.out);
   CHECK(result["shape"] == nlohmann::json({2, 6, 3, 33, 70, 24, 40}));
+  CHECK(result["path"].get<std::string>() != "");
   CHECK(result["within_tolerance"] == true);
   for (const char* kernel : {"tiled", "unfused"}) {
     const auto& out = result[kernel]["out"];

@@ -66,21 +66,6 @@ void add_score_options(CLI::App& command, CallArguments& arguments) {
   set_help_group(command, "Scores and probabilities");
 }
 
-void add_engine_options(CLI::App& command, CallArguments& arguments) {
-  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
-  Choices<DType> types = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
-  add_choice(command, "--dtype TYPE", arguments.dtype, types,
-             "f32 (default), bf16 or f16: the type that inputs are converted to and that the "
-             "engine runs in");
-  types.emplace_back("i8", DType::i8);
-  add_choice(command, "--kv-dtype TYPE", arguments.kv_dtype, types,
-             "f32, bf16, f16 or i8: K and V are kept in a cache of this type; default --dtype");
-  add_integer(command, "--page-size N", arguments.page_size, {0, largest_page},
-              "K and V are kept in a cache with pages of N keys; 0: without pages");
-  add_execution_options(command, arguments.execution);
-  set_help_group(command, "Types, cache and execution");
-}
-
 }  // namespace
 
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments) {
@@ -118,7 +103,9 @@ void add_probability_options(CLI::App& command, CallArguments& arguments) {
 
 void add_call_options(CLI::App& command, CallArguments& arguments) {
   add_probability_options(command, arguments);
-  add_engine_options(command, arguments);
+  add_type_options(command, arguments.types);
+  add_execution_options(command, arguments.execution);
+  set_help_group(command, "Types, cache and execution");
 }
 
 }  // namespace attn::apps::demo

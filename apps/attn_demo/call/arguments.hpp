@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/support/call_options.hpp"
 #include "apps/support/normalizer_option.hpp"
 #include "apps/support/options.hpp"
 
@@ -24,9 +25,7 @@ struct CallArguments {
   std::optional<std::string> q, k, v, past_k, past_v, mask, alibi, sinks, kv_lens;  // files
   std::optional<Layout> layout;
   std::optional<std::int64_t> heads, kv_heads;
-  DType dtype = DType::f32;
-  std::optional<DType> kv_dtype;  // of a cache
-  std::optional<std::int64_t> page_size;
+  TypeChoice types;
   NormalizerChoice normalizer;
   AttentionOptions options;  // without the normalizer
   Execution execution;

@@ -108,8 +108,7 @@ void prepend_past(Call& call, const CallArguments& arguments) {
 /// so a mask or kv_lens that is too long would pass the library's own check.
 void check_without_cache(const Call& call) {
   AttentionTensors tensors = call.tensors;
-  const Dims &q = tensors.q.shape, &v = tensors.v.shape;
-  tensors.out = {nullptr, call.dtype, {q[0], q[1], q[2], v[3]}};
+  tensors.out = {nullptr, call.dtype, output_shape(tensors)};
   const AttentionPlan checks_shapes(tensors, call.options);
   if (tensors.kv_lens.absent()) return;
   const Tensor lengths = copy_as(tensors.kv_lens, DType::i64);
@@ -126,18 +125,17 @@ void check_without_cache(const Call& call) {
 /// used.
 void require_room(const CacheSettings& settings) {
   const std::int64_t keys = std::max(settings.capacity, settings.page_size) + settings.page_size;
-  double bytes = static_cast<double>(size_of(settings.dtype));
-  for (const std::int64_t extent :
-       {settings.batch, settings.num_kv_heads, keys, settings.head_dim + settings.v_head_dim})
-    bytes *= static_cast<double>(extent);
-  require_memory("a cache of K and V", bytes);
+  const double elements = product_of(
+      {settings.batch, settings.num_kv_heads, keys, settings.head_dim + settings.v_head_dim});
+  require_memory("a cache of K and V", elements * static_cast<double>(size_of(settings.dtype)));
 }
 
 /// Appends K and V to a cache of the type and pages that the options ask for.
 void fill_cache(Call& call, const CallArguments& arguments) {
-  if (!arguments.kv_dtype && !arguments.page_size) return;
-  call.kv_dtype = arguments.kv_dtype.value_or(call.dtype);
-  call.page_size = arguments.page_size.value_or(0);
+  const TypeChoice& types = arguments.types;
+  if (!types.kv_dtype && !types.page_size) return;
+  call.kv_dtype = types.kv_dtype.value_or(call.dtype);
+  call.page_size = types.page_size.value_or(0);
   const AttentionTensors& tensors = call.tensors;
   check_without_cache(call);
   if (tensors.k.size() == 0 || tensors.v.size() == 0) return;
@@ -154,7 +152,7 @@ Call call_without_inputs(const CallArguments& arguments) {
   call.options = arguments.options;
   call.execution = arguments.execution;
   call.options.normalizer = arguments.normalizer.value();
-  call.dtype = arguments.dtype;
+  call.dtype = arguments.types.dtype;
   const auto set = [](Tensor& tensor, TensorView& view, Tensor value) {
     tensor = std::move(value);
     view = std::as_const(tensor).view();
@@ -210,15 +208,15 @@ Call load_call(const CallArguments& arguments) {
   return call;
 }
 
-Call random_call(const CallArguments& arguments, const RandomInputs& inputs) {
+Call random_call(const CallArguments& arguments, const CallSizes& sizes, std::uint64_t seed) {
   Call call = call_without_inputs(arguments);
   const auto draw = [&](std::int64_t heads, std::int64_t seq, std::int64_t dim,
                         std::uint64_t stream) {
-    return normal_tensor({inputs.batch, heads, seq, dim}, call.dtype, 3 * inputs.seed + stream);
+    return normal_tensor({sizes.batch, heads, seq, dim}, call.dtype, 3 * seed + stream);
   };
-  call.q = draw(inputs.num_q_heads, inputs.q_len, inputs.head_dim, 0);
-  call.k = draw(inputs.num_kv_heads, inputs.kv_len, inputs.head_dim, 1);
-  call.v = draw(inputs.num_kv_heads, inputs.kv_len, inputs.v_head_dim, 2);
+  call.q = draw(sizes.num_q_heads, sizes.q_len, sizes.head_dim, 0);
+  call.k = draw(sizes.num_kv_heads, sizes.kv_len, sizes.head_dim, 1);
+  call.v = draw(sizes.num_kv_heads, sizes.kv_len, sizes.v_head_dim, 2);
   call.tensors.q = call.q.view();
   call.tensors.k = call.k.view();
   call.tensors.v = call.v.view();
@@ -250,13 +248,18 @@ PlainCall plain_call(const Call& call) {
   return plain;
 }
 
+Dims output_shape(const AttentionTensors& tensors) {
+  Dims shape = tensors.q.shape;
+  shape[3] = tensors.v.shape[3];
+  return shape;
+}
+
 Dims output_shape(const Call& call) {
-  const Dims& q = call.tensors.q.shape;
-  const std::int64_t dim = call.tensors.v.shape[3];
+  const Dims out = output_shape(call.tensors);
   switch (call.layout) {
-    case Layout::bhsd: return {q[0], q[1], q[2], dim};
-    case Layout::bshd: return {q[0], q[2], q[1], dim};
-    case Layout::merged_heads: return {q[0], q[2], q[1] * dim};
+    case Layout::bhsd: return out;
+    case Layout::bshd: return {out[0], out[2], out[1], out[3]};
+    case Layout::merged_heads: return {out[0], out[2], out[1] * out[3]};
   }
   return {};
 }

@@ -49,12 +49,8 @@ struct Call {
 /// Throws Error for what is missing or does not fit.
 Call load_call(const CallArguments& arguments);
 
-struct RandomInputs {
-  std::int64_t batch, num_q_heads, num_kv_heads, q_len, kv_len, head_dim, v_head_dim;
-  std::uint64_t seed = 0;
-};
 /// Like load_call, with random normal values instead of the files of q, k and v.
-Call random_call(const CallArguments& arguments, const RandomInputs& inputs);
+Call random_call(const CallArguments& arguments, const CallSizes& sizes, std::uint64_t seed);
 
 /// The tensors with K and V as the engine reads them: from the call's cache if it has one. The
 /// result is valid until the next bind.
@@ -67,7 +63,9 @@ struct PlainCall {
 };
 PlainCall plain_call(const Call& call);
 
-/// The shape of O in the layout of Q.
+/// The shape of O, [batch, num_q_heads, q_len, v_head_dim].
+Dims output_shape(const AttentionTensors& tensors);
+/// The same in the layout of Q.
 Dims output_shape(const Call& call);
 
 }  // namespace attn::apps::demo

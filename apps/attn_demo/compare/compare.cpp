@@ -17,7 +17,7 @@ namespace {
 
 struct CompareArguments {
   CallArguments call;
-  std::optional<RandomInputs> shape;
+  std::optional<CallSizes> shape;
   std::uint64_t seed = 0;
   std::optional<double> tolerance;
   bool json = false;
@@ -25,30 +25,18 @@ struct CompareArguments {
 
 constexpr int same = 0, different = 1;
 
-void require_room(const std::string& option, const RandomInputs& inputs) {
-  const auto product = [](auto... extents) { return (1.0 * ... * static_cast<double>(extents)); };
-  const double q_rows = product(inputs.batch, inputs.num_q_heads, inputs.q_len);
-  const double kv_rows = product(inputs.batch, inputs.num_kv_heads, inputs.kv_len);
-  const double head_dim = static_cast<double>(inputs.head_dim),
-               v_head_dim = static_cast<double>(inputs.v_head_dim);
+CallSizes shape_value(const std::string& option, const std::string& text) {
+  const CallSizes sizes = sizes_value(option, text, 0);
+  const double q_rows = product_of({sizes.batch, sizes.num_q_heads, sizes.q_len});
+  const double kv_rows = product_of({sizes.batch, sizes.num_kv_heads, sizes.kv_len});
+  const double head_dim = static_cast<double>(sizes.head_dim),
+               v_head_dim = static_cast<double>(sizes.v_head_dim);
   // Inputs exist as given, in float and in double: 16 bytes an element. Outputs exist in double
   // and as each kernel writes them: 24 bytes an element.
   const double inputs_and_outputs =
       16 * (q_rows * head_dim + kv_rows * (head_dim + v_head_dim)) + 24 * q_rows * (v_head_dim + 1);
-  require_memory("--shape " + option, inputs_and_outputs);
-}
-
-RandomInputs shape_value(const std::string& text) {
-  constexpr const char* needed = "B,H,HKV,SQ,SKV,D[,DV]: six or seven integers of at least 0";
-  const std::vector<std::int64_t> sizes = integers_value("--shape", text, needed);
-  const bool six_or_seven = sizes.size() == 6 || sizes.size() == 7;
-  const bool negative =
-      std::any_of(sizes.begin(), sizes.end(), [](std::int64_t size) { return size < 0; });
-  if (!six_or_seven || negative) reject_value("--shape", text, needed);
-  const RandomInputs inputs{sizes[0], sizes[1], sizes[2],    sizes[3],
-                            sizes[4], sizes[5], sizes.back()};
-  require_room(text, inputs);
-  return inputs;
+  require_memory(fmt::format("{} {}", option, text), inputs_and_outputs);
+  return sizes;
 }
 
 std::string describe_masks(const Call& call) {
@@ -87,8 +75,8 @@ std::string describe_cache(const Call& call) {
       name_of(*call.kv_dtype), pages);
 }
 
-std::vector<std::string> table_row(const Measured& measured, double naive_seconds) {
-  const bool reference = measured.kernel == "naive";
+std::vector<std::string> table_row(const Measured& measured, const Comparison& comparison) {
+  const bool reference = measured.is_reference();
   const auto error = [&](double value) { return reference ? "-" : format_error(value); };
   return {measured.kernel,
           error(measured.out.max_abs),
@@ -97,7 +85,7 @@ std::vector<std::string> table_row(const Measured& measured, double naive_second
           reference ? "-" : format_index(measured.out.worst),
           measured.lse ? error(measured.lse->max_abs) : "-",
           format_seconds(measured.seconds),
-          format_speedup(naive_seconds / measured.seconds),
+          format_speedup(comparison.speedup(measured)),
           format_bytes(static_cast<double>(measured.scratch))};
 }
 
@@ -111,9 +99,8 @@ void print_text(const Call& call, const Comparison& comparison) {
 
   std::vector<std::vector<std::string>> rows = {
       {"kernel", "max abs", "max rel", "RMS", "worst", "lse", "time", "speed-up", "scratch"}};
-  rows.push_back(table_row(comparison.tiled, comparison.naive.seconds));
-  if (comparison.unfused) rows.push_back(table_row(*comparison.unfused, comparison.naive.seconds));
-  rows.push_back(table_row(comparison.naive, comparison.naive.seconds));
+  for (const Measured& measured : comparison.kernels())
+    rows.push_back(table_row(measured, comparison));
   print_table(rows);
 
   fmt::print(
@@ -130,7 +117,7 @@ void print_text(const Call& call, const Comparison& comparison) {
                                                    : styled(Style::bad, "past the tolerance"));
 }
 
-nlohmann::ordered_json json_of(const Measured& measured, double naive_seconds) {
+nlohmann::ordered_json json_of(const Measured& measured, const Comparison& comparison) {
   const auto errors = [](const Errors& of) {
     return nlohmann::ordered_json{
         {"max_abs", of.max_abs}, {"max_rel", of.max_rel}, {"rms", of.rms}, {"worst", of.worst}};
@@ -138,42 +125,35 @@ nlohmann::ordered_json json_of(const Measured& measured, double naive_seconds) {
   return {{"out", errors(measured.out)},
           {"lse", measured.lse ? errors(*measured.lse) : nlohmann::ordered_json(nullptr)},
           {"time_ms", measured.seconds * 1e3},
-          {"speedup", naive_seconds / measured.seconds},
+          {"speedup", comparison.speedup(measured)},
           {"scratch_bytes", measured.scratch}};
 }
 
 void print_json(const Call& call, const Comparison& comparison) {
   const Dims &q = call.tensors.q.shape, &k = call.tensors.k.shape;
-  const double naive_seconds = comparison.naive.seconds;
   nlohmann::ordered_json all = {
       {"shape", {q[0], q[1], k[1], q[2], k[2], q[3], call.tensors.v.shape[3]}},
       {"dtype", name_of(call.dtype)},
       {"kv_dtype", name_of(call.kv_dtype.value_or(call.dtype))},
       {"page_size", call.page_size},
       {"threads", comparison.num_threads},
-      {"tiled", json_of(comparison.tiled, naive_seconds)},
+      {"tiled", json_of(comparison.tiled, comparison)},
       {"unfused", nullptr},
-      {"naive", json_of(comparison.naive, naive_seconds)},
+      {"naive", json_of(comparison.naive, comparison)},
       {"score_matrix_bytes", comparison.score_matrix},
       {"tolerance", comparison.tolerance.out},
       {"lse_tolerance", nullptr},
       {"derivation", comparison.tolerance.derivation},
-      {"way", comparison.path},
+      {"path", comparison.path},
       {"within_tolerance", comparison.within_tolerance()}};
   if (comparison.tiled.lse) all["lse_tolerance"] = comparison.tolerance.lse;
-  if (comparison.unfused) all["unfused"] = json_of(*comparison.unfused, naive_seconds);
+  if (comparison.unfused) all["unfused"] = json_of(*comparison.unfused, comparison);
   fmt::print("{}\n", all.dump());
 }
 
 int compare(const CompareArguments& arguments) {
-  Call call;
-  if (arguments.shape) {
-    RandomInputs inputs = *arguments.shape;
-    inputs.seed = arguments.seed;
-    call = random_call(arguments.call, inputs);
-  } else {
-    call = load_call(arguments.call);
-  }
+  const Call call = arguments.shape ? random_call(arguments.call, *arguments.shape, arguments.seed)
+                                    : load_call(arguments.call);
   const Comparison comparison = compare_kernels(call, arguments.tolerance);
   if (arguments.json) {
     print_json(call, comparison);
@@ -189,11 +169,11 @@ void add_compare(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<CompareArguments>(
       app, chosen, "compare", "tiled, unfused and naive side by side; ends with 1 if they differ",
       compare);
-  auto* const shape =
-      add_value(command, "--shape B,H,HKV,SQ,SKV,D[,DV]",
-                "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, "
-                "if another, dim of V",
-                [&shape = arguments.shape](auto, auto text) { shape = shape_value(text); });
+  auto* const shape = add_value(
+      command, "--shape B,H,HKV,SQ,SKV,D[,DV]",
+      "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, "
+      "if another, dim of V",
+      [&shape = arguments.shape](auto option, auto text) { shape = shape_value(option, text); });
   for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
   add_integer(command, "--seed N", arguments.seed, {.min = 0},
               "the seed of the random inputs; default 0")

@@ -1,10 +1,12 @@
 #include "comparison.hpp"
 
+#include <algorithm>
 #include <functional>
 
 #include "apps/attn_demo/progress.hpp"
 #include "apps/support/memory.hpp"
 #include "apps/support/timing.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -25,10 +27,8 @@ double median_seconds(const std::function<void()>& call) {
 /// The tensors that one kernel writes.
 struct Results {
   Results(const Call& call, DType dtype)
-      : out(dtype, {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2],
-                    call.tensors.v.shape[3]}),
-        lse(DType::f32,
-            {call.tensors.q.shape[0], call.tensors.q.shape[1], call.tensors.q.shape[2]}),
+      : out(dtype, output_shape(call.tensors)),
+        lse(DType::f32, detail::remove_dim(call.tensors.q.shape, -1)),
         tensors(call.tensors) {
     tensors.out = out.view();
     if (call.options.normalizer == Normalizer::softmax()) tensors.lse = lse.view();
@@ -38,53 +38,58 @@ struct Results {
   AttentionTensors tensors;
 };
 
-double seconds_of_reference(const AttentionTensors& tensors, const AttentionOptions& options,
-                            const Execution& execution) {
+/// Fills `reference`.
+Measured measure_naive(const Call& call, Results& reference, int num_threads) {
+  const AttentionTensors& tensors = reference.tensors;
   Progress progress("naive, in double");
-  const AttentionOptions counted = progress.counted(tensors, options);
-  return seconds_of([&] { attention_reference(tensors, counted, execution); });
+  const AttentionOptions counted = progress.counted(tensors, call.options);
+  return {.kernel = "naive",
+          .out = {},
+          .seconds = seconds_of([&] { attention_reference(tensors, counted, call.execution); }),
+          .scratch = static_cast<std::size_t>(tensors.k.shape[2] * num_threads) * sizeof(double)};
 }
 
-void set_errors(Measured& measured, const Results& got, const Results& reference) {
-  measured.out = errors_between(got.tensors.out, reference.tensors.out);
+/// Times a kernel that writes `results`, and compares them with the reference.
+Measured measure(const std::string& kernel, const std::function<void()>& run, std::size_t scratch,
+                 const Results& results, const Results& reference) {
+  const Progress progress(kernel + ", several times");
+  Measured measured{
+      .kernel = kernel, .out = {}, .seconds = median_seconds(run), .scratch = scratch};
+  measured.out = errors_between(results.tensors.out, reference.tensors.out);
   if (!reference.tensors.lse.absent())
-    measured.lse = errors_between(got.tensors.lse, reference.tensors.lse);
+    measured.lse = errors_between(results.tensors.lse, reference.tensors.lse);
+  return measured;
 }
 
 Measured measure_tiled(const Call& call, const AttentionPlan& plan, const Results& reference) {
-  Results results(call, call.dtype);
+  const Results results(call, call.dtype);
   const AttentionTensors tensors = bind_cache(call, results.tensors);
   Workspace workspace(plan.workspace_size());
-  const Progress progress("tiled, several times");
-  Measured measured{.kernel = "tiled", .out = {}};
-  measured.seconds = median_seconds([&] { plan.run(tensors, workspace); });
-  measured.scratch = plan.workspace_size();
-  set_errors(measured, results, reference);
-  return measured;
+  const auto run = [&] { plan.run(tensors, workspace); };
+  return measure("tiled", run, plan.workspace_size(), results, reference);
 }
 
 Measured measure_unfused(const Call& call, const PlainCall& plain, const Results& reference) {
   Results results(call, call.dtype);
   results.tensors.k = plain.tensors.k;
   results.tensors.v = plain.tensors.v;
-  const Progress progress("unfused, several times");
-  Measured measured{.kernel = "unfused", .out = {}};
-  measured.seconds =
-      median_seconds([&] { attention_unfused(results.tensors, call.options, call.execution); });
-  measured.scratch = unfused_scratch_size(results.tensors);
-  set_errors(measured, results, reference);
-  return measured;
-}
-
-bool within(const Measured& measured, const Tolerance& tolerance) {
-  return measured.out.max_abs <= tolerance.out &&
-         (!measured.lse || measured.lse->max_abs <= tolerance.lse);
+  const auto run = [&] { attention_unfused(results.tensors, call.options, call.execution); };
+  return measure("unfused", run, unfused_scratch_size(results.tensors), results, reference);
 }
 
 }  // namespace
 
+std::vector<Measured> Comparison::kernels() const {
+  if (unfused) return {tiled, *unfused, naive};
+  return {tiled, naive};
+}
+
 bool Comparison::within_tolerance() const {
-  return within(tiled, tolerance) && (!unfused || within(*unfused, tolerance));
+  const std::vector<Measured> all = kernels();
+  return std::all_of(all.begin(), all.end(), [this](const Measured& measured) {
+    return measured.out.max_abs <= tolerance.out &&
+           (!measured.lse || measured.lse->max_abs <= tolerance.lse);
+  });
 }
 
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
@@ -95,14 +100,9 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
   comparison.path = plan.description();
-  const double rows = static_cast<double>(reference.lse.size()),
-               kv_len = static_cast<double>(call.tensors.k.shape[2]);
-  comparison.score_matrix = rows * kv_len * static_cast<double>(sizeof(float));
-
-  comparison.naive.kernel = "naive";
-  comparison.naive.seconds = seconds_of_reference(reference.tensors, call.options, call.execution);
-  comparison.naive.scratch =
-      static_cast<std::size_t>(call.tensors.k.shape[2] * plan.num_threads()) * sizeof(double);
+  comparison.score_matrix =
+      product_of({reference.lse.size(), call.tensors.k.shape[2], std::int64_t{sizeof(float)}});
+  comparison.naive = measure_naive(call, reference, plan.num_threads());
   comparison.tiled = measure_tiled(call, plan, reference);
   if (comparison.score_matrix < available_memory())
     comparison.unfused = measure_unfused(call, plain, reference);

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "apps/attn_demo/call/call.hpp"
 #include "oracle/errors.hpp"
@@ -21,6 +22,8 @@ struct Measured {
   std::optional<Errors> lse{};  // only with softmax
   double seconds = 0;           // naive: one call; others: the median of several calls
   std::size_t scratch = 0;      // bytes; naive: one row of scores for each thread
+
+  bool is_reference() const { return kernel == "naive"; }
 };
 
 struct Comparison {
@@ -32,6 +35,9 @@ struct Comparison {
   std::string path;  // the plan's description
   int num_threads = 1;
 
+  /// Those that were measured: tiled, unfused and naive.
+  std::vector<Measured> kernels() const;
+  double speedup(const Measured& measured) const { return naive.seconds / measured.seconds; }
   bool within_tolerance() const;
 };
 

@@ -37,24 +37,20 @@ fs::path find_data() {
 }
 
 std::vector<Sample> samples(const fs::path& data) {
-  const auto file = [&data](const char* name) { return (data / name).string(); };
-  CallArguments prefill;
-  prefill.q = file("prefill.safetensors:q");
-  prefill.k = file("prefill.safetensors:k");
-  prefill.v = file("prefill.safetensors:v");
+  const auto file = [&data](const std::string& name) { return (data / name).string(); };
+  const auto inputs = [&file](const std::string& before, const std::string& after) {
+    CallArguments arguments;
+    arguments.q = file(before + "q" + after);
+    arguments.k = file(before + "k" + after);
+    arguments.v = file(before + "v" + after);
+    return arguments;
+  };
+  CallArguments prefill = inputs("prefill.safetensors:", "");
   prefill.options.causal = Causal::bottom_right();
-
-  CallArguments decode;
-  decode.q = file("decode_q.npy");
-  decode.k = file("decode_k.npy");
-  decode.v = file("decode_v.npy");
+  CallArguments decode = inputs("decode_", ".npy");
   decode.past_k = file("decode_past_k.npy");
   decode.past_v = file("decode_past_v.npy");
-
-  CallArguments padded;
-  padded.q = file("padded_q.npy");
-  padded.k = file("padded_k.npy");
-  padded.v = file("padded_v.npy");
+  CallArguments padded = inputs("padded_", ".npy");
   padded.mask = file("padded_mask.npy");
   padded.heads = 4;
 
@@ -68,13 +64,14 @@ std::vector<Sample> samples(const fs::path& data) {
 }
 
 std::vector<std::string> table_row(const Measured& measured, const Comparison& comparison) {
-  const bool reference = &measured == &comparison.naive;
+  const bool reference = measured.is_reference();
+  const auto error = [&](double value) { return reference ? "-" : format_error(value); };
   return {"  " + measured.kernel,
-          reference ? "-" : format_error(measured.out.max_abs),
-          reference ? "-" : format_error(measured.out.rms),
-          reference ? "-" : format_error(comparison.tolerance.out),
+          error(measured.out.max_abs),
+          error(measured.out.rms),
+          error(comparison.tolerance.out),
           format_seconds(measured.seconds),
-          format_speedup(comparison.naive.seconds / measured.seconds),
+          format_speedup(comparison.speedup(measured)),
           format_bytes(static_cast<double>(measured.scratch)),
           format_bytes(comparison.score_matrix)};
 }
@@ -84,9 +81,8 @@ void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>
       {"", "max error", "RMS error", "tolerance", "time", "speed-up", "scratch", "all scores"}};
   for (std::size_t n = 0; n < all.size(); ++n) {
     rows.push_back({all[n].title});
-    rows.push_back(table_row(comparisons[n].tiled, comparisons[n]));
-    if (comparisons[n].unfused) rows.push_back(table_row(*comparisons[n].unfused, comparisons[n]));
-    rows.push_back(table_row(comparisons[n].naive, comparisons[n]));
+    for (const Measured& measured : comparisons[n].kernels())
+      rows.push_back(table_row(measured, comparisons[n]));
   }
   print_table(rows);
 }
@@ -95,15 +91,11 @@ void print_samples(const std::vector<Sample>& all, const std::vector<Comparison>
 /// the shapes, without data.
 double scratch_at(const Call& call, std::int64_t length) {
   AttentionTensors tensors = call.tensors;
-  const auto lengthen = [length](const TensorView& tensor) {
-    return TensorView(nullptr, tensor.dtype,
-                      {tensor.shape[0], tensor.shape[1], length, tensor.shape[3]});
-  };
-  tensors.q = lengthen(tensors.q);
-  tensors.k = lengthen(tensors.k);
-  tensors.v = lengthen(tensors.v);
-  tensors.out = MutableTensorView(
-      nullptr, call.dtype, {tensors.q.shape[0], tensors.q.shape[1], length, tensors.v.shape[3]});
+  for (TensorView* const tensor : {&tensors.q, &tensors.k, &tensors.v}) {
+    const Dims& shape = tensor->shape;
+    *tensor = {nullptr, tensor->dtype, {shape[0], shape[1], length, shape[3]}};
+  }
+  tensors.out = {nullptr, call.dtype, output_shape(tensors)};
   return static_cast<double>(AttentionPlan(tensors, call.options, call.execution).workspace_size());
 }
 
@@ -121,8 +113,7 @@ void print_conclusion(const Call& prompt, const Comparison& first, bool agree) {
         "\n{} An error is past its tolerance: rounding in single precision does not explain it.\n",
         styled(Style::bad, "They differ."));
   }
-  fmt::print("On the prompt, tiled is {:.0f} times as fast as naive",
-             first.naive.seconds / first.tiled.seconds);
+  fmt::print("On the prompt, tiled is {:.0f} times as fast as naive", first.speedup(first.tiled));
   if (first.unfused)
     fmt::print(" and {:.1f} times as fast as unfused",
                first.unfused->seconds / first.tiled.seconds);

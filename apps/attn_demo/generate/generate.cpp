@@ -80,9 +80,8 @@ class Generation {
         caches_(model, 1, std::ssize(prompt_) + max_new),
         logits_(DType::f32, {1, model.settings.vocab_size}) {
     if (!arguments.logits) return;
-    const double values =
-        static_cast<double>(prompt_.size()) * static_cast<double>(model.settings.vocab_size);
-    require_memory("--logits", values * static_cast<double>(sizeof(float)));
+    require_memory("--logits", product_of({std::ssize(prompt_), model.settings.vocab_size,
+                                           std::int64_t{sizeof(float)}}));
     prompt_logits_ = Tensor(DType::f32, {1, std::ssize(prompt_), model.settings.vocab_size});
   }
 

@@ -11,7 +11,6 @@
 #include "apps/attn_demo/models/model.hpp"
 #include "apps/support/memory.hpp"
 #include "apps/support/options.hpp"
-#include "labels.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -44,6 +43,20 @@ Tensor scores_of(const AttentionTensors& tensors, const AttentionOptions& option
   return scores;
 }
 
+ProbabilityMap head_map(const AttentionTensors& all, const AttentionOptions& options,
+                        std::int64_t batch, std::int64_t head) {
+  const AttentionTensors tensors = one_head(all, batch, head);
+  ProbabilityMap map;
+  map.grid = Grid(tensors.q.shape[2], tensors.k.shape[2]);
+  const Tensor masked = scores_of(tensors, options, ScoreStage::masked);
+  std::transform(
+      masked.data<double>(), masked.data<double>() + masked.size(), map.grid.hidden.begin(),
+      [](double score) { return static_cast<unsigned char>(std::isinf(score) && score < 0); });
+  const Tensor probabilities = scores_of(tensors, options, ScoreStage::weights);
+  copy_into(probabilities.view(), {map.grid.probabilities.data(), probabilities.shape()});
+  return map;
+}
+
 std::vector<std::string> labels_of(const std::vector<std::int64_t>& ids,
                                    const std::optional<Tokenizer>& tokenizer) {
   std::vector<std::string> labels;
@@ -64,59 +77,55 @@ void require_place(const char* option, std::int64_t place, std::int64_t count,
       fmt::format("an integer in 0..{}: {}", count - 1, fmt::format(fmt::runtime(extent), count)));
 }
 
-ProbabilityMap head_map(const AttentionTensors& all, const AttentionOptions& options,
-                        const HeadChoice& choice) {
-  const AttentionTensors tensors = one_head(all, choice.batch, choice.head);
-  ProbabilityMap map;
-  map.grid = Grid(tensors.q.shape[2], tensors.k.shape[2]);
-  const Tensor masked = scores_of(tensors, options, ScoreStage::masked);
-  std::transform(
-      masked.data<double>(), masked.data<double>() + masked.size(), map.grid.hidden.begin(),
-      [](double score) { return static_cast<unsigned char>(std::isinf(score) && score < 0); });
-  const Tensor probabilities = scores_of(tensors, options, ScoreStage::weights);
-  copy_into(probabilities.view(), {map.grid.probabilities.data(), probabilities.shape()});
-  return map;
-}
-
-void require_room_for_maps(std::int64_t q_len, std::int64_t kv_len, std::int64_t num_heads) {
+void require_room_for_maps(const HeadChoice& choice, std::int64_t num_heads, std::int64_t q_len,
+                           std::int64_t kv_len) {
   constexpr double bytes_per_probability = 5, bytes_per_score = 8;
-  const double probabilities = static_cast<double>(q_len) * static_cast<double>(kv_len);
+  const std::int64_t num_maps = choice.head ? 1 : num_heads;
   require_memory(fmt::format("a picture of {} x {} weights a head", q_len, kv_len),
-                 probabilities * (bytes_per_probability * static_cast<double>(num_heads) +
-                                  2 * bytes_per_score));
+                 product_of({q_len, kv_len}) *
+                     (bytes_per_probability * static_cast<double>(num_maps) + 2 * bytes_per_score));
 }
 
-std::vector<ProbabilityMap> model_maps(const ModelHeads& choice) {
-  ModelChoice folder;
-  folder.folder = choice.folder;
-  const ModelSource source(folder);
-  const std::optional<Tokenizer> tokenizer = tokenizer_for(choice.prompt, source);
-  const std::vector<std::int64_t> ids = prompt_ids(choice.prompt, tokenizer);
-  Model model = source.load(std::ssize(ids));
-  const std::vector<LayerSettings>& layers = model.settings.layers;
-  require_place("--layer", choice.layer, std::ssize(layers), "the model has {} layers");
-  const std::int64_t num_heads =
-      layers[static_cast<std::size_t>(choice.layer)].attention.num_q_heads;
-  if (choice.head) require_place("--head", *choice.head, num_heads, "the model has {} query heads");
+std::vector<ProbabilityMap> head_maps(const AttentionTensors& tensors,
+                                      const AttentionOptions& options, const HeadChoice& choice,
+                                      const AxisLabels& labels, const std::string& place) {
+  const std::int64_t first = choice.head.value_or(0),
+                     last = choice.head ? first + 1 : tensors.q.shape[1];
+  std::vector<ProbabilityMap> maps;
+  for (std::int64_t head = first; head < last; ++head) {
+    ProbabilityMap& map = maps.emplace_back(head_map(tensors, options, choice.batch, head));
+    map.title = fmt::format("{}head {}", choice.head ? "attention weights, " + place : "", head);
+    map.row_labels = labels.rows;
+    map.column_labels = labels.columns;
+  }
+  return maps;
+}
 
-  require_room_for_maps(std::ssize(ids), std::ssize(ids), choice.head ? 1 : num_heads);
+std::vector<ProbabilityMap> layer_maps(const ModelLayer& model, const HeadChoice& choice) {
+  ModelChoice folder;
+  folder.folder = model.folder;
+  const ModelSource source(folder);
+  const std::optional<Tokenizer> tokenizer = tokenizer_for(model.prompt, source);
+  const std::vector<std::int64_t> ids = prompt_ids(model.prompt, tokenizer);
+  Model loaded = source.load(std::ssize(ids));
+  const std::vector<LayerSettings>& layers = loaded.settings.layers;
+  require_place("--layer", model.layer, std::ssize(layers), "the model has {} layers");
+  const std::int64_t num_heads =
+      layers[static_cast<std::size_t>(model.layer)].attention.num_q_heads;
+  if (choice.head) require_place("--head", *choice.head, num_heads, "the model has {} query heads");
+  require_room_for_maps(choice, num_heads, std::ssize(ids), std::ssize(ids));
+
   const std::vector<std::string> labels = labels_of(ids, tokenizer);
   std::vector<ProbabilityMap> maps;
   std::int64_t layer = 0;
-  const ForwardHooks hooks{.attention = [&](const AttentionTensors& tensors,
-                                            const AttentionOptions& options) {
-    if (layer++ != choice.layer) return;
-    const std::int64_t first = choice.head.value_or(0), last = choice.head ? first + 1 : num_heads;
-    for (std::int64_t head = first; head < last; ++head) {
-      maps.push_back(head_map(tensors, options, {.batch = 0, .head = head}));
-      maps.back().title = choice.head
-                              ? fmt::format("attention weights, layer {}, head {}", layer - 1, head)
-                              : fmt::format("head {}", head);
-      maps.back().row_labels = maps.back().column_labels = labels;
-    }
-  }};
+  const ForwardHooks hooks{
+      .attention = [&](const AttentionTensors& tensors, const AttentionOptions& options) {
+        if (layer++ == model.layer)
+          maps = head_maps(tensors, options, choice, {labels, labels},
+                           fmt::format("layer {}, ", model.layer));
+      }};
   const std::vector<CacheRef> no_caches(layers.size());
-  model.decoder.forward({ids.data(), {1, std::ssize(ids)}}, no_caches, {}, {.hooks = &hooks});
+  loaded.decoder.forward({ids.data(), {1, std::ssize(ids)}}, no_caches, {}, {.hooks = &hooks});
   return maps;
 }
 

@@ -32,11 +32,8 @@ namespace {
 
 struct HeatmapArguments {
   CallArguments call;
-  std::optional<std::string> model;  // a folder; then there is no call
-  PromptChoice prompt;
-  std::int64_t layer = 0;
-  std::int64_t batch = 0;
-  std::optional<std::int64_t> head = 0;  // empty: all heads
+  ModelLayer model;  // if it has a folder, there is no call
+  HeadChoice heads;
   std::optional<std::string> labels, tokens, key_labels, title, out;
   ScaleKind scale = ScaleKind::linear;
   bool terminal = false;
@@ -69,62 +66,44 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
     reject("q has shape {} and k {}: there are no weights to draw", q.to_string(),
            tensors.k.shape.to_string());
   }
-  require_place("--batch", arguments.batch, q[0], "there are {} batch entries");
-  if (arguments.head) require_place("--head", *arguments.head, q[1], "there are {} query heads");
-  require_room_for_maps(q[2], kv_len, arguments.head ? 1 : q[1]);
-}
-
-std::string title_of(const HeatmapArguments& arguments, const std::string& usual) {
-  return arguments.title ? readable_title(*arguments.title) : usual;
-}
-
-std::vector<ProbabilityMap> maps_of_model(const HeatmapArguments& arguments) {
-  std::vector<ProbabilityMap> maps = model_maps({.folder = *arguments.model,
-                                                 .prompt = arguments.prompt,
-                                                 .layer = arguments.layer,
-                                                 .head = arguments.head});
-  if (arguments.head) maps.front().title = title_of(arguments, maps.front().title);
-  return maps;
+  const HeadChoice& heads = arguments.heads;
+  require_place("--batch", heads.batch, q[0], "there are {} batch entries");
+  if (heads.head) require_place("--head", *heads.head, q[1], "there are {} query heads");
+  require_room_for_maps(heads, q[1], q[2], kv_len);
 }
 
 /// The maps of the chosen heads. Probabilities do not depend on V, so K is passed as V.
 std::vector<ProbabilityMap> maps_of(const HeatmapArguments& arguments) {
-  if (arguments.model) return maps_of_model(arguments);
+  if (arguments.model.folder) return layer_maps(arguments.model, arguments.heads);
   CallArguments call_arguments = arguments.call;
   call_arguments.v = call_arguments.k;
   const Call call = load_call(call_arguments);
   check_call(call, arguments);
   const Dims& q = call.tensors.q.shape;
   const AxisLabels labels = axis_labels(label_texts(arguments), q[2], call.tensors.k.shape[2]);
-  std::vector<ProbabilityMap> maps;
-  const auto add = [&](std::int64_t head, const std::string& title) {
-    maps.push_back(head_map(call.tensors, call.options, {arguments.batch, head}));
-    maps.back().title = title;
-    maps.back().row_labels = labels.rows;
-    maps.back().column_labels = labels.columns;
-  };
-  if (arguments.head) {
-    const std::string entry = q[0] > 1 ? fmt::format("batch entry {}, ", arguments.batch) : "";
-    add(*arguments.head,
-        title_of(arguments, fmt::format("attention weights, {}head {}", entry, *arguments.head)));
-  } else {
-    for (std::int64_t head = 0; head < q[1]; ++head) add(head, fmt::format("head {}", head));
-  }
-  return maps;
+  const std::string entry = q[0] > 1 ? fmt::format("batch entry {}, ", arguments.heads.batch) : "";
+  return head_maps(call.tensors, call.options, arguments.heads, labels, entry);
 }
 
-std::string usual_title_of_all(const HeatmapArguments& arguments) {
-  return arguments.model ? fmt::format("attention weights, layer {}, all heads", arguments.layer)
-                         : "attention weights of all heads";
+Canvas picture_of(const std::vector<ProbabilityMap>& maps, const ColorScale& scale,
+                  const HeatmapArguments& arguments) {
+  if (arguments.heads.head) return draw_map(maps.front(), scale);
+  const std::string usual =
+      arguments.model.folder
+          ? fmt::format("attention weights, layer {}, all heads", arguments.model.layer)
+          : "attention weights of all heads";
+  return draw_maps(maps, scale, arguments.title ? readable_title(*arguments.title) : usual);
 }
 
 int show(const HeatmapArguments& arguments) {
   if (arguments.out && !arguments.out->ends_with(".png"))
     reject_value("--out", *arguments.out, "a name that ends in .png");
-  if (!arguments.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
+  if (!arguments.heads.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
     reject("--head is all: its small pictures have no room for labels");
   }
-  const std::vector<ProbabilityMap> maps = maps_of(arguments);
+  std::vector<ProbabilityMap> maps = maps_of(arguments);
+  if (arguments.heads.head && arguments.title)
+    maps.front().title = readable_title(*arguments.title);
   const ColorScale scale(arguments.scale, maps);
   if (arguments.terminal || !arguments.out) {
     for (const ProbabilityMap& map : maps)
@@ -132,10 +111,7 @@ int show(const HeatmapArguments& arguments) {
     flush_output();
   }
   if (!arguments.out) return 0;
-  const Canvas picture =
-      arguments.head ? draw_map(maps.front(), scale)
-                     : draw_maps(maps, scale, title_of(arguments, usual_title_of_all(arguments)));
-  write_file(*arguments.out, png_bytes(picture));
+  write_file(*arguments.out, png_bytes(picture_of(maps, scale, arguments)));
   return 0;
 }
 
@@ -175,18 +151,19 @@ void add_heatmap(CLI::App& app, Command& chosen) {
       app, chosen, "heatmap", "attention weights as a picture, in a PNG file or in the terminal",
       show);
   add_query_and_key_files(command, arguments.call);
-  add_text(command, "--model DIR", arguments.model,
+  add_text(command, "--model DIR", arguments.model.folder,
            "a model's folder instead of --q and --k, for --prompt or --prompt-ids");
-  add_prompt_options(command, arguments.prompt);
+  add_prompt_options(command, arguments.model.prompt);
   const IntegerRange at_least_0{.min = 0};
-  add_integer(command, "--layer N", arguments.layer, at_least_0,
+  add_integer(command, "--layer N", arguments.model.layer, at_least_0,
               "which layer of the model; default 0");
   add_text(command, "--out FILE", arguments.out,
            "a file that ends in .png; without it the picture is shown in the terminal");
   command.add_flag("--terminal", arguments.terminal, "show the picture in the terminal too");
-  add_integer(command, "--batch N", arguments.batch, at_least_0, "which batch entry; default 0");
+  add_integer(command, "--batch N", arguments.heads.batch, at_least_0,
+              "which batch entry; default 0");
   add_value(command, "--head N", "which query head, or all; default 0",
-            [&head = arguments.head, at_least_0](auto option, auto text) {
+            [&head = arguments.heads.head, at_least_0](auto option, auto text) {
               if (text == "all")
                 head.reset();
               else

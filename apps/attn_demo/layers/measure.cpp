@@ -131,13 +131,12 @@ void measure_distances(Runs& runs, LayersMeasured& measured) {
 /// Floating-point operations of a prefill. Logits are not counted: only the last token of each
 /// sequence has them.
 double prefill_flops(const DecoderSettings& settings, const LayersRun& run) {
-  const auto seq = static_cast<double>(run.seq), batch = static_cast<double>(run.batch);
-  double flops = 2 * seq * projection_weights(settings);
+  double flops = 2 * static_cast<double>(run.seq) * projection_weights(settings);
   for (const LayerSettings& layer : settings.layers) {
     const AttentionSettings& a = layer.attention;
-    flops += 4 * static_cast<double>(a.num_q_heads * a.head_dim) * seq * (seq + 1) / 2;
+    flops += 4 * product_of({a.num_q_heads, a.head_dim, run.seq, run.seq + 1}) / 2;
   }
-  return batch * flops;
+  return static_cast<double>(run.batch) * flops;
 }
 
 /// Bytes of keys and values that an average decode step reads: those of the prompt and of half of
@@ -151,11 +150,11 @@ double cache_bytes_read(const DecoderSettings& settings, const LayersRun& run) {
 /// three kernels, the widest activations, and the scores of all heads, which unfused holds.
 void require_room(const DecoderSettings& settings, const LayersRun& run) {
   const AttentionSettings& a = settings.layers.front().attention;
-  const auto seq = static_cast<double>(run.seq), tokens = seq * static_cast<double>(run.batch);
-  const double streams = 3 * tokens * static_cast<double>(a.hidden * std::ssize(settings.layers));
+  const double streams =
+      3 * product_of({run.batch, run.seq, a.hidden, std::ssize(settings.layers)});
   const double activations =
-      tokens * static_cast<double>(2 * settings.layers.front().mlp_width + 2 * a.hidden);
-  const double scores = tokens * seq * static_cast<double>(a.num_q_heads);
+      2 * product_of({run.batch, run.seq, settings.layers.front().mlp_width + a.hidden});
+  const double scores = product_of({run.batch, run.seq, run.seq, a.num_q_heads});
   require_memory(fmt::format("unfused attention of {} x {} tokens, which tiled is compared with,",
                              run.batch, run.seq),
                  static_cast<double>(sizeof(float)) * (streams + activations + scores));

@@ -53,11 +53,9 @@ DType compute_type(DType stored) { return stored == DType::bf16 ? DType::bf16 : 
 void require_room(const std::string& name, const DecoderSettings& settings, std::int64_t tokens,
                   bool toy) {
   const AttentionSettings& attention = settings.layers.front().attention;
-  const double output =
-      static_cast<double>(settings.vocab_size) * static_cast<double>(attention.hidden);
+  const double output = product_of({settings.vocab_size, attention.hidden});
   const double packed = projection_weights(settings) + output;
-  const double positions =
-      static_cast<double>(attention.max_positions) * static_cast<double>(attention.hidden);
+  const double positions = product_of({attention.max_positions, attention.hidden});
   const double drawn = toy ? packed + output + (attention.rope ? 0 : positions) : 0;
   const double bytes = (packed + drawn) * static_cast<double>(size_of(attention.dtype));
   require_memory(fmt::format("{} with a cache of {} tokens", name, tokens),
@@ -140,10 +138,8 @@ double projection_weights(const DecoderSettings& settings) {
   double sum = 0;
   for (const LayerSettings& layer : settings.layers) {
     const AttentionSettings& a = layer.attention;
-    const auto hidden = static_cast<double>(a.hidden);
-    sum += hidden * static_cast<double>(a.head_dim) * 2 *
-           static_cast<double>(a.num_q_heads + a.num_kv_heads);
-    sum += hidden * static_cast<double>(layer.mlp_width) * (layer.mlp == MlpKind::swiglu ? 3 : 2);
+    sum += 2 * product_of({a.hidden, a.head_dim, a.num_q_heads + a.num_kv_heads});
+    sum += product_of({a.hidden, layer.mlp_width, layer.mlp == MlpKind::swiglu ? 3 : 2});
   }
   return sum;
 }
@@ -152,8 +148,7 @@ double cache_bytes_per_token(const DecoderSettings& settings) {
   double sum = 0;
   for (const LayerSettings& layer : settings.layers) {
     const AttentionSettings& a = layer.attention;
-    const double values = 2 * static_cast<double>(a.num_kv_heads) * static_cast<double>(a.head_dim);
-    sum += values * static_cast<double>(size_of(a.dtype));
+    sum += 2 * product_of({a.num_kv_heads, a.head_dim}) * static_cast<double>(size_of(a.dtype));
   }
   return sum;
 }

@@ -1,0 +1,42 @@
+#include "call_options.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "options.hpp"
+
+namespace attn::apps {
+
+void add_kernel_option(CLI::App& command, Kernel& kernel) {
+  add_choice(
+      command, "--kernel NAME", kernel,
+      {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}},
+      "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, matmul)");
+}
+
+void add_type_options(CLI::App& command, TypeChoice& choice) {
+  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
+  Choices<DType> types = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
+  add_choice(command, "--dtype TYPE", choice.dtype, types,
+             "f32 (default), bf16 or f16: the type that inputs are converted to and that the "
+             "engine runs in");
+  types.emplace_back("i8", DType::i8);
+  add_choice(command, "--kv-dtype TYPE", choice.kv_dtype, types,
+             "f32, bf16, f16 or i8: K and V are kept in a cache of this type; default --dtype");
+  add_integer(command, "--page-size N", choice.page_size, {0, largest_page},
+              "K and V are kept in a cache with pages of N keys; 0: without pages");
+}
+
+CallSizes sizes_value(std::string_view option, std::string_view text, std::int64_t least) {
+  const std::string needed =
+      fmt::format("B,H,HKV,SQ,SKV,D[,DV]: six or seven integers of at least {}", least);
+  const std::vector<std::int64_t> sizes = integers_value(option, text, needed);
+  if ((sizes.size() != 6 && sizes.size() != 7) ||
+      *std::min_element(sizes.begin(), sizes.end()) < least)
+    reject_value(option, text, needed);
+  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes.back()};
+}
+
+}  // namespace attn::apps

@@ -1,0 +1,37 @@
+// Options that attn_demo and attn_bench have in common: the sizes, types and kernel of a call.
+#pragma once
+
+#include <attn/tensor.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace attn::apps {
+
+enum class Kernel { tiled, naive, unfused };
+
+/// Adds --kernel.
+void add_kernel_option(CLI::App& command, Kernel& kernel);
+
+/// The types of a call and the pages of its cache.
+struct TypeChoice {
+  DType dtype = DType::f32;               // of Q, K, V and O
+  std::optional<DType> kv_dtype;          // of a cache
+  std::optional<std::int64_t> page_size;  // of a cache, in keys
+};
+
+/// Adds --dtype, --kv-dtype and --page-size.
+void add_type_options(CLI::App& command, TypeChoice& choice);
+
+struct CallSizes {
+  std::int64_t batch, num_q_heads, num_kv_heads, q_len, kv_len, head_dim, v_head_dim;
+};
+
+/// The sizes in a text B,H,HKV,SQ,SKV,D[,DV]. Throws Error if one of them is below `least`.
+CallSizes sizes_value(std::string_view option, std::string_view text, std::int64_t least);
+
+}  // namespace attn::apps
