@@ -58,37 +58,37 @@ Error error_of(const Run& run, const Change& change) {
 }
 
 void check_error(const std::string& way, const Run& run, const Change& change,
-                 const std::vector<std::string>& words) {
+                 const std::vector<std::string>& fragments) {
   const Error error = error_of(run, change);
   INFO(way, ": ", error.what());
   CHECK(error.code() == ErrorCode::invalid_argument);
-  for (const std::string& word : words) {
-    CAPTURE(word);
-    CHECK(std::string(error.what()).find(word) != std::string::npos);
+  for (const std::string& fragment : fragments) {
+    CAPTURE(fragment);
+    CHECK(std::string(error.what()).find(fragment) != std::string::npos);
   }
 }
 
 /// All functions that take a call report the same errors.
-void check_rejected_run(const Change& change, const std::vector<std::string>& words) {
+void check_rejected_run(const Change& change, const std::vector<std::string>& fragments) {
   check_error(
       "attention", [](const Call& call) { attention(call.tensors, call.options, call.execution); },
-      change, words);
+      change, fragments);
   check_error(
       "attention_reference",
       [](const Call& call) { attention_reference(call.tensors, call.options, call.execution); },
-      change, words);
+      change, fragments);
   check_error(
       "attention_unfused",
       [](const Call& call) { attention_unfused(call.tensors, call.options, call.execution); },
-      change, words);
+      change, fragments);
 }
 
-/// `words` are the name of the tensor or option, what was given and what is needed.
-void check_rejected(const Change& change, const std::vector<std::string>& words) {
-  check_rejected_run(change, words);
+/// `fragments` are the name of the tensor or option, what was given and what is needed.
+void check_rejected(const Change& change, const std::vector<std::string>& fragments) {
+  check_rejected_run(change, fragments);
   check_error(
       "Plan", [](const Call& call) { AttentionPlan(call.tensors, call.options, call.execution); },
-      change, words);
+      change, fragments);
 }
 
 TensorView reshaped(TensorView view, const Dims& shape) { return {view.data, view.dtype, shape}; }

@@ -41,7 +41,7 @@ using Change = std::function<void(Call&)>;
 using Run = std::function<void(const Call&)>;
 
 void check_error(const std::string& way, const Sequences& sequences, const Run& run,
-                 const Change& change, ErrorCode code, const std::vector<std::string>& words) {
+                 const Change& change, ErrorCode code, const std::vector<std::string>& fragments) {
   Together together(sequences);
   Call call{together.tensors(), {}, {}};
   change(call);
@@ -54,38 +54,39 @@ void check_error(const std::string& way, const Sequences& sequences, const Run& 
   INFO(way, ": ", error.what());
   CHECK(error.code() == code);
   CHECK(together.untouched());
-  for (const std::string& word : words) {
-    CAPTURE(word);
-    CHECK(std::string(error.what()).find(word) != std::string::npos);
+  for (const std::string& fragment : fragments) {
+    CAPTURE(fragment);
+    CHECK(std::string(error.what()).find(fragment) != std::string::npos);
   }
 }
 
 /// Errors that only the data shows.
 void check_rejected_run(const Sequences& s, const Change& change,
-                        const std::vector<std::string>& words,
+                        const std::vector<std::string>& fragments,
                         ErrorCode code = ErrorCode::invalid_argument) {
   check_error(
       "attention", s,
       [](const Call& call) { attention(call.tensors, call.options, call.execution); }, change, code,
-      words);
+      fragments);
   check_error(
       "attention_reference", s,
       [](const Call& call) { attention_reference(call.tensors, call.options, call.execution); },
-      change, code, words);
+      change, code, fragments);
   check_error(
       "attention_unfused", s,
       [](const Call& call) { attention_unfused(call.tensors, call.options, call.execution); },
-      change, code, words);
+      change, code, fragments);
 }
 
 /// Errors that shapes, types and presence show.
-void check_rejected(const Sequences& s, const Change& change, const std::vector<std::string>& words,
+void check_rejected(const Sequences& s, const Change& change,
+                    const std::vector<std::string>& fragments,
                     ErrorCode code = ErrorCode::invalid_argument) {
-  check_rejected_run(s, change, words, code);
+  check_rejected_run(s, change, fragments, code);
   check_error(
       "Plan", s,
       [](const Call& call) { AttentionPlan(call.tensors, call.options, call.execution); }, change,
-      code, words);
+      code, fragments);
 }
 
 TensorView reshaped(const TensorView& view, const Dims& shape) {

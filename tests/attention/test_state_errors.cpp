@@ -22,7 +22,7 @@ using Change = std::function<void(Operands&)>;
 
 /// Runs with one change and checks that the error names what is wrong before anything is written.
 void check_refused(const std::function<void(const Operands&)>& run, const Change& change,
-                   const std::vector<std::string>& words) {
+                   const std::vector<std::string>& fragments) {
   Random random(9);
   const Dims shape{2, 3, 4};
   Outputs a = random_part(random, DType::f32, shape), b = random_part(random, DType::bf16, shape);
@@ -39,17 +39,17 @@ void check_refused(const std::function<void(const Operands&)>& run, const Change
   CHECK(into.out.untouched());
   CHECK(into.lse.untouched());
   CAPTURE(message);
-  for (const std::string& word : words) {
-    CAPTURE(word);
-    CHECK(message.find(word) != std::string::npos);
+  for (const std::string& fragment : fragments) {
+    CAPTURE(fragment);
+    CHECK(message.find(fragment) != std::string::npos);
   }
 }
 
 /// The state alone is wrong, wherever it is given.
 void check_state_refused(const std::function<void(AttentionState&)>& change,
-                         const std::string& tensor, const std::vector<std::string>& words) {
+                         const std::string& tensor, const std::vector<std::string>& fragments) {
   const auto named = [&](const std::string& state) {
-    std::vector<std::string> all = words;
+    std::vector<std::string> all = fragments;
     all.push_back(state + "." + tensor + " ");
     return all;
   };

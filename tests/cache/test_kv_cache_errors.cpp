@@ -24,11 +24,11 @@ KvCache::Settings valid_settings() {
   return {.batch = 2, .num_kv_heads = 3, .capacity = 4, .head_dim = 6, .v_head_dim = 5};
 }
 
-void check_settings_refused(const std::vector<std::string>& words,
+void check_settings_refused(const std::vector<std::string>& fragments,
                             const std::function<void(KvCache::Settings&)>& change) {
   KvCache::Settings settings = valid_settings();
   change(settings);
-  check_fails(ErrorCode::invalid_argument, words, [&] { KvCache cache(settings); });
+  check_fails(ErrorCode::invalid_argument, fragments, [&] { KvCache cache(settings); });
 }
 
 /// The arguments of a valid append, to be changed.
@@ -39,7 +39,7 @@ struct Append {
 
 /// Checks that the changed arguments make append and append_to fail in the same way, and that the
 /// cache stays as it was. `change` gets the tensors of append_to, which have no batch.
-void check_append_refused(const std::vector<std::string>& words,
+void check_append_refused(const std::vector<std::string>& fragments,
                           const std::function<void(Append&)>& change) {
   Random random(1);
   KvCache cache(valid_settings());
@@ -52,7 +52,7 @@ void check_append_refused(const std::vector<std::string>& words,
   const GivenKeys second{random_rows(random, {3, 2, 6}), random_rows(random, {3, 2, 5})};
   Append append{second.k.view(), second.v.view(), tables.rope()};
   change(append);
-  check_fails(ErrorCode::invalid_argument, words,
+  check_fails(ErrorCode::invalid_argument, fragments,
               [&] { cache.append_to(1, append.k, append.v, append.rope); });
   CHECK(difference(cache, model) == "");
   const auto for_all = [](TensorView tensor) {
@@ -63,7 +63,7 @@ void check_append_refused(const std::vector<std::string>& words,
     }
     return TensorView(tensor.data, tensor.dtype, shape, strides);
   };
-  check_fails(ErrorCode::invalid_argument, {words[0]},
+  check_fails(ErrorCode::invalid_argument, {fragments[0]},
               [&] { cache.append(for_all(append.k), for_all(append.v), append.rope); });
   CHECK(difference(cache, model) == "");
 }
@@ -160,11 +160,11 @@ TEST_CASE("Sequences and positions that do not exist are refused") {
   const std::vector<float> rows(200);
   const TensorView k(rows.data(), {3, 2, 6}), v(rows.data(), {3, 2, 5});
   for (const std::int64_t sequence : {std::int64_t{-1}, std::int64_t{2}}) {
-    const std::vector<std::string> words = {fmt::format("sequence is {}", sequence), "0..1"};
-    check_fails(ErrorCode::invalid_argument, words, [&] { cache.append_to(sequence, k, v); });
-    check_fails(ErrorCode::invalid_argument, words, [&] { cache.truncate(sequence, 0); });
-    check_fails(ErrorCode::invalid_argument, words, [&] { cache.length(sequence); });
-    check_fails(ErrorCode::invalid_argument, words, [&] { cache.position(sequence); });
+    const std::vector<std::string> fragments = {fmt::format("sequence is {}", sequence), "0..1"};
+    check_fails(ErrorCode::invalid_argument, fragments, [&] { cache.append_to(sequence, k, v); });
+    check_fails(ErrorCode::invalid_argument, fragments, [&] { cache.truncate(sequence, 0); });
+    check_fails(ErrorCode::invalid_argument, fragments, [&] { cache.length(sequence); });
+    check_fails(ErrorCode::invalid_argument, fragments, [&] { cache.position(sequence); });
   }
   cache.append_to(0, k, v);
   check_fails(ErrorCode::invalid_argument, {"position is 3", "0..2"},

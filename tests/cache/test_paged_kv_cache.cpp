@@ -57,11 +57,11 @@ PagedKvCache::Settings valid_settings() {
   return {.num_pages = 4, .page_size = 2, .num_kv_heads = 3, .head_dim = 6, .v_head_dim = 5};
 }
 
-void check_settings_refused(const std::vector<std::string>& words,
+void check_settings_refused(const std::vector<std::string>& fragments,
                             const std::function<void(PagedKvCache::Settings&)>& change) {
   PagedKvCache::Settings settings = valid_settings();
   change(settings);
-  check_fails(ErrorCode::invalid_argument, words, [&] { PagedKvCache cache(settings); });
+  check_fails(ErrorCode::invalid_argument, fragments, [&] { PagedKvCache cache(settings); });
 }
 
 }  // namespace
@@ -134,9 +134,9 @@ TEST_CASE("An exhausted pool takes nothing, and says what is needed and what the
   append(cache, parent, 1, 5);
   const Sequence child = cache.fork(parent);
   CHECK(cache.free_pages() == 1);
-  const std::vector<std::string> words = {"k has 2 keys for sequence 1", "holds 5",
-                                          "need 2 more pages of 2 keys", "1 of 4 are free"};
-  check_fails(ErrorCode::exhausted, words, [&] { append(cache, child, 2, 2); });
+  const std::vector<std::string> fragments = {"k has 2 keys for sequence 1", "holds 5",
+                                              "need 2 more pages of 2 keys", "1 of 4 are free"};
+  check_fails(ErrorCode::exhausted, fragments, [&] { append(cache, child, 2, 2); });
   CHECK(cache.free_pages() == 1);
   CHECK(cache.length(child) == 5);
   CHECK(pages_of(cache, child) == pages_of(cache, parent));
@@ -217,8 +217,8 @@ TEST_CASE("What does not fit is refused, and changes nothing") {
   const TensorView k = given.k.view(), v = given.v.view();
   cache.append(sequence, k, v);
   const PagedModel model = {{sequence, given.stored_in(DType::f32, 0, 0, {})}};
-  const auto refused = [&](const std::vector<std::string>& words, auto&& run) {
-    check_fails(ErrorCode::invalid_argument, words, run);
+  const auto refused = [&](const std::vector<std::string>& fragments, auto&& run) {
+    check_fails(ErrorCode::invalid_argument, fragments, run);
     CHECK(difference_of_pages(cache, model) == "");
     CHECK(difference(cache, model, {sequence}) == "");
   };
@@ -246,8 +246,11 @@ TEST_CASE("Sequences that do not exist are refused by number") {
   const float one = 1;
   const TensorView row(&one, {1, 1, 1});
   for (const Sequence sequence : {-1, 1, 2}) {
-    const std::vector<std::string> words = {fmt::format("sequence {} does not exist", sequence)};
-    const auto refused = [&](auto&& run) { check_fails(ErrorCode::invalid_argument, words, run); };
+    const std::vector<std::string> fragments = {
+        fmt::format("sequence {} does not exist", sequence)};
+    const auto refused = [&](auto&& run) {
+      check_fails(ErrorCode::invalid_argument, fragments, run);
+    };
     refused([&] { cache.length(sequence); });
     refused([&] { cache.pages(sequence); });
     refused([&] { cache.fork(sequence); });

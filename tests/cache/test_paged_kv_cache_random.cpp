@@ -130,10 +130,10 @@ class RandomRun {
     if (writes_into_page && holders(cache_, model_)[cache_.pages(sequence).back()] > 1) ++needed;
     const std::int64_t free = cache_.free_pages();
     if (needed > free) {
-      const std::vector<std::string> words = {
+      const std::vector<std::string> fragments = {
           fmt::format("sequence {},", sequence), fmt::format("need {} more pages", needed),
           fmt::format("{} of {} are free", free, settings_.num_pages)};
-      return check_fails(ErrorCode::exhausted, words, run);
+      return check_fails(ErrorCode::exhausted, fragments, run);
     }
     run();
     CHECK(cache_.free_pages() == free - needed);

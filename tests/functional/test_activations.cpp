@@ -213,9 +213,10 @@ TEST_CASE("What does not fit is refused before anything is written") {
       other(DType::f32, {3, 2});
   const MutableTensorView repeated(y.view().data, DType::f32, {2, 3}, {0, 1});
   for (const Activation& activation : activations) {
-    const auto refused = [&](const std::vector<std::string>& words, const TensorView& from,
+    const auto refused = [&](const std::vector<std::string>& fragments, const TensorView& from,
                              const MutableTensorView& to, const Execution& execution = {}) {
-      check_fails(ErrorCode::invalid_argument, words, [&] { activation.run(from, to, execution); });
+      check_fails(ErrorCode::invalid_argument, fragments,
+                  [&] { activation.run(from, to, execution); });
     };
     refused({"x has type i32"}, integers.view(), y.view());
     refused({"x of shape []", "no data"}, {}, y.view());
@@ -291,9 +292,9 @@ TEST_CASE("swiglu of what is not finite, with each instruction set") {
 TEST_CASE("What swiglu refuses") {
   StridedTensor gate(DType::f32, {2, 3}), up(DType::f32, {2, 3}), y(DType::f32, {2, 3}),
       other(DType::f32, {3, 2}), integers(DType::i32, {2, 3});
-  const auto refused = [&](const std::vector<std::string>& words, const TensorView& a,
+  const auto refused = [&](const std::vector<std::string>& fragments, const TensorView& a,
                            const TensorView& b, const MutableTensorView& to) {
-    check_fails(ErrorCode::invalid_argument, words, [&] { swiglu(a, b, to); });
+    check_fails(ErrorCode::invalid_argument, fragments, [&] { swiglu(a, b, to); });
   };
   refused({"gate has type i32"}, integers.view(), up.view(), y.view());
   refused({"up has shape [3, 2]", "[2, 3] (the shape of gate)"}, gate.view(), other.view(),

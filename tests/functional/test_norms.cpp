@@ -328,8 +328,8 @@ TEST_CASE("What does not fit is refused before anything is written") {
       integers(DType::i64, {4});
   StridedTensor three(DType::f32, {3}), long_one(DType::f32, {2, 4}), mean(DType::f32, {2, 3, 1}),
       short_mean(DType::f32, {2, 3});
-  const auto refused = [&](const std::vector<std::string>& words, const auto& f) {
-    check_fails(ErrorCode::invalid_argument, words, f);
+  const auto refused = [&](const std::vector<std::string>& fragments, const auto& f) {
+    check_fails(ErrorCode::invalid_argument, fragments, f);
     CHECK(y.untouched());
     CHECK(mean.untouched());
   };

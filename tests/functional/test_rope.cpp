@@ -245,13 +245,13 @@ struct RefusedCall {
   Rope tables = operands.tables(false);
   StridedTensor y{DType::f32, c.shape};
 
-  void check(const std::vector<std::string>& words, const auto& change) {
+  void check(const std::vector<std::string>& fragments, const auto& change) {
     TensorView x = operands.x.view(), position_ids = operands.ids.view();
     Rope rotary = tables;
     MutableTensorView to = y.view();
     Execution execution;
     change(x, rotary, position_ids, to, execution);
-    check_fails(ErrorCode::invalid_argument, words,
+    check_fails(ErrorCode::invalid_argument, fragments,
                 [&] { rope(x, rotary, position_ids, to, execution); });
     CHECK(y.untouched());
   }
@@ -261,8 +261,8 @@ struct RefusedCall {
 
 TEST_CASE("x, y and threads that do not fit are refused before anything is written") {
   RefusedCall call;
-  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
-    call.check(words, change);
+  const auto refused = [&](const std::vector<std::string>& fragments, const auto& change) {
+    call.check(fragments, change);
   };
   StridedTensor integers(DType::i32, call.c.shape), flat(DType::f32, {2, 4, 24});
   refused({"x has shape [2, 4, 24]", "rank 4"},
@@ -277,8 +277,8 @@ TEST_CASE("x, y and threads that do not fit are refused before anything is writt
 
 TEST_CASE("Tables that do not fit are refused before anything is written") {
   RefusedCall call;
-  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
-    call.check(words, change);
+  const auto refused = [&](const std::vector<std::string>& fragments, const auto& change) {
+    call.check(fragments, change);
   };
   refused({"tables.cos", "rank"},
           [&](auto&, auto& rotary, auto&, auto&, auto&) { rotary.cos = {}; });
@@ -321,8 +321,8 @@ TEST_CASE("Tables that do not fit are refused before anything is written") {
 
 TEST_CASE("Position ids that do not fit are refused before anything is written") {
   RefusedCall call;
-  const auto refused = [&](const std::vector<std::string>& words, const auto& change) {
-    call.check(words, change);
+  const auto refused = [&](const std::vector<std::string>& fragments, const auto& change) {
+    call.check(fragments, change);
   };
   const Rope& tables = call.tables;
   StridedTensor flat(DType::f32, {2, 4, 24}), ids(DType::i32, {2, 4});

@@ -18,6 +18,100 @@ struct Shape {
   bool accumulate;
 };
 
+/// A call of the micro-kernel: its random operands, and the results of plain loops.
+struct MatmulCall {
+  MatmulCall(const Arithmetic& arithmetic_of_call, std::int64_t vector_width, const Shape& shape)
+      : arithmetic(arithmetic_of_call),
+        s(shape),
+        w(vector_width),
+        factor(arithmetic.vnni_factor),
+        wide(round_up(s.columns, w)),
+        layout{s.panel_width, s.depth * s.panel_width, s.panel_width},
+        a(static_cast<std::size_t>(s.rows * s.depth * factor)),
+        b(static_cast<std::size_t>(s.depth * factor * wide)),
+        packed_a(s.depth == 0 ? 0 : (s.rows - 1) * a_stride() + s.depth),
+        // B ends with the last vector that the kernel may read.
+        packed_b(s.depth == 0 ? 0 : place_in_b(s.depth - 1, wide - 1) + 1),
+        c((s.rows - 1) * c_stride() + wide),
+        maxima(s.rows * w),
+        expected(static_cast<std::size_t>(s.rows * wide)),
+        greatest(static_cast<std::size_t>(s.rows * w), -std::numeric_limits<float>::infinity()) {
+    std::fill_n(maxima.data(), maxima.size(), -std::numeric_limits<float>::infinity());
+  }
+
+  std::int64_t a_stride() const { return s.depth + 3; }
+  std::int64_t c_stride() const { return wide + 5; }
+  std::int64_t place_in_b(std::int64_t k, std::int64_t n) const {
+    return n / layout.panel_width * layout.panel_stride + k * layout.row_stride +
+           n % layout.panel_width;
+  }
+  float a_at(std::int64_t r, std::int64_t k) const {
+    return a[static_cast<std::size_t>(r * s.depth * factor + k)];
+  }
+  float b_at(std::int64_t k, std::int64_t n) const {
+    return b[static_cast<std::size_t>(k * wide + n)];
+  }
+
+  void draw_operands(Random& random);
+  void expect(Random& random);
+  void run();
+
+  const Arithmetic& arithmetic;
+  Shape s;
+  std::int64_t w, factor, wide;
+  PanelLayout layout;
+  std::vector<float> a, b;
+  Guarded<float> packed_a, packed_b, c, maxima;
+  std::vector<float> expected, greatest;
+};
+
+void MatmulCall::draw_operands(Random& random) {
+  for (float& x : a) x = small_integer(random);
+  for (float& x : b) x = small_integer(random);
+  for (std::int64_t k = 0; k < s.depth; ++k) {
+    for (std::int64_t r = 0; r < s.rows; ++r) {
+      packed_a[r * a_stride() + k] =
+          factor == 1 ? a_at(r, k) : packed_pair(a_at(r, 2 * k), a_at(r, 2 * k + 1));
+    }
+    for (std::int64_t n = 0; n < wide; ++n) {
+      packed_b[place_in_b(k, n)] =
+          factor == 1 ? b_at(k, n) : packed_pair(b_at(2 * k, n), b_at(2 * k + 1, n));
+    }
+  }
+}
+
+/// Where the call accumulates, C begins with random values.
+void MatmulCall::expect(Random& random) {
+  for (std::int64_t r = 0; r < s.rows; ++r) {
+    for (std::int64_t n = 0; n < wide; ++n) {
+      double sum = 0;
+      if (s.accumulate) sum = c[r * c_stride() + n] = small_integer(random);
+      for (std::int64_t k = 0; k < s.depth * factor; ++k)
+        sum += static_cast<double>(a_at(r, k)) * b_at(k, n);
+      expected[static_cast<std::size_t>(r * wide + n)] = static_cast<float>(sum);
+      float& lane = greatest[static_cast<std::size_t>(r * w + n % w)];
+      lane = std::max(lane, static_cast<float>(sum));
+    }
+  }
+}
+
+void MatmulCall::run() {
+  for (Guarded<float>* const memory : {&packed_a, &packed_b, &c, &maxima}) memory->remember();
+  std::vector<std::byte> lines(4096);
+  kernels::PrefetchWalk walk{.row = lines.data(), .row_stride = 128, .row_bytes = 100, .rows = 4};
+  arithmetic.matmul({.a = packed_a.data(),
+                     .a_stride = a_stride(),
+                     .b = {packed_b.data(), layout},
+                     .c = c.data(),
+                     .c_stride = c_stride(),
+                     .rows = s.rows,
+                     .columns = s.columns,
+                     .depth = s.depth,
+                     .accumulate = s.accumulate,
+                     .maxima = maxima.data(),
+                     .prefetch = &walk});
+}
+
 void check_matmul(const Kernels& kernels, const Arithmetic& arithmetic, const Shape& shape,
                   Random& random) {
   CAPTURE(arithmetic.vnni_factor);
@@ -26,82 +120,22 @@ void check_matmul(const Kernels& kernels, const Arithmetic& arithmetic, const Sh
   CAPTURE(shape.depth);
   CAPTURE(shape.panel_width);
   CAPTURE(shape.accumulate);
-  const std::int64_t w = kernels.vector_width, factor = arithmetic.vnni_factor;
-  const std::int64_t wide = round_up(shape.columns, w), a_stride = shape.depth + 3,
-                     c_stride = wide + 5;
-  const std::int64_t panels = (wide + shape.panel_width - 1) / shape.panel_width;
-  const PanelLayout layout{shape.panel_width, shape.depth * shape.panel_width, shape.panel_width};
-  std::vector<float> a(static_cast<std::size_t>(shape.rows * shape.depth * factor)),
-      b(static_cast<std::size_t>(shape.depth * factor * wide));
-  for (float& x : a) x = small_integer(random);
-  for (float& x : b) x = small_integer(random);
-  const auto a_at = [&](std::int64_t r, std::int64_t k) {
-    return a[static_cast<std::size_t>(r * shape.depth * factor + k)];
-  };
-  const auto b_at = [&](std::int64_t k, std::int64_t n) {
-    return b[static_cast<std::size_t>(k * wide + n)];
-  };
-  Guarded<float> packed_a(shape.depth == 0 ? 0 : (shape.rows - 1) * a_stride + shape.depth);
-  // B ends with the last vector that the kernel may read.
-  const std::int64_t last = wide - (panels - 1) * shape.panel_width;
-  Guarded<float> packed_b(shape.depth == 0 ? 0
-                                           : (panels - 1) * layout.panel_stride +
-                                                 (shape.depth - 1) * layout.row_stride + last);
-  for (std::int64_t k = 0; k < shape.depth; ++k) {
-    for (std::int64_t r = 0; r < shape.rows; ++r) {
-      packed_a[r * a_stride + k] =
-          factor == 1 ? a_at(r, k) : packed_pair(a_at(r, 2 * k), a_at(r, 2 * k + 1));
-    }
-    for (std::int64_t n = 0; n < wide; ++n) {
-      packed_b[n / layout.panel_width * layout.panel_stride + k * layout.row_stride +
-               n % layout.panel_width] =
-          factor == 1 ? b_at(k, n) : packed_pair(b_at(2 * k, n), b_at(2 * k + 1, n));
-    }
-  }
-  Guarded<float> c((shape.rows - 1) * c_stride + wide), maxima(shape.rows * w);
-  std::vector<float> expected(static_cast<std::size_t>(shape.rows * wide)),
-      greatest(static_cast<std::size_t>(shape.rows * w), -std::numeric_limits<float>::infinity());
-  for (std::int64_t n = 0; n < maxima.size(); ++n)
-    maxima[n] = -std::numeric_limits<float>::infinity();
-  for (std::int64_t r = 0; r < shape.rows; ++r) {
-    for (std::int64_t n = 0; n < wide; ++n) {
-      double sum = 0;
-      if (shape.accumulate) sum = c[r * c_stride + n] = small_integer(random);
-      for (std::int64_t k = 0; k < shape.depth * factor; ++k)
-        sum += static_cast<double>(a_at(r, k)) * b_at(k, n);
-      expected[static_cast<std::size_t>(r * wide + n)] = static_cast<float>(sum);
-      float& lane = greatest[static_cast<std::size_t>(r * w + n % w)];
-      lane = std::max(lane, static_cast<float>(sum));
-    }
-  }
-  c.remember();
-  maxima.remember();
-  packed_a.remember();
-  packed_b.remember();
-  std::vector<std::byte> lines(4096);
-  kernels::PrefetchWalk walk{.row = lines.data(), .row_stride = 128, .row_bytes = 100, .rows = 4};
-  arithmetic.matmul({.a = packed_a.data(),
-                     .a_stride = a_stride,
-                     .b = {packed_b.data(), layout},
-                     .c = c.data(),
-                     .c_stride = c_stride,
-                     .rows = shape.rows,
-                     .columns = shape.columns,
-                     .depth = shape.depth,
-                     .accumulate = shape.accumulate,
-                     .maxima = maxima.data(),
-                     .prefetch = &walk});
+  MatmulCall call(arithmetic, kernels.vector_width, shape);
+  call.draw_operands(random);
+  call.expect(random);
+  call.run();
   bool equal = true;
   for (std::int64_t r = 0; r < shape.rows; ++r) {
-    for (std::int64_t n = 0; n < wide; ++n)
-      equal &= c[r * c_stride + n] == expected[static_cast<std::size_t>(r * wide + n)];
+    for (std::int64_t n = 0; n < call.wide; ++n)
+      equal &= call.c[r * call.c_stride() + n] ==
+               call.expected[static_cast<std::size_t>(r * call.wide + n)];
   }
   CHECK(equal);
-  CHECK(std::equal(greatest.begin(), greatest.end(), maxima.data()));
-  CHECK(c.only_changed(shape.rows, c_stride, wide));
-  CHECK(maxima.only_changed(shape.rows, w, w));
-  CHECK(packed_a.only_changed(0, 0, 0));
-  CHECK(packed_b.only_changed(0, 0, 0));
+  CHECK(std::equal(call.greatest.begin(), call.greatest.end(), call.maxima.data()));
+  CHECK(call.c.only_changed(shape.rows, call.c_stride(), call.wide));
+  CHECK(call.maxima.only_changed(shape.rows, call.w, call.w));
+  CHECK(call.packed_a.only_changed(0, 0, 0));
+  CHECK(call.packed_b.only_changed(0, 0, 0));
 }
 
 }  // namespace

@@ -52,7 +52,6 @@ TEST_CASE("shards that agree with the index") {
 
 TEST_CASE("shards that disagree with the index") {
   Shards shards;
-  const std::string index = "model.safetensors.index.json";
   SUBCASE("a shard is missing") {
     fs::remove(shards.folder / "two.safetensors");
     shards.check("two.safetensors", "no such file");
@@ -86,6 +85,11 @@ TEST_CASE("shards that disagree with the index") {
                       std::vector<NamedTensor>{{"b", tensor.view()}, {"c", tensor.view()}});
     shards.check("two.safetensors", "tensor 'c' is not in model.safetensors.index.json");
   }
+}
+
+TEST_CASE("an index that cannot be read") {
+  Shards shards;
+  const std::string index = "model.safetensors.index.json";
   SUBCASE("names that lead elsewhere") {
     for (const std::string name :
          {"../one.safetensors", "/one.safetensors", "sub/one.safetensors", "..", "",

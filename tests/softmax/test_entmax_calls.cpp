@@ -133,13 +133,13 @@ Error error_of(const std::function<void()>& f) {
   return Error(ErrorCode::io, "no error");
 }
 
-void check_refused(const std::function<void()>& f, const std::vector<std::string>& words) {
+void check_refused(const std::function<void()>& f, const std::vector<std::string>& fragments) {
   const Error error = error_of(f);
   CHECK(error.code() == ErrorCode::invalid_argument);
-  for (const std::string& word : words) {
+  for (const std::string& fragment : fragments) {
     INFO(error.what());
-    CAPTURE(word);
-    CHECK(std::string(error.what()).find(word) != std::string::npos);
+    CAPTURE(fragment);
+    CHECK(std::string(error.what()).find(fragment) != std::string::npos);
   }
 }
 

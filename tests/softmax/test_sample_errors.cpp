@@ -36,9 +36,9 @@ TEST_CASE("what does not fit is refused, and nothing is written") {
   StridedTensor logits(DType::f32, {2, 3, 4});
   StridedTensor indices(DType::i64, {2, 3, 5});
   logits.assign(std::vector<double>(24, 1));
-  const auto check = [&](const std::vector<std::string>& words, const SampleOptions& options,
+  const auto check = [&](const std::vector<std::string>& fragments, const SampleOptions& options,
                          const Execution& execution = {}) {
-    check_fails(ErrorCode::invalid_argument, words,
+    check_fails(ErrorCode::invalid_argument, fragments,
                 [&] { sample(std::as_const(logits).view(), indices.view(), options, execution); });
     CHECK(indices.untouched());
   };
@@ -72,9 +72,9 @@ TEST_CASE("what does not fit is refused, and nothing is written") {
 
   const float numbers[8] = {};
   std::int64_t written[8] = {};
-  const auto refuse = [&](const std::vector<std::string>& words, const TensorView& from,
+  const auto refuse = [&](const std::vector<std::string>& fragments, const TensorView& from,
                           const MutableTensorView& to) {
-    check_fails(ErrorCode::invalid_argument, words, [&] { sample(from, to); });
+    check_fails(ErrorCode::invalid_argument, fragments, [&] { sample(from, to); });
   };
   refuse({"logits has rank 0"}, {numbers, Dims()}, {written, Dims()});
   refuse({"logits has type i64"}, {written, {2, 2}}, {written, {2, 1}});

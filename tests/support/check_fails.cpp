@@ -4,7 +4,7 @@
 
 namespace attn::test {
 
-void check_fails(ErrorCode code, const std::vector<std::string>& words,
+void check_fails(ErrorCode code, const std::vector<std::string>& fragments,
                  const std::function<void()>& run) {
   Error error(ErrorCode::io, "no error");
   try {
@@ -15,9 +15,9 @@ void check_fails(ErrorCode code, const std::vector<std::string>& words,
   const std::string message = error.what();
   CAPTURE(message);
   CHECK(error.code() == code);
-  for (const std::string& word : words) {
-    CAPTURE(word);
-    CHECK(message.find(word) != std::string::npos);
+  for (const std::string& fragment : fragments) {
+    CAPTURE(fragment);
+    CHECK(message.find(fragment) != std::string::npos);
   }
 }
 

@@ -10,8 +10,8 @@
 
 namespace attn::test {
 
-/// Runs what has to fail, and looks for words in its message.
-void check_fails(ErrorCode code, const std::vector<std::string>& words,
+/// Runs what has to fail, and looks for these fragments of its message.
+void check_fails(ErrorCode code, const std::vector<std::string>& fragments,
                  const std::function<void()>& run);
 
 /// The message, one line, of the Error with this code that `run` throws. Empty if it throws none.

@@ -12,13 +12,13 @@
 namespace attn::test {
 
 /// A model whose vocabulary is the letters a to z, the space, which byte-level files spell as
-/// U+0120, and `words`.
-inline nlohmann::json model_of(const std::vector<std::string>& words,
+/// U+0120, and `entries`.
+inline nlohmann::json model_of(const std::vector<std::string>& entries,
                                const nlohmann::json& merges) {
   nlohmann::json vocab;
   for (char c = 'a'; c <= 'z'; ++c) vocab[std::string(1, c)] = c - 'a';
   vocab["\u0120"] = 26;
-  for (std::size_t n = 0; n < words.size(); ++n) vocab[words[n]] = 27 + n;
+  for (std::size_t n = 0; n < entries.size(); ++n) vocab[entries[n]] = 27 + n;
   return {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}};
 }
 

@@ -17,8 +17,8 @@ using namespace attn::test;
 
 namespace {
 
-void refused(const std::vector<std::string>& words, const std::function<void()>& f) {
-  check_fails(ErrorCode::invalid_argument, words, f);
+void refused(const std::vector<std::string>& fragments, const std::function<void()>& f) {
+  check_fails(ErrorCode::invalid_argument, fragments, f);
 }
 
 }  // namespace
@@ -46,10 +46,10 @@ TEST_CASE("Weights that do not fit are named") {
       {{"sinks has shape [39]", "4"}, [&](auto& w) { w.sinks = vector.view(); }},
       {{"sinks", "no data"}, [&](auto& w) { w.sinks.data = nullptr; }},
   };
-  for (const auto& [words, change] : changes) {
+  for (const auto& [fragments, change] : changes) {
     AttentionParameters weights = data.weights();
     change(weights);
-    refused(words, [&] { AttentionBlock(c.settings, weights); });
+    refused(fragments, [&] { AttentionBlock(c.settings, weights); });
   }
 }
 
@@ -73,10 +73,10 @@ TEST_CASE("Settings that make no block are named") {
        }},
       {{"qk_norm_epsilon is -1"}, [](auto& s) { s.qk_norm_epsilon = -1; }},
   };
-  for (const auto& [words, change] : changes) {
+  for (const auto& [fragments, change] : changes) {
     AttentionSettings settings = c.settings;
     change(settings);
-    refused(words, [&] { AttentionBlock(settings, data.weights()); });
+    refused(fragments, [&] { AttentionBlock(settings, data.weights()); });
   }
   refused({"num_threads is 0"},
           [&] { AttentionBlock(c.settings, data.weights(), {.num_threads = 0}); });
@@ -94,14 +94,14 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   const StridedTensor mask(DType::f32, {4, 8}), long_mask(DType::f32, {3, 9}),
       lengths(DType::i64, {2});
   const TensorView x = data.x.view();
-  const auto fails = [&](ErrorCode code, const std::vector<std::string>& words,
+  const auto fails = [&](ErrorCode code, const std::vector<std::string>& fragments,
                          const TensorView& from, const CacheRef& to,
                          const ForwardOptions& options = {}) {
     for (const AttentionKernel kernel :
          {AttentionKernel::tiled, AttentionKernel::unfused, AttentionKernel::reference}) {
       ForwardOptions with_kernel = options;
       with_kernel.kernel = kernel;
-      check_fails(code, words, [&] { block.forward(from, to, y.view(), with_kernel); });
+      check_fails(code, fragments, [&] { block.forward(from, to, y.view(), with_kernel); });
     }
     CHECK(y.untouched());
     CHECK(cache.position(0) == 0);
@@ -119,13 +119,13 @@ TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
   fails(invalid, {"batch", "1"}, x, CacheRef(cache, 1));
   refused({"sequence is 2"},
           [&] { block.forward(x.sliced(0, 0, 1), CacheRef(cache, 2), y.view().sliced(0, 0, 1)); });
-  for (auto [change, word] : {std::pair{&KvCache::Settings::batch, "batch"},
-                              {&KvCache::Settings::num_kv_heads, "num_kv_heads"},
-                              {&KvCache::Settings::head_dim, "head_dim"}}) {
+  for (auto [change, fragment] : {std::pair{&KvCache::Settings::batch, "batch"},
+                                  {&KvCache::Settings::num_kv_heads, "num_kv_heads"},
+                                  {&KvCache::Settings::head_dim, "head_dim"}}) {
     KvCache::Settings other = fitting;
     other.*change = 3;
     KvCache other_cache(other);
-    fails(invalid, {word, "3"}, x, other_cache);
+    fails(invalid, {fragment, "3"}, x, other_cache);
   }
   KvCache small({.batch = 2, .num_kv_heads = 2, .capacity = 2, .head_dim = 12});
   fails(ErrorCode::exhausted, {"3 tokens", "room for 2", "capacity 2"}, x, small);
@@ -204,10 +204,10 @@ TEST_CASE("Layers and decoders name what does not fit") {
       {{"layer 0", "mlp_width is 0"}, [](auto& d) { d.settings.layers[0].mlp_width = 0; }},
       {{"layer 1", "sinks"}, [](auto& d) { d.weights.layers[1].attention.sinks = d.scale.view(); }},
   };
-  for (const auto& [words, change] : changes) {
+  for (const auto& [fragments, change] : changes) {
     DecoderCase decoder;
     change(decoder);
-    refused(words, [&] { Decoder(decoder.settings, decoder.weights); });
+    refused(fragments, [&] { Decoder(decoder.settings, decoder.weights); });
   }
 }
 
