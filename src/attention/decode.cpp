@@ -76,7 +76,7 @@ void DecodePass::finish(const HeadQueries& head) {
 }
 
 /// The queries are read again, as other heads may have been computed since.
-QueryTile DecodePass::weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
+QueryTile DecodePass::probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
   QueryTile tile = tiles_.tile_of(rows, r, 1, block);
   if (tile.visible_range.empty()) return tile;
   read_queries(rows);

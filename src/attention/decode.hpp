@@ -15,7 +15,7 @@ struct NextKeys {
   KeyRange keys;
 };
 
-class DecodePass final : RowWeights {
+class DecodePass final : RowProbabilities {
  public:
   DecodePass(const CallContext& context, const ThreadScratch& scratch);
 
@@ -30,7 +30,7 @@ class DecodePass final : RowWeights {
 
  private:
   const Blocking& blocking() const { return context_.plan().unpacked; }
-  QueryTile weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
   void read_queries(const QueryBlock& rows);
   void process_tile(QueryTile& tile, const SoftmaxStates& states);
   void compute_scores(QueryTile& tile);

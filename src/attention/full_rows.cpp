@@ -67,7 +67,8 @@ void FullRowPass::compute_rows(const QueryBlock& rows) {
 
 /// The probabilities of the row are still there. Those of hidden keys are 0, and need a mark only
 /// where there are values whose product with 0 is not 0.
-QueryTile FullRowPass::weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
+QueryTile FullRowPass::probabilities_of(const QueryBlock& rows, std::int64_t r,
+                                        std::int64_t block) {
   const KeyRange block_keys = tiles_.block_keys(block);
   const KeyRange keys = intersection(seen_by(rows, r), block_keys);
   QueryTile tile;

@@ -9,7 +9,7 @@
 
 namespace attn::detail {
 
-class FullRowPass final : RowWeights {
+class FullRowPass final : RowProbabilities {
  public:
   FullRowPass(const CallContext& context, const Packer& packer, const ThreadScratch& scratch);
 
@@ -17,7 +17,7 @@ class FullRowPass final : RowWeights {
   void compute(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed);
 
  private:
-  QueryTile weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
   void compute_rows(const QueryBlock& rows);
   void read_queries(const QueryBlock& rows);
   void compute_scores(const QueryBlock& rows, std::int64_t block);

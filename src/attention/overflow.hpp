@@ -1,10 +1,10 @@
 // Sums that overflow, and sums that are too small for the multiplication of bf16.
 //
 // O is a weighted mean of values, and so never beyond the greatest of them. But the passes divide
-// by the sum of the weights in the end: where values come near to the greatest float, the sum
+// by the sum of the probabilities in the end: where values come near to the greatest float, the sum
 // before may be infinite. So the sums of a row are looked at when it ends, and the columns that are
 // not finite are added again, in double, with scores that are computed again. The same holds for
-// normalizers whose weights do not add up to 1.
+// normalizers whose probabilities do not add up to 1.
 //
 // Where values are tiny (kernels::tiny_bf16), products of bf16 lose them and subnormal sums. There,
 // columns of small results are added again as well.
@@ -16,18 +16,28 @@
 namespace attn::detail {
 
 /// A pass, as far as it computes a row again.
-class RowWeights {
+class RowProbabilities {
  public:
-  /// Row r of a block of rows against one block of keys, as a tile of one row, with the weights of
-  /// the keys in the place of scores. Hidden keys have -inf, not 0: 0 times infinity is NaN.
-  virtual QueryTile weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) = 0;
+  /// Row r of a block of rows against one block of keys, as a tile of one row, with the
+  /// probabilities of the keys in the place of scores. Hidden keys have -inf, not 0: 0 times
+  /// infinity is NaN.
+  virtual QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r,
+                                     std::int64_t block) = 0;
 
  protected:
-  ~RowWeights() = default;
+  ~RowProbabilities() = default;
 };
 
 /// Turns the scores of a tile of one row into exp((s - row_max) * scale), except those of -inf.
 void exponentiate(const QueryTile& tile, float row_max, float scale) noexcept;
+
+/// A row whose sums are complete.
+struct FinalRow {
+  const QueryBlock& rows;
+  std::int64_t r;
+  double factor;      // of the sums
+  float small_below;  // less may have been lost; 0 if nothing was
+};
 
 class OverflowedSums {
  public:
@@ -35,11 +45,10 @@ class OverflowedSums {
   OverflowedSums(const CallContext& context, float* staging) noexcept
       : context_(context), staging_(staging) {}
 
-  /// `out` is a row of O whose weights are finite. Columns that are not finite, or less than
-  /// small_below, become factor times the sum of the weighted values. Those that visible values
-  /// make infinite or NaN stay so.
-  void repair(const QueryBlock& rows, std::int64_t r, RowWeights& weights, double factor,
-              float small_below, float* out) const;
+  /// `out` is the row of O, whose probabilities are finite. Columns that are not finite, or less
+  /// than small_below, become factor times the sum of the values times their probabilities. Those
+  /// that visible values make infinite or NaN stay so.
+  void repair(const FinalRow& row, RowProbabilities& probabilities, float* out) const;
 
  private:
   /// Columns that are added at a time.
@@ -50,8 +59,7 @@ class OverflowedSums {
     bool wrong[max_columns];
   };
 
-  bool follow_from_values(const QueryBlock& rows, std::int64_t r, Columns columns,
-                          const float* out) const;
+  bool follow_from_values(const FinalRow& row, Columns columns, const float* out) const;
   void add(const QueryTile& tile, const Columns& columns, double* sums) const;
   const float* value(const QueryBlock& rows, std::int64_t key, const Columns& columns) const;
 

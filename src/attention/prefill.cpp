@@ -157,7 +157,8 @@ bool PrefillPass::tiny_values(const QueryBlock& rows) const {
              finite + rows.last_block + 1;
 }
 
-QueryTile PrefillPass::weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) {
+QueryTile PrefillPass::probabilities_of(const QueryBlock& rows, std::int64_t r,
+                                        std::int64_t block) {
   QueryTile tile = tiles_.tile_of(rows, r, 1, block);
   if (tile.visible_range.empty()) return tile;
   prefetch_.clear();

@@ -11,7 +11,7 @@
 
 namespace attn::detail {
 
-class PrefillPass final : RowWeights {
+class PrefillPass final : RowProbabilities {
  public:
   PrefillPass(const CallContext& context, const Packer& packer, const ThreadScratch& scratch);
 
@@ -21,7 +21,7 @@ class PrefillPass final : RowWeights {
                const std::optional<HeadIndex>& next_head);
 
  private:
-  QueryTile weights_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
   bool tiny_values(const QueryBlock& rows) const;
   void find_queries(const QueryBlock& rows);
   void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,

@@ -151,24 +151,26 @@ void QueryTiles::write(const QueryBlock& rows, std::int64_t r, double exact_fact
   write_row(out, v_head_dim, kernels, to);
 }
 
-void QueryTiles::repair_and_write(const QueryBlock& rows, std::int64_t r, RowWeights& weights,
-                                  double factor, float small_below, float* out) const {
-  context_.kernels().scale(out, context_.sizes().v_head_dim, static_cast<float>(factor), out);
-  overflowed_.repair(rows, r, weights, factor, small_below, out);
-  write(rows, r, 1, out);
+void QueryTiles::repair_and_write(const FinalRow& row, RowProbabilities& probabilities,
+                                  float* out) const {
+  const auto factor = static_cast<float>(row.factor);
+  context_.kernels().scale(out, context_.sizes().v_head_dim, factor, out);
+  overflowed_.repair(row, probabilities, out);
+  write(row.rows, row.r, 1, out);
 }
 
-void QueryTiles::write(const QueryBlock& rows, RowWeights& weights, float* out) const {
+void QueryTiles::write(const QueryBlock& rows, RowProbabilities& probabilities, float* out) const {
   const std::int64_t width = blocking_.value_width;
   const bool finite = context_.kernels().all_finite(out, rows.count * width);
   for (std::int64_t r = 0; r < rows.count; ++r) {
     float* const row = out + r * width;
-    finite ? write(rows, r, 1, row) : repair_and_write(rows, r, weights, 1, 0, row);
+    finite ? write(rows, r, 1, row) : repair_and_write({rows, r, 1, 0}, probabilities, row);
   }
 }
 
 void QueryTiles::finish(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-                        const SoftmaxStates& states, RowWeights& weights, bool tiny_values) const {
+                        const SoftmaxStates& states, RowProbabilities& probabilities,
+                        bool tiny_values) const {
   // What was lost is below tiny_bf16, and less than rounding where O is so much greater.
   const float small_below = tiny_values ? kernels::tiny_bf16 * 1024 : 0;
   const std::int64_t width = blocking_.value_width;
@@ -183,7 +185,7 @@ void QueryTiles::finish(const QueryBlock& rows, std::int64_t first_row, std::int
     if (good || !std::isfinite(states.row_sum[r])) {
       write(rows, r, finished.factor(), out);
     } else {
-      repair_and_write(rows, r, weights, finished.factor(), small_below, out);
+      repair_and_write({rows, r, finished.factor(), small_below}, probabilities, out);
     }
     float* const lse = context_.layout.lse(query.batch, query.q_head, query.q_index);
     if (lse != nullptr) *lse = finished.lse();

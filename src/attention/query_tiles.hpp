@@ -38,20 +38,20 @@ class QueryTiles {
   /// Applies scale, softcap, ALiBi, masks and score_mod to the scores of a tile.
   void transform(QueryTile& tile);
 
-  /// Divides by the sum, which the sink joins, and writes O and lse. `weights` are asked for again
-  /// where sums overflowed or, if some values are tiny bf16, are small.
+  /// Divides by the sum, which the sink joins, and writes O and lse. `probabilities` are asked for
+  /// again where sums overflowed or, if some values are tiny bf16, are small.
   void finish(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-              const SoftmaxStates& states, RowWeights& weights, bool tiny_values = false) const;
+              const SoftmaxStates& states, RowProbabilities& probabilities,
+              bool tiny_values = false) const;
   /// Writes rows of O that are final: out [rows.count, value_width], which is overwritten.
-  void write(const QueryBlock& rows, RowWeights& weights, float* out) const;
+  void write(const QueryBlock& rows, RowProbabilities& probabilities, float* out) const;
   /// The sink of a query's head; -inf if there is none.
   float sink(const QueryRow& query) const;
 
  private:
   void read_dense_masks(QueryTile& tile);
   void write(const QueryBlock& rows, std::int64_t r, double factor, float* out) const;
-  void repair_and_write(const QueryBlock& rows, std::int64_t r, RowWeights& weights, double factor,
-                        float small_below, float* out) const;
+  void repair_and_write(const FinalRow& row, RowProbabilities& probabilities, float* out) const;
 
   const CallContext& context_;
   const Blocking& blocking_;
