@@ -11,6 +11,7 @@ namespace attn::detail {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float eps = std::numeric_limits<float>::epsilon();
 
 using Floats = std::vector<float>;
 
@@ -20,10 +21,18 @@ const float* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head,
   return tensor.data<float>() + ((batch * shape[1] + head) * shape[2] + position) * shape[3];
 }
 
-float dot(const float* a, const float* b, std::int64_t count) {
+/// A sum of products, and the sum of their magnitudes.
+struct Dot {
   float sum = 0;
-  for (std::int64_t n = 0; n < count; ++n) sum += a[n] * b[n];
-  return sum;
+  float magnitude = 0;
+};
+Dot dot(const float* a, const float* b, std::int64_t count) {
+  Dot dot;
+  for (std::int64_t n = 0; n < count; ++n) {
+    dot.sum += a[n] * b[n];
+    dot.magnitude += std::abs(a[n] * b[n]);
+  }
+  return dot;
 }
 
 void round_to(DType dtype, Floats& values) {
@@ -97,34 +106,55 @@ float maximum(const Floats& scores) {
   return largest;
 }
 
-/// Finds tau by bisection.
-void entmax(float alpha, Floats& scores) {
+/// How far a function's value moves if its argument moves by `spread`.
+template <class F>
+float spread_of(F f, float x, float spread) {
+  const float value = f(x);
+  return std::max(std::abs(f(x + spread) - value), std::abs(value - f(x - spread)));
+}
+
+/// Probabilities in the place of scores, and their spread in the place of that of scores.
+void entmax(float alpha, Floats& scores, Floats& spread) {
   const float largest = maximum(scores);
   const auto power = [alpha](float above) {
     return above > 0 ? std::pow(above, 1 / (alpha - 1)) : above <= 0 ? 0.f : above;
   };
   for (float& score : scores) score = (alpha - 1) * (score - largest);
-  float low = -1, high = 0;
-  for (int halving = 0; halving < 40; ++halving) {
-    const float tau = (low + high) / 2;
+  // Tau is found by bisection. It is a double, as small probabilities are powers of differences
+  // from it.
+  double low = -1, high = 0;
+  const auto above = [&](float score) { return static_cast<float>(score - low); };
+  for (int halving = 0; halving < 60; ++halving) {
+    const double tau = (low + high) / 2;
     float sum = 0;
-    for (const float score : scores) sum += power(score - tau);
+    for (const float score : scores) sum += power(static_cast<float>(score - tau));
     (sum >= 1 ? low : high) = tau;
   }
-  for (float& score : scores) score = power(score - low);
+  for (std::size_t j = 0; j < scores.size(); ++j) {
+    // The score was rounded when the largest was subtracted, too.
+    spread[j] = spread_of(power, above(scores[j]), (alpha - 1) * spread[j] + eps / 2);
+    scores[j] = power(above(scores[j]));
+  }
 }
 
-/// The probabilities of another normalizer than softmax. The sink is one more score.
-Floats normalized(const Normalizer& normalizer, Floats scores, float sink, std::int64_t kv_len) {
+/// The probabilities of another normalizer than softmax in the place of scores, and their spread.
+/// The sink is one more score.
+void normalize(const Normalizer& normalizer, float sink, std::int64_t kv_len, Floats& scores,
+               Floats& spread) {
   if (normalizer.kind() == Normalizer::Kind::sigmoid) {
     const float bias = normalizer.bias().value_or(-std::log(static_cast<float>(kv_len)));
-    for (float& score : scores) score = 1 / (1 + std::exp(-(score + bias)));
-    return scores;
+    const auto sigmoid = [bias](float score) { return 1 / (1 + std::exp(-(score + bias))); };
+    for (std::size_t j = 0; j < scores.size(); ++j) {
+      spread[j] = spread_of(sigmoid, scores[j], spread[j]);
+      scores[j] = sigmoid(scores[j]);
+    }
+    return;
   }
   scores.push_back(sink);
-  entmax(normalizer.alpha(), scores);
+  spread.push_back(0);
+  entmax(normalizer.alpha(), scores, spread);
   scores.pop_back();
-  return scores;
+  spread.pop_back();
 }
 
 }  // namespace
@@ -144,7 +174,10 @@ PlainFloat::PlainFloat(const AttentionTensors& tensors, const AttentionOptions& 
       k_(copy_as(tensors.k, DType::f32)),
       v_(copy_as(tensors.v, DType::f32)) {}
 
-std::vector<float> PlainFloat::masked_scores(const KeyRun& row) const {
+/// A dot product rounds sums of either sign; each rounding is up to eps / 2 of the sum so far.
+/// Their deviation is about eps / 4 of the sum of the products' magnitudes, whatever the length, so
+/// that eps times it is four deviations. What is added to the product rounds once.
+PlainFloat::Scores PlainFloat::masked_scores(const KeyRun& row) const {
   const std::int64_t head_dim = q_.shape()[3];
   const float scale = options_.softmax_scale.value_or(1 / std::sqrt(static_cast<float>(head_dim)));
   const float* const q = row_of(q_, row.batch, row.q_head, row.q_index);
@@ -152,53 +185,104 @@ std::vector<float> PlainFloat::masked_scores(const KeyRun& row) const {
   const Floats mask = mask_row(tensors_, row);
   const bool additive = tensors_.mask.dtype != DType::boolean;
 
-  Floats scores(static_cast<std::size_t>(row.count));
+  Scores all{Floats(static_cast<std::size_t>(row.count)),
+             Floats(static_cast<std::size_t>(row.count))};
+  Floats& scores = all.values;
   for (std::int64_t j = 0; j < row.count; ++j) {
-    float score = scale * dot(q, row_of(k_, row.batch, row.kv_head, j), head_dim);
-    if (options_.softcap) score = *options_.softcap * std::tanh(score / *options_.softcap);
+    const Dot product = dot(q, row_of(k_, row.batch, row.kv_head, j), head_dim);
+    float score = scale * product.sum;
+    float spread = eps * std::abs(scale) * product.magnitude;
+    if (options_.softcap) {
+      const float capped = std::tanh(score / *options_.softcap);
+      score = *options_.softcap * capped;
+      spread = spread * (1 - capped * capped) + eps * std::abs(score);
+    }
+    const auto add = [&](float summand) {
+      score += summand;
+      spread += eps / 2 * (std::abs(summand) + std::abs(score));
+    };
     if (!tensors_.alibi_slopes.absent())
-      score -= slope * static_cast<float>(std::abs(row.q_position - j));
-    if (additive && j < static_cast<std::int64_t>(mask.size())) score += mask[j];
+      add(-slope * static_cast<float>(std::abs(row.q_position - j)));
+    if (additive && j < static_cast<std::int64_t>(mask.size()) && !is_hidden(mask[j])) add(mask[j]);
+    if (additive && j < static_cast<std::int64_t>(mask.size()) && is_hidden(mask[j]))
+      score = -infinity;
     scores[j] = score;
+    all.spread[j] = spread;
   }
   if (options_.score_mod && row.count > 0) options_.score_mod(row, scores.data());
   const std::vector<bool> visible = visible_keys(tensors_, options_, row, mask);
   for (std::int64_t j = 0; j < row.count; ++j) {
     if (!visible[j]) scores[j] = -infinity;
   }
-  return scores;
+  return all;
 }
 
 PlainFloat::Row PlainFloat::row(std::int64_t batch, std::int64_t q_head,
                                 std::int64_t q_index) const {
   const KeyRun run = all_keys(tensors_, options_, batch, q_head, q_index);
-  const Floats scores = masked_scores(run);
+  Scores scores = masked_scores(run);
   const float sink = per_head(tensors_.sinks, q_head, -infinity);
-  Row row{Floats(static_cast<std::size_t>(v_.shape()[3])), sink};
-  if (std::all_of(scores.begin(), scores.end(), is_hidden)) return row;
-  if (options_.normalizer != Normalizer::softmax()) {
-    const std::int64_t length = kv_length(tensors_, batch);
-    row.out = output_row(run, scores, normalized(options_.normalizer, scores, sink, length));
-    return row;
-  }
-  const float largest = maximum(scores);
+  if (std::all_of(scores.values.begin(), scores.values.end(), is_hidden))
+    return {Floats(static_cast<std::size_t>(v_.shape()[3])), sink};
+  if (options_.normalizer == Normalizer::softmax()) return softmax_row(run, scores, sink);
+  const Floats before = scores.values;
+  normalize(options_.normalizer, sink, kv_length(tensors_, batch), scores.values, scores.spread);
+  return {output_row(run, before, scores.values), sink, output_spread(run, scores.spread)};
+}
+
+PlainFloat::Row PlainFloat::softmax_row(const KeyRun& run, const Scores& scores, float sink) const {
+  const float largest = maximum(scores.values);
   const float row_max = std::isnan(largest) ? largest : std::max(largest, sink);
-  Floats exponentials(scores.size());
+  Floats exponentials(scores.values.size()), spread(scores.values.size());
   float row_sum = std::exp(sink - row_max);
-  for (std::size_t j = 0; j < scores.size(); ++j) {
-    exponentials[j] = is_hidden(scores[j]) ? 0 : std::exp(scores[j] - row_max);
+  for (std::size_t j = 0; j < exponentials.size(); ++j) {
+    exponentials[j] = is_hidden(scores.values[j]) ? 0 : std::exp(scores.values[j] - row_max);
     row_sum += exponentials[j];
   }
+  Row row{{}, row_max + std::log(row_sum)};
+  double squares = 0;
+  for (std::size_t j = 0; j < exponentials.size(); ++j) {
+    spread[j] = exponentials[j] / row_sum * scores.spread[j];
+    squares += double{spread[j]} * spread[j];
+  }
+  row.out_spread = output_spread(run, spread);
+  row.lse_spread = std::sqrt(squares);
   if (division_ == Division::before_values) {
     for (float& exponential : exponentials) exponential /= row_sum;
-    row.out = output_row(run, scores, exponentials);
+    row.out = output_row(run, scores.values, exponentials);
   } else {
     round_to(tensors_.v.dtype, exponentials);
-    row.out = output_row(run, scores, exponentials);
+    row.out = output_row(run, scores.values, exponentials);
     for (float& value : row.out) value /= row_sum;
   }
-  row.lse = row_max + std::log(row_sum);
   return row;
+}
+
+/// The greatest of sqrt(sum_j (spread_j (v_j - mean))^2) over the columns of V: errors of different
+/// scores are independent. Probabilities that add up to 1 can only move against each other, so that
+/// values count by their distance from the mean, weighted with the spread.
+double PlainFloat::output_spread(const KeyRun& row, const std::vector<float>& spread) const {
+  const bool sum_is_one = options_.normalizer.kind() != Normalizer::Kind::sigmoid;
+  const auto width = static_cast<std::size_t>(v_.shape()[3]);
+  std::vector<double> sums(width), squares(width);
+  const auto for_each_value = [&](auto use) {
+    for (std::int64_t j = 0; j < row.count; ++j) {
+      if (!(spread[j] > 0)) continue;
+      const float* const v = row_of(v_, row.batch, row.kv_head, j);
+      for (std::size_t d = 0; d < width; ++d) {
+        if (std::isfinite(v[d])) use(d, double{spread[j]}, double{v[d]});
+      }
+    }
+  };
+  double total = 0;
+  for (const float each : spread) total += each > 0 ? each : 0;
+  for_each_value([&](std::size_t d, double each, double v) { sums[d] += each * v; });
+  for_each_value([&](std::size_t d, double each, double v) {
+    const double distance = sum_is_one ? v - sums[d] / total : v;
+    squares[d] += each * distance * each * distance;
+  });
+  const double largest = squares.empty() ? 0 : *std::max_element(squares.begin(), squares.end());
+  return std::sqrt(largest);
 }
 
 /// Values of hidden keys are not read, because V may hold anything there.

@@ -30,13 +30,23 @@ class PlainFloat {
   struct Row {
     std::vector<float> out;  // [v_head_dim]
     float lse;               // of softmax
+    // How far the rounding of the row's scores may move the greatest of `out`, and lse.
+    double out_spread = 0;
+    double lse_spread = 0;
   };
   Row row(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const;
 
  private:
-  std::vector<float> masked_scores(const KeyRun& row) const;
+  /// The scores of a row, -inf for hidden keys, and how far rounding may move each.
+  struct Scores {
+    std::vector<float> values;
+    std::vector<float> spread;
+  };
+  Scores masked_scores(const KeyRun& row) const;
+  Row softmax_row(const KeyRun& run, const Scores& scores, float sink) const;
   std::vector<float> output_row(const KeyRun& row, const std::vector<float>& scores,
                                 const std::vector<float>& probabilities) const;
+  double output_spread(const KeyRun& row, const std::vector<float>& probability_spread) const;
 
   AttentionTensors tensors_;
   AttentionOptions options_;

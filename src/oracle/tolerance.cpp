@@ -35,6 +35,12 @@ double half_ulp(DType dtype, double magnitude) {
   return std::ldexp(1, exponent - (half ? 10 : 7) - 1);
 }
 
+/// Below the normal floats eps is no measure: each product P V is rounded to a multiple of the
+/// smallest float, by up to half of it.
+double subnormal_rounding(std::int64_t kv_len) {
+  return (4 + static_cast<double>(kv_len) / 2) * double{std::numeric_limits<float>::denorm_min()};
+}
+
 /// How many rows PlainFloat computes in the measured mode: all where that is quick, and enough to
 /// find a rare large error elsewhere.
 std::int64_t sample_size(std::int64_t rows, std::int64_t products_per_row) {
@@ -62,6 +68,8 @@ PlainFloat::Row row_at(const PlainFloat& plain, const Dims& shape, std::int64_t 
 struct PlainErrors {
   double out = 0;
   double lse = 0;
+  double out_spread = 0;
+  double lse_spread = 0;
 };
 
 PlainErrors plain_errors(const PlainFloat& plain, const std::vector<std::int64_t>& rows,
@@ -74,6 +82,10 @@ PlainErrors plain_errors(const PlainFloat& plain, const std::vector<std::int64_t
   const Dims& shape = out.shape();
   for (const std::int64_t row : rows) {
     const PlainFloat::Row got = row_at(plain, shape, row);
+    if (std::isfinite(got.out_spread))
+      errors.out_spread = std::max(errors.out_spread, got.out_spread);
+    if (std::isfinite(got.lse_spread))
+      errors.lse_spread = std::max(errors.lse_spread, got.lse_spread);
     const double* const reference = out.data<double>() + row * shape[3];
     for (std::int64_t d = 0; d < shape[3]; ++d)
       grow(errors.out, static_cast<double>(got.out[d]), reference[d]);
@@ -143,15 +155,16 @@ Tolerance derive_tolerance(const AttentionTensors& call, const AttentionTensors&
   Tolerance tolerance;
   tolerance.plain_error = e.out;
   tolerance.largest_value = max_v * s;
-  tolerance.out = 2 * e.out + 4 * eps * tolerance.largest_value + rounding_of_out + p;
-  tolerance.lse = 2 * e.lse + 4 * eps * std::max(1.0, largest_finite(lse));
+  tolerance.out = 2 * e.out + e.out_spread + 4 * eps * tolerance.largest_value + rounding_of_out +
+                  p + subnormal_rounding(call.k.shape[2]);
+  tolerance.lse = 2 * e.lse + e.lse_spread + 4 * eps * std::max(1.0, largest_finite(lse));
   tolerance.derivation = fmt::format(
-      "2 e + 4 eps max|V|{}; a plain float program errs by e = {:.1e} ({} of {} rows), max|V| = "
-      "{:.3g}",
+      "2 e + b + 4 eps max|V|{}; a plain float program errs by e = {:.1e} ({} of {} rows), rounded "
+      "scores move O by b = {:.1e}, max|V| = {:.3g}",
       rounding_of_out > 0
           ? fmt::format(" + {:.1e} to round O to {}", rounding_of_out, name_of(out_dtype))
           : "",
-      e.out, rows.size(), all_rows, max_v);
+      e.out, rows.size(), all_rows, e.out_spread, max_v);
   return tolerance;
 }
 

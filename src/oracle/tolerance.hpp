@@ -4,15 +4,20 @@
 // the same call with plain loops, and its error e is what rounding costs there. The engine adds in
 // another order and has its own exp, therefore it may err by
 //
-//     tolerance of O = 2 e + 4 eps max|V| s + half an ulp of max|O| + p
+//     tolerance of O = 2 e + b + 4 eps max|V| s + half an ulp of max|O| + p
 //
+//     b           how far the rounding of the scores may move O, the greatest of the rows that
+//                 PlainFloat computes (PlainFloat::Row::out_spread). e has this error too, but as
+//                 chance had it there, and some normalizers pass it on undamped or enlarged.
 //     eps         float's, 2^-23. 4 eps max|V| is a floor, where e is small by chance. O is an
 //     average
 //                 of values, so max|V| is its scale.
 //     half an ulp of bf16 or f16, if O is stored in that type; else 0
 //     s, p        what the rounding of P costs (ProbabilityRounding)
 //
-//     tolerance of lse = 2 e + 4 eps max(1, max|lse|), with the e of lse
+//     tolerance of lse = 2 e + b + 4 eps max(1, max|lse|), with the e and b of lse
+//
+// O may also be off by kv_len / 2 + 4 times the smallest float, which is seen where V is subnormal.
 //
 // Errors that are not finite (NaN or inf in either program) say nothing about rounding and are left
 // out of e.
