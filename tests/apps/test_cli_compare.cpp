@@ -60,7 +60,7 @@ TEST_CASE("compare ends with 0 within the tolerance and with 1 past it") {
   CHECK(table.code == 0);
   CHECK(table.err == "");
   for (const char* word : {"tiled", "unfused", "naive", "max abs", "RMS", "worst", "scratch",
-                           "2 e + 4 eps max|V|", "within tolerance"}) {
+                           "2 e + b + 4 eps max|V|", "within tolerance"}) {
     CHECK(table.out.find(word) != std::string::npos);
   }
   CHECK(attn_demo("compare --tolerance 1 " + sample.inputs).code == 0);
