@@ -40,19 +40,23 @@ typedef std::uint32_t Pair __attribute__((may_alias));
 /// Two rows become a row of packed pairs. The loop is over integers, which the compiler vectorizes.
 ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd,
                                   std::int64_t columns, Pair* dst) {
-  const auto finite = [](std::uint32_t half) { return (half & 0x7f80u) != 0x7f80u; };
-  // 0 wraps around, to above all tiny magnitudes.
-  constexpr std::uint32_t least = __builtin_bit_cast(std::uint32_t, tiny_bf16) >> 16;
-  const auto tiny = [](std::uint32_t half) { return (half & 0x7fffu) - 1 < least - 1; };
-  std::uint32_t unusual = 0;
+  constexpr std::uint32_t infinite = 0x7f80;
+  constexpr std::uint32_t tiny = __builtin_bit_cast(std::uint32_t, tiny_bf16) >> 16;
+  std::uint32_t greatest = 0;
+  std::uint32_t least = 0xffffffff;  // of the magnitudes less 1: a magnitude of 0 wraps around
   for (std::int64_t n = 0; n < columns; ++n) {
-    const std::uint32_t low = even[n], high = odd[n];
-    unusual |= static_cast<std::uint32_t>(!finite(low)) |
-               static_cast<std::uint32_t>(!finite(high)) | static_cast<std::uint32_t>(tiny(low)) |
-               static_cast<std::uint32_t>(tiny(high));
-    dst[n] = (finite(low) ? low : 0u) | (finite(high) ? high << 16 : 0u);
+    const std::uint32_t low = even[n] & 0x7fffu, high = odd[n] & 0x7fffu;
+    const std::uint32_t greater = low > high ? low : high;
+    const std::uint32_t less = low - 1 < high - 1 ? low - 1 : high - 1;
+    greatest = greater > greatest ? greater : greatest;
+    least = less < least ? less : least;
+    dst[n] = std::uint32_t{even[n]} | std::uint32_t{odd[n]} << 16;
   }
-  return unusual == 0;
+  if (greatest < infinite) return least >= tiny - 1;
+  const auto finite = [](std::uint32_t half) { return (half & infinite) != infinite; };
+  for (std::int64_t n = 0; n < columns; ++n)
+    dst[n] &= (finite(dst[n]) ? 0xffffu : 0u) | (finite(dst[n] >> 16) ? 0xffff0000u : 0u);
+  return false;
 }
 
 bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows,
