@@ -2,6 +2,8 @@
 //
 // It does not use Google Benchmark. A call takes milliseconds, so a median over whole calls is
 // enough, and the peak performance is measured in the same process.
+#include <attn/info.hpp>
+
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -9,7 +11,6 @@
 #include <algorithm>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "apps/support/call_options.hpp"
@@ -32,7 +33,7 @@ struct Arguments {
   std::optional<CacheLayout> layout;
   bool decode = false;
   bool softmax = false;  // the command `softmax` was given
-  int num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  int num_threads = build_info().num_threads;
   double min_time = 0.3;
   std::string isa;
   bool json = false;
@@ -134,8 +135,8 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
 }
 
 void run(const Arguments& arguments) {
-  if (arguments.num_threads < 1 || arguments.num_threads > 4096)
-    reject("--threads needs to lie in 1..4096");
+  if (arguments.num_threads < 1 || arguments.num_threads > max_num_threads)
+    reject("--threads is {}; it needs an integer in 1..{}", arguments.num_threads, max_num_threads);
   const Settings settings{arguments.num_threads, arguments.min_time,
                           arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);

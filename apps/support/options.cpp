@@ -82,9 +82,7 @@ template float number_value(std::string_view, std::string_view, NumberCheck);
 template double number_value(std::string_view, std::string_view, NumberCheck);
 
 void add_execution_options(CLI::App& command, Execution& execution) {
-  // OpenMP crashes on far too many threads, and machines have fewer processors than this.
-  constexpr std::int64_t max_threads = 1024;
-  add_integer(command, "--threads N", execution.num_threads, {1, max_threads},
+  add_integer(command, "--threads N", execution.num_threads, {1, max_num_threads},
               "number of threads; default: OpenMP's");
   add_value(command, "--isa NAME", "which kernels run; attn_demo info lists them",
             [&execution](auto, auto text) { execution.isa = isa_value(text); });

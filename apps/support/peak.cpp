@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstring>
 #include <functional>
+#include <thread>
 
 #include "threads.hpp"
 #include "timing.hpp"
@@ -66,13 +67,16 @@ struct TimedTeam {
   double seconds;
 };
 
-/// Runs work on threads, and times it from when all threads run until all have ended.
+/// Runs work on threads, but not on more than there are processors, and times it from when all
+/// threads run until all have ended.
 TimedTeam timed_on_threads(int num_threads, const std::function<void(int, int)>& work) {
+  const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
   Clock::time_point start;
-  const int team = run_on_threads(num_threads, [&](int thread, int size) {
-    if (thread == 0) start = Clock::now();
-    work(thread, size);
-  });
+  const int team = run_on_threads(std::min(num_threads, static_cast<int>(processors)),
+                                  [&](int thread, int size) {
+                                    if (thread == 0) start = Clock::now();
+                                    work(thread, size);
+                                  });
   return {team, seconds_since(start)};
 }
 

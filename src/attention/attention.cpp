@@ -31,7 +31,7 @@ PlanInput plan_input(const PreparedCall& call, const AttentionTensors& tensors,
           .ragged = ragged_queries || !tensors.ragged.kv_offsets.absent(),
           .needs_full_rows = call.problem.normalizer.kind() != Normalizer::Kind::softmax,
           .onednn_scores = call.options.score_matmul == ScoreMatmul::onednn,
-          .max_threads = execution.num_threads.value_or(default_num_threads()),
+          .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths_of(*call.kernels)};
 }
 

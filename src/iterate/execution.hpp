@@ -3,9 +3,8 @@
 
 #include <attn/execution.hpp>
 
-#include <cstdint>
-
 #include "kernels/kernels.hpp"
+#include "threads/team_size.hpp"  // IWYU pragma: export
 
 namespace attn::detail {
 
@@ -17,10 +16,5 @@ struct ResolvedExecution {
 
 /// Throws Error for an ISA that this machine or build lacks and for less than one thread.
 ResolvedExecution resolve(const Execution& execution);
-
-/// The number of threads, at most num_threads, that this amount of work can keep busy: waking a
-/// thread costs about as much as 16,384 exponentials. `elements` counts operations as expensive as
-/// an exponential; cheaper ones count in proportion.
-int threads_for(std::int64_t elements, int num_threads) noexcept;
 
 }  // namespace attn::detail

@@ -7,6 +7,7 @@
 
 #include "onednn/compat.hpp"
 #include "onednn/runtime.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn::onednn {
 namespace {
@@ -39,7 +40,8 @@ struct Matmul::Primitive {
 
 Matmul::Matmul(const MatmulShape& shape) : shape_(shape) {
   translating_errors_of(shape, [&] {
-    const ThreadCount threads(shape.num_threads);
+    const detail::TeamSize team(shape.num_threads);
+    require_memory_for_kernels();
     dnnl::primitive_attr attributes;
     // Each MatmulCall brings its own scratch memory. The scratch memory that oneDNN would allocate
     // belongs to the thread that creates the primitive.
@@ -96,7 +98,7 @@ MatmulCall::~MatmulCall() = default;
 
 void MatmulCall::execute(const float* a, const float* b, float* c) {
   const auto run = [&] {
-    const ThreadCount threads(matmul_->shape().num_threads);
+    const detail::TeamSize team(matmul_->shape().num_threads);
     // oneDNN's interface takes pointers to non-const, but A and B are only read.
     arguments_->a.set_data_handle(const_cast<float*>(a));
     arguments_->b.set_data_handle(const_cast<float*>(b));
@@ -109,6 +111,22 @@ void MatmulCall::execute(const float* a, const float* b, float* c) {
     arguments_->stream.wait();
   };
   translating_errors_of(matmul_->shape(), run);
+}
+
+void multiply(const MatmulShape& shape, const float* a, const float* b, float* c) {
+  MatmulShape granted = shape;
+  granted.num_threads = detail::granted_threads(
+      detail::threads_for(shape.m * shape.n * shape.k * shape.batch, shape.num_threads));
+  const auto matmul = Matmul::shared(granted);
+  if (granted.num_threads == 1 || matmul->fast()) return MatmulCall(matmul).execute(a, b, c);
+  // A general matrix product divides its sums by the number of threads. So each is given a thread.
+  MatmulShape one = shape;
+  one.batch = one.num_threads = 1;
+  const auto product = Matmul::shared(one);
+  detail::parallel_for(granted.num_threads, shape.batch, [&](std::int64_t n) {
+    MatmulCall(product).execute(a + n * shape.m * shape.k, b + n * shape.k * shape.n,
+                                c + n * shape.m * shape.n);
+  });
 }
 
 }  // namespace attn::onednn

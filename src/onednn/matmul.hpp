@@ -17,6 +17,7 @@ struct MatmulShape {
   std::int64_t k = 0;
   std::int64_t batch = 1;
   bool b_transposed = false;
+  /// What it is executed on: exactly so many threads, which granted_threads() has to have returned.
   int num_threads = 1;
 
   friend auto operator<=>(const MatmulShape&, const MatmulShape&) = default;
@@ -68,5 +69,9 @@ class MatmulCall {
   std::shared_ptr<const Matmul> matmul_;
   std::unique_ptr<Arguments> arguments_;
 };
+
+/// Computes C = A B at once, on at most shape.num_threads threads. The bits of C do not depend on
+/// their number. Throws Error(unsupported) if oneDNN fails.
+void multiply(const MatmulShape& shape, const float* a, const float* b, float* c);
 
 }  // namespace attn::onednn

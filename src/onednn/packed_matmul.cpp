@@ -5,6 +5,7 @@
 
 #include "onednn/compat.hpp"
 #include "onednn/runtime.hpp"
+#include "threads/team_size.hpp"
 
 namespace attn::onednn {
 namespace {
@@ -18,8 +19,8 @@ dnnl::memory::desc bias_descriptor(const PackedMatmulShape& shape) {
   return shape.bias ? dnnl::memory::desc({1, shape.n}, Type::f32, Tag::ab) : dnnl::memory::desc();
 }
 
+/// oneDNN divides the work by the number of threads of a TeamSize that exists meanwhile.
 dnnl::matmul::primitive_desc descriptor_of(const PackedMatmulShape& shape) {
-  const ThreadCount threads(shape.num_threads);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (shape.accumulate) {
@@ -32,6 +33,11 @@ dnnl::matmul::primitive_desc descriptor_of(const PackedMatmulShape& shape) {
   return packed_matmul_descriptor(cpu_engine(), attributes, {{shape.m, shape.k}, operands, Tag::ab},
                                   {{shape.k, shape.n}, operands, panels}, bias_descriptor(shape),
                                   {{shape.m, shape.n}, type_of(shape.result), Tag::ab});
+}
+
+int granted_threads_for(const PackedMatmulShape& shape) {
+  return detail::granted_threads(
+      detail::threads_for(shape.m * shape.n * shape.k, shape.num_threads));
 }
 
 template <class F>
@@ -69,9 +75,15 @@ struct PackedMatmul::Primitive {
 };
 
 PackedMatmul::PackedMatmul(const PackedMatmulShape& shape) : shape_(shape) {
-  translating_errors_of(shape, [&] {
-    const ThreadCount threads(shape.num_threads);
-    primitive_ = std::make_unique<Primitive>(descriptor_of(shape), shape.bias);
+  compile(granted_threads_for(shape));
+}
+
+void PackedMatmul::compile(int num_threads) {
+  translating_errors_of(shape_, [&] {
+    const detail::TeamSize team(num_threads);
+    require_memory_for_kernels();
+    primitive_ = std::make_unique<Primitive>(descriptor_of(shape_), shape_.bias);
+    num_threads_ = num_threads;
   });
 }
 
@@ -80,6 +92,7 @@ PackedMatmul::~PackedMatmul() = default;
 
 bool PackedMatmul::fast(const PackedMatmulShape& shape) {
   try {
+    const detail::TeamSize team(shape.num_threads);
     return std::string_view(descriptor_of(shape).impl_info_str()).starts_with("brg");
   } catch (const dnnl::error&) {
     return false;
@@ -87,8 +100,10 @@ bool PackedMatmul::fast(const PackedMatmulShape& shape) {
 }
 
 void PackedMatmul::execute(const void* x, const float* w, const float* bias, void* y) {
+  const int threads = granted_threads_for(shape_);
+  if (threads != num_threads_) compile(threads);
   translating_errors_of(shape_, [&] {
-    const ThreadCount threads(shape_.num_threads);
+    const detail::TeamSize team(threads);
     // oneDNN's interface takes pointers to non-const, but X, W and the bias are only read.
     primitive_->x.set_data_handle(const_cast<void*>(x));
     primitive_->w.set_data_handle(const_cast<float*>(w));

@@ -25,12 +25,13 @@ struct PackedMatmulShape {
   DType result = DType::f32;    // type of Y: f32 or bf16
   bool bias = false;
   bool accumulate = false;
-  int num_threads = 1;
+  int num_threads = 1;  // at most so many
 
   friend auto operator<=>(const PackedMatmulShape&, const PackedMatmulShape&) = default;
 };
 
-/// A compiled matmul with its scratch memory. Only one thread may execute it at a time.
+/// A compiled matmul with its scratch memory. Only one thread may execute it at a time. The number
+/// of threads does not change its results.
 class PackedMatmul {
  public:
   /// Throws Error(unsupported) if oneDNN cannot make it.
@@ -42,13 +43,17 @@ class PackedMatmul {
   /// plain loops, or cannot make the matmul at all.
   static bool fast(const PackedMatmulShape& shape);
 
-  /// Computes Y. `bias` is ignored if the shape has none. Throws Error(unsupported) if oneDNN
+  /// Computes Y. `bias` is ignored if the shape has none. Compiles the matmul again if OpenMP does
+  /// not grant the number of threads that it was compiled for. Throws Error(unsupported) if oneDNN
   /// fails.
   void execute(const void* x, const float* w, const float* bias, void* y);
 
  private:
   struct Primitive;
+  void compile(int num_threads);
+
   PackedMatmulShape shape_;
+  int num_threads_ = 0;  // that it is compiled for
   std::unique_ptr<Primitive> primitive_;
 };
 

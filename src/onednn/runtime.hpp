@@ -1,13 +1,16 @@
-// The engine, the number of threads and the errors of oneDNN, for the source files of this folder.
+// The engine, the memory and the errors of oneDNN, for the source files of this folder.
 #pragma once
 
 #include <attn/error.hpp>
 
 #include <fmt/format.h>
-#include <omp.h>
 #include <oneapi/dnnl/dnnl.hpp>
 
+#include <cstddef>
+#include <new>
 #include <utility>
+
+#include "tensor/memory.hpp"
 
 namespace attn::onednn {
 
@@ -17,31 +20,21 @@ inline const dnnl::engine& cpu_engine() {
   return engine;
 }
 
-/// Sets the number of threads of the OpenMP regions that the calling thread opens, and restores it
-/// in the destructor. oneDNN divides a primitive's work by this number when the primitive is
-/// created, and some implementations read it again at execution, so that it has to be set during
-/// both. It is not in src/threads because the library's own regions name their number of threads
-/// themselves.
-class ThreadCount {
- public:
-  explicit ThreadCount(int num_threads) : before_(omp_get_max_threads()) {
-    omp_set_num_threads(num_threads);
-  }
-  ~ThreadCount() { omp_set_num_threads(before_); }
-  ThreadCount(const ThreadCount&) = delete;
-  ThreadCount& operator=(const ThreadCount&) = delete;
+/// Throws std::bad_alloc unless there is memory for the kernels of a primitive. oneDNN 2.x writes
+/// machine code through a null pointer where it cannot allocate memory for it.
+inline void require_memory_for_kernels() {
+  constexpr std::size_t several_times_the_largest = std::size_t{16} << 20;
+  if (!detail::can_map(several_times_the_largest)) throw std::bad_alloc();
+}
 
- private:
-  int before_;
-};
-
-/// Runs f. If oneDNN throws, this throws Error(unsupported) with a message that contains
-/// describe(), the name of the operation.
+/// Runs f. If oneDNN throws, this throws std::bad_alloc where memory ran out, else
+/// Error(unsupported) with a message that contains describe(), the name of the operation.
 template <class Describe, class F>
 void translating_errors(Describe&& describe, F&& f) {
   try {
     std::forward<F>(f)();
   } catch (const dnnl::error& error) {
+    if (error.status == dnnl_out_of_memory) throw std::bad_alloc();
     throw Error(
         ErrorCode::unsupported,
         fmt::format("oneDNN cannot run {}: {}", std::forward<Describe>(describe)(), error.what()));

@@ -14,10 +14,6 @@ inline std::int64_t num_rows(const Sizes& sizes) {
   return sizes.batch * sizes.num_q_heads * sizes.q_len;
 }
 
-inline int num_threads(const Execution& execution) {
-  return execution.num_threads.value_or(default_num_threads());
-}
-
 /// Row `index` of [batch, num_q_heads, q_len], with a run of all keys.
 inline KeyRun all_keys_of_row(const Problem& problem, const AttentionTensors& tensors,
                               std::int64_t index) {

@@ -207,7 +207,8 @@ void attention_reference(const AttentionTensors& tensors, const AttentionOptions
                   in_double(tensors.k),
                   in_double(tensors.v),
                   dense_mask(tensors, problem.sizes)};
-  parallel_for(num_threads(execution), num_rows(problem.sizes), [&](std::int64_t index) {
+  const int threads = resolved_num_threads(execution.num_threads);
+  parallel_for(threads, num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     const Values scores = scores_of(call, row, ScoreStage::masked);
     Values probabilities = scores;
@@ -240,7 +241,8 @@ void reference_scores(const AttentionTensors& tensors, const AttentionOptions& o
                   copy_as(tensors.k, DType::f64),
                   {},
                   dense_mask(tensors, problem.sizes)};
-  parallel_for(num_threads(execution), num_rows(problem.sizes), [&](std::int64_t index) {
+  const int threads = resolved_num_threads(execution.num_threads);
+  parallel_for(threads, num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     Values values = scores_of(call, row, stage);
     if (stage == ScoreStage::weights) normalize(call, row, values);

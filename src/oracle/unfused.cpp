@@ -182,15 +182,13 @@ void attend(const UnfusedCall& call) {
                                       .k = sizes.kv_len,
                                       .batch = kv_heads,
                                       .num_threads = call.num_threads};
-  onednn::MatmulCall q_times_k(onednn::Matmul::shared(scores_shape));
-  onednn::MatmulCall p_times_v(onednn::Matmul::shared(out_shape));
 
-  q_times_k.execute(call.q, call.k, call.scores);
+  onednn::multiply(scores_shape, call.q, call.k, call.scores);
   if (call.problem.softcap) apply_tanh(call);
   const bool any_hidden = transform_scores(call);
   auto separated = any_hidden ? separate_values(call) : std::nullopt;
   call.uses_softmax() ? softmax(call, separated) : normalize(call, separated);
-  p_times_v.execute(call.scores, separated ? separated->finite.data() : call.v, call.out);
+  onednn::multiply(out_shape, call.scores, separated ? separated->finite.data() : call.v, call.out);
   finish_rows(call, separated);
 }
 
@@ -210,7 +208,7 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
   const Workspace workspace(unfused_scratch_size(tensors));
   Arena arena(workspace.data());
   const Memory memory = carve(arena, tensors, sizes);
-  const int threads = num_threads(execution);
+  const int threads = resolved_num_threads(execution.num_threads);
   const UnfusedCall call{
       problem,
       tensors,

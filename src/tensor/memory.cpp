@@ -1,8 +1,7 @@
 #include "tensor/memory.hpp"
 
-#if defined(__linux__)
 #include <sys/mman.h>
-#endif
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -34,5 +33,23 @@ void* allocate(std::size_t size_in_bytes) {
 }
 
 void release(void* memory) noexcept { std::free(memory); }
+
+bool address_space_is_limited() noexcept {
+  static const bool limited = [] {
+    const auto is_set = [](int resource) {
+      rlimit limit{};
+      return getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    };
+    return is_set(RLIMIT_AS) || is_set(RLIMIT_DATA);
+  }();
+  return limited;
+}
+
+bool can_map(std::size_t size_in_bytes) noexcept {
+  if (!address_space_is_limited()) return true;
+  void* const memory = mmap(nullptr, size_in_bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return memory != MAP_FAILED && munmap(memory, size_in_bytes) == 0;
+}
 
 }  // namespace attn::detail

@@ -1,4 +1,4 @@
-// Threads. Only this file and parallel.cpp use OpenMP; the threads of oneDNN are set in src/onednn.
+// Threads and how they share work. Only this folder uses OpenMP.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,9 @@
 #include <type_traits>
 #include <utility>
 
-namespace attn::detail {
+#include "threads/team_size.hpp"  // IWYU pragma: export
 
-/// OpenMP's maximum number of threads; 1 inside a parallel region of the caller.
-int default_num_threads();
+namespace attn::detail {
 
 /// Lowers `least` to `value` if that is less.
 inline void atomic_min(std::atomic<std::int64_t>& least, std::int64_t value) noexcept {
