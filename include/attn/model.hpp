@@ -7,6 +7,15 @@
 //   model.safetensors.index.json  the names of shards, which are .safetensors files beside it
 //   generation_config.json        optional; its token ids replace those of config.json; how to
 //                                 sample is not read from it
+//
+// Keys of config.json. Null is a missing key (except in rope_theta and the norms' epsilon, where it
+// makes no model), and a missing key that is no size has the default of Hugging Face's
+// configuration class. Keys that change what a model computes are used or, unless their value
+// changes nothing, refused: `is_causal` of false, other positions than rope's (for GPT-2, learned
+// ones), caps and multipliers of scores or logits, layers that differ. Other keys are not read.
+//
+// Positions. A sequence has at most max_position_embeddings tokens (n_positions in GPT-2), times
+// the factor of linear rope scaling. Dynamic rope scaling beyond them is not supported.
 #pragma once
 
 #include <attn/export.hpp>
@@ -35,7 +44,7 @@ class ATTN_API ModelFolder {
   ~ModelFolder();
 
   /// The settings that config.json describes, with f32 as the compute type. Callers change a copy
-  /// of them as they need.
+  /// of them as they need: tables of rope have max_positions rows, which a caller may lower.
   const DecoderSettings& settings() const noexcept;
   /// Views of the mapped files, valid as long as this object or the object to which it was moved.
   /// The output projection is absent if it is tied to the embedding and the files hold no

@@ -39,6 +39,14 @@ struct LinearRopeScaling {
 
   friend bool operator==(const LinearRopeScaling&, const LinearRopeScaling&) = default;
 };
+/// Raises theta with the length of a sequence that is longer than the model's positions ("dynamic
+/// NTK"). The library computes the positions of the model itself, where nothing is scaled, and no
+/// others: attention blocks refuse tokens beyond max_positions.
+struct DynamicRopeScaling {
+  double factor = 1;
+
+  friend bool operator==(const DynamicRopeScaling&, const DynamicRopeScaling&) = default;
+};
 /// The scaling of Llama 3.1. Frequencies whose wavelength is above original_max_positions /
 /// low_freq_factor are divided by `factor`, those below original_max_positions / high_freq_factor
 /// are unchanged, and between the two both are mixed, linearly in 1 / wavelength.
@@ -57,7 +65,7 @@ struct RopeSettings {
   double theta = 10000;
   std::optional<std::int64_t> rotary_dim{};  // even; default: head_dim
   bool interleaved = false;
-  std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling> scaling{};
+  std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling, DynamicRopeScaling> scaling{};
 
   friend bool operator==(const RopeSettings&, const RopeSettings&) = default;
 };

@@ -32,6 +32,10 @@ struct Scaling {
     require_factor("rope.scaling.factor", linear.factor, 1);
     return 1 / linear.factor;
   }
+  double operator()(const DynamicRopeScaling& dynamic) const {
+    require_factor("rope.scaling.factor", dynamic.factor, 1);
+    return 1;
+  }
   double operator()(const Llama3RopeScaling& llama) const {
     require_factor("rope.scaling.factor", llama.factor, 1);
     require_factor("rope.scaling.low_freq_factor", llama.low_freq_factor, 0);

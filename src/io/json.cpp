@@ -27,6 +27,10 @@ std::string shown(const json& value) {
   return value.dump();
 }
 
+std::string name_of_item(std::string_view key, std::size_t index) {
+  return fmt::format("{}[{}]", key, index);
+}
+
 std::string range_of_whole_numbers(std::int64_t low, std::int64_t high) {
   return fmt::format("a whole number in {}..{}", low, high);
 }
@@ -204,10 +208,9 @@ std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
   if (!has(key)) return list;
   if (!at(key).is_array()) refuse(key, "a list of objects");
   for (const json& value : at(key)) {
-    const std::string item = fmt::format("{}[{}]", key, list.size());
     if (!value.is_object())
-      fail(fmt::format("{} is {}; it needs to be an object", full_name(item), shown(value)));
-    list.push_back({*this, item, value});
+      fail(fmt::format("{}; it needs to be an object", got_item(key, list.size())));
+    list.push_back({*this, name_of_item(key, list.size()), value});
   }
   return list;
 }
@@ -235,11 +238,9 @@ std::vector<std::int64_t> JsonObject::integers(std::string_view key, std::int64_
   std::vector<std::int64_t> numbers;
   for (const json& value : at(key)) {
     const std::optional<std::int64_t> number = whole_number(value, low, high);
-    if (!number) {
-      fail(fmt::format("{} is {}; it needs {}",
-                       full_name(fmt::format("{}[{}]", key, numbers.size())), shown(value),
+    if (!number)
+      fail(fmt::format("{}; it needs {}", got_item(key, numbers.size()),
                        range_of_whole_numbers(low, high)));
-    }
     numbers.push_back(*number);
   }
   return numbers;
@@ -265,15 +266,15 @@ const std::string& JsonObject::text(std::string_view key) const {
 
 std::int64_t JsonObject::integer_or(std::string_view key, std::int64_t missing, std::int64_t low,
                                     std::int64_t high) const {
-  return find(key) != nullptr ? integer(key, low, high) : missing;
+  return has(key) ? integer(key, low, high) : missing;
 }
 
 double JsonObject::number_or(std::string_view key, double missing, double low, double high) const {
-  return find(key) != nullptr ? number(key, low, high) : missing;
+  return has(key) ? number(key, low, high) : missing;
 }
 
 bool JsonObject::flag_or(std::string_view key, bool missing) const {
-  return find(key) != nullptr ? flag(key) : missing;
+  return has(key) ? flag(key) : missing;
 }
 
 std::string JsonObject::full_name(std::string_view key) const {
@@ -284,6 +285,10 @@ std::string JsonObject::got(std::string_view key) const {
   return fmt::format("{} is {}", full_name(key), shown(at(key)));
 }
 
+std::string JsonObject::got_item(std::string_view key, std::size_t index) const {
+  return fmt::format("{} is {}", full_name(name_of_item(key, index)), shown(at(key)[index]));
+}
+
 void JsonObject::fail(const std::string& what) const { document_->fail(what); }
 
 void JsonObject::refuse(std::string_view key, const std::string& needed) const {
@@ -291,10 +296,19 @@ void JsonObject::refuse(std::string_view key, const std::string& needed) const {
 }
 
 void JsonObject::unsupported(std::string_view key, const std::string& supported) const {
-  io::fail(document_->file,
-           fmt::format("{}{}, which is not supported; it needs {}", document_->part, got(key),
-                       supported),
-           ErrorCode::unsupported);
+  fail_unsupported(got(key), supported);
+}
+
+void JsonObject::unsupported_item(std::string_view key, std::size_t index,
+                                  const std::string& supported) const {
+  fail_unsupported(got_item(key, index), supported);
+}
+
+void JsonObject::fail_unsupported(const std::string& got, const std::string& supported) const {
+  io::fail(
+      document_->file,
+      fmt::format("{}{}, which is not supported; it needs {}", document_->part, got, supported),
+      ErrorCode::unsupported);
 }
 
 }  // namespace attn::io

@@ -59,7 +59,7 @@ class JsonObject {
   double number(std::string_view key, double low, double high) const;
   bool flag(std::string_view key) const;
   const std::string& text(std::string_view key) const;
-  /// These return `missing` where the key is missing. Null is a value of the wrong type.
+  /// These return `missing` where the key is missing or null.
   std::int64_t integer_or(std::string_view key, std::int64_t missing, std::int64_t low,
                           std::int64_t high) const;
   double number_or(std::string_view key, double missing, double low, double high) const;
@@ -70,6 +70,9 @@ class JsonObject {
   [[noreturn]] void refuse(std::string_view key, const std::string& needed) const;
   /// Throws Error(unsupported): the value may be right, but this library does not compute it.
   [[noreturn]] void unsupported(std::string_view key, const std::string& supported) const;
+  /// The same for one value of a list.
+  [[noreturn]] void unsupported_item(std::string_view key, std::size_t index,
+                                     const std::string& supported) const;
 
  private:
   struct Document {
@@ -88,6 +91,8 @@ class JsonObject {
   const nlohmann::json* find(std::string_view key) const;
   std::string full_name(std::string_view key) const;
   std::string got(std::string_view key) const;
+  std::string got_item(std::string_view key, std::size_t index) const;
+  [[noreturn]] void fail_unsupported(const std::string& got, const std::string& supported) const;
 
   std::shared_ptr<const Document> document_;
   const nlohmann::json* object_;  // a part of the document

@@ -30,8 +30,8 @@ struct ModelConfig {
 };
 
 /// Reads models whose model_type is llama, mistral, qwen2, qwen3 or gpt2. A missing size is an
-/// error; any other missing key has the default value of Hugging Face's configuration class for
-/// that type. Keys that change no result are not read. Throws Error, which names the file and the
+/// error; any other missing key, or null, has the default value of Hugging Face's configuration class
+/// for that type. Keys that change no result are not read; config_keys.hpp has those that would. Throws Error, which names the file and the
 /// key: io for what is broken, unsupported for what the library does not compute.
 ModelConfig read_config(const std::filesystem::path& file);
 /// Token ids of generation_config.json replace those of config.json.

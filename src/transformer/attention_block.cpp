@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <utility>
+#include <variant>
 
 #include "attention/problem.hpp"
 #include "tensor/arguments.hpp"
@@ -152,10 +153,13 @@ void AttentionBlock::Impl::check(const TokenShape& tokens, const CacheRef& cache
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t position = next_position(cache, entry);
     if (tokens.seq <= settings.max_positions - position) continue;
+    const bool dynamic =
+        settings.rope && std::holds_alternative<DynamicRopeScaling>(settings.rope->scaling);
     reject(
         fmt::format("x has {} tokens for batch entry {}, which is at position {}: there are {} "
-                    "positions (max_positions)",
-                    tokens.seq, entry, position, settings.max_positions));
+                    "positions (max_positions){}",
+                    tokens.seq, entry, position, settings.max_positions,
+                    dynamic ? ", beyond which dynamic rope scaling is not supported" : ""));
   }
   check_visibility(tokens, cache, options);
 }

@@ -99,19 +99,59 @@ TEST_CASE("generate: ids need no tokenizer, so one that is not supported does no
   check_refused_with(attn_demo(run + "--prompt-ids 1"), "no JSON");
 }
 
-TEST_CASE("generate: as many positions as the model has") {
-  std::vector<int> ids(64, 5);
-  const std::string run =
-      fmt::format("generate --model '{}' --quiet --print-ids --prompt-ids ", path_of("gpt2_tiny"));
+TEST_CASE("generate: as many positions as the model has, and one token more") {
+  const Folder folder;
+  std::vector<int> ids(65, 5);
+  const std::string run = fmt::format(
+      "generate --model '{}' --quiet --print-ids --temperature 0 --ignore-eos --prompt-ids ",
+      path_of("gpt2_tiny"));
   const auto prompt = [&](std::size_t length) {
     return fmt::format(
         "{}", fmt::join(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(length), ","));
   };
-  CHECK(text_of(run + prompt(64)) == "\n");
-  CHECK(text_of(run + prompt(63)).find(',') == std::string::npos);
-  check_refused_with(attn_demo(run + prompt(64) + " --max-new 1"),
+  // The last token takes no position: after a full prompt there is one, by default too.
+  const std::string one =
+      text_of(fmt::format("{}{} --logits {}", run, prompt(64), folder / "logits.npy"));
+  const Tensor logits = read_tensor(folder / "logits.npy");
+  const float* const last = logits.data<float>() + 63 * logits.shape()[2];
+  CHECK(one == fmt::format("{}\n", std::max_element(last, last + logits.shape()[2]) - last));
+  CHECK(text_of(run + prompt(64) + " --max-new 1") == one);
+  CHECK(text_of(run + prompt(64) + " --max-new 0") == "\n");
+  const std::string two = text_of(run + prompt(63));
+  CHECK(std::count(two.begin(), two.end(), ',') == 1);
+  CHECK(text_of(run + prompt(63) + " --max-new 2") == two);
+  check_refused_with(attn_demo(run + prompt(64) + " --max-new 2"),
                      "take 65 positions; the model has 64");
-  check_refused_with(attn_demo(run + prompt(64) + ",5"), "take 65 positions; the model has 64");
+  for (const char* more : {"", " --max-new 0", " --max-new 1"})
+    check_refused_with(attn_demo(run + prompt(65) + more), "take 65 positions; the model has 64");
+}
+
+TEST_CASE("generate: linear scaling lengthens the context, dynamic scaling does not") {
+  const auto scaled = [](const std::string& type, double factor, int positions) {
+    return [=](json& config) {
+      config["max_position_embeddings"] = positions;
+      config["rope_scaling"] = {{"type", type}, {"factor", factor}};
+    };
+  };
+  const auto run = [](const ModelCopy& model, int max_new) {
+    return fmt::format(
+        "generate --model {} --prompt-ids {} --temperature 0 --print-ids --quiet --max-new {}",
+        model.folder / "", prompt_of("llama_tiny"), max_new);
+  };
+  // 31 positions: 24 of the prompt and 7 of the tokens after it. The ids are those of a forward in
+  // double that is not this program's; the nearest two logits differ by 0.1.
+  const ModelCopy linear("llama_tiny");
+  linear.change_config(scaled("linear", 7.75, 4));
+  CHECK(text_of(run(linear, 8)) == "42,109,227,176,247,163,65,227\n");
+  check_refused_with(attn_demo(run(linear, 9)), "take 32 positions; the model has 31");
+  const ModelCopy dynamic("llama_tiny");
+  dynamic.change_config(scaled("dynamic", 4, 24));
+  const std::string first = text_of(run(dynamic, 1));
+  dynamic.change_config(scaled("default", 1, 24));
+  CHECK(text_of(run(dynamic, 1)) == first);
+  dynamic.change_config(scaled("dynamic", 4, 24));
+  check_refused_with(attn_demo(run(dynamic, 2)),
+                     "the model has 24, beyond which its dynamic rope scaling is not supported");
 }
 
 TEST_CASE("generate: a toy of each family") {

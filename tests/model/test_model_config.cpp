@@ -103,8 +103,8 @@ TEST_CASE("scaled positions") {
             .factor == 4);
   CHECK(
       std::holds_alternative<std::monostate>(scaling("'rope_scaling': {'rope_type': 'default'}")));
-  CHECK(std::holds_alternative<std::monostate>(
-      scaling("'rope_scaling': {'type': 'dynamic', 'factor': 2}")));
+  CHECK(std::get<DynamicRopeScaling>(scaling("'rope_scaling': {'type': 'dynamic', 'factor': 2}"))
+            .factor == 2);
   CHECK(std::get<Llama3RopeScaling>(scaling("'max_position_embeddings': 512, 'rope_scaling': "
                                             "{'rope_type': 'llama3', 'factor': 8, "
                                             "'low_freq_factor': 1, 'high_freq_factor': 4}"))

@@ -35,6 +35,18 @@ struct GenerateArguments {
 
 constexpr std::int64_t default_max_new = 64;
 
+/// Positions that a prompt and the tokens after it take. The model never reads the last token, so
+/// that one takes none.
+std::int64_t positions_of(std::int64_t prompt, std::int64_t max_new) {
+  return prompt + std::max<std::int64_t>(max_new - 1, 0);
+}
+
+/// As many tokens as there is room for after the prompt, up to the usual number. A prompt that does
+/// not fit into the model itself is refused later.
+std::int64_t default_new_tokens(std::int64_t prompt, std::int64_t most_positions) {
+  return std::clamp<std::int64_t>(most_positions - prompt + 1, 0, default_max_new);
+}
+
 /// Times and token counts of one generation.
 struct Timing {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
@@ -77,7 +89,7 @@ class Generation {
         arguments_(arguments),
         prompt_(std::move(prompt)),
         max_new_(max_new),
-        caches_(model, 1, std::ssize(prompt_) + max_new),
+        caches_(model, 1, positions_of(std::ssize(prompt_), max_new)),
         logits_(DType::f32, {1, model.settings.vocab_size}) {
     if (!arguments.logits) return;
     require_memory("--logits", product_of({std::ssize(prompt_), model.settings.vocab_size,
@@ -153,12 +165,11 @@ int generate(const GenerateArguments& arguments) {
   const ModelSource source(choice);
   const std::optional<Tokenizer> tokenizer = tokenizer_for(arguments.prompt, source);
   std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokenizer);
-  const std::int64_t room = source.most_positions() - std::ssize(prompt);
   const std::int64_t max_new =
-      arguments.max_new.value_or(std::clamp<std::int64_t>(room, 0, default_max_new));
+      arguments.max_new.value_or(default_new_tokens(std::ssize(prompt), source.most_positions()));
   OutputFiles files;
   if (arguments.logits) files.add(*arguments.logits);
-  Model model = source.load(std::ssize(prompt) + max_new);
+  Model model = source.load(positions_of(std::ssize(prompt), max_new));
   Output output(tokenizer ? &*tokenizer : nullptr, arguments.print_ids);
   Generation generation(model, std::move(prompt), max_new, arguments);
   const Timing timing = generation.run(output);

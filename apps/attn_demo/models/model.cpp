@@ -92,12 +92,21 @@ std::optional<Tokenizer> ModelSource::tokenizer() const {
                                                      : std::nullopt;
 }
 
+bool ModelSource::scales_dynamically() const {
+  if (!folder_) return false;
+  const std::optional<RopeSettings>& rope = folder_->settings().layers.front().attention.rope;
+  return rope && std::holds_alternative<DynamicRopeScaling>(rope->scaling);
+}
+
 Model ModelSource::load(std::int64_t positions, std::int64_t batch) const {
   if (positions > most_positions()) {
-    throw Error(
-        ErrorCode::invalid_argument,
-        fmt::format("the prompt and the tokens after it take {} positions; the model has {}",
-                    positions, most_positions()));
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("the prompt and the tokens after it take {} positions; the model has "
+                            "{}{}",
+                            positions, most_positions(),
+                            scales_dynamically()
+                                ? ", beyond which its dynamic rope scaling is not supported"
+                                : ""));
   }
   return folder_ ? load_folder(positions, batch) : load_toy(positions, batch);
 }
