@@ -79,10 +79,16 @@ class ATTN_API KvCache {
 
   /// Appends keys to every sequence: k [batch, num_kv_heads, count, head_dim], v [.., v_head_dim],
   /// each f32, bf16 or f16, any strides. `rope` rotates k before it is stored; its tables need a
-  /// row for each position. A rolling cache that gets more keys than its capacity keeps the last
-  /// ones. Its capacity should be at least window - 1 + the length of a chunk, so that every query
-  /// of the chunk finds its whole window; add the largest number of keys that are truncated at
-  /// once. Throws Error(exhausted), which names the sequence, if one has not enough room.
+  /// row for each position. A rolling cache that gets more keys than it has
+  /// room for overwrites its oldest ones, and keeps the last `capacity` of them.
+  ///
+  /// attention() sees the keys that the cache holds then. Query n of a chunk of c tokens that were
+  /// just appended finds at most the last capacity - (c - 1 - n) keys up to its own: its later
+  /// neighbors have overwritten the others, and no error says so. Each query finds all keys of a
+  /// window with `left` keys before its own if capacity >= left + c; add the largest number of
+  /// keys that are truncated at once. With a smaller capacity, append and attend to fewer tokens at
+  /// a time, as AttentionBlock does. Throws Error(exhausted), which names the sequence, if one has
+  /// not enough room.
   void append(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope = {});
   /// Appends keys to one sequence: k [num_kv_heads, count, head_dim], v [.., v_head_dim].
   void append_to(std::int64_t sequence, const TensorView& k, const TensorView& v,

@@ -11,6 +11,15 @@
 // forward(): it appends the keys and values of its tokens to the cache, then attends to all keys
 // that the cache holds.
 //
+// Rolling caches. Each token finds its whole window, however many tokens a forward has: where later
+// tokens would overwrite keys that earlier ones need, the forward appends and attends to some at a
+// time. This takes a capacity of the window's `left` + 1 keys or more. Without a window to the
+// left, the capacity is the window: a token sees the last `capacity` keys, its own included.
+// Results agree with those of an ample cache to rounding. Error(exhausted) is thrown, before
+// anything changes, where a token would miss keys: for a smaller capacity, after overwritten keys
+// have been truncated away, and if all tokens do not fit at once and may not be divided, because a
+// mask, a mod or a named position counts keys or because a token sees later ones.
+//
 // Types. settings.dtype is the compute type: f32 or bf16. With bf16, the weights, the inputs of
 // products, queries, keys and values are bf16; sums, norms and the residual stream are f32. Weights
 // of another type are converted once, by the constructor. Where the instruction set does not
@@ -171,6 +180,9 @@ struct ForwardTimes {
 
 /// Functions that a forward calls so that a user can inspect its intermediate values. Each is
 /// called once per layer, in the order of the layers. An absent function is not called.
+///
+/// Where a rolling cache is too small for all tokens at once, `attention` is called once for each
+/// part of them.
 struct ForwardHooks {
   /// Called before the attention call with these arguments; its output is not written yet.
   std::function<void(const AttentionTensors& tensors, const AttentionOptions& options)> attention{};
@@ -225,7 +237,8 @@ class ATTN_API AttentionBlock {
 
   /// x and y [batch, seq, hidden], each f32, bf16 or f16, any strides. y may be the memory of x.
   /// Throws before anything is written to y: Error(invalid_argument), which names the argument that
-  /// does not fit, or Error(exhausted) for a cache without enough room.
+  /// does not fit, or Error(exhausted) for a cache without enough room, or a rolling one that does
+  /// not hold the keys that a token needs.
   void forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y,
                const ForwardOptions& options = {});
 

@@ -114,6 +114,13 @@ std::int64_t next_position(const CacheRef& cache, std::int64_t entry) {
   return 0;
 }
 
+std::int64_t oldest_position(const CacheRef& cache, std::int64_t entry) {
+  const KvCache* const contiguous = cache.contiguous();
+  if (contiguous == nullptr) return 0;
+  const std::int64_t sequence = sequence_of(cache, entry);
+  return contiguous->position(sequence) - contiguous->length(sequence);
+}
+
 std::int64_t kv_len_after(const CacheRef& cache, const TokenShape& tokens) {
   if (const KvCache* contiguous = cache.contiguous()) return contiguous->settings().capacity;
   const PagedKvCache* const paged = cache.paged();

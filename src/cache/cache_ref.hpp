@@ -27,6 +27,10 @@ struct KvHeads {
 /// The position of a batch entry's next token. It is 0 without a cache.
 std::int64_t next_position(const CacheRef& cache, std::int64_t entry);
 
+/// The position of the oldest key that a batch entry's sequence holds, or of its next token if it
+/// holds none. It is 0 except in a rolling cache that has overwritten keys.
+std::int64_t oldest_position(const CacheRef& cache, std::int64_t entry);
+
 /// The number of keys, in k and v of a bound call, after `tokens` were appended: the capacity of a
 /// contiguous cache, whole pages of a paged one, and the new tokens alone without a cache.
 std::int64_t kv_len_after(const CacheRef& cache, const TokenShape& tokens);

@@ -11,6 +11,7 @@
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
+#include "transformer/rolling_cache.hpp"
 
 namespace attn::detail {
 namespace {
@@ -63,10 +64,7 @@ void check_options(const AttentionSettings& settings, const AttentionParameters&
 /// The options of a forward with kv_lens: query n stands at position n, however many tokens of its
 /// sequence are padding. A position that the options name explicitly stays.
 AttentionOptions aligned_to_first(AttentionOptions options) {
-  const bool named =
-      (options.q_position && options.q_position->offset) ||
-      (options.causal && options.causal->position && options.causal->position->offset);
-  if (named) return options;
+  if (names_position(options)) return options;
   options.q_position = QueryPosition::top_left();
   if (options.causal) options.causal->position.reset();
   return options;
@@ -161,6 +159,7 @@ void AttentionBlock::Impl::check(const TokenShape& tokens, const CacheRef& cache
                     tokens.seq, entry, position, settings.max_positions,
                     dynamic ? ", beyond which dynamic rope scaling is not supported" : ""));
   }
+  check_rolling(cache, tokens, settings.options, !options.mask.absent());
   check_visibility(tokens, cache, options);
 }
 
@@ -277,33 +276,44 @@ void AttentionBlock::Impl::run(const TensorView& x, const TokenShape& tokens, co
   {
     const Timed timed(options.times, &ForwardTimes::cache);
     normalize_and_rotate(heads, tokens, cache);
-    if (!cache.absent()) {
-      append(cache, heads.k, heads.v, rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
-    }
   }
-  with_rollback(cache, tokens,
-                [&] { attend_and_project(heads, tokens, cache, y, result, options); });
+  TokenShape appended{tokens.batch, 0};
+  with_rollback(cache, appended, [&] {
+    const TensorView attended = append_and_attend(heads, tokens, cache, options, appended);
+    const Timed timed(options.times, &ForwardTimes::projections);
+    out.forward(attended, y, result, memory);
+  });
 }
 
-/// Runs attention and the output projection. The cache holds the new keys already.
-void AttentionBlock::Impl::attend_and_project(const Heads& heads, const TokenShape& tokens,
-                                              const CacheRef& cache, const MutableTensorView& y,
-                                              Linear::Result result,
-                                              const ForwardOptions& options) {
-  ForwardScratch::Memory& memory = scratch->memory();
+/// Appends the keys and attends to them, in parts where a rolling cache is too small for all at
+/// once. Counts in `appended` what the cache has got. Returns the rows of the output projection.
+TensorView AttentionBlock::Impl::append_and_attend(const Heads& heads, const TokenShape& tokens,
+                                                   const CacheRef& cache,
+                                                   const ForwardOptions& options,
+                                                   TokenShape& appended) {
   const MutableTensorView attended =
-      memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
-  {
+      scratch->memory().attended.view(out.operands(), {tokens.count(), out.in_features()});
+  const MutableTensorView by_token(
+      attended.data, attended.dtype,
+      {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
+  const MutableTensorView by_head = by_token.permuted({0, 2, 1, 3});
+  while (appended.seq < tokens.seq) {
+    const std::int64_t begin = appended.seq;
+    const std::int64_t end = begin + tokens_at_once(cache, {tokens.batch, tokens.seq - begin},
+                                                    settings.options, !options.mask.absent());
+    const Heads part{heads.q.sliced(2, begin, end), heads.k.sliced(2, begin, end),
+                     heads.v.sliced(2, begin, end)};
+    if (!cache.absent()) {
+      const Timed timed(options.times, &ForwardTimes::cache);
+      append(cache, part.k, part.v, rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
+    }
+    appended.seq = end;
     const Timed timed(options.times, &ForwardTimes::attention);
-    AttentionTensors tensors = call_of(heads, cache, options);
-    const MutableTensorView by_token(
-        attended.data, attended.dtype,
-        {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
-    tensors.out = by_token.permuted({0, 2, 1, 3});
+    AttentionTensors tensors = call_of(part, cache, options);
+    tensors.out = by_head.sliced(2, begin, end);
     attend(tensors, options);
   }
-  const Timed timed(options.times, &ForwardTimes::projections);
-  out.forward(attended, y, result, memory);
+  return attended;
 }
 
 AttentionBlock::AttentionBlock(const AttentionSettings& settings,

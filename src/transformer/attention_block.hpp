@@ -53,9 +53,8 @@ struct AttentionBlock::Impl {
   void normalize_and_rotate(const Heads& heads, const TokenShape& tokens, const CacheRef& cache);
   AttentionTensors call_of(const Heads& heads, const CacheRef& cache,
                            const ForwardOptions& options);
-  void attend_and_project(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
-                          const MutableTensorView& y, Linear::Result result,
-                          const ForwardOptions& options);
+  TensorView append_and_attend(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                               const ForwardOptions& options, TokenShape& appended);
   void attend(const AttentionTensors& tensors, const ForwardOptions& options);
 
   /// The last plan and the call that it was made for. Decode steps have the same shapes, so most
