@@ -38,10 +38,11 @@ std::string range_of_whole_numbers(std::int64_t low, std::int64_t high) {
 }  // namespace
 
 /// Builds the document from what the parser reports. nlohmann-json's own builder would keep the
-/// last value of a key that stands twice, and knows no limits.
+/// last value of a key that stands twice, knows no limits, and keeps what has been visited.
 class JsonObject::Builder final : public json::json_sax_t {
  public:
-  Builder(Document& document, const JsonLimits& limits) : document_(document), limits_(limits) {}
+  Builder(const std::shared_ptr<Document>& document, const JsonLimits& limits, const Visitor& visit)
+      : document_(*document), root_(document), limits_(limits), visit_(visit) {}
 
   bool null() override { return add(nullptr); }
   bool boolean(bool value) override { return add(value); }
@@ -86,6 +87,7 @@ class JsonObject::Builder final : public json::json_sax_t {
 
   bool add(json value) {
     place(std::move(value));
+    visit_member();
     return true;
   }
 
@@ -99,7 +101,15 @@ class JsonObject::Builder final : public json::json_sax_t {
 
   bool close() {
     levels_.pop_back();
+    visit_member();
     return true;
+  }
+
+  /// Hands out a value of the outermost object that is complete now.
+  void visit_member() {
+    if (!visit_ || levels_.size() != 1 || levels_.back().member == nullptr) return;
+    visit_(root_, *levels_.back().key);
+    *levels_.back().member = nullptr;
   }
 
   /// Puts a value where the parser is. The address stays valid until the level around it ends.
@@ -123,7 +133,9 @@ class JsonObject::Builder final : public json::json_sax_t {
   }
 
   Document& document_;
+  const JsonObject root_;
   JsonLimits limits_;
+  const Visitor& visit_;
   std::vector<Level> levels_;
 };
 
@@ -131,9 +143,10 @@ void JsonObject::Document::fail(const std::string& what) const { io::fail(file, 
 
 std::shared_ptr<const JsonObject::Document> JsonObject::parse(Document document,
                                                               std::string_view text,
-                                                              const JsonLimits& limits) {
+                                                              const JsonLimits& limits,
+                                                              const Visitor& visit) {
   const auto parsed = std::make_shared<Document>(std::move(document));
-  Builder builder(*parsed, limits);
+  Builder builder(parsed, limits, visit);
   // To the parser, a zero byte is the end of the text.
   if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos)
     builder.refuse_byte(zero);
@@ -160,6 +173,11 @@ JsonObject::JsonObject(const std::filesystem::path& file)
 JsonObject::JsonObject(const std::string& file, const std::string& part, std::string_view text,
                        const JsonLimits& limits)
     : JsonObject(parse({file, part + ": ", {}}, text, limits)) {}
+
+void JsonObject::stream(const std::string& file, const std::string& part, std::string_view text,
+                        const JsonLimits& limits, const Visitor& visit) {
+  parse({file, part + ": ", {}}, text, limits, visit);
+}
 
 JsonObject::JsonObject(std::shared_ptr<const Document> document)
     : document_(std::move(document)), object_(&document_->root) {}

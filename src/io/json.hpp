@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -39,6 +40,13 @@ class JsonObject {
   /// The object is a part of a file, for example its header. Messages are "FILE: PART: ...".
   JsonObject(const std::string& file, const std::string& part, std::string_view text,
              const JsonLimits& limits);
+
+  /// Receives the outermost object, which at this time holds the value of one key alone.
+  using Visitor = std::function<void(const JsonObject& object, std::string_view key)>;
+  /// Reads such a part as a stream: calls `visit` for each key as soon as its value has been read,
+  /// in the order of the text, and forgets the value. A long text takes the memory of its keys.
+  static void stream(const std::string& file, const std::string& part, std::string_view text,
+                     const JsonLimits& limits, const Visitor& visit);
 
   const std::string& file() const noexcept { return document_->file; }
   /// Sorted. The views last as long as any object of the text.
@@ -87,7 +95,7 @@ class JsonObject {
   explicit JsonObject(std::shared_ptr<const Document> document);
   JsonObject(const JsonObject& parent, const std::string& key, const nlohmann::json& object);
   static std::shared_ptr<const Document> parse(Document document, std::string_view text,
-                                               const JsonLimits& limits);
+                                               const JsonLimits& limits, const Visitor& visit = {});
   const nlohmann::json* find(std::string_view key) const;
   std::string full_name(std::string_view key) const;
   std::string got(std::string_view key) const;

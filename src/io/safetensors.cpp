@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -69,24 +70,25 @@ Entry read_entry(const JsonObject& table, std::string_view name) {
   return entry;
 }
 
+/// A header may have 100 MB, so that it is read as a stream.
 std::vector<Entry> read_table(const InputFile& file, std::string_view header) {
-  const JsonObject table(file.name(), "broken header", header, header_limits);
   std::vector<Entry> entries;
-  for (const std::string_view name : table.keys()) {
+  const auto visit = [&](const JsonObject& table, std::string_view name) {
     if (name != metadata_key) {
       entries.push_back(read_entry(table, name));
-      continue;
+      return;
     }
     const JsonObject metadata = table.object(name);
     for (const std::string_view key : metadata.keys()) metadata.text(key);
-  }
+  };
+  JsonObject::stream(file.name(), "broken header", header, header_limits, visit);
   return entries;
 }
 
 /// Every byte after the header belongs to exactly one tensor.
 void check_offsets(const InputFile& file, std::vector<Entry>& entries, std::uint64_t data_size) {
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
   });
   std::uint64_t covered = 0;
   for (const Entry& entry : entries) {

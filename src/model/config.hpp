@@ -30,9 +30,10 @@ struct ModelConfig {
 };
 
 /// Reads models whose model_type is llama, mistral, qwen2, qwen3 or gpt2. A missing size is an
-/// error; any other missing key, or null, has the default value of Hugging Face's configuration class
-/// for that type. Keys that change no result are not read; config_keys.hpp has those that would. Throws Error, which names the file and the
-/// key: io for what is broken, unsupported for what the library does not compute.
+/// error; any other key that is missing or null has the default value of Hugging Face's
+/// configuration class for that type. Keys that change no result are not read; config_keys.hpp
+/// refuses those that would. Throws Error, which names the file and the key: io for what is broken,
+/// unsupported for what the library does not compute.
 ModelConfig read_config(const std::filesystem::path& file);
 /// Token ids of generation_config.json replace those of config.json.
 void read_generation_config(const std::filesystem::path& file, ModelConfig& config);

@@ -180,6 +180,13 @@ TEST_CASE(".safetensors headers that are broken") {
         "'a.data_offsets' is a list; it needs two numbers");
   check(R"({"__metadata__":{"format":{}}})", "'__metadata__.format' is an object; it needs a text");
   check(table(entry("a", "F33", "[2]", 0, 8)), "element type 'F33', which is not supported");
+  // Each fault is found behind, before and between tensors that are right.
+  check(table(good + R"(,"b":5)"), "'b' is 5; it needs an object");
+  check(R"({"b":{"dtype":1},)" + good + "}", "'b.dtype' is 1; it needs a text");
+  check(table(good + R"(,"__metadata__":{"k":"v","k":"v"})"), "'k' stands twice in one object");
+  check(table(good + R"(,"__metadata__":{"k":1})"), "'__metadata__.k' is 1; it needs a text");
+  check(table(good + R"(,"__metadata__":[])"), "'__metadata__' is a list; it needs an object");
+  check("{" + good + R"(,"b":{"dtype":"F32")", "no JSON");
   const std::string deep(1'000'000, '[');
   check(deep, "is nested deeper than 3 levels");
   check(R"({"a":)" + deep, "is nested deeper than 3 levels");

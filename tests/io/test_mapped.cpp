@@ -126,6 +126,19 @@ TEST_CASE("a file may hold tensors of types that are not read") {
         std::string::npos);
 }
 
+TEST_CASE("tensors come in the order of their bytes, whatever the order of the header") {
+  const Folder folder;
+  const std::string header =
+      table(entry("c", "F32", "[1]", 4, 8) + "," + entry("z", "F32", "[0]", 4, 4) + "," +
+            R"("__metadata__":{"format":"pt"},)" + entry("b", "F32", "[1]", 0, 4) + "," +
+            entry("a", "F32", "[0,3]", 4, 4));
+  const MappedTensors mapped(
+      folder.write("x.safetensors", safetensors(header, raw<float>({1, 2}))));
+  CHECK(mapped.names() == Names{"b", "a", "z", "c"});
+  CHECK(*static_cast<const float*>(mapped.tensor("b").data) == 1);
+  CHECK(*static_cast<const float*>(mapped.tensor("c").data) == 2);
+}
+
 TEST_CASE("a header without tensors") {
   const Folder folder;
   const MappedTensors mapped(folder.write("x.safetensors", safetensors("{}", "")));

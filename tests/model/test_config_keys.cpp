@@ -293,3 +293,13 @@ TEST_CASE("sizes of GPT-2 by the names of other families") {
                "'hidden_size' is 32; it needs the value of n_embd");
   check_broken(json(keys_of("gpt2") + ", 'num_hidden_layers': 2"), "it needs the value of n_layer");
 }
+
+TEST_CASE("what is not read costs linear time") {
+  std::string objects = "{}";
+  for (int n = 0; n < 300'000; ++n) objects += ",{}";
+  check_same(of("llama", "'notes': [" + objects + "]"), parse(json(keys_of("llama"))));
+  std::string keys = "'k': {'k': [0]}";
+  for (int n = 0; n < 50'000; ++n)
+    keys += ", 'k" + std::to_string(n) + "': {'k': [" + std::to_string(n) + "]}";
+  check_same(of("llama", keys), parse(json(keys_of("llama"))));
+}
