@@ -10,6 +10,7 @@
 #include "apps/support/options.hpp"
 #include "apps/support/program.hpp"
 #include "commands.hpp"
+#include "outputs.hpp"
 
 namespace attn::apps::demo {
 namespace {
@@ -21,6 +22,7 @@ std::string version_line() {
 }
 
 int run_command_line(int argc, char** argv) {
+  remove_outputs_on_signals();
   CLI::App app(
       "Scaled dot-product attention on tensors in files. Without a command: compares three ways "
       "to compute it on sample tensors.",

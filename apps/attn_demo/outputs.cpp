@@ -1,37 +1,47 @@
 #include "outputs.hpp"
 
-#include <attn/error.hpp>
 #include <attn/io.hpp>
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <filesystem>
-#include <system_error>
+#include <array>
+#include <csignal>
 
 #include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
 
-void write_file(const std::string& file, const std::string& bytes) {
-  namespace fs = std::filesystem;
-  const fs::path target(file),
-      temporary = target.parent_path() / fmt::format(".attn-{}.tmp", getpid());
-  const auto fail = [&](const std::string& why) {
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
-    throw Error(ErrorCode::io, fmt::format("{}: cannot be written: {}", file, why));
-  };
-  std::FILE* const handle = std::fopen(temporary.c_str(), "wb");
-  if (handle == nullptr) fail(std::generic_category().message(errno));
-  const bool complete = std::fwrite(bytes.data(), 1, bytes.size(), handle) == bytes.size();
-  if (std::fclose(handle) != 0 || !complete) fail(std::generic_category().message(errno));
-  std::error_code error;
-  fs::rename(temporary, target, error);
-  if (error) fail(error.message());
+namespace {
+
+/// Ends the program as the signal would have ended it: its own action is the default again, and it
+/// is delivered when this function returns.
+void end_by_signal(int signal) {
+  remove_unfinished_outputs();
+  raise(signal);
+}
+
+}  // namespace
+
+void remove_outputs_on_signals() {
+  constexpr std::array ends_programs = {SIGHUP,  SIGINT,  SIGQUIT,  SIGABRT, SIGBUS,
+                                        SIGSEGV, SIGTERM, SIGALRM,  SIGUSR1, SIGUSR2,
+                                        SIGXCPU, SIGPROF, SIGVTALRM};
+  struct sigaction action {};
+  action.sa_handler = end_by_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigfillset(&action.sa_mask);
+  for (const int signal : ends_programs) {
+    struct sigaction present {};
+    const bool by_default =
+        sigaction(signal, nullptr, &present) == 0 && present.sa_handler == SIG_DFL;
+    if (by_default) sigaction(signal, &action, nullptr);
+  }
+}
+
+void require_suffix(const char* option, const std::string& file, std::string_view suffix) {
+  if (!file.ends_with(suffix) && !file.starts_with("/dev/"))
+    reject_value(option, file, fmt::format("a name that ends in {}", suffix));
 }
 
 MutableTensorView Outputs::make(const char* option, const std::optional<std::string>& file,

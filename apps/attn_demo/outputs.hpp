@@ -7,11 +7,16 @@
 #include <deque>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace attn::apps::demo {
 
-/// Writes a file that is not a tensor. The file appears complete or not at all. Throws Error(io).
-void write_file(const std::string& file, const std::string& bytes);
+/// Lets signals that end the program remove temporary files first. A signal that is ignored, or has
+/// a handler already, is left alone.
+void remove_outputs_on_signals();
+
+/// Throws Error unless the name ends so, or is that of a device, which takes everything.
+void require_suffix(const char* option, const std::string& file, std::string_view suffix);
 
 /// Tensors that are computed first and then written to files, all of them or none.
 class Outputs {

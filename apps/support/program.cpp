@@ -41,8 +41,9 @@ int fail(const char* name, std::string message) {
 int run_or_fail(const char* name, int (*program)(int, char**), int argc, char** argv) {
   try {
     occupy_closed_streams();
-    // A pipe that nobody reads is output that cannot be written, and not a reason to be killed.
-    std::signal(SIGPIPE, SIG_IGN);
+    // A pipe that nobody reads and a file that may not grow are outputs that cannot be written, and
+    // not reasons to be killed.
+    for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
     const int code = program(argc, argv);
     flush_output();
     return code;

@@ -16,6 +16,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -61,22 +62,51 @@ struct NamedTensor {
   TensorView tensor;
 };
 
+// Outputs. A regular file appears whole or not at all: it is written under a temporary name,
+// .attn-*.tmp, in its folder, and then renamed to its place. What stood there stays as it was until
+// then. Where nothing stood, the file has the permissions that the umask says. A file that is
+// replaced gives its permissions to the new one, which is open to its owner alone until then, and
+// its owner and group where the system allows that; it does not give access control lists and other
+// attributes. What may not be written is not replaced, as for any program that opens a file for
+// writing (root may write read-only files). Links are followed, and stay; other hard links to a
+// file that is replaced keep what it was. The folder has to admit new files. What exists and is no
+// regular file (a FIFO, a device), /dev/stdout, /dev/stderr and /dev/fd/N have no temporary file:
+// they receive the bytes when they are written, as .npy unless the name ends in .safetensors.
+
 /// Writes a .npy file or, if the path ends in .safetensors, a file with the one tensor `name` (bf16
 /// needs that, because .npy lacks it). The tensor may be strided; it is written in row-major order.
-/// The file appears whole or not at all: it is written under another name and then renamed. Throws
-/// Error(io) if it cannot be written, Error(invalid_argument) for a name that the format cannot
-/// hold.
+/// Throws Error(io) if it cannot be written, Error(invalid_argument) for a name that the format
+/// cannot hold.
 ATTN_API void write_tensor(const std::filesystem::path& file, const TensorView& tensor,
                            const std::string& name = "tensor");
 /// Writes several tensors to one .safetensors file, in the same way.
 ATTN_API void write_safetensors(const std::filesystem::path& file,
                                 std::span<const NamedTensor> tensors);
+/// Writes a file of any name and content, in the same way.
+ATTN_API void write_bytes(const std::filesystem::path& file, std::string_view bytes);
 
-/// Writes several files as one: either all of them appear, or none does.
+/// Removes the temporary files of all outputs of this process. Those that are being written fail
+/// later. It is for handlers of signals that end the program, and may be called in any of them
+/// (async-signal-safe); the library installs none. It knows 64 files at a time. A process that is
+/// killed without such a handler, as by SIGKILL, may leave temporary files behind; they exist only
+/// while a file is written.
+ATTN_API void remove_unfinished_outputs() noexcept;
+
+namespace io {
+class OutputFile;
+}
+
+/// Writes several files as one: either all regular files among them appear, or none does.
 class ATTN_API OutputFiles {
  public:
-  /// Creates a temporary file at once, so that a program learns before its computation that a
-  /// folder is not writable. Throws Error(io).
+  OutputFiles();
+  OutputFiles(const OutputFiles&) = delete;
+  OutputFiles& operator=(const OutputFiles&) = delete;
+  /// Removes the temporary files of what was not committed.
+  ~OutputFiles();
+
+  /// Checks at once that the file can be written, so that a program learns before its computation
+  /// that it cannot. Throws Error(io).
   void add(const std::filesystem::path& file);
   /// Fills one added file. Throws Error(io) if `file` was not added, or the type does not fit the
   /// format.
@@ -84,23 +114,15 @@ class ATTN_API OutputFiles {
              const std::string& name = "tensor");
   /// Fills one added .safetensors file with several tensors.
   void write(const std::filesystem::path& file, std::span<const NamedTensor> tensors);
-  /// Renames all files to their paths. Throws Error(io), and leaves none of them, if one was not
-  /// written or cannot be renamed.
+  /// Renames all files to their places. Throws Error(io) if one was not written or cannot be
+  /// renamed. Then none of them is left, and what they replaced is back, where the file system has
+  /// hard links.
   void commit();
-  OutputFiles() = default;
-  OutputFiles(const OutputFiles&) = delete;
-  OutputFiles& operator=(const OutputFiles&) = delete;
-  /// Removes the temporary files of what was not committed.
-  ~OutputFiles();
 
  private:
-  struct Pending {
-    std::filesystem::path target, temporary;
-    bool written = false;
-  };
-  Pending& pending_for(const std::filesystem::path& file);
+  io::OutputFile& added(const std::filesystem::path& file);
 
-  std::vector<Pending> pending_;
+  std::vector<std::unique_ptr<io::OutputFile>> files_;
 };
 
 }  // namespace attn

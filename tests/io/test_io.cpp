@@ -1,13 +1,10 @@
-// Files of tensors: what is written is read again, files of other programs are read, and outputs
-// appear whole or not at all.
+// Files of tensors: what is written is read again, and files of other programs are read.
 #include <attn/error.hpp>
 #include <attn/io.hpp>
 
 #include <doctest/doctest.h>
-#include <sys/resource.h>
 
 #include <array>
-#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -20,12 +17,6 @@ using namespace attn;
 using namespace attn::test;
 
 namespace {
-
-bool equal(const Tensor& a, const TensorView& other) {
-  if (a.dtype() != other.dtype || a.shape() != other.shape) return false;
-  const Tensor b = copy_as(other, other.dtype);
-  return std::memcmp(a.data(), b.data(), a.size_in_bytes()) == 0;
-}
 
 const std::array all_shapes{
     Dims{},     Dims{1},       Dims{7},          Dims{0},
@@ -190,132 +181,4 @@ TEST_CASE(".safetensors files of other programs") {
   const std::string nothing = folder.write("n.safetensors", safetensors("{}", ""));
   check_refused(nothing, "it holds no tensors");
   check_refused(nothing + ":a", "it holds no tensors");
-}
-
-TEST_CASE("outputs appear together, at commit") {
-  const Folder folder;
-  const Tensor tensor = counted(DType::f32, {2, 2});
-  folder.write("a.npy", "old");
-  OutputFiles files;
-  files.add(folder / "a.npy");
-  files.add(folder / "b.safetensors");
-  files.write(folder / "a.npy", tensor.view());
-  files.write(folder / "b.safetensors", tensor.view(), "weights");
-  CHECK(bytes_of(folder / "a.npy") == "old");
-  CHECK_FALSE(fs::exists(folder / "b.safetensors"));
-  files.commit();
-  CHECK(folder.names() == Names{"a.npy", "b.safetensors"});
-  CHECK(equal(read_tensor(folder / "a.npy"), tensor.view()));
-  CHECK(equal(read_tensor(folder / "b.safetensors:weights"), tensor.view()));
-}
-
-TEST_CASE("what was not committed leaves nothing behind") {
-  const Folder folder;
-  folder.write("a.npy", "old");
-  {
-    OutputFiles files;
-    files.add(folder / "a.npy");
-    files.add(folder / "b.npy");
-    files.write(folder / "a.npy", counted(DType::f32, {2}).view());
-    CHECK(folder.names().size() == 3);
-    CHECK(refusal([&] {
-            files.commit();
-          }).find("b.npy: was added to the outputs, but not written") != std::string::npos);
-  }
-  CHECK(folder.names() == Names{"a.npy"});
-  CHECK(bytes_of(folder / "a.npy") == "old");
-}
-
-TEST_CASE("a commit that fails midway removes what it renamed") {
-  const Folder folder;
-  const Tensor tensor = counted(DType::f32, {2});
-  {
-    OutputFiles files;
-    for (const char* name : {"a.npy", "b.npy", "c.npy"}) {
-      files.add(folder / name);
-      files.write(folder / name, tensor.view());
-    }
-    fs::create_directories(folder / "b.npy/in the way");
-    CHECK(refusal([&] { files.commit(); }).find("b.npy") != std::string::npos);
-  }
-  CHECK(folder.names() == Names{"b.npy"});
-}
-
-TEST_CASE("outputs that cannot be are refused when they are added") {
-  const Folder folder;
-  fs::create_directory(folder / "d.npy");
-  fs::create_symlink("/dev/null", folder / "null.npy");
-  fs::create_symlink(".", folder / "link");
-  OutputFiles files;
-  const auto refused = [&](const std::string& file, const std::string& fault) {
-    CAPTURE(file);
-    const std::string message = refusal([&] { files.add(file); });
-    CAPTURE(message);
-    CHECK(message.find(fault) != std::string::npos);
-  };
-  refused(folder / "d.npy", "it is a directory");
-  refused(folder / "null.npy", "not a regular file");
-  refused(folder / "missing/x.npy", "cannot be written: No such file");
-  refused(folder / "x.txt", "ends in .npy or .safetensors");
-  refused(folder / "x", "ends in .npy or .safetensors");
-  refused(folder / (std::string(300, 'x') + ".npy"), "File name too long");
-  refused("", "ends in .npy or .safetensors");
-  files.add(folder / "x.npy");
-  refused(folder / "x.npy", "twice");
-  refused(folder / "./d.npy/../x.npy", "twice");
-  refused(folder / "link/x.npy", "twice");
-  CHECK(refusal([&] {
-          files.write(folder / "y.npy", counted(DType::f32, {2}).view());
-        }).find("was not added") != std::string::npos);
-  files.write(folder / "link/x.npy", counted(DType::f32, {2}).view());
-  files.commit();
-  CHECK(folder.names() == Names{"d.npy", "link", "null.npy", "x.npy"});
-}
-
-TEST_CASE("a linked output is written where the link points") {
-  const Folder folder;
-  folder.write("real", "old");
-  fs::create_symlink("real", folder / "x.npy");
-  write_tensor(folder / "x.npy", counted(DType::i64, {2}).view());
-  CHECK(fs::is_symlink(folder / "x.npy"));
-  CHECK_FALSE(fs::is_symlink(folder / "real"));
-  CHECK(equal(read_tensor(folder / "x.npy"), counted(DType::i64, {2}).view()));
-}
-
-TEST_CASE("tensors that do not fit a format leave nothing behind") {
-  const Folder folder;
-  const Tensor tensor = counted(DType::bf16, {2});
-  CHECK(refusal([&] {
-          write_tensor(folder / "x.npy", tensor.view());
-        }).find("write to .safetensors instead") != std::string::npos);
-  CHECK(refusal([&] { write_safetensors(folder / "x.npy", {}); }).find("x.npy") !=
-        std::string::npos);
-  CHECK_THROWS_AS(write_tensor(folder / "x.safetensors", tensor.view(), "__metadata__"), Error);
-  CHECK_THROWS_AS(write_tensor(folder / "x.safetensors", tensor.view(), "\xff"), Error);
-  CHECK_THROWS_AS(write_tensor(folder / "x.safetensors", TensorView()), Error);
-  const std::vector<NamedTensor> twins{{"a", tensor.view()}, {"a", tensor.view()}};
-  CHECK_THROWS_AS(write_safetensors(folder / "x.safetensors", twins), Error);
-  CHECK(folder.names().empty());
-}
-
-TEST_CASE("a full disk leaves nothing behind") {
-  const Folder folder;
-  const Tensor tensor = counted(DType::f32, {1 << 20});
-  const NamedTensor named{"a", tensor.view()};
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  // A test cannot fill a disk, but it can limit the size of files, here to 64 KiB.
-  const rlimit small{1 << 16, before.rlim_max};
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  setrlimit(RLIMIT_FSIZE, &small);
-  const std::string as_npy = refusal([&] { write_tensor(folder / "x.npy", tensor.view()); });
-  const std::string as_safetensors = refusal([&] {
-    write_safetensors(folder / "x.safetensors", {&named, 1});
-  });
-  setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
-  CHECK(as_npy.find("x.npy: cannot be written: File too large") != std::string::npos);
-  CHECK(as_safetensors.find("x.safetensors: cannot be written: File too large") !=
-        std::string::npos);
-  CHECK(folder.names().empty());
 }

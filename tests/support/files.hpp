@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -111,6 +112,12 @@ inline void check_refused(const std::string& tensor, const std::string& fault) {
   CAPTURE(fault);
   CHECK(message.find(file) != std::string::npos);
   CHECK(message.find(fault) != std::string::npos);
+}
+
+inline bool equal(const Tensor& a, const TensorView& other) {
+  if (a.dtype() != other.dtype || a.shape() != other.shape) return false;
+  const Tensor b = copy_as(other, other.dtype);
+  return std::memcmp(a.data(), b.data(), a.size_in_bytes()) == 0;
 }
 
 /// Element n is n; booleans alternate.

@@ -1,5 +1,6 @@
 // attn_demo heatmap: attention probabilities as a picture, in a PNG file or in the terminal.
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -96,8 +97,7 @@ Canvas picture_of(const std::vector<ProbabilityMap>& maps, const ColorScale& sca
 }
 
 int show(const HeatmapArguments& arguments) {
-  if (arguments.out && !arguments.out->ends_with(".png"))
-    reject_value("--out", *arguments.out, "a name that ends in .png");
+  if (arguments.out) require_suffix("--out", *arguments.out, ".png");
   if (!arguments.heads.head && (arguments.labels || arguments.tokens || arguments.key_labels)) {
     reject("--head is all: its small pictures have no room for labels");
   }
@@ -111,7 +111,7 @@ int show(const HeatmapArguments& arguments) {
     flush_output();
   }
   if (!arguments.out) return 0;
-  write_file(*arguments.out, png_bytes(picture_of(maps, scale, arguments)));
+  write_bytes(*arguments.out, png_bytes(picture_of(maps, scale, arguments)));
   return 0;
 }
 

@@ -1,5 +1,6 @@
 // attn_demo plot: pictures of the softmax family.
 #include <attn/attn.hpp>
+#include <attn/io.hpp>
 
 #include <fmt/format.h>
 
@@ -162,9 +163,8 @@ std::string sparsity_picture(const std::vector<float>& logits) {
 }
 
 int plot(const PlotArguments& arguments, std::string (*picture)(const std::vector<float>& logits)) {
-  if (!arguments.out->ends_with(".svg"))
-    reject_value("--out", *arguments.out, "a name that ends in .svg");
-  write_file(*arguments.out, picture(read_logits(arguments.logits)));
+  require_suffix("--out", *arguments.out, ".svg");
+  write_bytes(*arguments.out, picture(read_logits(arguments.logits)));
   return 0;
 }
 
