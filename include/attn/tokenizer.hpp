@@ -40,6 +40,15 @@ enum class SpecialTokens { keep, skip };
 ///   post_processor  none, ByteLevel, TemplateProcessing (its form for a single text), Sequence of
 ///                   these
 ///   decoder         none, ByteLevel; in either case tokens are bytes
+/// Patterns (Regex) have the syntax of Oniguruma, with which Hugging Face's tokenizers matches
+/// them, and Unicode 16.0: ^ and $ stand at every line, (?m) lets . match newlines, classes nest
+/// and intersect (&&), \w has marks, and a + after an interval repeats it. Of that syntax are
+/// refused, by name: absent operators, conditions, callouts, calls of groups, \X, \y, \c, \C-x and
+/// \M-x, the options W D S P I L C y, properties other than general categories, scripts, the names
+/// of POSIX brackets, Alphabetic, Uppercase, Lowercase, White_Space, Any, Assigned, LC and those of
+/// emoji, back references under (?i), letters under (?i) of which one equals two others (as U+00DF
+/// equals ss), and unusual parts of a look-behind. NFC is that of Unicode 9.0, as there.
+///
 /// Truncation and padding are left to the caller. Anything else is refused with Error(unsupported),
 /// and what contradicts itself with Error(io). Both are one line that names the file.
 ///
@@ -64,7 +73,9 @@ class ATTN_API Tokenizer {
   /// Ids 0..255 are the bytes themselves. Small test models use this.
   static Tokenizer bytes();
 
-  /// The ids of a text. Throws Error(io) if one of the file's patterns takes too many steps on it.
+  /// The ids of a text. The time is about linear in its length: n log n for merges and marks. The
+  /// patterns of a file may take 64 steps for each byte, and 2^25 together besides, about a second
+  /// for a megabyte. Throws Error(io) if they take more.
   std::vector<std::int64_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
   /// The bytes of the tokens, joined. A character may be spread over several tokens, so that the
   /// text of some of them may begin or end inside a character. Throws Error(invalid_argument) for

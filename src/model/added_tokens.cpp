@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "model/unicode.hpp"
+#include "model/unicode_properties.hpp"
 
 namespace attn::model {
 namespace {
@@ -33,12 +34,20 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
     begins_[static_cast<unsigned char>(token.text.front())] = true;
 }
 
-// In the sorted list, the tokens that begin like the text are neighbors. Each byte of the text
-// narrows their range.
+// In the sorted list, the tokens that begin like the text are neighbors. What the first and the
+// last of them have in common, all of them have; the byte of the text after it narrows their range.
 const AddedToken* AddedTokens::longest_at(std::string_view text, bool match_special) const {
   const AddedToken* longest = nullptr;
   auto begin = tokens_.begin(), end = tokens_.end();
-  for (std::size_t size = 0; size < text.size(); ++size) {
+  for (std::size_t seen = 0; begin != end;) {
+    const std::string_view first = begin->text, last = (end - 1)->text;
+    const auto from = static_cast<std::ptrdiff_t>(seen);
+    const auto differ =
+        std::mismatch(first.begin() + from, first.end(), last.begin() + from, last.end()).first;
+    const auto size = static_cast<std::size_t>(differ - first.begin());
+    if (!text.substr(seen).starts_with(first.substr(seen, size - seen))) break;
+    if (first.size() == size && (match_special || !begin->special)) longest = &*begin;
+    if (text.size() == size) break;
     const auto byte = static_cast<unsigned char>(text[size]);
     const auto byte_of = [size](const AddedToken& token) {
       return static_cast<unsigned char>(token.text[size]);
@@ -48,8 +57,7 @@ const AddedToken* AddedTokens::longest_at(std::string_view text, bool match_spec
     });
     end = std::partition_point(begin, end,
                                [&](const AddedToken& token) { return byte_of(token) == byte; });
-    if (begin == end) break;
-    if (begin->text.size() == size + 1 && (match_special || !begin->special)) longest = &*begin;
+    seen = size;
   }
   return longest;
 }

@@ -1,7 +1,6 @@
-# Makes the imported targets attn_text::pcre2 (regular expressions, 8-bit) and attn_text::utf8proc (Unicode's normal forms), which the
-# tokenizer uses, from their headers and libraries. CMAKE_PREFIX_PATH leads to other places than the usual.
+# Makes the imported target attn_text::utf8proc (Unicode's normal forms), which the tokenizer uses, from its header and library. CMAKE_PREFIX_PATH leads to other places than the usual.
 include(FindPackageMessage)
-foreach(part "pcre2 pcre2.h pcre2-8 libpcre2-dev" "utf8proc utf8proc.h utf8proc libutf8proc-dev")
+foreach(part "utf8proc utf8proc.h utf8proc libutf8proc-dev")
   string(REPLACE " " ";" part "${part}")
   list(GET part 0 name)
   list(GET part 1 header)

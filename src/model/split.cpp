@@ -36,8 +36,8 @@ bool joins(SplitBehavior behavior, const Piece& before, const Piece& piece) {
 
 }  // namespace
 
-std::vector<std::string_view> Split::operator()(std::string_view text) const {
-  const std::vector<Piece> pieces = cut(text, pattern.find_all(text), invert);
+std::vector<std::string_view> Split::operator()(std::string_view text, MatchSteps& steps) const {
+  const std::vector<Piece> pieces = cut(text, pattern.find_all(text, steps), invert);
   std::vector<std::string_view> words;
   for (std::size_t n = 0; n < pieces.size(); ++n) {
     Range range = pieces[n].range;
@@ -49,12 +49,13 @@ std::vector<std::string_view> Split::operator()(std::string_view text) const {
   return words;
 }
 
-std::vector<std::string_view> split_all(const std::vector<Split>& splits, std::string_view text) {
+std::vector<std::string_view> split_all(const std::vector<Split>& splits, std::string_view text,
+                                        MatchSteps& steps) {
   std::vector<std::string_view> pieces{text};
   for (const Split& split : splits) {
     std::vector<std::string_view> finer;
     for (const std::string_view piece : pieces) {
-      const std::vector<std::string_view> words = split(piece);
+      const std::vector<std::string_view> words = split(piece, steps);
       finer.insert(finer.end(), words.begin(), words.end());
     }
     pieces = std::move(finer);

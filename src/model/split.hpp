@@ -22,11 +22,12 @@ struct Split {
   SplitBehavior behavior;
   bool invert = false;  // swap the roles of matches and of the text between them
 
-  /// The pieces of valid UTF-8, none of them empty.
-  std::vector<std::string_view> operator()(std::string_view text) const;
+  /// The pieces of valid UTF-8, none of them empty. Throws as Regex::find_all does.
+  std::vector<std::string_view> operator()(std::string_view text, MatchSteps& steps) const;
 };
 
 /// Applies the splits one after another, each to the pieces of the one before.
-std::vector<std::string_view> split_all(const std::vector<Split>& splits, std::string_view text);
+std::vector<std::string_view> split_all(const std::vector<Split>& splits, std::string_view text,
+                                        MatchSteps& steps);
 
 }  // namespace attn::model

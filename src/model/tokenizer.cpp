@@ -27,8 +27,8 @@ namespace {
 /// at GPT-2's; word() merges.
 class Encoder {
  public:
-  Encoder(const model::TokenizerFile& file, bool match_special)
-      : file_(file), match_special_(match_special) {}
+  Encoder(const model::TokenizerFile& file, bool match_special, std::size_t text_size)
+      : file_(file), match_special_(match_special), steps_(text_size) {}
 
   std::vector<std::int64_t> ids;
 
@@ -63,7 +63,7 @@ class Encoder {
       if (part.id) {
         ids.push_back(*part.id);
       } else {
-        for (const std::string_view piece : split_all(file_.splits, part.text))
+        for (const std::string_view piece : split_all(file_.splits, part.text, steps_))
           byte_level(piece, first);
       }
     }
@@ -74,7 +74,7 @@ class Encoder {
     if (file_.byte_level.add_prefix_space && first && !piece.starts_with(' '))
       piece = spaced.append(" ").append(piece);
     if (!file_.byte_level.split) return word(piece);
-    for (const std::string_view each : (*file_.byte_level.split)(piece)) word(each);
+    for (const std::string_view each : (*file_.byte_level.split)(piece, steps_)) word(each);
   }
 
   void word(std::string_view word) {
@@ -97,6 +97,7 @@ class Encoder {
 
   const model::TokenizerFile& file_;
   bool match_special_;
+  model::MatchSteps steps_;
   std::vector<TokenId> symbols_;
   model::Merges::Scratch scratch_;
 };
@@ -129,7 +130,7 @@ Tokenizer Tokenizer::bytes() {
 
 std::vector<std::int64_t> Tokenizer::encode(std::string_view text,
                                             const EncodeOptions& options) const {
-  Encoder encoder(*parts_, options.match_special);
+  Encoder encoder(*parts_, options.match_special, text.size());
   if (options.add_special) encoder.ids = parts_->before;
   encoder.text(text);
   if (options.add_special)

@@ -21,6 +21,8 @@ using nlohmann::json;
 
 /// The largest vocabularies in use have some 260,000 tokens.
 constexpr std::int64_t max_id = (1 << 20) - 1;
+/// Each place of a text is compared with added tokens. The longest in use have some 100 bytes.
+constexpr std::size_t max_added_size = 1000;
 /// Limits of the steps in a list of them, and of the tokens on one side of a text.
 constexpr std::size_t max_steps = 64, max_around = 64;
 
@@ -144,6 +146,9 @@ AddedToken read_added_token(const JsonObject& object) {
   };
   AddedToken token{.id = object.integer("id", 0, max_id), .text = object.text("content")};
   if (token.text.empty()) object.refuse("content", "some text");
+  if (token.text.size() > max_added_size)
+    object.fail(fmt::format("an added token has {} bytes; at most {} are read", token.text.size(),
+                            max_added_size));
   token.special = flag("special", false);
   token.takes_left = flag("lstrip", false);
   token.takes_right = flag("rstrip", false);
@@ -254,8 +259,8 @@ void read_pre_tokenizer(const JsonObject& root, TokenizerFile& file) {
       file.splits.push_back(read_split(step, file.name));
     } else if (is_text(step, "type", "Digits")) {
       const bool individual = step.has("individual_digits") && step.flag("individual_digits");
-      file.splits.push_back({Regex(file.name, R"(\p{N})", PatternKind::expression),
-                             individual ? SplitBehavior::isolated : SplitBehavior::contiguous});
+      file.splits.push_back(
+          {Regex::digits(), individual ? SplitBehavior::isolated : SplitBehavior::contiguous});
     } else {
       step.unsupported("type", "Split or Digits before ByteLevel");
     }

@@ -6,6 +6,8 @@
 #include <array>
 #include <vector>
 
+#include "model/unicode_properties.hpp"
+
 namespace attn::model {
 namespace {
 
@@ -17,20 +19,20 @@ const utf8proc_uint8_t* bytes_of(std::string_view text) {
 
 constexpr auto compose_options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 
-/// The canonical decompositions of all characters of valid UTF-8, one after another.
-std::vector<utf8proc_int32_t> decomposed(std::string_view text) {
+/// Hugging Face's tokenizers normalizes as of Unicode 9.0. To it, later characters are unassigned:
+/// they do not decompose, compose or move.
+bool is_inert(std::int32_t code) {
+  constexpr std::int32_t first_later = 0x560;
+  static const CodeSet later = later_than_unicode_9();
+  return code >= first_later && later.contains(code);
+}
+
+void append_decomposed(std::int32_t code, std::vector<utf8proc_int32_t>& codes) {
   constexpr std::size_t longest = 4;  // that any canonical decomposition is
-  std::vector<utf8proc_int32_t> codes;
-  codes.reserve(text.size());
-  while (!text.empty()) {
-    const Character character = first_character(text);
-    std::array<utf8proc_int32_t, longest> parts{};
-    const utf8proc_ssize_t size =
-        utf8proc_decompose_char(character.code, parts.data(), longest, compose_options, nullptr);
-    codes.insert(codes.end(), parts.begin(), parts.begin() + size);
-    text.remove_prefix(character.size);
-  }
-  return codes;
+  std::array<utf8proc_int32_t, longest> parts{};
+  const utf8proc_ssize_t size =
+      utf8proc_decompose_char(code, parts.data(), longest, compose_options, nullptr);
+  codes.insert(codes.end(), parts.begin(), parts.begin() + size);
 }
 
 /// The canonical ordering: each run of characters whose combining class is not 0 is sorted by the
@@ -43,10 +45,28 @@ void sort_marks(std::vector<utf8proc_int32_t>& codes) {
   for (auto end = codes.begin(); end != codes.end();) {
     const auto begin = std::find_if(end, codes.end(), is_mark);
     end = std::find_if_not(begin, codes.end(), is_mark);
-    std::stable_sort(begin, end, [&](utf8proc_int32_t a, utf8proc_int32_t b) {
+    const auto is_before = [&](utf8proc_int32_t a, utf8proc_int32_t b) {
       return combining_class(a) < combining_class(b);
-    });
+    };
+    if (!std::is_sorted(begin, end, is_before)) std::stable_sort(begin, end, is_before);
   }
+}
+
+/// Appends the composed form of decomposed characters, which are left empty.
+///
+/// utf8proc_map() does all steps, but it sorts by exchanging neighbors, which takes a time that is
+/// quadratic in the length of a run of marks. Composing takes one pass.
+void append_composed(std::vector<utf8proc_int32_t>& codes, std::string& composed) {
+  sort_marks(codes);
+  const utf8proc_ssize_t size = utf8proc_normalize_utf32(
+      codes.data(), static_cast<utf8proc_ssize_t>(codes.size()), compose_options);
+  std::array<utf8proc_uint8_t, max_character_size> bytes{};
+  for (utf8proc_ssize_t n = 0; n < size; ++n) {
+    const utf8proc_ssize_t count =
+        utf8proc_encode_char(codes[static_cast<std::size_t>(n)], bytes.data());
+    composed.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(count));
+  }
+  codes.clear();
 }
 
 bool is_continuation(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; }
@@ -69,33 +89,6 @@ Character last_character(std::string_view text) noexcept {
     ++size;
   const Character character = first_character(text.substr(text.size() - size));
   return character.size == size ? character : Character{};
-}
-
-bool is_space(const Character& character) noexcept {
-  if (character.size == 0) return false;
-  if ((character.code >= '\t' && character.code <= '\r') || character.code == 0x85) return true;
-  const utf8proc_category_t category = utf8proc_category(character.code);
-  return category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
-         category == UTF8PROC_CATEGORY_ZP;
-}
-
-bool is_word(const Character& character) noexcept {
-  if (character.size == 0) return false;
-  if (character.code == 0x200c || character.code == 0x200d) return true;  // joiners
-  switch (utf8proc_category(character.code)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    default: return false;
-  }
 }
 
 std::size_t valid_size(std::string_view text) noexcept {
@@ -122,20 +115,20 @@ std::string to_nfc(std::string_view text) {
   if (std::all_of(text.begin(), text.end(),
                   [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
     return std::string(text);
-  std::vector<utf8proc_int32_t> codes = decomposed(text);
-  sort_marks(codes);
-  // Composing takes one pass. utf8proc_map() does all three steps, but it sorts by exchanging
-  // neighbors, which takes a time that is quadratic in the length of a run of marks.
-  const utf8proc_ssize_t size = utf8proc_normalize_utf32(
-      codes.data(), static_cast<utf8proc_ssize_t>(codes.size()), compose_options);
   std::string composed;
   composed.reserve(text.size());
-  std::array<utf8proc_uint8_t, max_character_size> bytes{};
-  for (utf8proc_ssize_t n = 0; n < size; ++n) {
-    const utf8proc_ssize_t count =
-        utf8proc_encode_char(codes[static_cast<std::size_t>(n)], bytes.data());
-    composed.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(count));
+  std::vector<utf8proc_int32_t> codes;
+  while (!text.empty()) {
+    const Character character = first_character(text);
+    if (is_inert(character.code)) {
+      append_composed(codes, composed);
+      composed += text.substr(0, character.size);
+    } else {
+      append_decomposed(character.code, codes);
+    }
+    text.remove_prefix(character.size);
   }
+  append_composed(codes, composed);
   return composed;
 }
 

@@ -17,17 +17,13 @@ struct Character {
 Character first_character(std::string_view text) noexcept;
 Character last_character(std::string_view text) noexcept;
 
-/// Whether the character has Unicode's property White_Space.
-bool is_space(const Character& character) noexcept;
-/// Whether \w matches the character: letters, marks, digits, connectors and joiners.
-bool is_word(const Character& character) noexcept;
-
 /// The number of bytes at the beginning that are valid UTF-8.
 std::size_t valid_size(std::string_view text) noexcept;
 /// The number of bytes at the beginning before the first that starts a valid character.
 std::size_t invalid_size(std::string_view text) noexcept;
 
-/// Unicode's normal form C (UAX #15). `text` has to be valid UTF-8. n characters take O(n log n).
+/// Unicode's normal form C (UAX #15), as of Unicode 9.0. `text` has to be valid UTF-8. n characters
+/// take O(n log n).
 std::string to_nfc(std::string_view text);
 
 }  // namespace attn::model

@@ -280,9 +280,18 @@ def tokenizer_files():
         "ignore_merges": tokenizer({"ignore_merges": True, "unk_token": None}),
         "no_regex": tokenizer() | {"pre_tokenizer": byte_level(use_regex=False)},
         "empty_matches": tokenizer(steps=[split("Regex", "(?=t)|b\\K", "Isolated")]),
+        "patterns": tokenizer(
+            steps=[
+                split("Regex", r"(?x) [\p{L}&&[^\p{Han}t]]{1,2}+ | (?<=\w) \b$", "Isolated"),
+                split("Regex", r"(?i:'s|(t)h\1?)|(?>\s*+\R)|(?!\d)[[:punct:]]{3,1}", "Contiguous"),
+            ]
+        ),
         "many_steps": tokenizer(steps=[split("Regex", "(a+)+$", "MergedWithNext")]),
         "bad_start_of_match": tokenizer(steps=[split("Regex", "(?<=a)\\K.", "Removed")]),
         "bad_regex": tokenizer(steps=[split("Regex", "(a", "Removed")]),
+        "bad_absent": tokenizer(steps=[split("Regex", "(?~a)", "Removed")]),
+        "bad_class": tokenizer(steps=[split("Regex", "[[^a&&[b]", "Removed")]),
+        "bad_large": tokenizer(steps=[split("Regex", "((a{9}b){999}){999}", "Removed")]),
         "bad_behavior": tokenizer(steps=[split("Regex", "a", "Kept")]),
         "bad_type": tokenizer({"type": "Unigram"}),
         "bad_id": tokenizer({"vocab": {"a": -1}}),

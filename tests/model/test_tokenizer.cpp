@@ -213,6 +213,24 @@ TEST_CASE("splits: every behavior, inverted or not") {
   check(split("nothing", "Removed"), "abxx|xxab");
 }
 
+TEST_CASE("added tokens that begin alike: the longest is found") {
+  const Folder folder;
+  json file = small_file();
+  const std::string longest(1000, 'X');
+  const Names texts{"X", "XY", "XYz", "XYzzY", "Y", "YX", "Y ", longest};
+  std::int64_t id = 41;
+  for (const std::string& text : texts)
+    file["added_tokens"].push_back({{"id", id++}, {"content", text}, {"special", false}});
+  const Tokenizer tokenizer = from_json(folder, file);
+  CHECK(cut(tokenizer, "XYzzXYzzYY YXXz") == "XYz|z|XYzzY|Y |YX|X|z");
+  CHECK(cut(tokenizer, "XYzz") == "XYz|z");
+  CHECK(tokenizer.encode(longest + "Y") == Ids{48, 45});
+  const std::string shorter = std::string(999, 'X') + "Y";
+  CHECK(tokenizer.encode(shorter).size() == 999);
+  file["added_tokens"][8]["special"] = true;
+  CHECK(from_json(folder, file).encode(longest, {.match_special = false}).size() == 1000);
+}
+
 TEST_CASE("digits, prefix spaces and unknown bytes") {
   const Folder folder;
   json file = small_file();
@@ -307,8 +325,7 @@ TEST_CASE("time grows with the length of a piece, not with its square") {
 TEST_CASE("a pattern whose backtracking multiplies is refused in time") {
   const Folder folder;
   json file = small_file();
-  for (const std::string pattern :
-       {"(a+)+$", "(a|aa)+$", "(?:a?){30}a{30}b", "(.*)*\\1\\1b", "(?R)?a"}) {
+  for (const std::string pattern : {"(a+)+$", "(a|aa)+$", "(?:a?){30}a{30}b", "(.*)*\\1\\1b"}) {
     const json split{
         {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
     file["pre_tokenizer"] = {{"type", "Sequence"},
@@ -320,8 +337,7 @@ TEST_CASE("a pattern whose backtracking multiplies is refused in time") {
     CAPTURE(pattern);
     CAPTURE(message);
     const bool refused_well =
-        message.find("takes too many steps on a text of 5001 bytes") != std::string::npos ||
-        message.find("cannot be matched: nested recursion") != std::string::npos;
+        message.find("takes too many steps on a text of 5001 bytes") != std::string::npos;
     CHECK((message.empty() || refused_well));
     if (pattern == "(a+)+$") CHECK(!message.empty());
   }
