@@ -296,8 +296,6 @@ class Parser {
       std::optional<Repeat> repeat = simple_repeat();
       if (!repeat) repeat = interval();
       if (!repeat) return part;
-      if (part.kind == Kind::assertion || part.kind == Kind::look || part.kind == Kind::keep)
-        reader_.malformed("a repeat of what takes no characters");
       part = repeated(std::move(part), repeat->min, repeat->max, repeat->greed);
       // A fixed number of times, but lazily: that many times or not at all.
       if (repeat->optional) part = repeated(std::move(part), 0, 1, Greed::greedy);
