@@ -7,9 +7,10 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdio>
 #include <cstdlib>
 #include <string_view>
+
+#include "apps/support/program.hpp"
 
 namespace attn::apps::demo {
 std::string format_error(double error) { return error == 0 ? "0" : fmt::format("{:.1e}", error); }
@@ -18,10 +19,10 @@ std::string format_index(const std::vector<std::int64_t>& index) {
   return index.empty() ? "-" : fmt::format("[{}]", fmt::join(index, ", "));
 }
 
-void print_notice(std::string message) {
+void notify(std::string message) {
   const auto control = [](unsigned char c) { return std::iscntrl(c) != 0; };
   std::replace_if(message.begin(), message.end(), control, ' ');
-  std::fputs(fmt::format("attn_demo: notice: {}\n", message).c_str(), stderr);
+  print_notice(fmt::format("attn_demo: notice: {}\n", message));
 }
 
 bool colored() {

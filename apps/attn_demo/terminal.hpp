@@ -19,8 +19,8 @@ bool colored();
 /// The width of the terminal in characters. Without a terminal it is COLUMNS, or 100.
 int terminal_width();
 
-/// Prints "attn_demo: notice: ..." as one line on standard error. It is no error if that is closed.
-void print_notice(std::string message);
+/// Prints "attn_demo: notice: ..." as one line on standard error.
+void notify(std::string message);
 
 enum class Style { bold, good, bad };
 /// The text in a style, or unchanged if there are no colors.

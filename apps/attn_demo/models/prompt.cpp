@@ -53,9 +53,9 @@ std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
   if (!tokenizer)
     reject("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
   std::vector<std::int64_t> ids = tokenizer->encode(*choice.text);
-  for (const std::string& notice : tokenizer->notices()) print_notice(notice);
+  for (const std::string& notice : tokenizer->notices()) notify(notice);
   if (begins_twice(ids, *tokenizer)) {
-    print_notice(fmt::format(
+    notify(fmt::format(
         "the prompt begins with {}, which the tokenizer puts before each text: the model reads it "
         "twice",
         tokenizer->piece(ids.front())));
