@@ -79,7 +79,7 @@ std::optional<Range> Matcher::search(std::size_t begin) {
 
 bool Matcher::match_here(Text at) {
   match_begin_ = at_ = at;
-  next_ = 0;
+  next_ = at == end_ ? 0 : program_.starts[static_cast<unsigned char>(*at)];
   choices_.clear();
   for (Group& group : groups_) group = {};
   for (;;) {

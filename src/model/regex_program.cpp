@@ -137,22 +137,37 @@ class Compiler {
       branches.clear();
       for (const Pattern& part : pattern.parts) branches.push_back(&part);
     }
-    for (std::size_t n = 0; n < branches.size(); ++n) {
-      const bool is_last = n + 1 == branches.size();
-      const std::uint32_t branch = is_last ? 0 : add_branch(first_of(*branches[n], anything));
-      const std::uint32_t leading = any_leading && begins_with_run(*branches[n])
-                                        ? static_cast<std::uint32_t>(++program.num_leading)
-                                        : 0;
-      const std::size_t begin = program.code.size();
-      add(*branches[n], anything);
-      program.code[add({.op = Op::accept})].leading = leading;
-      program.code[begin].leading = leading;
-      if (!is_last) program.code[branch].target = here();
+    std::bitset<256> started;
+    for (const Pattern* const branch : branches) {
+      const FirstBytes first = first_of(*branch, anything);
+      start_here(first, branch == branches.back(), started);
+      add_branch_of_pattern(*branch, first, branch == branches.back(), any_leading);
     }
   }
 
  private:
   static constexpr FirstBytes anything{{}, true};
+
+  void start_here(const FirstBytes& first, bool is_last, std::bitset<256>& started) {
+    for (std::size_t byte = 0; byte < started.size(); ++byte) {
+      if (started[byte] || !(first.any || first.bytes[byte] || is_last)) continue;
+      program.starts[byte] = here();
+      started.set(byte);
+    }
+  }
+
+  void add_branch_of_pattern(const Pattern& pattern, const FirstBytes& first, bool is_last,
+                             bool may_lead) {
+    const std::uint32_t branch = is_last ? 0 : add_branch(first);
+    const std::uint32_t leading = may_lead && begins_with_run(pattern)
+                                      ? static_cast<std::uint32_t>(++program.num_leading)
+                                      : 0;
+    const std::size_t begin = program.code.size();
+    add(pattern, anything);
+    program.code[add({.op = Op::accept})].leading = leading;
+    program.code[begin].leading = leading;
+    if (!is_last) program.code[branch].target = here();
+  }
 
   std::uint32_t here() const { return static_cast<std::uint32_t>(program.code.size()); }
 

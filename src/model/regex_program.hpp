@@ -85,6 +85,8 @@ struct Program {
   std::vector<SetTable> sets;
   std::vector<FirstBytes> firsts;
   FirstBytes begins;  // how a match may begin
+  /// By the byte that a text begins with: the first of the pattern's alternatives that may match.
+  std::array<std::uint32_t, 256> starts{};
   std::size_t num_marks = 0, num_loops = 0, num_groups = 0, num_leading = 0;
 };
 

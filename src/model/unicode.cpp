@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "model/regex_program.hpp"
 #include "model/unicode_properties.hpp"
 
 namespace attn::model {
@@ -23,7 +24,7 @@ constexpr auto compose_options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE 
 /// they do not decompose, compose or move.
 bool is_inert(std::int32_t code) {
   constexpr std::int32_t first_later = 0x560;
-  static const CodeSet later = later_than_unicode_9();
+  static const SetTable later(later_than_unicode_9());
   return code >= first_later && later.contains(code);
 }
 
@@ -57,6 +58,7 @@ void sort_marks(std::vector<utf8proc_int32_t>& codes) {
 /// utf8proc_map() does all steps, but it sorts by exchanging neighbors, which takes a time that is
 /// quadratic in the length of a run of marks. Composing takes one pass.
 void append_composed(std::vector<utf8proc_int32_t>& codes, std::string& composed) {
+  if (codes.empty()) return;
   sort_marks(codes);
   const utf8proc_ssize_t size = utf8proc_normalize_utf32(
       codes.data(), static_cast<utf8proc_ssize_t>(codes.size()), compose_options);
@@ -67,6 +69,14 @@ void append_composed(std::vector<utf8proc_int32_t>& codes, std::string& composed
     composed.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(count));
   }
   codes.clear();
+}
+
+/// The number of bytes at the beginning that are ASCII, and followed by ASCII or by nothing.
+std::size_t size_without_marks(std::string_view text) {
+  const auto* const other = std::find_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) >= 0x80; });
+  const auto size = static_cast<std::size_t>(other - text.begin());
+  return other == text.end() || size == 0 ? size : size - 1;
 }
 
 bool is_continuation(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; }
@@ -112,21 +122,20 @@ std::size_t invalid_size(std::string_view text) noexcept {
 }
 
 std::string to_nfc(std::string_view text) {
-  if (std::all_of(text.begin(), text.end(),
-                  [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
-    return std::string(text);
   std::string composed;
   composed.reserve(text.size());
   std::vector<utf8proc_int32_t> codes;
   while (!text.empty()) {
-    const Character character = first_character(text);
-    if (is_inert(character.code)) {
+    std::size_t unchanged = size_without_marks(text);
+    const Character character = unchanged == 0 ? first_character(text) : Character{};
+    if (unchanged == 0 && is_inert(character.code)) unchanged = character.size;
+    if (unchanged > 0) {
       append_composed(codes, composed);
-      composed += text.substr(0, character.size);
+      composed += text.substr(0, unchanged);
     } else {
       append_decomposed(character.code, codes);
     }
-    text.remove_prefix(character.size);
+    text.remove_prefix(std::max(unchanged, character.size));
   }
   append_composed(codes, composed);
   return composed;
