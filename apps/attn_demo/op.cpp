@@ -123,9 +123,9 @@ void add_sample_options(CLI::App& command, OpArguments& arguments) {
               "draws from each row, the last dim of the result; default 1");
   add_number(command, "--temperature X", sample.temperature, any_number,
              "at least 0: 0 takes the greatest; default 1");
-  add_integer(command, "--top-k K", sample.top_k, {.min = 1}, "keep the K most probable");
+  add_integer(command, "--top-k K", sample.top_k, {.min = 0}, "keep the K most probable; 0 is off");
   add_number(command, "--top-p X", sample.top_p, any_number,
-             "keep the most probable up to the one that reaches this sum, above 0 and up to 1");
+             "keep the most probable up to the one that reaches this sum, in 0..1: 0 keeps one");
   add_number(command, "--min-p X", sample.min_p, any_number,
              "keep those of at least this part of the greatest probability, in 0..1");
 }

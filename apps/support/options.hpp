@@ -52,8 +52,6 @@ inline constexpr NumberCheck not_negative{[](double x) { return x >= 0; },
                                           "a number of at least 0"};
 inline constexpr NumberCheck fraction{[](double x) { return x >= 0 && x <= 1; },
                                       "a number in 0..1"};
-inline constexpr NumberCheck positive_fraction{[](double x) { return x > 0 && x <= 1; },
-                                               "a number above 0 and at most 1"};
 /// Value is float or double.
 template <class Value>
 Value number_value(std::string_view option, std::string_view text, NumberCheck check = any_number);

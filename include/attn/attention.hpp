@@ -46,7 +46,8 @@
 namespace attn {
 
 /// The data of a call. Q, K, V and O are each f32, bf16 or f16; K and V have the same type. Strides
-/// may be anything. Optional tensors are absent by default.
+/// may be anything that BasicTensorView allows. O and lse overlap neither an input nor each other.
+/// Optional tensors are absent by default.
 struct AttentionTensors {
   TensorView q{}, k{}, v{};
   MutableTensorView out{};
@@ -112,8 +113,12 @@ ATTN_API void attention(const TensorView& q, const TensorView& k, const TensorVi
 class ATTN_API Workspace {
  public:
   explicit Workspace(std::size_t size_in_bytes);
-  /// Uses memory of the caller, of any alignment, and does not free it.
-  Workspace(void* memory, std::size_t size_in_bytes) noexcept;
+  /// Uses memory of the caller, of any alignment, and does not free it. Throws
+  /// Error(invalid_argument) for a null pointer to more than 0 bytes.
+  Workspace(void* memory, std::size_t size_in_bytes);
+  /// A workspace that was moved from has 0 bytes.
+  Workspace(Workspace&& other) noexcept;
+  Workspace& operator=(Workspace&& other) noexcept;
 
   void* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
@@ -129,19 +134,21 @@ class ATTN_API Workspace {
 
 /// A call that is prepared once and run many times. The constructor checks shapes and options. A
 /// run allocates nothing (with ScoreMatmul::onednn, oneDNN itself does). Several threads may run
-/// one plan at the same time, each with its own workspace.
+/// one plan at the same time, each with its own workspace. Functions of a plan that was moved from
+/// throw Error(invalid_argument).
 class ATTN_API AttentionPlan {
  public:
   /// Only shapes, types and presence of the tensors count; their data is not read and may be null.
+  /// Throws Error(invalid_argument) if the sizes that they lead to overflow 64 bits.
   explicit AttentionPlan(const AttentionTensors& tensors, const AttentionOptions& options = {},
                          const Execution& execution = {});
 
   /// Bytes that a run needs.
-  std::size_t workspace_size() const noexcept;
+  std::size_t workspace_size() const;
   /// The number of threads of a run: at most as many as were asked for, fewer if there is less
   /// work.
-  int num_threads() const noexcept;
-  Isa isa() const noexcept;
+  int num_threads() const;
+  Isa isa() const;
   /// How the call is computed, for people: "tiled, avx512 kernels, f32 multiplied, ...".
   std::string description() const;
 

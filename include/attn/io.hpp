@@ -35,6 +35,7 @@ ATTN_API Tensor read_tensor(const std::string& file);
 /// Views are valid as long as the object, or the object to which it was moved. The file must not
 /// become shorter meanwhile: as with every mapping, access to what was cut off raises SIGBUS. To
 /// replace a file while a program runs, rename a new one to its path, as write_safetensors does.
+/// The functions of an object that was moved from throw Error(invalid_argument).
 class ATTN_API MappedTensors {
  public:
   /// Throws Error(io) as read_tensor does. The file may hold tensors of types that are not read;
@@ -44,16 +45,17 @@ class ATTN_API MappedTensors {
   MappedTensors& operator=(MappedTensors&&) noexcept;
   ~MappedTensors();
 
-  const std::string& file() const noexcept;
+  const std::string& file() const;
   /// The names of all tensors, in the order of their bytes in the file.
-  const std::vector<std::string>& names() const noexcept;
-  bool contains(const std::string& name) const noexcept;
+  const std::vector<std::string>& names() const;
+  bool contains(const std::string& name) const;
   /// A dense view. For booleans every byte but 0 is true. Throws Error(io), which names file and
   /// tensor, if there is no such tensor or its element type is not read.
   TensorView tensor(const std::string& name) const;
 
  private:
   struct ATTN_HIDDEN Parts;
+  ATTN_HIDDEN const Parts& parts() const;
   std::unique_ptr<Parts> parts_;
 };
 
@@ -74,9 +76,9 @@ struct NamedTensor {
 // they receive the bytes when they are written, as .npy unless the name ends in .safetensors.
 
 /// Writes a .npy file or, if the path ends in .safetensors, a file with the one tensor `name` (bf16
-/// needs that, because .npy lacks it). The tensor may be strided; it is written in row-major order.
-/// Throws Error(io) if it cannot be written, Error(invalid_argument) for a name that the format
-/// cannot hold.
+/// needs that, because .npy lacks it). The tensor may be strided, at any address; it is written in
+/// row-major order. Throws Error(io) if it cannot be written, Error(invalid_argument) for a name
+/// that the format cannot hold, and for a view that is not as BasicTensorView says.
 ATTN_API void write_tensor(const std::filesystem::path& file, const TensorView& tensor,
                            const std::string& name = "tensor");
 /// Writes several tensors to one .safetensors file, in the same way.

@@ -26,8 +26,8 @@
 // and must not be changed by one thread while another one uses them. If a function throws, the
 // cache is unchanged. Constructors allocate all memory of keys and values; only the lists of
 // sequences and pages of a PagedKvCache, and the tables that it binds, may grow later. A cache that
-// was moved from can only be destroyed or assigned to. A sequence number that is out of range, or
-// not in use, is an Error(invalid_argument).
+// was moved from can only be destroyed or assigned to: all of its functions throw
+// Error(invalid_argument), as they do for a sequence number that is out of range or not in use.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -68,14 +68,14 @@ class ATTN_API KvCache {
   KvCache& operator=(KvCache&&) noexcept;
   ~KvCache();
 
-  const Settings& settings() const noexcept;
+  const Settings& settings() const;
   /// The number of keys that a sequence holds.
   std::int64_t length(std::int64_t sequence) const;
   /// The position of a sequence's next key: the number of keys that were appended and not
   /// truncated, those that have been overwritten included.
   std::int64_t position(std::int64_t sequence) const;
   /// Bytes of keys, values and scales.
-  std::size_t size_in_bytes() const noexcept;
+  std::size_t size_in_bytes() const;
 
   /// Appends keys to every sequence: k [batch, num_kv_heads, count, head_dim], v [.., v_head_dim],
   /// each f32, bf16 or f16, any strides. `rope` rotates k before it is stored; its tables need a
@@ -98,7 +98,7 @@ class ATTN_API KvCache {
   /// for a position after the sequence's end, or before the oldest key that it holds.
   void truncate(std::int64_t sequence, std::int64_t position);
   /// Makes all sequences empty.
-  void clear() noexcept;
+  void clear();
 
   /// Returns the call with this cache as its keys and values: k and v [batch, num_kv_heads,
   /// capacity, dim] in either layout, kv_lens (i64), storage.layout (Ring if the cache is rolling,
@@ -109,6 +109,7 @@ class ATTN_API KvCache {
 
  private:
   struct ATTN_HIDDEN Memory;
+  ATTN_HIDDEN Memory& memory() const;
   std::unique_ptr<Memory> memory_;
 };
 
@@ -132,12 +133,12 @@ class ATTN_API PagedKvCache {
   PagedKvCache& operator=(PagedKvCache&&) noexcept;
   ~PagedKvCache();
 
-  const Settings& settings() const noexcept;
-  std::int64_t free_pages() const noexcept;
+  const Settings& settings() const;
+  std::int64_t free_pages() const;
   std::int64_t length(Sequence sequence) const;
   /// The pages of a sequence, in the order of its keys. Valid until the next change of the cache.
   std::span<const std::int32_t> pages(Sequence sequence) const;
-  std::size_t size_in_bytes() const noexcept;
+  std::size_t size_in_bytes() const;
 
   /// Creates an empty sequence, which holds no page. It gets the lowest number that is not in use.
   Sequence create();
@@ -165,6 +166,7 @@ class ATTN_API PagedKvCache {
 
  private:
   struct ATTN_HIDDEN Memory;
+  ATTN_HIDDEN Memory& memory() const;
   std::unique_ptr<Memory> memory_;
 };
 

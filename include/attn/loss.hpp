@@ -32,11 +32,13 @@
 // are none, the sum is 0 and the mean is NaN (0 / 0), as in PyTorch. An ignored target has loss and
 // gradient 0, whatever x holds.
 //
-// Values. A class with w_c q_c = 0 contributes 0 even if l_c is infinite. So a score of -inf is
-// fine for a class that no target names, and makes the loss inf for one that is. A NaN l_c makes
-// the loss NaN, whatever its weight. A NaN or +inf in x makes all l_c of its slice NaN; a slice of
-// nothing but -inf has l_c = inf for all c. The values of distributions and weights are not checked
-// and follow the formulas; Fenchel-Young losses need q >= 0.
+// Values. l_c of cross_entropy is never below 0, and so is no loss of it unless a weight or a q_c
+// is; that of nll_loss is not either where log_p comes from log_softmax. A class with w_c q_c = 0
+// contributes 0 even if l_c is infinite. So a score of -inf is fine for a class that no target
+// names, and makes the loss inf for one that is. A NaN l_c makes the loss NaN, whatever its weight.
+// A NaN or +inf in x makes all l_c of its slice NaN; a slice of nothing but -inf has l_c = inf for
+// all c. The values of distributions and weights are not checked and follow the formulas;
+// Fenchel-Young losses need q >= 0.
 //
 // Types, strides and errors are as in softmax.hpp. A target that is neither a class nor
 // ignore_index throws Error(invalid_argument) with its position, before anything is written.

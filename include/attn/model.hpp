@@ -32,7 +32,8 @@ namespace attn {
 
 /// The folder of a model, with its weights mapped into memory: `Decoder decoder(model.settings(),
 /// model.weights())`. Opening it reads only the headers of the files, and a weight is read when it
-/// is first touched. MappedTensors says what that requires of the files.
+/// is first touched. MappedTensors says what that requires of the files. The functions of an object
+/// that was moved from throw Error(invalid_argument).
 class ATTN_API ModelFolder {
  public:
   /// Throws Error with one line that names the file and the key or tensor: io for what is missing,
@@ -45,23 +46,24 @@ class ATTN_API ModelFolder {
 
   /// The settings that config.json describes, with f32 as the compute type. Callers change a copy
   /// of them as they need: tables of rope have max_positions rows, which a caller may lower.
-  const DecoderSettings& settings() const noexcept;
+  const DecoderSettings& settings() const;
   /// Views of the mapped files, valid as long as this object or the object to which it was moved.
   /// The output projection is absent if it is tied to the embedding and the files hold no
   /// lm_head.weight.
-  const DecoderWeights& weights() const noexcept;
+  const DecoderWeights& weights() const;
 
   /// "llama", "gpt2", ...
-  const std::string& model_type() const noexcept;
+  const std::string& model_type() const;
   /// The element type of the embedding in the file; other tensors may have other types.
-  DType stored_dtype() const noexcept;
+  DType stored_dtype() const;
   /// The token with which a text begins, if the model has one.
-  std::optional<std::int64_t> bos_id() const noexcept;
+  std::optional<std::int64_t> bos_id() const;
   /// The tokens that end a text; may be empty.
-  const std::vector<std::int64_t>& eos_ids() const noexcept;
+  const std::vector<std::int64_t>& eos_ids() const;
 
  private:
   struct ATTN_HIDDEN Parts;
+  ATTN_HIDDEN const Parts& parts() const;
   std::unique_ptr<Parts> parts_;
 };
 

@@ -16,9 +16,12 @@ namespace attn {
 struct SampleOptions {
   /// Finite, >= 0. 0 always draws the greatest logit, the first one of equals.
   float temperature = 1;
-  /// >= 1: keeps the k most probable classes; of equal ones, those with the lowest indices.
+  /// >= 1: keeps the k most probable classes; of equal ones, those with the lowest indices. 0 is
+  /// off, as in published settings of generation.
   std::optional<std::int64_t> top_k{};
-  /// In (0, 1]: keeps the most probable classes up to the one with which their sum reaches top_p.
+  /// In [0, 1]: keeps the most probable classes up to and with the one with which the sum of their
+  /// probabilities, rounded to a float, reaches top_p: one of ten equal classes for 0.1f, eight for
+  /// 0.8f. 0 keeps the most probable class alone, 1 all classes.
   std::optional<float> top_p{};
   /// In [0, 1]: keeps classes with at least min_p times the greatest probability.
   std::optional<float> min_p{};

@@ -27,6 +27,7 @@ namespace attn {
 /// What attention() writes for some rows and part of their keys.
 ///   out  [..., v_head_dim]  f32, bf16 or f16; any rank from 1 on, any strides
 ///   lse  [...]              f32, natural log; the shape of out without its last dim
+/// In a state that is written, no two elements lie in the same place.
 struct AttentionState {
   MutableTensorView out;
   MutableTensorView lse;

@@ -108,6 +108,14 @@ ATTN_API Dims dense_strides(const Dims& shape) noexcept;
 /// (TensorView) and `void` for outputs (MutableTensorView). Strides may have any value, including 0
 /// (broadcast) and negative ones; `data` points to element (0, ..., 0). A default-constructed view
 /// stands for an optional tensor that is not given.
+///
+/// The fields are public, so they may hold what no constructor takes. Every function checks them:
+/// extents are 0 or more, there are as many strides as extents, a tensor has at most 2^48 elements
+/// (extents of 0 not counted), no dim reaches further than 2^48 elements, and `data` is a multiple
+/// of the element's size (unless a function says that it takes any address). Outputs have
+/// memory of their own for each element: a stride of 0, or strides that otherwise lead to one place
+/// twice, are refused. What a stride is for an extent of 1 does not matter then. Of three and more
+/// dims that are interleaved, only an overlap that a short search finds is refused.
 template <class Void>
 struct ATTN_API BasicTensorView {
   Void* data = nullptr;
@@ -159,13 +167,16 @@ extern template struct BasicTensorView<const void>;
 extern template struct BasicTensorView<void>;
 
 /// A dense tensor that owns its memory, which is aligned to 64 bytes. It can be moved but not
-/// copied, so that memory is copied only where copy_as() or copy_into() says so.
+/// copied, so that memory is copied only where copy_as() or copy_into() says so. One that was moved
+/// from has shape [0] and no data.
 class ATTN_API Tensor {
  public:
   Tensor() = default;
   /// A tensor whose elements are 0. Throws Error(invalid_argument) if an extent is negative or the
   /// size in bytes overflows, and std::bad_alloc if there is not enough memory.
   Tensor(DType dtype, const Dims& shape);
+  Tensor(Tensor&& other) noexcept;
+  Tensor& operator=(Tensor&& other) noexcept;
 
   DType dtype() const noexcept { return dtype_; }
   const Dims& shape() const noexcept { return shape_; }
@@ -200,14 +211,15 @@ class ATTN_API Tensor {
   std::unique_ptr<void, Free> memory_;
 };
 
-/// Copies a tensor to new memory and converts its elements to another type. A conversion to a float
-/// type rounds to nearest even. A conversion of a float to an integer truncates; a value that is
-/// NaN or out of range is refused with Error(invalid_argument). A conversion to boolean gives true
-/// for every value but 0.
+/// Copies a tensor, at any address, to new memory and converts its elements to another type. A
+/// conversion to a float type rounds to nearest even. A conversion of a float to an integer
+/// truncates; a value that is NaN or out of range is refused with Error(invalid_argument). A
+/// conversion to boolean gives true for every value but 0.
 ATTN_API Tensor copy_as(const TensorView& source, DType dtype);
-/// Copies a tensor to a tensor of the same shape and converts its elements as copy_as() does. The
-/// two must not overlap. Throws Error(invalid_argument) before anything is written if the shapes
-/// differ, if either has no data, or if a value does not fit.
+/// Copies a tensor to a tensor of the same shape, both at any address, and converts its elements as
+/// copy_as() does. The two must not overlap. Throws Error(invalid_argument) before anything is
+/// written if the shapes differ, if a view is not as BasicTensorView says, if either has no data,
+/// or if a value does not fit.
 ATTN_API void copy_into(const TensorView& source, const MutableTensorView& destination);
 
 }  // namespace attn

@@ -59,6 +59,10 @@ enum class SpecialTokens { keep, skip };
 /// unchanged.
 class ATTN_API Tokenizer {
  public:
+  /// Copies share what was read, so a move is a copy, and leaves a whole tokenizer behind.
+  Tokenizer(const Tokenizer&) = default;
+  Tokenizer& operator=(const Tokenizer&) = default;
+
   /// Reads a tokenizer.json. Throws Error as described above.
   static Tokenizer from_file(const std::filesystem::path& tokenizer_json);
   /// Reads tokenizer.json in the folder of a model and, if it is there, tokenizer_config.json. Of

@@ -38,7 +38,9 @@
 // Errors. Arguments are checked before anything is written. If a forward throws later
 // (Error(exhausted) of a pool of pages, std::bad_alloc, or an exception that leaves a hook or a
 // mod), the new keys are removed from its caches again. A rolling cache does not get back the keys
-// that had been overwritten by then; if those were all of its keys, it has to be cleared.
+// that had been overwritten by then; if those were all of its keys, it has to be cleared. An
+// object that was moved from can only be destroyed or assigned to: its functions throw
+// Error(invalid_argument).
 #pragma once
 
 #include <attn/attention.hpp>
@@ -212,7 +214,7 @@ class ATTN_API ForwardScratch {
   std::size_t size_in_bytes() const noexcept;
 
   struct ATTN_HIDDEN Memory;  // for the library alone
-  Memory& memory() noexcept { return *memory_; }
+  ATTN_HIDDEN Memory& memory();
 
  private:
   std::unique_ptr<Memory> memory_;
@@ -231,11 +233,12 @@ class ATTN_API AttentionBlock {
   AttentionBlock& operator=(AttentionBlock&&) noexcept;
   ~AttentionBlock();
 
-  const AttentionSettings& settings() const noexcept;
+  const AttentionSettings& settings() const;
   /// Bytes of packed weights.
-  std::size_t size_in_bytes() const noexcept;
+  std::size_t size_in_bytes() const;
 
-  /// x and y [batch, seq, hidden], each f32, bf16 or f16, any strides. y may be the memory of x.
+  /// x and y [batch, seq, hidden], each f32, bf16 or f16, any strides, at any address. y may be the
+  /// memory of x.
   /// Throws before anything is written to y: Error(invalid_argument), which names the argument that
   /// does not fit, or Error(exhausted) for a cache without enough room, or a rolling one that does
   /// not hold the keys that a token needs.
@@ -245,6 +248,7 @@ class ATTN_API AttentionBlock {
  private:
   friend class TransformerLayer;
   struct ATTN_HIDDEN Impl;
+  ATTN_HIDDEN Impl& impl() const;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -259,9 +263,9 @@ class ATTN_API TransformerLayer {
   TransformerLayer& operator=(TransformerLayer&&) noexcept;
   ~TransformerLayer();
 
-  const LayerSettings& settings() const noexcept;
+  const LayerSettings& settings() const;
   /// Bytes of packed weights.
-  std::size_t size_in_bytes() const noexcept;
+  std::size_t size_in_bytes() const;
 
   /// x is the residual stream, f32 [batch, seq, hidden], dense. It is changed in place. Throws as
   /// AttentionBlock::forward does; if a hook or an allocation fails, x is unspecified.
@@ -271,6 +275,7 @@ class ATTN_API TransformerLayer {
  private:
   friend class Decoder;
   struct ATTN_HIDDEN Impl;
+  ATTN_HIDDEN Impl& impl() const;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -285,16 +290,16 @@ class ATTN_API Decoder {
   Decoder& operator=(Decoder&&) noexcept;
   ~Decoder();
 
-  const DecoderSettings& settings() const noexcept;
+  const DecoderSettings& settings() const;
   /// Bytes of packed weights.
-  std::size_t size_in_bytes() const noexcept;
+  std::size_t size_in_bytes() const;
   /// Bytes of weights that are used where they lie: embedding, positions, output.
-  std::size_t in_place_bytes() const noexcept;
+  std::size_t in_place_bytes() const;
   /// Bytes of weights that a forward of one token reads: the packed ones and the output's. The few
   /// rows of the embedding and of the positions are not counted.
-  std::size_t bytes_read_per_step() const noexcept;
+  std::size_t bytes_read_per_step() const;
   /// Bytes of scratch memory that forwards have needed so far.
-  std::size_t scratch_bytes() const noexcept;
+  std::size_t scratch_bytes() const;
 
   /// ids      i32 or i64 [batch, seq], each in 0..vocab_size-1
   /// caches   one per layer; no two share keys, and all stand at the same positions
@@ -306,6 +311,7 @@ class ATTN_API Decoder {
 
  private:
   struct ATTN_HIDDEN Impl;
+  ATTN_HIDDEN Impl& impl() const;
   std::unique_ptr<Impl> impl_;
 };
 

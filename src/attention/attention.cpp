@@ -9,12 +9,16 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <limits>
+
 #include "attention/call_context.hpp"
 #include "attention/call_tensors.hpp"
 #include "attention/describe.hpp"
 #include "attention/run.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/select.hpp"
+#include "tensor/checks.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::detail {
@@ -44,12 +48,21 @@ const kernels::StoredArithmetic& stored_arithmetic(const kernels::Kernels& kerne
   }
 }
 
+/// Sizes of each tensor fit by validate(); their products in the workspace may not.
+void require_workspace_fits(const CallPlan& plan, const AttentionTensors& tensors) {
+  if (Scratch::size(plan) < std::numeric_limits<std::size_t>::max()) return;
+  reject(fmt::format("q has shape {}, k {} and v {}: the workspace of {} threads overflows 64 bits",
+                     tensors.q.shape.to_string(), tensors.k.shape.to_string(),
+                     tensors.v.shape.to_string(), plan.num_threads));
+}
+
 PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& options,
                      const Execution& execution) {
   PreparedCall call{.problem = validate(tensors, options, execution), .options = options};
   call.isa = execution.isa.value_or(default_isa());
   call.kernels = &kernels::kernels_for(call.isa);
   call.plan = make_plan(plan_input(call, tensors, execution));
+  require_workspace_fits(call.plan, tensors);
   const bool bf16 = call.plan.packed.vnni_factor == 2;
   call.packed_arithmetic = bf16 ? &call.kernels->bf16 : &call.kernels->f32;
   call.unpacked_arithmetic = &stored_arithmetic(*call.kernels, tensors.k.dtype);
@@ -94,24 +107,28 @@ AttentionPlan::AttentionPlan(const AttentionTensors& tensors, const AttentionOpt
     : prepared_(std::make_shared<const Prepared>(
           Prepared{detail::prepare(tensors, options, execution), tensors})) {}
 
-std::size_t AttentionPlan::workspace_size() const noexcept {
-  return detail::Scratch::size(prepared_->call.plan);
+std::size_t AttentionPlan::workspace_size() const {
+  return detail::Scratch::size(detail::not_moved_from("plan", prepared_).call.plan);
 }
-int AttentionPlan::num_threads() const noexcept { return prepared_->call.plan.num_threads; }
-Isa AttentionPlan::isa() const noexcept { return prepared_->call.isa; }
+int AttentionPlan::num_threads() const {
+  return detail::not_moved_from("plan", prepared_).call.plan.num_threads;
+}
+Isa AttentionPlan::isa() const { return detail::not_moved_from("plan", prepared_).call.isa; }
 std::string AttentionPlan::description() const {
-  return detail::describe(prepared_->call, prepared_->tensors);
+  const Prepared& planned = detail::not_moved_from("plan", prepared_);
+  return detail::describe(planned.call, planned.tensors);
 }
 
 void AttentionPlan::run(const AttentionTensors& tensors, Workspace& workspace) const {
-  detail::require_as_planned(prepared_->tensors, tensors);
-  detail::validate_data(prepared_->call.problem, tensors);
+  const Prepared& planned = detail::not_moved_from("plan", prepared_);
+  detail::require_as_planned(planned.tensors, tensors);
+  detail::validate_data(planned.call.problem, tensors);
   if (workspace.size() < workspace_size()) {
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("workspace has {} bytes; the plan needs {}", workspace.size(),
                             workspace_size()));
   }
-  detail::run(prepared_->call, tensors, workspace.data());
+  detail::run(planned.call, tensors, workspace.data());
 }
 
 void attention(const AttentionTensors& tensors, const AttentionOptions& options,

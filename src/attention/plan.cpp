@@ -68,7 +68,8 @@ std::int64_t count_items(const CallPlan& plan) {
   const std::int64_t heads = heads_of(plan.sizes);
   switch (plan.path_of(plan.sizes.q_len)) {
     case Path::one_thread: return heads;
-    case Path::cooperative: return heads * (plan.packed.q_blocks + plan.packed.kv_blocks);
+    case Path::cooperative:
+      return saturating_product(heads, plan.packed.q_blocks + plan.packed.kv_blocks);
     case Path::unpacked: return heads * most_splits(plan.sizes.kv_len, plan.sizes);
   }
   return heads;
@@ -160,7 +161,7 @@ int useful_threads(const Sizes& sizes, int num_threads) {
   constexpr double multiply_adds_per_cycle = 16;
   // About 15 us, several times what waking and joining a thread takes.
   constexpr double cycles_per_thread = 60'000;
-  const double elements = static_cast<double>(heads_of(sizes) * sizes.kv_len) *
+  const double elements = static_cast<double>(heads_of(sizes)) * static_cast<double>(sizes.kv_len) *
                           static_cast<double>(sizes.head_dim + sizes.v_head_dim);
   const double cycles =
       elements *

@@ -2,17 +2,19 @@
 
 #include <algorithm>
 
+#include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {
 
 /// The longest sequence, or `given`. Offsets that do not increase are refused later.
-std::optional<std::int64_t> longest_sequence(const TensorView& offsets,
+std::optional<std::int64_t> longest_sequence(const char* name, const TensorView& offsets,
                                              std::optional<std::int64_t> given) {
   const bool readable = offsets.rank() == 1 && offsets.data != nullptr &&
                         (offsets.dtype == DType::i32 || offsets.dtype == DType::i64);
   if (given || !readable) return given;
+  require_data(name, offsets);
   std::int64_t longest = 0;
   for (std::int64_t b = 0; b + 1 < offsets.shape[0]; ++b) {
     const std::int64_t begin = integer_at(offsets, b), end = integer_at(offsets, b + 1);
@@ -25,8 +27,8 @@ std::optional<std::int64_t> longest_sequence(const TensorView& offsets,
 
 AttentionTensors with_longest_sequences(AttentionTensors tensors) {
   Ragged& ragged = tensors.ragged;
-  ragged.max_q_len = longest_sequence(ragged.q_offsets, ragged.max_q_len);
-  ragged.max_kv_len = longest_sequence(ragged.kv_offsets, ragged.max_kv_len);
+  ragged.max_q_len = longest_sequence("q_offsets", ragged.q_offsets, ragged.max_q_len);
+  ragged.max_kv_len = longest_sequence("kv_offsets", ragged.kv_offsets, ragged.max_kv_len);
   return tensors;
 }
 

@@ -34,8 +34,10 @@ struct Problem {
 /// Checks everything that shapes, types and options can tell, without reading data.
 Problem validate(const AttentionTensors& tensors, const AttentionOptions& options,
                  const Execution& execution);
-/// Checks what only the data can tell: null pointers, lengths, offsets, rings and pages.
+/// Checks what only the data can tell: pointers, strides, lengths, offsets, rings and pages.
 void validate_data(const Problem& problem, const AttentionTensors& tensors);
+/// Of these, the lengths and offsets alone.
+void validate_lengths(const Problem& problem, const AttentionTensors& tensors);
 /// The same as validate() for a call of which only the scores are wanted, without V and O.
 Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options,
                         const Execution& execution);

@@ -16,7 +16,9 @@
 #include "attention/softmax_state.hpp"
 #include "iterate/row.hpp"
 #include "kernels/select.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/copy.hpp"
 #include "tensor/indexing.hpp"
 
 namespace attn {
@@ -59,13 +61,13 @@ float& lse_of(const TensorView& lse, const Dims& row) {
 
 /// Keeps the bits of a row of the same type, whatever they are.
 void copy_row(const Row& from, std::int64_t count, const Row& to) {
-  copy_into({from.data, from.dtype, {count}, {from.stride}},
-            {to.data, to.dtype, {count}, {to.stride}});
+  copy_elements({from.data, from.dtype, {count}, {from.stride}},
+                {to.data, to.dtype, {count}, {to.stride}});
 }
 
 void clear_row(const Row& row, std::int64_t count) {
   const float zero = 0;
-  copy_into({&zero, DType::f32, {count}, {0}}, {row.data, row.dtype, {count}, {row.stride}});
+  copy_elements({&zero, DType::f32, {count}, {0}}, {row.data, row.dtype, {count}, {row.stride}});
 }
 
 /// Each chunk is read before it is written, as `into` may be a part.
@@ -113,6 +115,12 @@ void merge_checked(const ConstAttentionState& a, const ConstAttentionState& b,
   });
 }
 
+void check_output(const Names& names, const AttentionState& state) {
+  check(names, state);
+  require_elements_apart(names.out, state.out);
+  require_elements_apart(names.lse, state.lse);
+}
+
 void check_part(const Names& names, const ConstAttentionState& part, const AttentionState& into) {
   check(names, part);
   require_dims(names.out, part.out, into.out.shape, "the dims of into.out");
@@ -123,7 +131,7 @@ constexpr Names names_of_into{"into.out", "into.lse"};
 }  // namespace
 
 void clear(const AttentionState& state) {
-  check({"state.out", "state.lse"}, state);
+  check_output({"state.out", "state.lse"}, state);
   const std::int64_t count = state.out.shape[state.out.rank() - 1];
   for_each_index(state.lse.shape, [&](const Dims& row) {
     clear_row(row_of(state.out, row), count);
@@ -132,13 +140,13 @@ void clear(const AttentionState& state) {
 }
 
 void merge(const AttentionState& into, const ConstAttentionState& part) {
-  check(names_of_into, into);
+  check_output(names_of_into, into);
   check_part({"part.out", "part.lse"}, part, into);
   merge_checked(into, part, into);
 }
 
 void merge(const ConstAttentionState& a, const ConstAttentionState& b, const AttentionState& into) {
-  check(names_of_into, into);
+  check_output(names_of_into, into);
   check_part({"a.out", "a.lse"}, a, into);
   check_part({"b.out", "b.lse"}, b, into);
   merge_checked(a, b, into);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "attention/call_tensors.hpp"
 #include "attention/problem.hpp"
 #include "tensor/checks.hpp"
 
@@ -70,9 +71,31 @@ void read_q_sizes(const AttentionTensors& tensors, Sizes& sizes) {
   }
   sizes.num_q_heads = q.shape[1];
   sizes.head_dim = q.shape[q.rank() - 1];
+  // The offsets may have a stride of 0, and so more sequences than there are tokens.
+  if (!fits({sizes.batch, sizes.num_q_heads})) {
+    reject(
+        fmt::format("q_offsets has {} sequences for the {} heads of q; all heads of a batch "
+                    "need to be 2^48 at most",
+                    sizes.batch, sizes.num_q_heads));
+  }
   if (sizes.head_dim == 0)
     reject(
         fmt::format("q has shape {}: head_dim is 0, but it needs at least 1", q.shape.to_string()));
+}
+
+/// The keys that a row of the page table has room for. Sequences may share pages, so a sequence may
+/// have more keys than the pool.
+std::int64_t paged_kv_len(const AttentionTensors& tensors) {
+  const TensorView &k = tensors.k, table = tensors.storage.page_table();
+  for (const TensorView* rows : {&tensors.k, &tensors.v}) {
+    const std::int64_t dim = rows->rank() == 4 ? rows->shape[3] : 1;
+    if (fits({table.shape[1], k.shape[2], dim})) continue;
+    reject(
+        fmt::format("page_table has shape {} for pages of {} keys of {} elements; those of a "
+                    "sequence need to be 2^48 at most",
+                    table.shape.to_string(), k.shape[2], dim));
+  }
+  return table.shape[1] * k.shape[2];
 }
 
 /// Reads the heads and the length of k in every layout.
@@ -94,7 +117,7 @@ void read_k_sizes(const AttentionTensors& tensors, Sizes& sizes) {
     if (k.shape[2] == 0)
       reject(fmt::format("k has shape {}: page_size is 0, but it needs at least 1",
                          k.shape.to_string()));
-    sizes.kv_len = tensors.storage.page_table().shape[1] * k.shape[2];
+    sizes.kv_len = paged_kv_len(tensors);
   } else {
     require_rank("k", k, 4, "[batch, num_kv_heads, kv_len, head_dim]");
     require_extent("k", k, 0, sizes.batch, "batch of q");
@@ -130,7 +153,18 @@ void check_kv_type(const char* name, const TensorView& tensor, const char* scale
   require_type(scales_name, scales, DType::f32);
 }
 
+/// Later checks take the sizes of tensors for granted: no extent is negative, and each tensor by
+/// itself has a size that fits.
+void check_forms(const AttentionTensors& tensors) {
+  for_each_tensor(
+      [](const char* name, const auto& tensor) {
+        if (!tensor.absent()) require_form(name, tensor);
+      },
+      tensors);
+}
+
 Sizes sizes_of_q_and_k(const AttentionTensors& tensors) {
+  check_forms(tensors);
   check_layout(tensors);
   Sizes sizes;
   read_q_sizes(tensors, sizes);
@@ -318,6 +352,7 @@ Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
   problem.causal = options.causal.has_value();
   problem.position = checked_position(tensors, sizes, options);
   problem.window = checked_window(options.window.value_or(Window{}));
+  require_enumerator("score_matmul", options.score_matmul, ScoreMatmul::onednn);
   if (execution.num_threads && *execution.num_threads < 1)
     reject(fmt::format("num_threads is {}; it needs 1 or more", *execution.num_threads));
   return problem;

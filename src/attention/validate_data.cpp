@@ -3,8 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "attention/call_tensors.hpp"
 #include "attention/problem.hpp"
+#include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
 
@@ -81,15 +84,27 @@ void check_pages(const Problem& problem, const AttentionTensors& tensors) {
 
 }  // namespace
 
+void validate_lengths(const Problem& problem, const AttentionTensors& tensors) {
+  const TensorView &q_offsets = tensors.ragged.q_offsets, &kv_offsets = tensors.ragged.kv_offsets;
+  for (const auto& [name, tensor] :
+       {std::pair{"q_offsets", &q_offsets}, std::pair{"kv_offsets", &kv_offsets},
+        std::pair{"kv_lens", &tensors.kv_lens}}) {
+    if (!tensor->absent()) require_memory(name, *tensor);
+  }
+  check_offsets("q_offsets", q_offsets, tensors.q.shape[0], problem.sizes.q_len);
+  check_offsets("kv_offsets", kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
+  check_lengths(problem, tensors);
+}
+
 void validate_data(const Problem& problem, const AttentionTensors& tensors) {
   for_each_tensor(
       [](const char* name, const auto& tensor) {
-        if (!tensor.absent()) require_data(name, tensor);
+        if (!tensor.absent()) require_memory(name, tensor);
       },
       tensors);
-  check_offsets("q_offsets", tensors.ragged.q_offsets, tensors.q.shape[0], problem.sizes.q_len);
-  check_offsets("kv_offsets", tensors.ragged.kv_offsets, tensors.k.shape[0], problem.sizes.kv_len);
-  check_lengths(problem, tensors);
+  if (!tensors.out.absent()) require_elements_apart("out", tensors.out);
+  if (!tensors.lse.absent()) require_elements_apart("lse", tensors.lse);
+  validate_lengths(problem, tensors);
   check_starts(problem, tensors);
   check_pages(problem, tensors);
 }

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <new>
+#include <utility>
 
 #include "kernels/kernels.hpp"
+#include "tensor/checks.hpp"
 #include "tensor/memory.hpp"
+#include "tensor/size.hpp"
 
 namespace attn::detail {
 namespace {
@@ -91,9 +94,12 @@ Scratch::Shared Scratch::carve_shared(Arena& arena, const CallPlan& plan) {
 }
 
 std::size_t Scratch::size(const CallPlan& plan) noexcept {
-  return Arena::alignment + measure(carve_shared, plan) +
-         static_cast<std::size_t>(plan.packed_slots) * measure(carve_head, plan) +
-         static_cast<std::size_t>(plan.num_threads) * measure(carve_thread, plan);
+  const auto slots = static_cast<std::size_t>(plan.packed_slots),
+             threads = static_cast<std::size_t>(plan.num_threads);
+  const std::size_t shared = Arena::alignment + measure(carve_shared, plan);
+  const std::size_t packed = saturating_product(slots, measure(carve_head, plan));
+  const std::size_t own = saturating_product(threads, measure(carve_thread, plan));
+  return saturating_sum(saturating_sum(shared, packed), own);
 }
 
 Scratch::Scratch(const CallPlan& plan, void* memory) noexcept : plan_(plan) {
@@ -126,8 +132,24 @@ namespace attn {
 Workspace::Workspace(std::size_t size_in_bytes)
     : owned_(detail::allocate(size_in_bytes)), data_(owned_.get()), size_(size_in_bytes) {}
 
-Workspace::Workspace(void* memory, std::size_t size_in_bytes) noexcept
-    : data_(memory), size_(size_in_bytes) {}
+Workspace::Workspace(void* memory, std::size_t size_in_bytes)
+    : data_(memory), size_(size_in_bytes) {
+  if (memory == nullptr && size_in_bytes > 0)
+    detail::reject(
+        fmt::format("workspace of {} bytes has no memory (null pointer)", size_in_bytes));
+}
+
+Workspace::Workspace(Workspace&& other) noexcept
+    : owned_(std::move(other.owned_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+Workspace& Workspace::operator=(Workspace&& other) noexcept {
+  owned_ = std::move(other.owned_);
+  data_ = std::exchange(other.data_, nullptr);
+  size_ = std::exchange(other.size_, 0);
+  return *this;
+}
 
 void Workspace::Free::operator()(void* memory) const noexcept { detail::release(memory); }
 

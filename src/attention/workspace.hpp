@@ -69,7 +69,7 @@ std::int64_t row_stride(const Blocking& blocking) noexcept;
 /// All scratch memory of a run.
 class Scratch {
  public:
-  /// Bytes, with room to align the base.
+  /// Bytes, with room to align the base; the largest number if they overflow.
   static std::size_t size(const CallPlan& plan) noexcept;
 
   /// Lays memory of that size out and sets its ticket counter to 0. The plan must outlive it.

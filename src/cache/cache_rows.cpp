@@ -18,6 +18,7 @@ const CacheShape& checked_shape(const CacheShape& shape) {
   require_positive("num_kv_heads", shape.num_kv_heads);
   require_positive("head_dim", shape.head_dim);
   require_positive("v_head_dim", shape.v_head_dim);
+  require_enumerator("layout", shape.layout, CacheLayout::bshd);
   if (shape.dtype != DType::f32 && shape.dtype != DType::bf16 && shape.dtype != DType::f16 &&
       shape.dtype != DType::i8) {
     reject(fmt::format("dtype is {}; it needs f32, bf16, f16 or i8", name_of(shape.dtype)));
@@ -48,8 +49,10 @@ void check_new_rows(const char* name, const TensorView& rows, const CacheShape& 
   const int heads = rows.rank() - 3;
   require_extent(name, rows, heads, shape.num_kv_heads, "num_kv_heads of the cache");
   require_extent(name, rows, heads + 2, dim, dim_name);
+  // A stride of 0 repeats a key any number of times; of these, at most the capacity is read.
+  require_extents(name, rows.shape);
   require_float(name, rows);
-  require_data(name, rows);
+  require_memory(name, rows);
 }
 
 /// The largest magnitude; it is NaN or infinite if any value is. Magnitudes of floats have the same

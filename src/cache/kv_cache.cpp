@@ -116,45 +116,47 @@ KvCache::KvCache(KvCache&&) noexcept = default;
 KvCache& KvCache::operator=(KvCache&&) noexcept = default;
 KvCache::~KvCache() = default;
 
-const KvCache::Settings& KvCache::settings() const noexcept { return memory_->settings; }
+KvCache::Memory& KvCache::memory() const { return not_moved_from("cache", memory_); }
+
+const KvCache::Settings& KvCache::settings() const { return memory().settings; }
 
 std::int64_t KvCache::length(std::int64_t sequence) const {
-  return memory_->lengths[memory_->checked(sequence)];
+  return memory().lengths[memory().checked(sequence)];
 }
 
 std::int64_t KvCache::position(std::int64_t sequence) const {
-  return memory_->positions[memory_->checked(sequence)];
+  return memory().positions[memory().checked(sequence)];
 }
 
-std::size_t KvCache::size_in_bytes() const noexcept { return memory_->rows.size_in_bytes(); }
+std::size_t KvCache::size_in_bytes() const { return memory().rows.size_in_bytes(); }
 
 void KvCache::append(const TensorView& k, const TensorView& v, const std::optional<Rope>& rope) {
-  memory_->append(0, memory_->rows.checked(k, v, rope, memory_->settings.batch));
+  memory().append(0, memory().rows.checked(k, v, rope, memory().settings.batch));
 }
 
 void KvCache::append_to(std::int64_t sequence, const TensorView& k, const TensorView& v,
                         const std::optional<Rope>& rope) {
-  memory_->append(memory_->checked(sequence), memory_->rows.checked(k, v, rope, {}));
+  memory().append(memory().checked(sequence), memory().rows.checked(k, v, rope, {}));
 }
 
 void KvCache::truncate(std::int64_t sequence, std::int64_t position) {
-  const std::size_t at = memory_->checked(sequence);
-  const std::int64_t oldest = memory_->oldest(at);
-  require_within("position", position, oldest, memory_->positions[at],
+  const std::size_t at = memory().checked(sequence);
+  const std::int64_t oldest = memory().oldest(at);
+  require_within("position", position, oldest, memory().positions[at],
                  "the oldest key of the sequence, and its end");
-  memory_->hold(at, oldest, position);
+  memory().hold(at, oldest, position);
 }
 
-void KvCache::clear() noexcept {
-  for (std::size_t sequence = 0; sequence < memory_->size(); ++sequence)
-    memory_->hold(sequence, 0, 0);
+void KvCache::clear() {
+  for (std::size_t sequence = 0; sequence < memory().size(); ++sequence)
+    memory().hold(sequence, 0, 0);
 }
 
 AttentionTensors KvCache::bind(AttentionTensors tensors) const {
-  tensors = memory_->rows.bind(std::move(tensors));
-  tensors.kv_lens = {memory_->lengths.data(), {memory_->settings.batch}};
-  if (memory_->settings.rolling)
-    tensors.storage.layout = Ring{TensorView(memory_->starts.data(), {memory_->settings.batch})};
+  tensors = memory().rows.bind(std::move(tensors));
+  tensors.kv_lens = {memory().lengths.data(), {memory().settings.batch}};
+  if (memory().settings.rolling)
+    tensors.storage.layout = Ring{TensorView(memory().starts.data(), {memory().settings.batch})};
   return tensors;
 }
 

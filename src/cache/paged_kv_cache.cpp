@@ -154,51 +154,53 @@ PagedKvCache::PagedKvCache(PagedKvCache&&) noexcept = default;
 PagedKvCache& PagedKvCache::operator=(PagedKvCache&&) noexcept = default;
 PagedKvCache::~PagedKvCache() = default;
 
-const PagedKvCache::Settings& PagedKvCache::settings() const noexcept { return memory_->settings; }
+PagedKvCache::Memory& PagedKvCache::memory() const { return not_moved_from("cache", memory_); }
 
-std::int64_t PagedKvCache::free_pages() const noexcept { return memory_->pool.free(); }
+const PagedKvCache::Settings& PagedKvCache::settings() const { return memory().settings; }
+
+std::int64_t PagedKvCache::free_pages() const { return memory().pool.free(); }
 
 std::int64_t PagedKvCache::length(Sequence sequence) const {
-  return memory_->checked(sequence).length;
+  return memory().checked(sequence).length;
 }
 
 std::span<const std::int32_t> PagedKvCache::pages(Sequence sequence) const {
-  return memory_->checked(sequence).pages;
+  return memory().checked(sequence).pages;
 }
 
-std::size_t PagedKvCache::size_in_bytes() const noexcept { return memory_->rows.size_in_bytes(); }
+std::size_t PagedKvCache::size_in_bytes() const { return memory().rows.size_in_bytes(); }
 
 PagedKvCache::Sequence PagedKvCache::create() {
-  const std::size_t number = memory_->unused_number();
-  memory_->sequences[number].exists = true;
+  const std::size_t number = memory().unused_number();
+  memory().sequences[number].exists = true;
   return static_cast<Sequence>(number);
 }
 
 PagedKvCache::Sequence PagedKvCache::fork(Sequence parent) {
-  memory_->checked(parent);
-  const std::size_t number = memory_->unused_number();
-  const SequencePages& from = memory_->checked(parent);  // unused_number() may have moved it
-  SequencePages& to = memory_->sequences[number];
+  memory().checked(parent);
+  const std::size_t number = memory().unused_number();
+  const SequencePages& from = memory().checked(parent);  // unused_number() may have moved it
+  SequencePages& to = memory().sequences[number];
   to.pages = from.pages;
   to.length = from.length;
   to.exists = true;
-  for (const std::int32_t page : to.pages) memory_->pool.hold(page);
+  for (const std::int32_t page : to.pages) memory().pool.hold(page);
   return static_cast<Sequence>(number);
 }
 
 void PagedKvCache::remove(Sequence sequence) {
-  SequencePages& removed = memory_->checked(sequence);
-  memory_->shrink(removed, 0);
+  SequencePages& removed = memory().checked(sequence);
+  memory().shrink(removed, 0);
   removed.exists = false;
 }
 
 void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorView& v,
                           const std::optional<Rope>& rope) {
-  SequencePages& to = memory_->checked(sequence);
-  const NewKeys keys = memory_->rows.checked(k, v, rope, {});
+  SequencePages& to = memory().checked(sequence);
+  const NewKeys keys = memory().rows.checked(k, v, rope, {});
   const std::int64_t count = keys.count();
   if (count == 0) return;
-  const std::int64_t needed = memory_->pages_needed(to, count);
+  const std::int64_t needed = memory().pages_needed(to, count);
   if (needed > free_pages()) {
     throw Error(ErrorCode::exhausted,
                 fmt::format("k has {} keys for sequence {}, which holds {}: they need {} more "
@@ -210,37 +212,37 @@ void PagedKvCache::append(Sequence sequence, const TensorView& k, const TensorVi
   if (rope) check_rope("rope", *rope, settings().head_dim, to.length + count);
   make_room(to.pages, to.pages.size() + static_cast<std::size_t>(needed));
   const std::int64_t begin = to.length;
-  memory_->extend(to, count);
+  memory().extend(to, count);
   for (std::int64_t position = begin; position < to.length; ++position) {
     const std::int32_t page = to.pages[static_cast<std::size_t>(position / settings().page_size)];
-    memory_->rows.store(keys, 0, position - begin, position,
+    memory().rows.store(keys, 0, position - begin, position,
                         {.slab = page, .key = position % settings().page_size});
   }
 }
 
 void PagedKvCache::truncate(Sequence sequence, std::int64_t length) {
-  SequencePages& kept = memory_->checked(sequence);
+  SequencePages& kept = memory().checked(sequence);
   require_within("length", length, 0, kept.length, "keys of the sequence");
-  memory_->shrink(kept, length);
+  memory().shrink(kept, length);
 }
 
 AttentionTensors PagedKvCache::bind(AttentionTensors tensors, std::span<const Sequence> sequences) {
   std::size_t max_pages = 1;
   for (const Sequence sequence : sequences)
-    max_pages = std::max(max_pages, memory_->checked(sequence).pages.size());
-  memory_->page_table.assign(sequences.size() * max_pages, 0);
-  memory_->lengths.resize(sequences.size());
+    max_pages = std::max(max_pages, memory().checked(sequence).pages.size());
+  memory().page_table.assign(sequences.size() * max_pages, 0);
+  memory().lengths.resize(sequences.size());
   for (std::size_t n = 0; n < sequences.size(); ++n) {
-    const SequencePages& sequence = memory_->checked(sequences[n]);
+    const SequencePages& sequence = memory().checked(sequences[n]);
     std::copy(sequence.pages.begin(), sequence.pages.end(),
-              memory_->page_table.data() + n * max_pages);
-    memory_->lengths[n] = sequence.length;
+              memory().page_table.data() + n * max_pages);
+    memory().lengths[n] = sequence.length;
   }
   const auto batch = static_cast<std::int64_t>(sequences.size());
-  tensors = memory_->rows.bind(std::move(tensors));
-  tensors.kv_lens = {memory_->lengths.data(), {batch}};
+  tensors = memory().rows.bind(std::move(tensors));
+  tensors.kv_lens = {memory().lengths.data(), {batch}};
   tensors.storage.layout =
-      Paged{TensorView(memory_->page_table.data(), {batch, static_cast<std::int64_t>(max_pages)})};
+      Paged{TensorView(memory().page_table.data(), {batch, static_cast<std::int64_t>(max_pages)})};
   return tensors;
 }
 

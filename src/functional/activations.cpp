@@ -66,6 +66,7 @@ void activate(const TensorView& x, const MutableTensorView& y, const Execution& 
 
 void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form,
           const Execution& execution) {
+  require_enumerator("form", form, GeluForm::tanh);
   activate(x, y, execution,
            form == GeluForm::erf ? &kernels::Kernels::gelu_erf : &kernels::Kernels::gelu_tanh);
 }

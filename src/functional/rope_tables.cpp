@@ -61,6 +61,7 @@ struct Scaling {
 }  // namespace
 
 std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim) {
+  require_within("head_dim", head_dim, 0, most_elements, "2^48");
   const std::int64_t rotary_dim = checked_rotary_dim(settings, head_dim);
   if (!(settings.theta > 0) || !std::isfinite(settings.theta)) {
     reject(
@@ -77,6 +78,7 @@ std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t 
 
 RopeTables::RopeTables(const RopeSettings& settings, std::int64_t head_dim, std::int64_t positions)
     : interleaved_(settings.interleaved) {
+  require_within("positions", positions, 0, most_elements, "2^48");
   const std::vector<double> frequencies = rope_frequencies(settings, head_dim);
   const auto pairs = std::ssize(frequencies);
   cos_ = Tensor(DType::f32, {positions, pairs});

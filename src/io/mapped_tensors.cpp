@@ -16,6 +16,7 @@
 #include "io/input_file.hpp"
 #include "io/message.hpp"
 #include "io/safetensors.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 
@@ -63,22 +64,26 @@ MappedTensors::MappedTensors(MappedTensors&&) noexcept = default;
 MappedTensors& MappedTensors::operator=(MappedTensors&&) noexcept = default;
 MappedTensors::~MappedTensors() = default;
 
-const std::string& MappedTensors::file() const noexcept { return parts_->file; }
+const MappedTensors::Parts& MappedTensors::parts() const {
+  return detail::not_moved_from("mapped tensors", parts_);
+}
 
-const std::vector<std::string>& MappedTensors::names() const noexcept { return parts_->names; }
+const std::string& MappedTensors::file() const { return parts().file; }
 
-bool MappedTensors::contains(const std::string& name) const noexcept {
-  return parts_->tensors.contains(name);
+const std::vector<std::string>& MappedTensors::names() const { return parts().names; }
+
+bool MappedTensors::contains(const std::string& name) const {
+  return parts().tensors.contains(name);
 }
 
 TensorView MappedTensors::tensor(const std::string& name) const {
-  const auto found = parts_->tensors.find(name);
-  if (found == parts_->tensors.end()) {
-    io::fail(parts_->file, fmt::format("no tensor {}; it holds {}", io::in_quotes(name),
-                                       io::list_names(parts_->names)));
+  const auto found = parts().tensors.find(name);
+  if (found == parts().tensors.end()) {
+    io::fail(parts().file, fmt::format("no tensor {}; it holds {}", io::in_quotes(name),
+                                       io::list_names(parts().names)));
   }
   const auto& [view, unread_type] = found->second;
-  if (view.data == nullptr) io::refuse_type(parts_->file, name, unread_type);
+  if (view.data == nullptr) io::refuse_type(parts().file, name, unread_type);
   return view;
 }
 

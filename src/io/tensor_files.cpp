@@ -13,6 +13,7 @@
 #include "io/output_file.hpp"
 #include "io/safetensors.hpp"
 #include "io/temporary_name.hpp"
+#include "tensor/checks.hpp"
 
 namespace fs = std::filesystem;
 
@@ -93,6 +94,7 @@ void OutputFiles::write(const fs::path& file, const TensorView& tensor, const st
     const NamedTensor named{name, tensor};
     return write(file, std::span(&named, 1));
   }
+  detail::require_unaligned_data("tensor", tensor);
   io::OutputFile& output = added(file);
   output.open();
   io::write_npy(output, tensor);
@@ -102,6 +104,8 @@ void OutputFiles::write(const fs::path& file, const TensorView& tensor, const st
 void OutputFiles::write(const fs::path& file, std::span<const NamedTensor> tensors) {
   if (!names_safetensors(file))
     io::fail(file.string(), "several tensors go into one .safetensors file");
+  for (const NamedTensor& named : tensors)
+    detail::require_unaligned_data(named.name.c_str(), named.tensor);
   io::OutputFile& output = added(file);
   output.open();
   io::write_safetensors(output, tensors);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <string_view>
 
 #include "onednn/isa.hpp"
 
@@ -26,6 +27,8 @@ namespace kernels {
 #undef ATTN_ISA
 
 namespace {
+
+constexpr std::string_view unknown_isa = "unknown";
 
 struct Entry {
   Isa isa;
@@ -49,6 +52,10 @@ const Kernels& kernels_for(Isa isa) {
   for (const Entry& entry : entries) {
     if (entry.isa == isa && entry.supported()) return *entry.kernels;
   }
+  if (name_of(isa) == unknown_isa)
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("isa is {}, which is no enumerator of its type", static_cast<int>(isa)));
   throw Error(ErrorCode::unsupported,
               fmt::format("isa {} is not available in this build on this processor", name_of(isa)));
 }
@@ -79,7 +86,7 @@ std::string_view name_of(Isa isa) noexcept {
   for (const NamedIsa& named : named_isas) {
     if (named.isa == isa) return named.name;
   }
-  return "unknown";
+  return kernels::unknown_isa;
 }
 
 Isa isa_from_name(std::string_view name) {

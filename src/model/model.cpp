@@ -6,6 +6,7 @@
 #include "model/checkpoint.hpp"
 #include "model/config.hpp"
 #include "model/weights.hpp"
+#include "tensor/checks.hpp"
 
 namespace fs = std::filesystem;
 
@@ -38,13 +39,15 @@ ModelFolder::ModelFolder(ModelFolder&&) noexcept = default;
 ModelFolder& ModelFolder::operator=(ModelFolder&&) noexcept = default;
 ModelFolder::~ModelFolder() = default;
 
-const DecoderSettings& ModelFolder::settings() const noexcept { return parts_->config.settings; }
-const DecoderWeights& ModelFolder::weights() const noexcept { return parts_->weights; }
-const std::string& ModelFolder::model_type() const noexcept { return parts_->config.model_type; }
-DType ModelFolder::stored_dtype() const noexcept { return parts_->weights.embedding.dtype; }
-std::optional<std::int64_t> ModelFolder::bos_id() const noexcept { return parts_->config.bos_id; }
-const std::vector<std::int64_t>& ModelFolder::eos_ids() const noexcept {
-  return parts_->config.eos_ids;
+const ModelFolder::Parts& ModelFolder::parts() const {
+  return detail::not_moved_from("model folder", parts_);
 }
+
+const DecoderSettings& ModelFolder::settings() const { return parts().config.settings; }
+const DecoderWeights& ModelFolder::weights() const { return parts().weights; }
+const std::string& ModelFolder::model_type() const { return parts().config.model_type; }
+DType ModelFolder::stored_dtype() const { return parts().weights.embedding.dtype; }
+std::optional<std::int64_t> ModelFolder::bos_id() const { return parts().config.bos_id; }
+const std::vector<std::int64_t>& ModelFolder::eos_ids() const { return parts().config.eos_ids; }
 
 }  // namespace attn

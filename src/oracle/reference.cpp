@@ -17,6 +17,8 @@
 #include "oracle/probabilities.hpp"
 #include "oracle/query_rows.hpp"
 #include "oracle/sequence_calls.hpp"
+#include "tensor/arguments.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 using namespace detail;
@@ -155,14 +157,15 @@ AttentionTensors with_f64_as_f32(AttentionTensors tensors) {
 }
 
 void require_scores(const Sizes& sizes, const MutableTensorView& scores) {
+  require_data("scores", scores);
+  require_elements_apart("scores", scores);
   const Dims needed{sizes.batch, sizes.num_q_heads, sizes.q_len, sizes.kv_len};
   const bool typed = scores.dtype == DType::f32 || scores.dtype == DType::f64;
-  if (typed && scores.shape == needed && (scores.data != nullptr || scores.size() == 0)) return;
-  throw Error(ErrorCode::invalid_argument,
-              fmt::format("scores has shape {} and type {}{}; it needs [batch, num_q_heads, q_len, "
-                          "kv_len] = {}, f32 or f64",
-                          scores.shape.to_string(), name_of(scores.dtype),
-                          scores.data == nullptr ? " and no data" : "", needed.to_string()));
+  if (typed && scores.shape == needed) return;
+  reject(
+      fmt::format("scores has shape {} and type {}; it needs [batch, num_q_heads, q_len, "
+                  "kv_len] = {}, f32 or f64",
+                  scores.shape.to_string(), name_of(scores.dtype), needed.to_string()));
 }
 
 Tensor filled(const Dims& shape, double value) {
@@ -227,6 +230,7 @@ void reference_scores(const AttentionTensors& tensors, const AttentionOptions& o
                 "q_offsets are given: scores of sequences of different lengths make no [.., q_len, "
                 "kv_len]");
   }
+  require_enumerator("stage", stage, ScoreStage::weights);
   const Problem problem =
       validate_scores(with_longest_sequences(with_f64_as_f32(tensors)), options, execution);
   validate_data(problem, tensors);

@@ -28,6 +28,7 @@
 #include "oracle/unfused_call.hpp"
 #include "oracle/unfused_scores.hpp"
 #include "oracle/unfused_values.hpp"
+#include "tensor/checks.hpp"
 
 namespace attn {
 using namespace detail;
@@ -42,6 +43,12 @@ bool dense_floats(const TensorView& tensor) {
     if (tensor.shape[dim] > 1 && tensor.strides[dim] != dense[dim]) return false;
   }
   return true;
+}
+
+/// Throws if the score matrix has more elements than a tensor may have.
+void require_scores_fit(const Sizes& sizes) {
+  require_shape("the score matrix of the unfused baseline",
+                {sizes.batch, sizes.num_q_heads, sizes.q_len, sizes.kv_len});
 }
 
 /// The scratch memory: the score matrix, and copies of the tensors that are not dense floats.
@@ -204,6 +211,7 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
     });
   }
   const Sizes& sizes = problem.sizes;
+  require_scores_fit(sizes);
   if (num_rows(sizes) == 0) return;
   const Workspace workspace(unfused_scratch_size(tensors));
   Arena arena(workspace.data());
@@ -240,17 +248,20 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
 std::size_t unfused_scratch_size(const AttentionTensors& tensors) {
   const Problem problem = validate(tensors, {}, {});
   if (is_dense(tensors)) {
+    require_scores_fit(problem.sizes);
     Arena arena(nullptr);
     carve(arena, tensors, problem.sizes);
     return arena.used();
   }
+  validate_lengths(problem, tensors);
   std::size_t most = 0;
   for (std::int64_t batch = 0; batch < problem.sizes.batch; ++batch) {
     const AttentionTensors sequence =
         sequence_call(problem, tensors, {}, batch, DType::f32).tensors;
+    const std::size_t scratch = unfused_scratch_size(sequence);
     const auto gathered =
         static_cast<std::size_t>(sequence.k.size() + sequence.v.size()) * sizeof(float);
-    most = std::max(most, gathered + unfused_scratch_size(sequence));
+    most = std::max(most, gathered + scratch);
   }
   return most;
 }

@@ -56,10 +56,10 @@ void Categorical::assign(const float* logits, const SampleOptions& options) {
     std::fill(sums_.begin(), sums_.end(), 0);
     sums_[static_cast<std::size_t>(greatest - logits)] = 1;
   } else {
+    const std::int64_t top_k = options.top_k.value_or(0);
     set_terms(logits, *greatest, options.temperature,
-              cutoff_after(logits, options.top_k.value_or(size())));
-    if (options.top_p && *options.top_p < 1)
-      keep_top_p(logits, static_cast<double>(*options.top_p));
+              cutoff_after(logits, top_k == 0 ? size() : top_k));
+    if (options.top_p && *options.top_p < 1) keep_top_p(logits, *options.top_p);
     if (options.min_p) {  // the greatest term is 1
       const auto least = static_cast<double>(*options.min_p);
       for (double& term : sums_) term = term < least ? 0 : term;
@@ -122,17 +122,17 @@ void Categorical::set_terms(const float* logits, float greatest, float temperatu
 
 /// Keeps the most probable classes whose probabilities first reach p in sum. Usually few classes
 /// do, so only the first 64 are selected and sorted, and more of them only if necessary.
-void Categorical::keep_top_p(const float* logits, double p) {
+void Categorical::keep_top_p(const float* logits, float p) {
   constexpr std::int64_t first = 64, growth = 4;
-  const double needed = p * std::accumulate(sums_.begin(), sums_.end(), 0.);
-  for (std::int64_t count = first; !keep_within(logits, count, needed) && count < size();
+  const Target target{p, std::accumulate(sums_.begin(), sums_.end(), 0.)};
+  for (std::int64_t count = first; !keep_within(logits, count, target) && count < size();
        count *= growth) {
   }
 }
 
-/// Whether the terms of the `count` most probable classes reach this sum. If so, the terms of the
+/// Whether the terms of the `count` most probable classes reach the target. If so, the terms of the
 /// classes after the one that reaches it become 0.
-bool Categorical::keep_within(const float* logits, std::int64_t count, double needed) {
+bool Categorical::keep_within(const float* logits, std::int64_t count, const Target& target) {
   const Cutoff cutoff = cutoff_after(logits, count);
   most_probable_.clear();
   for (std::int64_t n = 0; n < size(); ++n) {
@@ -143,9 +143,11 @@ bool Categorical::keep_within(const float* logits, std::int64_t count, double ne
     return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
   });
   double sum = 0;
-  const auto reached = std::find_if(
-      most_probable_.begin(), most_probable_.end(),
-      [&](std::int64_t n) { return (sum += sums_[static_cast<std::size_t>(n)]) >= needed; });
+  const auto reached =
+      std::find_if(most_probable_.begin(), most_probable_.end(), [&](std::int64_t n) {
+        sum += sums_[static_cast<std::size_t>(n)];
+        return target.reached_by(sum);
+      });
   if (reached == most_probable_.end()) return false;
   const Cutoff last{logits[*reached], *reached};
   for (std::int64_t n = 0; n < size(); ++n) {

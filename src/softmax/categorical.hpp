@@ -38,8 +38,19 @@ class Categorical {
   Cutoff cutoff_after(const float* logits, std::int64_t count);
   void set_terms(const float* logits, float greatest, float temperature,
                  const Cutoff& cutoff) noexcept;
-  void keep_top_p(const float* logits, double p);
-  bool keep_within(const float* logits, std::int64_t count, double needed);
+  void keep_top_p(const float* logits, float p);
+  /// What the sum of some terms has to reach: this part of the sum of all terms.
+  struct Target {
+    float part;
+    double total;
+
+    /// The part is rounded to a float first, as `part` was: of ten equal classes one reaches 0.1f,
+    /// which is more than 0.1, and eight reach 0.8f, although their sum in double is less than 0.8.
+    /// A sum of n terms is off by less than n 2^-53 of itself, which is less than the half ulp of
+    /// a float, 2^-25 or more, for n up to 2^26.
+    bool reached_by(double sum) const noexcept { return static_cast<float>(sum / total) >= part; }
+  };
+  bool keep_within(const float* logits, std::int64_t count, const Target& target);
 
   /// At first the terms exp((logit - greatest logit) / temperature), which are proportional to the
   /// probabilities, or 0 for classes that are filtered out; in the end their running sums.

@@ -94,10 +94,10 @@ double softmax_loss_of(const LossTargets& targets, const Slice& slice,
   LogSum log_sum;
   log_sum_rows(kernels, {slice.in[0], 0, 1, slice.extent}, &log_sum);
   const LogProbabilities log_p(slice.in[0], slice.extent, log_sum);
-  if (targets.one_hot()) return -log_p[targets.class_of(slice.index)];
+  if (targets.one_hot()) return loss_of(log_p[targets.class_of(slice.index)]);
   double sum = log_p.empty() ? 0 : 1;  // begins with sum_c p_c
   targets.for_each_class(slice, [&](std::int64_t c, double q) {
-    sum += weighted(q, -log_p[c]) - q;
+    sum += weighted(q, loss_of(log_p[c])) - q;
     if (q != 0) sum += q * std::log(q);
   });
   return at_least_zero(sum);

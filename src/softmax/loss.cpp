@@ -41,7 +41,7 @@ void gather_losses(const TensorView& log_p, const LossTargets& targets,
                      const std::int64_t target = targets.class_of(slice);
                      float log_p_target = 0;
                      read_row(slices[slice].from(target), 1, resolved.kernels, &log_p_target);
-                     losses.set(slice, weighted(targets.weight(target), -double{log_p_target}));
+                     losses.set(slice, weighted(targets.weight(target), loss_of(log_p_target)));
                    }
                  });
 }
@@ -50,10 +50,10 @@ double cross_entropy_of(const LossTargets& targets, const Slice& slice, const Lo
   if (targets.ignored(slice.index)) return 0;
   const LogProbabilities log_p(slice.in[0], slice.extent, log_sum);
   if (targets.evenly_smoothed()) {
-    return weighted(targets.target_share(), -log_p[targets.class_of(slice.index)]) -
+    return weighted(targets.target_share(), loss_of(log_p[targets.class_of(slice.index)])) -
            targets.smoothing_share() * log_p.sum();
   }
-  return loss_of_slice(targets, slice, [&](std::int64_t c) { return -log_p[c]; });
+  return loss_of_slice(targets, slice, [&](std::int64_t c) { return loss_of(log_p[c]); });
 }
 
 /// dx_c = factor (p_c - [c == target]), where the slice's dx holds p at first.
@@ -116,7 +116,7 @@ void nll_loss(const TensorView& log_p, const TensorView& target, const MutableTe
                      const double sum = targets.ignored(slice.index)
                                             ? 0
                                             : loss_of_slice(targets, slice, [&](std::int64_t c) {
-                                                return -double{slice.in[0][c]};
+                                                return loss_of(slice.in[0][c]);
                                               });
                      losses.set(slice.index, sum);
                    });

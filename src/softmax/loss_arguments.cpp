@@ -113,6 +113,7 @@ void LossReduction::finish(int num_threads) {
 
 void require_loss_input(const char* name, const TensorView& loss, const NamedView& x,
                         Reduction reduction) {
+  require_enumerator("reduction", reduction, Reduction::mean);
   require_type(name, loss, DType::f32);
   if (reduction == Reduction::none) return require_one_per_slice(name, loss, x);
   require_rank(name, loss, 0, "one number, unless Reduction::none is asked for");

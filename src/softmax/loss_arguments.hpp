@@ -51,6 +51,9 @@ double sum_over_slices(std::int64_t slices, int num_threads, F&& f) {
   return sum;
 }
 
+/// The loss -log p. It is +0 for log p = 0, not -0.
+inline double loss_of(double log_p) noexcept { return 0 - log_p; }
+
 /// weight * loss, where 0 times an infinite loss is 0, not NaN.
 inline double weighted(double weight, double loss) noexcept {
   return weight == 0 && std::isinf(loss) ? 0 : weight * loss;

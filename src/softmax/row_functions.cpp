@@ -77,10 +77,23 @@ class ExpReducer {
            (e.exponent - base.exponent) * ln2;
   }
 
+  /// The natural logarithm of the sum of the row's terms, less the shift of the row.
+  double log_sum(const ExpReduction& e, double sum) const {
+    return e.exponent * ln2 + std::log(sum);
+  }
+
+  /// Whether the greatest element has so nearly all of the probability that what the others add is
+  /// not much more than the rounding errors of the terms. For a row with a shift there are none in
+  /// the greatest element's term, which is exactly 1.
+  bool lost_in_rounding(const ExpReduction& e, float greatest, double log_sum) const {
+    constexpr double least = 0x1p-20;
+    return !e.has_shift && log_sum - greatest / temperature_ < least;
+  }
+
   /// How the kernels make log_softmax from the row's elements. For a row without terms, whose sum
   /// is 0, -inf stays -inf.
-  LogTerms log_terms(const ExpReduction& e, double sum) const {
-    const SplitFloat log_sum = sum == 0 ? SplitFloat{} : split(e.exponent * ln2 + std::log(sum));
+  LogTerms log_terms(const ExpReduction& e, double log_of_sum) const {
+    const SplitFloat log_sum = log_of_sum == minus_infinity ? SplitFloat{} : split(log_of_sum);
     return {.has_shift = e.has_shift,
             .pre_scale = e.pre_scale,
             .shift = e.shift,
@@ -105,6 +118,7 @@ class ExpReducer {
 /// The sums of the terms of a few rows, and the reductions that the terms were made with. A sum is
 /// 0 if the row is empty or has no element above -inf.
 struct RowSums {
+  float greatest[kernels::rows_at_once];  // element; NaN is ignored
   ExpReduction reductions[kernels::rows_at_once];
   double sums[kernels::rows_at_once];
 };
@@ -119,20 +133,20 @@ constexpr std::int64_t longest_cached_row = 65536;
 RowSums sum_in_two_passes(const RowKernels& rows, const FloatRows& x, const ExpReducer& reducer,
                           const FloatRowsOut& to) {
   RowSums result;
-  float maxima[kernels::rows_at_once];
-  rows.maxima(x, maxima);
-  for (std::int64_t r = 0; r < x.rows; ++r) result.reductions[r] = reducer.reduction(maxima[r]);
+  rows.maxima(x, result.greatest);
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    result.reductions[r] = reducer.reduction(result.greatest[r]);
   rows.sum_terms(x, result.reductions, to, result.sums);
   return result;
 }
 
-/// One pass over one row, block by block. Where a block has a new maximum, the sum so far is
-/// rescaled to the block's reduction.
+/// One pass over one row, block by block; the result is that of row r. Where a block has a new
+/// maximum, the sum so far is rescaled to the block's reduction.
 void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const ExpReducer& reducer,
-                     ExpReduction& e, double& sum) {
-  float row_max = minus_infinity;
-  e = kernels::plain_exponential;
-  sum = 0;
+                     std::int64_t r, RowSums& result) {
+  float& row_max = result.greatest[r] = minus_infinity;
+  ExpReduction& e = result.reductions[r] = kernels::plain_exponential;
+  double& sum = result.sums[r] = 0;
   for (std::int64_t n = 0; n < row.count; n += block_size) {
     const FloatRows block{row.data + n, 0, 1, std::min(block_size, row.count - n)};
     float block_max = 0;
@@ -153,11 +167,19 @@ void sum_in_one_pass(const RowKernels& rows, const FloatRows& row, const ExpRedu
 RowSums sum_once(const RowKernels& rows, const FloatRows& x, const ExpReducer& reducer) {
   if (x.count <= block_size) return sum_in_two_passes(rows, x, reducer, {});
   RowSums result;
-  for (std::int64_t r = 0; r < x.rows; ++r) {
-    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, reducer, result.reductions[r],
-                    result.sums[r]);
-  }
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    sum_in_one_pass(rows, {x.data + r * x.stride, 0, 1, x.count}, reducer, r, result);
   return result;
+}
+
+/// The terms of row r with the greatest element as its shift, so that the logarithm of the sum is
+/// not below 0, and keeps what the other terms add.
+LogTerms shifted_log_terms(const RowKernels& rows, const FloatRows& x, std::int64_t r,
+                           float temperature) {
+  const ExpReducer reducer(temperature, always_shift);
+  const RowSums sums = sum_once(rows, {x.data + r * x.stride, 0, 1, x.count}, reducer);
+  const ExpReduction& e = sums.reductions[0];
+  return reducer.log_terms(e, reducer.log_sum(e, sums.sums[0]));
 }
 
 }  // namespace
@@ -171,7 +193,11 @@ void logsumexp_rows(const kernels::Kernels& kernels, const FloatRows& x, float t
   const ExpReducer reducer(temperature);
   const RowSums sums = sum_once(kernels.rows, x, reducer);
   for (std::int64_t r = 0; r < x.rows; ++r) {
-    out[r] = static_cast<float>(reducer.log_divisor(sums.reductions[r]) + std::log(sums.sums[r]));
+    // What the greatest element has alone. The sum's rounding errors must not lead below it.
+    const auto least = static_cast<float>(static_cast<double>(sums.greatest[r]) / temperature);
+    const auto sum =
+        static_cast<float>(reducer.log_divisor(sums.reductions[r]) + std::log(sums.sums[r]));
+    out[r] = sum < least ? least : sum;
   }
 }
 
@@ -197,8 +223,12 @@ void log_softmax_rows(const kernels::Kernels& kernels, const FloatRows& x, float
   const ExpReducer reducer(temperature);
   const RowSums sums = sum_once(kernels.rows, x, reducer);
   LogTerms terms[kernels::rows_at_once];
-  for (std::int64_t r = 0; r < x.rows; ++r)
-    terms[r] = reducer.log_terms(sums.reductions[r], sums.sums[r]);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    const double log_sum = reducer.log_sum(sums.reductions[r], sums.sums[r]);
+    terms[r] = reducer.lost_in_rounding(sums.reductions[r], sums.greatest[r], log_sum)
+                   ? shifted_log_terms(kernels.rows, x, r, temperature)
+                   : reducer.log_terms(sums.reductions[r], log_sum);
+  }
   kernels.rows.log_terms(x, terms, y);
 }
 

@@ -23,9 +23,10 @@ void check_options(const SampleOptions& options) {
     reject(fmt::format("temperature is {}; it needs a finite number of at least 0",
                        options.temperature));
   }
-  if (options.top_k) require_positive("top_k", *options.top_k);
-  if (options.top_p && !(*options.top_p > 0 && *options.top_p <= 1)) {
-    reject(fmt::format("top_p is {}; it needs a number above 0 and up to 1", *options.top_p));
+  if (options.top_k && *options.top_k < 0)
+    reject(fmt::format("top_k is {}; it needs 0 (off) or more", *options.top_k));
+  if (options.top_p && !(*options.top_p >= 0 && *options.top_p <= 1)) {
+    reject(fmt::format("top_p is {}; it needs a number in 0..1", *options.top_p));
   }
   if (options.min_p && !(*options.min_p >= 0 && *options.min_p <= 1)) {
     reject(fmt::format("min_p is {}; it needs a number in 0..1", *options.min_p));

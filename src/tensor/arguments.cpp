@@ -4,6 +4,7 @@
 
 #include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
+#include "tensor/overlap.hpp"
 
 namespace attn::detail {
 namespace {
@@ -48,15 +49,16 @@ void require_input_like(const char* name, const TensorView& tensor, const char* 
 }
 
 void require_elements_apart(const char* name, const MutableTensorView& tensor) {
-  if (tensor.size() == 0) return;
-  for (int dim = 0; dim < tensor.rank(); ++dim) {
-    if (tensor.strides[dim] == 0 && tensor.shape[dim] > 1) {
-      reject(
-          fmt::format("{} has strides {} for shape {}: dim {} has stride 0, but an output needs "
-                      "memory for each element",
-                      name, tensor.strides.to_string(), tensor.shape.to_string(), dim));
-    }
+  if (!elements_overlap(tensor.shape, tensor.strides)) return;
+  std::string what = "two elements lie in the same place";
+  for (int dim = tensor.rank() - 1; dim >= 0; --dim) {
+    if (tensor.strides[dim] == 0 && tensor.shape[dim] > 1)
+      what = fmt::format("dim {} has stride 0", dim);
   }
+  reject(
+      fmt::format("{} has strides {} for shape {}: {}, but an output needs memory for each "
+                  "element",
+                  name, tensor.strides.to_string(), tensor.shape.to_string(), what));
 }
 
 void require_output_like(const char* name, const MutableTensorView& tensor, const char* like_name,

@@ -17,7 +17,7 @@ void require_input_like(const char* name, const TensorView& tensor, const char* 
 /// for each element.
 void require_output_like(const char* name, const MutableTensorView& tensor, const char* like_name,
                          const TensorView& like);
-/// No stride of 0 puts two elements in the same place.
+/// No two elements of an output lie in the same place. The tensor has passed require_memory().
 void require_elements_apart(const char* name, const MutableTensorView& tensor);
 /// An output of one type, in the shape of another tensor without `dim`.
 void require_reduced_output(const char* name, const MutableTensorView& tensor, DType dtype,

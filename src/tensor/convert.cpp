@@ -12,6 +12,9 @@
 #include <limits>
 #include <type_traits>
 
+#include "tensor/arguments.hpp"
+#include "tensor/checks.hpp"
+#include "tensor/copy.hpp"
 #include "tensor/indexing.hpp"
 
 namespace attn {
@@ -197,21 +200,10 @@ void for_each_row(const TensorView& source, const MutableTensorView& destination
 
 }  // namespace
 
-void copy_into(const TensorView& source, const MutableTensorView& destination) {
-  if (source.shape != destination.shape) {
-    throw Error(
-        ErrorCode::invalid_argument,
-        fmt::format(
-            "a tensor of shape {} was to be copied into one of shape {}: they need to be equal",
-            source.shape.to_string(), destination.shape.to_string()));
-  }
+namespace detail {
+
+void copy_elements(const TensorView& source, const MutableTensorView& destination) {
   if (source.size() == 0) return;
-  if (source.data == nullptr || destination.data == nullptr) {
-    throw Error(
-        ErrorCode::invalid_argument,
-        fmt::format("a copy of shape {} needs data, but the {} has none", source.shape.to_string(),
-                    source.data == nullptr ? "source" : "destination"));
-  }
   with_element_type(source.dtype, [&]<class From>(std::type_identity<From>) {
     with_element_type(destination.dtype, [&]<class To>(std::type_identity<To>) {
       // All values are checked before the first write, so that an error leaves the destination
@@ -220,6 +212,22 @@ void copy_into(const TensorView& source, const MutableTensorView& destination) {
       for_each_row(source, destination, convert_row<From, To>);
     });
   });
+}
+
+}  // namespace detail
+
+void copy_into(const TensorView& source, const MutableTensorView& destination) {
+  if (source.shape != destination.shape) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format(
+            "a tensor of shape {} was to be copied into one of shape {}: they need to be equal",
+            source.shape.to_string(), destination.shape.to_string()));
+  }
+  require_unaligned_data("source", source);
+  require_unaligned_data("destination", destination);
+  require_elements_apart("destination", destination);
+  copy_elements(source, destination);
 }
 
 Tensor copy_as(const TensorView& source, DType dtype) {

@@ -8,28 +8,14 @@
 #include <limits>
 #include <optional>
 #include <type_traits>
+#include <utility>
 
+#include "tensor/checks.hpp"
 #include "tensor/memory.hpp"
 #include "tensor/size.hpp"
 
 namespace attn {
 using namespace detail;
-namespace {
-
-[[noreturn]] void reject(const std::string& message) {
-  throw Error(ErrorCode::invalid_argument, message);
-}
-
-/// a * b, or the largest value if that overflows. The extents of a view are not bounded by memory,
-/// since a stride of 0 needs none.
-std::int64_t saturating_product(std::int64_t a, std::int64_t b) noexcept {
-  std::int64_t product = 0;
-  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::int64_t>::max()
-                                                : product;
-}
-
-}  // namespace
-
 Dims::Dims(std::initializer_list<std::int64_t> values)
     : Dims(values.begin(), static_cast<int>(values.size())) {}
 
@@ -117,8 +103,13 @@ BasicTensorView<Void> BasicTensorView<Void>::sliced(int dim, std::int64_t begin,
   // exist, may lie outside the memory.
   if (data != nullptr && begin < end) {
     using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
-    result.data =
-        static_cast<Byte*>(data) + begin * strides[dim] * static_cast<std::int64_t>(size_of(dtype));
+    std::int64_t step = 0;
+    if (__builtin_mul_overflow(begin, strides[dim], &step) ||
+        __builtin_mul_overflow(step, static_cast<std::int64_t>(size_of(dtype)), &step)) {
+      reject(fmt::format("a view of strides {} was sliced from {} on in dim {}: that overflows",
+                         strides.to_string(), begin, dim));
+    }
+    result.data = static_cast<Byte*>(data) + step;
   }
   return result;
 }
@@ -127,6 +118,7 @@ template struct BasicTensorView<const void>;
 template struct BasicTensorView<void>;
 
 Tensor::Tensor(DType dtype, const Dims& shape) : dtype_(dtype), shape_(shape) {
+  require_enumerator("dtype", dtype, DType::boolean);
   const std::optional<std::int64_t> size = dense_size_in_bytes(shape, dtype);
   if (!size)
     reject(fmt::format(
@@ -136,6 +128,18 @@ Tensor::Tensor(DType dtype, const Dims& shape) : dtype_(dtype), shape_(shape) {
   const auto size_in_memory = std::max<std::size_t>(1, static_cast<std::size_t>(*size));
   memory_.reset(allocate(size_in_memory));
   std::memset(memory_.get(), 0, size_in_memory);
+}
+
+Tensor::Tensor(Tensor&& other) noexcept
+    : dtype_(other.dtype_),
+      shape_(std::exchange(other.shape_, Dims{0})),
+      memory_(std::move(other.memory_)) {}
+
+Tensor& Tensor::operator=(Tensor&& other) noexcept {
+  dtype_ = other.dtype_;
+  shape_ = std::exchange(other.shape_, Dims{0});
+  memory_ = std::move(other.memory_);
+  return *this;
 }
 
 void Tensor::Free::operator()(void* memory) const noexcept { release(memory); }

@@ -23,6 +23,7 @@ void check_settings(const AttentionSettings& settings) {
   require_positive("head_dim", settings.head_dim);
   require_positive("max_positions", settings.max_positions);
   require_epsilon("qk_norm_epsilon", settings.qk_norm_epsilon);
+  require_shape("q.weight", {settings.num_q_heads, settings.head_dim, settings.hidden});
   if (settings.num_q_heads % settings.num_kv_heads != 0) {
     reject(fmt::format("num_q_heads is {}; it needs to be a multiple of num_kv_heads = {}",
                        settings.num_q_heads, settings.num_kv_heads));
@@ -147,6 +148,7 @@ AttentionBlock::Impl::Impl(const AttentionSettings& given, const AttentionParame
 
 void AttentionBlock::Impl::check(const TokenShape& tokens, const CacheRef& cache,
                                  const ForwardOptions& options) const {
+  require_enumerator("options.kernel", options.kernel, AttentionKernel::reference);
   check_cache(cache, {settings.num_kv_heads, settings.head_dim}, tokens);
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t position = next_position(cache, entry);
@@ -324,35 +326,52 @@ AttentionBlock::AttentionBlock(AttentionBlock&&) noexcept = default;
 AttentionBlock& AttentionBlock::operator=(AttentionBlock&&) noexcept = default;
 AttentionBlock::~AttentionBlock() = default;
 
-const AttentionSettings& AttentionBlock::settings() const noexcept { return impl_->settings; }
-
-std::size_t AttentionBlock::size_in_bytes() const noexcept {
-  return impl_->qkv.size_in_bytes() + impl_->out.size_in_bytes();
+AttentionBlock::Impl& AttentionBlock::impl() const {
+  return not_moved_from("attention block", impl_);
 }
+
+const AttentionSettings& AttentionBlock::settings() const { return impl().settings; }
+
+std::size_t AttentionBlock::size_in_bytes() const {
+  return impl().qkv.size_in_bytes() + impl().out.size_in_bytes();
+}
+
+namespace {
+
+/// x and y may lie at any address: projections read and write copies of what is unaligned.
+void check_tokens(const TensorView& x, const MutableTensorView& y, std::int64_t hidden) {
+  for (const auto& [name, tensor] : {std::pair{"x", x}, std::pair{"y", TensorView(y)}}) {
+    require_rank(name, tensor, 3, "[batch, seq, hidden]");
+    require_float(name, tensor);
+    require_unaligned_data(name, tensor);
+  }
+  require_extent("x", x, 2, hidden, "hidden");
+  for (int dim = 0; dim < 3; ++dim) require_extent("y", y, dim, x.shape[dim], "the shape of x");
+  require_elements_apart("y", y);
+}
+
+}  // namespace
 
 void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y,
                              const ForwardOptions& options) {
-  require_rank("x", x, 3, "[batch, seq, hidden]");
-  require_input("x", x);
-  require_extent("x", x, 2, impl_->settings.hidden, "hidden");
-  require_output_like("y", y, "x", x);
+  check_tokens(x, y, impl().settings.hidden);
   const TokenShape tokens{x.shape[0], x.shape[1]};
-  impl_->check(tokens, cache, options);
+  impl().check(tokens, cache, options);
   if (x.size() == 0) return;
-  ForwardScratch::Memory& memory = impl_->scratch->memory();
-  const Dims rows{tokens.count(), impl_->settings.hidden};
+  ForwardScratch::Memory& memory = impl().scratch->memory();
+  const Dims rows{tokens.count(), impl().settings.hidden};
   TensorView input(x.data, x.dtype, rows);
-  if (!is_dense_and_aligned(x, impl_->qkv.operands())) {
-    const MutableTensorView copy = memory.input.view(impl_->qkv.operands(), rows);
+  if (!is_dense_and_aligned(x, impl().qkv.operands())) {
+    const MutableTensorView copy = memory.input.view(impl().qkv.operands(), rows);
     copy_into(x, {copy.data, copy.dtype, x.shape});
     input = copy;
   }
   if (is_dense_and_aligned(y, DType::f32)) {
-    return impl_->run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace,
+    return impl().run(input, tokens, cache, {y.data, y.dtype, rows}, Linear::Result::replace,
                       options);
   }
   const MutableTensorView output = memory.projected.view(DType::f32, rows);
-  impl_->run(input, tokens, cache, output, Linear::Result::replace, options);
+  impl().run(input, tokens, cache, output, Linear::Result::replace, options);
   copy_into({output.data, output.dtype, y.shape}, y);
 }
 

@@ -228,39 +228,41 @@ Decoder::Decoder(Decoder&&) noexcept = default;
 Decoder& Decoder::operator=(Decoder&&) noexcept = default;
 Decoder::~Decoder() = default;
 
-const DecoderSettings& Decoder::settings() const noexcept { return impl_->settings; }
+Decoder::Impl& Decoder::impl() const { return not_moved_from("decoder", impl_); }
 
-std::size_t Decoder::size_in_bytes() const noexcept {
-  std::size_t sum = impl_->head.size_in_bytes();
-  for (const TransformerLayer::Impl& layer : impl_->layers) {
+const DecoderSettings& Decoder::settings() const { return impl().settings; }
+
+std::size_t Decoder::size_in_bytes() const {
+  std::size_t sum = impl().head.size_in_bytes();
+  for (const TransformerLayer::Impl& layer : impl().layers) {
     sum += layer.attention.qkv.size_in_bytes() + layer.attention.out.size_in_bytes() +
            layer.mlp.size_in_bytes();
   }
   return sum;
 }
 
-std::size_t Decoder::in_place_bytes() const noexcept { return impl_->in_place_bytes; }
+std::size_t Decoder::in_place_bytes() const { return impl().in_place_bytes; }
 
-std::size_t Decoder::bytes_read_per_step() const noexcept {
-  const TensorView& output = impl_->head.weight();
-  return size_in_bytes() - impl_->head.size_in_bytes() +
+std::size_t Decoder::bytes_read_per_step() const {
+  const TensorView& output = impl().head.weight();
+  return size_in_bytes() - impl().head.size_in_bytes() +
          static_cast<std::size_t>(output.size()) * size_of(output.dtype);
 }
 
-std::size_t Decoder::scratch_bytes() const noexcept { return impl_->scratch->size_in_bytes(); }
+std::size_t Decoder::scratch_bytes() const { return impl().scratch->size_in_bytes(); }
 
 void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches,
                       const MutableTensorView& logits, const ForwardOptions& options) {
-  const TokenShape tokens = impl_->checked(ids, caches, logits, options);
+  const TokenShape tokens = impl().checked(ids, caches, logits, options);
   if (tokens.count() == 0) return;
-  const MutableTensorView x = impl_->scratch->memory().residual.view(
-      DType::f32, {tokens.count(), impl_->settings.layers.front().attention.hidden});
-  impl_->embed(ids, caches.front(), x, options.times);
+  const MutableTensorView x = impl().scratch->memory().residual.view(
+      DType::f32, {tokens.count(), impl().settings.layers.front().attention.hidden});
+  impl().embed(ids, caches.front(), x, options.times);
   std::size_t done = 0;
   try {
-    for (; done < impl_->layers.size(); ++done)
-      impl_->layers[done].run(x, tokens, caches[done], options);
-    if (!logits.absent()) impl_->make_logits(x, tokens, logits, options.times);
+    for (; done < impl().layers.size(); ++done)
+      impl().layers[done].run(x, tokens, caches[done], options);
+    if (!logits.absent()) impl().make_logits(x, tokens, logits, options.times);
   } catch (...) {
     while (done-- > 0) rollback(caches[done], tokens);
     throw;

@@ -1,10 +1,12 @@
 #include "transformer/forward_scratch.hpp"
 
+#include "tensor/checks.hpp"
 #include "tensor/rounding.hpp"
 
 namespace attn::detail {
 
 MutableTensorView Buffer::view(DType dtype, const Dims& shape) {
+  require_shape("scratch memory of a forward", shape);
   const auto bytes = static_cast<std::size_t>(shape.product()) * size_of(dtype);
   if (bytes > memory_.size_in_bytes())
     memory_ = Tensor(DType::f32, {static_cast<std::int64_t>(divide_up(bytes, sizeof(float)))});
@@ -42,7 +44,14 @@ ForwardScratch::ForwardScratch(ForwardScratch&&) noexcept = default;
 ForwardScratch& ForwardScratch::operator=(ForwardScratch&&) noexcept = default;
 ForwardScratch::~ForwardScratch() = default;
 
+/// What was moved from begins anew.
+ForwardScratch::Memory& ForwardScratch::memory() {
+  if (memory_ == nullptr) memory_ = std::make_unique<Memory>();
+  return *memory_;
+}
+
 std::size_t ForwardScratch::size_in_bytes() const noexcept {
+  if (memory_ == nullptr) return 0;
   const Memory& m = *memory_;
   std::size_t sum = m.workspace.size();
   for (const Buffer* buffer : {&m.input, &m.qkv, &m.attended, &m.projected, &m.normed,

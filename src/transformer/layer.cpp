@@ -27,6 +27,7 @@ std::vector<NamedWeights> up_parts(const LayerSettings& settings, const MlpWeigh
 
 Linear make_up(const LayerSettings& settings, const MlpWeights& weights,
                const ResolvedExecution& resources) {
+  require_enumerator("mlp", settings.mlp, MlpKind::gelu_tanh);
   require_positive("mlp_width", settings.mlp_width);
   const std::vector<NamedWeights> parts = up_parts(settings, weights);
   for (const NamedWeights& part : parts) check_linear(part, settings.attention.hidden);
@@ -48,6 +49,7 @@ Linear make_down(const LayerSettings& settings, const MlpWeights& weights,
 Norm::Norm(const char* name, const NormSettings& settings, const NormWeights& weights,
            std::int64_t width)
     : settings_(settings) {
+  require_enumerator("norm.kind", settings.kind, NormKind::layer);
   require_epsilon("norm.epsilon", settings.epsilon);
   check_vector(std::string(name) + ".scale", weights.scale, width);
   scale_ = copy_as(weights.scale, DType::f32);
@@ -143,27 +145,29 @@ TransformerLayer::TransformerLayer(TransformerLayer&&) noexcept = default;
 TransformerLayer& TransformerLayer::operator=(TransformerLayer&&) noexcept = default;
 TransformerLayer::~TransformerLayer() = default;
 
-const LayerSettings& TransformerLayer::settings() const noexcept { return impl_->settings; }
+TransformerLayer::Impl& TransformerLayer::impl() const { return not_moved_from("layer", impl_); }
 
-std::size_t TransformerLayer::size_in_bytes() const noexcept {
-  return impl_->attention.qkv.size_in_bytes() + impl_->attention.out.size_in_bytes() +
-         impl_->mlp.size_in_bytes();
+const LayerSettings& TransformerLayer::settings() const { return impl().settings; }
+
+std::size_t TransformerLayer::size_in_bytes() const {
+  return impl().attention.qkv.size_in_bytes() + impl().attention.out.size_in_bytes() +
+         impl().mlp.size_in_bytes();
 }
 
 void TransformerLayer::forward(const MutableTensorView& x, const CacheRef& cache,
                                const ForwardOptions& options) {
   require_rank("x", x, 3, "[batch, seq, hidden]");
   require_type("x", x, DType::f32);
-  require_extent("x", x, 2, impl_->settings.attention.hidden, "hidden");
+  require_extent("x", x, 2, impl().settings.attention.hidden, "hidden");
   require_data("x", x);
   if (x.strides != dense_strides(x.shape)) {
     reject(fmt::format("x has strides {} for shape {}; it needs to be dense", x.strides.to_string(),
                        x.shape.to_string()));
   }
   const TokenShape tokens{x.shape[0], x.shape[1]};
-  impl_->attention.check(tokens, cache, options);
+  impl().attention.check(tokens, cache, options);
   if (x.size() == 0) return;
-  impl_->run({x.data, x.dtype, {tokens.count(), x.shape[2]}}, tokens, cache, options);
+  impl().run({x.data, x.dtype, {tokens.count(), x.shape[2]}}, tokens, cache, options);
 }
 
 }  // namespace attn

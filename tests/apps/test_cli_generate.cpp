@@ -64,10 +64,11 @@ TEST_CASE("generate: draws") {
   // would all be the same id.
   const std::string hot = drawn("--temperature 1000000");
   CHECK(hot.find(hot.substr(0, hot.find(',')), 3) == std::string::npos);
+  CHECK(drawn("--seed 3 --top-k 0") == drawn("--seed 3"));
 }
 
 TEST_CASE("generate: filters that leave one token take the most probable") {
-  for (const char* filter : {"--top-k 1", "--min-p 1", "--top-p 0.000001"}) {
+  for (const char* filter : {"--top-k 1", "--min-p 1", "--top-p 0.000001", "--top-p 0"}) {
     CAPTURE(filter);
     CHECK(text_of(generate("qwen2_tiny", fmt::format("--print-ids --max-new 8 --seed 9 {}",
                                                      filter))) == greedy_of("qwen2_tiny"));

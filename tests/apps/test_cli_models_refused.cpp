@@ -52,11 +52,11 @@ TEST_CASE("wrong usage is refused in one line, and nothing is written") {
   check("generate" + model + logits + "--prompt-ids 9223372036854775807", "less than 256");
   for (const char* value : {"-1", "nan", "inf", "x"})
     check("generate --prompt a --temperature " + std::string(value), "--temperature");
-  for (const char* value : {"0", "-1", "1.1"})
+  for (const char* value : {"-0.5", "-1", "1.1", "nan"})
     check("generate --prompt a --top-p " + std::string(value), "--top-p");
   for (const char* value : {"-0.1", "1.1"})
     check("generate --prompt a --min-p " + std::string(value), "--min-p");
-  check("generate --prompt a --top-k 0", "--top-k");
+  check("generate --prompt a --top-k -1", "--top-k");
   check("generate --prompt a --max-new -1", "--max-new");
   check(fmt::format("generate {} --prompt a --logits {}", model, folder / "none/logits.npy"),
         "cannot be written");

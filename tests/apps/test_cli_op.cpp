@@ -218,6 +218,8 @@ TEST_CASE("sample draws what the library draws") {
   check("sample --seed 9 --num-samples 50 --temperature 3", 50, {.temperature = 3, .seed = 9});
   check("sample --seed 9 --num-samples 50 --top-k 2", 50, {.top_k = 2, .seed = 9});
   check("sample --seed 9 --num-samples 50 --top-p 0.5", 50, {.top_p = 0.5f, .seed = 9});
+  check("sample --seed 9 --num-samples 50 --top-k 0", 50, {.seed = 9});
+  check("sample --seed 9 --num-samples 50 --top-p 0", 50, {.top_p = 0.f, .seed = 9});
   check("sample --seed 9 --num-samples 50 --min-p 0.6", 50, {.min_p = 0.6f, .seed = 9});
   check("sample --temperature 0", 1, {.temperature = 0});
 }

@@ -85,8 +85,8 @@ TEST_CASE("op refuses values out of range") {
   check(files.op("cross_entropy --label-smoothing 2 --target " + classes), "label_smoothing");
   check(files.op("cross_entropy --weight " + four + " --target " + classes), "weight");
   check(files.op("cross_entropy --target " + four), "target");
-  check(files.op("sample --top-k 0"), "--top-k");
-  check(files.op("sample --top-p 0"), "top_p is 0");
+  check(files.op("sample --top-k -1"), "--top-k");
+  check(files.op("sample --top-p 1.5"), "top_p is 1.5");
   check(files.op("sample --min-p 2"), "min_p is 2");
   check(files.op("sample --num-samples -1"), "--num-samples");
   check(files.op("sample --seed -1"), "--seed");

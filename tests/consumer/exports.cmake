@@ -6,6 +6,8 @@
 # within the class.
 set(class "[A-Z][A-Za-z]*(<[a-z ]+>)?")
 set(public "^attn::(${class}::)?(~?[A-Za-z0-9_]+|operator[^a-z(]+)\\(")
+# The ATTN_HIDDEN members that give the library a class's private parts.
+set(private "^attn::${class}::(memory|impl|parts)\\(\\)")
 # The inline destructors of attn::Tensor and attn::Workspace call Free, and a program that catches
 # attn::Error needs its type information.
 set(needed
@@ -32,6 +34,7 @@ foreach(pattern ${public} ${needed})
 endforeach()
 set(missing ${defined})
 list(FILTER missing INCLUDE REGEX ${public})
+list(FILTER missing EXCLUDE REGEX ${private})
 list(LENGTH missing number_of_public)
 list(REMOVE_ITEM missing ${exported})
 

@@ -248,6 +248,22 @@ TEST_CASE("paths that are no file of tensors") {
   if (!std::ifstream(secret)) check_refused(secret, "cannot be read");  // root can read it
 }
 
+TEST_CASE("views that no tensor can have are not written") {
+  const Folder folder;
+  const float memory[4] = {};
+  TensorView wrong_extent(memory, {2, 2}), wrong_type(memory, {4}), no_data(memory, {4});
+  wrong_extent.shape[0] = -2;
+  wrong_type.dtype = static_cast<DType>(99);
+  no_data.data = nullptr;
+  for (const TensorView& view : {wrong_extent, wrong_type, no_data}) {
+    for (const char* name : {"x.npy", "x.safetensors"}) {
+      CHECK_FALSE(
+          refusal([&] { write_tensor(folder / name, view); }, ErrorCode::invalid_argument).empty());
+      CHECK_FALSE(fs::exists(folder / name));
+    }
+  }
+}
+
 TEST_CASE("files that are cut or changed are read or refused, nothing else") {
   const Folder folder;
   const std::string two = table(entry("a", "F32", "[1,2]", 0, 8) + "," +

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "support/check_fails.hpp"
 #include "support/files.hpp"
 
 using namespace attn;
@@ -70,6 +72,13 @@ TEST_CASE("aligned tensors are views of the file, and survive moves") {
   CHECK(address(b) == address(a) + 8);
 
   MappedTensors second(std::move(first));
+  const auto moved = [](const std::function<void()>& run) {
+    CHECK(refusal(run, ErrorCode::invalid_argument).find("moved from") != std::string::npos);
+  };
+  moved([&] { first.tensor("a"); });
+  moved([&] { static_cast<void>(first.names()); });
+  moved([&] { static_cast<void>(first.file()); });
+  moved([&] { static_cast<void>(first.contains("a")); });
   first = std::move(second);
   CHECK(first.tensor("a").data == a.data);
   CHECK(*static_cast<const std::int64_t*>(a.data) == 7);

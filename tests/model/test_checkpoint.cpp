@@ -1,5 +1,6 @@
 // Folders of models: the parameters of a decoder are found by their names, and broken folders are
 // refused.
+#include <attn/error.hpp>
 #include <attn/io.hpp>
 #include <attn/model.hpp>
 
@@ -118,6 +119,8 @@ TEST_CASE("Llama's tensors are where a decoder looks for them") {
     weights.write(folder / "model.safetensors");
     ModelFolder first(folder / "");
     const ModelFolder model = std::move(first);
+    CHECK_THROWS_WITH_AS(first.settings(), doctest::Contains("moved from"), Error);
+    CHECK_THROWS_AS(first.weights(), Error);
     const auto is = [&](const TensorView& view, const std::string& name) {
       CAPTURE(name);
       CHECK(same(view, weights.tensors.at(name).view()));

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "support/files.hpp"
@@ -122,8 +123,10 @@ TEST_CASE("decode returns what was encoded, for any bytes") {
 }
 
 TEST_CASE("the ids of bytes() are the bytes") {
-  const Tokenizer tokenizer = Tokenizer::bytes();
+  Tokenizer first = Tokenizer::bytes();
+  const Tokenizer tokenizer = std::move(first);
   CHECK(tokenizer.encode("a\xff ") == Ids{97, 255, 32});
+  CHECK(first.encode("a") == Ids{97});  // a move is a copy
   CHECK(tokenizer.decode(Ids{104, 105}) == "hi");
   CHECK(tokenizer.vocab_size() == 256);
   CHECK(!tokenizer.bos());

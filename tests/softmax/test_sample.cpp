@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "softmax/categorical.hpp"
 #include "softmax/philox.hpp"
 #include "support/check_fails.hpp"
 #include "support/random.hpp"
@@ -54,14 +55,14 @@ std::vector<double> textbook(const Logits& logits, const SampleOptions& options)
   };
   for (std::size_t n = 0; n < p.size(); ++n)
     p[n] = std::exp((logits[n] - logits[order[0]]) / static_cast<double>(options.temperature));
-  if (options.top_k) {
+  if (options.top_k && *options.top_k > 0) {
     for (auto n = static_cast<std::size_t>(*options.top_k); n < p.size(); ++n) p[order[n]] = 0;
   }
   normalize();
   if (options.top_p) {
     double sum = 0;
     for (const std::size_t n : order) {
-      const bool full = sum >= static_cast<double>(*options.top_p);
+      const bool full = n != order[0] && static_cast<float>(sum) >= *options.top_p;
       sum += p[n];
       if (full) p[n] = 0;
     }
@@ -314,6 +315,44 @@ TEST_CASE("filters keep exactly what they should") {
   CHECK(support(steps, {.min_p = 0.37f}) == Draws{1});
   CHECK(support(ties, {.min_p = 1.f}) == Draws{1, 3, 5});
   CHECK(support(steps, {.temperature = 2, .min_p = 0.37f}) == Draws{1, 2});
+}
+
+TEST_CASE("top-p keeps classes up to and with the one that reaches it") {
+  // The first of `count` equal classes whose sum reaches tenths / 10 = p.
+  for (std::int64_t count = 1; count <= 1000; count += count < 130 ? 1 : 29) {
+    for (std::int64_t tenths = 1; tenths < 10; ++tenths) {
+      CAPTURE(count);
+      CAPTURE(tenths);
+      Categorical classes(count);
+      const std::vector<float> logits(static_cast<std::size_t>(count), 0.7f);
+      const auto kept = [&](float p) {
+        classes.assign(logits.data(), {.top_p = p});
+        return classes.at(std::nextafter(1., 0.)) + 1;
+      };
+      const auto p = static_cast<float>(static_cast<double>(tenths) / 10);
+      CHECK(kept(p) == (tenths * count + 9) / 10);
+      if (tenths * count % 10 == 0) {
+        CHECK(kept(std::nextafter(p, 1.f)) == tenths * count / 10 + 1);
+        CHECK(kept(std::nextafter(p, 0.f)) == tenths * count / 10);
+      }
+    }
+  }
+  // Unlike ones, whose probabilities are 1/2, 1/4 and four times 1/16.
+  const double ln2 = std::log(2.);
+  const Logits halves = {-ln2, -4 * ln2, -2 * ln2, -4 * ln2, -4 * ln2, -4 * ln2};
+  CHECK(support(halves, {.top_p = 0.5f}) == Draws{0});
+  CHECK(support(halves, {.top_p = 0.75f}) == Draws{0, 2});
+  CHECK(support(halves, {.top_p = 0.8125f}) == Draws{0, 1, 2});
+  CHECK(support(halves, {.top_p = 0.875f}) == Draws{0, 1, 2, 3});
+  CHECK(support(halves, {.top_p = 0.87501f}) == Draws{0, 1, 2, 3, 4});
+}
+
+TEST_CASE("top-k 0 is off, and top-p 0 keeps the most probable class alone") {
+  const Logits ties = {1, 3, 2, 3, 2};
+  CHECK(support(ties, {.top_k = 0}) == support(ties, {}));
+  CHECK(support(ties, {.top_p = 0.f}) == Draws{1});
+  CHECK(support(ties, {.top_p = -0.f}) == Draws{1});
+  CHECK(support(ties, {.top_k = 0, .top_p = 0.f, .min_p = 0.f}) == Draws{1});
 }
 
 TEST_CASE("temperatures of any size, and logits of any size, draw what is left of them") {

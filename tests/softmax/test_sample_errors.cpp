@@ -46,9 +46,8 @@ TEST_CASE("what does not fit is refused, and nothing is written") {
   const auto float_infinity = static_cast<float>(infinity);
   for (const float bad : {-1.f, float_nan, float_infinity})
     check({"temperature is", "at least 0"}, {.temperature = bad});
-  for (const std::int64_t bad : {0, -3}) check({"top_k is", "1 or more"}, {.top_k = bad});
-  for (const float bad : {0.f, -0.5f, 1.5f, float_nan})
-    check({"top_p is", "above 0"}, {.top_p = bad});
+  check({"top_k is -3", "0 (off) or more"}, {.top_k = -3});
+  for (const float bad : {-0.5f, 1.5f, float_nan}) check({"top_p is", "0..1"}, {.top_p = bad});
   for (const float bad : {-0.1f, 1.1f, float_nan}) check({"min_p is", "0..1"}, {.min_p = bad});
   check({"num_threads is 0"}, {}, {.num_threads = 0});
 

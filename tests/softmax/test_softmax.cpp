@@ -87,6 +87,63 @@ TEST_CASE("equal elements share exactly, and one element is all") {
   }
 }
 
+TEST_CASE("log-probabilities are never above 0, and logsumexp never below the greatest element") {
+  std::vector<float> values = normal_floats(2000, 0, 60, 7);
+  for (int n = -150; n <= 150; ++n) values.push_back(static_cast<float>(n));
+  for (const std::int64_t count : {1, 2, 5, 33, 5000}) {
+    for (const float temperature : {1.f, 0.3f, 7.f}) {
+      // A batch of slices in which one element has nearly all of the probability.
+      const std::int64_t slices = count < 5000 ? std::ssize(values) : 40;
+      std::vector<float> x(static_cast<std::size_t>(slices * count)), y(x.size());
+      for (std::int64_t n = 0; n < slices; ++n) {
+        const float greatest = values[static_cast<std::size_t>(n)];
+        std::fill_n(x.begin() + n * count, count, greatest - 100 * temperature);
+        x[static_cast<std::size_t>(n * count + n % count)] = greatest;
+      }
+      std::vector<float> sums(static_cast<std::size_t>(slices));
+      for (const Isa isa : available_isas()) {
+        CAPTURE(name_of(isa));
+        CAPTURE(count);
+        CAPTURE(temperature);
+        log_softmax({x.data(), {slices, count}}, {y.data(), {slices, count}}, 1, temperature,
+                    {.isa = isa});
+        CHECK(std::count_if(y.begin(), y.end(), [](float log_p) { return !(log_p <= 0); }) == 0);
+        CHECK(std::count(y.begin(), y.end(), 0.f) == slices);
+        logsumexp({x.data(), {slices, count}}, {sums.data(), {slices}}, 1, temperature,
+                  {.isa = isa});
+        std::int64_t below = 0;
+        for (std::int64_t n = 0; n < slices; ++n) {
+          const auto alone = static_cast<double>(values[static_cast<std::size_t>(n)]) /
+                             static_cast<double>(temperature);
+          below += sums[static_cast<std::size_t>(n)] < static_cast<float>(alone) ? 1 : 0;
+        }
+        CHECK(below == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("the log-probability of a class that has nearly all of it keeps its digits") {
+  for (const std::int64_t count : {2, 7, 100, 5000}) {
+    for (const float below : {13.f, 20.f, 50.f, 80.f}) {
+      for (const float greatest : {-150.f, -3.3f, 0.f, 17.7f, 101.25f}) {
+        std::vector<float> x(static_cast<std::size_t>(count), greatest - below), y(x.size());
+        x[static_cast<std::size_t>(count / 2)] = greatest;
+        const double others = static_cast<double>(count - 1) *
+                              std::exp(static_cast<double>(x[0]) - static_cast<double>(greatest));
+        if (others > 0x1p-21) continue;
+        for (const Isa isa : available_isas()) {
+          log_softmax({x.data(), {count}}, {y.data(), {count}}, 0, 1, {.isa = isa});
+          const double log_p = y[static_cast<std::size_t>(count / 2)];
+          // x less the greatest, the other terms and what they add up to are floats.
+          const double rounding = 2e-7 + (static_cast<double>(count) + double{below}) * 0x1p-24;
+          CHECK(std::abs(log_p + std::log1p(others)) <= rounding * others + 0x1p-52);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("no temperature and no magnitude overflows") {
   const std::vector<float> wide = {3e38f, -3e38f, 0, 1e38f, 2.9999998e38f, 1e-40f};
   const std::vector<float> small = {1e-38f, 2e-38f, -1e-38f, 3e-45f, 0};

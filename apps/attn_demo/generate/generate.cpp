@@ -185,10 +185,10 @@ int generate(const GenerateArguments& arguments) {
 void add_sampling_options(CLI::App& command, SampleOptions& sampling) {
   add_number(command, "--temperature T", sampling.temperature, not_negative,
              "0 takes the most probable token; default 1");
-  add_integer(command, "--top-k K", sampling.top_k, {.min = 1},
-              "draw from the K most probable tokens");
-  add_number(command, "--top-p P", sampling.top_p, positive_fraction,
-             "draw from the most probable tokens that reach P together");
+  add_integer(command, "--top-k K", sampling.top_k, {.min = 0},
+              "draw from the K most probable tokens; 0 is off");
+  add_number(command, "--top-p P", sampling.top_p, fraction,
+             "draw from the most probable tokens that reach P together; 0 takes the first alone");
   add_number(command, "--min-p P", sampling.min_p, fraction,
              "draw from the tokens at least P times as probable as the first");
 }
