@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "apps/support/call_options.hpp"
+#include "apps/support/command_line.hpp"
 #include "apps/support/normalizer_option.hpp"
+#include "apps/support/option_names.hpp"
 #include "apps/support/options.hpp"
 #include "apps/support/program.hpp"
 #include "decode.hpp"
@@ -33,9 +35,8 @@ struct Arguments {
   std::optional<CacheLayout> layout;
   bool decode = false;
   bool softmax = false;  // the command `softmax` was given
-  int num_threads = build_info().num_threads;
   double min_time = 0.3;
-  std::string isa;
+  Execution execution;
   bool json = false;
 };
 
@@ -135,10 +136,9 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
 }
 
 void run(const Arguments& arguments) {
-  if (arguments.num_threads < 1 || arguments.num_threads > max_num_threads)
-    reject("--threads is {}; it needs an integer in 1..{}", arguments.num_threads, max_num_threads);
-  const Settings settings{arguments.num_threads, arguments.min_time,
-                          arguments.isa.empty() ? default_isa() : isa_from_name(arguments.isa)};
+  const Execution& execution = arguments.execution;
+  const Settings settings{execution.num_threads.value_or(build_info().num_threads),
+                          arguments.min_time, execution.isa.value_or(default_isa())};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
@@ -158,10 +158,9 @@ void run(const Arguments& arguments) {
 }
 
 void add_common_options(CLI::App& app, Arguments& arguments) {
-  app.add_option("--threads", arguments.num_threads, "number of threads")->capture_default_str();
-  app.add_option("--min-time", arguments.min_time, "seconds to time each shape for, at least")
-      ->capture_default_str();
-  app.add_option("--isa", arguments.isa, "instruction set; default as attn_demo info says");
+  add_number(app, "--min-time S", arguments.min_time, not_negative,
+             "seconds to time each shape for, at least; default 0.3");
+  add_execution_options(app, arguments.execution);
   app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
 }
 
@@ -197,14 +196,17 @@ int run_command_line(int argc, char** argv) {
   CLI::App app{
       "Times attention on one shape, or on a list of real model shapes, after verifying its "
       "result. --kv-dtype, --page-size and "
-      "--layout put K and V into a cache first."};
+      "--layout put K and V into a cache first.",
+      "attn_bench"};
   add_options(app, arguments);
   try {
-    app.parse(argc, argv);
+    parse_command_line(app, argc, argv);
   } catch (const CLI::Success& help) {
     return app.exit(help);
   }
-  run(arguments);
+  constexpr OptionName names[] = {{"normalizer: alpha", "--alpha"},
+                                  {"normalizer: bias", "--sigmoid-bias"}};
+  under_option_names(names, [&] { run(arguments); });
   return 0;
 }
 

@@ -30,11 +30,6 @@ AddedCommand<Arguments> add_command(CLI::App& app, Command& chosen, const std::s
   return {command, *arguments};
 }
 
-enum class Name { optional, required };
-/// Makes an app refuse a name that is none of its commands; the error lists them. It must be called
-/// after the commands were added, because they would inherit that extra arguments are allowed.
-void check_name(CLI::App& app, Name name);
-
 void add_run(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_op(CLI::App& app, Command& chosen);

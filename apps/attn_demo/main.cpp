@@ -2,12 +2,11 @@
 #include <attn/info.hpp>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
 
 #include <string>
-#include <vector>
 
-#include "apps/support/options.hpp"
+#include "apps/support/command_line.hpp"
 #include "apps/support/program.hpp"
 #include "commands.hpp"
 #include "outputs.hpp"
@@ -38,9 +37,8 @@ int run_command_line(int argc, char** argv) {
   add_layers(app, chosen);
   add_generate(app, chosen);
   add_info(app, chosen);
-  check_name(app, Name::optional);
   try {
-    app.parse(argc, argv);
+    parse_command_line(app, argc, argv);
   } catch (const CLI::Success& help_or_version) {
     return app.exit(help_or_version);
   }
@@ -48,23 +46,6 @@ int run_command_line(int argc, char** argv) {
 }
 
 }  // namespace
-
-void check_name(CLI::App& app, Name name) {
-  app.require_subcommand(0, 1);
-  app.allow_extras();
-  app.callback([&app, name] {
-    std::vector<std::string> names;
-    for (const CLI::App* each : app.get_subcommands({})) names.push_back(each->get_name());
-    const std::vector<std::string> unknown = app.remaining();
-    const std::string known = fmt::format("one of {}", fmt::join(names, ", "));
-    if (!unknown.empty())
-      reject("{} does not know \"{}\"; it needs a name, {}", app.get_name(), unknown.front(),
-             known);
-    if (name == Name::required && app.get_subcommands().empty())
-      reject("{} needs a name after it, {}", app.get_name(), known);
-  });
-}
-
 }  // namespace attn::apps::demo
 
 int main(int argc, char** argv) {

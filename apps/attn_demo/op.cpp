@@ -14,6 +14,7 @@
 #include "apps/attn_demo/call/call.hpp"
 #include "apps/attn_demo/commands.hpp"
 #include "apps/attn_demo/outputs.hpp"
+#include "apps/support/option_names.hpp"
 #include "apps/support/options.hpp"
 #include "tensor/indexing.hpp"
 
@@ -55,10 +56,10 @@ void add_axis(CLI::App& command, int& axis, const std::string& description) {
 }
 
 void add_common_options(CLI::App& command, OpArguments& arguments) {
-  add_text(command, "--input FILE", arguments.input,
+  add_file(command, "--input FILE", arguments.input,
            "x.npy, or x.safetensors:NAME; f64 is converted to f32")
       ->required();
-  add_text(command, "--out FILE", arguments.out,
+  add_file(command, "--out FILE", arguments.out,
            "the result: .npy, or .safetensors where the name ends so")
       ->required();
   add_execution_options(command, arguments.execution);
@@ -72,9 +73,9 @@ void add_softmax_options(CLI::App& command, OpArguments& arguments) {
 
 void add_sparse_options(CLI::App& command, OpArguments& arguments) {
   add_axis(command, arguments.axis, "default -1, the last");
-  add_text(command, "--tau FILE", arguments.tau,
+  add_file(command, "--tau FILE", arguments.tau,
            "the threshold of each slice, f32, in the shape of the input without the axis");
-  add_text(command, "--support FILE", arguments.support,
+  add_file(command, "--support FILE", arguments.support,
            "how many elements of each slice are above 0, int64, in the same shape");
 }
 
@@ -91,10 +92,10 @@ void add_entmax_options(CLI::App& command, OpArguments& arguments) {
 
 void add_loss_options(CLI::App& command, OpArguments& arguments) {
   LossOptions& loss = arguments.loss;
-  add_text(command, "--target FILE", arguments.target,
+  add_file(command, "--target FILE", arguments.target,
            "a class (int32, int64) for each place, or a distribution of the input's shape")
       ->required();
-  add_text(command, "--weight FILE", arguments.weight, "a factor for each class; default 1");
+  add_file(command, "--weight FILE", arguments.weight, "a factor for each class; default 1");
   add_integer(command, "--ignore-index I", loss.ignore_index, {},
               "targets equal to it count for nothing; any integer");
   add_number(command, "--label-smoothing X", loss.label_smoothing, any_number,
@@ -111,14 +112,13 @@ void add_entmax_loss_options(CLI::App& command, OpArguments& arguments) {
 
 void add_log_p_options(CLI::App& command, OpArguments& arguments) {
   add_loss_options(command, arguments);
-  add_text(command, "--log-prob FILE", arguments.log_p,
+  add_file(command, "--log-prob FILE", arguments.log_p,
            "the log-probabilities of all classes, in the shape of the input");
 }
 
 void add_sample_options(CLI::App& command, OpArguments& arguments) {
   SampleOptions& sample = arguments.sample;
-  add_integer(command, "--seed N", sample.seed, {.min = 0},
-              "the same draws for the same seed, on any machine; default 0");
+  add_seed(command, sample.seed, "the same draws for the same seed, on any machine; default 0");
   add_integer(command, "--num-samples S", arguments.num_samples, {.min = 0},
               "draws from each row, the last dim of the result; default 1");
   add_number(command, "--temperature X", sample.temperature, any_number,
@@ -131,7 +131,7 @@ void add_sample_options(CLI::App& command, OpArguments& arguments) {
 }
 
 void add_norm_options(CLI::App& command, OpArguments& arguments) {
-  add_text(command, "--scale-file FILE", arguments.scale,
+  add_file(command, "--scale-file FILE", arguments.scale,
            "factors, of the shape of the dims from the axis on, or one that broadcasts to it");
   add_axis(command, arguments.norm.dim,
            "the first of the dims that are normalized together; default -1");
@@ -141,20 +141,20 @@ void add_norm_options(CLI::App& command, OpArguments& arguments) {
 
 void add_layer_norm_options(CLI::App& command, OpArguments& arguments) {
   add_norm_options(command, arguments);
-  add_text(command, "--bias-file FILE", arguments.bias,
+  add_file(command, "--bias-file FILE", arguments.bias,
            "is added in the end; shapes as for --scale-file");
-  add_text(command, "--mean FILE", arguments.mean,
+  add_file(command, "--mean FILE", arguments.mean,
            "the mean of the elements that are normalized together, f32");
-  add_text(command, "--inv-std-dev FILE", arguments.inverse_deviation,
+  add_file(command, "--inv-std-dev FILE", arguments.inverse_deviation,
            "1 / sqrt(variance + epsilon), f32");
 }
 
 void add_rope_options(CLI::App& command, OpArguments& arguments) {
-  add_text(command, "--cos FILE", arguments.cos,
+  add_file(command, "--cos FILE", arguments.cos,
            "[positions, pairs], or, without position ids, [batch, seq, pairs] too")
       ->required();
-  add_text(command, "--sin FILE", arguments.sin, "the same")->required();
-  add_text(command, "--position-ids FILE", arguments.position_ids,
+  add_file(command, "--sin FILE", arguments.sin, "the same")->required();
+  add_file(command, "--position-ids FILE", arguments.position_ids,
            "rows of the tables, integers [batch, seq]; default 0, 1, ...");
   command.add_flag("--interleaved", arguments.interleaved,
                    "pairs are neighbors; default: elements of the first and the second half");
@@ -209,7 +209,7 @@ struct LossCall {
   static int class_dim(const TensorView& x) { return x.rank() == 1 ? 0 : 1; }
   static Tensor read_target(const std::string& file) {
     Tensor tensor = read_tensor(file);
-    return detail::is_integer(tensor.dtype()) ? std::move(tensor) : read_floats("--target", file);
+    return tensor.dtype() == DType::f64 ? copy_as(tensor.view(), DType::f32) : std::move(tensor);
   }
 
   Tensor target;
@@ -361,6 +361,26 @@ constexpr std::array ops = {
     Op{"silu", "x / (1 + exp(-x))", [](CLI::App&, OpArguments&) {}, run_silu},
 };
 
+constexpr OptionName option_names[] = {{"dim", "--axis"},
+                                       {"x", "--input"},
+                                       {"log_p", "--input"},
+                                       {"logits", "--input"},
+                                       {"temperature", "--temperature"},
+                                       {"alpha", "--alpha"},
+                                       {"target", "--target"},
+                                       {"weight", "--weight"},
+                                       {"label_smoothing", "--label-smoothing"},
+                                       {"ignore_index", "--ignore-index"},
+                                       {"top_k", "--top-k"},
+                                       {"top_p", "--top-p"},
+                                       {"min_p", "--min-p"},
+                                       {"options.epsilon", "--epsilon"},
+                                       {"scale", "--scale-file"},
+                                       {"bias", "--bias-file"},
+                                       {"tables.cos", "--cos"},
+                                       {"tables.sin", "--sin"},
+                                       {"position_ids", "--position-ids"}};
+
 int run(const Op& op, const OpArguments& arguments) {
   const Tensor input = read_floats("--input", arguments.input);
   Outputs outputs;
@@ -378,12 +398,12 @@ void add_op(CLI::App& app, Command& chosen) {
                                           "family, losses, draws, norms, activations");
   for (const Op& op : ops) {
     const auto added = add_command<OpArguments>(
-        command, chosen, op.name, op.description,
-        [&op](const OpArguments& arguments) { return run(op, arguments); });
+        command, chosen, op.name, op.description, [&op](const OpArguments& arguments) {
+          return under_option_names(option_names, [&] { return run(op, arguments); });
+        });
     add_common_options(added.command, added.arguments);
     op.add_options(added.command, added.arguments);
   }
-  check_name(command, Name::required);
 }
 
 }  // namespace attn::apps::demo

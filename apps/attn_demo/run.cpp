@@ -57,15 +57,15 @@ int run(const RunArguments& arguments) {
 }
 
 void add_output_options(CLI::App& command, RunArguments& arguments) {
-  add_text(command, "--out FILE", arguments.out,
+  add_file(command, "--out FILE", arguments.out,
            "the result, in the layout of Q: .npy, or .safetensors where the name ends so")
       ->required();
-  add_text(command, "--lse FILE", arguments.lse,
+  add_file(command, "--lse FILE", arguments.lse,
            "log of the sum of exp of each row's scores, [batch, heads, q_len]");
-  add_text(command, "--present-k FILE", arguments.present_k,
+  add_file(command, "--present-k FILE", arguments.present_k,
            "past and new keys together, [batch, kv_heads, kv_len, dim]");
-  add_text(command, "--present-v FILE", arguments.present_v, "past and new values together");
-  auto* const scores = add_text(command, "--scores FILE", arguments.scores,
+  add_file(command, "--present-v FILE", arguments.present_v, "past and new values together");
+  auto* const scores = add_file(command, "--scores FILE", arguments.scores,
                                 "for inspection, [batch, heads, q_len, kv_len]");
   add_choice(command, "--scores-stage STAGE", arguments.stage,
              {{"scaled", ScoreStage::scaled},
@@ -83,7 +83,9 @@ void add_output_options(CLI::App& command, RunArguments& arguments) {
 void add_run(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<RunArguments>(
       app, chosen, "run", "compute attention on tensors in files, and write the results to files",
-      run);
+      [](const RunArguments& given) {
+        return under_option_names(call_option_names, [&] { return run(given); });
+      });
   add_input_files(command, arguments.call);
   add_output_options(command, arguments);
   add_call_options(command, arguments.call);

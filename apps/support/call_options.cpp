@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "options.hpp"
@@ -31,7 +32,8 @@ void add_type_options(CLI::App& command, TypeChoice& choice) {
 
 CallSizes sizes_value(std::string_view option, std::string_view text, std::int64_t least) {
   const std::string needed =
-      fmt::format("B,H,HKV,SQ,SKV,D[,DV]: six or seven integers of at least {}", least);
+      fmt::format("B,H,HKV,SQ,SKV,D[,DV]: six or seven integers of at least {} and at most {}",
+                  least, std::numeric_limits<std::int64_t>::max());
   const std::vector<std::int64_t> sizes = integers_value(option, text, needed);
   if ((sizes.size() != 6 && sizes.size() != 7) ||
       *std::min_element(sizes.begin(), sizes.end()) < least)

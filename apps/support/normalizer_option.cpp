@@ -20,10 +20,10 @@ Normalizer NormalizerChoice::value() const {
   if (chosen == "sparsemax") return Normalizer::sparsemax();
   if (chosen == "entmax15") return Normalizer::entmax(1.5f);
   if (chosen != "entmax") {
-    reject("--normalizer is {}; it needs one of softmax, sigmoid, sparsemax, entmax15, entmax",
-           chosen);
+    reject_value("--normalizer", chosen, "one of softmax, sigmoid, sparsemax, entmax15, entmax");
   }
   if (!alpha) reject("--normalizer entmax needs --alpha");
+  if (!(*alpha >= 1)) reject("--alpha is {}; it needs a finite value of at least 1", *alpha);
   return Normalizer::entmax(*alpha);
 }
 

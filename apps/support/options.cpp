@@ -1,40 +1,76 @@
 #include "options.hpp"
 
 #include <attn/error.hpp>
+#include <attn/info.hpp>
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
+#include <type_traits>
 
 namespace attn::apps {
 namespace {
 
-/// Empty if the text is not exactly one value, or if the value does not fit into the type.
+/// What the whole of a text says.
 template <class Value>
-std::optional<Value> whole_value(std::string_view text) {
+struct Parsed {
+  std::optional<Value> value{};  // empty if it is no number, or none that fits into the type
+  bool out_of_range = false;     // a number that does not fit
+};
+
+template <class Value>
+Parsed<Value> parsed(std::string_view text) {
+  // from_chars knows no plus sign.
+  if (text.starts_with('+') && text.size() > 1 && text[1] != '-') text.remove_prefix(1);
   Value value{};
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return value;
+  if (stop != end || error == std::errc::invalid_argument) return {};
+  if (error == std::errc::result_out_of_range) return {.out_of_range = true};
+  return {.value = value};
 }
 
-Isa isa_value(const std::string& text) {
-  const Isa isa = isa_from_name(text);
-  const std::vector<Isa> available = available_isas();
-  if (std::find(available.begin(), available.end(), isa) == available.end()) {
+[[noreturn]] void reject_integer(std::string_view option, std::string_view text,
+                                 const IntegerRange& range) {
+  reject_value(option, text, fmt::format("an integer in {}..{}", range.min, range.max));
+}
+
+template <class Value>
+[[noreturn]] void reject_magnitude(std::string_view option, std::string_view text,
+                                   const char* needed) {
+  using Limits = std::numeric_limits<Value>;
+  const bool large = std::abs(std::strtod(std::string(text).c_str(), nullptr)) > 1;
+  reject("{} is \"{}\", which is too {} for a {} ({:.2g} to {:.2g}); it needs {}", option, text,
+         large ? "large" : "small", std::is_same_v<Value, float> ? "float" : "double",
+         Limits::denorm_min(), Limits::max(), needed);
+}
+
+std::string names_of(const std::vector<Isa>& isas) {
+  std::string names;
+  for (const Isa isa : isas) names += (names.empty() ? "" : ", ") + std::string(name_of(isa));
+  return names;
+}
+
+Isa isa_value(const std::string& option, const std::string& text) {
+  const std::vector<Isa> built = build_info().isas, available = available_isas();
+  const auto of_this_name = [&](Isa isa) { return name_of(isa) == text; };
+  const auto found = std::find_if(available.begin(), available.end(), of_this_name);
+  if (found != available.end()) return *found;
+  if (std::any_of(built.begin(), built.end(), of_this_name)) {
     throw Error(ErrorCode::unsupported,
-                "--isa " + text +
-                    ": this build or processor cannot run it; attn_demo info lists what it can");
+                fmt::format("{} is \"{}\", which this processor cannot run; it needs one of {}",
+                            option, text, names_of(available)));
   }
-  return isa;
+  reject_value(option, text, fmt::format("one of {}", names_of(available)));
 }
 
 }  // namespace
 
 void reject_value(std::string_view option, std::string_view text, std::string_view needed) {
+  if (text.empty()) reject("{} is empty; it needs {}", option, needed);
   reject("{} is \"{}\"; it needs {}", option, text, needed);
 }
 
@@ -49,13 +85,16 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
 }
 
 std::int64_t integer_value(std::string_view option, std::string_view text, IntegerRange range) {
-  const auto value = whole_value<std::int64_t>(text);
-  if (!value) reject_value(option, text, "an integer");
-  if (*value < range.min || *value > range.max) {
+  const auto value = parsed<std::int64_t>(text).value;
+  if (!value || *value < range.min || *value > range.max) reject_integer(option, text, range);
+  return *value;
+}
+
+std::uint64_t seed_value(std::string_view option, std::string_view text) {
+  const auto value = parsed<std::uint64_t>(text).value;
+  if (!value) {
     reject_value(option, text,
-                 range.max != IntegerRange().max
-                     ? fmt::format("an integer in {}..{}", range.min, range.max)
-                     : fmt::format("an integer of at least {}", range.min));
+                 fmt::format("an integer in 0..{}", std::numeric_limits<std::uint64_t>::max()));
   }
   return *value;
 }
@@ -64,7 +103,7 @@ std::vector<std::int64_t> integers_value(std::string_view option, std::string_vi
                                          std::string_view needed) {
   std::vector<std::int64_t> values;
   for (const std::string_view part : split(text, ',')) {
-    const auto value = whole_value<std::int64_t>(part);
+    const auto value = parsed<std::int64_t>(part).value;
     if (!value) reject_value(option, text, needed);
     values.push_back(*value);
   }
@@ -73,7 +112,8 @@ std::vector<std::int64_t> integers_value(std::string_view option, std::string_vi
 
 template <class Value>
 Value number_value(std::string_view option, std::string_view text, NumberCheck check) {
-  const auto value = whole_value<Value>(text);
+  const auto [value, out_of_range] = parsed<Value>(text);
+  if (out_of_range) reject_magnitude<Value>(option, text, check.needed);
   if (!value || !std::isfinite(*value)) reject_value(option, text, any_number.needed);
   if (!check.accepts(static_cast<double>(*value))) reject_value(option, text, check.needed);
   return *value;
@@ -81,11 +121,16 @@ Value number_value(std::string_view option, std::string_view text, NumberCheck c
 template float number_value(std::string_view, std::string_view, NumberCheck);
 template double number_value(std::string_view, std::string_view, NumberCheck);
 
+CLI::Option* add_seed(CLI::App& command, std::uint64_t& seed, const std::string& description) {
+  return add_value(command, "--seed N", description,
+                   [&seed](auto option, auto text) { seed = seed_value(option, text); });
+}
+
 void add_execution_options(CLI::App& command, Execution& execution) {
   add_integer(command, "--threads N", execution.num_threads, {1, max_num_threads},
               "number of threads; default: OpenMP's");
   add_value(command, "--isa NAME", "which kernels run; attn_demo info lists them",
-            [&execution](auto, auto text) { execution.isa = isa_value(text); });
+            [&execution](auto option, auto text) { execution.isa = isa_value(option, text); });
 }
 
 void set_help_group(CLI::App& command, const std::string& heading) {

@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "command_line.hpp"
+
 namespace attn::apps {
 
 /// Throws Error(invalid_argument) with a formatted message.
@@ -25,7 +27,8 @@ template <class... Arguments>
               fmt::format(message, std::forward<Arguments>(arguments)...));
 }
 
-/// Throws Error(invalid_argument): `--scale is "abc"; it needs a finite number`.
+/// Throws Error(invalid_argument): `--scale is "abc"; it needs a finite number`, or `--scale is
+/// empty; ...`.
 [[noreturn]] void reject_value(std::string_view option, std::string_view text,
                                std::string_view needed);
 
@@ -37,6 +40,8 @@ struct IntegerRange {
   std::int64_t max = std::numeric_limits<std::int64_t>::max();
 };
 std::int64_t integer_value(std::string_view option, std::string_view text, IntegerRange range = {});
+/// Any number of 64 bits.
+std::uint64_t seed_value(std::string_view option, std::string_view text);
 /// Integers with commas between them. `needed` is what the error says.
 std::vector<std::int64_t> integers_value(std::string_view option, std::string_view text,
                                          std::string_view needed);
@@ -52,7 +57,8 @@ inline constexpr NumberCheck not_negative{[](double x) { return x >= 0; },
                                           "a number of at least 0"};
 inline constexpr NumberCheck fraction{[](double x) { return x >= 0 && x <= 1; },
                                       "a number in 0..1"};
-/// Value is float or double.
+/// Value is float or double. A number that it cannot hold is refused, whether it is too large or
+/// too small.
 template <class Value>
 Value number_value(std::string_view option, std::string_view text, NumberCheck check = any_number);
 
@@ -75,7 +81,9 @@ CLI::Option* add_value(CLI::App& command, const std::string& spec, const std::st
                        Read read) {
   const std::size_t space = spec.find(' ');
   const std::string name = spec.substr(0, space);
-  const auto callback = [name, read](const std::string& text) { read(name, text); };
+  const auto callback = [name, read](const std::string& text) {
+    read(name, std::string(unmarked(text)));
+  };
   return command.add_option_function<std::string>(name, callback, description)
       ->type_name(spec.substr(space + 1));
 }
@@ -92,11 +100,21 @@ struct ValueOf<std::optional<Value>> {
 // Options whose value goes to a variable, or to an optional one that is empty where the option is
 // not given.
 
-/// Adds an option that takes a text or the name of a file. An empty text is a value too.
+/// Adds an option that takes a text. An empty text is a value too.
 template <class Target>
 CLI::Option* add_text(CLI::App& command, const std::string& spec, Target& target,
                       const std::string& description) {
   return add_value(command, spec, description, [&target](auto, auto text) { target = text; });
+}
+
+/// Adds an option that takes the name of a file or folder.
+template <class Target>
+CLI::Option* add_file(CLI::App& command, const std::string& spec, Target& target,
+                      const std::string& description) {
+  return add_value(command, spec, description, [&target](auto option, auto text) {
+    if (text.empty()) reject_value(option, text, "a name");
+    target = text;
+  });
 }
 
 template <class Target>
@@ -123,6 +141,9 @@ CLI::Option* add_choice(CLI::App& command, const std::string& spec, Target& targ
     target = choice_value(option, text, choices);
   });
 }
+
+/// Adds --seed.
+CLI::Option* add_seed(CLI::App& command, std::uint64_t& seed, const std::string& description);
 
 /// Adds --threads and --isa.
 void add_execution_options(CLI::App& command, Execution& execution);

@@ -57,6 +57,8 @@ void check_starts(const Problem& problem, const AttentionTensors& tensors) {
     const std::int64_t start = integer_at(starts, batch);
     const bool empty = capacity == 0 && start == 0;
     if (!empty && (start < 0 || start >= capacity)) {
+      if (capacity == 0)
+        reject(fmt::format("starts[{}] is {}; it needs 0 (capacity is 0)", batch, start));
       reject(fmt::format("starts[{}] is {}; it needs to lie in 0..{} (capacity - 1)", batch, start,
                          capacity - 1));
     }
@@ -74,6 +76,8 @@ void check_pages(const Problem& problem, const AttentionTensors& tensors) {
     for (std::int64_t n = 0; n < used; ++n) {
       const std::int32_t page = static_cast<const std::int32_t*>(
           table.data)[batch * table.strides[0] + n * table.strides[1]];
+      if (num_pages == 0)
+        reject(fmt::format("page_table[{}, {}] is {}, but k has no pages", batch, n, page));
       if (page < 0 || page >= num_pages) {
         reject(fmt::format("page_table[{}, {}] is {}; it needs to lie in 0..{} (num_pages - 1)",
                            batch, n, page, num_pages - 1));

@@ -19,4 +19,12 @@ std::string in_quotes(std::string_view text);
 /// The first names in quotes, and how many more there are.
 std::string list_names(std::span<const std::string> names, std::size_t max_listed = 20);
 
+/// The names of the element types in a table of a format.
+template <class Types>
+std::string list_types(const Types& types) {
+  std::string list;
+  for (const auto& [name, dtype] : types) list += (list.empty() ? "" : ", ") + std::string(name);
+  return list;
+}
+
 }  // namespace attn::io

@@ -157,15 +157,17 @@ class HeaderParser {
   std::size_t position_ = 0;
 };
 
+/// The element types that are read. u1 is read as boolean.
+constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"f2", DType::f16},
+                                                                   {"f4", DType::f32},
+                                                                   {"f8", DType::f64},
+                                                                   {"i1", DType::i8},
+                                                                   {"i4", DType::i32},
+                                                                   {"i8", DType::i64},
+                                                                   {"b1", DType::boolean},
+                                                                   {"u1", DType::boolean}}};
+
 DType parse_descr(const InputFile& file, std::string_view descr) {
-  constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"f2", DType::f16},
-                                                                     {"f4", DType::f32},
-                                                                     {"f8", DType::f64},
-                                                                     {"i1", DType::i8},
-                                                                     {"i4", DType::i32},
-                                                                     {"i8", DType::i64},
-                                                                     {"b1", DType::boolean},
-                                                                     {"u1", DType::boolean}}};
   const char byte_order = descr.empty() ? '\0' : descr.front();
   for (const auto& [name, dtype] : types) {
     if (byte_order == '\0' || descr.substr(1) != name) continue;
@@ -176,9 +178,8 @@ DType parse_descr(const InputFile& file, std::string_view descr) {
       file.fail(fmt::format("big-endian element type '{}' is not supported; save it as '<{}'",
                             descr, name));
   }
-  file.fail(fmt::format(
-      "element type {} is not supported; it needs f2, f4, f8, i4, i8, b1 or u1, little endian",
-      in_quotes(descr)));
+  file.fail(fmt::format("element type {} is not supported; it needs one of {}, little endian",
+                        in_quotes(descr), list_types(types)));
 }
 
 struct HeaderText {

@@ -204,9 +204,9 @@ std::optional<DType> type_of(const Entry& entry) {
 }
 
 void refuse_type(const std::string& file, const std::string& tensor, const std::string& type) {
-  fail(file, fmt::format("tensor {} has element type {}, which is not supported; it needs F32, "
-                         "F16, BF16, F64, I8, I32, I64 or BOOL",
-                         in_quotes(tensor), in_quotes(type)));
+  fail(file,
+       fmt::format("tensor {} has element type {}, which is not supported; it needs one of {}",
+                   in_quotes(tensor), in_quotes(type), list_types(types)));
 }
 
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {

@@ -90,9 +90,11 @@ double LossTargets::checked_sum_of_weights(const char* x_name, const Dims& shape
   if (const std::int64_t wrong = first_wrong; wrong < slices_) {
     const std::string unless =
         ignore_index_ ? fmt::format(", or be ignore_index, {}", *ignore_index_) : "";
-    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}",
-                       name_of_target(shape, wrong), class_of(wrong), classes_ - 1, x_name,
-                       unless));
+    const std::string name = name_of_target(shape, wrong);
+    if (classes_ == 0)
+      reject(fmt::format("{} is {}, but {} has no classes", name, class_of(wrong), x_name));
+    reject(fmt::format("{} is {}; it needs to lie in 0..{} (classes of {}){}", name,
+                       class_of(wrong), classes_ - 1, x_name, unless));
   }
   return sum;
 }

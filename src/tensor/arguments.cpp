@@ -27,6 +27,7 @@ void require_reduced(const char* name, const TensorView& tensor, const char* of_
 
 int checked_dim(const char* name, const TensorView& tensor, int dim) {
   const int rank = tensor.rank();
+  if (rank == 0) reject(fmt::format("dim is {}, but {} has rank 0 and no dims", dim, name));
   if (dim < -rank || dim >= rank) {
     reject(fmt::format("dim is {}; it needs to lie in {}..{} ({} has rank {})", dim, -rank,
                        rank - 1, name, rank));

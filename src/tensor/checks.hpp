@@ -145,6 +145,7 @@ inline void require_unaligned_data(const char* name, const TensorView& tensor) {
 
 inline void require_within(const char* name, std::int64_t value, std::int64_t low,
                            std::int64_t high, const char* meaning) {
+  if (low > high) reject(fmt::format("{} is {}, but there is none ({})", name, value, meaning));
   if (value < low || value > high)
     reject(
         fmt::format("{} is {}; it needs to lie in {}..{} ({})", name, value, low, high, meaning));

@@ -25,7 +25,8 @@ TEST_CASE("wrong usage is refused in one line, and nothing is written") {
   check("layers --hidden 3", "hidden 3 does not make 8 heads of an even dim");
   check("layers --arch gpt2 --hidden 10 --heads 4", "a whole dim");
   check("layers --heads 0", "--heads is \"0\"");
-  check("layers --heads 4 --kv-heads 3 --hidden 64 --layers 1", "num_kv_heads = 3");
+  check("layers --heads 4 --kv-heads 3 --hidden 64 --layers 1",
+        "multiple of --kv-heads, which is 3");
   for (const char* option : {"--seq", "--batch", "--layers", "--hidden", "--kv-heads"}) {
     for (const char* value : {"0", "2000000"})
       check(fmt::format("layers {} {}", option, value), option);
@@ -48,7 +49,7 @@ TEST_CASE("wrong usage is refused in one line, and nothing is written") {
   check("generate" + model + logits + "--prompt a --hidden 64", "excludes");
   for (const char* ids : {"''", "1,", ",1", "1,,2", "1,x", "-1", "1.5"})
     check("generate" + model + logits + "--prompt-ids " + ids, "--prompt-ids");
-  check("generate" + model + logits + "--prompt-ids 1,256", "ids[0, 1] is 256");
+  check("generate" + model + logits + "--prompt-ids 1,256", "--prompt-ids has id 256 at place 1");
   check("generate" + model + logits + "--prompt-ids 9223372036854775807", "less than 256");
   for (const char* value : {"-1", "nan", "inf", "x"})
     check("generate --prompt a --temperature " + std::string(value), "--temperature");

@@ -27,8 +27,8 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   check(sample.run("--softcap -1"), "a number above 0");
   check(sample.run("--causal sideways"), "one of bottom-right, top-left");
   check(sample.run("--causal --causal-offset 1"), "excludes");
-  check(sample.run("--causal bottom-right --q-position 0"), "q_position");
-  check(sample.run("--causal-offset 1 --q-position 0"), "q_position");
+  check(sample.run("--causal bottom-right --q-position 0"), "--q-position is 0");
+  check(sample.run("--causal-offset 1 --q-position 0"), "--q-position is 0");
   check(sample.run("--causal --q-position sideways"), "an integer");
   check(sample.run("--causal-offset 1.5"), "an integer");
   check(sample.run("--causal-offset 99999999999999999999"), "an integer");
@@ -44,7 +44,7 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   check(sample.run("--normalizer entmax15 --alpha 2"), "belongs to entmax");
   check(sample.run("--alpha 2"), "belongs to entmax");
   check(sample.run("--normalizer sparsemax --sigmoid-bias 1"), "belongs to sigmoid");
-  check(sample.run("--normalizer sparsemax --lse x.npy"), "lse is given with sparsemax");
+  check(sample.run("--normalizer sparsemax --lse x.npy"), "--lse is given with sparsemax");
   check(sample.run("--dtype f8"), "one of f32, bf16, f16");
   check(sample.run("--kv-dtype i4"), "one of f32, bf16, f16, i8");
   for (const char* size : {"-1", "2000000", "x"})
@@ -52,7 +52,7 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   check(sample.run("--kernel fastest"), "one of tiled, naive, unfused");
   check(sample.run("--layout sbhd"), "one of bhsd, bshd");
   check(sample.run("--scores-stage raw --scores x.npy"), "one of scaled");
-  check(sample.run("--mask ''"), "");
+  check(sample.run("--mask ''"), "--mask is empty");
   check(sample.run("--mask"), "--mask");
   check(sample.run("--scale 1 --scale 2"), "--scale");
   check(sample.run("--tolerance 1"), "--tolerance");
@@ -75,17 +75,18 @@ TEST_CASE("bad input is refused in one line, and nothing is left behind") {
   check("--mask " + bad / "folder.npy", "directory");
   check("--mask " + bad.write("text.npy", "hello"), "text.npy");
   check("--mask " + bad.write("two\\ lines.npy", "hello"), "lines.npy");
-  check("--mask " + write("mask.npy", counted(DType::f32, {2, 3, 5})), "mask has shape [2, 3, 5]");
-  check("--alibi " + write("slopes.npy", counted(DType::f32, {3})), "alibi_slopes has shape [3]");
+  check("--mask " + write("mask.npy", counted(DType::f32, {2, 3, 5})),
+        "--mask has shape [2, 3, 5]");
+  check("--alibi " + write("slopes.npy", counted(DType::f32, {3})), "--alibi has shape [3]");
   check("--sinks " + write("sinks.npy", counted(DType::i64, {4})), "floating-point");
   check("--kv-lens " + write("lens.npy", counted(DType::f32, {2})), "i32 or i64");
   check("--kv-lens " + write("too_long.npy",
                              copy_as(TensorView(std::vector<float>{2, 6}.data(), {2}), DType::i64)),
-        "kv_lens[1] is 6");
+        "--kv-lens[1] is 6");
   // The pages have room for more keys than the sequence has.
-  check("--page-size 4 --kv-lens " + bad / "too_long.npy", "kv_lens[1] is 6");
+  check("--page-size 4 --kv-lens " + bad / "too_long.npy", "--kv-lens[1] is 6");
   check("--page-size 4 --mask " + write("wide.npy", counted(DType::f32, {3, 6})),
-        "mask has shape [3, 6]");
+        "--mask has shape [3, 6]");
 }
 
 TEST_CASE("outputs appear together or not at all") {

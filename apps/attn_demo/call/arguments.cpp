@@ -15,11 +15,16 @@ Causal causal_value(std::string_view option, std::string_view text) {
 QueryPosition position_value(std::string_view option, std::string_view text) {
   if (text == "bottom-right") return QueryPosition::bottom_right();
   if (text == "top-left") return QueryPosition::top_left();
-  return QueryPosition::at(integer_value(option, text));
+  const std::string needed = fmt::format("bottom-right, top-left or an integer in {}..{}",
+                                         IntegerRange().min, IntegerRange().max);
+  const std::vector<std::int64_t> numbers = integers_value(option, text, needed);
+  if (numbers.size() != 1) reject_value(option, text, needed);
+  return QueryPosition::at(numbers[0]);
 }
 
 Window window_value(std::string_view option, std::string_view text) {
-  constexpr std::string_view needed = "L,R: two integers of at least 0, or -1 for unlimited";
+  constexpr std::string_view needed =
+      "L,R: two integers in 0..9223372036854775807, or -1 for unlimited";
   const std::vector<std::int64_t> sides = integers_value(option, text, needed);
   if (sides.size() != 2 || std::min(sides[0], sides[1]) < -1) reject_value(option, text, needed);
   const auto side = [](std::int64_t n) { return n == -1 ? std::nullopt : std::optional(n); };
@@ -47,9 +52,9 @@ void add_mask_options(CLI::App& command, CallArguments& arguments) {
   add_value(command, "--window L,R",
             "hide keys further left or right of a query's position than this; -1 is unlimited",
             [&options](auto option, auto text) { options.window = window_value(option, text); });
-  add_text(command, "--mask FILE", arguments.mask,
+  add_file(command, "--mask FILE", arguments.mask,
            "booleans (true is visible) or floats (added to the scores)");
-  add_text(command, "--kv-lens FILE", arguments.kv_lens,
+  add_file(command, "--kv-lens FILE", arguments.kv_lens,
            "integers [batch]: the number of visible keys of each batch entry");
   set_help_group(command, "Masks");
 }
@@ -59,8 +64,8 @@ void add_score_options(CLI::App& command, CallArguments& arguments) {
              "factor of the scores; default 1 / sqrt(dim)");
   add_number(command, "--softcap C", arguments.options.softcap, positive,
              "scores s become C * tanh(s / C)");
-  add_text(command, "--alibi FILE", arguments.alibi, "ALiBi slopes [heads]");
-  add_text(command, "--sinks FILE", arguments.sinks,
+  add_file(command, "--alibi FILE", arguments.alibi, "ALiBi slopes [heads]");
+  add_file(command, "--sinks FILE", arguments.sinks,
            "one more score in the denominator of each row, [heads]");
   add_normalizer_options(command, arguments.normalizer);
   set_help_group(command, "Scores and probabilities");
@@ -75,8 +80,8 @@ std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArgumen
   auto* const kv_heads = add_integer(command, "--kv-heads HKV", arguments.kv_heads, at_least_1,
                                      "key and value heads of rank-3 inputs; default H");
   kv_heads->needs(heads);
-  return {add_text(command, "--q FILE", arguments.q, "queries: x.npy, or x.safetensors:NAME"),
-          add_text(command, "--k FILE", arguments.k, "keys"),
+  return {add_file(command, "--q FILE", arguments.q, "queries: x.npy, or x.safetensors:NAME"),
+          add_file(command, "--k FILE", arguments.k, "keys"),
           add_choice(command, "--layout ORDER", arguments.layout,
                      {{"bhsd", Layout::bhsd}, {"bshd", Layout::bshd}},
                      "of rank-4 inputs: bhsd [batch, heads, seq, dim] (default) or bshd"),
@@ -85,10 +90,10 @@ std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArgumen
 
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
   std::vector<CLI::Option*> options = add_query_and_key_files(command, arguments);
-  auto* const v = add_text(command, "--v FILE", arguments.v, "values");
-  auto* const past_k = add_text(command, "--past-k FILE", arguments.past_k,
+  auto* const v = add_file(command, "--v FILE", arguments.v, "values");
+  auto* const past_k = add_file(command, "--past-k FILE", arguments.past_k,
                                 "earlier keys, always [batch, kv_heads, past_len, dim]");
-  auto* const past_v = add_text(command, "--past-v FILE", arguments.past_v, "earlier values");
+  auto* const past_v = add_file(command, "--past-v FILE", arguments.past_v, "earlier values");
   past_k->needs(past_v);
   past_v->needs(past_k);
   options.insert(options.end(), {v, past_k, past_v});

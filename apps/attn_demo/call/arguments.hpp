@@ -10,6 +10,7 @@
 
 #include "apps/support/call_options.hpp"
 #include "apps/support/normalizer_option.hpp"
+#include "apps/support/option_names.hpp"
 #include "apps/support/options.hpp"
 
 namespace attn::apps::demo {
@@ -30,6 +31,20 @@ struct CallArguments {
   AttentionOptions options;  // without the normalizer
   Execution execution;
 };
+
+/// The options that messages about a call name instead of the library's parameters. Q, K, V and O
+/// have the same names in both.
+inline constexpr OptionName call_option_names[] = {{"softmax_scale", "--scale"},
+                                                   {"softcap", "--softcap"},
+                                                   {"causal offset", "--causal-offset"},
+                                                   {"q_position", "--q-position"},
+                                                   {"mask", "--mask"},
+                                                   {"alibi_slopes", "--alibi"},
+                                                   {"sinks", "--sinks"},
+                                                   {"kv_lens", "--kv-lens"},
+                                                   {"lse", "--lse"},
+                                                   {"normalizer: alpha", "--alpha"},
+                                                   {"normalizer: bias", "--sigmoid-bias"}};
 
 /// Adds --q, --k and the options that say how the inputs are laid out. Returns all of them.
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments);

@@ -116,7 +116,7 @@ void check_without_cache(const Call& call) {
   for (std::int64_t b = 0; b < lengths.size(); ++b) {
     const std::int64_t length = lengths.data<std::int64_t>()[b];
     if (length > kv_len) {
-      reject("kv_lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len);
+      reject("--kv-lens[{}] is {}; it needs to lie in 0..kv_len = {}", b, length, kv_len);
     }
   }
 }
@@ -196,13 +196,13 @@ Call load_call(const CallArguments& arguments) {
   call.v = read_floats("--v", *arguments.v, call.dtype);
   const std::int64_t heads = arguments.heads.value_or(1);
   const std::int64_t kv_heads = arguments.kv_heads.value_or(heads);
-  call.layout = layout_of("q", call.q, arguments, heads);
+  call.layout = layout_of("--q", call.q, arguments, heads);
   call.tensors.q = heads_first(std::as_const(call.q).view(), call.layout, heads);
   const auto view_of = [&](const char* name, const Tensor& tensor) {
     return heads_first(tensor.view(), layout_of(name, tensor, arguments, kv_heads), kv_heads);
   };
-  call.tensors.k = view_of("k", call.k);
-  call.tensors.v = view_of("v", call.v);
+  call.tensors.k = view_of("--k", call.k);
+  call.tensors.v = view_of("--v", call.v);
   if (arguments.past_k) prepend_past(call, arguments);
   fill_cache(call, arguments);
   return call;

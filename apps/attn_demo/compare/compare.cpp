@@ -168,16 +168,16 @@ int compare(const CompareArguments& arguments) {
 void add_compare(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<CompareArguments>(
       app, chosen, "compare", "tiled, unfused and naive side by side; ends with 1 if they differ",
-      compare);
+      [](const CompareArguments& given) {
+        return under_option_names(call_option_names, [&] { return compare(given); });
+      });
   auto* const shape = add_value(
       command, "--shape B,H,HKV,SQ,SKV,D[,DV]",
       "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, "
       "if another, dim of V",
       [&shape = arguments.shape](auto option, auto text) { shape = shape_value(option, text); });
   for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
-  add_integer(command, "--seed N", arguments.seed, {.min = 0},
-              "the seed of the random inputs; default 0")
-      ->needs(shape);
+  add_seed(command, arguments.seed, "the seed of the random inputs; default 0")->needs(shape);
   add_call_options(command, arguments.call);
   add_number(command, "--tolerance X", arguments.tolerance, not_negative,
              "largest absolute error of O and of lse that passes; default derived from type and "

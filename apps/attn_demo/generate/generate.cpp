@@ -164,7 +164,7 @@ int generate(const GenerateArguments& arguments) {
   choice.toy.seed = arguments.sampling.seed;
   const ModelSource source(choice);
   const std::optional<Tokenizer> tokenizer = tokenizer_for(arguments.prompt, source);
-  std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokenizer);
+  std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokenizer, source);
   const std::int64_t max_new =
       arguments.max_new.value_or(default_new_tokens(std::ssize(prompt), source.most_positions()));
   OutputFiles files;
@@ -203,9 +203,9 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_integer(command, "--max-new N", arguments.max_new, {0, std::int64_t{1} << 24},
               "the most tokens to generate; default 64");
   add_sampling_options(command, arguments.sampling);
-  add_integer(command, "--seed N", arguments.sampling.seed, {.min = 0},
-              "the seed of the draws, and of a toy's weights; default 0");
-  add_text(command, "--logits FILE", arguments.logits,
+  add_seed(command, arguments.sampling.seed,
+           "the seed of the draws, and of a toy's weights; default 0");
+  add_file(command, "--logits FILE", arguments.logits,
            "writes the logits of the prompt, [1, tokens, vocabulary]");
   command.add_flag("--print-ids", arguments.print_ids, "print ids instead of text");
   command.add_flag("--ignore-eos", arguments.ignore_eos, "go on past the token that ends a text");

@@ -106,7 +106,7 @@ std::vector<ProbabilityMap> layer_maps(const ModelLayer& model, const HeadChoice
   folder.folder = model.folder;
   const ModelSource source(folder);
   const std::optional<Tokenizer> tokenizer = tokenizer_for(model.prompt, source);
-  const std::vector<std::int64_t> ids = prompt_ids(model.prompt, tokenizer);
+  const std::vector<std::int64_t> ids = prompt_ids(model.prompt, tokenizer, source);
   Model loaded = source.load(std::ssize(ids));
   const std::vector<LayerSettings>& layers = loaded.settings.layers;
   require_place("--layer", model.layer, std::ssize(layers), "the model has {} layers");

@@ -44,7 +44,7 @@ std::string read_text(const std::string& file) {
   std::error_code ignored;
   std::ifstream stream(file, std::ios::binary);
   if (!stream || !std::filesystem::is_regular_file(file, ignored))
-    throw Error(ErrorCode::io, fmt::format("{}: cannot be read", file));
+    throw Error(ErrorCode::io, fmt::format("--tokens: {} cannot be read", file));
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
@@ -115,10 +115,19 @@ int show(const HeatmapArguments& arguments) {
   return 0;
 }
 
+/// Empty for all heads.
+std::optional<std::int64_t> head_value(const std::string& option, const std::string& text) {
+  if (text == "all") return std::nullopt;
+  const std::string needed = fmt::format("all or an integer in 0..{}", IntegerRange().max);
+  const std::vector<std::int64_t> heads = integers_value(option, text, needed);
+  if (heads.size() != 1 || heads[0] < 0) reject_value(option, text, needed);
+  return heads[0];
+}
+
 void add_label_options(CLI::App& command, HeatmapArguments& arguments) {
   auto* const labels = add_text(command, "--labels A,B,C", arguments.labels,
                                 "labels of the tokens, with commas between; default: numbers");
-  add_text(command, "--tokens FILE", arguments.tokens,
+  add_file(command, "--tokens FILE", arguments.tokens,
            "labels of the tokens from a text file, one a line")
       ->excludes(labels);
   add_text(command, "--key-labels A,B,C", arguments.key_labels,
@@ -149,26 +158,24 @@ void keep_apart(CLI::App& command) {
 void add_heatmap(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<HeatmapArguments>(
       app, chosen, "heatmap", "attention weights as a picture, in a PNG file or in the terminal",
-      show);
+      [](const HeatmapArguments& given) {
+        return under_option_names(call_option_names, [&] { return show(given); });
+      });
   add_query_and_key_files(command, arguments.call);
-  add_text(command, "--model DIR", arguments.model.folder,
+  add_file(command, "--model DIR", arguments.model.folder,
            "a model's folder instead of --q and --k, for --prompt or --prompt-ids");
   add_prompt_options(command, arguments.model.prompt);
   const IntegerRange at_least_0{.min = 0};
   add_integer(command, "--layer N", arguments.model.layer, at_least_0,
               "which layer of the model; default 0");
-  add_text(command, "--out FILE", arguments.out,
+  add_file(command, "--out FILE", arguments.out,
            "a file that ends in .png; without it the picture is shown in the terminal");
   command.add_flag("--terminal", arguments.terminal, "show the picture in the terminal too");
   add_integer(command, "--batch N", arguments.heads.batch, at_least_0,
               "which batch entry; default 0");
-  add_value(command, "--head N", "which query head, or all; default 0",
-            [&head = arguments.heads.head, at_least_0](auto option, auto text) {
-              if (text == "all")
-                head.reset();
-              else
-                head = integer_value(option, text, at_least_0);
-            });
+  add_value(
+      command, "--head N", "which query head, or all; default 0",
+      [&head = arguments.heads.head](auto option, auto text) { head = head_value(option, text); });
   add_label_options(command, arguments);
   add_choice(command, "--scale-colors KIND", arguments.scale,
              {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}},

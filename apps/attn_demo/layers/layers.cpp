@@ -195,8 +195,7 @@ void add_layers(CLI::App& app, Command& chosen) {
       app, chosen, "layers",
       "transformer layers: how far the kernels are apart, and where the time goes", run_layers);
   add_model_options(command, arguments.model);
-  add_integer(command, "--seed N", arguments.model.toy.seed, {.min = 0},
-              "the seed of a toy's weights; default 0")
+  add_seed(command, arguments.model.toy.seed, "the seed of a toy's weights; default 0")
       ->excludes(command.get_option("--model"));
   add_integer(command, "--seq N", arguments.seq, {1, largest_run},
               "tokens of the prompt; default 256, or what the model has room for");

@@ -65,9 +65,8 @@ void require_room(const std::string& name, const DecoderSettings& settings, std:
 }  // namespace
 
 void add_model_options(CLI::App& command, ModelChoice& choice) {
-  auto* const folder = add_text(command, "--model FILE", choice.folder,
+  auto* const folder = add_file(command, "--model DIR", choice.folder,
                                 "a folder with config.json and model.safetensors");
-  folder->type_name("DIR");
   add_toy_options(command, choice, folder);
   add_choice(command, "--dtype TYPE", choice.dtype, {{"f32", DType::f32}, {"bf16", DType::bf16}},
              "f32 or bf16: the type of weights, cache and products; default that of the files, or "
@@ -83,13 +82,19 @@ std::int64_t ModelSource::most_positions() const {
   return folder_ ? folder_->settings().layers.front().attention.max_positions : largest_size;
 }
 
+std::int64_t ModelSource::vocab_size() const {
+  return folder_ ? folder_->settings().vocab_size : choice_.toy.vocab_size;
+}
+
+bool ModelSource::has_tokenizer_file() const {
+  return folder_ &&
+         std::filesystem::exists(std::filesystem::path(*choice_.folder) / "tokenizer.json");
+}
+
 std::optional<Tokenizer> ModelSource::tokenizer() const {
   constexpr std::int64_t num_bytes = 256;
-  if (!folder_) return Tokenizer::bytes();
-  const std::filesystem::path folder(*choice_.folder);
-  if (std::filesystem::exists(folder / "tokenizer.json")) return Tokenizer::from_folder(folder);
-  return folder_->settings().vocab_size <= num_bytes ? std::optional(Tokenizer::bytes())
-                                                     : std::nullopt;
+  if (has_tokenizer_file()) return Tokenizer::from_folder(*choice_.folder);
+  return !folder_ || vocab_size() <= num_bytes ? std::optional(Tokenizer::bytes()) : std::nullopt;
 }
 
 bool ModelSource::scales_dynamically() const {

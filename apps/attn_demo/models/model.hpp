@@ -44,6 +44,9 @@ class ModelSource {
 
   /// The maximum length of a sequence.
   std::int64_t most_positions() const;
+  std::int64_t vocab_size() const;
+  /// Whether the model has a folder with a tokenizer.json.
+  bool has_tokenizer_file() const;
   /// The tokenizer of the folder's tokenizer.json and tokenizer_config.json. Without that file, one
   /// whose tokens are bytes if the vocabulary is no larger; else empty.
   std::optional<Tokenizer> tokenizer() const;

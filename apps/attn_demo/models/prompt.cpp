@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/terminal.hpp"
@@ -15,10 +16,27 @@ namespace attn::apps::demo {
 namespace {
 
 std::vector<std::int64_t> ids_value(const std::string& option, const std::string& text) {
-  std::vector<std::int64_t> ids;
-  for (const std::string_view id : split(text, ','))
-    ids.push_back(integer_value(option, id, {.min = 0}));
+  const std::string needed = fmt::format("integers in 0..{}, with commas between them",
+                                         std::numeric_limits<std::int64_t>::max());
+  std::vector<std::int64_t> ids = integers_value(option, text, needed);
+  if (*std::min_element(ids.begin(), ids.end()) < 0) reject_value(option, text, needed);
   return ids;
+}
+
+/// Refuses ids that the model has no embedding for.
+void check_ids(const std::vector<std::int64_t>& ids, const PromptChoice& choice,
+               const ModelSource& source) {
+  const std::int64_t vocab_size = source.vocab_size();
+  const auto wrong =
+      std::find_if(ids.begin(), ids.end(), [&](std::int64_t id) { return id >= vocab_size; });
+  if (wrong == ids.end()) return;
+  const std::string what = choice.ids ? "--prompt-ids"
+                           : source.has_tokenizer_file()
+                               ? "--prompt, as tokenizer.json reads it,"
+                               : "--prompt, whose bytes are taken as ids since the model has no "
+                                 "tokenizer.json,";
+  reject("{} has id {} at place {}; it needs to be less than {} (vocab_size)", what, *wrong,
+         wrong - ids.begin(), vocab_size);
 }
 
 /// Whether the text spells out the token that the tokenizer adds at its beginning.
@@ -30,8 +48,7 @@ bool begins_twice(const std::vector<std::int64_t>& ids, const Tokenizer& tokeniz
 
 void add_prompt_options(CLI::App& command, PromptChoice& choice) {
   auto* const text =
-      add_text(command, "--prompt FILE", choice.text, "the text that the model reads");
-  text->type_name("TEXT");
+      add_text(command, "--prompt TEXT", choice.text, "the text that the model reads");
   add_value(command, "--prompt-ids IDS", "token ids in its place, with commas between them",
             [&choice](auto option, auto value) { choice.ids = ids_value(option, value); })
       ->excludes(text);
@@ -47,8 +64,12 @@ std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSo
 }
 
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
-                                     const std::optional<Tokenizer>& tokenizer) {
-  if (choice.ids) return *choice.ids;
+                                     const std::optional<Tokenizer>& tokenizer,
+                                     const ModelSource& source) {
+  if (choice.ids) {
+    check_ids(*choice.ids, choice, source);
+    return *choice.ids;
+  }
   if (!choice.text) reject("a model needs --prompt TEXT or --prompt-ids 1,2,3");
   if (!tokenizer)
     reject("--prompt needs a tokenizer.json in the model's folder; --prompt-ids does not");
@@ -61,6 +82,7 @@ std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
         tokenizer->piece(ids.front())));
   }
   if (ids.empty()) reject("--prompt is empty, and the model begins texts with no token of its own");
+  check_ids(ids, choice, source);
   return ids;
 }
 

@@ -27,10 +27,12 @@ void add_prompt_options(CLI::App& command, PromptChoice& choice);
 /// gives an empty result instead of an error.
 std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSource& source);
 
-/// The ids of the prompt, at least one. Throws attn::Error if there is none, or if there is a text
-/// but no tokenizer. Prints a notice about settings of the tokenizer that are not followed, and
-/// about a text that begins with the token that is added before it.
+/// The ids of the prompt, at least one. Throws attn::Error if there is none, if there is a text but
+/// no tokenizer, or if an id is not in the model's vocabulary. Prints a notice about settings of
+/// the tokenizer that are not followed, and about a text that begins with the token that is added
+/// before it.
 std::vector<std::int64_t> prompt_ids(const PromptChoice& choice,
-                                     const std::optional<Tokenizer>& tokenizer);
+                                     const std::optional<Tokenizer>& tokenizer,
+                                     const ModelSource& source);
 
 }  // namespace attn::apps::demo

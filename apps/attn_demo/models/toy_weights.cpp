@@ -1,15 +1,12 @@
 #include "toy_weights.hpp"
 
-#include <attn/error.hpp>
-
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <thread>
 #include <utility>
 
+#include "apps/support/options.hpp"
 #include "apps/support/random.hpp"
 #include "apps/support/threads.hpp"
 
@@ -111,21 +108,22 @@ void plan_layer(Drawing& drawing, const ToyShape& shape, LayerWeights& layer) {
   drawing.linear(layer.mlp.down, hidden, settings.mlp_width, gain);
 }
 
-void require_even_heads(const ToyShape& shape) {
+void check_heads(const ToyShape& shape) {
   const std::int64_t head_dim = shape.hidden / shape.num_q_heads;
   if (shape.hidden % shape.num_q_heads != 0 ||
       (shape.family == Family::llama && head_dim % 2 != 0)) {
-    throw Error(
-        ErrorCode::invalid_argument,
-        fmt::format("hidden {} does not make {} heads of {} dim", shape.hidden, shape.num_q_heads,
-                    shape.family == Family::llama ? "an even" : "a whole"));
+    reject("--hidden {} does not make {} heads of {} dim; --heads sets their number", shape.hidden,
+           shape.num_q_heads, shape.family == Family::llama ? "an even" : "a whole");
   }
+  if (shape.num_q_heads % shape.num_kv_heads != 0)
+    reject("--heads is {}; it needs to be a multiple of --kv-heads, which is {}", shape.num_q_heads,
+           shape.num_kv_heads);
 }
 
 }  // namespace
 
 DecoderSettings toy_settings(const ToyShape& shape) {
-  require_even_heads(shape);
+  check_heads(shape);
   return {.layers = std::vector<LayerSettings>(static_cast<std::size_t>(shape.num_layers),
                                                layer_settings(shape)),
           .vocab_size = shape.vocab_size};

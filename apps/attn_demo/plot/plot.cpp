@@ -183,11 +183,10 @@ void add_plot(CLI::App& app, Command& chosen) {
     const auto [own, arguments] = add_command<PlotArguments>(
         command, chosen, each.name, each.description,
         [picture = each.picture](const PlotArguments& given) { return plot(given, picture); });
-    add_text(own, "--out FILE", arguments.out, "a file that ends in .svg")->required();
-    add_text(own, "--logits FILE", arguments.logits,
+    add_file(own, "--out FILE", arguments.out, "a file that ends in .svg")->required();
+    add_file(own, "--logits FILE", arguments.logits,
              "2 to 16 logits, rank 1; default: ten from 2 to -2");
   }
-  check_name(command, Name::required);
 }
 
 }  // namespace attn::apps::demo
