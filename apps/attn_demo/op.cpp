@@ -13,8 +13,8 @@
 
 #include "apps/attn_demo/call/call.hpp"
 #include "apps/attn_demo/commands.hpp"
+#include "apps/attn_demo/op_option_names.hpp"
 #include "apps/attn_demo/outputs.hpp"
-#include "apps/support/option_names.hpp"
 #include "apps/support/options.hpp"
 #include "tensor/indexing.hpp"
 
@@ -361,26 +361,6 @@ constexpr std::array ops = {
     Op{"silu", "x / (1 + exp(-x))", [](CLI::App&, OpArguments&) {}, run_silu},
 };
 
-constexpr OptionName option_names[] = {{"dim", "--axis"},
-                                       {"x", "--input"},
-                                       {"log_p", "--input"},
-                                       {"logits", "--input"},
-                                       {"temperature", "--temperature"},
-                                       {"alpha", "--alpha"},
-                                       {"target", "--target"},
-                                       {"weight", "--weight"},
-                                       {"label_smoothing", "--label-smoothing"},
-                                       {"ignore_index", "--ignore-index"},
-                                       {"top_k", "--top-k"},
-                                       {"top_p", "--top-p"},
-                                       {"min_p", "--min-p"},
-                                       {"options.epsilon", "--epsilon"},
-                                       {"scale", "--scale-file"},
-                                       {"bias", "--bias-file"},
-                                       {"tables.cos", "--cos"},
-                                       {"tables.sin", "--sin"},
-                                       {"position_ids", "--position-ids"}};
-
 int run(const Op& op, const OpArguments& arguments) {
   const Tensor input = read_floats("--input", arguments.input);
   Outputs outputs;
@@ -399,7 +379,7 @@ void add_op(CLI::App& app, Command& chosen) {
   for (const Op& op : ops) {
     const auto added = add_command<OpArguments>(
         command, chosen, op.name, op.description, [&op](const OpArguments& arguments) {
-          return under_option_names(option_names, [&] { return run(op, arguments); });
+          return under_option_names(op_option_names, [&] { return run(op, arguments); });
         });
     add_common_options(added.command, added.arguments);
     op.add_options(added.command, added.arguments);

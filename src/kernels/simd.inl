@@ -78,9 +78,8 @@ ATTN_INLINE double multiply_add(double a, double b, double c) { return a * b + c
 //                        `which`
 //   load_bf16, load_f16, load_i8  a vector of elements, widened to floats
 //   store_f16            rounds to nearest even
-//   store_selected       stores the selected lanes of v contiguously, as a whole vector of which
-//   the
-//                        rest is not specified; returns how many they are
+//   store_selected       stores the selected lanes of v contiguously, in a whole vector whose rest
+//                        is not specified; returns how many they are
 //   as_doubles           widens half a vector
 //   multiply_add(a, b, c)       a * b + c, and
 //   multiply_subtract(a, b, c)  a * b - c, both rounded once where has_fused_multiply_add
