@@ -15,7 +15,8 @@
 // tokens would overwrite keys that earlier ones need, the forward appends and attends to some at a
 // time. This takes a capacity of the window's `left` + 1 keys or more. Without a window to the
 // left, the capacity is the window: a token sees the last `capacity` keys, its own included.
-// Results agree with those of an ample cache to rounding. Error(exhausted) is thrown, before
+// Results agree with those of an ample cache to rounding, except those of sigmoid without a bias of
+// its own: its -log(n) counts the keys that the cache holds. Error(exhausted) is thrown, before
 // anything changes, where a token would miss keys: for a smaller capacity, after overwritten keys
 // have been truncated away, and if all tokens do not fit at once and may not be divided, because a
 // mask, a mod or a named position counts keys or because a token sees later ones.

@@ -94,12 +94,12 @@ void set_least_to_remainder(Values& probabilities) {
 void entmax(double alpha, Values& scores) {
   const double greatest = maximum(scores);
   if (greatest == -infinity) return std::fill(scores.begin(), scores.end(), 0.0);
-  for (double& score : scores)
-    score = score == -infinity ? -infinity : (alpha - 1) * (score - greatest);
   if (!std::isfinite(greatest)) {
     for (double& score : scores) score = score == -infinity ? 0 : nan;
     return;
   }
+  for (double& score : scores)
+    score = score == -infinity ? -infinity : (alpha - 1) * (score - greatest);
   const auto power = [alpha](double above) {
     if (above <= 0) return 0.0;
     return alpha == 2 ? above : alpha == 1.5 ? above * above : std::pow(above, 1 / (alpha - 1));

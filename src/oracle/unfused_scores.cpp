@@ -77,10 +77,11 @@ bool transform_row(const UnfusedCall& call, std::int64_t index) {
 
 void apply_tanh(const UnfusedCall& call) {
   const onednn::Matrix scores{call.scores, num_rows(call.problem.sizes), call.problem.sizes.kv_len};
-  const float factor = call.problem.softmax_scale / *call.problem.softcap;
+  const float scale = call.problem.softmax_scale, softcap = *call.problem.softcap;
   parallel_ranges(call.num_threads, scores.rows * scores.columns, 1,
                   [&](std::int64_t begin, std::int64_t end) {
-                    for (std::int64_t n = begin; n < end; ++n) scores.data[n] *= factor;
+                    for (std::int64_t n = begin; n < end; ++n)
+                      scores.data[n] = scores.data[n] * scale / softcap;
                   });
   onednn::tanh_elements(scores, call.num_threads);
 }

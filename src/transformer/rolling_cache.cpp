@@ -30,13 +30,12 @@ struct RollingSequence {
   std::int64_t oldest;    // of the oldest key that is held
   std::int64_t left;      // keys before its own that a token needs, if there are as many
 
-  RollingSequence(const CacheRef& cache, std::int64_t entry, const AttentionOptions& options,
-                  bool is_divisible)
+  RollingSequence(const CacheRef& cache, std::int64_t entry, const AttentionOptions& options)
       : capacity(cache.contiguous()->settings().capacity),
         position(next_position(cache, entry)),
         oldest(oldest_position(cache, entry)) {
     const bool has_left = options.window && options.window->left;
-    left = has_left ? *options.window->left : is_divisible ? capacity - 1 : 0;
+    left = has_left ? *options.window->left : capacity - 1;
   }
 
   std::int64_t first_needed() const noexcept { return std::max<std::int64_t>(0, position - left); }
@@ -54,10 +53,10 @@ struct RollingSequence {
 }
 
 void check_entry(const RollingSequence& sequence, std::int64_t entry, std::int64_t count,
-                 const AttentionOptions& options, bool is_divisible) {
-  if (options.window && options.window->left && sequence.oldest > sequence.first_needed()) {
-    exhausted(entry, fmt::format("the token at position {} needs the keys from {} on (window); "
-                                 "those before {} have been overwritten",
+                 bool is_divisible) {
+  if (sequence.oldest > sequence.first_needed()) {
+    exhausted(entry, fmt::format("the token at position {} needs the keys from {} on; those before "
+                                 "{} have been overwritten",
                                  sequence.position, sequence.first_needed(), sequence.oldest));
   }
   if (is_divisible) {
@@ -86,7 +85,7 @@ void check_rolling(const CacheRef& cache, const TokenShape& tokens, const Attent
   if (!is_rolling(cache) || tokens.seq == 0) return;
   const bool is_divisible = divisible(options, has_mask);
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    check_entry({cache, entry, options, is_divisible}, entry, tokens.seq, options, is_divisible);
+    check_entry({cache, entry, options}, entry, tokens.seq, is_divisible);
   }
 }
 
@@ -96,7 +95,7 @@ std::int64_t tokens_at_once(const CacheRef& cache, const TokenShape& tokens,
   if (!is_rolling(cache) || !is_divisible) return tokens.seq;
   std::int64_t count = tokens.seq;
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
-    count = std::min(count, RollingSequence(cache, entry, options, true).fitting());
+    count = std::min(count, RollingSequence(cache, entry, options).fitting());
   return count;
 }
 

@@ -149,6 +149,17 @@ TEST_CASE("small values of bf16 count") {
 
 TEST_CASE("a sink of +inf gives NaN, as a score of +inf does; one of -inf is no sink") {
   constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (const Normalizer& normalizer : normalizers) {
+    Case c = with(shapes()[0], normalizer);
+    c.sinks = true;
+    Inputs inputs = make_inputs(c);
+    inputs.sinks.set({0}, infinity);
+    inputs.sinks.set({1}, -infinity);
+    const std::vector<double> expected = reference_of(inputs, c);
+    CHECK(std::isnan(expected[0]));
+    for (const Isa isa : available_isas())
+      CHECK(difference(run(inputs, c, isa).out.values(), expected, 0x1p-7) == "");
+  }
   for (Case c : shapes()) {
     c.sinks = true;
     Inputs inputs = make_inputs(c);

@@ -230,6 +230,33 @@ TEST_CASE("Forwards that cannot be divided need room for all of their tokens") {
   CHECK(wanted.difference(y.values()) == "");
 }
 
+TEST_CASE("Without a window to the left, the keys that the capacity holds are needed") {
+  BlockCase c = windowed({});
+  const BlockData data(c);
+  StridedTensor y(DType::f32, data.x.shape());
+  const auto forward = [&](AttentionBlock& block, KvCache& cache, std::int64_t begin,
+                           std::int64_t end) {
+    block.forward(data.x.view().sliced(1, begin, end), cache, y.view().sliced(1, begin, end));
+  };
+  {
+    AttentionBlock block(c.settings, data.weights());
+    KvCache cache = rolling(c, 8);
+    forward(block, cache, 0, 12);
+    cache.truncate(0, 9);
+    check_fails(ErrorCode::exhausted,
+                {"the token at position 9 needs the keys from 2 on", "before 4"},
+                [&] { forward(block, cache, 9, 10); });
+  }
+  c.settings.options.score_mod = [](const KeyRun&, float*) {};
+  AttentionBlock block(c.settings, data.weights());
+  KvCache cache = rolling(c, 8);
+  forward(block, cache, 0, 6);
+  check_fails(ErrorCode::exhausted, {"4 tokens from position 6", "is not divided"},
+              [&] { forward(block, cache, 6, 10); });
+  forward(block, cache, 6, 8);
+  forward(block, cache, 8, 9);
+}
+
 TEST_CASE("A forward that fails between its parts takes back the keys of all of them") {
   const BlockCase c = windowed(Window{left, {}});
   const BlockData data(c);
