@@ -28,6 +28,12 @@ std::string name_of_target(const Dims& shape, std::int64_t slice) {
   return shape.rank() == 0 ? "target" : "target" + index_of(shape, slice).to_string();
 }
 
+/// Where the elements of a target lie, whose sizes are known to fit then.
+ElementOffsets offsets_of(const TensorView& target) {
+  require_data("target", target);
+  return {target.shape, target.strides};
+}
+
 }  // namespace
 
 LossTargets::LossTargets(const NamedView& x, const TensorView& target, const LossOptions& options,
@@ -35,7 +41,7 @@ LossTargets::LossTargets(const NamedView& x, const TensorView& target, const Los
     : class_dim_(class_dim_of(x.tensor)),
       classes_(x.tensor.shape[class_dim_]),
       slices_(number_of_slices(x.tensor.shape, class_dim_)),
-      offsets_(target.shape, target.strides),
+      offsets_(offsets_of(target)),
       ignore_index_(options.ignore_index),
       smoothing_(options.label_smoothing) {
   if (!(smoothing_ >= 0 && smoothing_ <= 1)) {
