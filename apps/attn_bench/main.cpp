@@ -16,7 +16,6 @@
 #include "apps/support/call_options.hpp"
 #include "apps/support/command_line.hpp"
 #include "apps/support/normalizer_option.hpp"
-#include "apps/support/option_names.hpp"
 #include "apps/support/options.hpp"
 #include "apps/support/program.hpp"
 #include "decode.hpp"
@@ -204,9 +203,7 @@ int run_command_line(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return app.exit(help);
   }
-  constexpr OptionName names[] = {{"normalizer: alpha", "--alpha"},
-                                  {"normalizer: bias", "--sigmoid-bias"}};
-  under_option_names(names, [&] { run(arguments); });
+  run(arguments);
   return 0;
 }
 

@@ -4,7 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -46,8 +46,7 @@ class Reader {
   /// Goes on with the command of this name.
   void enter(const std::string& name) {
     const std::vector<const CLI::App*> commands = app_->get_subcommands({});
-    if (commands.empty())
-      reject("{} does not know \"{}\"; values follow the names of options", path_, name);
+    if (commands.empty()) reject("{} does not know \"{}\"; {}", path_, name, advice_);
     const auto found = std::find_if(commands.begin(), commands.end(), [&](const CLI::App* command) {
       return command->get_name() == name;
     });
@@ -66,6 +65,8 @@ class Reader {
     if (option == nullptr) refuse_option(name);
     asks_for_help_ |= option == app_->get_help_ptr() || option == app_->get_version_ptr();
     if (option->get_items_expected_max() == 0) return read_flag(name, argument);
+    if (option->get_items_expected_max() == 1 && !given_.insert(path_ + name).second)
+      reject("{} is given twice", name);
     read_.push_back(name);
     const bool optional = option->get_items_expected_min() == 0;
     std::string value;
@@ -73,6 +74,8 @@ class Reader {
       value = argument.substr(equals + 1);
     } else if (!rest_.empty() && !(optional && std::string_view(rest_.front()).starts_with("--"))) {
       value = next();
+      if (value.starts_with("--"))
+        advice_ = fmt::format("{} has taken \"{}\" as its value", name, value);
     } else {
       return;
     }
@@ -112,6 +115,8 @@ class Reader {
   std::string path_;  // the names that led to it
   std::span<char* const> rest_;
   std::vector<std::string> read_;
+  std::set<std::string> given_;
+  std::string advice_ = "values follow the names of options";
   bool entered_ = false, asks_for_help_ = false;
 };
 

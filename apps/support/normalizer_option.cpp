@@ -19,19 +19,20 @@ Normalizer NormalizerChoice::value() const {
   if (chosen == "sigmoid") return Normalizer::sigmoid(sigmoid_bias);
   if (chosen == "sparsemax") return Normalizer::sparsemax();
   if (chosen == "entmax15") return Normalizer::entmax(1.5f);
-  if (chosen != "entmax") {
-    reject_value("--normalizer", chosen, "one of softmax, sigmoid, sparsemax, entmax15, entmax");
-  }
   if (!alpha) reject("--normalizer entmax needs --alpha");
-  if (!(*alpha >= 1)) reject("--alpha is {}; it needs a finite value of at least 1", *alpha);
   return Normalizer::entmax(*alpha);
 }
 
 void add_normalizer_options(CLI::App& command, NormalizerChoice& choice) {
-  add_text(command, "--normalizer NAME", choice.name,
-           "how scores become probabilities: softmax (default), sigmoid, sparsemax, entmax15 or "
-           "entmax");
-  add_number(command, "--alpha A", choice.alpha, any_number,
+  add_choice(command, "--normalizer NAME", choice.name,
+             {{"softmax", "softmax"},
+              {"sigmoid", "sigmoid"},
+              {"sparsemax", "sparsemax"},
+              {"entmax15", "entmax15"},
+              {"entmax", "entmax"}},
+             "how scores become probabilities: softmax (default), sigmoid, sparsemax, entmax15 or "
+             "entmax");
+  add_number(command, "--alpha A", choice.alpha, at_least_1,
              "for entmax, at least 1: 1 is softmax, 2 is sparsemax");
   add_number(command, "--sigmoid-bias X", choice.sigmoid_bias, any_number,
              "for sigmoid; default -log(number of keys)");

@@ -16,7 +16,7 @@ struct NormalizerChoice {
   std::optional<float> alpha;
   std::optional<float> sigmoid_bias;
 
-  /// Throws Error for an unknown name, or for a number that does not belong to the name.
+  /// Throws Error for a number that does not belong to the name, or is missing.
   Normalizer value() const;
 };
 

@@ -55,6 +55,7 @@ inline constexpr NumberCheck any_number{[](double) { return true; }, "a finite n
 inline constexpr NumberCheck positive{[](double x) { return x > 0; }, "a number above 0"};
 inline constexpr NumberCheck not_negative{[](double x) { return x >= 0; },
                                           "a number of at least 0"};
+inline constexpr NumberCheck at_least_1{[](double x) { return x >= 1; }, "a number of at least 1"};
 inline constexpr NumberCheck fraction{[](double x) { return x >= 0 && x <= 1; },
                                       "a number in 0..1"};
 /// Value is float or double. A number that it cannot hold is refused, whether it is too large or

@@ -31,15 +31,14 @@ TEST_CASE("an empty value after = takes no other argument's place") {
   check_demo("compare --shape 1,1,1,2,2,2 --threads= --json",
              "--threads is empty; it needs an int");
   for (const char* option :
-       {"--scale",  "--softcap",  "--causal-offset", "--q-position", "--window",
-        "--mask",   "--kv-lens",  "--alibi",         "--sinks",      "--alpha",
-        "--dtype",  "--kv-dtype", "--page-size",     "--isa",        "--q",
-        "--layout", "--heads",    "--seed",          "--tolerance",  "--causal"}) {
+       {"--scale",    "--softcap",   "--causal-offset", "--q-position", "--window",     "--mask",
+        "--kv-lens",  "--alibi",     "--sinks",         "--alpha",      "--normalizer", "--dtype",
+        "--kv-dtype", "--page-size", "--isa",           "--q",          "--layout",     "--heads",
+        "--seed",     "--tolerance", "--causal"}) {
     for (const char* empty : {"=", " ''"})
       check_demo(fmt::format("compare {}{} --threads 1", option, empty),
                  fmt::format("{} is empty", option));
   }
-  check_demo("compare --shape 1,1,1,2,2,2 --normalizer= --threads 1", "--normalizer is empty");
   check_demo("run --out= --q a.npy", "--out is empty; it needs a name");
   check_demo("op softmax --input= --out o.npy", "--input is empty");
   check_demo("plot temperature --out=", "--out is empty");
@@ -58,6 +57,7 @@ TEST_CASE("an empty value after = takes no other argument's place") {
 TEST_CASE("a value may look like an option, and have brackets") {
   const Sample sample;
   check_demo("compare --shape --threads", "--shape is \"--threads\"");
+  check_demo("compare --shape --threads 1", "\"1\"; --shape has taken \"--threads\" as its value");
   check_demo("compare --shape=--threads", "--shape is \"--threads\"");
   check_demo(sample.run("--normalizer [softmax]"), "--normalizer is \"[softmax]\"");
   check_demo(sample.run("--normalizer =softmax"), "--normalizer is \"=softmax\"");
@@ -88,6 +88,8 @@ TEST_CASE("unknown names get the known ones") {
   check_demo("run --qq=a.npy", "no option --qq;");
   check_demo("info --verbose", "attn_demo info has no option --verbose");
   check_demo("info more", "more");
+  check_demo("compare --scale 1 --scale=2", "--scale is given twice");
+  check_demo("run --q a.npy b.npy", "attn_demo run does not know \"b.npy\"; values follow");
   check_demo("compare --isa=sse9", "--isa is \"sse9\"; it needs one of baseline");
   check_demo("compare --q-position left", "bottom-right, top-left or an integer in " + int64_range);
   check_demo("heatmap --head some", "--head is \"some\"; it needs all or an integer in 0..");
@@ -180,11 +182,13 @@ TEST_CASE("what the library refuses has the option's name") {
   const Sample sample;
   check_demo(sample.run("--causal-offset 9223372036854775807"), "--causal-offset is 92");
   check_demo(sample.run("--q-position 9223372036854775807"), "--q-position is 92");
-  check_demo(sample.run("--normalizer entmax --alpha 0.5"), "error: --alpha is 0.5");
+  check_demo(sample.run("--normalizer entmax --alpha 0.5"),
+             "error: --alpha is \"0.5\"; it needs a number of at least 1");
   const std::string q = sample.folder / "q.npy";
   check_demo(fmt::format("heatmap --q {0} --k {0} --alibi {0}", q), "--alibi has shape");
   check_demo(fmt::format("compare --shape 2,4,2,3,5,8 --sinks {}", q), "--sinks has shape");
-  check_bench("--shape 1,1,1,1,1,1 --normalizer entmax --alpha 0.5", "error: --alpha is 0.5");
+  check_bench("--shape 1,1,1,1,1,1 --normalizer entmax --alpha 0.5",
+              "error: --alpha is \"0.5\"; it needs a number of at least 1");
   check_demo("layers --heads 4 --kv-heads 3",
              "--heads is 4; it needs to be a multiple of --kv-heads");
 }

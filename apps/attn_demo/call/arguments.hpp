@@ -34,17 +34,10 @@ struct CallArguments {
 
 /// The options that messages about a call name instead of the library's parameters. Q, K, V and O
 /// have the same names in both.
-inline constexpr OptionName call_option_names[] = {{"softmax_scale", "--scale"},
-                                                   {"softcap", "--softcap"},
-                                                   {"causal offset", "--causal-offset"},
-                                                   {"q_position", "--q-position"},
-                                                   {"mask", "--mask"},
-                                                   {"alibi_slopes", "--alibi"},
-                                                   {"sinks", "--sinks"},
-                                                   {"kv_lens", "--kv-lens"},
-                                                   {"lse", "--lse"},
-                                                   {"normalizer: alpha", "--alpha"},
-                                                   {"normalizer: bias", "--sigmoid-bias"}};
+inline constexpr OptionName call_option_names[] = {
+    {"softmax_scale", "--scale"},   {"softcap", "--softcap"}, {"causal offset", "--causal-offset"},
+    {"q_position", "--q-position"}, {"mask", "--mask"},       {"alibi_slopes", "--alibi"},
+    {"sinks", "--sinks"},           {"kv_lens", "--kv-lens"}, {"lse", "--lse"}};
 
 /// Adds --q, --k and the options that say how the inputs are laid out. Returns all of them.
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments);
