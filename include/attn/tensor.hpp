@@ -156,7 +156,8 @@ struct ATTN_API BasicTensorView {
   /// Throws Error(invalid_argument) if `order` is not a permutation of the dims.
   BasicTensorView permuted(const Dims& order) const;
   /// The elements with begin <= index < end in one dim. Throws Error(invalid_argument) unless
-  /// 0 <= begin <= end <= shape[dim].
+  /// 0 <= begin <= end <= shape[dim], and if `begin` lies further than 2^48 elements from the
+  /// first.
   BasicTensorView sliced(int dim, std::int64_t begin, std::int64_t end) const;
 };
 

@@ -75,22 +75,22 @@ class ParameterRow {
 /// An optional output with one number for each row.
 class RowStatistic {
  public:
-  RowStatistic(const char* name, const MutableTensorView& tensor, const TensorView& x, int dim)
-      : wanted_(!tensor.absent()), numbers_(tensor) {
-    if (!wanted_) return;
+  RowStatistic(const char* name, const MutableTensorView& tensor, const TensorView& x, int dim) {
+    if (tensor.absent()) return;
     Dims shape = x.shape;
     for (int n = dim; n < shape.rank(); ++n) shape[n] = 1;
     require_output_like(name, tensor, fmt::format("x with 1 from dim {} on", dim).c_str(),
                         TensorView(nullptr, DType::f32, shape));
+    // Offsets are computed from strides that were checked, as others may overflow.
+    numbers_.emplace(tensor);
   }
 
   void set(std::int64_t row, double value, const kernels::Kernels& kernels) const noexcept {
-    if (wanted_) numbers_.write_one(static_cast<float>(value), row, kernels);
+    if (numbers_) numbers_->write_one(static_cast<float>(value), row, kernels);
   }
 
  private:
-  bool wanted_;
-  Elements numbers_;
+  std::optional<Elements> numbers_;
 };
 
 /// A view of the tensor in which the dims from `dim` on are one dim. No value if no stride makes

@@ -9,7 +9,8 @@ namespace attn::detail {
 
 /// The offsets of a tensor's elements, which are numbered in row-major order. Dims of extent 1 are
 /// dropped, and neighboring dims whose strides make them one dim are merged, so that most tensors
-/// need few divisions.
+/// need few divisions. The tensor has passed require_memory(): products of other strides may
+/// overflow.
 class ElementOffsets {
  public:
   ElementOffsets(const Dims& shape, const Dims& strides) noexcept;

@@ -16,6 +16,7 @@
 #include <optional>
 #include <vector>
 
+#include "attention/call_tensors.hpp"
 #include "attention/probabilities.hpp"
 #include "attention/problem.hpp"
 #include "attention/workspace.hpp"
@@ -247,6 +248,11 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
 
 std::size_t unfused_scratch_size(const AttentionTensors& tensors) {
   const Problem problem = validate(tensors, {}, {});
+  for_each_tensor(
+      [](const char* name, const TensorView& tensor) {
+        if (!tensor.absent()) require_strides(name, tensor);
+      },
+      tensors);
   if (is_dense(tensors)) {
     require_scores_fit(problem.sizes);
     Arena arena(nullptr);

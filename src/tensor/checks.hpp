@@ -105,8 +105,6 @@ inline void require_form(const char* name, const TensorView& tensor) {
     reject(fmt::format("{} has strides {} for shape {}; it needs as many strides as dims", name,
                        strides, shape));
   }
-  if (tensor.data == nullptr && tensor.size() > 0)
-    reject(fmt::format("{} of shape {} has no data (null pointer)", name, shape));
   for (int dim = 0; dim < tensor.rank(); ++dim) {
     if (reach(tensor.shape[dim], tensor.strides[dim]) > most_elements) {
       reject(
@@ -114,18 +112,31 @@ inline void require_form(const char* name, const TensorView& tensor) {
                       name, strides, shape, dim));
     }
   }
+  if (tensor.data == nullptr && tensor.size() > 0)
+    reject(fmt::format("{} of shape {} has no data (null pointer)", name, shape));
   reject(fmt::format("{} of type {} is at address {}; it needs a multiple of {}", name,
                      name_of(tensor.dtype), tensor.data, size_of(tensor.dtype)));
+}
+
+inline bool strides_fit(const TensorView& tensor) noexcept {
+  bool fit = tensor.strides.rank() == tensor.shape.rank();
+  for (int dim = 0; dim < tensor.rank(); ++dim)
+    fit = fit && reach(tensor.shape[dim], tensor.strides[dim]) <= most_elements;
+  return fit;
+}
+
+/// Throws unless there are as many strides as dims, and offsets that are computed from them fit 64
+/// bits. It is enough for functions that look at the layout of a tensor alone, which may have no
+/// data.
+inline void require_strides(const char* name, const TensorView& tensor) {
+  if (!strides_fit(tensor)) reject_memory(name, tensor);
 }
 
 /// What the memory of a tensor needs to be in any call: elements where strides can reach them, at a
 /// multiple of `alignment` bytes.
 inline void require_memory(const char* name, const TensorView& tensor, std::size_t alignment) {
-  bool right = tensor.strides.rank() == tensor.shape.rank() &&
-               (tensor.data != nullptr || tensor.size() == 0) &&
-               reinterpret_cast<std::uintptr_t>(tensor.data) % alignment == 0;
-  for (int dim = 0; dim < tensor.rank(); ++dim)
-    right = right && reach(tensor.shape[dim], tensor.strides[dim]) <= most_elements;
+  const bool right = strides_fit(tensor) && (tensor.data != nullptr || tensor.size() == 0) &&
+                     reinterpret_cast<std::uintptr_t>(tensor.data) % alignment == 0;
   if (!right) reject_memory(name, tensor);
 }
 inline void require_memory(const char* name, const TensorView& tensor) {

@@ -231,6 +231,7 @@ void copy_into(const TensorView& source, const MutableTensorView& destination) {
 }
 
 Tensor copy_as(const TensorView& source, DType dtype) {
+  require_unaligned_data("source", source);
   Tensor result(dtype, source.shape);
   copy_into(source, result.view());
   return result;

@@ -101,15 +101,16 @@ BasicTensorView<Void> BasicTensorView<Void>::sliced(int dim, std::int64_t begin,
   result.shape[dim] = end - begin;
   // An empty slice keeps its pointer, because the address of its first element, which does not
   // exist, may lie outside the memory.
-  if (data != nullptr && begin < end) {
+  if (data != nullptr && begin > 0 && begin < end) {
     using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
-    std::int64_t step = 0;
-    if (__builtin_mul_overflow(begin, strides[dim], &step) ||
-        __builtin_mul_overflow(step, static_cast<std::int64_t>(size_of(dtype)), &step)) {
-      reject(fmt::format("a view of strides {} was sliced from {} on in dim {}: that overflows",
-                         strides.to_string(), begin, dim));
+    if (reach(begin, strides[dim]) > most_elements) {
+      reject(
+          fmt::format("a view of strides {} was sliced from {} on in dim {}: that reaches further "
+                      "than 2^48 elements",
+                      strides.to_string(), begin, dim));
     }
-    result.data = static_cast<Byte*>(data) + step;
+    result.data =
+        static_cast<Byte*>(data) + begin * strides[dim] * static_cast<std::int64_t>(size_of(dtype));
   }
   return result;
 }

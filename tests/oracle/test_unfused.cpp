@@ -245,6 +245,34 @@ TEST_CASE("The scratch of unfused is the score matrix and the copies it makes") 
         matrix + (2 * 2 * 256 + 2 * 512) * 64 * sizeof(float));
 }
 
+TEST_CASE("Scratch is counted for no strides that lead out of any memory") {
+  constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(),
+                         largest = std::numeric_limits<std::int64_t>::max();
+  const std::int64_t offsets[] = {0, 1, 2};
+  float x[8] = {};
+  const Dims shape{2, 1, 4};
+  const AttentionTensors ragged{
+      .q = {x, shape},
+      .k = {x, shape},
+      .v = {x, shape},
+      .out = {x, shape},
+      .ragged = {.q_offsets = {offsets, {3}}, .kv_offsets = {offsets, {3}}}};
+  CHECK(unfused_scratch_size(ragged) > 0);
+  for (const Dims& strides : {Dims{1, 1, 1, 1, 1, 1, 1, 1}, Dims{4, 1}, Dims{least, 4, 1},
+                              Dims{4, least, 1}, Dims{4, 4, largest / 4}}) {
+    CAPTURE(strides.to_string());
+    for (TensorView AttentionTensors::*view :
+         {&AttentionTensors::q, &AttentionTensors::k, &AttentionTensors::v}) {
+      AttentionTensors changed = ragged;
+      (changed.*view).strides = strides;
+      CHECK_THROWS_AS(unfused_scratch_size(changed), Error);
+    }
+    AttentionTensors changed = ragged;
+    changed.out.strides = strides;
+    CHECK_THROWS_AS(unfused_scratch_size(changed), Error);
+  }
+}
+
 TEST_CASE("Unfused refuses what attention refuses") {
   Narrowed call(Example({.kv_len = 3}), DType::f32);
   const float mask[] = {0, 0};

@@ -92,16 +92,31 @@ Entry ring(const char* name, Attend attend) {
 
 Entry paged(const char* name, Attend attend) {
   return {name,
-          {q(), kv("k"), kv("v"), out(), lengths(), {"page_table", DType::i32, {batch, 3}}},
+          {q(),
+           kv("k", DType::i8),
+           kv("v", DType::i8),
+           out(),
+           lengths(),
+           {"page_table", DType::i32, {batch, 3}},
+           scales("k_scales"),
+           scales("v_scales")},
           [attend](const Views& t) {
             attend({.q = t[0],
                     .k = t[1],
                     .v = t[2],
                     .out = t[3],
                     .kv_lens = t[4],
-                    .storage = {.layout = Paged{t[5]}}},
+                    .storage = {.layout = Paged{t[5]}, .k_scales = t[6], .v_scales = t[7]}},
                    {}, {});
           }};
+}
+
+/// What attention() does, but for reading the longest sequences.
+void run_plan(const AttentionTensors& tensors, const AttentionOptions& options,
+              const Execution& execution) {
+  const AttentionPlan plan(tensors, options, execution);
+  Workspace workspace(plan.workspace_size());
+  plan.run(tensors, workspace);
 }
 
 std::vector<Entry> state_entries() {
@@ -120,10 +135,25 @@ std::vector<Entry> state_entries() {
            [](const Views& t) {
              merge(ConstAttentionState{t[0], t[1]}, ConstAttentionState{t[2], t[3]}, {t[4], t[5]});
            }},
-          {"reference_scores",
-           {q(), kv("k"), {"scores", DType::f32, {batch, heads, q_len, kv_len}, true}},
+          {"merge, in place",
+           {{"into.out", DType::f32, {2, 3, 4}, true},
+            {"into.lse", DType::f32, {2, 3}, true},
+            {"part.out", DType::f16, {2, 3, 4}},
+            {"part.lse", DType::f32, {2, 3}}},
            [](const Views& t) {
-             reference_scores({.q = t[0], .k = t[1]}, {}, ScoreStage::masked, t[2]);
+             merge({t[0], t[1]}, ConstAttentionState{t[2], t[3]});
+           }},
+          {"reference_scores",
+           {q(),
+            kv("k"),
+            {"mask", DType::boolean, {q_len, kv_len}},
+            {"alibi_slopes", DType::f32, {heads}},
+            lengths(),
+            {"scores", DType::f32, {batch, heads, q_len, kv_len}, true}},
+           [](const Views& t) {
+             reference_scores(
+                 {.q = t[0], .k = t[1], .mask = t[2], .alibi_slopes = t[3], .kv_lens = t[4]}, {},
+                 ScoreStage::masked, t[5]);
            }}};
 }
 
@@ -159,7 +189,8 @@ std::vector<Entry> attention_entries() {
   for (Entry& entry : cache_entries()) entries.push_back(std::move(entry));
   const Attend tiled = attention;
   for (const auto& [name, attend] :
-       {std::pair{"attention", tiled}, std::pair{"attention_reference", &attention_reference},
+       {std::pair{"attention", tiled}, std::pair{"AttentionPlan::run", &run_plan},
+        std::pair{"attention_reference", &attention_reference},
         std::pair{"attention_unfused", &attention_unfused}}) {
     for (const auto make : {padded, ragged, ring, paged}) entries.push_back(make(name, attend));
   }

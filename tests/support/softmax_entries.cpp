@@ -17,9 +17,11 @@ Argument reduced_out(const char* name, DType dtype = DType::f32) {
 }
 
 std::vector<Entry> loss_entries() {
-  const Argument logits{"x", DType::f32, {4, 6}}, target{"target", DType::i64, {4}},
-      weight{"weight", DType::f32, {6}}, loss{"loss", DType::f32, {4}, true},
-      dloss{"dloss", DType::f32, {4}}, dx{"dx", DType::f32, {4, 6}, true};
+  const Dims x_shape{4, 6, 3}, slices{4, 3};
+  const Argument logits{"x", DType::f32, x_shape}, target{"target", DType::i64, slices},
+      distributions{"target", DType::f16, x_shape}, weight{"weight", DType::f32, {6}},
+      loss{"loss", DType::f32, slices, true}, dloss{"dloss", DType::f32, slices},
+      dx{"dx", DType::f32, x_shape, true};
   const auto options = [](const TensorView& weights) {
     return LossOptions{.weight = weights, .reduction = Reduction::none};
   };
@@ -29,7 +31,7 @@ std::vector<Entry> loss_entries() {
           {"cross_entropy", forward,
            [=](const Views& t) { cross_entropy(t[0], t[1], t[2], options(t[3])); }},
           {"cross_entropy, one number",
-           {logits, {"target", DType::f16, {4, 6}}, {"loss", DType::f32, {}, true}},
+           {logits, distributions, {"loss", DType::f32, {}, true}},
            [](const Views& t) { cross_entropy(t[0], t[1], t[2]); }},
           {"entmax_loss", forward,
            [=](const Views& t) { entmax_loss(t[0], t[1], t[2], 1.5f, options(t[3])); }},
@@ -38,6 +40,9 @@ std::vector<Entry> loss_entries() {
            [=](const Views& t) { nll_loss_backward(t[0], t[1], t[2], options(t[3])); }},
           {"cross_entropy_backward", backward,
            [=](const Views& t) { cross_entropy_backward(t[0], t[1], t[2], t[3], options(t[4])); }},
+          {"cross_entropy_backward, one number",
+           {{"dloss", DType::f32, {}}, logits, distributions, dx},
+           [](const Views& t) { cross_entropy_backward(t[0], t[1], t[2], t[3]); }},
           {"entmax_loss_backward", backward, [=](const Views& t) {
              entmax_loss_backward(t[0], t[1], t[2], t[3], 1.5f, options(t[4]));
            }}};

@@ -198,6 +198,14 @@ TEST_CASE("sliced") {
   for (const auto& [begin, end] : {std::pair{-1, 2}, {0, 5}, {3, 2}}) {
     CHECK(contains(refusal([&, b = begin, e = end] { tensor.view().sliced(1, b, e); }), "dim 1"));
   }
+  for (const std::int64_t stride :
+       {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max(),
+        -(std::int64_t{1} << 60), (std::int64_t{1} << 48) + 1}) {
+    TensorView astray = tensor.view();
+    astray.strides[0] = stride;
+    CHECK(astray.sliced(0, 0, 3).data == tensor.data());
+    CHECK(contains(refusal([&] { astray.sliced(0, 1, 3); }), "2^48"));
+  }
 }
 
 TEST_CASE("tensors own zeroed, aligned memory") {

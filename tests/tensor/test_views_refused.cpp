@@ -137,13 +137,22 @@ TEST_CASE("strides that are too few, or lead out of any memory") {
       strides.push_back(1);
       view.strides = Dims(strides.data(), rank + 1);
     });
+    check_refused(entry, n, "strides of the greatest rank",
+                  [](MutableTensorView& view) { view.strides = {1, 1, 1, 1, 1, 1, 1, 1}; });
     if (rank == 0) return;
     check_refused(entry, n, "one stride less", [&](MutableTensorView& view) {
       view.strides = Dims(view.strides.begin(), rank - 1);
     });
-    for (const std::int64_t stride : {least, largest, largest / 2 + 1, -(std::int64_t{1} << 50)}) {
-      check_refused(entry, n, "stride " + std::to_string(stride),
-                    [&](MutableTensorView& view) { view.strides[rank - 1] = stride; });
+    for (const std::int64_t stride :
+         {least, least + 1, largest, largest / 2 + 1, largest / 3, -(std::int64_t{1} << 50)}) {
+      const std::string what = "stride " + std::to_string(stride);
+      for (int dim = 0; dim < rank; ++dim) {
+        check_refused(entry, n, what + " of dim " + std::to_string(dim),
+                      [&](MutableTensorView& view) { view.strides[dim] = stride; });
+      }
+      check_refused(entry, n, what + " of all dims", [&](MutableTensorView& view) {
+        for (int dim = 0; dim < rank; ++dim) view.strides[dim] = stride;
+      });
     }
   });
 }
