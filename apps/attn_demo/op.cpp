@@ -251,7 +251,7 @@ void run_loss(OpCall& call, const OpArguments& a) {
       call.outputs.make("--log-prob", a.log_p, call.x.dtype, call.x.shape);
   function(call.x, loss.target.view(), loss.loss, loss.options, a.execution);
   if (!a.log_p) return;
-  if constexpr (function == nll_loss)
+  if (function == nll_loss)
     copy_into(call.x, log_p);
   else
     log_softmax(call.x, log_p, LossCall::class_dim(call.x), 1, a.execution);
