@@ -21,16 +21,24 @@ const float* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head,
   return tensor.data<float>() + ((batch * shape[1] + head) * shape[2] + position) * shape[3];
 }
 
-/// A sum of products, and the sum of their magnitudes.
+/// A sum of products, the sum of their magnitudes, and the sum of the squares of all partial sums.
 struct Dot {
   float sum = 0;
   float magnitude = 0;
+  double squares = 0;
+
+  /// How far rounding may move the sum. Each step rounds the partial sum, by up to eps / 2 of it
+  /// and with a deviation of about eps / 4. So eps times the root of their squares is four
+  /// deviations. Other programs add in other orders, in which partial sums of either sign may be
+  /// larger than here; eps times the magnitude is the least that is allowed for.
+  float spread() const { return eps * std::max(magnitude, static_cast<float>(std::sqrt(squares))); }
 };
 Dot dot(const float* a, const float* b, std::int64_t count) {
   Dot dot;
   for (std::int64_t n = 0; n < count; ++n) {
     dot.sum += a[n] * b[n];
     dot.magnitude += std::abs(a[n] * b[n]);
+    dot.squares += double{dot.sum} * dot.sum;
   }
   return dot;
 }
@@ -174,9 +182,7 @@ PlainFloat::PlainFloat(const AttentionTensors& tensors, const AttentionOptions& 
       k_(copy_as(tensors.k, DType::f32)),
       v_(copy_as(tensors.v, DType::f32)) {}
 
-/// A dot product rounds sums of either sign; each rounding is up to eps / 2 of the sum so far.
-/// Their deviation is about eps / 4 of the sum of the products' magnitudes, whatever the length, so
-/// that eps times it is four deviations. What is added to the product rounds once.
+/// What is added to a product rounds once.
 PlainFloat::Scores PlainFloat::masked_scores(const KeyRun& row) const {
   const std::int64_t head_dim = q_.shape()[3];
   const float scale = options_.softmax_scale.value_or(1 / std::sqrt(static_cast<float>(head_dim)));
@@ -191,7 +197,7 @@ PlainFloat::Scores PlainFloat::masked_scores(const KeyRun& row) const {
   for (std::int64_t j = 0; j < row.count; ++j) {
     const Dot product = dot(q, row_of(k_, row.batch, row.kv_head, j), head_dim);
     float score = scale * product.sum;
-    float spread = eps * std::abs(scale) * product.magnitude;
+    float spread = std::abs(scale) * product.spread();
     if (options_.softcap) {
       const float capped = std::tanh(score / *options_.softcap);
       score = *options_.softcap * capped;

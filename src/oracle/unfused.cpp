@@ -161,16 +161,38 @@ void finish_row(const UnfusedCall& call, std::int64_t index) {
   write_lse(call.tensors.lse, row, lse);
 }
 
+/// Adds the columns of a row again, in double, whose sums are not finite: with probabilities that
+/// add up to more than 1, a sum may be finite in the end and overflow before.
+void add_overflowed(const UnfusedCall& call, std::int64_t index, const float* values) {
+  const Sizes& sizes = call.problem.sizes;
+  const std::int64_t width = sizes.v_head_dim;
+  float* const out = call.out + index * width;
+  const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
+  const float* const probabilities = call.scores_of(index);
+  const float* const of_head =
+      values + (row.batch * sizes.num_kv_heads + row.kv_head) * sizes.kv_len * width;
+  for (std::int64_t d = 0; d < width; ++d) {
+    if (std::isfinite(out[d])) continue;
+    double sum = 0;
+    for (std::int64_t j = 0; j < sizes.kv_len; ++j)
+      sum += double{probabilities[j]} * of_head[j * width + d];
+    out[d] = static_cast<float>(sum);
+  }
+}
+
 void finish_rows(const UnfusedCall& call, const std::optional<SeparatedValues>& separated) {
   const Sizes& sizes = call.problem.sizes;
+  const float* const values = separated ? separated->finite.data() : call.v;
+  const auto finish = [&](std::int64_t index) {
+    if (!call.uses_softmax() && sizes.kv_len > 0) add_overflowed(call, index, values);
+    for (std::int64_t n = index * sizes.v_head_dim; separated && n < (index + 1) * sizes.v_head_dim;
+         ++n)
+      call.out[n] += separated->non_finite_sums[n];
+    finish_row(call, index);
+  };
   parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len + sizes.v_head_dim,
                   [&](std::int64_t begin, std::int64_t end) {
-                    if (separated) {
-                      for (std::int64_t n = begin * sizes.v_head_dim; n < end * sizes.v_head_dim;
-                           ++n)
-                        call.out[n] += separated->non_finite_sums[n];
-                    }
-                    for (std::int64_t index = begin; index < end; ++index) finish_row(call, index);
+                    for (std::int64_t index = begin; index < end; ++index) finish(index);
                   });
 }
 

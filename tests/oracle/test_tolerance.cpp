@@ -1,9 +1,13 @@
 // Tolerances have room for what rounding does to a right program, and none for a wrong one.
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "oracle/errors.hpp"
 #include "support/check.hpp"
 #include "support/random.hpp"
 
@@ -67,6 +71,40 @@ TEST_CASE("subnormal values are within their tolerance") {
       }
     }
   }
+}
+
+TEST_CASE("products of one sign, whose sum rounds at each step, are within their tolerance") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    for (const Normalizer& normalizer : normalizers()) {
+      Case c = with(small_case(seed), normalizer);
+      c.options.softmax_scale = 1.f;
+      Inputs inputs = make_inputs(c);
+      for (StridedTensor* tensor : {&inputs.q, &inputs.k}) {
+        std::vector<double> values = tensor->values();
+        for (double& value : values) value = std::abs(value);
+        tensor->assign(values);
+      }
+      check_inputs(c, inputs);
+    }
+  }
+}
+
+TEST_CASE("an infinity is right where the type has no greater number") {
+  using detail::errors_between;
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const double truth[] = {4e38, -4e38, 3e38, 1};
+  const TensorView reference(truth, {4});
+  const float right[] = {infinity, -infinity, 3e38f, 1};
+  CHECK(errors_between({right, {4}}, reference).max_abs < 1e32);
+  for (const auto& [n, value] :
+       {std::pair{0, -infinity}, {0, 3.4e38f}, {1, infinity}, {2, infinity}, {3, infinity}}) {
+    CAPTURE(n);
+    float wrong[] = {infinity, -infinity, 3e38f, 1};
+    wrong[n] = value;
+    CHECK(errors_between({wrong, {4}}, reference).max_abs > 1e37);
+  }
+  const Tensor of_f16 = copy_as(TensorView(right, {4}).sliced(0, 0, 2), DType::f16);
+  CHECK(errors_between(of_f16.view(), reference.sliced(0, 0, 2)).max_abs == 0);
 }
 
 TEST_CASE("a key too few, and scores that are off by 1e-4, are outside the tolerance") {

@@ -232,6 +232,32 @@ TEST_CASE("No keys, no queries or no visible key") {
   CHECK_NOTHROW(no_rows.run());
 }
 
+TEST_CASE("Weights of sigmoid that add up to more than 1 overflow only where the result does") {
+  constexpr double greatest = std::numeric_limits<float>::max();
+  for (const bool masked : {false, true}) {
+    Example example({.q_len = 2, .kv_len = 64, .head_dim = 4, .v_head_dim = 2});
+    double* const v = example.v.data<double>();
+    // In column 0, half of the values cancel the others, but for a rest; column 1 overflows.
+    for (std::int64_t j = 0; j < 64; ++j) {
+      v[2 * j] = (j < 32 ? 0.25 : -0.25) * greatest;
+      v[2 * j + 1] = 0.25 * greatest;
+    }
+    v[2 * 63] = 0;
+    Narrowed call(example, DType::f32);
+    call.options.normalizer = Normalizer::sigmoid(0);
+    call.tensors.lse = {};
+    if (masked) {  // the last key, which must not be read
+      call.options.causal = Causal::with_offset(62);
+      call.options.window = Window{.right = 0};
+      call.v.data<float>()[2 * 63 + 1] = std::nanf("");
+    }
+    call.run();
+    const std::vector<double> out = values_of(call.out);
+    CHECK(std::abs(out[0] - 0.125 * greatest) < 1e-6 * greatest);
+    CHECK(out[1] == infinity);
+  }
+}
+
 TEST_CASE("The scratch of unfused is the score matrix and the copies it makes") {
   const Shape shape{
       .num_q_heads = 2, .q_len = 256, .kv_len = 512, .head_dim = 64, .v_head_dim = 64};
