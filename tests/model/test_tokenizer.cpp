@@ -164,7 +164,7 @@ TEST_CASE("special tokens") {
 
 TEST_CASE("ids that name no token") {
   const Folder folder;
-  const Tokenizer tokenizer = from_json(folder, small_file());
+  const Tokenizer tokenizer = tokenizer_from(folder, small_file());
   CHECK(tokenizer.vocab_size() == 41);
   for (const std::int64_t id :
        {std::int64_t{-1}, std::int64_t{29}, std::int64_t{41}, INT64_MAX, INT64_MIN}) {
@@ -188,7 +188,7 @@ TEST_CASE("splits: every behavior, inverted or not") {
                              json::array({"x x", "a b", "ab xx", "xx ab", "xx xx"}));
     file["pre_tokenizer"] = {{"type", "Sequence"},
                              {"pretokenizers", json::array({split, byte_level(false, false)})}};
-    CHECK(cut(from_json(folder, file), "abxxxxab") == expected);
+    CHECK(cut(tokenizer_from(folder, file), "abxxxxab") == expected);
   };
   const auto split = [](const std::string& pattern, const std::string& behavior,
                         bool invert = false, const char* kind = "Regex") -> json {
@@ -224,14 +224,14 @@ TEST_CASE("added tokens that begin alike: the longest is found") {
   std::int64_t id = 41;
   for (const std::string& text : texts)
     file["added_tokens"].push_back({{"id", id++}, {"content", text}, {"special", false}});
-  const Tokenizer tokenizer = from_json(folder, file);
+  const Tokenizer tokenizer = tokenizer_from(folder, file);
   CHECK(cut(tokenizer, "XYzzXYzzYY YXXz") == "XYz|z|XYzzY|Y |YX|X|z");
   CHECK(cut(tokenizer, "XYzz") == "XYz|z");
   CHECK(tokenizer.encode(longest + "Y") == Ids{48, 45});
   const std::string shorter = std::string(999, 'X') + "Y";
   CHECK(tokenizer.encode(shorter).size() == 999);
   file["added_tokens"][8]["special"] = true;
-  CHECK(from_json(folder, file).encode(longest, {.match_special = false}).size() == 1000);
+  CHECK(tokenizer_from(folder, file).encode(longest, {.match_special = false}).size() == 1000);
 }
 
 TEST_CASE("digits, prefix spaces and unknown bytes") {
@@ -245,21 +245,21 @@ TEST_CASE("digits, prefix spaces and unknown bytes") {
         {"type", "Sequence"},
         {"pretokenizers",
          json::array({{{"type", "Digits"}, {key, individual}}, byte_level(false, false)})}};
-    return cut(from_json(folder, changed), "a11b1");
+    return cut(tokenizer_from(folder, changed), "a11b1");
   };
   CHECK(with_digits("individual_digits", true) == "a|1|1|b|1");
   CHECK(with_digits("individual_digits", false) == "a|11|b|1");
 
   file["pre_tokenizer"] = byte_level(true, true);
-  CHECK(cut(from_json(folder, file), "a<end>a") == " a|<end>| a");
-  CHECK(cut(from_json(folder, file), " a") == " a");
+  CHECK(cut(tokenizer_from(folder, file), "a<end>a") == " a|<end>| a");
+  CHECK(cut(tokenizer_from(folder, file), " a") == " a");
 
-  CHECK(cut(from_json(folder, file), "aXYb") == " a|b");  // bytes without a token are left out
+  CHECK(cut(tokenizer_from(folder, file), "aXYb") == " a|b");  // bytes without a token are left out
   file["model"]["unk_token"] = "?";
   file["pre_tokenizer"] = byte_level(false, true);
-  CHECK(cut(from_json(folder, file), "aXYb") == "a|?|?|b");
+  CHECK(cut(tokenizer_from(folder, file), "aXYb") == "a|?|?|b");
   file["model"]["fuse_unk"] = true;
-  CHECK(cut(from_json(folder, file), "aXYb") == "a|?|b");
+  CHECK(cut(tokenizer_from(folder, file), "aXYb") == "a|?|b");
 }
 
 TEST_CASE("bytes that are not UTF-8 merge only with each other") {
@@ -267,7 +267,7 @@ TEST_CASE("bytes that are not UTF-8 merge only with each other") {
   json file = small_file();
   file["model"]["vocab"].update({{"\u00ff", 30}, {"\u00ff\u00ff", 31}, {"a\u00ff", 32}});
   file["model"]["merges"] = json::array({"\u00ff \u00ff", "a \u00ff"});
-  CHECK(from_json(folder, file).encode("a\xff\xff") == Ids{0, 31});
+  CHECK(tokenizer_from(folder, file).encode("a\xff\xff") == Ids{0, 31});
 }
 
 TEST_CASE("added tokens are normalized as the text is, unless they are special") {
@@ -277,7 +277,7 @@ TEST_CASE("added tokens are normalized as the text is, unless they are special")
   file["model"]["unk_token"] = "z";
   for (const bool special : {false, true}) {
     file["added_tokens"][0] = {{"id", 40}, {"content", "e\u0301"}, {"special", special}};
-    const Tokenizer tokenizer = from_json(folder, file);
+    const Tokenizer tokenizer = tokenizer_from(folder, file);
     CHECK((tokenizer.encode("\u00e9") == Ids{40}) == !special);
     CHECK(tokenizer.encode("e\u0301") == Ids{40});
     CHECK(tokenizer.piece(40) == "e\u0301");
@@ -295,7 +295,7 @@ TEST_CASE("templates put tokens around a text") {
   file["post_processor"] = {{"type", "TemplateProcessing"},
                             {"single", json::array({special("<s>"), text, special("</s>")})},
                             {"special_tokens", known}};
-  Tokenizer tokenizer = from_json(folder, file);
+  Tokenizer tokenizer = tokenizer_from(folder, file);
   CHECK(tokenizer.encode("abc") == Ids{40, 28, 1, 2});
   CHECK(tokenizer.bos() == 40);
   CHECK(tokenizer.eos() == 2);
@@ -303,7 +303,7 @@ TEST_CASE("templates put tokens around a text") {
 
   const auto check = [&](const json& single, const std::string& fault) {
     file["post_processor"]["single"] = single;
-    const std::string message = refusal([&] { from_json(folder, file); });
+    const std::string message = refusal([&] { tokenizer_from(folder, file); });
     CAPTURE(message);
     CHECK(message.find(fault) != std::string::npos);
   };
@@ -333,7 +333,7 @@ TEST_CASE("a pattern whose backtracking multiplies is refused in time") {
         {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}};
     file["pre_tokenizer"] = {{"type", "Sequence"},
                              {"pretokenizers", json::array({split, byte_level(false, false)})}};
-    const Tokenizer tokenizer = from_json(folder, file);
+    const Tokenizer tokenizer = tokenizer_from(folder, file);
     std::string text(5001, 'a');
     text.back() = 'b';
     const std::string message = refusal([&] { tokenizer.encode(text); });

@@ -26,7 +26,7 @@ void check_changed(ErrorCode code, const std::string& fault,
   change(file);
   CAPTURE(fault);
   try {
-    from_json(folder, file);
+    tokenizer_from(folder, file);
     FAIL_CHECK("not refused");
   } catch (const Error& error) {
     const std::string message = error.what();

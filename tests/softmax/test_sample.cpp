@@ -27,7 +27,6 @@ using namespace attn::test;
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 using Logits = std::vector<double>;  // rounded to the type of the logits
 using Draws = std::vector<std::int64_t>;

@@ -33,7 +33,7 @@ inline nlohmann::json small_file() {
            nlohmann::json::array({{{"id", 40}, {"content", "<end>"}, {"special", true}}})}};
 }
 
-inline Tokenizer from_json(const Folder& folder, const nlohmann::json& file) {
+inline Tokenizer tokenizer_from(const Folder& folder, const nlohmann::json& file) {
   return Tokenizer::from_file(folder.write("tokenizer.json", file.dump()));
 }
 
