@@ -98,9 +98,10 @@ TEST_CASE("an infinity is right where the type has no greater number") {
   CHECK(errors_between({right, {4}}, reference).max_abs < 1e32);
   for (const auto& [n, value] :
        {std::pair{0, -infinity}, {0, 3.4e38f}, {1, infinity}, {2, infinity}, {3, infinity}}) {
-    CAPTURE(n);
+    const int changed = n;
+    CAPTURE(changed);
     float wrong[] = {infinity, -infinity, 3e38f, 1};
-    wrong[n] = value;
+    wrong[changed] = value;
     CHECK(errors_between({wrong, {4}}, reference).max_abs > 1e37);
   }
   const Tensor of_f16 = copy_as(TensorView(right, {4}).sliced(0, 0, 2), DType::f16);
