@@ -90,6 +90,7 @@ struct AttentionOptions {
   /// `causal` names, else bottom-right. It is an Error if `causal` names another one.
   std::optional<QueryPosition> q_position{};
   ScoreMod score_mod{};
+  ScoreModGradient score_mod_gradient{};  // of score_mod; only attention_backward() calls it
   MaskMod mask_mod{};
   Normalizer normalizer{};  // default: softmax
   ScoreMatmul score_matmul = ScoreMatmul::built_in;

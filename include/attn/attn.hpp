@@ -3,6 +3,7 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/attention_backward.hpp>
 #include <attn/error.hpp>
 #include <attn/execution.hpp>
 #include <attn/functional.hpp>

@@ -69,6 +69,11 @@ struct KeyRun {
 /// is not specified. An exception ends the call and reaches the caller of attention(); the outputs
 /// are unspecified then.
 using ScoreMod = std::function<void(const KeyRun& run, float* scores)>;
+/// The derivative of a ScoreMod. `scores` are what the ScoreMod received; `gradient` holds the
+/// gradient of its results and is to become the gradient of `scores`, in place. It may be called
+/// for hidden keys, whose gradient is 0 and stays 0. It is called in the same way as ScoreMod.
+using ScoreModGradient =
+    std::function<void(const KeyRun& run, const float* scores, float* gradient)>;
 /// Fills `visible[0..count)`. A key is visible if this function and all other masks say so. It is
 /// called in the same way as ScoreMod.
 using MaskMod = std::function<void(const KeyRun& run, bool* visible)>;

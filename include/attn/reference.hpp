@@ -3,6 +3,7 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/attention_backward.hpp>
 #include <attn/export.hpp>
 
 #include <cstddef>
@@ -23,6 +24,14 @@ enum class ScoreStage {
 ATTN_API void attention_reference(const AttentionTensors& tensors,
                                   const AttentionOptions& options = {},
                                   const Execution& execution = {});
+
+/// The gradients of attention_backward() in double precision, row by row, without blocks, from Q,
+/// K, V, dout and dlse alone: O and lse are computed again, so tensors.out and tensors.lse may be
+/// absent. The same errors; any of q, k, v, dout, dlse and the outputs of f64 is taken as well.
+ATTN_API void attention_backward_reference(const AttentionTensors& tensors,
+                                           const AttentionGradients& gradients,
+                                           const AttentionOptions& options = {},
+                                           const Execution& execution = {});
 
 /// The scores at one stage into `scores` [batch, num_q_heads, q_len, kv_len], f32 or f64.
 /// `tensors.v` and `tensors.out` may be absent: they are not touched. kv_len is that of the longest
