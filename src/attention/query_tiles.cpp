@@ -120,14 +120,17 @@ void QueryTiles::read_dense_masks(QueryTile& tile) {
   tile.visible_range = union_of_ranges(tile);
 }
 
-void QueryTiles::transform(QueryTile& tile) {
+void QueryTiles::transform(QueryTile& tile, const SavedScores& saved) {
   const RowScores& scores = context_.scores;
   if (!scores.transforms() && !scores.dense_visibility()) return;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const KeyRange range = tile.range(r);
     if (range.empty()) continue;
     float* const run = tile.row(r) + range.begin;
-    if (scores.transforms()) scores.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run);
+    if (scores.transforms()) {
+      scores.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run,
+                       saved.of_row(r, range.begin));
+    }
     if (tile.hides[r]) context_.kernels().hide(run, range.size(), tile.visible_row(r));
   }
 }

@@ -36,7 +36,7 @@ class QueryTiles {
   QueryTile tile_of(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
                     std::int64_t block);
   /// Applies scale, softcap, ALiBi, masks and score_mod to the scores of a tile.
-  void transform(QueryTile& tile);
+  void transform(QueryTile& tile, const SavedScores& saved = {});
 
   /// Divides by the sum, which the sink joins, and writes O and lse. `probabilities` are asked for
   /// again where sums overflowed or, if some values are tiny bf16, are small.

@@ -1,5 +1,6 @@
 #include "attention/scores.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -68,10 +69,11 @@ std::int64_t RowScores::visibility(const QueryRow& row, KeyRange keys,
 }
 
 void RowScores::transform(const QueryRow& row, KeyRange keys, const float* additive_mask,
-                          float* scores) const {
+                          float* scores, const SavedScores& saved) const {
   const std::int64_t count = keys.size();
   kernels_.scale(scores, count, problem_.softmax_scale, scores);
   if (problem_.softcap) kernels_.softcap(scores, count, *problem_.softcap);
+  if (saved.capped != nullptr) std::copy_n(scores, count, saved.capped);
   if (!tensors_.alibi_slopes.absent()) {
     const auto* slopes = static_cast<const float*>(tensors_.alibi_slopes.data);
     kernels_.alibi(scores, count, slopes[row.q_head * tensors_.alibi_slopes.strides[0]],
@@ -79,8 +81,19 @@ void RowScores::transform(const QueryRow& row, KeyRange keys, const float* addit
   }
   if (additive_mask != nullptr) kernels_.add_mask(scores, count, additive_mask);
   if (!options_.score_mod) return;
+  if (saved.before_mod != nullptr) std::copy_n(scores, count, saved.before_mod);
   options_.score_mod(run_of(row, keys), scores);
   if (additive_mask != nullptr) hide_again(additive_mask, count, scores);
+}
+
+void RowScores::gradient_before_mod(const QueryRow& row, KeyRange keys, const float* before_mod,
+                                    float* gradient) const {
+  if (options_.score_mod) options_.score_mod_gradient(run_of(row, keys), before_mod, gradient);
+}
+
+void RowScores::gradient_before_softcap(const float* capped, std::int64_t count,
+                                        float* gradient) const {
+  if (problem_.softcap) kernels_.softcap_gradient(capped, count, *problem_.softcap, gradient);
 }
 
 }  // namespace attn::detail

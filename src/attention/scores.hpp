@@ -22,6 +22,20 @@ struct QueryRow {
   std::int64_t q_position;
 };
 
+/// Scores on their way that the backward pass needs, written where the pointers are not null.
+struct SavedScores {
+  float* capped = nullptr;      // after softcap
+  float* before_mod = nullptr;  // before score_mod
+  std::int64_t stride = 0;      // from row to row
+
+  /// Those of row r of a tile, from a key on.
+  SavedScores of_row(std::int64_t r, std::int64_t key) const noexcept {
+    const std::int64_t offset = r * stride + key;
+    return {capped == nullptr ? nullptr : capped + offset,
+            before_mod == nullptr ? nullptr : before_mod + offset, stride};
+  }
+};
+
 class RowScores {
  public:
   RowScores(const Problem& problem, const AttentionTensors& tensors,
@@ -43,8 +57,13 @@ class RowScores {
   /// visible keys.
   std::int64_t visibility(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
   /// Applies scale, softcap, ALiBi, additive mask (null: none) and score_mod in place.
-  void transform(const QueryRow& row, KeyRange keys, const float* additive_mask,
-                 float* scores) const;
+  void transform(const QueryRow& row, KeyRange keys, const float* additive_mask, float* scores,
+                 const SavedScores& saved = {}) const;
+  /// The gradient of what score_mod received, from that of its results, in place.
+  void gradient_before_mod(const QueryRow& row, KeyRange keys, const float* before_mod,
+                           float* gradient) const;
+  /// The gradient of what softcap received, from that of its results, in place.
+  void gradient_before_softcap(const float* capped, std::int64_t count, float* gradient) const;
 
  private:
   static KeyRun run_of(const QueryRow& row, KeyRange keys) noexcept;

@@ -358,16 +358,26 @@ Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
   return problem;
 }
 
+Problem validate_call(const AttentionTensors& tensors, const AttentionOptions& options,
+                      const Execution& execution, bool with_out) {
+  Sizes sizes = sizes_of_q_and_k(tensors);
+  read_v_sizes(tensors, sizes);
+  if (with_out) check_out(tensors, sizes);
+  check_side_tensors(tensors, sizes);
+  check_normalizer(tensors, options.normalizer);
+  return with_options(tensors, sizes, options, execution);
+}
+
 }  // namespace
 
 Problem validate(const AttentionTensors& tensors, const AttentionOptions& options,
                  const Execution& execution) {
-  Sizes sizes = sizes_of_q_and_k(tensors);
-  read_v_sizes(tensors, sizes);
-  check_out(tensors, sizes);
-  check_side_tensors(tensors, sizes);
-  check_normalizer(tensors, options.normalizer);
-  return with_options(tensors, sizes, options, execution);
+  return validate_call(tensors, options, execution, true);
+}
+
+Problem validate_inputs(const AttentionTensors& tensors, const AttentionOptions& options,
+                        const Execution& execution) {
+  return validate_call(tensors, options, execution, given(tensors.out));
 }
 
 Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/gradient.inl"
 #include "kernels/kernels.hpp"
 #include "kernels/matmul.inl"
 #include "kernels/online_softmax.inl"
@@ -79,8 +80,10 @@ bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t row
 inline constexpr Arithmetic bf16_arithmetic = {.vnni_factor = 2,
                                                .chunk_keys = 2 * chunk_depth,
                                                .matmul = matmul<Bf16>,
+                                               .matmul_transposed = matmul<Bf16, Order::transposed>,
                                                .online_softmax = online_softmax<Bf16Probabilities>,
-                                               .pack_finite = pack_finite_bf16};
+                                               .pack_finite = pack_finite_bf16,
+                                               .pair_rows = pair_rows};
 
 /// Keys as packed pairs, for queries that are bf16 as well: half as many multiply-adds as for
 /// widened keys.

@@ -12,6 +12,7 @@
 #include "kernels/contract/convert.hpp"
 #include "kernels/contract/entmax.hpp"
 #include "kernels/contract/functional.hpp"
+#include "kernels/contract/gradient.hpp"
 #include "kernels/contract/matmul.hpp"
 #include "kernels/contract/online_softmax.hpp"
 #include "kernels/contract/pack.hpp"
@@ -28,8 +29,10 @@ struct Arithmetic {
   std::int64_t vnni_factor;  // values in a packed element: 1 or 2
   std::int64_t chunk_keys;   // keys whose probabilities are made together; divides panel_width
   void (*matmul)(const MatmulTile& tile);
+  void (*matmul_transposed)(const MatmulTile& tile);  // A is given as its transpose
   void (*online_softmax)(const SoftmaxTile& tile);
   PackFinite pack_finite;
+  void (*pair_rows)(const PairedRows& tile);  // null for f32, whose elements are no pairs
 };
 
 struct VectorShape {
@@ -63,6 +66,7 @@ struct Kernels : VectorShape,
                  PackKernels,
                  RowFamily,
                  ScoreTransforms,
+                 GradientKernels,
                  EntmaxKernels,
                  ConvertKernels,
                  FunctionalKernels {};

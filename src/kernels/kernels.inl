@@ -22,6 +22,8 @@
 
 #include "kernels/functional.inl"
 
+#include "kernels/gradient.inl"
+
 #include "kernels/bf16.inl"
 
 namespace attn::kernels {
@@ -32,8 +34,10 @@ constinit const Kernels ATTN_KERNELS = {
     PackedKernels{.f32 = {.vnni_factor = 1,
                           .chunk_keys = chunk_depth,
                           .matmul = matmul<F32>,
+                          .matmul_transposed = matmul<F32, Order::transposed>,
                           .online_softmax = online_softmax<F32Probabilities>,
-                          .pack_finite = pack_finite_f32},
+                          .pack_finite = pack_finite_f32,
+                          .pair_rows = nullptr},
                   .bf16 = bf16_arithmetic},
     StoredKernels{.stored_f32 = stored_arithmetic<StoredF32>,
                   .stored_bf16 = stored_bf16,
@@ -43,6 +47,7 @@ constinit const Kernels ATTN_KERNELS = {
     pack_kernels,
     RowFamily{.rows = row_kernels},
     score_transforms,
+    gradient_kernels,
     entmax_kernels,
     convert_kernels,
     functional_kernels,

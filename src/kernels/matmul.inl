@@ -33,8 +33,11 @@ struct TileOperands {
   std::int64_t b_row_stride;
 };
 
+/// How the elements of A lie: rows [rows, depth], or the rows of its transpose [depth, rows].
+enum class Order { rows, transposed };
+
 /// A register tile of C.
-template <class Operand, int Rows, int Vectors>
+template <class Operand, int Rows, int Vectors, Order A = Order::rows>
 struct Accumulators {
   explicit ATTN_INLINE Accumulators(const TileOperands& from) : at(from) {}
 
@@ -68,11 +71,11 @@ struct Accumulators {
     Vector row[Vectors];
     ATTN_UNROLL for (int v = 0; v < Vectors; ++v) row[v] = load(at.b + v * vector_width);
     ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
-      const Vector x = broadcast(at.a[r * at.a_stride]);
+      const Vector x = broadcast(A == Order::rows ? at.a[r * at.a_stride] : at.a[r]);
       ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sum[r][v] =
           Operand::multiply_add(x, row[v], sum[r][v]);
     }
-    ++at.a;
+    at.a += A == Order::rows ? 1 : at.a_stride;
     at.b += at.b_row_stride;
   }
 
@@ -99,10 +102,10 @@ struct OptionalWork {
   PrefetchWalk* prefetch;
 };
 
-template <class Operand, int Rows, int Vectors, bool Accumulate>
+template <class Operand, int Rows, int Vectors, bool Accumulate, Order A>
 void matmul_tile(const TileOperands& operands, std::int64_t depth, float* c, std::int64_t c_stride,
                  const OptionalWork& optional) {
-  Accumulators<Operand, Rows, Vectors> sums(operands);
+  Accumulators<Operand, Rows, Vectors, A> sums(operands);
   if constexpr (Accumulate) {
     sums.load_from(c, c_stride);
   } else {
@@ -129,26 +132,26 @@ inline constexpr auto tile_indices =
 using TileFunction = void (*)(const TileOperands&, std::int64_t, float*, std::int64_t,
                               const OptionalWork&);
 
-template <class Operand, bool Accumulate, std::size_t... Index>
+template <class Operand, bool Accumulate, Order A, std::size_t... Index>
 ATTN_INLINE TileFunction tile_function(std::int64_t rows, std::int64_t vectors,
                                        std::index_sequence<Index...>) {
   static constexpr TileFunction functions[] = {
       matmul_tile<Operand, static_cast<int>(Index) / panel_vectors + 1,
-                  static_cast<int>(Index) % panel_vectors + 1, Accumulate>...};
+                  static_cast<int>(Index) % panel_vectors + 1, Accumulate, A>...};
   return functions[(rows - 1) * panel_vectors + vectors - 1];
 }
 
-template <class Operand>
+template <class Operand, Order A>
 ATTN_INLINE TileFunction tile_function(const MatmulTile& tile, std::int64_t vectors) {
-  return tile.accumulate ? tile_function<Operand, true>(tile.rows, vectors, tile_indices)
-                         : tile_function<Operand, false>(tile.rows, vectors, tile_indices);
+  return tile.accumulate ? tile_function<Operand, true, A>(tile.rows, vectors, tile_indices)
+                         : tile_function<Operand, false, A>(tile.rows, vectors, tile_indices);
 }
 
-template <class Operand>
+template <class Operand, Order A = Order::rows>
 void matmul(const MatmulTile& tile) {
   const PanelLayout& layout = tile.b.layout;
   TileOperands operands{tile.a, tile.a_stride, tile.b.data, layout.row_stride};
-  const TileFunction whole = tile_function<Operand>(tile, layout.panel_width / vector_width);
+  const TileFunction whole = tile_function<Operand, A>(tile, layout.panel_width / vector_width);
   const OptionalWork optional{tile.maxima, tile.prefetch};
   std::int64_t n = 0;
   for (; n + layout.panel_width <= tile.columns;
@@ -157,7 +160,8 @@ void matmul(const MatmulTile& tile) {
   }
   const std::int64_t rest = round_up(tile.columns - n) / vector_width;
   if (rest > 0)
-    tile_function<Operand>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride, optional);
+    tile_function<Operand, A>(tile, rest)(operands, tile.depth, tile.c + n, tile.c_stride,
+                                          optional);
 }
 
 }  // namespace

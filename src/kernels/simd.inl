@@ -326,6 +326,14 @@ ATTN_INLINE Vector multiply_add_bf16_pairs(Vector a, Vector b, Vector sum) {
 ATTN_INLINE Vector round_to_bf16_pairs(Vector low, Vector high) {
   return reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low));
 }
+/// In each lane, the pair (first, second), rounded to nearest even.
+ATTN_INLINE Vector interleave_as_bf16(Vector first, Vector second) {
+  const auto widened = [](Vector v) {
+    return reinterpret_cast<Bits>(
+        _mm512_maskz_cvtepu16_epi32(all_lanes, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v))));
+  };
+  return from_bits(widened(first) | widened(second) << 16);
+}
 #endif
 
 // What follows is the same for every instruction set.

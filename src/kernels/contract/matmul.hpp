@@ -28,6 +28,8 @@ struct PrefetchWalk {
 /// Reads and writes: columns are rounded up to a multiple of W in B and in C. Nothing else of B and
 /// C is touched, and nothing of A outside [rows, depth].
 /// Each element of C is summed in the order of k whatever the size of the tile.
+///
+/// The transposed form takes the rows of A^T [depth, rows], which are a_stride apart.
 struct MatmulTile {
   const float* a;
   std::int64_t a_stride;

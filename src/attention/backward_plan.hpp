@@ -1,0 +1,93 @@
+// What decides how a backward call is computed: blocks, chunks, threads, slots and scratch sizes.
+// Integers in, integers out; no tensors, so it is tested without any.
+//
+// Rows of a KV head and keys are cut into blocks. A column is one block of keys of one head: one
+// thread computes it against all rows that see it, from the first to the last, and keeps dK and dV
+// of these keys to itself. dQ of a row is a sum over columns. The columns of a head are grouped
+// into chunks of neighbors, at most most_chunks; each chunk has a copy of dQ, to which its columns
+// add in their order, one waiting for the other at each block of rows. The copies are added up in
+// the end. Chunks and the order follow from the lengths of one sequence alone, and so do the bits.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/plan.hpp"
+
+namespace attn::detail {
+
+inline constexpr std::int64_t most_chunks = 8;
+
+/// The columns of a sequence, grouped into chunks.
+struct Columns {
+  std::int64_t count = 0;
+  std::int64_t per_chunk = 1;  // the last chunk may have fewer
+
+  std::int64_t chunks() const noexcept;
+  std::int64_t chunk_of(std::int64_t column) const noexcept { return column / per_chunk; }
+  bool first_of_chunk(std::int64_t column) const noexcept { return column % per_chunk == 0; }
+  /// The columns in the order in which threads take them: those of two chunks in turn, so that two
+  /// threads need not wait for each other.
+  std::int64_t in_turn(std::int64_t index) const noexcept;
+};
+Columns columns_of(std::int64_t kv_len, std::int64_t kv_block) noexcept;
+
+struct BackwardPlanInput {
+  Sizes sizes;  // of a ragged batch, the longest lengths
+  bool multiplies_bf16 = false;
+  bool ragged = false;
+  bool needs_full_rows = false;
+  int max_threads = 1;
+  KernelWidths widths;
+};
+
+/// The blocks are in `call.packed`, as for the forward, so that both share the rows' tiles
+/// (query_tiles.hpp).
+struct BackwardPlan {
+  CallPlan call;
+  Columns columns{};                 // of the longest sequence
+  std::int64_t key_width = 0;        // head_dim, rounded up to whole vectors
+  std::int64_t dout_depth = 0;       // v_head_dim, in floats or pairs
+  std::int64_t padded_rows = 0;      // of a head, rounded up to whole blocks
+  std::int64_t slots = 0;            // heads in flight
+  kernels::PanelLayout key_rows{};   // of K as the operand of dS K, and of Q as that of dS^T Q
+  kernels::PanelLayout dout_rows{};  // of dout as the operand of P^T dout
+  std::int64_t query_stride = 0;     // from a row of Q to the next, in floats or pairs
+  std::int64_t dout_stride = 0;
+  bool full_rows = false;  // thresholds of rows are found with all scores of a row
+};
+BackwardPlan make_backward_plan(const BackwardPlanInput& input);
+
+/// Work items of a head: blocks of rows are prepared, columns computed, blocks of dQ finished.
+enum class BackwardStep { prepare, column, finish };
+struct BackwardItem {
+  BackwardStep step;
+  std::int64_t head;
+  std::int64_t index;
+  friend bool operator==(const BackwardItem&, const BackwardItem&) = default;
+};
+struct BackwardHead {
+  std::int64_t q_blocks = 0;
+  Columns columns{};
+  std::int64_t first_ticket = 0;  // of its stage
+};
+
+/// Heads are computed one after another, in stages: stage n has the columns of head n, prepares the
+/// rows of head n + 1 and finishes those of head n - 1. Threads take items in the order of their
+/// tickets, so an item only waits for items that some thread has taken before.
+class BackwardSchedule {
+ public:
+  /// `heads` has q_blocks and columns, and gets first_ticket. It needs one more element, for the
+  /// last stage.
+  BackwardSchedule(BackwardHead* heads, std::int64_t count) noexcept;
+
+  std::int64_t size() const noexcept { return size_; }
+  BackwardItem item(std::int64_t ticket) const noexcept;
+  const BackwardHead& head(std::int64_t index) const noexcept { return heads_[index]; }
+
+ private:
+  BackwardHead* heads_;
+  std::int64_t count_;
+  std::int64_t size_ = 0;
+};
+
+}  // namespace attn::detail
