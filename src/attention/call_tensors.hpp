@@ -1,8 +1,7 @@
-// Visitors over the tensors of a call, and over those of its gradients.
+// A visitor over the tensors of a call.
 #pragma once
 
 #include <attn/attention.hpp>
-#include <attn/attention_backward.hpp>
 
 namespace attn::detail {
 
@@ -24,19 +23,6 @@ void for_each_tensor(F f, const Tensors&... calls) {
   f("starts", calls.storage.starts()...);
   f("k_scales", calls.storage.k_scales...);
   f("v_scales", calls.storage.v_scales...);
-}
-
-/// The same for the tensors of AttentionGradients.
-template <class F, class... Gradients>
-void for_each_gradient(F f, const Gradients&... calls) {
-  f("dout", calls.dout...);
-  f("dlse", calls.dlse...);
-  f("dq", calls.dq...);
-  f("dk", calls.dk...);
-  f("dv", calls.dv...);
-  f("dmask", calls.dmask...);
-  f("dalibi", calls.dalibi...);
-  f("dsinks", calls.dsinks...);
 }
 
 }  // namespace attn::detail

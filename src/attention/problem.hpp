@@ -3,7 +3,6 @@
 #pragma once
 
 #include <attn/attention.hpp>
-#include <attn/attention_backward.hpp>
 
 #include <array>
 #include <cstdint>
@@ -43,18 +42,6 @@ void validate_lengths(const Problem& problem, const AttentionTensors& tensors);
 Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions& options,
                         const Execution& execution);
 
-/// What a call of the backward pass reads of its forward.
-enum class ForwardResults {
-  needed,   // O and lse, with softmax
-  ignored,  // they may be absent; the reference computes them again
-};
-/// The same as validate() for the gradients of a call.
-Problem validate_backward(const AttentionTensors& tensors, const AttentionGradients& gradients,
-                          const AttentionOptions& options, const Execution& execution,
-                          ForwardResults results);
-/// validate_data() for the gradients of a call.
-void validate_backward_data(const Problem& problem, const AttentionTensors& tensors,
-                            const AttentionGradients& gradients);
 /// The same as validate(), but `out` may be absent.
 Problem validate_inputs(const AttentionTensors& tensors, const AttentionOptions& options,
                         const Execution& execution);

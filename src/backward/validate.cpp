@@ -1,4 +1,6 @@
 // Checks of a backward call: those of its forward, and of its gradients.
+#include "backward/validate.hpp"
+
 #include <attn/error.hpp>
 
 #include <fmt/format.h>
@@ -6,8 +8,6 @@
 #include <tuple>
 #include <utility>
 
-#include "attention/call_tensors.hpp"
-#include "attention/problem.hpp"
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 

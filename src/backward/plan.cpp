@@ -1,4 +1,4 @@
-#include "attention/backward_plan.hpp"
+#include "backward/plan.hpp"
 
 #include <algorithm>
 
