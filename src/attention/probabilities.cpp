@@ -7,12 +7,15 @@
 
 namespace attn::detail {
 
+float sigmoid_bias(const Normalizer& normalizer, std::int64_t kv_len) noexcept {
+  const double by_length = -std::log(static_cast<double>(kv_len));
+  return normalizer.bias().value_or(static_cast<float>(by_length));
+}
+
 void normalize_row(const kernels::Kernels& kernels, const Normalizer& normalizer,
                    const RowOfScores& row) noexcept {
   if (normalizer.kind() == Normalizer::Kind::sigmoid) {
-    const double by_length = -std::log(static_cast<double>(row.kv_len));
-    return kernels.sigmoid(row.scores, row.count,
-                           normalizer.bias().value_or(static_cast<float>(by_length)));
+    return kernels.sigmoid(row.scores, row.count, sigmoid_bias(normalizer, row.kv_len));
   }
   constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
   // If the sink is the only score, all probabilities are 0.

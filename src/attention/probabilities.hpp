@@ -9,6 +9,9 @@
 
 namespace attn::detail {
 
+/// What sigmoid adds to the scores of a sequence.
+float sigmoid_bias(const Normalizer& normalizer, std::int64_t kv_len) noexcept;
+
 struct RowOfScores {
   float* scores;  // [count], with room for one more
   std::int64_t count;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <thread>
 
 #include "attention/decode.hpp"
 #include "attention/full_rows.hpp"
@@ -14,17 +13,10 @@
 #include "attention/schedule.hpp"
 #include "attention/workspace.hpp"
 #include "threads/parallel.hpp"
+#include "threads/wait.hpp"
 
 namespace attn::detail {
 namespace {
-
-/// Spins: what is waited for is being done by another thread and takes microseconds. Yields if that
-/// takes longer, since the other thread may be waiting for this processor.
-void wait_for(const std::atomic<std::int64_t>& count, std::int64_t target) {
-  for (int spins = 0; count.load(std::memory_order_acquire) < target; ++spins) {
-    if (spins > 1000) std::this_thread::yield();
-  }
-}
 
 /// The work of one thread.
 class Worker {

@@ -67,12 +67,6 @@ std::size_t measure(Carve carve, const CallPlan& plan) {
   return arena.used();
 }
 
-std::byte* align_up(void* memory) {
-  const auto address = reinterpret_cast<std::uintptr_t>(memory);
-  return static_cast<std::byte*>(memory) +
-         (Arena::alignment - address % Arena::alignment) % Arena::alignment;
-}
-
 }  // namespace
 
 /// One vector more than the keys, so that the rows of a tile lie in different cache sets.

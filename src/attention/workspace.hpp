@@ -34,6 +34,13 @@ class Arena {
   std::size_t used_ = 0;
 };
 
+/// The first multiple of Arena::alignment from there on.
+inline std::byte* align_up(void* memory) noexcept {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  return static_cast<std::byte*>(memory) +
+         (Arena::alignment - address % Arena::alignment) % Arena::alignment;
+}
+
 /// Packed K and V of one KV head, in floats or pairs of bf16. K: per block of keys, panels of keys,
 /// each [key_depth][panel_width] (for oneDNN's matmul one matrix [head_dim][kv_block]). V: per
 /// block, panels of dims, each [value_depth][value_panel_width].

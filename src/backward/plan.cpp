@@ -11,8 +11,8 @@ namespace {
 constexpr std::int64_t column_keys = 64;
 /// Rows of a block, whose P and dS (15 KiB each) wait in the cache for the products that sum over
 /// rows. A multiple of tile_rows, and even, as rows may be paired.
-constexpr std::int64_t block_rows = 48;
-static_assert(block_rows % (2 * kernels::tile_rows) == 0);
+constexpr std::int64_t block_rows = most_tiles * kernels::tile_rows;
+static_assert(block_rows % 2 == 0);
 
 Blocking choose_blocking(const BackwardPlanInput& input) {
   const Sizes& sizes = input.sizes;
@@ -74,7 +74,8 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   const bool pairs = call.packed.vnni_factor == 2;
   plan.query_stride = pairs ? call.packed.key_depth : plan.key_width;
   plan.dout_stride = pairs ? plan.dout_depth : call.packed.value_width;
-  plan.full_rows = input.needs_full_rows;
+  plan.total_rows = saturating_product(input.query_tokens, sizes.num_q_heads);
+  plan.extras = input.extras;
 
   const std::int64_t heads = sizes.batch * sizes.num_kv_heads;
   const std::int64_t items =

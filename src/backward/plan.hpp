@@ -16,6 +16,8 @@
 namespace attn::detail {
 
 inline constexpr std::int64_t most_chunks = 8;
+/// Tiles of a block of rows.
+inline constexpr std::int64_t most_tiles = 8;
 
 /// The columns of a sequence, grouped into chunks.
 struct Columns {
@@ -31,11 +33,30 @@ struct Columns {
 };
 Columns columns_of(std::int64_t kv_len, std::int64_t kv_block) noexcept;
 
+/// Which sums of dS make dmask. Dims that the mask does not broadcast are kept.
+enum class MaskSums {
+  none,      // dmask is not wanted
+  elements,  // q_len and kv_len are kept
+  columns,   // the mask is the same for all queries
+  rows,      // the mask is the same for all keys
+};
+
+/// What is wanted besides dQ, dK and dV, and what that needs.
+struct BackwardExtras {
+  MaskSums mask_sums = MaskSums::none;
+  bool dalibi = false;
+  bool dsinks = false;
+  bool softcap = false;
+  bool score_mod = false;
+  bool full_rows = false;  // thresholds of rows are found with all scores of a row
+};
+
 struct BackwardPlanInput {
-  Sizes sizes;  // of a ragged batch, the longest lengths
+  Sizes sizes;                    // of a ragged batch, the longest lengths
+  std::int64_t query_tokens = 0;  // of the whole batch
   bool multiplies_bf16 = false;
   bool ragged = false;
-  bool needs_full_rows = false;
+  BackwardExtras extras;
   int max_threads = 1;
   KernelWidths widths;
 };
@@ -53,7 +74,8 @@ struct BackwardPlan {
   kernels::PanelLayout dout_rows{};  // of dout as the operand of P^T dout
   std::int64_t query_stride = 0;     // from a row of Q to the next, in floats or pairs
   std::int64_t dout_stride = 0;
-  bool full_rows = false;  // thresholds of rows are found with all scores of a row
+  std::int64_t total_rows = 0;  // of all heads
+  BackwardExtras extras;
 };
 BackwardPlan make_backward_plan(const BackwardPlanInput& input);
 
@@ -68,6 +90,7 @@ struct BackwardItem {
 struct BackwardHead {
   std::int64_t q_blocks = 0;
   Columns columns{};
+  std::int64_t first_row = 0;     // among the rows of all heads
   std::int64_t first_ticket = 0;  // of its stage
 };
 
@@ -76,8 +99,8 @@ struct BackwardHead {
 /// tickets, so an item only waits for items that some thread has taken before.
 class BackwardSchedule {
  public:
-  /// `heads` has q_blocks and columns, and gets first_ticket. It needs one more element, for the
-  /// last stage.
+  /// `heads` has everything but first_ticket, which it gets here. It needs one more element, for
+  /// the last stage.
   BackwardSchedule(BackwardHead* heads, std::int64_t count) noexcept;
 
   std::int64_t size() const noexcept { return size_; }

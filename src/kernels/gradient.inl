@@ -64,7 +64,7 @@ void sigmoid_gradient(const GradientTile& tile, const float* shift) {
 void softcap_gradient(const float* capped, std::int64_t count, float cap, float* gradient) {
   for (std::int64_t n = 0; n < count; ++n) {
     const float tanh = capped[n] / cap;
-    gradient[n] *= (1.f - tanh) * (1.f + tanh);
+    gradient[n] = gradient[n] == 0 ? 0.f : gradient[n] * ((1.f - tanh) * (1.f + tanh));
   }
 }
 

@@ -34,7 +34,8 @@ struct GradientKernels {
                            const float* mean);
   /// P = 1 / (1 + exp(-(S + shift[r]))), dS = P (1 - P) dP.
   void (*sigmoid_gradient)(const GradientTile& tile, const float* shift);
-  /// gradient[n] *= 1 - (capped[n] / cap)^2, the derivative of softcap in terms of its result.
+  /// gradient[n] *= 1 - (capped[n] / cap)^2, the derivative of softcap in terms of its result. A
+  /// gradient of 0 stays 0, whatever capped[n] is.
   void (*softcap_gradient)(const float* capped, std::int64_t count, float cap, float* gradient);
   /// sum_n |distance - n| x[n], where distance is the query's position minus that of the first key.
   double (*distance_sum)(const float* x, std::int64_t count, std::int64_t distance);

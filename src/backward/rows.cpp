@@ -1,0 +1,149 @@
+#include "backward/rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "attention/probabilities.hpp"
+#include "iterate/row.hpp"
+
+namespace attn::detail {
+namespace {
+
+constexpr float log2e = 1.44269504088896341f;
+constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
+
+double sum_of_chunks(const double* sums, std::int64_t rows, std::int64_t row, KeyRange chunks) {
+  double sum = 0;
+  for (std::int64_t chunk = chunks.begin; chunk < chunks.end; ++chunk)
+    sum += sums[chunk * rows + row];
+  return sum;
+}
+
+}  // namespace
+
+QueryBlock BackwardRows::block_of(const HeadQueries& head, std::int64_t q_block) const {
+  const std::int64_t first = q_block * context_.blocking().q_block;
+  return tiles_.block_of(head, first, std::min(context_.blocking().q_block, head.rows - first),
+                         all_keys);
+}
+
+/// Packs rows for the products over their dims and, where that is another form, for those over
+/// rows.
+template <class RowOf>
+void BackwardRows::pack(const QueryBlock& rows, const Operands& to, RowOf row_of) {
+  const kernels::Kernels& kernels = context_.kernels();
+  float* const staging = own_.tiles.staging;
+  if (!context_.pairs()) {
+    for (std::int64_t r = 0; r < rows.count; ++r) {
+      const float* const row = as_floats(row_of(r), to.width, kernels, staging);
+      to.finite[r] =
+          kernels.f32.pack_finite(row, 0, 1, to.width, to.rows + r * to.stride, to.layout);
+    }
+    return;
+  }
+  for (std::int64_t r = 0; r < rows.count; ++r)
+    read_packed(row_of(r), to.width, 2, kernels, to.rows + r * to.stride);
+  const bool good = kernels.bf16.pack_finite(to.rows, 2 * to.stride, rows.count, to.width,
+                                             to.summed_rows, to.layout);
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    if (!good) read_row(row_of(r), to.width, kernels, staging);
+    to.finite[r] = good || kernels.all_finite(staging, to.width);
+  }
+}
+
+void BackwardRows::prepare(const HeadQueries& head, std::int64_t q_block, const HeadSlot& slot,
+                           std::int64_t first_row) {
+  const BackwardPlan& plan = context_.plan;
+  const QueryBlock rows = block_of(head, q_block);
+  const std::int64_t first = rows.first, summed = first / context_.blocking().vnni_factor;
+  pack(rows,
+       {slot.queries + first * plan.query_stride, slot.query_rows + summed * plan.key_width,
+        slot.query_finite + first, context_.sizes().head_dim, plan.query_stride, plan.key_width,
+        plan.key_rows},
+       [&](std::int64_t r) { return tiles_.query(rows, r); });
+  const std::int64_t value_width = context_.blocking().value_width;
+  pack(rows,
+       {slot.douts + first * plan.dout_stride, slot.dout_rows + summed * value_width,
+        slot.dout_finite + first, context_.sizes().v_head_dim, plan.dout_stride, value_width,
+        plan.dout_rows},
+       [&](std::int64_t r) {
+         const QueryRow query = tiles_.query_row(rows, r);
+         return context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
+       });
+  for (std::int64_t r = 0; r < rows.count; ++r) find_statistics(rows, r, slot, first_row);
+}
+
+/// The sum of dout * O. O is 0 where no key was seen; then dout does not count, whatever it is.
+double BackwardRows::delta_of(const QueryRow& query) {
+  const kernels::Kernels& kernels = context_.kernels();
+  const std::int64_t width = context_.sizes().v_head_dim;
+  float* const staging = own_.tiles.staging;
+  const Row out_row = context_.forward.layout.output(query.batch, query.q_head, query.q_index);
+  const Row dout_row = context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
+  const float* const out = as_floats(out_row, width, kernels, staging);
+  const float* const dout = as_floats(dout_row, width, kernels, staging + width);
+  if (std::all_of(out, out + width, [](float o) { return o == 0; })) return 0;
+  return kernels.rows.dot(dout, out, width);
+}
+
+void BackwardRows::find_statistics(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
+                                   std::int64_t first_row) {
+  const std::int64_t row = rows.first + r;
+  const QueryRow query = tiles_.query_row(rows, r);
+  const Normalizer& normalizer = context_.forward.call.problem.normalizer;
+  if (normalizer.kind() == Normalizer::Kind::sigmoid) {
+    const std::int64_t kv_len = context_.forward.layout.kv_len(query.batch);
+    slot.shift[row] = sigmoid_bias(normalizer, kv_len);
+    slot.mean[row] = 0;
+    return;
+  }
+  const float lse = *context_.forward.layout.lse(query.batch, query.q_head, query.q_index);
+  const float* const dlse = context_.gradient_layout.lse(query.batch, query.q_head, query.q_index);
+  const double mean = delta_of(query) - static_cast<double>(dlse == nullptr ? 0 : *dlse);
+  slot.shift[row] = lse * log2e;
+  slot.mean[row] = static_cast<float>(mean);
+  double* const sink_terms = scratch_.shared().sink_terms;
+  if (sink_terms == nullptr) return;
+  const double sink = tiles_.sink(query);
+  const bool no_sink = sink == -std::numeric_limits<double>::infinity();
+  sink_terms[first_row + row] = no_sink ? 0 : -mean * std::exp(sink - static_cast<double>(lse));
+}
+
+/// Adds the copies of row r up, in their order, and writes it.
+void BackwardRows::add_copies(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
+                              KeyRange chunks) {
+  const kernels::Kernels& kernels = context_.kernels();
+  const std::int64_t width = context_.sizes().head_dim, key_width = context_.plan.key_width;
+  const std::int64_t copy = context_.plan.padded_rows * key_width;
+  float* const sum = own_.tiles.staging;
+  const float* const first = slot.dq + (rows.first + r) * key_width;
+  std::fill_n(sum, width, 0.f);
+  for (std::int64_t chunk = chunks.begin; chunk < chunks.end; ++chunk)
+    kernels.add(first + chunk * copy, width, sum);
+  kernels.scale(sum, width, context_.forward.call.problem.softmax_scale, sum);
+  const QueryRow query = tiles_.query_row(rows, r);
+  write_row(sum, width, kernels,
+            context_.gradient_layout.query(query.batch, query.q_head, query.q_index));
+}
+
+void BackwardRows::finish(const HeadQueries& head, std::int64_t q_block, const HeadSlot& slot,
+                          const Columns& columns, std::int64_t first_row) {
+  const QueryBlock rows = block_of(head, q_block);
+  KeyRange chunks{};
+  if (!rows.visible_to_any.empty())
+    chunks = {columns.chunk_of(rows.first_block), columns.chunk_of(rows.last_block) + 1};
+  const BackwardScratch::Shared& shared = scratch_.shared();
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    const std::int64_t row = rows.first + r;
+    const auto total = [&](const double* sums) {
+      return sum_of_chunks(sums, context_.plan.padded_rows, row, chunks);
+    };
+    if (!context_.gradients.dq.absent()) add_copies(rows, r, slot, chunks);
+    if (slot.distance_sums != nullptr)
+      shared.distance_sums[first_row + row] = total(slot.distance_sums);
+    if (slot.score_sums != nullptr) shared.score_sums[first_row + row] = total(slot.score_sums);
+  }
+}
+
+}  // namespace attn::detail

@@ -1,0 +1,51 @@
+// The rows of a head before and after its columns: Q and dout become operands, what scores are
+// compared with is computed once a row, and the copies of dQ are added up.
+#pragma once
+
+#include "attention/query_tiles.hpp"
+#include "backward/context.hpp"
+#include "backward/workspace.hpp"
+
+namespace attn::detail {
+
+class BackwardRows {
+ public:
+  BackwardRows(const BackwardContext& context, const BackwardScratch& scratch,
+               const ColumnScratch& own)
+      : context_(context),
+        scratch_(scratch),
+        own_(own),
+        tiles_(context.forward, context.blocking(), own.tiles) {}
+
+  /// Fills block `q_block` of the rows of a slot. `first_row` is the number of the head's first row
+  /// among all rows of the call.
+  void prepare(const HeadQueries& head, std::int64_t q_block, const HeadSlot& slot,
+               std::int64_t first_row);
+  /// Writes block `q_block` of dQ, and adds up what was summed for each row.
+  void finish(const HeadQueries& head, std::int64_t q_block, const HeadSlot& slot,
+              const Columns& columns, std::int64_t first_row);
+
+ private:
+  /// Rows of Q or dout, in their two forms.
+  struct Operands {
+    float* rows;
+    float* summed_rows;
+    std::uint8_t* finite;
+    std::int64_t width, stride, summed_width;
+    kernels::PanelLayout layout;
+  };
+  template <class RowOf>
+  void pack(const QueryBlock& rows, const Operands& to, RowOf row_of);
+  void find_statistics(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
+                       std::int64_t first_row);
+  double delta_of(const QueryRow& query);
+  void add_copies(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot, KeyRange chunks);
+  QueryBlock block_of(const HeadQueries& head, std::int64_t q_block) const;
+
+  const BackwardContext& context_;
+  const BackwardScratch& scratch_;
+  ColumnScratch own_;
+  QueryTiles tiles_;
+};
+
+}  // namespace attn::detail

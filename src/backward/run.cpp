@@ -1,0 +1,135 @@
+// Threads take work items off the schedule: blocks of rows to prepare, columns to compute, blocks
+// of dQ to finish (plan.hpp). An item only waits for items with lower tickets.
+#include "backward/run.hpp"
+
+#include <limits>
+#include <optional>
+
+#include "backward/column.hpp"
+#include "backward/rows.hpp"
+#include "backward/score_sums.hpp"
+#include "tensor/rounding.hpp"
+#include "threads/parallel.hpp"
+#include "threads/wait.hpp"
+
+namespace attn::detail {
+namespace {
+
+constexpr std::int64_t all_blocks = std::numeric_limits<std::int64_t>::max();
+
+/// The work of one thread.
+class BackwardWorker {
+ public:
+  BackwardWorker(const BackwardContext& context, const ScoreSums& sums,
+                 const BackwardSchedule& schedule, const BackwardScratch& scratch, int thread)
+      : context_(context),
+        sums_(sums),
+        schedule_(schedule),
+        scratch_(scratch),
+        rows_(context, scratch, scratch.thread(thread)),
+        column_(context, sums, scratch.thread(thread)) {}
+
+  void work(Team& team) {
+    const auto take = [&] { return (*scratch_.shared().next_ticket)++; };
+    for (std::int64_t ticket = take(); ticket < schedule_.size(); ticket = take()) {
+      const BackwardItem item = schedule_.item(ticket);
+      switch (item.step) {
+        case BackwardStep::prepare: prepare(team, item); break;
+        case BackwardStep::column: compute(team, item); break;
+        case BackwardStep::finish: finish(team, item); break;
+      }
+    }
+  }
+
+ private:
+  HeadQueries queries_of(std::int64_t head) const {
+    const std::int64_t kv_heads = context_.sizes().num_kv_heads;
+    return context_.queries_of({head / kv_heads, head % kv_heads});
+  }
+  BackwardScratch::Progress& progress(std::int64_t head) const {
+    return scratch_.shared().progress[head];
+  }
+  std::atomic<std::int64_t>& column_progress(std::int64_t head, std::int64_t column) const {
+    return scratch_.shared().columns[head * context_.plan.columns.count + column];
+  }
+
+  /// Waits until the head that had the slot before is finished.
+  void prepare(Team& team, const BackwardItem& item) {
+    const std::int64_t before = item.head - context_.plan.slots;
+    if (before >= 0) wait_for(progress(before).finished, schedule_.head(before).q_blocks);
+    team.attempt([&] {
+      rows_.prepare(queries_of(item.head), item.index, scratch_.slot(item.head),
+                    schedule_.head(item.head).first_row);
+    });
+    progress(item.head).prepared.fetch_add(1, std::memory_order_release);
+  }
+
+  void compute(Team& team, const BackwardItem& item) {
+    const BackwardHead& head = schedule_.head(item.head);
+    wait_for(progress(item.head).prepared, head.q_blocks);
+    const std::int64_t head_before = sums_.head_before(schedule_, item.head, item.index);
+    std::atomic<std::int64_t>& own = column_progress(item.head, item.index);
+    const HandOver hand_over{
+        .column_before = head.columns.first_of_chunk(item.index)
+                             ? nullptr
+                             : &column_progress(item.head, item.index - 1),
+        .head_before = head_before < 0 ? nullptr : &column_progress(head_before, item.index),
+        .own = &own};
+    team.attempt([&] {
+      column_.compute(queries_of(item.head), item.index, head.columns, scratch_.slot(item.head),
+                      hand_over);
+    });
+    own.store(all_blocks, std::memory_order_release);
+    progress(item.head).computed.fetch_add(1, std::memory_order_release);
+  }
+
+  void finish(Team& team, const BackwardItem& item) {
+    const BackwardHead& head = schedule_.head(item.head);
+    wait_for(progress(item.head).computed, head.columns.count);
+    team.attempt([&] {
+      rows_.finish(queries_of(item.head), item.index, scratch_.slot(item.head), head.columns,
+                   head.first_row);
+    });
+    progress(item.head).finished.fetch_add(1, std::memory_order_release);
+  }
+
+  const BackwardContext& context_;
+  const ScoreSums& sums_;
+  const BackwardSchedule& schedule_;
+  const BackwardScratch& scratch_;
+  BackwardRows rows_;
+  ColumnPass column_;
+};
+
+BackwardSchedule schedule_of(const BackwardContext& context, BackwardHead* heads) {
+  const Sizes& sizes = context.sizes();
+  std::int64_t count = 0, first_row = 0;
+  for (std::int64_t batch = 0; batch < sizes.batch; ++batch) {
+    const std::int64_t rows = context.forward.layout.q_len(batch) * sizes.group_size;
+    for (std::int64_t head = 0; head < sizes.num_kv_heads; ++head, first_row += rows) {
+      heads[count++] = {.q_blocks = divide_up(rows, context.blocking().q_block),
+                        .columns = context.columns_of_sequence(batch),
+                        .first_row = first_row};
+    }
+  }
+  return BackwardSchedule(heads, count);
+}
+
+}  // namespace
+
+void run_backward(const PreparedBackward& call, const AttentionTensors& tensors,
+                  const AttentionGradients& gradients, void* memory) {
+  const BackwardScratch scratch(call.plan, memory);
+  const BackwardContext context(call, tensors, gradients);
+  const BackwardSchedule schedule = schedule_of(context, scratch.shared().heads);
+  const ScoreSums sums(context, scratch.shared());
+  sums.start();
+  parallel(call.plan.call.num_threads, [&](Team& team, int thread) {
+    std::optional<BackwardWorker> worker;
+    team.attempt([&] { worker.emplace(context, sums, schedule, scratch, thread); });
+    if (worker) worker->work(team);
+  });
+  sums.write(schedule);
+}
+
+}  // namespace attn::detail
