@@ -24,6 +24,7 @@
 #include <limits>
 
 #include "attention/non_finite.hpp"
+#include "backward/entmax_gradient.hpp"
 #include "iterate/row.hpp"
 #include "tensor/rounding.hpp"
 
@@ -50,6 +51,7 @@ ColumnPass::ColumnPass(const BackwardContext& context, const ScoreSums& sums,
       sums_(sums),
       scratch_(scratch),
       tiles_(context.forward, context.blocking(), scratch.tiles),
+      keys_(context, scratch),
       stride_(score_stride(context.blocking())) {}
 
 void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Columns& columns,
@@ -68,7 +70,7 @@ void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Col
         tiles_.block_of(head, first, std::min(blocking.q_block, head.rows - first), all_keys);
     hand_over.wait(n);
     if (!intersection(rows.visible_to_any, keys).empty()) {
-      if (!packed) pack_keys(head, keys);
+      if (!packed) keys_.pack(head, keys);
       packed = true;
       const std::int64_t first_column = std::max(chunk * columns.per_chunk, rows.first_block);
       compute_block({rows, slot, column, chunk, column == first_column});
@@ -77,33 +79,6 @@ void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Col
   }
   sums_.finish_column(head, keys, scratch_);
   write(head, keys);
-}
-
-/// K and V as the operands of Q K^T and dout V^T, and K as that of dS K.
-void ColumnPass::pack_keys(const HeadQueries& head, KeyRange keys) {
-  const BackwardPlan& plan = context_.plan;
-  const Sizes& sizes = context_.sizes();
-  const kernels::Kernels& kernels = context_.kernels();
-  const std::int64_t vnni_factor = context_.blocking().vnni_factor, panel = plan.call.panel_width;
-  const std::int64_t key_depth = context_.blocking().key_depth, value_depth = plan.dout_depth;
-  float* const staging = scratch_.tiles.staging;
-  keys_finite_ = true;
-  for (std::int64_t first = 0; first < keys.size(); first += panel) {
-    const std::int64_t count = std::min(panel, keys.size() - first);
-    const KeySpan span =
-        context_.forward.layout.keys(head.batch, head.kv_head, keys.begin + first, count);
-    for (std::int64_t n = 0; n < count; ++n)
-      read_packed(span.value(n), sizes.v_head_dim, vnni_factor, kernels, staging + n * value_depth);
-    kernels.pack_transposed(staging, value_depth, count, value_depth,
-                            scratch_.values_transposed + first * value_depth, panel);
-    for (std::int64_t n = 0; n < count; ++n)
-      read_packed(span.key(n), sizes.head_dim, vnni_factor, kernels, staging + n * key_depth);
-    kernels.pack_transposed(staging, key_depth, count, key_depth,
-                            scratch_.keys_transposed + first * key_depth, panel);
-    keys_finite_ &= context_.arithmetic().pack_finite(
-        staging, key_depth * vnni_factor, count, sizes.head_dim,
-        scratch_.key_rows + first / vnni_factor * plan.key_width, plan.key_rows);
-  }
 }
 
 void ColumnPass::compute_block(const Block& block) {
@@ -129,20 +104,6 @@ float* ColumnPass::dq(const Block& block, const QueryTile& tile) const {
   return block.slot.dq + (block.chunk * context_.plan.padded_rows + row) * context_.plan.key_width;
 }
 
-kernels::Panels ColumnPass::transposed(const float* panels, std::int64_t depth) const {
-  const std::int64_t panel = context_.plan.call.panel_width;
-  return {panels, {.row_stride = panel, .panel_stride = depth * panel, .panel_width = panel}};
-}
-
-Row ColumnPass::raw_query(const QueryTile& tile, std::int64_t r) const {
-  return tiles_.query(*tile.block_rows, tile.first_row + r);
-}
-
-Row ColumnPass::raw_dout(const QueryTile& tile, std::int64_t r) const {
-  const QueryRow query = tiles_.query_row(tile, r);
-  return context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
-}
-
 /// A tile that sees nothing of the column adds nothing to the sums over rows.
 void ColumnPass::clear_tile(const Block& block, const QueryTile& tile) {
   const Blocking& blocking = context_.blocking();
@@ -159,76 +120,16 @@ void ColumnPass::process_tile(const Block& block, QueryTile& tile) {
   tile.scores = pairs ? scratch_.tile_probabilities : of_block(scratch_.probabilities, tile);
   tile.score_stride = stride_;
   gradients_ = pairs ? scratch_.tile_gradients : of_block(scratch_.gradients, tile);
-  multiply(block, tile);
-  const bool finite = finite_rows(block, tile);
-  if (!finite && !pairs) multiply_raw_rows(block, tile);
-  tiles_.transform(tile, scratch_.saved);
-  notes_visible_ = !finite || !keys_finite_ || scratch_.saved.before_mod != nullptr;
+  keys_.multiply(block.slot, tile, gradients_, scratch_.saved);
+  const bool finite = KeyColumn::finite_rows(block.slot, tile);
+  notes_visible_ = !finite || !keys_.keys_finite() || scratch_.saved.before_mod != nullptr;
   if (notes_visible_) NonFiniteValues::note_visible(tile);
   make_gradients(block, tile);
   pass_back(block, tile);
   if (!finite) add_non_finite_rows(block, tile);
   if (pairs) pair_rows(tile);
   add_to_dq(block, tile);
-  if (!keys_finite_) add_non_finite_keys(block, tile);
-}
-
-/// S = Q K^T and dP = dout V^T.
-void ColumnPass::multiply(const Block& block, const QueryTile& tile) {
-  const BackwardPlan& plan = context_.plan;
-  const std::int64_t row = block.rows.first + tile.first_row;
-  const auto product = [&](const float* a, std::int64_t a_stride, const float* b,
-                           std::int64_t depth, float* c) {
-    context_.arithmetic().matmul({.a = a,
-                                  .a_stride = a_stride,
-                                  .b = transposed(b, depth),
-                                  .c = c,
-                                  .c_stride = stride_,
-                                  .rows = tile.rows,
-                                  .columns = tile.visible_range.end,
-                                  .depth = depth,
-                                  .accumulate = false});
-  };
-  product(block.slot.queries + row * plan.query_stride, plan.query_stride, scratch_.keys_transposed,
-          context_.blocking().key_depth, tile.scores);
-  product(block.slot.douts + row * plan.dout_stride, plan.dout_stride, scratch_.values_transposed,
-          plan.dout_depth, gradients_);
-}
-
-/// Whether Q and dout of a tile's rows are finite.
-bool ColumnPass::finite_rows(const Block& block, const QueryTile& tile) const {
-  const std::int64_t row = block.rows.first + tile.first_row;
-  const auto all = [&](const std::uint8_t* finite) {
-    return std::all_of(finite + row, finite + row + tile.rows, [](std::uint8_t f) { return f; });
-  };
-  return all(block.slot.query_finite) && all(block.slot.dout_finite);
-}
-
-/// The same products with what the rows hold, where they were packed with 0 in the place of what is
-/// not finite.
-void ColumnPass::multiply_raw_rows(const Block& block, const QueryTile& tile) {
-  const Sizes& sizes = context_.sizes();
-  const auto product = [&](const Row& row, const float* b, std::int64_t depth, float* c) {
-    const float* const a = as_floats(row, depth, context_.kernels(), scratch_.tiles.staging);
-    context_.arithmetic().matmul({.a = a,
-                                  .a_stride = depth,
-                                  .b = transposed(b, depth),
-                                  .c = c,
-                                  .c_stride = stride_,
-                                  .rows = 1,
-                                  .columns = tile.visible_range.end,
-                                  .depth = depth,
-                                  .accumulate = false});
-  };
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const std::int64_t row = block.rows.first + tile.first_row + r;
-    if (!block.slot.query_finite[row])
-      product(raw_query(tile, r), scratch_.keys_transposed, sizes.head_dim, tile.row(r));
-    if (!block.slot.dout_finite[row]) {
-      product(raw_dout(tile, r), scratch_.values_transposed, sizes.v_head_dim,
-              gradients_ + r * stride_);
-    }
-  }
+  if (!keys_.keys_finite()) add_non_finite_keys(block, tile);
 }
 
 /// S becomes P, and dP becomes dS; both are 0 for hidden pairs, in all columns of the buffers.
@@ -243,8 +144,12 @@ void ColumnPass::make_gradients(const Block& block, const QueryTile& tile) {
                                     .first = 0,
                                     .last = context_.blocking().kv_block};
   const float* const shift = block.slot.shift + row;
-  if (context_.forward.call.problem.normalizer.kind() == Normalizer::Kind::sigmoid)
-    return context_.kernels().sigmoid_gradient(pairs, shift);
+  switch (context_.forward.call.problem.normalizer.kind()) {
+    case Normalizer::Kind::softmax: break;
+    case Normalizer::Kind::sigmoid: return context_.kernels().sigmoid_gradient(pairs, shift);
+    case Normalizer::Kind::entmax:
+      return entmax_gradient(context_.kernels(), pairs, block.slot.thresholds + row);
+  }
   const float scale = context_.forward.scores.remaining_scale() * log2e;
   context_.kernels().softmax_gradient(pairs, scale, shift, block.slot.mean + row);
 }
@@ -288,11 +193,11 @@ void ColumnPass::add_non_finite_rows(const Block& block, const QueryTile& tile) 
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const std::int64_t row = block.rows.first + tile.first_row + r;
     if (!block.slot.dout_finite[row]) {
-      add(r, raw_dout(tile, r), context_.sizes().v_head_dim, tile.row(r), scratch_.dv,
+      add(r, keys_.dout(tile, r), context_.sizes().v_head_dim, tile.row(r), scratch_.dv,
           context_.blocking().value_width);
     }
     if (!block.slot.query_finite[row]) {
-      add(r, raw_query(tile, r), context_.sizes().head_dim, gradients_ + r * stride_, scratch_.dk,
+      add(r, keys_.query(tile, r), context_.sizes().head_dim, gradients_ + r * stride_, scratch_.dk,
           context_.plan.key_width);
     }
   }
@@ -317,16 +222,15 @@ void ColumnPass::add_to_dq(const Block& block, const QueryTile& tile) {
   const std::int64_t key_width = context_.plan.key_width;
   const std::int64_t begin = tile.visible_range.begin / vnni_factor;
   const std::int64_t end = divide_up(tile.visible_range.end, vnni_factor);
-  context_.arithmetic().matmul(
-      {.a = gradients_ + begin,
-       .a_stride = stride_,
-       .b = {scratch_.key_rows + begin * key_width, context_.plan.key_rows},
-       .c = dq(block, tile),
-       .c_stride = key_width,
-       .rows = tile.rows,
-       .columns = key_width,
-       .depth = end - begin,
-       .accumulate = !block.first_of_chunk});
+  context_.arithmetic().matmul({.a = gradients_ + begin,
+                                .a_stride = stride_,
+                                .b = keys_.key_rows(begin),
+                                .c = dq(block, tile),
+                                .c_stride = key_width,
+                                .rows = tile.rows,
+                                .columns = key_width,
+                                .depth = end - begin,
+                                .accumulate = !block.first_of_chunk});
 }
 
 /// dQ += dS K for what is not finite in K, and for visible pairs alone.

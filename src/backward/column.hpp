@@ -3,6 +3,7 @@
 
 #include "attention/query_tiles.hpp"
 #include "backward/context.hpp"
+#include "backward/key_column.hpp"
 #include "backward/score_sums.hpp"
 #include "backward/workspace.hpp"
 #include "threads/wait.hpp"
@@ -41,12 +42,9 @@ class ColumnPass {
     std::int64_t chunk;
     bool first_of_chunk;  // no column of the chunk has added to dQ of these rows before
   };
-  void pack_keys(const HeadQueries& head, KeyRange keys);
   void compute_block(const Block& block);
   void process_tile(const Block& block, QueryTile& tile);
   void clear_tile(const Block& block, const QueryTile& tile);
-  void multiply(const Block& block, const QueryTile& tile);
-  void multiply_raw_rows(const Block& block, const QueryTile& tile);
   void make_gradients(const Block& block, const QueryTile& tile);
   void pass_back(const Block& block, const QueryTile& tile);
   void add_non_finite_rows(const Block& block, const QueryTile& tile);
@@ -57,20 +55,16 @@ class ColumnPass {
   void write(const HeadQueries& head, KeyRange keys);
 
   float gradient_of(std::int64_t r, std::int64_t j) const;
-  bool finite_rows(const Block& block, const QueryTile& tile) const;
   float* dq(const Block& block, const QueryTile& tile) const;
   float* of_block(float* block_rows, const QueryTile& tile) const;
-  kernels::Panels transposed(const float* panels, std::int64_t depth) const;
-  Row raw_query(const QueryTile& tile, std::int64_t r) const;
-  Row raw_dout(const QueryTile& tile, std::int64_t r) const;
 
   const BackwardContext& context_;
   const ScoreSums& sums_;
   ColumnScratch scratch_;
   QueryTiles tiles_;
+  KeyColumn keys_;
   std::int64_t stride_;             // of P and dS
   float* gradients_ = nullptr;      // dP, then dS, of the tile that is processed, as floats
-  bool keys_finite_ = true;         // of the column
   bool notes_visible_ = false;      // of the tile: which pairs are visible is noted
   KeyRange tile_keys_[most_tiles];  // what each tile of the block sees of the column
 };

@@ -71,6 +71,7 @@ void BackwardRows::prepare(const HeadQueries& head, std::int64_t q_block, const 
          const QueryRow query = tiles_.query_row(rows, r);
          return context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
        });
+  if (context_.plan.extras.full_rows) return find_thresholds(rows, slot, first_row);
   for (std::int64_t r = 0; r < rows.count; ++r) find_statistics(rows, r, slot, first_row);
 }
 
@@ -103,11 +104,64 @@ void BackwardRows::find_statistics(const QueryBlock& rows, std::int64_t r, const
   const double mean = delta_of(query) - static_cast<double>(dlse == nullptr ? 0 : *dlse);
   slot.shift[row] = lse * log2e;
   slot.mean[row] = static_cast<float>(mean);
-  double* const sink_terms = scratch_.shared().sink_terms;
-  if (sink_terms == nullptr) return;
   const double sink = tiles_.sink(query);
   const bool no_sink = sink == -std::numeric_limits<double>::infinity();
-  sink_terms[first_row + row] = no_sink ? 0 : -mean * std::exp(sink - static_cast<double>(lse));
+  keep_sink_term(first_row + row, no_sink ? 0 : -mean * std::exp(sink - static_cast<double>(lse)));
+}
+
+void BackwardRows::keep_sink_term(std::int64_t row, double term) const {
+  double* const sink_terms = scratch_.shared().sink_terms;
+  if (sink_terms != nullptr) sink_terms[row] = term;
+}
+
+/// Sparsemax and entmax: the threshold of a row follows from all of its scores, and the mean of dP
+/// from all of its probabilities.
+void BackwardRows::find_thresholds(const QueryBlock& rows, const HeadSlot& slot,
+                                   std::int64_t first_row) {
+  const float alpha = context_.forward.call.problem.normalizer.alpha();
+  const std::int64_t stride = row_stride(context_.blocking());
+  const FullRows& full = own_.full_rows;
+  if (!rows.visible_to_any.empty()) compute_full_rows(rows, slot);
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    const std::int64_t row = rows.first + r;
+    const KeyRange seen = rows.head.visibility.range_of(row / context_.sizes().group_size);
+    const EntmaxRowResult found = find_entmax_gradient(
+        context_.kernels(),
+        {.scores = full.scores + r * stride + (seen.empty() ? 0 : seen.begin),
+         .gradients = full.gradients + r * stride + (seen.empty() ? 0 : seen.begin),
+         .count = seen.size(),
+         .sink = tiles_.sink(tiles_.query_row(rows, r)),
+         .search = full.search},
+        alpha);
+    slot.thresholds[row] = found.row;
+    keep_sink_term(first_row + row, found.sink_term);
+  }
+}
+
+/// The scores of rows and their dP, each in full rows. Hidden keys within the range of a row have a
+/// score of -inf.
+void BackwardRows::compute_full_rows(const QueryBlock& rows, const HeadSlot& slot) {
+  const std::int64_t stride = row_stride(context_.blocking());
+  const std::int64_t kv_len = context_.forward.layout.kv_len(rows.head.batch);
+  for (std::int64_t column = rows.first_block; column <= rows.last_block; ++column) {
+    const KeyRange keys = tiles_.block_keys(column);
+    keys_.pack(rows.head, intersection(keys, {0, kv_len}));
+    for (std::int64_t first = 0; first < rows.count; first += kernels::tile_rows) {
+      QueryTile tile =
+          tiles_.tile_of(rows, first, std::min(kernels::tile_rows, rows.count - first), column);
+      tile.scores = own_.full_rows.scores + first * stride + keys.begin;
+      tile.score_stride = stride;
+      if (!tile.visible_range.empty())
+        keys_.multiply(slot, tile, own_.full_rows.gradients + first * stride + keys.begin);
+      for (std::int64_t r = 0; r < tile.rows; ++r) {
+        if (!tile.range(r).empty()) continue;
+        const std::int64_t q_index = (rows.first + first + r) / context_.sizes().group_size;
+        const KeyRange hidden = intersection(rows.head.visibility.range_of(q_index), keys);
+        std::fill_n(tile.row(r) + (hidden.empty() ? 0 : hidden.begin - keys.begin), hidden.size(),
+                    -std::numeric_limits<float>::infinity());
+      }
+    }
+  }
 }
 
 /// Adds the copies of row r up, in their order, and writes it.

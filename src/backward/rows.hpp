@@ -4,6 +4,7 @@
 
 #include "attention/query_tiles.hpp"
 #include "backward/context.hpp"
+#include "backward/key_column.hpp"
 #include "backward/workspace.hpp"
 
 namespace attn::detail {
@@ -15,7 +16,8 @@ class BackwardRows {
       : context_(context),
         scratch_(scratch),
         own_(own),
-        tiles_(context.forward, context.blocking(), own.tiles) {}
+        tiles_(context.forward, context.blocking(), own.tiles),
+        keys_(context, own) {}
 
   /// Fills block `q_block` of the rows of a slot. `first_row` is the number of the head's first row
   /// among all rows of the call.
@@ -39,6 +41,9 @@ class BackwardRows {
   void find_statistics(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
                        std::int64_t first_row);
   double delta_of(const QueryRow& query);
+  void find_thresholds(const QueryBlock& rows, const HeadSlot& slot, std::int64_t first_row);
+  void compute_full_rows(const QueryBlock& rows, const HeadSlot& slot);
+  void keep_sink_term(std::int64_t row, double term) const;
   void add_copies(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot, KeyRange chunks);
   QueryBlock block_of(const HeadQueries& head, std::int64_t q_block) const;
 
@@ -46,6 +51,7 @@ class BackwardRows {
   const BackwardScratch& scratch_;
   ColumnScratch own_;
   QueryTiles tiles_;
+  KeyColumn keys_;
 };
 
 }  // namespace attn::detail

@@ -21,6 +21,7 @@ HeadSlot carve_slot(Arena& arena, const BackwardPlan& plan) {
   slot.dout_rows = pairs ? arena.take<float>(rows / 2 * blocking.value_width) : slot.douts;
   slot.shift = arena.take<float>(rows);
   slot.mean = arena.take<float>(rows);
+  if (plan.extras.full_rows) slot.thresholds = arena.take<EntmaxRowGradient>(rows);
   slot.query_finite = arena.take<std::uint8_t>(rows);
   slot.dout_finite = arena.take<std::uint8_t>(rows);
   slot.dq = arena.take<float>(chunk_rows * plan.key_width);
@@ -53,6 +54,12 @@ ColumnScratch carve_thread(Arena& arena, const BackwardPlan& plan) {
   scratch.saved = {tiles(plan.extras.softcap), tiles(plan.extras.score_mod), stride};
   if (plan.extras.mask_sums == MaskSums::columns)
     scratch.column_sums = arena.take<double>(sizes.group_size * keys);
+  if (plan.extras.full_rows) {
+    const std::int64_t full_stride = row_stride(blocking);
+    scratch.full_rows = {.scores = arena.take<float>(blocking.q_block * full_stride),
+                         .gradients = arena.take<float>(blocking.q_block * full_stride),
+                         .search = arena.take<float>(2 * full_stride)};
+  }
   return scratch;
 }
 

@@ -8,6 +8,7 @@
 
 #include "attention/scores.hpp"
 #include "attention/workspace.hpp"
+#include "backward/entmax_gradient.hpp"
 #include "backward/plan.hpp"
 
 namespace attn::detail {
@@ -22,14 +23,23 @@ struct HeadSlot {
   float* douts;       // [padded_rows, dout_stride]
   float* dout_rows;   // as query_rows, of value_width
   // For each row:
-  float* shift;  // softmax: lse in the log2 domain; sigmoid: the bias
-  float* mean;   // what is subtracted from dP: delta - dlse
+  float* shift;                   // softmax: lse in the log2 domain; sigmoid: the bias
+  float* mean;                    // softmax: what is subtracted from dP, delta - dlse
+  EntmaxRowGradient* thresholds;  // entmax, else null
   std::uint8_t* query_finite;
   std::uint8_t* dout_finite;
   float* dq;  // [chunks, padded_rows, key_width]
   // Sums over the keys of a chunk [chunks, padded_rows], or null:
   double* distance_sums;  // of |p - j| dS
   double* score_sums;     // of dS
+};
+
+/// The scores and dP of a block of rows against all of their keys, from which the thresholds of
+/// entmax follow. Null with other normalizers.
+struct FullRows {
+  float* scores;     // [q_block, row_stride]
+  float* gradients;  // the same
+  float* search;     // [2, row_stride]
 };
 
 /// The scratch memory of one thread.
@@ -49,6 +59,7 @@ struct ColumnScratch {
   float* tile_gradients;
   SavedScores saved;    // [tile_rows, score_stride] where they are needed
   double* column_sums;  // [group_size, kv_block] of dS, or null
+  FullRows full_rows;
 };
 
 /// All scratch memory of a run.

@@ -31,42 +31,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "iterate/slices.hpp"
+#include "softmax/entmax_slopes.hpp"
 #include "softmax/row_functions.hpp"
 #include "tensor/arguments.hpp"
 
 namespace attn {
 using namespace detail;
 namespace {
-
-/// The slopes s_i of elements with y_i > 0, relative to the greatest slope.
-class Slopes {
- public:
-  Slopes(const float* y, std::int64_t count, float alpha) noexcept
-      : exponent_(2 - static_cast<double>(alpha)) {
-    for (std::int64_t n = 0; n < count; ++n) {
-      if (!(y[n] > 0)) continue;
-      const bool greater = exponent_ < 0 ? y[n] < steepest_ : y[n] > steepest_;
-      if (greater || steepest_ == 0) steepest_ = y[n];
-    }
-  }
-  /// The greatest slope itself, limited to the range of a double.
-  double greatest() const noexcept {
-    return std::min(std::pow(steepest_, exponent_), std::numeric_limits<double>::max());
-  }
-  double operator()(double y) const noexcept {
-    if (exponent_ == 0) return 1;
-    if (exponent_ == 1) return y / steepest_;
-    if (exponent_ == 0.5) return std::sqrt(y / steepest_);
-    return std::pow(y / steepest_, exponent_);
-  }
-
- private:
-  double exponent_;
-  double steepest_ = 0;
-};
 
 bool any_nan(const float* y, std::int64_t count) noexcept {
   return std::any_of(y, y + count, [](float value) { return std::isnan(value); });

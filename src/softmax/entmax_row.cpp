@@ -39,14 +39,6 @@ RowThreshold softmax_threshold(const Kernels& kernels, const float* x, std::int6
   return {tau, std::count_if(probabilities, probabilities + count, [](float p) { return p > 0; })};
 }
 
-/// The result for a row without a finite maximum.
-RowThreshold fill_degenerate(float maximum, std::int64_t count, float* y) noexcept {
-  const bool empty = maximum == -infinity;
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  if (y != nullptr) std::fill_n(y, count, empty ? 0 : nan);
-  return {empty ? -infinity : nan, 0};
-}
-
 Threshold threshold_at(double t) noexcept {
   const auto high = static_cast<float>(t);
   return {high, static_cast<float>(t - high)};
@@ -135,41 +127,6 @@ Solution find_threshold(const Kernels& kernels, const float* x, std::int64_t cou
   return solve<Form>(kernels, scratch, kept, t);
 }
 
-RowThreshold sparsemax_row(const Kernels& kernels, const float* x, std::int64_t count, float* y,
-                           float* scratch) noexcept {
-  const float maximum = greatest(kernels, x, count);
-  if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
-  const Solution found = find_threshold<Sparsemax>(kernels, x, count, maximum, scratch);
-  if (y != nullptr) kernels.above_threshold(x, count, maximum, threshold_at(found.t), y);
-  return {static_cast<float>(found.t + maximum), found.support};
-}
-
-RowThreshold entmax15_row(const Kernels& kernels, const float* x, std::int64_t count, float* y,
-                          float* scratch) noexcept {
-  const float maximum = greatest(kernels, x, count);
-  if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
-  const Solution found = find_threshold<Entmax15>(kernels, x, count, maximum, scratch);
-  if (y != nullptr)
-    kernels.half_above_threshold_squared(x, count, maximum, threshold_at(found.t), y);
-  return {static_cast<float>((found.t + maximum) / 2), found.support};
-}
-
-/// The general form, for any alpha > 1.
-RowThreshold general_row(const Kernels& kernels, const float* x, std::int64_t count, float alpha,
-                         float* y, float* scratch) noexcept {
-  const float maximum = greatest(kernels, x, count);
-  if (!std::isfinite(maximum)) return fill_degenerate(maximum, count, y);
-  const double factor = static_cast<double>(alpha) - 1;
-  const std::int64_t kept =
-      kernels.compress_above(x, count, maximum, bound_below(-1 / factor), scratch);
-  const EntmaxRoot root = find_entmax_root(scratch, kept, factor);
-  if (y != nullptr) {
-    for (std::int64_t n = 0; n < count; ++n)
-      y[n] = static_cast<float>(root.probability(x[n] - maximum));
-  }
-  return {static_cast<float>(factor * maximum - root.s), root.support};
-}
-
 }  // namespace
 
 void require_alpha(float alpha) {
@@ -177,12 +134,54 @@ void require_alpha(float alpha) {
     reject(fmt::format("alpha is {}; it needs a finite number of 1 or more", alpha));
 }
 
+EntmaxThreshold find_entmax_threshold(const Kernels& kernels, const float* x, std::int64_t count,
+                                      float alpha, float* scratch) noexcept {
+  const float maximum = greatest(kernels, x, count);
+  EntmaxThreshold threshold{alpha, maximum, {}, {}, {}};
+  if (!std::isfinite(maximum)) {
+    const bool empty = maximum == -infinity;
+    threshold.row = {empty ? -infinity : std::numeric_limits<float>::quiet_NaN(), 0};
+  } else if (alpha == 2) {
+    const Solution found = find_threshold<Sparsemax>(kernels, x, count, maximum, scratch);
+    threshold.above = threshold_at(found.t);
+    threshold.row = {static_cast<float>(found.t + maximum), found.support};
+  } else if (alpha == 1.5F) {
+    const Solution found = find_threshold<Entmax15>(kernels, x, count, maximum, scratch);
+    threshold.above = threshold_at(found.t);
+    threshold.row = {static_cast<float>((found.t + maximum) / 2), found.support};
+  } else {
+    const double factor = static_cast<double>(alpha) - 1;
+    const std::int64_t kept =
+        kernels.compress_above(x, count, maximum, bound_below(-1 / factor), scratch);
+    threshold.root = find_entmax_root(scratch, kept, factor);
+    threshold.row = {static_cast<float>(factor * maximum - threshold.root.s),
+                     threshold.root.support};
+  }
+  return threshold;
+}
+
+void entmax_probabilities(const Kernels& kernels, const EntmaxThreshold& threshold, const float* x,
+                          std::int64_t count, float* y) noexcept {
+  const float maximum = threshold.maximum;
+  if (!std::isfinite(maximum)) {
+    const bool empty = maximum == -infinity;
+    std::fill_n(y, count, empty ? 0 : std::numeric_limits<float>::quiet_NaN());
+  } else if (threshold.alpha == 2) {
+    kernels.above_threshold(x, count, maximum, threshold.above, y);
+  } else if (threshold.alpha == 1.5F) {
+    kernels.half_above_threshold_squared(x, count, maximum, threshold.above, y);
+  } else {
+    for (std::int64_t n = 0; n < count; ++n)
+      y[n] = static_cast<float>(threshold.root.probability(x[n] - maximum));
+  }
+}
+
 RowThreshold entmax_row(const Kernels& kernels, const float* x, std::int64_t count, float alpha,
                         float* y, float* scratch) noexcept {
   if (alpha == 1) return softmax_threshold(kernels, x, count, y, scratch);
-  if (alpha == 1.5F) return entmax15_row(kernels, x, count, y, scratch);
-  if (alpha == 2) return sparsemax_row(kernels, x, count, y, scratch);
-  return general_row(kernels, x, count, alpha, y, scratch);
+  const EntmaxThreshold threshold = find_entmax_threshold(kernels, x, count, alpha, scratch);
+  if (y != nullptr) entmax_probabilities(kernels, threshold, x, count, y);
+  return threshold.row;
 }
 
 }  // namespace attn::detail

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/kernels.hpp"
+#include "softmax/entmax_root.hpp"
 
 namespace attn::detail {
 
@@ -51,6 +52,23 @@ struct RowThreshold {
 /// for 2 * count floats. y may be null if only the threshold is wanted.
 RowThreshold entmax_row(const kernels::Kernels& kernels, const float* x, std::int64_t count,
                         float alpha, float* y, float* scratch) noexcept;
+
+/// What the probabilities of a row of entmax follow from, so that those of any part of the row can
+/// be computed again, to the bit.
+struct EntmaxThreshold {
+  float alpha;               // above 1
+  float maximum;             // of the row. -inf: all probabilities are 0; +inf and NaN: all are NaN
+  kernels::Threshold above;  // of x - maximum, for an alpha of 1.5 or 2
+  EntmaxRoot root;           // for any other
+  RowThreshold row;
+};
+/// The threshold of a row, for any finite alpha > 1. scratch has room for 2 * count floats.
+EntmaxThreshold find_entmax_threshold(const kernels::Kernels& kernels, const float* x,
+                                      std::int64_t count, float alpha, float* scratch) noexcept;
+/// The probabilities y of elements x of that row.
+void entmax_probabilities(const kernels::Kernels& kernels, const EntmaxThreshold& threshold,
+                          const float* x, std::int64_t count, float* y) noexcept;
+
 /// Throws Error(invalid_argument) for an alpha that entmax_row does not accept.
 void require_alpha(float alpha);
 

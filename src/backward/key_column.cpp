@@ -1,0 +1,99 @@
+#include "backward/key_column.hpp"
+
+#include <algorithm>
+
+#include "iterate/row.hpp"
+
+namespace attn::detail {
+
+void KeyColumn::pack(const HeadQueries& head, KeyRange keys) {
+  const BackwardPlan& plan = context_.plan;
+  const Sizes& sizes = context_.sizes();
+  const kernels::Kernels& kernels = context_.kernels();
+  const std::int64_t vnni_factor = context_.blocking().vnni_factor, panel = plan.call.panel_width;
+  const std::int64_t key_depth = context_.blocking().key_depth, value_depth = plan.dout_depth;
+  float* const staging = scratch_.tiles.staging;
+  keys_finite_ = true;
+  for (std::int64_t first = 0; first < keys.size(); first += panel) {
+    const std::int64_t count = std::min(panel, keys.size() - first);
+    const KeySpan span =
+        context_.forward.layout.keys(head.batch, head.kv_head, keys.begin + first, count);
+    for (std::int64_t n = 0; n < count; ++n)
+      read_packed(span.value(n), sizes.v_head_dim, vnni_factor, kernels, staging + n * value_depth);
+    kernels.pack_transposed(staging, value_depth, count, value_depth,
+                            scratch_.values_transposed + first * value_depth, panel);
+    for (std::int64_t n = 0; n < count; ++n)
+      read_packed(span.key(n), sizes.head_dim, vnni_factor, kernels, staging + n * key_depth);
+    kernels.pack_transposed(staging, key_depth, count, key_depth,
+                            scratch_.keys_transposed + first * key_depth, panel);
+    keys_finite_ &= context_.arithmetic().pack_finite(
+        staging, key_depth * vnni_factor, count, sizes.head_dim,
+        scratch_.key_rows + first / vnni_factor * plan.key_width, plan.key_rows);
+  }
+}
+
+Row KeyColumn::query(const QueryTile& tile, std::int64_t r) const {
+  return tiles_.query(*tile.block_rows, tile.first_row + r);
+}
+
+Row KeyColumn::dout(const QueryTile& tile, std::int64_t r) const {
+  const QueryRow query = tiles_.query_row(tile, r);
+  return context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
+}
+
+bool KeyColumn::finite_rows(const HeadSlot& slot, const QueryTile& tile) {
+  const std::int64_t row = tile.block_rows->first + tile.first_row;
+  const auto all = [&](const std::uint8_t* finite) {
+    return std::all_of(finite + row, finite + row + tile.rows, [](std::uint8_t f) { return f; });
+  };
+  return all(slot.query_finite) && all(slot.dout_finite);
+}
+
+void KeyColumn::multiply(const Product& product, const QueryTile& tile) const {
+  const std::int64_t panel = context_.plan.call.panel_width;
+  context_.arithmetic().matmul({.a = product.rows,
+                                .a_stride = product.row_stride,
+                                .b = {product.panels, {panel, product.depth * panel, panel}},
+                                .c = product.to,
+                                .c_stride = tile.score_stride,
+                                .rows = product.count,
+                                .columns = tile.visible_range.end,
+                                .depth = product.depth,
+                                .accumulate = false});
+}
+
+void KeyColumn::multiply(const HeadSlot& slot, QueryTile& tile, float* gradients,
+                         const SavedScores& saved) {
+  const BackwardPlan& plan = context_.plan;
+  const std::int64_t row = tile.block_rows->first + tile.first_row;
+  multiply({slot.queries + row * plan.query_stride, plan.query_stride, tile.rows,
+            scratch_.keys_transposed, context_.blocking().key_depth, tile.scores},
+           tile);
+  multiply({slot.douts + row * plan.dout_stride, plan.dout_stride, tile.rows,
+            scratch_.values_transposed, plan.dout_depth, gradients},
+           tile);
+  if (!context_.pairs() && !finite_rows(slot, tile)) multiply_raw_rows(slot, tile, gradients);
+  tiles_.transform(tile, saved);
+}
+
+/// The same products with what the rows hold, where they were packed with 0 in the place of what is
+/// not finite.
+void KeyColumn::multiply_raw_rows(const HeadSlot& slot, const QueryTile& tile,
+                                  float* gradients) const {
+  const Sizes& sizes = context_.sizes();
+  const auto product = [&](const Row& row, std::int64_t depth, const float* panels, float* to) {
+    const float* const rows = as_floats(row, depth, context_.kernels(), scratch_.tiles.staging);
+    multiply({rows, depth, 1, panels, depth, to}, tile);
+  };
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const std::int64_t row = tile.block_rows->first + tile.first_row + r;
+    if (!slot.query_finite[row])
+      product(query(tile, r), sizes.head_dim, scratch_.keys_transposed, tile.row(r));
+    if (!slot.dout_finite[row]) {
+      product(dout(tile, r), sizes.v_head_dim, scratch_.values_transposed,
+              gradients + r * tile.score_stride);
+    }
+  }
+}
+
+}  // namespace attn::detail

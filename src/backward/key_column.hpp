@@ -1,0 +1,55 @@
+// The keys and values of a column as operands, and their products with tiles of rows.
+#pragma once
+
+#include "attention/query_tiles.hpp"
+#include "backward/context.hpp"
+#include "backward/workspace.hpp"
+
+namespace attn::detail {
+
+class KeyColumn {
+ public:
+  KeyColumn(const BackwardContext& context, const ColumnScratch& scratch)
+      : context_(context),
+        scratch_(scratch),
+        tiles_(context.forward, context.blocking(), scratch.tiles) {}
+
+  /// Packs K and V as the operands of Q K^T and dout V^T, and K as that of dS K.
+  void pack(const HeadQueries& head, KeyRange keys);
+  /// Whether all packed keys are finite.
+  bool keys_finite() const noexcept { return keys_finite_; }
+
+  /// Writes the scores S of a tile, after all transforms, to tile.scores, and dP to `gradients`,
+  /// where rows are as far apart. Hidden keys within the range of a row have a score of -inf; what
+  /// is outside is not specified.
+  void multiply(const HeadSlot& slot, QueryTile& tile, float* gradients,
+                const SavedScores& saved = {});
+  /// Whether Q and dout of a tile's rows are finite.
+  static bool finite_rows(const HeadSlot& slot, const QueryTile& tile);
+
+  Row query(const QueryTile& tile, std::int64_t r) const;
+  Row dout(const QueryTile& tile, std::int64_t r) const;
+  /// K as the operand of dS K, from a key (or pair) on.
+  kernels::Panels key_rows(std::int64_t depth) const noexcept {
+    return {scratch_.key_rows + depth * context_.plan.key_width, context_.plan.key_rows};
+  }
+
+ private:
+  struct Product {
+    const float* rows;
+    std::int64_t row_stride;
+    std::int64_t count;
+    const float* panels;  // of keys
+    std::int64_t depth;
+    float* to;
+  };
+  void multiply(const Product& product, const QueryTile& tile) const;
+  void multiply_raw_rows(const HeadSlot& slot, const QueryTile& tile, float* gradients) const;
+
+  const BackwardContext& context_;
+  ColumnScratch scratch_;
+  QueryTiles tiles_;
+  bool keys_finite_ = true;
+};
+
+}  // namespace attn::detail
