@@ -135,4 +135,36 @@ double probabilities_of_scores(const Normalizer& normalizer, double sink, std::i
   return nan;
 }
 
+std::vector<double> score_gradients(const Normalizer& normalizer,
+                                    const std::vector<double>& probabilities,
+                                    const std::vector<double>& dprobabilities, double dlse) {
+  const Values &p = probabilities, &dp = dprobabilities;
+  Values ds(p.size());
+  const auto set_each = [&](auto gradient) {
+    for (std::size_t j = 0; j < p.size(); ++j) ds[j] = gradient(p[j], dp[j]);
+  };
+  switch (normalizer.kind()) {
+    case Normalizer::Kind::softmax: {
+      const double delta = std::transform_reduce(p.begin(), p.end(), dp.begin(), 0.0);
+      set_each([&](double pj, double dpj) { return pj * (dpj - delta + dlse); });
+      return ds;
+    }
+    case Normalizer::Kind::sigmoid:
+      set_each([](double pj, double dpj) { return pj * (1 - pj) * dpj; });
+      return ds;
+    case Normalizer::Kind::entmax: {
+      const double exponent = 2 - double{normalizer.alpha()};
+      const auto g = [&](double pj) { return pj > 0 ? std::pow(pj, exponent) : pj; };
+      double sum = 0, weighted = 0;
+      for (std::size_t j = 0; j < p.size(); ++j) {
+        sum += g(p[j]);
+        weighted += g(p[j]) * dp[j];
+      }
+      set_each([&](double pj, double dpj) { return g(pj) * (dpj - weighted / sum); });
+      return ds;
+    }
+  }
+  return ds;
+}
+
 }  // namespace attn::detail

@@ -1,5 +1,6 @@
-// From the masked scores of a row to its probabilities, in double, by the formulas of the
-// normalizers. The engine's normalizers are measured against this file.
+// From the masked scores of a row to its probabilities and back to the scores' gradients, in
+// double, by the formulas of the normalizers. The engine's normalizers are measured against this
+// file.
 #pragma once
 
 #include <attn/normalizer.hpp>
@@ -15,5 +16,11 @@ namespace attn::detail {
 /// NaN.
 double probabilities_of_scores(const Normalizer& normalizer, double sink, std::int64_t kv_len,
                                std::vector<double>& scores);
+
+/// The gradients of a row's scores from those of its probabilities. `dlse` is the gradient of lse,
+/// which only softmax has. A sink is one more score, whose value is 0, as is dprobabilities there.
+std::vector<double> score_gradients(const Normalizer& normalizer,
+                                    const std::vector<double>& probabilities,
+                                    const std::vector<double>& dprobabilities, double dlse);
 
 }  // namespace attn::detail

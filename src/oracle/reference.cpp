@@ -1,6 +1,6 @@
 // Attention as the textbook writes it: one query row at a time, with all of its scores, in double
 // precision. The engine is measured against this file, so it uses none of the engine's code beyond
-// validation. In particular, it decides for each key separately whether the key is visible.
+// validation.
 #include <attn/error.hpp>
 #include <attn/reference.hpp>
 
@@ -9,13 +9,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <numeric>
 #include <vector>
 
 #include "attention/problem.hpp"
 #include "oracle/probabilities.hpp"
 #include "oracle/query_rows.hpp"
+#include "oracle/score_rows.hpp"
 #include "oracle/sequence_calls.hpp"
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
@@ -28,116 +27,26 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 using Values = std::vector<double>;
 
-/// A dense call with copies of its inputs in double.
-struct Call {
-  const Problem& problem;
-  const AttentionTensors& tensors;
-  const AttentionOptions& options;
-  Tensor q, k, v;
-  DenseMask mask;
-};
-
-const double* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head,
-                     std::int64_t position) {
-  const Dims& shape = tensor.shape();
-  return tensor.data<double>() + ((batch * shape[1] + head) * shape[2] + position) * shape[3];
-}
-
-Values scaled_scores(const Call& call, const KeyRun& row) {
-  const std::int64_t head_dim = call.problem.sizes.head_dim;
-  const double* q = row_of(call.q, row.batch, row.q_head, row.q_index);
-  Values scores(static_cast<std::size_t>(row.count));
-  for (std::int64_t j = 0; j < row.count; ++j) {
-    const double* k = row_of(call.k, row.batch, row.kv_head, j);
-    scores[j] = call.problem.softmax_scale * std::transform_reduce(q, q + head_dim, k, 0.0);
-  }
-  return scores;
-}
-
-void cap(const Call& call, Values& scores) {
-  if (!call.problem.softcap) return;
-  const double softcap = *call.problem.softcap;
-  for (double& score : scores) score = softcap * std::tanh(score / softcap);
-}
-
-void add_alibi(const Call& call, const KeyRun& row, Values& scores) {
-  if (call.tensors.alibi_slopes.absent()) return;
-  const double slope = per_head(call.tensors.alibi_slopes, row.q_head, 0);
-  for (std::int64_t j = 0; j < row.count; ++j)
-    scores[j] -= slope * static_cast<double>(std::abs(row.q_position - j));
-}
-
-/// The dense mask of a row: the numbers to add, or 0 (hidden) and 1 (visible) of a boolean mask.
-/// Empty without a mask, and shorter than the row where the mask is.
-Values mask_values(const Call& call, const KeyRun& row) {
-  if (!call.mask.present()) return {};
-  const std::int64_t count = std::min(row.count, call.mask.kv_len);
-  Values values(static_cast<std::size_t>(count));
-  copy_into({call.mask.row(row.batch, row.q_head, row.q_index),
-             call.mask.dtype,
-             {count},
-             {call.mask.strides[3]}},
-            {values.data(), {count}});
-  return values;
-}
-
-void add_mask(const Call& call, const Values& mask, Values& scores) {
-  if (call.mask.boolean()) return;
-  for (std::size_t j = 0; j < mask.size(); ++j) scores[j] += mask[j];
-}
-
-void apply_score_mod(const Call& call, const KeyRun& row, Values& scores) {
-  if (!call.options.score_mod || scores.empty()) return;
-  std::vector<float> floats(scores.begin(), scores.end());
-  call.options.score_mod(row, floats.data());
-  scores.assign(floats.begin(), floats.end());
-}
-
-/// Whether key j is visible by the masks other than mask_mod.
-bool visible(const Call& call, const KeyRun& row, const Values& mask, std::int64_t j) {
-  const Window& window = call.problem.window;
-  if (j >= kv_length(call.tensors, call.problem.sizes, row.batch)) return false;
-  if (call.problem.causal && j > row.q_position) return false;
-  if (window.left && j < row.q_position - *window.left) return false;
-  if (window.right && j > row.q_position + *window.right) return false;
-  if (!call.mask.present()) return true;
-  if (j >= call.mask.kv_len) return false;
-  return mask[j] != (call.mask.boolean() ? 0 : -infinity);
-}
-
-void hide(const Call& call, const KeyRun& row, const Values& mask, Values& scores) {
-  const auto modded = std::make_unique<bool[]>(scores.size());
-  std::fill_n(modded.get(), scores.size(), true);
-  if (call.options.mask_mod && !scores.empty()) call.options.mask_mod(row, modded.get());
-  for (std::int64_t j = 0; j < row.count; ++j) {
-    if (!modded[j] || !visible(call, row, mask, j)) scores[j] = -infinity;
-  }
-}
-
 /// The scores of a row at a stage before they become probabilities.
-Values scores_of(const Call& call, const KeyRun& row, ScoreStage stage) {
+Values scores_of(const DenseCall& call, const KeyRun& row, ScoreStage stage) {
   Values scores = scaled_scores(call, row);
   if (stage == ScoreStage::scaled) return scores;
-  cap(call, scores);
+  apply_softcap(call, scores);
   if (stage == ScoreStage::capped) return scores;
-  const Values mask = mask_values(call, row);
-  add_alibi(call, row, scores);
-  add_mask(call, mask, scores);
+  add_biases(call, row, scores);
   apply_score_mod(call, row, scores);
-  hide(call, row, mask, scores);
+  hide_keys(call, row, scores);
   return scores;
 }
 
 /// Turns masked scores into probabilities and returns lse.
-double normalize(const Call& call, const KeyRun& row, Values& scores) {
-  const double sink =
-      per_head(call.tensors.sinks, row.q_head, -std::numeric_limits<float>::infinity());
-  return probabilities_of_scores(call.problem.normalizer, sink,
+double normalize(const DenseCall& call, const KeyRun& row, Values& scores) {
+  return probabilities_of_scores(call.problem.normalizer, sink_score(call, row),
                                  kv_length(call.tensors, call.problem.sizes, row.batch), scores);
 }
 
 /// The row of O. Values of hidden keys are not read, because V may hold anything there.
-Values output_row(const Call& call, const KeyRun& row, const Values& scores,
+Values output_row(const DenseCall& call, const KeyRun& row, const Values& scores,
                   const Values& probabilities) {
   Values out(static_cast<std::size_t>(call.problem.sizes.v_head_dim), 0.0);
   for (std::int64_t j = 0; j < row.count; ++j) {
@@ -146,14 +55,6 @@ Values output_row(const Call& call, const KeyRun& row, const Values& scores,
     for (std::size_t d = 0; d < out.size(); ++d) out[d] += probabilities[j] * v[d];
   }
   return out;
-}
-
-/// validate() does not accept f64. The reference does, so f64 tensors are presented to it as f32.
-AttentionTensors with_f64_as_f32(AttentionTensors tensors) {
-  for (DType* dtype : {&tensors.q.dtype, &tensors.k.dtype, &tensors.v.dtype, &tensors.out.dtype}) {
-    if (*dtype == DType::f64) *dtype = DType::f32;
-  }
-  return tensors;
 }
 
 void require_scores(const Sizes& sizes, const MutableTensorView& scores) {
@@ -202,14 +103,7 @@ void attention_reference(const AttentionTensors& tensors, const AttentionOptions
       attention_reference(call.tensors, call.options, execution);
     });
   }
-  const auto in_double = [](const TensorView& tensor) { return copy_as(tensor, DType::f64); };
-  const Call call{problem,
-                  tensors,
-                  options,
-                  in_double(tensors.q),
-                  in_double(tensors.k),
-                  in_double(tensors.v),
-                  dense_mask(tensors, problem.sizes)};
+  const DenseCall call(problem, tensors, options);
   const int threads = resolved_num_threads(execution.num_threads);
   parallel_for(threads, num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
@@ -238,13 +132,9 @@ void reference_scores(const AttentionTensors& tensors, const AttentionOptions& o
   if (!is_dense(tensors)) {
     return scores_of_sequences(problem, tensors, options, stage, scores, execution);
   }
-  const Call call{problem,
-                  tensors,
-                  options,
-                  copy_as(tensors.q, DType::f64),
-                  copy_as(tensors.k, DType::f64),
-                  {},
-                  dense_mask(tensors, problem.sizes)};
+  AttentionTensors without_values = tensors;
+  without_values.v = {};
+  const DenseCall call(problem, without_values, options);
   const int threads = resolved_num_threads(execution.num_threads);
   parallel_for(threads, num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);

@@ -35,10 +35,12 @@ BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const Ten
 }
 
 /// The part of a mask that belongs to one sequence, with at most as many keys as it has.
-TensorView mask_of_sequence(const TensorView& mask, std::int64_t batch, std::int64_t kv_len) {
+template <class Void>
+BasicTensorView<Void> mask_of_sequence(const BasicTensorView<Void>& mask, std::int64_t batch,
+                                       std::int64_t kv_len) {
   if (mask.absent()) return mask;
   const int last = mask.rank() - 1;
-  const TensorView rows =
+  const BasicTensorView<Void> rows =
       mask.rank() == 4 && mask.shape[0] != 1 ? mask.sliced(0, batch, batch + 1) : mask;
   return rows.shape[last] == 1 ? rows : rows.sliced(last, 0, std::min(rows.shape[last], kv_len));
 }
@@ -97,14 +99,35 @@ SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tenso
                     .options = options};
   if (!tensors.v.absent()) call.tensors.v = {nullptr, kv_type, shape_of(tensors.v)};
   const auto renumbered = [batch](const auto& function) {
-    return [batch, &function](KeyRun run, auto* values) {
+    return [batch, &function](KeyRun run, auto*... values) {
       run.batch = batch;
-      function(run, values);
+      function(run, values...);
     };
   };
   if (options.score_mod) call.options.score_mod = renumbered(options.score_mod);
+  if (options.score_mod_gradient)
+    call.options.score_mod_gradient = renumbered(options.score_mod_gradient);
   if (options.mask_mod) call.options.mask_mod = renumbered(options.mask_mod);
   return call;
+}
+
+AttentionGradients gradients_of_sequence(const AttentionTensors& tensors,
+                                         const AttentionGradients& gradients,
+                                         const SequenceCall& call) {
+  const auto of_queries = [&](const auto& tensor) {
+    return of_sequence(tensor, tensors.ragged.q_offsets, call.batch);
+  };
+  const auto of_keys = [&](const auto& tensor) {
+    return of_sequence(tensor, tensors.ragged.kv_offsets, call.batch);
+  };
+  return {.dout = of_queries(gradients.dout),
+          .dlse = of_queries(gradients.dlse),
+          .dq = of_queries(gradients.dq),
+          .dk = of_keys(gradients.dk),
+          .dv = of_keys(gradients.dv),
+          .dmask = mask_of_sequence(gradients.dmask, call.batch, call.tensors.k.shape[2]),
+          .dalibi = gradients.dalibi,
+          .dsinks = gradients.dsinks};
 }
 
 Tensor gather(const AttentionTensors& tensors, const TensorView& rows, const TensorView& scales,

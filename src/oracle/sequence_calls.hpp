@@ -5,6 +5,7 @@
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/attention_backward.hpp>
 
 #include <cstdint>
 
@@ -20,10 +21,16 @@ bool is_dense(const AttentionTensors& tensors) noexcept;
 struct SequenceCall {
   std::int64_t batch;
   AttentionTensors tensors;
-  AttentionOptions options;  // its score_mod and mask_mod receive the batch index of the whole call
+  AttentionOptions options;  // its functions receive the batch index of the whole call
 };
 SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tensors,
                            const AttentionOptions& options, std::int64_t batch, DType kv_type);
+
+/// The parts of a call's gradients that belong to one sequence, whose keys lie contiguously or
+/// ragged. dalibi and dsinks belong to all.
+AttentionGradients gradients_of_sequence(const AttentionTensors& tensors,
+                                         const AttentionGradients& gradients,
+                                         const SequenceCall& call);
 
 /// Copies the keys or values of a sequence to [1, num_kv_heads, kv_len, dim]. `rows` is k or v of
 /// the whole call, `scales` its scales or absent.

@@ -1,0 +1,203 @@
+#include "support/backward_case.hpp"
+
+#include <attn/reference.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "oracle/plain_float.hpp"
+
+namespace attn::test {
+namespace {
+
+StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layout layout) {
+  StridedTensor tensor(dtype, shape, layout);
+  std::vector<double> values(static_cast<std::size_t>(shape.product()));
+  for (double& value : values) value = random.normal();
+  tensor.assign(values);
+  return tensor;
+}
+
+/// The types of dq, dk and dv, and that of the others.
+struct OutputTypes {
+  DType dq, dk, dv, shared;
+};
+
+GradientOutputs make_outputs_of(const BackwardCase& c, const OutputTypes& types, Layout layout) {
+  const Case& call = c.call;
+  GradientOutputs outputs;
+  const auto make = [&](Gradient gradient, DType dtype, const Dims& shape) {
+    if (wants(c, gradient)) outputs[gradient] = StridedTensor(dtype, shape, layout);
+  };
+  make(Gradient::dq, types.dq, {call.batch, call.num_q_heads, call.q_len, call.head_dim});
+  make(Gradient::dk, types.dk, {call.batch, call.num_kv_heads, call.kv_len, call.head_dim});
+  make(Gradient::dv, types.dv, {call.batch, call.num_kv_heads, call.kv_len, call.value_dim()});
+  if (call.mask) make(Gradient::dmask, types.shared, call.mask->shape);
+  make(Gradient::dalibi, types.shared, {call.num_q_heads});
+  make(Gradient::dsinks, types.shared, {call.num_q_heads});
+  return outputs;
+}
+
+/// Sets the elements of tensors [batch, heads, positions, ...] at the positions that `seen` has 0
+/// for, and returns their number. Tensors may be null, or not made.
+std::int64_t poison_where_zero(const StridedTensor& seen,
+                               const std::vector<StridedTensor*>& tensors, double poison) {
+  const std::vector<double> flags = seen.values();
+  for (StridedTensor* tensor : tensors) {
+    if (tensor == nullptr || tensor->view_if_made().absent()) continue;
+    for_each_index(tensor->shape(), [&](const Dims& at) {
+      const Dims& shape = seen.shape();
+      if (flags[(at[0] * shape[1] + at[1]) * shape[2] + at[2]] == 0) tensor->set(at, poison);
+    });
+  }
+  return std::count(flags.begin(), flags.end(), 0.0);
+}
+
+}  // namespace
+
+std::string name_of(Gradient gradient) {
+  constexpr const char* names[] = {"dq", "dk", "dv", "dmask", "dalibi", "dsinks"};
+  return names[static_cast<std::size_t>(gradient)];
+}
+
+std::string to_string(const BackwardCase& c) {
+  std::string text =
+      to_string(c.call) + fmt::format(" gradient types {} -> {},{},{}", name_of(c.dout_type),
+                                      name_of(c.dq_type), name_of(c.dk_type), name_of(c.dv_type));
+  if (!c.dlse) text += " without dlse";
+  for (const Gradient gradient : c.left_out) text += " without " + name_of(gradient);
+  return text;
+}
+
+std::string repeat_line(const BackwardCase& c) {
+  return to_string(c) + '\n' + repeat_command(c.call.seed);
+}
+
+bool wants(const BackwardCase& c, Gradient gradient) {
+  if (std::find(c.left_out.begin(), c.left_out.end(), gradient) != c.left_out.end()) return false;
+  switch (gradient) {
+    case Gradient::dmask: return c.call.mask && c.call.mask->dtype != DType::boolean;
+    case Gradient::dalibi: return c.call.alibi;
+    case Gradient::dsinks: return c.call.sinks;
+    default: return true;
+  }
+}
+
+GradientInputs make_gradient_inputs(const BackwardCase& c) {
+  const Case& call = c.call;
+  Random random(call.seed ^ 0x9e3779b97f4a7c15);
+  GradientInputs inputs;
+  inputs.dout =
+      normal_tensor(random, c.dout_type,
+                    {call.batch, call.num_q_heads, call.q_len, call.value_dim()}, call.layout);
+  if (c.dlse && call.options.normalizer == Normalizer::softmax()) {
+    inputs.dlse =
+        normal_tensor(random, DType::f32, {call.batch, call.num_q_heads, call.q_len}, call.layout);
+  }
+  return inputs;
+}
+
+StridedTensor& GradientOutputs::operator[](Gradient gradient) {
+  StridedTensor* const all[] = {&dq, &dk, &dv, &dmask, &dalibi, &dsinks};
+  return *all[static_cast<std::size_t>(gradient)];
+}
+const StridedTensor& GradientOutputs::operator[](Gradient gradient) const {
+  return const_cast<GradientOutputs&>(*this)[gradient];
+}
+
+GradientOutputs make_gradient_outputs(const BackwardCase& c) {
+  return make_outputs_of(c, {c.dq_type, c.dk_type, c.dv_type, DType::f32}, c.call.layout);
+}
+
+GradientOutputs make_gradient_outputs_in_double(const BackwardCase& c) {
+  return make_outputs_of(c, {DType::f64, DType::f64, DType::f64, DType::f64}, Layout::bhsd);
+}
+
+AttentionGradients bind(const GradientInputs& inputs, GradientOutputs& outputs) {
+  return {.dout = inputs.dout.view(),
+          .dlse = inputs.dlse.view_if_made(),
+          .dq = outputs.dq.view_if_made(),
+          .dk = outputs.dk.view_if_made(),
+          .dv = outputs.dv.view_if_made(),
+          .dmask = outputs.dmask.view_if_made(),
+          .dalibi = outputs.dalibi.view_if_made(),
+          .dsinks = outputs.dsinks.view_if_made()};
+}
+
+GradientOutputs run_backward_reference(const BackwardCase& c, const Inputs& inputs,
+                                       const GradientInputs& gradients) {
+  Outputs none;
+  GradientOutputs outputs = make_gradient_outputs_in_double(c);
+  AttentionTensors tensors = bind(inputs, none);
+  tensors.out = {};
+  attention_backward_reference(tensors, bind(gradients, outputs), c.call.options, c.call.execution);
+  return outputs;
+}
+
+std::int64_t poison_hidden(const BackwardCase& c, Inputs& inputs, GradientInputs& gradients,
+                           double poison) {
+  const Case& call = c.call;
+  Outputs none;
+  const AttentionTensors tensors = bind(inputs, none);
+  // Rows that see a key, and keys that are seen, by batch entry, head, and position.
+  StridedTensor rows(DType::f64, {call.batch, call.num_q_heads, call.q_len}),
+      keys(DType::f64, {call.batch, call.num_kv_heads, call.kv_len});
+  for_each_index(keys.shape(), [&](const Dims& key) { keys.set(key, 0); });
+  for_each_index(rows.shape(), [&](const Dims& row) {
+    const std::vector<bool> visible =
+        detail::visible_keys(tensors, call.options, row[0], row[1], row[2]);
+    rows.set(row, std::find(visible.begin(), visible.end(), true) != visible.end());
+    const std::int64_t kv_head = row[1] / (call.num_q_heads / call.num_kv_heads);
+    for (std::int64_t j = 0; j < call.kv_len; ++j) {
+      if (visible[j]) keys.set({row[0], kv_head, j}, 1);
+    }
+  });
+  const bool sinks = !inputs.sinks.view_if_made().absent();
+  return poison_where_zero(rows, {&inputs.q, &gradients.dout, sinks ? nullptr : &gradients.dlse},
+                           poison) +
+         poison_where_zero(keys, {&inputs.k, &inputs.v}, poison);
+}
+
+std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b) {
+  for (const Gradient gradient : all_gradients) {
+    const std::vector<std::uint64_t> bits = a[gradient].bits(), others = b[gradient].bits();
+    const auto [place, other] =
+        std::mismatch(bits.begin(), bits.end(), others.begin(), others.end());
+    if (place != bits.end() || other != others.end())
+      return fmt::format("{}: element {} of {} and {} differs", name_of(gradient),
+                         place - bits.begin(), bits.size(), others.size());
+  }
+  return "";
+}
+
+void set_affine_score_mod(AttentionOptions& options) {
+  options.score_mod = [](const KeyRun& run, float* scores) {
+    for (std::int64_t n = 0; n < run.count; ++n)
+      scores[n] = 0.5f * scores[n] + static_cast<float>((run.key_begin + n + run.q_index) % 5);
+  };
+  options.score_mod_gradient = [](const KeyRun& run, const float*, float* gradient) {
+    for (std::int64_t n = 0; n < run.count; ++n) gradient[n] *= 0.5f;
+  };
+}
+
+void set_curved_score_mod(AttentionOptions& options) {
+  options.score_mod = [](const KeyRun& run, float* scores) {
+    for (std::int64_t n = 0; n < run.count; ++n) {
+      const std::int64_t place = run.key_begin + n + run.q_index + run.q_head + run.batch;
+      const auto shift = static_cast<float>(place % 3);
+      scores[n] = place % 7 == 2 ? -std::numeric_limits<float>::infinity()
+                                 : scores[n] + 0.5f * std::sin(scores[n] + shift);
+    }
+  };
+  options.score_mod_gradient = [](const KeyRun& run, const float* scores, float* gradient) {
+    for (std::int64_t n = 0; n < run.count; ++n) {
+      const std::int64_t place = run.key_begin + n + run.q_index + run.q_head + run.batch;
+      gradient[n] *= 1 + 0.5f * std::cos(scores[n] + static_cast<float>(place % 3));
+    }
+  };
+}
+
+}  // namespace attn::test
