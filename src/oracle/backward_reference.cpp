@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attention/problem.hpp"
+#include "backward/validate.hpp"
 #include "oracle/probabilities.hpp"
 #include "oracle/query_rows.hpp"
 #include "oracle/score_rows.hpp"
@@ -207,32 +208,11 @@ void add_dense_gradients(const BackwardCall& backward, int num_threads) {
   }
 }
 
-/// f64 tensors are presented as f32, as to the forward's validation.
-AttentionGradients gradients_as_f32(AttentionGradients gradients) {
-  for (DType* dtype : {&gradients.dout.dtype, &gradients.dlse.dtype, &gradients.dq.dtype,
-                       &gradients.dk.dtype, &gradients.dv.dtype, &gradients.dmask.dtype,
-                       &gradients.dalibi.dtype, &gradients.dsinks.dtype}) {
-    if (*dtype == DType::f64) *dtype = DType::f32;
-  }
-  return gradients;
-}
-
-Problem validate_backward(AttentionTensors tensors, const AttentionGradients&,
-                          const AttentionOptions& options, const Execution& execution) {
-  if (tensors.out.absent()) {
-    Dims shape = tensors.q.shape;
-    shape[shape.rank() - 1] = tensors.v.shape[tensors.v.rank() - 1];
-    tensors.out = {nullptr, DType::f32, shape};
-  }
-  return validate(tensors, options, execution);
-}
-void validate_backward_data(const Problem&, const AttentionTensors&, const AttentionGradients&) {}
-
 /// Adds the gradients of a call to `sums`, which are f64.
 void add_gradients(const AttentionTensors& tensors, const AttentionGradients& sums,
                    const AttentionOptions& options, const Execution& execution) {
-  const Problem problem =
-      validate_backward(with_f64_as_f32(tensors), gradients_as_f32(sums), options, execution);
+  const Problem problem = validate_backward(with_f64_as_f32(tensors), sums, options, execution,
+                                            ForwardResults::ignored);
   if (!is_dense(tensors)) {
     return for_each_sequence(problem, tensors, options, DType::f64, [&](const SequenceCall& call) {
       add_gradients(call.tensors, gradients_of_sequence(tensors, sums, call), call.options,
@@ -256,8 +236,8 @@ Tensor zeros_like(const MutableTensorView& wanted) {
 void attention_backward_reference(const AttentionTensors& tensors,
                                   const AttentionGradients& gradients,
                                   const AttentionOptions& options, const Execution& execution) {
-  const Problem problem =
-      validate_backward(with_f64_as_f32(tensors), gradients_as_f32(gradients), options, execution);
+  const Problem problem = validate_backward(with_f64_as_f32(tensors), gradients, options, execution,
+                                            ForwardResults::ignored);
   validate_backward_data(problem, tensors, gradients);
   AttentionTensors inputs = tensors;
   inputs.out = inputs.lse = {};

@@ -328,7 +328,7 @@ TEST_CASE("Rows without keys and hidden keys have gradients of 0, whatever they 
       const std::vector<double> dk = got.dk.values(), dq = got.dq.values();
       CHECK(all_zero({dk.begin(), dk.begin() + 2 * 5 * 2}));  // batch entry 0
       CHECK(all_zero({dq.begin(), dq.begin() + 4 * 3 * 2}));
-      CHECK_FALSE(all_zero(dq));
+      CHECK_FALSE(all_zero(got.dv.values()));
     }
   }
 }
@@ -342,8 +342,8 @@ TEST_CASE("A row without keys passes dlse on to its sink, which is its lse") {
                             dsinks = example.run().dsinks.values();
   for (std::size_t head = 0; head < 4; ++head) {
     double sum = 0;
-    for (std::size_t row = 0; row < 3; ++row)
-      sum += dlse[3 * head + row] + dlse[12 + 3 * head + row];
+    for (const std::size_t row : {2 * head, 2 * head + 1, 2 * head + 8, 2 * head + 9})
+      sum += dlse[row];
     CHECK(dsinks[head] == doctest::Approx(sum));
   }
   // A sink of -inf is none.
@@ -353,7 +353,7 @@ TEST_CASE("A row without keys passes dlse on to its sink, which is its lse") {
 }
 
 TEST_CASE("The same bits for any number of threads, and for each gradient by itself") {
-  for (const std::uint64_t seed : seeds(1, 20)) {
+  for (const std::uint64_t seed : seeds(1, 8)) {
     BackwardCase c = random_case(seed);
     c.call.q_len = 100;  // more rows than are differentiated at once
     c.call.mask.reset();
