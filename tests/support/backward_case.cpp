@@ -21,26 +21,6 @@ StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layo
   return tensor;
 }
 
-/// The types of dq, dk and dv, and that of the others.
-struct OutputTypes {
-  DType dq, dk, dv, shared;
-};
-
-GradientOutputs make_outputs_of(const BackwardCase& c, const OutputTypes& types, Layout layout) {
-  const Case& call = c.call;
-  GradientOutputs outputs;
-  const auto make = [&](Gradient gradient, DType dtype, const Dims& shape) {
-    if (wants(c, gradient)) outputs[gradient] = StridedTensor(dtype, shape, layout);
-  };
-  make(Gradient::dq, types.dq, {call.batch, call.num_q_heads, call.q_len, call.head_dim});
-  make(Gradient::dk, types.dk, {call.batch, call.num_kv_heads, call.kv_len, call.head_dim});
-  make(Gradient::dv, types.dv, {call.batch, call.num_kv_heads, call.kv_len, call.value_dim()});
-  if (call.mask) make(Gradient::dmask, types.shared, call.mask->shape);
-  make(Gradient::dalibi, types.shared, {call.num_q_heads});
-  make(Gradient::dsinks, types.shared, {call.num_q_heads});
-  return outputs;
-}
-
 /// Sets the elements of tensors [batch, heads, positions, ...] at the positions that `seen` has 0
 /// for, and returns their number. Tensors may be null, or not made.
 std::int64_t poison_where_zero(const StridedTensor& seen,
@@ -61,6 +41,11 @@ std::int64_t poison_where_zero(const StridedTensor& seen,
 std::string name_of(Gradient gradient) {
   constexpr const char* names[] = {"dq", "dk", "dv", "dmask", "dalibi", "dsinks"};
   return names[static_cast<std::size_t>(gradient)];
+}
+
+BackwardCase with_gradients_in_double(BackwardCase c) {
+  c.dq_type = c.dk_type = c.dv_type = c.shared_type = DType::f64;
+  return c;
 }
 
 std::string to_string(const BackwardCase& c) {
@@ -109,11 +94,18 @@ const StridedTensor& GradientOutputs::operator[](Gradient gradient) const {
 }
 
 GradientOutputs make_gradient_outputs(const BackwardCase& c) {
-  return make_outputs_of(c, {c.dq_type, c.dk_type, c.dv_type, DType::f32}, c.call.layout);
-}
-
-GradientOutputs make_gradient_outputs_in_double(const BackwardCase& c) {
-  return make_outputs_of(c, {DType::f64, DType::f64, DType::f64, DType::f64}, Layout::bhsd);
+  const Case& call = c.call;
+  GradientOutputs outputs;
+  const auto make = [&](Gradient gradient, DType dtype, const Dims& shape) {
+    if (wants(c, gradient)) outputs[gradient] = StridedTensor(dtype, shape, call.layout);
+  };
+  make(Gradient::dq, c.dq_type, {call.batch, call.num_q_heads, call.q_len, call.head_dim});
+  make(Gradient::dk, c.dk_type, {call.batch, call.num_kv_heads, call.kv_len, call.head_dim});
+  make(Gradient::dv, c.dv_type, {call.batch, call.num_kv_heads, call.kv_len, call.value_dim()});
+  if (call.mask) make(Gradient::dmask, c.shared_type, call.mask->shape);
+  make(Gradient::dalibi, c.shared_type, {call.num_q_heads});
+  make(Gradient::dsinks, c.shared_type, {call.num_q_heads});
+  return outputs;
 }
 
 AttentionGradients bind(const GradientInputs& inputs, GradientOutputs& outputs) {
@@ -130,7 +122,7 @@ AttentionGradients bind(const GradientInputs& inputs, GradientOutputs& outputs) 
 GradientOutputs run_backward_reference(const BackwardCase& c, const Inputs& inputs,
                                        const GradientInputs& gradients) {
   Outputs none;
-  GradientOutputs outputs = make_gradient_outputs_in_double(c);
+  GradientOutputs outputs = make_gradient_outputs(c);
   AttentionTensors tensors = bind(inputs, none);
   tensors.out = {};
   attention_backward_reference(tensors, bind(gradients, outputs), c.call.options, c.call.execution);
@@ -161,8 +153,9 @@ std::int64_t poison_hidden(const BackwardCase& c, Inputs& inputs, GradientInputs
          poison_where_zero(keys, {&inputs.k, &inputs.v}, poison);
 }
 
-std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b) {
-  for (const Gradient gradient : all_gradients) {
+std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b,
+                           std::initializer_list<Gradient> gradients) {
+  for (const Gradient gradient : gradients) {
     const std::vector<std::uint64_t> bits = a[gradient].bits(), others = b[gradient].bits();
     const auto [place, other] =
         std::mismatch(bits.begin(), bits.end(), others.begin(), others.end());

@@ -5,6 +5,7 @@
 #include <attn/attention_backward.hpp>
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,8 @@ namespace attn::test {
 
 /// The gradients that a call writes, in the order of AttentionGradients.
 enum class Gradient { dq, dk, dv, dmask, dalibi, dsinks };
-inline constexpr Gradient all_gradients[] = {Gradient::dq,    Gradient::dk,     Gradient::dv,
-                                             Gradient::dmask, Gradient::dalibi, Gradient::dsinks};
+inline constexpr std::initializer_list<Gradient> all_gradients = {
+    Gradient::dq, Gradient::dk, Gradient::dv, Gradient::dmask, Gradient::dalibi, Gradient::dsinks};
 std::string name_of(Gradient gradient);
 
 struct BackwardCase {
@@ -26,8 +27,12 @@ struct BackwardCase {
   DType dq_type = DType::f32;
   DType dk_type = DType::f32;
   DType dv_type = DType::f32;
+  DType shared_type = DType::f32;    // of dmask, dalibi and dsinks; only the reference takes f64
   std::vector<Gradient> left_out{};  // of the gradients that the call could have
 };
+
+/// The same call with all gradients that it writes in f64, for the reference.
+BackwardCase with_gradients_in_double(BackwardCase c);
 
 std::string to_string(const BackwardCase& c);
 std::string repeat_line(const BackwardCase& c);
@@ -49,12 +54,10 @@ struct GradientOutputs {
   const StridedTensor& operator[](Gradient gradient) const;
 };
 GradientOutputs make_gradient_outputs(const BackwardCase& c);
-/// The same in f64 and dense, for the reference.
-GradientOutputs make_gradient_outputs_in_double(const BackwardCase& c);
 
 AttentionGradients bind(const GradientInputs& inputs, GradientOutputs& outputs);
 
-/// Gradients by the reference, in f64.
+/// Gradients by the reference, in the types and the layout of the case.
 GradientOutputs run_backward_reference(const BackwardCase& c, const Inputs& inputs,
                                        const GradientInputs& gradients);
 
@@ -65,7 +68,8 @@ std::int64_t poison_hidden(const BackwardCase& c, Inputs& inputs, GradientInputs
                            double poison);
 
 /// Empty if both hold the same bits; else it describes the first difference.
-std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b);
+std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b,
+                           std::initializer_list<Gradient> gradients = all_gradients);
 
 /// Score functions with their derivatives, for options.score_mod and score_mod_gradient: an affine
 /// one, and a curved one that also gives some keys a score of -inf.

@@ -47,12 +47,13 @@ StridedTensor mask_alone(const StridedTensor& mask, std::int64_t sequence, std::
 
 AttentionOptions told_batch(AttentionOptions options, std::int64_t batch) {
   const auto wrap = [batch](auto function) {
-    return [batch, function](KeyRun run, auto* values) {
+    return [batch, function](KeyRun run, auto*... values) {
       run.batch = batch;
-      function(run, values);
+      function(run, values...);
     };
   };
   if (options.score_mod) options.score_mod = wrap(options.score_mod);
+  if (options.score_mod_gradient) options.score_mod_gradient = wrap(options.score_mod_gradient);
   if (options.mask_mod) options.mask_mod = wrap(options.mask_mod);
   return options;
 }
@@ -79,6 +80,16 @@ std::vector<std::int64_t> shuffled(Random& random, std::int64_t count) {
 }
 
 }  // namespace
+
+template <class Void>
+BasicTensorView<Void> tokens_of(const BasicTensorView<Void>& tensor,
+                                const std::vector<std::int64_t>& lens, std::int64_t sequence) {
+  const std::int64_t begin = sum(lens, sequence);
+  return as_entry(tensor.sliced(0, begin, begin + lens[static_cast<std::size_t>(sequence)]));
+}
+template TensorView tokens_of(const TensorView&, const std::vector<std::int64_t>&, std::int64_t);
+template MutableTensorView tokens_of(const MutableTensorView&, const std::vector<std::int64_t>&,
+                                     std::int64_t);
 
 std::string to_string(const Sequences& s) {
   constexpr const char* forms[] = {"padded", "ragged", "paged", "ring"};
@@ -123,14 +134,6 @@ void Together::make_alone(const Inputs& shared) {
     inputs.sinks = shared.sinks;
     alone_.push_back({c, inputs});
   }
-}
-
-template <class Void>
-BasicTensorView<Void> Together::tokens_of(const BasicTensorView<Void>& tensor,
-                                          const std::vector<std::int64_t>& lens,
-                                          std::int64_t sequence) const {
-  const std::int64_t begin = sum(lens, sequence);
-  return as_entry(tensor.sliced(0, begin, begin + lens[static_cast<std::size_t>(sequence)]));
 }
 
 void Together::place_queries() {

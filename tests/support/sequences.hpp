@@ -27,8 +27,18 @@ struct Sequences {
 };
 std::string to_string(const Sequences& sequences);
 
-/// One sequence in a plain call of batch 1. score_mod and mask_mod get the index that the sequence
-/// has in the joint call.
+/// The tokens of a sequence of [tokens, heads, ...], as [1, heads, tokens of the sequence, ...].
+/// `lens` has the lengths of all sequences.
+template <class Void>
+BasicTensorView<Void> tokens_of(const BasicTensorView<Void>& tensor,
+                                const std::vector<std::int64_t>& lens, std::int64_t sequence);
+extern template TensorView tokens_of(const TensorView&, const std::vector<std::int64_t>&,
+                                     std::int64_t);
+extern template MutableTensorView tokens_of(const MutableTensorView&,
+                                            const std::vector<std::int64_t>&, std::int64_t);
+
+/// One sequence in a plain call of batch 1. The functions of its options get the index that the
+/// sequence has in the joint call.
 struct Alone {
   Case c;
   Inputs inputs;
@@ -59,10 +69,6 @@ class Together {
   void choose_places(Random& random);
   void place_keys(const StridedTensor Inputs::*member, StridedTensor& to);
   Dims key_shape(const StridedTensor& alone) const;
-  template <class Void>
-  BasicTensorView<Void> tokens_of(const BasicTensorView<Void>& tensor,
-                                  const std::vector<std::int64_t>& lens,
-                                  std::int64_t sequence) const;
   MutableTensorView key_place(StridedTensor& to, std::int64_t sequence, std::int64_t key) const;
 
   Sequences sequences_;
