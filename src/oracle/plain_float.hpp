@@ -7,11 +7,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace attn::detail {
+#include "oracle/plain_scores.hpp"  // IWYU pragma: export
 
-/// Whether each key of a row is visible, [kv_len], by all masks of a dense call.
-std::vector<bool> visible_keys(const AttentionTensors& tensors, const AttentionOptions& options,
-                               std::int64_t batch, std::int64_t q_head, std::int64_t q_index);
+namespace attn::detail {
 
 /// Computes single rows of a dense call that attention() accepts; floating-point tensors may also
 /// be f64. A row takes three passes: scores and their maximum; exponentials and their sum; the sum
@@ -37,13 +35,7 @@ class PlainFloat {
   Row row(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const;
 
  private:
-  /// The scores of a row, -inf for hidden keys, and how far rounding may move each.
-  struct Scores {
-    std::vector<float> values;
-    std::vector<float> spread;
-  };
-  Scores masked_scores(const KeyRun& row) const;
-  Row softmax_row(const KeyRun& run, const Scores& scores, float sink) const;
+  Row softmax_row(const KeyRun& run, const PlainScores& scores, float sink) const;
   std::vector<float> output_row(const KeyRun& row, const std::vector<float>& scores,
                                 const std::vector<float>& probabilities) const;
   double output_spread(const KeyRun& row, const std::vector<float>& probability_spread) const;

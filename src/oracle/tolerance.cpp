@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "oracle/errors.hpp"
+#include "oracle/magnitudes.hpp"
 #include "oracle/plain_float.hpp"
 
 namespace attn::detail {
@@ -16,30 +17,6 @@ namespace {
 
 constexpr double eps = std::numeric_limits<float>::epsilon();
 constexpr double half_bf16_eps = 0x1p-8;
-
-double largest_finite(const Tensor& tensor) {
-  double largest = 0;
-  const double* const values = tensor.data<double>();
-  for (std::int64_t n = 0; n < tensor.size(); ++n) {
-    if (std::isfinite(values[n])) largest = std::max(largest, std::abs(values[n]));
-  }
-  return largest;
-}
-
-/// Half the distance between the numbers of a 16-bit type around a magnitude. 0 for f32 and f64,
-/// because 4 eps has room for their rounding.
-double half_ulp(DType dtype, double magnitude) {
-  if ((dtype != DType::bf16 && dtype != DType::f16) || magnitude == 0) return 0;
-  const bool half = dtype == DType::f16;
-  const int exponent = std::max(std::ilogb(magnitude), half ? -14 : -126);
-  return std::ldexp(1, exponent - (half ? 10 : 7) - 1);
-}
-
-/// Below the normal floats eps is no measure: each product P V is rounded to a multiple of the
-/// smallest float, by up to half of it.
-double subnormal_rounding(std::int64_t kv_len) {
-  return (4 + static_cast<double>(kv_len) / 2) * double{std::numeric_limits<float>::denorm_min()};
-}
 
 /// How many rows PlainFloat computes in the measured mode: all where that is quick, and enough to
 /// find a rare large error elsewhere.
