@@ -72,8 +72,10 @@ TEST_CASE("Rows without keys and hidden keys have gradients of 0, whatever they 
       c.call.sinks = sinks;
       if (sinks && !takes_sinks(normalizer)) continue;
       BackwardExample example(c), poisoned(c);
-      CHECK(poison_hidden(c, poisoned.inputs, poisoned.gradients, not_a_number) > 0);
+      const Seen seen = seen_by_masks(c, example.inputs);
+      CHECK(poison_unseen(seen, poisoned.inputs, poisoned.gradients, not_a_number) > 0);
       const GradientOutputs got = example.run();
+      CHECK(unseen_are_zero(seen, example.inputs, got));
       CHECK(bit_difference(got, poisoned.run()) == "");
       const std::vector<double> dk = got.dk.values(), dq = got.dq.values();
       CHECK(all_zero({dk.begin(), dk.begin() + 2 * 5 * 2}));  // batch entry 0

@@ -21,19 +21,26 @@ StridedTensor normal_tensor(Random& random, DType dtype, const Dims& shape, Layo
   return tensor;
 }
 
-/// Sets the elements of tensors [batch, heads, positions, ...] at the positions that `seen` has 0
-/// for, and returns their number. Tensors may be null, or not made.
-std::int64_t poison_where_zero(const StridedTensor& seen,
-                               const std::vector<StridedTensor*>& tensors, double poison) {
+/// Calls f(index) for each element of a tensor [batch, heads, positions, ...] at the positions that
+/// `seen` has 0 for. The tensor may be null, or not made.
+template <class F>
+void for_each_unseen(const StridedTensor& seen, const StridedTensor* tensor, F f) {
+  if (tensor == nullptr || tensor->view_if_made().absent()) return;
   const std::vector<double> flags = seen.values();
-  for (StridedTensor* tensor : tensors) {
-    if (tensor == nullptr || tensor->view_if_made().absent()) continue;
-    for_each_index(tensor->shape(), [&](const Dims& at) {
-      const Dims& shape = seen.shape();
-      if (flags[(at[0] * shape[1] + at[1]) * shape[2] + at[2]] == 0) tensor->set(at, poison);
-    });
-  }
-  return std::count(flags.begin(), flags.end(), 0.0);
+  const Dims& shape = seen.shape();
+  for_each_index(tensor->shape(), [&](const Dims& at) {
+    if (flags[(at[0] * shape[1] + at[1]) * shape[2] + at[2]] == 0) f(at);
+  });
+}
+
+double value_at(const StridedTensor& tensor, const Dims& index) {
+  double value = 0;
+  const TensorView view = tensor.view();
+  const auto* const data =
+      static_cast<const std::byte*>(view.data) +
+      offset_of(view.strides, index) * static_cast<std::int64_t>(size_of(view.dtype));
+  copy_into(TensorView(data, view.dtype, {1}), {&value, {1}});
+  return value;
 }
 
 }  // namespace
@@ -129,28 +136,53 @@ GradientOutputs run_backward_reference(const BackwardCase& c, const Inputs& inpu
   return outputs;
 }
 
-std::int64_t poison_hidden(const BackwardCase& c, Inputs& inputs, GradientInputs& gradients,
-                           double poison) {
+Seen seen_by_masks(const BackwardCase& c, const Inputs& inputs) {
   const Case& call = c.call;
   Outputs none;
   const AttentionTensors tensors = bind(inputs, none);
-  // Rows that see a key, and keys that are seen, by batch entry, head, and position.
-  StridedTensor rows(DType::f64, {call.batch, call.num_q_heads, call.q_len}),
-      keys(DType::f64, {call.batch, call.num_kv_heads, call.kv_len});
-  for_each_index(keys.shape(), [&](const Dims& key) { keys.set(key, 0); });
-  for_each_index(rows.shape(), [&](const Dims& row) {
+  Seen seen{StridedTensor(DType::f64, {call.batch, call.num_q_heads, call.q_len}),
+            StridedTensor(DType::f64, {call.batch, call.num_kv_heads, call.kv_len})};
+  for_each_index(seen.keys.shape(), [&](const Dims& key) { seen.keys.set(key, 0); });
+  for_each_index(seen.rows.shape(), [&](const Dims& row) {
     const std::vector<bool> visible =
         detail::visible_keys(tensors, call.options, row[0], row[1], row[2]);
-    rows.set(row, std::find(visible.begin(), visible.end(), true) != visible.end());
+    seen.rows.set(row, std::find(visible.begin(), visible.end(), true) != visible.end());
     const std::int64_t kv_head = row[1] / (call.num_q_heads / call.num_kv_heads);
     for (std::int64_t j = 0; j < call.kv_len; ++j) {
-      if (visible[j]) keys.set({row[0], kv_head, j}, 1);
+      if (visible[j]) seen.keys.set({row[0], kv_head, j}, 1);
     }
   });
+  return seen;
+}
+
+std::int64_t poison_unseen(const Seen& seen, Inputs& inputs, GradientInputs& gradients,
+                           double poison) {
+  const auto put = [poison](const StridedTensor& where, StridedTensor* tensor) {
+    for_each_unseen(where, tensor, [&](const Dims& at) { tensor->set(at, poison); });
+  };
   const bool sinks = !inputs.sinks.view_if_made().absent();
-  return poison_where_zero(rows, {&inputs.q, &gradients.dout, sinks ? nullptr : &gradients.dlse},
-                           poison) +
-         poison_where_zero(keys, {&inputs.k, &inputs.v}, poison);
+  put(seen.rows, &inputs.q);
+  put(seen.rows, &gradients.dout);
+  put(seen.rows, sinks ? nullptr : &gradients.dlse);
+  put(seen.keys, &inputs.k);
+  put(seen.keys, &inputs.v);
+  const std::vector<double> rows = seen.rows.values(), keys = seen.keys.values();
+  return std::count(rows.begin(), rows.end(), 0.0) + std::count(keys.begin(), keys.end(), 0.0);
+}
+
+bool unseen_are_zero(const Seen& seen, const Inputs& inputs, const GradientOutputs& outputs) {
+  bool zero = true;
+  const auto check = [&zero](const StridedTensor& where, const StridedTensor& tensor) {
+    for_each_unseen(where, &tensor,
+                    [&](const Dims& at) { zero = zero && value_at(tensor, at) == 0; });
+  };
+  check(seen.rows, outputs.dq);
+  check(seen.keys, outputs.dk);
+  check(seen.keys, outputs.dv);
+  const std::vector<double> mask = inputs.mask.values(), dmask = outputs.dmask.values();
+  for (std::size_t n = 0; n < dmask.size(); ++n)
+    zero = zero && (mask[n] != -std::numeric_limits<double>::infinity() || dmask[n] == 0);
+  return zero;
 }
 
 std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b,

@@ -61,11 +61,19 @@ AttentionGradients bind(const GradientInputs& inputs, GradientOutputs& outputs);
 GradientOutputs run_backward_reference(const BackwardCase& c, const Inputs& inputs,
                                        const GradientInputs& gradients);
 
-/// Writes a number where nothing may be read into a gradient: K and V of keys that the masks hide
-/// from all queries of their heads; Q, dout and, without a sink, dlse of rows without keys. Returns
-/// how many keys and rows these are.
-std::int64_t poison_hidden(const BackwardCase& c, Inputs& inputs, GradientInputs& gradients,
+/// What the masks of a call leave: 1 or 0 for each row of Q [batch, num_q_heads, q_len] that sees a
+/// key, and for each key [batch, num_kv_heads, kv_len] that a query of its heads sees.
+struct Seen {
+  StridedTensor rows, keys;
+};
+Seen seen_by_masks(const BackwardCase& c, const Inputs& inputs);
+
+/// Writes a number where nothing may be read into a gradient: K and V of unseen keys; Q, dout and,
+/// without a sink, dlse of rows without keys. Returns how many keys and rows these are.
+std::int64_t poison_unseen(const Seen& seen, Inputs& inputs, GradientInputs& gradients,
                            double poison);
+/// Whether dq of rows without keys, dk and dv of unseen keys, and dmask at elements of -inf are 0.
+bool unseen_are_zero(const Seen& seen, const Inputs& inputs, const GradientOutputs& outputs);
 
 /// Empty if both hold the same bits; else it describes the first difference.
 std::string bit_difference(const GradientOutputs& a, const GradientOutputs& b,

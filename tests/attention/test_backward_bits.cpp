@@ -1,0 +1,208 @@
+// What does not change a bit of the engine's gradients: the number of threads, other entries of the
+// batch, whatever hidden keys and rows without keys hold, and which other gradients are wanted.
+#include <attn/attention_backward.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/backward_check.hpp"
+#include "support/backward_sequences.hpp"
+#include "support/random_backward_case.hpp"
+
+using namespace attn;
+using namespace attn::test;
+
+namespace {
+
+/// Calls with several columns of keys and blocks of rows.
+std::vector<BackwardCase> large_cases() {
+  BackwardCase plain{.call = {.num_q_heads = 2, .q_len = 300, .kv_len = 700, .head_dim = 16}};
+  BackwardCase full{
+      .call = {
+          .batch = 3,
+          .num_q_heads = 6,
+          .num_kv_heads = 2,
+          .q_len = 150,
+          .kv_len = 400,
+          .head_dim = 24,
+          .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{250, {}}},
+          .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 150, 400}},
+          .alibi = true,
+          .sinks = true,
+          .kv_lens = {400, 100, 0}}};
+  BackwardCase bf16 = full, shared_mask = full, sigmoid = full, sparse = full, long_keys = plain;
+  bf16.call.q_type = bf16.call.kv_type = bf16.call.out_type = bf16.dout_type = DType::bf16;
+  shared_mask.call.mask = DenseMask{.dtype = DType::f32, .shape = {1, 400}, .hidden = 0.1};
+  sigmoid.call.options.normalizer = Normalizer::sigmoid();
+  sigmoid.call.sinks = false;
+  sparse.call.options.normalizer = Normalizer::entmax(1.5f);
+  long_keys.call.q_len = 3;
+  long_keys.call.kv_len = 3000;
+  return {plain, full, bf16, shared_mask, sigmoid, sparse, long_keys};
+}
+
+template <class F>
+void for_each_case_and_isa(const std::vector<BackwardCase>& cases, F f) {
+  for (BackwardCase c : cases) {
+    for (const Isa isa : available_isas()) {
+      c.call.execution.isa = isa;
+      INFO(repeat_line(c));
+      CAPTURE(std::string(name_of(isa)));
+      f(c);
+    }
+  }
+}
+
+std::vector<BackwardCase> random_cases(std::uint64_t count) {
+  std::vector<BackwardCase> cases;
+  for (const std::uint64_t seed : seeds(1, count)) cases.push_back(random_backward_case(seed));
+  return cases;
+}
+
+/// Replaces the numbers of one batch entry of a tensor [batch, ...].
+void fill_entry(StridedTensor& tensor, std::int64_t entry, double value) {
+  if (tensor.view_if_made().absent()) return;
+  for_each_index(tensor.shape(), [&](const Dims& at) {
+    if (at[0] == entry) tensor.set(at, value);
+  });
+}
+
+/// Of the bits of two tensors [batch, ...], those of one entry.
+bool same_entry(const StridedTensor& a, const StridedTensor& b, std::int64_t entry) {
+  const std::vector<std::uint64_t> left = a.bits(), right = b.bits();
+  if (left.empty()) return right.empty();
+  const std::size_t width = left.size() / static_cast<std::size_t>(a.shape()[0]);
+  const auto begin = static_cast<std::ptrdiff_t>(width * static_cast<std::size_t>(entry));
+  const auto end = begin + static_cast<std::ptrdiff_t>(width);
+  return std::equal(left.begin() + begin, left.begin() + end, right.begin() + begin);
+}
+
+}  // namespace
+
+TEST_CASE("Any number of threads, and again") {
+  for_each_case_and_isa(large_cases(), [](BackwardCase c) {
+    const Inputs inputs = make_inputs(c.call);
+    const GradientInputs gradients = make_gradient_inputs(c);
+    const Outputs forward = run_forward(c, inputs);
+    c.call.execution.num_threads = 1;
+    const GradientOutputs expected = run_backward(c, inputs, gradients, forward);
+    for (const int num_threads : {1, 2, 3, 7, 2}) {
+      c.call.execution.num_threads = num_threads;
+      CHECK(bit_difference(run_backward(c, inputs, gradients, forward), expected) == "");
+    }
+    c.call.execution.num_threads.reset();
+    CHECK(bit_difference(run_backward(c, inputs, gradients, forward), expected) == "");
+  });
+}
+
+TEST_CASE("Any number of threads, in random calls") {
+  for_each_case_and_isa(random_cases(60), [](BackwardCase c) {
+    const Inputs inputs = make_inputs(c.call);
+    const GradientInputs gradients = make_gradient_inputs(c);
+    const Outputs forward = run_forward(c, inputs);
+    c.call.execution.num_threads = 1;
+    const GradientOutputs expected = run_backward(c, inputs, gradients, forward);
+    c.call.execution.num_threads = 3;
+    CHECK(bit_difference(run_backward(c, inputs, gradients, forward), expected) == "");
+  });
+}
+
+TEST_CASE("Other entries of the batch") {
+  std::vector<BackwardCase> cases = large_cases();
+  for (const BackwardCase& c : random_cases(60)) cases.push_back(c);
+  for_each_case_and_isa(cases, [](const BackwardCase& c) {
+    Inputs inputs = make_inputs(c.call);
+    GradientInputs gradients = make_gradient_inputs(c);
+    const GradientOutputs expected = run_backward(c, inputs, gradients, run_forward(c, inputs));
+    const std::int64_t kept = c.call.batch - 1;
+    for (std::int64_t b = 0; b < kept; ++b) {
+      const double value = b % 2 == 0 ? std::nan("") : 1e4;
+      for (StridedTensor* tensor : {&inputs.q, &inputs.k, &inputs.v, &gradients.dout})
+        fill_entry(*tensor, b, value);
+    }
+    const GradientOutputs got = run_backward(c, inputs, gradients, run_forward(c, inputs));
+    for (const Gradient gradient : {Gradient::dq, Gradient::dk, Gradient::dv}) {
+      CAPTURE(name_of(gradient));
+      if (wants(c, gradient)) CHECK(same_entry(got[gradient], expected[gradient], kept));
+    }
+  });
+}
+
+TEST_CASE("Hidden keys and rows without keys have gradients of 0, whatever they hold") {
+  std::vector<BackwardCase> cases = large_cases();
+  for (const BackwardCase& c : random_cases(150)) cases.push_back(c);
+  const double poisons[] = {std::nan(""), std::numeric_limits<double>::infinity(),
+                            -std::numeric_limits<double>::infinity(), 3e38, -1e30};
+  std::int64_t unseen = 0;
+  std::size_t turn = 0;
+  for_each_case_and_isa(cases, [&](const BackwardCase& c) {
+    Inputs inputs = make_inputs(c.call);
+    GradientInputs gradients = make_gradient_inputs(c);
+    const Outputs forward = run_forward(c, inputs);
+    const Seen seen = seen_by_masks(c, inputs);
+    const GradientOutputs expected = run_backward(c, inputs, gradients, forward);
+    CHECK(unseen_are_zero(seen, inputs, expected));
+    unseen += poison_unseen(seen, inputs, gradients, poisons[turn++ % std::size(poisons)]);
+    CHECK(bit_difference(run_backward(c, inputs, gradients, forward), expected) == "");
+  });
+  CHECK(unseen > 1000);
+}
+
+TEST_CASE("Each gradient by itself") {
+  for_each_case_and_isa(random_cases(40), [](BackwardCase c) {
+    const Inputs inputs = make_inputs(c.call);
+    const GradientInputs gradients = make_gradient_inputs(c);
+    const Outputs forward = run_forward(c, inputs);
+    c.left_out.clear();
+    const GradientOutputs all = run_backward(c, inputs, gradients, forward);
+    for (const Gradient gradient : all_gradients) {
+      BackwardCase alone = c;
+      for (const Gradient other : all_gradients) {
+        if (other != gradient) alone.left_out.push_back(other);
+      }
+      CAPTURE(name_of(gradient));
+      const GradientOutputs got = run_backward(alone, inputs, gradients, forward);
+      CHECK(bit_difference(got, all, {gradient}) == "");
+    }
+  });
+}
+
+TEST_CASE("Sequences of different lengths have the bits that each has alone") {
+  for (const std::uint64_t seed : seeds(1, 60)) {
+    Random random(seed);
+    BackwardCase common = random_backward_case(seed);
+    common.call.kv_lens.clear();
+    Sequences sequences;
+    sequences.key_form = random.pick({KeyForm::padded, KeyForm::ragged});
+    sequences.ragged_queries = !common.call.mask;
+    for (std::int64_t b = 0; b < common.call.batch; ++b) {
+      sequences.q_lens.push_back(sequences.ragged_queries ? random.integer(0, 90)
+                                                          : common.call.q_len);
+      sequences.kv_lens.push_back(random.integer(0, 120));
+    }
+    if (common.call.mask) sequences.kv_lens.back() = common.call.kv_len;
+    if (common.call.mask)
+      for (std::int64_t& len : sequences.kv_lens) len = std::min(len, common.call.kv_len);
+    common.call.lse = common.call.options.normalizer == Normalizer::softmax();
+    BackwardTogether together(common, sequences);
+    INFO(repeat_line(common));
+    INFO(to_string(sequences));
+    AttentionTensors tensors = together.tensors();
+    attention(tensors, together.options(), common.call.execution);
+    attention_backward(tensors, together.gradients(), together.options(), common.call.execution);
+    CHECK(together.padding_is_zero());
+    for (std::size_t b = 0; b < together.alone().size(); ++b) {
+      const BackwardAlone& alone = together.alone()[b];
+      const GradientOutputs wanted =
+          run_backward(alone.c, alone.inputs, alone.gradients, run_forward(alone.c, alone.inputs));
+      CAPTURE(b);
+      CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(b)), wanted,
+                           {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
+    }
+  }
+}
