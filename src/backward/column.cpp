@@ -55,13 +55,14 @@ ColumnPass::ColumnPass(const BackwardContext& context, const ScoreSums& sums,
       stride_(score_stride(context.blocking())) {}
 
 void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Columns& columns,
-                         const HeadSlot& slot, const HandOver& hand_over) {
+                         const HeadSlot& slot, const HandOver& hand_over, const NextHeads& next) {
   const Blocking& blocking = context_.blocking();
   const std::int64_t kv_len = context_.forward.layout.kv_len(head.batch);
   const KeyRange keys = intersection(tiles_.block_keys(column), {0, kv_len});
   std::fill_n(scratch_.dk, blocking.kv_block * context_.plan.key_width, 0.f);
   std::fill_n(scratch_.dv, blocking.kv_block * blocking.value_width, 0.f);
   sums_.start_column(scratch_);
+  plan_prefetch(next, column, columns);
   const std::int64_t chunk = columns.chunk_of(column);
   bool packed = false;
   for (std::int64_t n = 0; n * blocking.q_block < head.rows; ++n) {
@@ -79,6 +80,38 @@ void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Col
   }
   sums_.finish_column(head, keys, scratch_);
   write(head, keys);
+}
+
+/// Prefetches this column's share of the next heads, if they fit into the cache beside it.
+void ColumnPass::plan_prefetch(const NextHeads& next, std::int64_t column, const Columns& columns) {
+  constexpr std::int64_t most_bytes = 256 * 1024;
+  prefetch_.clear();
+  const Sizes& sizes = context_.sizes();
+  const auto bytes = static_cast<std::int64_t>(size_of(context_.forward.tensors.q.dtype)) *
+                     (sizes.q_len * (sizes.head_dim + 2 * sizes.v_head_dim) +
+                      sizes.kv_len * (sizes.head_dim + sizes.v_head_dim));
+  if (sizes.group_size != 1 || bytes > most_bytes) return;
+  const auto share_of = [&](std::int64_t count) {
+    return KeyRange{count * column / columns.count, count * (column + 1) / columns.count};
+  };
+  const KvLayout &layout = context_.forward.layout, &gradients = context_.gradient_layout;
+  if (next.rows) {
+    const auto [batch, head] = *next.rows;
+    const KeyRange share = share_of(layout.q_len(batch));
+    prefetch_.add(layout.query(batch, head, share.begin), layout.query_stride(), sizes.head_dim,
+                  share.size());
+    prefetch_.add(gradients.output(batch, head, share.begin), gradients.output_stride(),
+                  sizes.v_head_dim, share.size());
+    prefetch_.add(layout.output(batch, head, share.begin), layout.output_stride(), sizes.v_head_dim,
+                  share.size());
+  }
+  if (!next.keys) return;
+  const auto [batch, head] = *next.keys;
+  const KeyRange share = share_of(layout.kv_len(batch));
+  if (share.empty()) return;
+  const KeySpan keys = layout.keys(batch, head, share.begin, share.size());
+  prefetch_.add(keys.first_key, keys.key_stride, sizes.head_dim, keys.count);
+  prefetch_.add(keys.first_value, keys.value_stride, sizes.v_head_dim, keys.count);
 }
 
 void ColumnPass::compute_block(const Block& block) {
@@ -120,7 +153,7 @@ void ColumnPass::process_tile(const Block& block, QueryTile& tile) {
   tile.scores = pairs ? scratch_.tile_probabilities : of_block(scratch_.probabilities, tile);
   tile.score_stride = stride_;
   gradients_ = pairs ? scratch_.tile_gradients : of_block(scratch_.gradients, tile);
-  keys_.multiply(block.slot, tile, gradients_, scratch_.saved);
+  keys_.multiply(block.slot, tile, gradients_, scratch_.saved, prefetch_.walk());
   const bool finite = KeyColumn::finite_rows(block.slot, tile);
   notes_visible_ = !finite || !keys_.keys_finite() || scratch_.saved.before_mod != nullptr;
   if (notes_visible_) NonFiniteValues::note_visible(tile);
@@ -304,8 +337,10 @@ void ColumnPass::write(const HeadQueries& head, KeyRange keys) {
     const KeySpan to = context_.gradient_layout.keys(head.batch, head.kv_head, keys.begin + n, 1);
     if (!context_.gradients.dk.absent()) {
       float* const dk = scratch_.dk + n * context_.plan.key_width;
-      kernels.scale(dk, sizes.head_dim, scale, dk);
-      write_row(dk, sizes.head_dim, kernels, to.key(0));
+      const Row row = to.key(0);
+      float* const scaled = row.dense_f32() ? row.floats() : dk;
+      kernels.scale(dk, sizes.head_dim, scale, scaled);
+      if (scaled == dk) write_row(dk, sizes.head_dim, kernels, row);
     }
     if (!context_.gradients.dv.absent()) {
       write_row(scratch_.dv + n * context_.blocking().value_width, sizes.v_head_dim, kernels,

@@ -1,6 +1,9 @@
 // A column of a backward call: one block of keys of a head against all rows that see it.
 #pragma once
 
+#include <optional>
+
+#include "attention/prefetch.hpp"
 #include "attention/query_tiles.hpp"
 #include "backward/context.hpp"
 #include "backward/key_column.hpp"
@@ -25,13 +28,19 @@ struct HandOver {
   void pass_on(std::int64_t q_block) const { own->store(q_block + 1, std::memory_order_release); }
 };
 
+/// Heads whose rows and keys threads will need next.
+struct NextHeads {
+  std::optional<HeadIndex> rows;
+  std::optional<HeadIndex> keys;
+};
+
 class ColumnPass {
  public:
   ColumnPass(const BackwardContext& context, const ScoreSums& sums, const ColumnScratch& scratch);
 
   /// Writes dK and dV of a block of keys, and adds to dQ of the rows that see them.
   void compute(const HeadQueries& head, std::int64_t column, const Columns& columns,
-               const HeadSlot& slot, const HandOver& hand_over);
+               const HeadSlot& slot, const HandOver& hand_over, const NextHeads& next);
 
  private:
   /// One block of rows against the column.
@@ -42,6 +51,7 @@ class ColumnPass {
     std::int64_t chunk;
     bool first_of_chunk;  // no column of the chunk has added to dQ of these rows before
   };
+  void plan_prefetch(const NextHeads& next, std::int64_t column, const Columns& columns);
   void compute_block(const Block& block);
   void process_tile(const Block& block, QueryTile& tile);
   void clear_tile(const Block& block, const QueryTile& tile);
@@ -63,6 +73,7 @@ class ColumnPass {
   ColumnScratch scratch_;
   QueryTiles tiles_;
   KeyColumn keys_;
+  PrefetchList prefetch_;
   std::int64_t stride_;             // of P and dS
   float* gradients_ = nullptr;      // dP, then dS, of the tile that is processed, as floats
   bool notes_visible_ = false;      // of the tile: which pairs are visible is noted

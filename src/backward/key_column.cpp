@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "iterate/row.hpp"
+#include "tensor/rounding.hpp"
 
 namespace attn::detail {
 
@@ -12,24 +13,36 @@ void KeyColumn::pack(const HeadQueries& head, KeyRange keys) {
   const kernels::Kernels& kernels = context_.kernels();
   const std::int64_t vnni_factor = context_.blocking().vnni_factor, panel = plan.call.panel_width;
   const std::int64_t key_depth = context_.blocking().key_depth, value_depth = plan.dout_depth;
-  float* const staging = scratch_.tiles.staging;
   keys_finite_ = true;
   for (std::int64_t first = 0; first < keys.size(); first += panel) {
     const std::int64_t count = std::min(panel, keys.size() - first);
     const KeySpan span =
         context_.forward.layout.keys(head.batch, head.kv_head, keys.begin + first, count);
-    for (std::int64_t n = 0; n < count; ++n)
-      read_packed(span.value(n), sizes.v_head_dim, vnni_factor, kernels, staging + n * value_depth);
-    kernels.pack_transposed(staging, value_depth, count, value_depth,
+    const Operand v = read({span.first_value, span.value_stride, count, sizes.v_head_dim});
+    kernels.pack_transposed(v.rows, v.stride, count, value_depth,
                             scratch_.values_transposed + first * value_depth, panel);
-    for (std::int64_t n = 0; n < count; ++n)
-      read_packed(span.key(n), sizes.head_dim, vnni_factor, kernels, staging + n * key_depth);
-    kernels.pack_transposed(staging, key_depth, count, key_depth,
+    const Operand k = read({span.first_key, span.key_stride, count, sizes.head_dim});
+    kernels.pack_transposed(k.rows, k.stride, count, key_depth,
                             scratch_.keys_transposed + first * key_depth, panel);
     keys_finite_ &= context_.arithmetic().pack_finite(
-        staging, key_depth * vnni_factor, count, sizes.head_dim,
+        k.rows, k.stride * vnni_factor, count, sizes.head_dim,
         scratch_.key_rows + first / vnni_factor * plan.key_width, plan.key_rows);
   }
+}
+
+/// Rows as packed elements: in place if they lie so, else in the staging buffer.
+KeyColumn::Operand KeyColumn::read(const Rows& rows) const {
+  const std::int64_t vnni_factor = context_.blocking().vnni_factor;
+  if (is_packed(rows.first, rows.width, vnni_factor, rows.stride))
+    return {rows.first.floats(), rows.stride / vnni_factor};
+  float* const staging = scratch_.tiles.staging;
+  const std::int64_t depth = divide_up(rows.width, vnni_factor);
+  for (std::int64_t n = 0; n < rows.count; ++n) {
+    read_packed({rows.first.at(0) + n * rows.stride * std::int64_t(size_of(rows.first.dtype)),
+                 rows.first.dtype, rows.first.stride},
+                rows.width, vnni_factor, context_.kernels(), staging + n * depth);
+  }
+  return {staging, depth};
 }
 
 Row KeyColumn::query(const QueryTile& tile, std::int64_t r) const {
@@ -59,15 +72,16 @@ void KeyColumn::multiply(const Product& product, const QueryTile& tile) const {
                                 .rows = product.count,
                                 .columns = tile.visible_range.end,
                                 .depth = product.depth,
-                                .accumulate = false});
+                                .accumulate = false,
+                                .prefetch = product.prefetch});
 }
 
 void KeyColumn::multiply(const HeadSlot& slot, QueryTile& tile, float* gradients,
-                         const SavedScores& saved) {
+                         const SavedScores& saved, kernels::PrefetchWalk* prefetch) {
   const BackwardPlan& plan = context_.plan;
   const std::int64_t row = tile.block_rows->first + tile.first_row;
   multiply({slot.queries + row * plan.query_stride, plan.query_stride, tile.rows,
-            scratch_.keys_transposed, context_.blocking().key_depth, tile.scores},
+            scratch_.keys_transposed, context_.blocking().key_depth, tile.scores, prefetch},
            tile);
   multiply({slot.douts + row * plan.dout_stride, plan.dout_stride, tile.rows,
             scratch_.values_transposed, plan.dout_depth, gradients},

@@ -23,7 +23,7 @@ class KeyColumn {
   /// where rows are as far apart. Hidden keys within the range of a row have a score of -inf; what
   /// is outside is not specified.
   void multiply(const HeadSlot& slot, QueryTile& tile, float* gradients,
-                const SavedScores& saved = {});
+                const SavedScores& saved = {}, kernels::PrefetchWalk* prefetch = nullptr);
   /// Whether Q and dout of a tile's rows are finite.
   static bool finite_rows(const HeadSlot& slot, const QueryTile& tile);
 
@@ -42,7 +42,20 @@ class KeyColumn {
     const float* panels;  // of keys
     std::int64_t depth;
     float* to;
+    kernels::PrefetchWalk* prefetch = nullptr;
   };
+  /// Rows of K or V, and the same as packed elements.
+  struct Rows {
+    Row first;
+    std::int64_t stride;  // in elements
+    std::int64_t count;
+    std::int64_t width;
+  };
+  struct Operand {
+    const float* rows;
+    std::int64_t stride;
+  };
+  Operand read(const Rows& rows) const;
   void multiply(const Product& product, const QueryTile& tile) const;
   void multiply_raw_rows(const HeadSlot& slot, const QueryTile& tile, float* gradients) const;
 

@@ -35,6 +35,12 @@ void BackwardRows::pack(const QueryBlock& rows, const Operands& to, RowOf row_of
   const kernels::Kernels& kernels = context_.kernels();
   float* const staging = own_.tiles.staging;
   if (!context_.pairs()) {
+    if (to.row_stride != 0 && row_of(0).dense_f32() &&
+        kernels.f32.pack_finite(row_of(0).floats(), to.row_stride, rows.count, to.width, to.rows,
+                                to.layout)) {
+      std::fill_n(to.finite, rows.count, std::uint8_t{1});
+      return;
+    }
     for (std::int64_t r = 0; r < rows.count; ++r) {
       const float* const row = as_floats(row_of(r), to.width, kernels, staging);
       to.finite[r] =
@@ -56,17 +62,18 @@ void BackwardRows::prepare(const HeadQueries& head, std::int64_t q_block, const 
                            std::int64_t first_row) {
   const BackwardPlan& plan = context_.plan;
   const QueryBlock rows = block_of(head, q_block);
+  const bool one_head = context_.sizes().group_size == 1;
   const std::int64_t first = rows.first, summed = first / context_.blocking().vnni_factor;
   pack(rows,
        {slot.queries + first * plan.query_stride, slot.query_rows + summed * plan.key_width,
-        slot.query_finite + first, context_.sizes().head_dim, plan.query_stride, plan.key_width,
-        plan.key_rows},
+        slot.query_finite + first, context_.sizes().head_dim, plan.query_stride,
+        one_head ? context_.forward.layout.query_stride() : 0, plan.key_rows},
        [&](std::int64_t r) { return tiles_.query(rows, r); });
   const std::int64_t value_width = context_.blocking().value_width;
   pack(rows,
        {slot.douts + first * plan.dout_stride, slot.dout_rows + summed * value_width,
-        slot.dout_finite + first, context_.sizes().v_head_dim, plan.dout_stride, value_width,
-        plan.dout_rows},
+        slot.dout_finite + first, context_.sizes().v_head_dim, plan.dout_stride,
+        one_head ? context_.gradient_layout.output_stride() : 0, plan.dout_rows},
        [&](std::int64_t r) {
          const QueryRow query = tiles_.query_row(rows, r);
          return context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
@@ -165,20 +172,18 @@ void BackwardRows::compute_full_rows(const QueryBlock& rows, const HeadSlot& slo
 }
 
 /// Adds the copies of row r up, in their order, and writes it.
-void BackwardRows::add_copies(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
-                              KeyRange chunks) {
+void BackwardRows::write_dq(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
+                            KeyRange chunks) {
   const kernels::Kernels& kernels = context_.kernels();
   const std::int64_t width = context_.sizes().head_dim, key_width = context_.plan.key_width;
   const std::int64_t copy = context_.plan.padded_rows * key_width;
-  float* const sum = own_.tiles.staging;
-  const float* const first = slot.dq + (rows.first + r) * key_width;
-  std::fill_n(sum, width, 0.f);
-  for (std::int64_t chunk = chunks.begin; chunk < chunks.end; ++chunk)
-    kernels.add(first + chunk * copy, width, sum);
-  kernels.scale(sum, width, context_.forward.call.problem.softmax_scale, sum);
   const QueryRow query = tiles_.query_row(rows, r);
-  write_row(sum, width, kernels,
-            context_.gradient_layout.query(query.batch, query.q_head, query.q_index));
+  const Row to = context_.gradient_layout.query(query.batch, query.q_head, query.q_index);
+  float* const sum = to.dense_f32() ? to.floats() : own_.tiles.staging;
+  const float* const first = slot.dq + (rows.first + r) * key_width;
+  kernels.sum_copies({first + chunks.begin * copy, copy, chunks.size()}, width,
+                     context_.forward.call.problem.softmax_scale, sum);
+  if (!to.dense_f32()) write_row(sum, width, kernels, to);
 }
 
 void BackwardRows::finish(const HeadQueries& head, std::int64_t q_block, const HeadSlot& slot,
@@ -193,7 +198,7 @@ void BackwardRows::finish(const HeadQueries& head, std::int64_t q_block, const H
     const auto total = [&](const double* sums) {
       return sum_of_chunks(sums, context_.plan.padded_rows, row, chunks);
     };
-    if (!context_.gradients.dq.absent()) add_copies(rows, r, slot, chunks);
+    if (!context_.gradients.dq.absent()) write_dq(rows, r, slot, chunks);
     if (slot.distance_sums != nullptr)
       shared.distance_sums[first_row + row] = total(slot.distance_sums);
     if (slot.score_sums != nullptr) shared.score_sums[first_row + row] = total(slot.score_sums);

@@ -33,7 +33,8 @@ class BackwardRows {
     float* rows;
     float* summed_rows;
     std::uint8_t* finite;
-    std::int64_t width, stride, summed_width;
+    std::int64_t width, stride;
+    std::int64_t row_stride;  // of the rows to pack, in elements; 0 if they are not evenly spaced
     kernels::PanelLayout layout;
   };
   template <class RowOf>
@@ -44,7 +45,7 @@ class BackwardRows {
   void find_thresholds(const QueryBlock& rows, const HeadSlot& slot, std::int64_t first_row);
   void compute_full_rows(const QueryBlock& rows, const HeadSlot& slot);
   void keep_sink_term(std::int64_t row, double term) const;
-  void add_copies(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot, KeyRange chunks);
+  void write_dq(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot, KeyRange chunks);
   QueryBlock block_of(const HeadQueries& head, std::int64_t q_block) const;
 
   const BackwardContext& context_;

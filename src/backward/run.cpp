@@ -77,10 +77,17 @@ class BackwardWorker {
         .own = &own};
     team.attempt([&] {
       column_.compute(queries_of(item.head), item.index, head.columns, scratch_.slot(item.head),
-                      hand_over);
+                      hand_over, {next_head(item.head + 2), next_head(item.head + 1)});
     });
     own.store(all_blocks, std::memory_order_release);
     progress(item.head).computed.fetch_add(1, std::memory_order_release);
+  }
+
+  /// A head to prefetch, if there is one: the next head has been prepared, but not its keys.
+  std::optional<HeadIndex> next_head(std::int64_t head) const {
+    const std::int64_t kv_heads = context_.sizes().num_kv_heads;
+    if (head >= context_.sizes().batch * kv_heads) return std::nullopt;
+    return HeadIndex{head / kv_heads, head % kv_heads};
   }
 
   void finish(Team& team, const BackwardItem& item) {

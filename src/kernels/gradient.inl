@@ -77,15 +77,25 @@ double distance_sum(const float* x, std::int64_t count, std::int64_t distance) {
   return sum;
 }
 
-void add(const float* x, std::int64_t count, float* to) {
-  for (std::int64_t n = 0; n < count; ++n) to[n] += x[n];
+void sum_copies(const Copies& x, std::int64_t count, float factor, float* to) {
+  std::int64_t n = 0;
+  for (; n + vector_width <= count; n += vector_width) {
+    Vector sum{};
+    for (std::int64_t copy = 0; copy < x.number; ++copy) sum += load(x.first + copy * x.stride + n);
+    store(to + n, sum * factor);
+  }
+  for (; n < count; ++n) {
+    float sum = 0;
+    for (std::int64_t copy = 0; copy < x.number; ++copy) sum += x.first[copy * x.stride + n];
+    to[n] = sum * factor;
+  }
 }
 
 inline constexpr GradientKernels gradient_kernels = {.softmax_gradient = softmax_gradient,
                                                      .sigmoid_gradient = sigmoid_gradient,
                                                      .softcap_gradient = softcap_gradient,
                                                      .distance_sum = distance_sum,
-                                                     .add = add};
+                                                     .sum_copies = sum_copies};
 
 #if defined(ATTN_BF16_DOT_PRODUCTS)
 

@@ -27,6 +27,13 @@ struct GradientTile {
   std::int64_t last;
 };
 
+/// Several arrays, `stride` floats apart.
+struct Copies {
+  const float* first;
+  std::int64_t stride;
+  std::int64_t number;
+};
+
 struct GradientKernels {
   /// P = exp2(scale * S - shift[r]), dS = P (dP - mean[r]). scale includes the factor log2(e), and
   /// shift is lse in the log2 domain. Where that is NaN, so is the row.
@@ -39,8 +46,8 @@ struct GradientKernels {
   void (*softcap_gradient)(const float* capped, std::int64_t count, float cap, float* gradient);
   /// sum_n |distance - n| x[n], where distance is the query's position minus that of the first key.
   double (*distance_sum)(const float* x, std::int64_t count, std::int64_t distance);
-  /// to[n] += x[n]
-  void (*add)(const float* x, std::int64_t count, float* to);
+  /// to[n] = factor * (sum of the copies of x[n]), which are added up in their order.
+  void (*sum_copies)(const Copies& x, std::int64_t count, float factor, float* to);
 };
 
 /// Rows r and r + 1 of a tile as the operand of a product whose depth are the rows: packed pairs of
