@@ -126,7 +126,7 @@ std::string AttentionBackwardPlan::description() const {
       "{} "
       "threads",
       name_of(call.call.isa), plan.packed.vnni_factor == 2 ? "bf16" : "f32", plan.packed.kv_block,
-      plan.packed.q_block, call.plan.columns.chunks(), plan.num_threads);
+      plan.packed.q_block, call.plan.copies, plan.num_threads);
 }
 
 void AttentionBackwardPlan::run(const AttentionTensors& tensors,

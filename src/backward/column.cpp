@@ -79,7 +79,7 @@ void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Col
     hand_over.pass_on(n);
   }
   sums_.finish_column(head, keys, scratch_);
-  write(head, keys);
+  write(head, intersection(tiles_.block_keys(column), {0, context_.kv_rows(head.batch)}));
 }
 
 /// Prefetches this column's share of the next heads, if they fit into the cache beside it.

@@ -47,8 +47,13 @@ struct BackwardContext {
     const std::int64_t rows = forward.layout.q_len(head.batch) * sizes().group_size;
     return {head.batch, head.kv_head, rows, forward.layout.visibility(head.batch)};
   }
+  /// The rows of K that belong to a sequence, beyond its keys too.
+  std::int64_t kv_rows(std::int64_t batch) const noexcept {
+    const bool ragged = !forward.tensors.ragged.kv_offsets.absent();
+    return ragged ? forward.layout.kv_len(batch) : sizes().kv_len;
+  }
   Columns columns_of_sequence(std::int64_t batch) const noexcept {
-    return columns_of(forward.layout.kv_len(batch), blocking().kv_block);
+    return columns_of(forward.layout.kv_len(batch), kv_rows(batch), blocking().kv_block);
   }
 
   const BackwardPlan& plan;

@@ -38,8 +38,6 @@ kernels::PanelLayout rows_in_panels(std::int64_t width, const KernelWidths& widt
 
 }  // namespace
 
-std::int64_t Columns::chunks() const noexcept { return divide_up(count, per_chunk); }
-
 std::int64_t Columns::in_turn(std::int64_t index) const noexcept {
   const std::int64_t pair = 2 * per_chunk, first = index / pair * pair;
   const std::int64_t in_pair = std::min(pair, count - first), of_pair = index - first;
@@ -49,10 +47,11 @@ std::int64_t Columns::in_turn(std::int64_t index) const noexcept {
   return first + of_pair / 2 + of_pair % 2 * per_chunk;
 }
 
-Columns columns_of(std::int64_t kv_len, std::int64_t kv_block) noexcept {
+Columns columns_of(std::int64_t kv_len, std::int64_t kv_rows, std::int64_t kv_block) noexcept {
   Columns columns;
-  columns.count = divide_up(kv_len, kv_block);
-  columns.per_chunk = std::max<std::int64_t>(divide_up(columns.count, most_chunks), 1);
+  columns.count = divide_up(kv_rows, kv_block);
+  columns.per_chunk =
+      std::max<std::int64_t>(divide_up(divide_up(kv_len, kv_block), most_chunks), 1);
   return columns;
 }
 
@@ -64,7 +63,9 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   call.ragged = input.ragged;
   call.panel_width = input.widths.panel_width;
   call.packed = choose_blocking(input);
-  plan.columns = columns_of(sizes.kv_len, column_keys);
+  plan.columns = columns_of(sizes.kv_len, sizes.kv_len, column_keys);
+  // A shorter sequence may have more chunks, of fewer columns.
+  plan.copies = std::min(plan.columns.count, most_chunks);
   plan.key_width = round_up(sizes.head_dim, input.widths.vector_width);
   plan.dout_depth = divide_up(sizes.v_head_dim, call.packed.vnni_factor);
   plan.padded_rows = saturating_product(call.packed.q_blocks, call.packed.q_block);

@@ -24,14 +24,15 @@ struct Columns {
   std::int64_t count = 0;
   std::int64_t per_chunk = 1;  // the last chunk may have fewer
 
-  std::int64_t chunks() const noexcept;
   std::int64_t chunk_of(std::int64_t column) const noexcept { return column / per_chunk; }
   bool first_of_chunk(std::int64_t column) const noexcept { return column % per_chunk == 0; }
   /// The columns in the order in which threads take them: those of two chunks in turn, so that two
   /// threads need not wait for each other.
   std::int64_t in_turn(std::int64_t index) const noexcept;
 };
-Columns columns_of(std::int64_t kv_len, std::int64_t kv_block) noexcept;
+/// Of a sequence with `kv_len` keys in `kv_rows` rows of K. What is beyond its keys belongs to
+/// columns that no row sees.
+Columns columns_of(std::int64_t kv_len, std::int64_t kv_rows, std::int64_t kv_block) noexcept;
 
 /// Which sums of dS make dmask. Dims that the mask does not broadcast are kept.
 enum class MaskSums {
@@ -66,6 +67,7 @@ struct BackwardPlanInput {
 struct BackwardPlan {
   CallPlan call;
   Columns columns{};                 // of the longest sequence
+  std::int64_t copies = 0;           // of dQ, for each head in flight
   std::int64_t key_width = 0;        // head_dim, rounded up to whole vectors
   std::int64_t dout_depth = 0;       // v_head_dim, in floats or pairs
   std::int64_t padded_rows = 0;      // of a head, rounded up to whole blocks

@@ -11,7 +11,7 @@ namespace {
 
 HeadSlot carve_slot(Arena& arena, const BackwardPlan& plan) {
   const Blocking& blocking = plan.call.packed;
-  const std::int64_t rows = plan.padded_rows, chunk_rows = plan.columns.chunks() * rows;
+  const std::int64_t rows = plan.padded_rows, chunk_rows = plan.copies * rows;
   const bool pairs = blocking.vnni_factor == 2;
   const auto sums = [&](bool wanted) { return wanted ? arena.take<double>(chunk_rows) : nullptr; };
   HeadSlot slot{};

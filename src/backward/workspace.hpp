@@ -28,8 +28,8 @@ struct HeadSlot {
   EntmaxRowGradient* thresholds;  // entmax, else null
   std::uint8_t* query_finite;
   std::uint8_t* dout_finite;
-  float* dq;  // [chunks, padded_rows, key_width]
-  // Sums over the keys of a chunk [chunks, padded_rows], or null:
+  float* dq;  // [copies, padded_rows, key_width]
+  // Sums over the keys of a chunk [copies, padded_rows], or null:
   double* distance_sums;  // of |p - j| dS
   double* score_sums;     // of dS
 };
