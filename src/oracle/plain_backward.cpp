@@ -267,7 +267,7 @@ PlainBackward::Row PlainBackward::differentiated_row(const KeyRun& run) const {
     Pair pair{};
     pair.key = j;
     pair.score = {scores.values[j], double{scores.spread[j]}};
-    pair.dp = {dp.sum, eps * double{dp.magnitude}};
+    pair.dp = {dp.sum, dp.spread()};
     row.pairs.push_back(pair);
   }
   set_probabilities(row);

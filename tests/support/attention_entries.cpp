@@ -1,4 +1,5 @@
 #include <attn/attention.hpp>
+#include <attn/attention_backward.hpp>
 #include <attn/kv_cache.hpp>
 #include <attn/reference.hpp>
 #include <attn/state.hpp>
@@ -119,6 +120,71 @@ void run_plan(const AttentionTensors& tensors, const AttentionOptions& options,
   plan.run(tensors, workspace);
 }
 
+using Differentiate = void (*)(const AttentionTensors&, const AttentionGradients&,
+                               const AttentionOptions&, const Execution&);
+
+Entry padded_backward(const char* name, Differentiate differentiate) {
+  Entry entry = padded(name, nullptr);
+  const auto rows = [](const char* of) {
+    return Argument{of, DType::f32, {batch, heads, q_len, dim}};
+  };
+  const auto written = [](Argument argument, const char* of) {
+    argument.name = of;
+    argument.output = true;
+    return argument;
+  };
+  const std::vector<Argument> gradients = {rows("dout"),
+                                           {"dlse", DType::f32, {batch, heads, q_len}},
+                                           written(rows("q"), "dq"),
+                                           written(kv("k"), "dk"),
+                                           written(kv("v"), "dv"),
+                                           {"dmask", DType::f32, {heads, q_len, kv_len}, true},
+                                           {"dalibi", DType::f32, {heads}, true},
+                                           {"dsinks", DType::f32, {heads}, true}};
+  entry.arguments.insert(entry.arguments.end(), gradients.begin(), gradients.end());
+  entry.run = [differentiate](const Views& t) {
+    differentiate({.q = t[0],
+                   .k = t[1],
+                   .v = t[2],
+                   .out = t[3],
+                   .mask = t[5],
+                   .alibi_slopes = t[6],
+                   .sinks = t[7],
+                   .kv_lens = t[8],
+                   .lse = t[4]},
+                  {.dout = t[9],
+                   .dlse = t[10],
+                   .dq = t[11],
+                   .dk = t[12],
+                   .dv = t[13],
+                   .dmask = t[14],
+                   .dalibi = t[15],
+                   .dsinks = t[16]},
+                  {}, {});
+  };
+  return entry;
+}
+
+Entry ragged_backward(const char* name, Differentiate differentiate) {
+  Entry entry = ragged(name, nullptr);
+  const std::vector<Argument> gradients = {{"dout", DType::f32, {6, heads, dim}},
+                                           {"dlse", DType::f32, {6, heads}},
+                                           {"dq", DType::f32, {6, heads, dim}, true},
+                                           {"dk", DType::f32, {9, kv_heads, dim}, true},
+                                           {"dv", DType::f32, {9, kv_heads, dim}, true}};
+  entry.arguments.insert(entry.arguments.end(), gradients.begin(), gradients.end());
+  entry.run = [differentiate](const Views& t) {
+    differentiate({.q = t[0],
+                   .k = t[1],
+                   .v = t[2],
+                   .out = t[3],
+                   .lse = t[4],
+                   .ragged = {.q_offsets = t[5], .kv_offsets = t[6]}},
+                  {.dout = t[7], .dlse = t[8], .dq = t[9], .dk = t[10], .dv = t[11]}, {}, {});
+  };
+  return entry;
+}
+
 std::vector<Entry> state_entries() {
   return {{"clear",
            {out(), lse()},
@@ -193,6 +259,13 @@ std::vector<Entry> attention_entries() {
         std::pair{"attention_reference", &attention_reference},
         std::pair{"attention_unfused", &attention_unfused}}) {
     for (const auto make : {padded, ragged, ring, paged}) entries.push_back(make(name, attend));
+  }
+  const Differentiate tiled_backward = attention_backward;
+  for (const auto& [name, differentiate] :
+       {std::pair{"attention_backward", tiled_backward},
+        std::pair{"attention_backward_reference", &attention_backward_reference}}) {
+    for (const auto make : {padded_backward, ragged_backward})
+      entries.push_back(make(name, differentiate));
   }
   return entries;
 }
