@@ -42,7 +42,8 @@ BackwardPlanInput plan_input(const PreparedCall& call, const AttentionTensors& t
                      .dsinks = !gradients.dsinks.absent(),
                      .softcap = call.problem.softcap.has_value(),
                      .score_mod = static_cast<bool>(call.options.score_mod),
-                     .full_rows = call.problem.normalizer.kind() == Normalizer::Kind::entmax},
+                     .full_rows = call.problem.normalizer.kind() == Normalizer::Kind::entmax,
+                     .heads_share_mask = heads_share_mask(gradients.dmask, sizes)},
           .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths};
 }

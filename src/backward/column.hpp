@@ -15,17 +15,22 @@ namespace attn::detail {
 
 /// Columns add to the same rows of dQ, and columns of several heads to the same elements of dmask,
 /// in a fixed order: each waits at each block of rows for the one before. Counts are numbers of
-/// blocks of rows; null means that nobody is before.
+/// blocks of rows; null means that nobody is before, or after.
 struct HandOver {
-  const std::atomic<std::int64_t>* column_before;
-  const std::atomic<std::int64_t>* head_before;
-  std::atomic<std::int64_t>* own;
+  const std::atomic<std::int64_t>* column_before = nullptr;
+  const std::atomic<std::int64_t>* head_before = nullptr;
+  std::atomic<std::int64_t>* own = nullptr;
+  /// Blocks that the head before needs to be ahead: 1, or 2 if rows of a query, which add to the
+  /// same elements of dmask, may lie in two blocks.
+  std::int64_t head_lead = 1;
 
   void wait(std::int64_t q_block) const {
     if (column_before != nullptr) wait_for(*column_before, q_block + 1);
-    if (head_before != nullptr) wait_for(*head_before, q_block + 1);
+    if (head_before != nullptr) wait_for(*head_before, q_block + head_lead);
   }
-  void pass_on(std::int64_t q_block) const { own->store(q_block + 1, std::memory_order_release); }
+  void pass_on(std::int64_t q_block) const {
+    if (own != nullptr) own->store(q_block + 1, std::memory_order_release);
+  }
 };
 
 /// Heads whose rows and keys threads will need next.

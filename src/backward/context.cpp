@@ -26,4 +26,12 @@ MaskSums mask_sums(const TensorView& dmask, const Sizes& sizes) noexcept {
   return MaskSums::elements;
 }
 
+bool heads_share_mask(const TensorView& dmask, const Sizes& sizes) noexcept {
+  if (mask_sums(dmask, sizes) != MaskSums::elements) return false;
+  const int rank = dmask.rank();
+  const std::int64_t batch = rank > 3 ? dmask.shape[rank - 4] : 1;
+  const std::int64_t heads = rank > 2 ? dmask.shape[rank - 3] : 1;
+  return batch != sizes.batch || heads != sizes.num_q_heads;
+}
+
 }  // namespace attn::detail

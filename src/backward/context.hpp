@@ -25,6 +25,9 @@ AttentionTensors in_place_of_tensors(const AttentionTensors& tensors,
 /// Which sums of dS make dmask.
 MaskSums mask_sums(const TensorView& dmask, const Sizes& sizes) noexcept;
 
+/// Whether several heads, or batch entries, add to the same elements of dmask.
+bool heads_share_mask(const TensorView& dmask, const Sizes& sizes) noexcept;
+
 /// One run of a prepared backward call.
 struct BackwardContext {
   BackwardContext(const PreparedBackward& prepared, const AttentionTensors& tensors,

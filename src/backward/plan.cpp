@@ -7,21 +7,34 @@
 namespace attn::detail {
 namespace {
 
-/// Packed K and V of a column, twice K, and its dK and dV stay in L2: 80 KiB at dims of 64.
-constexpr std::int64_t column_keys = 64;
-/// Rows of a block, whose P and dS (15 KiB each) wait in the cache for the products that sum over
-/// rows. A multiple of tile_rows, and even, as rows may be paired.
-constexpr std::int64_t block_rows = most_tiles * kernels::tile_rows;
-static_assert(block_rows % 2 == 0);
+/// Keys of a column and rows of a block. Packed K and V of a column, twice K, and its dK and dV
+/// stay in L2 (230 KiB at dims of 64), and so do P and dS of a block (55 KiB each). Smaller ones
+/// give more threads work, and let a column begin sooner after the one before.
+struct BlockSizes {
+  std::int64_t keys;
+  std::int64_t rows;
+};
+constexpr BlockSizes wide = {most_column_keys, most_tiles* kernels::tile_rows};
+constexpr BlockSizes narrow = {most_column_keys / 2, most_tiles / 2 * kernels::tile_rows};
+static_assert(narrow.rows % 2 == 0);  // rows may be paired
+
+BlockSizes choose_sizes(const BackwardPlanInput& input) {
+  constexpr std::int64_t columns_per_thread = 4;
+  const Sizes& sizes = input.sizes;
+  const std::int64_t columns =
+      saturating_product(sizes.batch * sizes.num_kv_heads, divide_up(sizes.kv_len, wide.keys));
+  return columns >= columns_per_thread * input.max_threads ? wide : narrow;
+}
 
 Blocking choose_blocking(const BackwardPlanInput& input) {
   const Sizes& sizes = input.sizes;
   Blocking blocking;
   blocking.vnni_factor = input.multiplies_bf16 ? 2 : 1;
   blocking.rows = sizes.q_len * sizes.group_size;
-  blocking.q_block = block_rows;
+  const BlockSizes block = choose_sizes(input);
+  blocking.q_block = block.rows;
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
-  blocking.kv_block = column_keys;
+  blocking.kv_block = block.keys;
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.key_depth = divide_up(sizes.head_dim, blocking.vnni_factor);
   blocking.value_width = round_up(sizes.v_head_dim, input.widths.vector_width);
@@ -34,6 +47,35 @@ kernels::PanelLayout rows_in_panels(std::int64_t width, const KernelWidths& widt
   const std::int64_t panels = divide_up(width, widths.panel_width);
   const std::int64_t panel = round_up(divide_up(width, panels), widths.vector_width);
   return {.row_stride = width, .panel_stride = panel, .panel_width = panel};
+}
+
+/// Whether there are so many heads that threads need not share one: then what a thread prepares
+/// stays in its own cache. At most one head in 16 makes a thread wait for the others in the end.
+bool takes_whole_heads(const BackwardPlan& plan, const BackwardPlanInput& input, std::int64_t heads,
+                       int threads) {
+  // Q, dout and dQ of long heads do not fit into a cache for each thread.
+  constexpr std::int64_t most_floats = 1024 * 1024;
+  const std::int64_t floats = saturating_product(
+      plan.padded_rows, plan.query_stride + plan.dout_stride + plan.copies * plan.key_width);
+  if (input.ragged || input.extras.heads_share_mask || floats > most_floats) return false;
+  const bool even = heads % threads == 0 && heads >= threads;
+  return even || heads >= std::int64_t{16} * threads;
+}
+
+void plan_threads(BackwardPlan& plan, const BackwardPlanInput& input) {
+  const Sizes& sizes = input.sizes;
+  const std::int64_t heads = sizes.batch * sizes.num_kv_heads;
+  const std::int64_t items =
+      std::max<std::int64_t>(std::max(plan.columns.count, plan.call.packed.q_blocks), 1);
+  const int threads = static_cast<int>(std::clamp<std::int64_t>(
+      saturating_product(heads, items), 1, useful_threads(sizes, input.max_threads)));
+  plan.call.num_threads = threads;
+  plan.whole_heads = takes_whole_heads(plan, input, heads, threads);
+  // Else one head is computed while the next is prepared and the one before finished; short heads
+  // do not keep all threads busy by themselves.
+  const std::int64_t in_flight =
+      plan.whole_heads ? threads : 3 + divide_up<std::int64_t>(2 * threads, items);
+  plan.slots = std::min(heads, in_flight);
 }
 
 }  // namespace
@@ -50,8 +92,9 @@ std::int64_t Columns::in_turn(std::int64_t index) const noexcept {
 Columns columns_of(std::int64_t kv_len, std::int64_t kv_rows, std::int64_t kv_block) noexcept {
   Columns columns;
   columns.count = divide_up(kv_rows, kv_block);
-  columns.per_chunk =
-      std::max<std::int64_t>(divide_up(divide_up(kv_len, kv_block), most_chunks), 1);
+  const std::int64_t chunk_keys =
+      round_up(std::max<std::int64_t>(divide_up(kv_len, most_chunks), 1), most_column_keys);
+  columns.per_chunk = chunk_keys / kv_block;
   return columns;
 }
 
@@ -63,9 +106,9 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   call.ragged = input.ragged;
   call.panel_width = input.widths.panel_width;
   call.packed = choose_blocking(input);
-  plan.columns = columns_of(sizes.kv_len, sizes.kv_len, column_keys);
+  plan.columns = columns_of(sizes.kv_len, sizes.kv_len, call.packed.kv_block);
   // A shorter sequence may have more chunks, of fewer columns.
-  plan.copies = std::min(plan.columns.count, most_chunks);
+  plan.copies = std::min(divide_up(sizes.kv_len, most_column_keys), most_chunks);
   plan.key_width = round_up(sizes.head_dim, input.widths.vector_width);
   plan.dout_depth = divide_up(sizes.v_head_dim, call.packed.vnni_factor);
   plan.padded_rows = saturating_product(call.packed.q_blocks, call.packed.q_block);
@@ -78,15 +121,7 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   plan.total_rows = saturating_product(input.query_tokens, sizes.num_q_heads);
   plan.extras = input.extras;
 
-  const std::int64_t heads = sizes.batch * sizes.num_kv_heads;
-  const std::int64_t items =
-      std::max<std::int64_t>(std::max(plan.columns.count, call.packed.q_blocks), 1);
-  call.num_threads = static_cast<int>(std::clamp<std::int64_t>(
-      saturating_product(heads, items), 1, useful_threads(sizes, input.max_threads)));
-  // One head is computed while the next is prepared and the one before finished; short heads do not
-  // keep all threads busy by themselves.
-  const std::int64_t in_flight = 3 + divide_up<std::int64_t>(2 * call.num_threads, items);
-  plan.slots = std::min(heads, in_flight);
+  plan_threads(plan, input);
   return plan;
 }
 

@@ -16,8 +16,9 @@
 namespace attn::detail {
 
 inline constexpr std::int64_t most_chunks = 8;
+inline constexpr std::int64_t most_column_keys = 128;
 /// Tiles of a block of rows.
-inline constexpr std::int64_t most_tiles = 8;
+inline constexpr std::int64_t most_tiles = 16;
 
 /// The columns of a sequence, grouped into chunks.
 struct Columns {
@@ -49,7 +50,8 @@ struct BackwardExtras {
   bool dsinks = false;
   bool softcap = false;
   bool score_mod = false;
-  bool full_rows = false;  // thresholds of rows are found with all scores of a row
+  bool full_rows = false;         // thresholds of rows are found with all scores of a row
+  bool heads_share_mask = false;  // several heads add to the same elements of dmask
 };
 
 struct BackwardPlanInput {
@@ -72,6 +74,7 @@ struct BackwardPlan {
   std::int64_t dout_depth = 0;       // v_head_dim, in floats or pairs
   std::int64_t padded_rows = 0;      // of a head, rounded up to whole blocks
   std::int64_t slots = 0;            // heads in flight
+  bool whole_heads = false;          // a thread computes all of a head, in a slot of its own
   kernels::PanelLayout key_rows{};   // of K as the operand of dS K, and of Q as that of dS^T Q
   kernels::PanelLayout dout_rows{};  // of dout as the operand of P^T dout
   std::int64_t query_stride = 0;     // from a row of Q to the next, in floats or pairs
@@ -106,6 +109,7 @@ class BackwardSchedule {
   BackwardSchedule(BackwardHead* heads, std::int64_t count) noexcept;
 
   std::int64_t size() const noexcept { return size_; }
+  std::int64_t num_heads() const noexcept { return count_; }
   BackwardItem item(std::int64_t ticket) const noexcept;
   const BackwardHead& head(std::int64_t index) const noexcept { return heads_[index]; }
 

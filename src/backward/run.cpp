@@ -26,10 +26,12 @@ class BackwardWorker {
         sums_(sums),
         schedule_(schedule),
         scratch_(scratch),
+        thread_(thread),
         rows_(context, scratch, scratch.thread(thread)),
         column_(context, sums, scratch.thread(thread)) {}
 
-  void work(Team& team) {
+  /// Takes items by ticket, since an item may wait for earlier ones.
+  void work_in_order(Team& team) {
     const auto take = [&] { return (*scratch_.shared().next_ticket)++; };
     for (std::int64_t ticket = take(); ticket < schedule_.size(); ticket = take()) {
       const BackwardItem item = schedule_.item(ticket);
@@ -41,11 +43,17 @@ class BackwardWorker {
     }
   }
 
+  /// Takes whole heads.
+  void work_on_heads(Team& team, WorkStealingRange& range) {
+    range.for_each(thread_, [&](std::int64_t head) { team.attempt([&] { compute_head(head); }); });
+  }
+
  private:
   HeadQueries queries_of(std::int64_t head) const {
     const std::int64_t kv_heads = context_.sizes().num_kv_heads;
     return context_.queries_of({head / kv_heads, head % kv_heads});
   }
+  HeadSlot slot(std::int64_t head) const { return scratch_.slot(head % context_.plan.slots); }
   BackwardScratch::Progress& progress(std::int64_t head) const {
     return scratch_.shared().progress[head];
   }
@@ -53,12 +61,26 @@ class BackwardWorker {
     return scratch_.shared().columns[head * context_.plan.columns.count + column];
   }
 
+  void compute_head(std::int64_t index) {
+    const BackwardHead& head = schedule_.head(index);
+    const HeadQueries queries = queries_of(index);
+    const HeadSlot slot = scratch_.slot(thread_);
+    for (std::int64_t block = 0; block < head.q_blocks; ++block)
+      rows_.prepare(queries, block, slot, head.first_row);
+    for (std::int64_t column = 0; column < head.columns.count; ++column) {
+      const NextHeads next{next_head(index + 1), next_head(index + 1)};
+      column_.compute(queries, column, head.columns, slot, {}, next);
+    }
+    for (std::int64_t block = 0; block < head.q_blocks; ++block)
+      rows_.finish(queries, block, slot, head.columns, head.first_row);
+  }
+
   /// Waits until the head that had the slot before is finished.
   void prepare(Team& team, const BackwardItem& item) {
     const std::int64_t before = item.head - context_.plan.slots;
     if (before >= 0) wait_for(progress(before).finished, schedule_.head(before).q_blocks);
     team.attempt([&] {
-      rows_.prepare(queries_of(item.head), item.index, scratch_.slot(item.head),
+      rows_.prepare(queries_of(item.head), item.index, slot(item.head),
                     schedule_.head(item.head).first_row);
     });
     progress(item.head).prepared.fetch_add(1, std::memory_order_release);
@@ -74,10 +96,11 @@ class BackwardWorker {
                              ? nullptr
                              : &column_progress(item.head, item.index - 1),
         .head_before = head_before < 0 ? nullptr : &column_progress(head_before, item.index),
-        .own = &own};
+        .own = &own,
+        .head_lead = context_.sizes().group_size > 1 ? 2 : 1};
     team.attempt([&] {
-      column_.compute(queries_of(item.head), item.index, head.columns, scratch_.slot(item.head),
-                      hand_over, {next_head(item.head + 2), next_head(item.head + 1)});
+      column_.compute(queries_of(item.head), item.index, head.columns, slot(item.head), hand_over,
+                      {next_head(item.head + 2), next_head(item.head + 1)});
     });
     own.store(all_blocks, std::memory_order_release);
     progress(item.head).computed.fetch_add(1, std::memory_order_release);
@@ -94,7 +117,7 @@ class BackwardWorker {
     const BackwardHead& head = schedule_.head(item.head);
     wait_for(progress(item.head).computed, head.columns.count);
     team.attempt([&] {
-      rows_.finish(queries_of(item.head), item.index, scratch_.slot(item.head), head.columns,
+      rows_.finish(queries_of(item.head), item.index, slot(item.head), head.columns,
                    head.first_row);
     });
     progress(item.head).finished.fetch_add(1, std::memory_order_release);
@@ -104,6 +127,7 @@ class BackwardWorker {
   const ScoreSums& sums_;
   const BackwardSchedule& schedule_;
   const BackwardScratch& scratch_;
+  int thread_;
   BackwardRows rows_;
   ColumnPass column_;
 };
@@ -131,10 +155,12 @@ void run_backward(const PreparedBackward& call, const AttentionTensors& tensors,
   const BackwardSchedule schedule = schedule_of(context, scratch.shared().heads);
   const ScoreSums sums(context, scratch.shared());
   sums.start();
+  WorkStealingRange heads(schedule.num_heads(), call.plan.call.num_threads);
   parallel(call.plan.call.num_threads, [&](Team& team, int thread) {
     std::optional<BackwardWorker> worker;
     team.attempt([&] { worker.emplace(context, sums, schedule, scratch, thread); });
-    if (worker) worker->work(team);
+    if (!worker) return;
+    call.plan.whole_heads ? worker->work_on_heads(team, heads) : worker->work_in_order(team);
   });
   sums.write(schedule);
 }

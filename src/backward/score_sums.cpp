@@ -41,13 +41,13 @@ void ScoreSums::add(const Run& run, const HeadSlot& slot, std::int64_t chunk,
   const std::int64_t row = chunk * context_.plan.padded_rows + run.row;
   const QueryRow& query = run.query;
   if (slot.distance_sums != nullptr) {
-    slot.distance_sums[row] +=
-        context_.kernels().distance_sum(run.gradient, count, query.q_position - run.keys.begin);
+    double& sum = slot.distance_sums[row];
+    sum = context_.kernels().distance_sum(run.gradient, count, query.q_position - run.keys.begin,
+                                          sum);
   }
   if (slot.score_sums != nullptr) {
-    double sum = 0;
+    double& sum = slot.score_sums[row];
     for (std::int64_t n = 0; n < count; ++n) sum += run.gradient[n];
-    slot.score_sums[row] += sum;
   }
   if (sums(MaskSums::columns)) {
     const std::int64_t member = run.row % context_.sizes().group_size;

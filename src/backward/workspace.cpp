@@ -116,9 +116,8 @@ BackwardScratch::BackwardScratch(const BackwardPlan& plan, void* memory) noexcep
   threads_begin_ = slots_begin_ + static_cast<std::size_t>(plan.slots) * measure(carve_slot, plan);
 }
 
-HeadSlot BackwardScratch::slot(std::int64_t head) const noexcept {
-  const auto index = static_cast<std::size_t>(head % plan_.slots);
-  Arena arena(slots_begin_ + index * measure(carve_slot, plan_));
+HeadSlot BackwardScratch::slot(std::int64_t index) const noexcept {
+  Arena arena(slots_begin_ + static_cast<std::size_t>(index) * measure(carve_slot, plan_));
   return carve_slot(arena, plan_);
 }
 

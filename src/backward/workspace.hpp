@@ -71,7 +71,7 @@ class BackwardScratch {
   /// Lays memory of that size out. The plan must outlive it.
   BackwardScratch(const BackwardPlan& plan, void* memory) noexcept;
 
-  HeadSlot slot(std::int64_t head) const noexcept;
+  HeadSlot slot(std::int64_t index) const noexcept;
   ColumnScratch thread(int thread) const noexcept;
 
   /// Numbers of finished items of a head.

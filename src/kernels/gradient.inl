@@ -68,11 +68,11 @@ void softcap_gradient(const float* capped, std::int64_t count, float cap, float*
   }
 }
 
-double distance_sum(const float* x, std::int64_t count, std::int64_t distance) {
-  double sum = 0;
+double distance_sum(const float* x, std::int64_t count, std::int64_t distance, double sum) {
   for (std::int64_t n = 0; n < count; ++n) {
     const std::int64_t difference = distance - n;
-    sum += static_cast<double>(difference < 0 ? -difference : difference) * x[n];
+    sum = multiply_add(static_cast<double>(difference < 0 ? -difference : difference),
+                       static_cast<double>(x[n]), sum);
   }
   return sum;
 }

@@ -44,8 +44,9 @@ struct GradientKernels {
   /// gradient[n] *= 1 - (capped[n] / cap)^2, the derivative of softcap in terms of its result. A
   /// gradient of 0 stays 0, whatever capped[n] is.
   void (*softcap_gradient)(const float* capped, std::int64_t count, float cap, float* gradient);
-  /// sum_n |distance - n| x[n], where distance is the query's position minus that of the first key.
-  double (*distance_sum)(const float* x, std::int64_t count, std::int64_t distance);
+  /// Adds |distance - n| x[n] to the sum, one after the other, where distance is the query's
+  /// position minus that of the first key.
+  double (*distance_sum)(const float* x, std::int64_t count, std::int64_t distance, double sum);
   /// to[n] = factor * (sum of the copies of x[n]), which are added up in their order.
   void (*sum_copies)(const Copies& x, std::int64_t count, float factor, float* to);
 };
