@@ -24,6 +24,7 @@ struct Case {
   std::string name;
   std::int64_t batch, num_q_heads, num_kv_heads, q_len, kv_len, head_dim, v_head_dim;
   bool causal = false;
+  bool backward = false;  // the gradients are timed instead, without the forward
   DType dtype = DType::f32;
   Kernel kernel = Kernel::tiled;
   Normalizer normalizer{};

@@ -18,6 +18,7 @@
 #include "apps/support/normalizer_option.hpp"
 #include "apps/support/options.hpp"
 #include "apps/support/program.hpp"
+#include "apps/support/quantities.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
 #include "softmax.hpp"
@@ -28,6 +29,7 @@ namespace {
 struct Arguments {
   std::optional<Case> shape;
   bool causal = false;
+  bool backward = false;
   TypeChoice types;
   Kernel kernel = Kernel::tiled;
   NormalizerChoice normalizer;
@@ -38,6 +40,16 @@ struct Arguments {
   Execution execution;
   bool json = false;
 };
+
+void check_backward(const Arguments& arguments) {
+  if (!arguments.backward) return;
+  if (arguments.types.kv_dtype || arguments.types.page_size || arguments.layout)
+    reject(
+        "--backward does not go with --kv-dtype, --page-size and --layout: a cache has no "
+        "gradients");
+  if (arguments.kernel == Kernel::unfused)
+    reject("--backward is for --kernel tiled and naive: unfused has no gradients");
+}
 
 /// The cache that the options ask for; empty if k and v are plain tensors.
 std::optional<CacheKind> cache_from(const Arguments& arguments) {
@@ -54,6 +66,7 @@ std::optional<CacheKind> cache_from(const Arguments& arguments) {
 /// The settings that the options give to every case.
 Case common_case(const Arguments& arguments) {
   Case common{};
+  common.backward = arguments.backward;
   common.dtype = arguments.types.dtype;
   common.kernel = arguments.kernel;
   common.normalizer = arguments.normalizer.value();
@@ -94,6 +107,7 @@ void print_json(const Case& shape, const Settings& settings, const Result& resul
                                        {"gbps", result.gbps},
                                        {"peak_gflops", result.peak_gflops},
                                        {"fraction_of_peak", result.fraction_of_peak},
+                                       {"scratch_bytes", result.scratch_bytes},
                                        {"path", result.path}};
   fmt::print("{}\n", line.dump());
 }
@@ -110,6 +124,7 @@ std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
     cases[0].causal = arguments.causal;
   }
   for (Case& each : cases) {
+    each.backward = common.backward;
     each.dtype = common.dtype;
     each.kernel = common.kernel;
     each.normalizer = common.normalizer;
@@ -130,7 +145,9 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
     } else {
       print_row(each, result);
     }
-    if (!json && cases.size() == 1) fmt::print("\n{}\n", result.path);
+    if (!json && cases.size() == 1)
+      fmt::print("\n{}\n{} scratch\n", result.path,
+                 format_bytes(static_cast<double>(result.scratch_bytes)));
   }
 }
 
@@ -139,6 +156,7 @@ void run(const Arguments& arguments) {
   const Settings settings{execution.num_threads.value_or(build_info().num_threads),
                           arguments.min_time, execution.isa.value_or(default_isa())};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);
+  check_backward(arguments);
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
@@ -171,6 +189,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                   arguments.shape = case_of(text, sizes_value(option, text, 1));
                 });
   auto* const causal = app.add_flag("--causal", arguments.causal, "bottom-right causal");
+  auto* const backward = app.add_flag("--backward", arguments.backward,
+                                      "the gradients of Q, K and V, without the forward");
   add_type_options(app, arguments.types);
   add_choice(app, "--layout ORDER", arguments.layout,
              {{"bhsd", CacheLayout::bhsd}, {"bshd", CacheLayout::bshd}},
@@ -179,7 +199,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
          "--decode", arguments.decode,
          "a table of single queries against caches of many sizes, with the share of memory's speed")
       ->excludes(shape)
-      ->excludes(causal);
+      ->excludes(causal)
+      ->excludes(backward);
   add_kernel_option(app, arguments.kernel);
   add_normalizer_options(app, arguments.normalizer);
   add_common_options(app, arguments);

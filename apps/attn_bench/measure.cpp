@@ -10,14 +10,10 @@
 
 #include "apps/support/random.hpp"
 #include "apps/support/timing.hpp"
+#include "backward.hpp"
 
 namespace attn::apps::bench {
 namespace {
-
-TensorView one_row(const TensorView& tensor, std::int64_t batch, std::int64_t head,
-                   std::int64_t row) {
-  return tensor.sliced(0, batch, batch + 1).sliced(1, head, head + 1).sliced(2, row, row + 1);
-}
 
 /// Compares a few rows with the reference. It reads keys and values as they are stored, because the
 /// rounding of a cache's type is not an error here. The bound only detects wrong results; attn_demo
@@ -38,12 +34,12 @@ void verify(const Case& shape, const AttentionTensors& tensors, const AttentionO
     Tensor expected(DType::f64, {1, 1, 1, shape.v_head_dim});
     AttentionOptions here = options;
     if (shape.causal) here.causal = Causal::with_offset(row + shape.length(batch) - shape.q_len);
-    attention_reference({.q = one_row(tensors.q, batch, head, row),
+    attention_reference({.q = row_of(tensors.q, batch, head, row),
                          .k = k.view(),
                          .v = v.view(),
                          .out = expected.view()},
                         here);
-    const Tensor got = copy_as(one_row(tensors.out, batch, head, row), DType::f64);
+    const Tensor got = copy_as(row_of(tensors.out, batch, head, row), DType::f64);
     for (std::int64_t n = 0; n < shape.v_head_dim; ++n) {
       const double difference = std::abs(got.data<double>()[n] - expected.data<double>()[n]);
       if (!(difference <= tolerance)) {
@@ -67,11 +63,42 @@ double visible_pairs(const Case& shape) {
   return pairs * static_cast<double>(shape.num_q_heads);
 }
 
+/// Of Q, K, V and O; with the gradients, of O's once, and of the others' as well.
 double traffic_in_bytes(const Case& shape) {
   const std::int64_t q_rows = shape.batch * shape.num_q_heads * shape.q_len;
-  return static_cast<double>(q_rows * (shape.head_dim + shape.v_head_dim)) *
-             static_cast<double>(size_of(shape.dtype)) +
-         shape.bytes_of_keys(shape.total_length());
+  const double of_rows = static_cast<double>(q_rows * (shape.head_dim + shape.v_head_dim)) *
+                         static_cast<double>(size_of(shape.dtype));
+  return (shape.backward ? 2 : 1) * (of_rows + shape.bytes_of_keys(shape.total_length()));
+}
+
+/// 4 operations for each element of head_dim and visible pair: a multiplication and an addition in
+/// Q K^T, and in P V. The gradients have five such products.
+double operations(const Case& shape) {
+  const double forward =
+      2 * static_cast<double>(shape.head_dim + shape.v_head_dim) * visible_pairs(shape);
+  return shape.backward ? 2.5 * forward : forward;
+}
+
+Timed time_forward(const Case& shape, const Settings& settings, const AttentionTensors& tensors,
+                   const AttentionOptions& options, const Execution& execution) {
+  const AttentionPlan plan(tensors, options, execution);
+  Workspace workspace(plan.workspace_size());
+  const std::function<void()> call = [&] {
+    switch (shape.kernel) {
+      case Kernel::tiled: return plan.run(tensors, workspace);
+      case Kernel::unfused: return attention_unfused(tensors, options, execution);
+      case Kernel::naive: return attention_reference(tensors, options, execution);
+    }
+  };
+  call();
+  verify(shape, tensors, options);
+  const std::vector<double> seconds = time_calls(call, settings.min_time);
+  switch (shape.kernel) {
+    case Kernel::tiled: return {seconds, plan.workspace_size(), plan.description()};
+    case Kernel::unfused: return {seconds, unfused_scratch_size(tensors), "unfused, oneDNN"};
+    case Kernel::naive: break;
+  }
+  return {seconds, 0, "reference"};
 }
 
 }  // namespace
@@ -87,35 +114,21 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   options.normalizer = shape.normalizer;
   if (shape.causal) options.causal = Causal::bottom_right();
 
-  const AttentionPlan plan(tensors, options, execution);
-  Workspace workspace(plan.workspace_size());
-  const std::function<void()> call = [&] {
-    switch (shape.kernel) {
-      case Kernel::tiled: return plan.run(tensors, workspace);
-      case Kernel::unfused: return attention_unfused(tensors, options, execution);
-      case Kernel::naive: return attention_reference(tensors, options, execution);
-    }
-  };
-  call();
-  verify(shape, tensors, options);
-  const std::vector<double> times = time_calls(call, settings.min_time);
-
+  const Timed timed = shape.backward ? time_backward(shape, settings, tensors, options, execution)
+                                     : time_forward(shape, settings, tensors, options, execution);
   Result result;
-  const double median = median_of(times);
-  const double flops =
-      2 * static_cast<double>(shape.head_dim + shape.v_head_dim) * visible_pairs(shape);
+  const double median = median_of(timed.seconds);
   result.median_ms = median * 1e3;
-  result.min_ms = times.front() * 1e3;
-  result.gflops = flops / median / 1e9;
+  result.min_ms = timed.seconds.front() * 1e3;
+  result.gflops = operations(shape) / median / 1e9;
   result.gbps = traffic_in_bytes(shape) / median / 1e9;
   result.peak_gflops = shape.dtype == DType::bf16 && shape.kv_dtype() == DType::bf16
                            ? peak.bf16_gflops
                            : peak.multiply_add_gflops;
   result.fraction_of_peak =
       std::max(result.gflops / result.peak_gflops, result.gbps / peak.read_gbps);
-  result.path = shape.kernel == Kernel::tiled     ? plan.description()
-                : shape.kernel == Kernel::unfused ? "unfused, oneDNN"
-                                                  : "reference";
+  result.scratch_bytes = timed.scratch_bytes;
+  result.path = timed.path;
   return result;
 }
 

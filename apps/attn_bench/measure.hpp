@@ -3,6 +3,7 @@
 
 #include <attn/attn.hpp>
 
+#include <cstddef>
 #include <string>
 
 #include "apps/support/peak.hpp"
@@ -20,14 +21,17 @@ struct Result {
   double median_ms = 0;
   double min_ms = 0;
   double gflops = 0;       // hidden pairs are not counted
-  double gbps = 0;         // Q, K, V and O once each, and the scales of a cache that has any
+  double gbps = 0;         // Q, K, V and O once each, and the scales of a cache that has any;
+                           // backward, those but the scales, dO, dQ, dK and dV
   double peak_gflops = 0;  // multiply-adds of the operands that are multiplied: pairs of bf16 where
                            // all are bf16, else f32
-  double fraction_of_peak = 0;  // of the limit that is nearer: multiply-adds or memory
-  std::string path;             // the plan's description
+  double fraction_of_peak = 0;    // of the limit that is nearer: multiply-adds or memory
+  std::size_t scratch_bytes = 0;  // the workspace; 0 of other kernels
+  std::string path;               // the plan's description
 };
 
-/// Throws attn::Error if the output is wrong in a sample of rows.
+/// Throws attn::Error if the output is wrong in a sample of rows, or a gradient in a sample of rows
+/// and keys.
 Result measure(const Case& shape, const Settings& settings, const Peak& peak);
 
 }  // namespace attn::apps::bench

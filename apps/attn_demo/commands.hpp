@@ -31,6 +31,7 @@ AddedCommand<Arguments> add_command(CLI::App& app, Command& chosen, const std::s
 }
 
 void add_run(CLI::App& app, Command& chosen);
+void add_backward(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_op(CLI::App& app, Command& chosen);
 void add_plot(CLI::App& app, Command& chosen);

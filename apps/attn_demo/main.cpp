@@ -30,6 +30,7 @@ int run_command_line(int argc, char** argv) {
   app.footer("attn_demo COMMAND --help lists the options of a command.");
   Command chosen = compare_samples;
   add_run(app, chosen);
+  add_backward(app, chosen);
   add_compare(app, chosen);
   add_op(app, chosen);
   add_plot(app, chosen);

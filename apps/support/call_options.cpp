@@ -9,6 +9,13 @@
 #include "options.hpp"
 
 namespace attn::apps {
+namespace {
+
+Choices<DType> float_types() {
+  return {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
+}
+
+}  // namespace
 
 void add_kernel_option(CLI::App& command, Kernel& kernel) {
   add_choice(
@@ -17,12 +24,16 @@ void add_kernel_option(CLI::App& command, Kernel& kernel) {
       "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, matmul)");
 }
 
-void add_type_options(CLI::App& command, TypeChoice& choice) {
-  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
-  Choices<DType> types = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
-  add_choice(command, "--dtype TYPE", choice.dtype, types,
+void add_dtype_option(CLI::App& command, DType& dtype) {
+  add_choice(command, "--dtype TYPE", dtype, float_types(),
              "f32 (default), bf16 or f16: the type that inputs are converted to and that the "
              "engine runs in");
+}
+
+void add_type_options(CLI::App& command, TypeChoice& choice) {
+  constexpr std::int64_t largest_page = std::int64_t{1} << 20;
+  add_dtype_option(command, choice.dtype);
+  Choices<DType> types = float_types();
   types.emplace_back("i8", DType::i8);
   add_choice(command, "--kv-dtype TYPE", choice.kv_dtype, types,
              "f32, bf16, f16 or i8: K and V are kept in a cache of this type; default --dtype");

@@ -24,6 +24,8 @@ struct TypeChoice {
   std::optional<std::int64_t> page_size;  // of a cache, in keys
 };
 
+/// Adds --dtype.
+void add_dtype_option(CLI::App& command, DType& dtype);
 /// Adds --dtype, --kv-dtype and --page-size.
 void add_type_options(CLI::App& command, TypeChoice& choice);
 

@@ -40,7 +40,7 @@ struct Truth {
 
 /// How many KV heads of all batch entries are computed.
 std::int64_t sample_size(const AttentionTensors& call) {
-  constexpr std::int64_t quick = std::int64_t{1} << 24;
+  constexpr std::int64_t quick = std::int64_t{1} << 27;
   const std::int64_t kv_heads = call.k.shape[0] * call.k.shape[1];
   if (kv_heads == 0) return 0;
   const std::int64_t rows = call.q.size() / call.q.shape[3] / kv_heads;

@@ -5,6 +5,35 @@
 #include "oracle/row_access.hpp"
 
 namespace attn::detail {
+
+/// A number, and how far rounding may move it.
+struct PlainNumber {
+  float value = 0;
+  double spread = 0;
+};
+
+/// A query and a key that it sees.
+struct PlainPair {
+  std::int64_t key;
+  PlainNumber score;
+  PlainNumber p;      // the probability
+  PlainNumber w;      // dS = w (dP - mean)
+  PlainNumber dp;     // dP
+  PlainNumber dbiased;
+  PlainNumber dscaled;
+  double w_biased = 0;  // w, passed back as dS is
+  double w_scaled = 0;
+};
+
+/// A query with the keys that it sees.
+struct PlainRow {
+  KeyRun run{};
+  std::vector<PlainPair> pairs;
+  PlainNumber sink_w;
+  PlainNumber mean;       // softmax: delta - dlse
+  double lse_spread = 0;  // how far rounding may move all probabilities of the row, relatively
+};
+
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -25,26 +54,6 @@ float rounded_to_bf16(float value) {
   return value;
 }
 
-/// A number, and how far rounding may move it.
-struct Spread {
-  float value = 0;
-  double spread = 0;
-};
-
-/// A query and a key that it sees.
-struct Pair {
-  std::int64_t key;
-  Spread score;
-  Spread p;      // the probability
-  Spread w;      // dS = w (dP - mean)
-  Spread dp;     // dP
-  Spread slope;  // of the masked score with respect to the scaled one: score_mod and softcap
-  Spread dbiased;
-  Spread dscaled;
-  double w_biased = 0;  // w, passed back as dS is
-  double w_scaled = 0;
-};
-
 /// Sums over the keys of a row, one for each element of an array. Errors of different keys are
 /// independent, but that of the row's mean moves all of its terms together, and so does that of its
 /// lse.
@@ -57,7 +66,7 @@ class RowSums {
         by_mean_(values_.size()) {}
 
   /// Adds term * factors[n]; `w` is what the term has of the mean.
-  void add(const Spread& term, double w, const float* factors) {
+  void add(const PlainNumber& term, double w, const float* factors) {
     for (std::size_t n = 0; n < values_.size(); ++n) {
       values_[n] += term.value * factors[n];
       variances_[n] += square(term.spread * double{factors[n]});
@@ -80,7 +89,7 @@ class RowSums {
 };
 
 /// Adds term * factors[n].
-void add_terms(PlainSum* sums, const Spread& term, const float* factors, std::int64_t count) {
+void add_terms(PlainSum* sums, const PlainNumber& term, const float* factors, std::int64_t count) {
   for (std::int64_t n = 0; n < count; ++n) {
     sums[n].value += term.value * factors[n];
     sums[n].variance += square(term.spread * double{factors[n]});
@@ -105,15 +114,62 @@ std::int64_t mask_element(const Dims& shape, const KeyRun& row, std::int64_t key
   return offset;
 }
 
-}  // namespace
+/// The arguments of exp round as well: a score, here, and lse.
+double spread_of_argument(const PlainNumber& score) {
+  return score.spread + eps * (1 + std::abs(double{score.value}));
+}
 
-struct PlainBackward::Row {
-  KeyRun run;
-  std::vector<Pair> pairs;
-  Spread sink_w;
-  Spread mean;            // softmax: delta - dlse
-  double lse_spread = 0;  // how far rounding may move all probabilities of the row, relatively
-};
+// Each of these sets p and w of a row, and w of its sink.
+
+void set_softmax(float lse, float sink, PlainRow& row) {
+  row.lse_spread = std::isfinite(lse) ? eps * std::abs(double{lse}) : 0;
+  const auto probability = [lse](const PlainNumber& score) {
+    const float p = std::exp(score.value - lse);
+    return PlainNumber{p, double{p} * spread_of_argument(score)};
+  };
+  for (PlainPair& pair : row.pairs) pair.p = pair.w = probability(pair.score);
+  if (!is_hidden(sink)) row.sink_w = probability({sink, 0});
+}
+
+void set_sigmoid(float bias, PlainRow& row) {
+  for (PlainPair& pair : row.pairs) {
+    const float p = 1 / (1 + std::exp(-(pair.score.value + bias)));
+    const double slope = double{p} * (1 - double{p});
+    const double spread = spread_of_argument(pair.score) + eps * std::abs(double{bias});
+    pair.p = {p, slope * spread + eps * double{p}};
+    pair.w = {p * (1 - p), slope * std::abs(1 - 2 * double{p}) * spread + eps * double{p}};
+  }
+}
+
+/// Both p and w are powers of what a score is above the threshold, which moves by no more than the
+/// score that moves most.
+void set_entmax(float alpha, float sink, PlainRow& row) {
+  std::vector<float> scores;
+  double largest_spread = 0;
+  for (const PlainPair& pair : row.pairs) {
+    scores.push_back(pair.score.value);
+    largest_spread = std::max(largest_spread, pair.score.spread);
+  }
+  scores.push_back(sink);
+  const std::vector<float> above = above_threshold(alpha, scores);
+  const auto power_of = [&](float exponent, float z, double score_spread) {
+    const auto power = [exponent](float x) {
+      return x > 0 ? std::pow(x, exponent) : x <= 0 ? 0.f : x;
+    };
+    const double spread = (double{alpha} - 1) * (score_spread + largest_spread) + eps;
+    const float value = power(z);
+    return PlainNumber{
+        value, double{spread_of(power, z, static_cast<float>(spread))} + eps * double{value}};
+  };
+  const float of_p = 1 / (alpha - 1), of_w = (2 - alpha) / (alpha - 1);
+  for (std::size_t n = 0; n < row.pairs.size(); ++n) {
+    row.pairs[n].p = power_of(of_p, above[n], row.pairs[n].score.spread);
+    row.pairs[n].w = power_of(of_w, above[n], row.pairs[n].score.spread);
+  }
+  if (!is_hidden(sink)) row.sink_w = power_of(of_w, above.back(), 0);
+}
+
+}  // namespace
 
 PlainBackward::PlainBackward(const AttentionTensors& tensors, const AttentionGradients& gradients,
                              const AttentionOptions& options)
@@ -135,64 +191,24 @@ PlainBackward::PlainBackward(const AttentionTensors& tensors, const AttentionGra
   if (!tensors.sinks.absent()) dsinks.resize(heads);
 }
 
-/// Sets p and w. The arguments of exp round: a score and lse by eps of themselves.
-void PlainBackward::set_probabilities(Row& row) const {
-  const float sink = per_head(tensors_.sinks, row.run.q_head, -infinity);
+void PlainBackward::set_probabilities(PlainRow& row) const {
   const Normalizer& normalizer = options_.normalizer;
-  const auto spread_of_argument = [](const Spread& score) {
-    return score.spread + eps * (1 + std::abs(double{score.value}));
-  };
-  if (normalizer.kind() == Normalizer::Kind::softmax) {
-    const std::int64_t q_len = q_.shape()[2];
-    const float lse = lse_.data<float>()[(row.run.batch * q_.shape()[1] + row.run.q_head) * q_len +
-                                         row.run.q_index];
-    row.lse_spread = std::isfinite(lse) ? eps * std::abs(double{lse}) : 0;
-    const auto probability = [&](const Spread& score) {
-      const float p = std::exp(score.value - lse);
-      return Spread{p, double{p} * spread_of_argument(score)};
-    };
-    for (Pair& pair : row.pairs) pair.p = pair.w = probability(pair.score);
-    if (!is_hidden(sink)) row.sink_w = probability({sink, 0});
-    return;
-  }
-  if (normalizer.kind() == Normalizer::Kind::sigmoid) {
-    const auto kv_len = static_cast<float>(plain_kv_length(tensors_, row.run.batch));
-    const float bias = normalizer.bias().value_or(-std::log(kv_len));
-    for (Pair& pair : row.pairs) {
-      const float p = 1 / (1 + std::exp(-(pair.score.value + bias)));
-      const double slope = double{p} * (1 - double{p});
-      const double spread = spread_of_argument(pair.score) + eps * std::abs(double{bias});
-      pair.p = {p, slope * spread + eps * double{p}};
-      pair.w = {p * (1 - p), slope * std::abs(1 - 2 * double{p}) * spread + eps * double{p}};
+  const float sink = per_head(tensors_.sinks, row.run.q_head, -infinity);
+  switch (normalizer.kind()) {
+    case Normalizer::Kind::softmax: {
+      const std::int64_t q_len = q_.shape()[2];
+      const std::int64_t head = row.run.batch * q_.shape()[1] + row.run.q_head;
+      return set_softmax(lse_.data<float>()[head * q_len + row.run.q_index], sink, row);
     }
-    return;
+    case Normalizer::Kind::sigmoid: {
+      const auto kv_len = static_cast<float>(plain_kv_length(tensors_, row.run.batch));
+      return set_sigmoid(normalizer.bias().value_or(-std::log(kv_len)), row);
+    }
+    case Normalizer::Kind::entmax: return set_entmax(normalizer.alpha(), sink, row);
   }
-  // The threshold moves by no more than the score that moves most.
-  const float alpha = normalizer.alpha();
-  std::vector<float> scores;
-  double largest_spread = 0;
-  for (const Pair& pair : row.pairs) {
-    scores.push_back(pair.score.value);
-    largest_spread = std::max(largest_spread, pair.score.spread);
-  }
-  scores.push_back(sink);
-  const std::vector<float> above = above_threshold(alpha, scores);
-  const auto power = [](float exponent) {
-    return [exponent](float z) { return z > 0 ? std::pow(z, exponent) : z <= 0 ? 0.f : z; };
-  };
-  const auto set = [&](float z, double score_spread, auto f) {
-    const double spread = (double{alpha} - 1) * (score_spread + largest_spread) + eps;
-    return Spread{f(z), double{spread_of(f, z, static_cast<float>(spread))} + eps * double{f(z)}};
-  };
-  const auto p = power(1 / (alpha - 1)), g = power((2 - alpha) / (alpha - 1));
-  for (std::size_t n = 0; n < row.pairs.size(); ++n) {
-    row.pairs[n].p = set(above[n], row.pairs[n].score.spread, p);
-    row.pairs[n].w = set(above[n], row.pairs[n].score.spread, g);
-  }
-  if (!is_hidden(sink)) row.sink_w = set(above.back(), 0, g);
 }
 
-void PlainBackward::set_mean(Row& row) const {
+void PlainBackward::set_mean(PlainRow& row) const {
   const KeyRun& run = row.run;
   switch (options_.normalizer.kind()) {
     case Normalizer::Kind::sigmoid: return;
@@ -211,44 +227,44 @@ void PlainBackward::set_mean(Row& row) const {
   }
   float sum = row.sink_w.value, weighted = 0;
   double magnitude = 0;
-  for (const Pair& pair : row.pairs) {
+  for (const PlainPair& pair : row.pairs) {
     sum += pair.w.value;
     weighted += pair.w.value * pair.dp.value;
     magnitude += std::abs(double{pair.w.value} * double{pair.dp.value});
   }
   row.mean.value = weighted / sum;
   double variance = square(row.sink_w.spread * double{row.mean.value});
-  for (const Pair& pair : row.pairs)
+  for (const PlainPair& pair : row.pairs)
     variance += square(pair.w.spread * double{pair.dp.value - row.mean.value}) +
                 square(double{pair.w.value} * pair.dp.spread);
   row.mean.spread = (std::sqrt(variance) + 2 * eps * magnitude) / double{sum};
 }
 
 /// Passes dS back through score_mod and the softcap.
-void PlainBackward::pass_back(const PlainScores& scores, Row& row) const {
+void PlainBackward::pass_back(const PlainScores& scores, PlainRow& row) const {
   const auto derivative = [&](float direction) {
     std::vector<float> moved = scores.biased, slopes(moved.size());
     for (std::size_t j = 0; j < moved.size(); ++j) moved[j] += direction * scores.spread[j];
-    for (const Pair& pair : row.pairs) slopes[pair.key] = 1;
+    for (const PlainPair& pair : row.pairs) slopes[pair.key] = 1;
     if (options_.score_mod && !moved.empty())
       options_.score_mod_gradient(row.run, moved.data(), slopes.data());
     return slopes;
   };
   const std::vector<float> slopes = derivative(0), up = derivative(1), down = derivative(-1);
-  for (Pair& pair : row.pairs) {
+  for (PlainPair& pair : row.pairs) {
     const std::int64_t j = pair.key;
-    const Spread mod{slopes[j],
-                     double{std::max(std::abs(up[j] - slopes[j]), std::abs(slopes[j] - down[j]))} +
-                         eps * std::abs(double{slopes[j]})};
-    const Spread cap{scores.softcap_slope[j], double{scores.softcap_slope_spread[j]}};
+    const PlainNumber mod{
+        slopes[j], double{std::max(std::abs(up[j] - slopes[j]), std::abs(slopes[j] - down[j]))} +
+                       eps * std::abs(double{slopes[j]})};
+    const PlainNumber cap{scores.softcap_slope[j], double{scores.softcap_slope_spread[j]}};
     const float distance = pair.dp.value - row.mean.value, ds = pair.w.value * distance;
     const double ds_spread = std::sqrt(square(pair.w.spread * double{distance}) +
                                        square(double{pair.w.value} * pair.dp.spread)) +
                              2 * eps * std::abs(double{ds});
-    const auto passed = [](const Spread& gradient, const Spread& slope) {
-      return Spread{gradient.value * slope.value,
-                    std::abs(double{slope.value}) * gradient.spread +
-                        std::abs(double{gradient.value}) * slope.spread};
+    const auto passed = [](const PlainNumber& gradient, const PlainNumber& slope) {
+      return PlainNumber{gradient.value * slope.value,
+                         std::abs(double{slope.value}) * gradient.spread +
+                             std::abs(double{gradient.value}) * slope.spread};
     };
     pair.dbiased = passed({ds, ds_spread}, mod);
     pair.dscaled = passed(pair.dbiased, cap);
@@ -257,14 +273,15 @@ void PlainBackward::pass_back(const PlainScores& scores, Row& row) const {
   }
 }
 
-PlainBackward::Row PlainBackward::differentiated_row(const KeyRun& run) const {
-  Row row{run, {}, {}, {}};
+PlainRow PlainBackward::differentiated_row(const KeyRun& run) const {
+  PlainRow row;
+  row.run = run;
   const PlainScores scores = plain_scores(tensors_, options_, q_, k_, run);
   const float* const dout = float_row_of(dout_, run.batch, run.q_head, run.q_index);
   for (std::int64_t j = 0; j < run.count; ++j) {
     if (is_hidden(scores.values[j])) continue;
     const PlainDot dp = plain_dot(dout, float_row_of(v_, run.batch, run.kv_head, j), v_.shape()[3]);
-    Pair pair{};
+    PlainPair pair{};
     pair.key = j;
     pair.score = {scores.values[j], double{scores.spread[j]}};
     pair.dp = {dp.sum, dp.spread()};
@@ -276,17 +293,17 @@ PlainBackward::Row PlainBackward::differentiated_row(const KeyRun& run) const {
   return row;
 }
 
-void PlainBackward::add_row(const Row& row, Head& head) {
+void PlainBackward::add_row(const PlainRow& row, Head& head) {
   const KeyRun& run = row.run;
   const std::int64_t group_size = q_.shape()[1] / k_.shape()[1], head_dim = q_.shape()[3];
   const std::int64_t v_head_dim = v_.shape()[3];
   const float* const q = float_row_of(q_, run.batch, run.q_head, run.q_index);
   const float* const dout = float_row_of(dout_, run.batch, run.q_head, run.q_index);
   RowSums dq(head_dim);
-  for (const Pair& pair : row.pairs) {
-    Spread p = pair.p, ds = pair.dscaled;
+  for (const PlainPair& pair : row.pairs) {
+    PlainNumber p = pair.p, ds = pair.dscaled;
     if (rounds_products_) {
-      for (Spread* factor : {&p, &ds}) {
+      for (PlainNumber* factor : {&p, &ds}) {
         factor->value = rounded_to_bf16(factor->value);
         factor->spread = std::hypot(factor->spread, bf16_eps * double{factor->value});
       }
@@ -303,7 +320,7 @@ void PlainBackward::add_row(const Row& row, Head& head) {
   dq.add_to(&head.dq[place], row.mean.spread, row.lse_spread);
 }
 
-void PlainBackward::add_shared(const Row& row) {
+void PlainBackward::add_shared(const PlainRow& row) {
   const auto add = [&](PlainSum& sum, const RowSums& terms) {
     terms.add_to(&sum, row.mean.spread, row.lse_spread);
   };
@@ -312,7 +329,7 @@ void PlainBackward::add_shared(const Row& row) {
     const Dims& shape = tensors_.mask.shape;
     const bool broadcast = shape[shape.rank() - 1] == 1;
     RowSums all(1);
-    for (const Pair& pair : row.pairs) {
+    for (const PlainPair& pair : row.pairs) {
       all.add(pair.dbiased, pair.w_biased, &one);
       if (broadcast) continue;
       add(dmask[mask_element(shape, row.run, pair.key)], all);
@@ -322,7 +339,7 @@ void PlainBackward::add_shared(const Row& row) {
   }
   if (!dalibi.empty()) {
     RowSums all(1);
-    for (const Pair& pair : row.pairs) {
+    for (const PlainPair& pair : row.pairs) {
       const auto distance = -static_cast<float>(std::abs(row.run.q_position - pair.key));
       all.add(pair.dbiased, pair.w_biased, &distance);
     }
@@ -347,7 +364,7 @@ PlainBackward::Head PlainBackward::head(std::int64_t batch, std::int64_t kv_head
             std::vector<PlainSum>(size(v_.shape()[2], v_.shape()[3]))};
   for (std::int64_t q_head = kv_head * group_size; q_head < (kv_head + 1) * group_size; ++q_head) {
     for (std::int64_t i = 0; i < q_len; ++i) {
-      const Row row = differentiated_row(plain_row(tensors_, options_, batch, q_head, i));
+      const PlainRow row = differentiated_row(plain_row(tensors_, options_, batch, q_head, i));
       add_row(row, head);
       add_shared(row);
     }

@@ -14,6 +14,8 @@
 
 namespace attn::detail {
 
+struct PlainRow;  // a query with the keys that it sees
+
 /// A sum in float of terms that rounding has moved already.
 struct PlainSum {
   float value = 0;
@@ -48,13 +50,12 @@ class PlainBackward {
   std::vector<PlainSum> dmask, dalibi, dsinks;
 
  private:
-  struct Row;
-  Row differentiated_row(const KeyRun& run) const;
-  void set_probabilities(Row& row) const;
-  void set_mean(Row& row) const;
-  void pass_back(const PlainScores& scores, Row& row) const;
-  void add_row(const Row& row, Head& head);
-  void add_shared(const Row& row);
+  PlainRow differentiated_row(const KeyRun& run) const;
+  void set_probabilities(PlainRow& row) const;
+  void set_mean(PlainRow& row) const;
+  void pass_back(const PlainScores& scores, PlainRow& row) const;
+  void add_row(const PlainRow& row, Head& head);
+  void add_shared(const PlainRow& row);
 
   AttentionTensors tensors_;
   AttentionOptions options_;

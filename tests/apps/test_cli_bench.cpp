@@ -50,12 +50,40 @@ TEST_CASE("a shape is timed on plain tensors or on a cache of any type") {
   check_traffic(measured("--page-size 100"), 4, 40 * 4);
 }
 
+TEST_CASE("gradients are verified and timed without the forward") {
+  const auto timed = [](const std::string& options) {
+    CAPTURE(options);
+    const Ran ran = attn_bench("--backward --min-time 0 --json " + options);
+    CHECK(ran.err == "");
+    REQUIRE(ran.code == 0);
+    return nlohmann::json::parse(ran.out);
+  };
+  const nlohmann::json plain = timed("--shape 2,4,2,30,70,16,24");
+  const double seconds = plain["median_ms"].get<double>() / 1e3;
+  // 10 operations where the forward has 4.
+  CHECK(plain["gflops"].get<double>() * seconds * 1e9 ==
+        doctest::Approx(2.5 * 2 * (16 + 24) * 2 * 4 * 30 * 70));
+  CHECK(plain["gbps"].get<double>() * seconds * 1e9 ==
+        doctest::Approx(2 * 4 * (2 * 4 * 30 * (16 + 24) + 2 * 2 * 70 * (16 + 24))));
+  CHECK(plain["scratch_bytes"] > 0);
+  CHECK(plain["path"].get<std::string>() != "");
+  timed("--shape 1,2,1,40,60,32 --causal --dtype bf16");
+  timed("--shape 1,2,1,60,40,32 --causal --dtype f16");
+  timed("--shape 1,2,1,40,60,32 --normalizer sparsemax");
+  timed("--shape 1,2,1,40,60,32 --normalizer sigmoid");
+  CHECK(timed("--shape 1,2,1,40,60,32 --kernel naive")["scratch_bytes"] == 0);
+}
+
 TEST_CASE("attn_bench refuses what makes no sense in one line") {
   const auto check = [](const std::string& options, const std::string& fault) {
     CAPTURE(options);
     check_refused_with(attn_bench(options), fault, "attn_bench");
   };
   const std::string shape = "--shape 1,1,1,1,1,1 ";
+  check(shape + "--backward --kv-dtype f16", "--kv-dtype");
+  check(shape + "--backward --page-size 16", "--page-size");
+  check(shape + "--backward --kernel unfused", "--kernel");
+  check("--backward --decode", "--decode");
   check(shape + "--kv-dtype i4", "one of f32, bf16, f16, i8");
   check(shape + "--dtype i8", "one of f32, bf16, f16");
   for (const char* size : {"-1", "2000000"})

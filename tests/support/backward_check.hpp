@@ -20,11 +20,9 @@ GradientOutputs run_backward(BackwardCase c, const Inputs& inputs, const Gradien
 /// The reference's gradients in f64, and how far from them the engine may be.
 struct ExpectedGradients {
   GradientOutputs truth;
-  double tolerance[6] = {};  // by Gradient
-
-  double tolerance_of(Gradient gradient) const {
-    return tolerance[static_cast<std::size_t>(gradient)];
-  }
+  // By Gradient: what passes, the error of the plain float program, and how far rounding may move
+  // the gradient by derivation.
+  double tolerance[6] = {}, plain_error[6] = {}, spread[6] = {};
 };
 ExpectedGradients expected_gradients(const BackwardCase& c, const Inputs& inputs,
                                      const GradientInputs& gradients, const Outputs& forward);

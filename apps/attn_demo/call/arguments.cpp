@@ -88,15 +88,20 @@ std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArgumen
           heads, kv_heads};
 }
 
-std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
+std::vector<CLI::Option*> add_current_files(CLI::App& command, CallArguments& arguments) {
   std::vector<CLI::Option*> options = add_query_and_key_files(command, arguments);
-  auto* const v = add_file(command, "--v FILE", arguments.v, "values");
+  options.push_back(add_file(command, "--v FILE", arguments.v, "values"));
+  return options;
+}
+
+std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
+  std::vector<CLI::Option*> options = add_current_files(command, arguments);
   auto* const past_k = add_file(command, "--past-k FILE", arguments.past_k,
                                 "earlier keys, always [batch, kv_heads, past_len, dim]");
   auto* const past_v = add_file(command, "--past-v FILE", arguments.past_v, "earlier values");
   past_k->needs(past_v);
   past_v->needs(past_k);
-  options.insert(options.end(), {v, past_k, past_v});
+  options.insert(options.end(), {past_k, past_v});
   set_help_group(command, "Inputs");
   return options;
 }

@@ -34,14 +34,26 @@ struct CallArguments {
 
 /// The options that messages about a call name instead of the library's parameters. Q, K, V and O
 /// have the same names in both.
-inline constexpr OptionName call_option_names[] = {
-    {"softmax_scale", "--scale"},   {"softcap", "--softcap"}, {"causal offset", "--causal-offset"},
-    {"q_position", "--q-position"}, {"mask", "--mask"},       {"alibi_slopes", "--alibi"},
-    {"sinks", "--sinks"},           {"kv_lens", "--kv-lens"}, {"lse", "--lse"}};
+inline constexpr OptionName call_option_names[] = {{"softmax_scale", "--scale"},
+                                                   {"softcap", "--softcap"},
+                                                   {"causal offset", "--causal-offset"},
+                                                   {"q_position", "--q-position"},
+                                                   {"mask", "--mask"},
+                                                   {"alibi_slopes", "--alibi"},
+                                                   {"sinks", "--sinks"},
+                                                   {"kv_lens", "--kv-lens"},
+                                                   {"lse", "--lse"},
+                                                   {"dout", "--dout"},
+                                                   {"dlse", "--dlse"},
+                                                   {"dmask", "--dmask"},
+                                                   {"dalibi", "--dalibi"},
+                                                   {"dsinks", "--dsinks"}};
 
 /// Adds --q, --k and the options that say how the inputs are laid out. Returns all of them.
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments);
-/// Adds these, --v, and the files of earlier keys and values. Returns all of them.
+/// Adds these and --v. Returns all of them.
+std::vector<CLI::Option*> add_current_files(CLI::App& command, CallArguments& arguments);
+/// Adds these, and the files of earlier keys and values. Returns all of them.
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
 /// Adds the options that determine the probabilities: masks, scores and the normalizer.
 void add_probability_options(CLI::App& command, CallArguments& arguments);

@@ -35,25 +35,6 @@ Tensor read_mask(const std::string& file) {
   return converted(std::move(mask), DType::f32);
 }
 
-/// The layout of an input, from its rank and the options. Throws Error where these do not fit.
-Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& arguments,
-                 std::int64_t heads) {
-  const Dims& shape = tensor.shape();
-  const std::string has_shape = fmt::format("{} has shape {}", name, shape.to_string());
-  if (shape.rank() == 4) {
-    if (arguments.heads) reject("--heads is for rank-3 inputs, but {}", has_shape);
-    return arguments.layout.value_or(Layout::bhsd);
-  }
-  if (shape.rank() != 3) {
-    reject("{} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]", has_shape,
-           shape.rank());
-  }
-  if (!arguments.heads) reject("{} of rank 3, which needs --heads", has_shape);
-  if (arguments.layout) reject("--layout is for rank-4 inputs, but {}", has_shape);
-  require_multiple(name, shape, heads);
-  return Layout::merged_heads;
-}
-
 /// The shape of past and new keys (or values) together. `name` is k or v.
 Dims joined_shape(const char* name, const TensorView& past, const TensorView& added) {
   const auto reject_shapes = [&](const char* why) {
@@ -177,6 +158,24 @@ Tensor read_floats(const char* option, const std::string& file, std::optional<DT
   }
   const DType own = tensor.dtype() == DType::f64 ? DType::f32 : tensor.dtype();
   return converted(std::move(tensor), dtype.value_or(own));
+}
+
+Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& arguments,
+                 std::int64_t heads) {
+  const Dims& shape = tensor.shape();
+  const std::string has_shape = fmt::format("{} has shape {}", name, shape.to_string());
+  if (shape.rank() == 4) {
+    if (arguments.heads) reject("--heads is for rank-3 inputs, but {}", has_shape);
+    return arguments.layout.value_or(Layout::bhsd);
+  }
+  if (shape.rank() != 3) {
+    reject("{} of rank {}; it needs rank 4, or rank 3 [batch, seq, heads * dim]", has_shape,
+           shape.rank());
+  }
+  if (!arguments.heads) reject("{} of rank 3, which needs --heads", has_shape);
+  if (arguments.layout) reject("--layout is for rank-4 inputs, but {}", has_shape);
+  require_multiple(name, shape, heads);
+  return Layout::merged_heads;
 }
 
 void require_multiple(const char* name, const Dims& shape, std::int64_t heads) {

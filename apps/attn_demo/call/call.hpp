@@ -28,6 +28,10 @@ BasicTensorView<Void> heads_first(const BasicTensorView<Void>& tensor, Layout la
                                        {merged[0], merged[1], heads, merged[2] / heads});
   return separate.permuted({0, 2, 1, 3});
 }
+/// The layout of an input of a call, from its rank and the options. Throws Error where these do not
+/// fit. `name` is the option that names the input.
+Layout layout_of(const char* name, const Tensor& tensor, const CallArguments& arguments,
+                 std::int64_t heads);
 /// Throws Error unless the last dim of [batch, seq, heads * dim] is a multiple of the heads.
 void require_multiple(const char* name, const Dims& shape, std::int64_t heads);
 

@@ -11,12 +11,16 @@
 #include "apps/support/memory.hpp"
 #include "apps/support/options.hpp"
 #include "comparison.hpp"
+#include "describe.hpp"
+#include "gradients.hpp"
 
 namespace attn::apps::demo {
 namespace {
 
 struct CompareArguments {
   CallArguments call;
+  GradientArguments gradients;
+  bool backward = false;
   std::optional<CallSizes> shape;
   std::uint64_t seed = 0;
   std::optional<double> tolerance;
@@ -39,42 +43,6 @@ CallSizes shape_value(const std::string& option, const std::string& text) {
   return sizes;
 }
 
-std::string describe_masks(const Call& call) {
-  std::string text;
-  const auto add = [&text](const std::string& mask) { text += (text.empty() ? "" : ", ") + mask; };
-  const auto limit = [](const std::optional<std::int64_t>& side) {
-    return side ? std::to_string(*side) : "unlimited";
-  };
-  const AttentionOptions& options = call.options;
-  if (options.normalizer != Normalizer::softmax()) add(options.normalizer.to_string());
-  if (options.softcap) add(fmt::format("softcap {}", *options.softcap));
-  const QueryPosition position = options.query_position();
-  if (options.causal)
-    add(position.offset ? fmt::format("causal with offset {}", *position.offset)
-                        : "causal, bottom-right");
-  if (options.window)
-    add(fmt::format("window left {}, right {}", limit(options.window->left),
-                    limit(options.window->right)));
-  const auto add_tensor = [&](const char* name, const TensorView& tensor) {
-    if (!tensor.absent())
-      add(fmt::format("{} {} {}", name, name_of(tensor.dtype), tensor.shape.to_string()));
-  };
-  add_tensor("mask", call.tensors.mask);
-  add_tensor("alibi", call.tensors.alibi_slopes);
-  add_tensor("sinks", call.tensors.sinks);
-  add_tensor("kv-lens", call.tensors.kv_lens);
-  return text;
-}
-
-std::string describe_cache(const Call& call) {
-  const std::string pages =
-      call.page_size > 0 ? fmt::format(" in pages of {} keys", call.page_size) : "";
-  return fmt::format(
-      "K and V cached in {}{}; naive has them as given: errors include what the cache costs, and "
-      "so does e",
-      name_of(*call.kv_dtype), pages);
-}
-
 std::vector<std::string> table_row(const Measured& measured, const Comparison& comparison) {
   const bool reference = measured.is_reference();
   const auto error = [&](double value) { return reference ? "-" : format_error(value); };
@@ -90,12 +58,7 @@ std::vector<std::string> table_row(const Measured& measured, const Comparison& c
 }
 
 void print_text(const Call& call, const Comparison& comparison) {
-  const AttentionTensors& t = call.tensors;
-  fmt::print("Q {}, K {}, V {}, {}\n", t.q.shape.to_string(), t.k.shape.to_string(),
-             t.v.shape.to_string(), name_of(call.dtype));
-  if (const std::string masks = describe_masks(call); !masks.empty()) fmt::print("{}\n", masks);
-  if (call.kv_dtype) fmt::print("{}\n", describe_cache(call));
-  fmt::print("{}\n\n", comparison.path);
+  fmt::print("{}{}\n\n", describe_call(call), comparison.path);
 
   std::vector<std::vector<std::string>> rows = {
       {"kernel", "max abs", "max rel", "RMS", "worst", "lse", "time", "speed-up", "scratch"}};
@@ -130,37 +93,58 @@ nlohmann::ordered_json json_of(const Measured& measured, const Comparison& compa
 }
 
 void print_json(const Call& call, const Comparison& comparison) {
-  const Dims &q = call.tensors.q.shape, &k = call.tensors.k.shape;
-  nlohmann::ordered_json all = {
-      {"shape", {q[0], q[1], k[1], q[2], k[2], q[3], call.tensors.v.shape[3]}},
-      {"dtype", name_of(call.dtype)},
-      {"kv_dtype", name_of(call.kv_dtype.value_or(call.dtype))},
-      {"page_size", call.page_size},
-      {"threads", comparison.num_threads},
-      {"tiled", json_of(comparison.tiled, comparison)},
-      {"unfused", nullptr},
-      {"naive", json_of(comparison.naive, comparison)},
-      {"score_matrix_bytes", comparison.score_matrix},
-      {"tolerance", comparison.tolerance.out},
-      {"lse_tolerance", nullptr},
-      {"derivation", comparison.tolerance.derivation},
-      {"path", comparison.path},
-      {"within_tolerance", comparison.within_tolerance()}};
+  nlohmann::ordered_json all = {{"shape", sizes_of(call)},
+                                {"dtype", name_of(call.dtype)},
+                                {"kv_dtype", name_of(call.kv_dtype.value_or(call.dtype))},
+                                {"page_size", call.page_size},
+                                {"threads", comparison.num_threads},
+                                {"tiled", json_of(comparison.tiled, comparison)},
+                                {"unfused", nullptr},
+                                {"naive", json_of(comparison.naive, comparison)},
+                                {"score_matrix_bytes", comparison.score_matrix},
+                                {"tolerance", comparison.tolerance.out},
+                                {"lse_tolerance", nullptr},
+                                {"derivation", comparison.tolerance.derivation},
+                                {"path", comparison.path},
+                                {"within_tolerance", comparison.within_tolerance()}};
   if (comparison.tiled.lse) all["lse_tolerance"] = comparison.tolerance.lse;
   if (comparison.unfused) all["unfused"] = json_of(*comparison.unfused, comparison);
   fmt::print("{}\n", all.dump());
 }
 
-int compare(const CompareArguments& arguments) {
-  const Call call = arguments.shape ? random_call(arguments.call, *arguments.shape, arguments.seed)
-                                    : load_call(arguments.call);
-  const Comparison comparison = compare_kernels(call, arguments.tolerance);
+template <class Comparison>
+int report(const CompareArguments& arguments, const Call& call, const Comparison& comparison) {
   if (arguments.json) {
     print_json(call, comparison);
   } else {
     print_text(call, comparison);
   }
   return comparison.within_tolerance() ? same : different;
+}
+
+/// Gradients are those of K and V as they are given.
+void refuse_cache(const CallArguments& arguments) {
+  for (const auto& [option, given] :
+       {std::pair{"--kv-dtype", arguments.types.kv_dtype.has_value()},
+        std::pair{"--page-size", arguments.types.page_size.has_value()},
+        std::pair{"--past-k", arguments.past_k.has_value()}}) {
+    if (given) reject("--backward does not go with {}: a cache has no gradients", option);
+  }
+}
+
+int compare_backward(const CompareArguments& arguments, const Call& call) {
+  const IncomingGradients incoming = arguments.gradients.dout
+                                         ? load_gradients(call, arguments.call, arguments.gradients)
+                                         : random_gradients(call, 3 * arguments.seed + 3);
+  return report(arguments, call, compare_gradients(call, incoming, arguments.tolerance));
+}
+
+int compare(const CompareArguments& arguments) {
+  if (arguments.backward) refuse_cache(arguments.call);
+  const Call call = arguments.shape ? random_call(arguments.call, *arguments.shape, arguments.seed)
+                                    : load_call(arguments.call);
+  if (arguments.backward) return compare_backward(arguments, call);
+  return report(arguments, call, compare_kernels(call, arguments.tolerance));
 }
 
 }  // namespace
@@ -177,11 +161,19 @@ void add_compare(CLI::App& app, Command& chosen) {
       "if another, dim of V",
       [&shape = arguments.shape](auto option, auto text) { shape = shape_value(option, text); });
   for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
+  auto* const backward = command.add_flag(
+      "--backward", arguments.backward,
+      "gradients of the engine and of the textbook side by side; dout is random without --dout");
+  const std::vector<CLI::Option*> incoming = add_gradient_files(command, arguments.gradients);
+  for (CLI::Option* input : incoming) input->needs(backward)->excludes(shape);
+  incoming[1]->needs(incoming[0]);
+  set_help_group(command, "Gradients");
   add_seed(command, arguments.seed, "the seed of the random inputs; default 0")->needs(shape);
   add_call_options(command, arguments.call);
-  add_number(command, "--tolerance X", arguments.tolerance, not_negative,
-             "largest absolute error of O and of lse that passes; default derived from type and "
-             "sizes");
+  add_number(
+      command, "--tolerance X", arguments.tolerance, not_negative,
+      "largest absolute error of O and lse, or of gradients, that passes; default derived from "
+      "the inputs");
   command.add_flag("--json", arguments.json, "one JSON object instead of the table");
 }
 

@@ -15,15 +15,6 @@ using attn::detail::derive_tolerance;
 using attn::detail::errors_between;
 using attn::detail::ProbabilityRounding;
 
-/// The median duration of several calls. A first call warms the caches and is not counted, unless
-/// it takes seconds: then there is no other.
-double median_seconds(const std::function<void()>& call) {
-  constexpr double min_time = 0.2, too_long = 2;  // seconds
-  constexpr std::size_t max_calls = 101;
-  const double first = seconds_of(call);
-  return first > too_long ? first : median_of(time_calls(call, min_time, max_calls));
-}
-
 /// The tensors that one kernel writes.
 struct Results {
   Results(const Call& call, DType dtype)
@@ -78,6 +69,13 @@ Measured measure_unfused(const Call& call, const PlainCall& plain, const Results
 }
 
 }  // namespace
+
+double median_seconds(const std::function<void()>& call) {
+  constexpr double min_time = 0.2, too_long = 2;  // seconds
+  constexpr std::size_t max_calls = 101;
+  const double first = seconds_of(call);
+  return first > too_long ? first : median_of(time_calls(call, min_time, max_calls));
+}
 
 std::vector<Measured> Comparison::kernels() const {
   if (unfused) return {tiled, *unfused, naive};

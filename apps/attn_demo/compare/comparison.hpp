@@ -3,6 +3,7 @@
 
 #include <attn/attn.hpp>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -40,6 +41,10 @@ struct Comparison {
   double speedup(const Measured& measured) const { return naive.seconds / measured.seconds; }
   bool within_tolerance() const;
 };
+
+/// The median duration of several calls. A first call warms the caches and is not counted, unless
+/// it takes seconds: then there is no other.
+double median_seconds(const std::function<void()>& call);
 
 /// Naive reads K and V as they are given, the other kernels as the call's cache holds them, so the
 /// errors include the rounding of the cache. A given tolerance applies to O and lse and replaces
