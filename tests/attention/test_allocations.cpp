@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "support/allocations.hpp"
+#include "support/backward_case.hpp"
 #include "support/case.hpp"
 #include "support/random.hpp"
 #include "support/sequences.hpp"
@@ -279,5 +280,32 @@ TEST_CASE("A decoder's step") {
         CHECK(allocations() == before);
       }
     }
+  }
+}
+
+TEST_CASE("The backward pass") {
+  for (const Normalizer& normalizer :
+       {Normalizer::softmax(), Normalizer::sigmoid(), Normalizer::entmax(1.5f)}) {
+    BackwardCase c{.call = sized()};
+    c.call.options.normalizer = normalizer;
+    c.call.options.causal = Causal::bottom_right();
+    c.call.options.softcap = 10.f;
+    c.call.mask = {.dtype = DType::f32, .shape = {q_len, kv_len}};
+    c.call.alibi = true;
+    c.call.lse = normalizer == Normalizer::softmax();
+    c.call.execution.num_threads = 2;
+    INFO(repeat_line(c));
+    const Inputs inputs = make_inputs(c.call);
+    Outputs forward = run(inputs, c.call);
+    const GradientInputs incoming = make_gradient_inputs(c);
+    GradientOutputs wanted = make_gradient_outputs(c);
+    const AttentionTensors tensors = bind(inputs, forward);
+    const AttentionGradients gradients = bind(incoming, wanted);
+    const AttentionBackwardPlan plan(tensors, gradients, c.call.options, c.call.execution);
+    Workspace workspace(plan.workspace_size());
+    plan.run(tensors, gradients, workspace);
+    const std::int64_t before = allocations();
+    plan.run(tensors, gradients, workspace);
+    CHECK(allocations() == before);
   }
 }

@@ -1,7 +1,7 @@
 # Each micro-kernel against a plain loop, for every instruction set that runs here.
 add_executable(test_kernels
   kernels/test_matmul_kernels.cpp kernels/test_stored_rows_kernels.cpp kernels/test_softmax_kernels.cpp
-  kernels/test_elementwise_kernels.cpp)
+  kernels/test_elementwise_kernels.cpp kernels/test_gradient_kernels.cpp)
 target_include_directories(test_kernels PRIVATE ${PROJECT_SOURCE_DIR}/src)
 target_link_libraries(test_kernels PRIVATE attn_test_support attn_static)
 attn_register_test(kernels test_kernels)
