@@ -100,11 +100,12 @@ TEST_CASE("outputs of every kind keep the permissions of what they replace") {
       {"l.npy", fmt::format("generate {} --logits {} >/dev/null", model, sample.folder / "l.npy")},
       {"s.npy", fmt::format("op softmax --input {} --out {}", sample.folder / "q.npy",
                             sample.folder / "s.npy")}};
-  for (const auto& [name, command] : commands) {
+  for (const auto& output : commands) {
+    const auto& name = output.first;
     CAPTURE(name);
     const std::string file = sample.folder.write(name, "old");
     fs::permissions(file, static_cast<fs::perms>(0600));
-    check_done(command);
+    check_done(output.second);
     CHECK(fs::status(file).permissions() == static_cast<fs::perms>(0600));
     CHECK(bytes_of(file) != "old");
   }

@@ -20,8 +20,10 @@ foreach(isa ${isas})
   endforeach()
   add_library(attn_inls_${isa} OBJECT EXCLUDE_FROM_ALL ${inl_sources})
   get_property(flags GLOBAL PROPERTY ATTN_ISA_FLAGS_${isa})
-  # Functions that nobody calls are the rule here; nothing is optimized, as nothing is run.
-  target_compile_options(attn_inls_${isa} PRIVATE ${flags} -Wno-unused-function -O0)
+  # Functions that nobody calls are the rule here; nothing is optimized, as nothing is run. For Clang,
+  # the last option counts: those of sources come after the warnings of attn_settings.
+  set_source_files_properties(${inl_sources} PROPERTIES COMPILE_OPTIONS -Wno-unused-function)
+  target_compile_options(attn_inls_${isa} PRIVATE ${flags} -O0)
   target_include_directories(attn_inls_${isa} PRIVATE ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(attn_inls_${isa} PRIVATE attn_settings attn::attn)
   add_dependencies(attn_inls attn_inls_${isa})
