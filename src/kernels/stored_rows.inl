@@ -75,8 +75,9 @@ ATTN_INLINE EvenRows prefetch_rows(const PrefetchRows& prefetch, std::int64_t in
 inline constexpr std::int64_t line_size = 64;  // of a cache line, in bytes
 
 /// Callers spread prefetches evenly among multiply-adds: in bursts they would fill the processor's
-/// queue of misses, and everything would wait.
-ATTN_INLINE void prefetch_line(const std::byte* line) { __builtin_prefetch(line, 0, 3); }
+/// queue of misses, and everything would wait. Lines go to the second-level cache: they are used a
+/// block of keys later, which is more than the first level holds.
+ATTN_INLINE void prefetch_line(const std::byte* line) { __builtin_prefetch(line, 0, 2); }
 
 typedef float Quad __attribute__((vector_size(16)));
 
