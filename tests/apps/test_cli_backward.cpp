@@ -172,11 +172,12 @@ TEST_CASE("gradients have the type of the call") {
 
 TEST_CASE("backward of other normalizers") {
   GradientSample sample;
-  for (const auto& [options, normalizer] :
+  for (const auto& [name, normalizer] :
        {std::pair{"sigmoid", Normalizer::sigmoid()},
         std::pair{"sparsemax", Normalizer::sparsemax()},
         std::pair{"entmax15", Normalizer::entmax(1.5f)},
         std::pair{"entmax --alpha 1.25", Normalizer::entmax(1.25f)}}) {
+    const std::string options = name;
     CAPTURE(options);
     const Gradients wanted = expected(sample, {.normalizer = normalizer});
     check_done(
