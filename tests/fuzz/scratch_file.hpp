@@ -38,14 +38,17 @@ class ScratchFile {
   void write(const std::uint8_t* data, std::size_t size) const {
     // A mapping of the file before may still be read, so a new file takes its place.
     std::remove(file_.c_str());
-    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(file_.c_str(), "wb"),
-                                                                  &std::fclose);
+    const std::unique_ptr<std::FILE, Close> file(std::fopen(file_.c_str(), "wb"));
     if (!file || std::fwrite(data, 1, size, file.get()) != size)
       throw std::filesystem::filesystem_error("scratch file", file_,
                                               std::make_error_code(std::errc::io_error));
   }
 
  private:
+  struct Close {
+    void operator()(std::FILE* file) const noexcept { std::fclose(file); }
+  };
+
   std::filesystem::path folder_;
   std::string file_;
 };
