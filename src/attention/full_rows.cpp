@@ -105,11 +105,8 @@ void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block) {
   tile.score_stride = row_stride(blocking());
   if (!tile.visible_range.empty()) multiply(tile, block);
   tiles_.transform(tile);
-  for (std::int64_t r = 0; r < rows.count; ++r) {
-    if (!tile.range(r).empty()) continue;
-    const KeyRange hidden = intersection(seen_by(rows, r), tiles_.block_keys(block));
-    std::fill_n(scores(r) + hidden.begin, hidden.size(), minus_infinity);
-  }
+  for (std::int64_t r = 0; r < rows.count; ++r)
+    hide_outside(tile, r, intersection(seen_by(rows, r), tiles_.block_keys(block)));
   if (packed_->finite[block]) return;
   non_finite_.note_visible(tile);
   scratch_.tiles[block] = tile;

@@ -207,6 +207,7 @@ CallPlan make_plan(const PlanInput& input) {
         static_cast<int>(std::clamp<std::int64_t>(count_items(plan), 1, plan.num_threads));
   }
   plan_scratch(plan, input.query_tokens);
+  plan.scanned_rows = plan.some_packed ? input.scanned_rows : 0;
   return plan;
 }
 

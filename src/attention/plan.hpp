@@ -82,9 +82,10 @@ struct PlanInput {
   std::int64_t query_tokens = 0;  // of the whole batch
   DType q_type = DType::f32;
   DType kv_type = DType::f32;
-  bool ragged = false;           // lengths of queries or keys are known in a run only
-  bool needs_full_rows = false;  // the normalizer needs all scores of a row at once
-  bool onednn_scores = false;    // ScoreMatmul::onednn was asked for
+  bool ragged = false;            // lengths of queries or keys are known in a run only
+  bool needs_full_rows = false;   // the normalizer needs all scores of a row at once
+  bool onednn_scores = false;     // ScoreMatmul::onednn was asked for
+  std::int64_t scanned_rows = 0;  // of the dense mask, if there is one
   int max_threads = 1;
   KernelWidths widths;
 };
@@ -106,6 +107,7 @@ struct CallPlan {
   bool some_unpacked = false;     // some heads may be read in place
   std::int64_t packed_slots = 0;  // heads whose packed K and V exist at the same time
   std::int64_t partial_rows = 0;  // rows of partial results of split heads
+  std::int64_t scanned_rows = 0;  // of the dense mask, which are scanned before packed heads
   std::int64_t panel_width = 0;
 
   /// The path of the heads of a sequence with that many queries.

@@ -39,10 +39,14 @@ DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes) {
   mask.data = tensors.mask.data;
   mask.dtype = tensors.mask.dtype;
   const int rank = tensors.mask.rank();
-  for (int dim = 0; dim < rank; ++dim) {
-    const bool broadcast = tensors.mask.shape[dim] == 1;
-    mask.strides[static_cast<std::size_t>(4 - rank + dim)] =
-        broadcast ? 0 : tensors.mask.strides[dim];
+  mask.rows = 1;
+  for (int dim = rank - 1; dim >= 0; --dim) {
+    const auto axis = static_cast<std::size_t>(4 - rank + dim);
+    const std::int64_t extent = tensors.mask.shape[dim];
+    mask.strides[axis] = extent == 1 ? 0 : tensors.mask.strides[dim];
+    if (dim == rank - 1) continue;
+    mask.row_strides[axis] = extent == 1 ? 0 : mask.rows;
+    mask.rows *= extent;
   }
   const std::int64_t last = tensors.mask.shape[rank - 1];
   if (last != 1) mask.kv_len = std::min(last, sizes.kv_len);

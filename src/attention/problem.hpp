@@ -52,6 +52,9 @@ struct DenseMask {
   DType dtype = DType::boolean;
   std::array<std::int64_t, 4> strides{};  // batch, q_head, q, key
   std::int64_t kv_len = 0;                // keys from here on are hidden
+  // The rows of the mask, [batch, q_head, q] with broadcast dims as stride 0.
+  std::int64_t rows = 0;
+  std::array<std::int64_t, 3> row_strides{};
 
   bool present() const noexcept { return data != nullptr; }
   bool boolean() const noexcept { return dtype == DType::boolean; }
@@ -60,6 +63,11 @@ struct DenseMask {
                        std::int64_t q_index) const noexcept {
     const std::int64_t offset = batch * strides[0] + q_head * strides[1] + q_index * strides[2];
     return static_cast<const std::byte*>(data) + offset * static_cast<std::int64_t>(size_of(dtype));
+  }
+  /// The number of a row among the rows of the mask.
+  std::int64_t row_number(std::int64_t batch, std::int64_t q_head,
+                          std::int64_t q_index) const noexcept {
+    return batch * row_strides[0] + q_head * row_strides[1] + q_index * row_strides[2];
   }
   std::int64_t key_stride_in_bytes() const noexcept {
     return strides[3] * static_cast<std::int64_t>(size_of(dtype));

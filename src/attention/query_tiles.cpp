@@ -9,10 +9,6 @@ namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-bool hides_all(const float* mask, std::int64_t count) {
-  return std::all_of(mask, mask + count, [](float m) { return m == minus_infinity; });
-}
-
 /// From the first to the last key that any row of the tile sees.
 KeyRange union_of_ranges(const QueryTile& tile) {
   KeyRange all{std::numeric_limits<std::int64_t>::max(), 0};
@@ -23,7 +19,21 @@ KeyRange union_of_ranges(const QueryTile& tile) {
   return all;
 }
 
+bool all_see(const QueryTile& tile, KeyRange keys) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    if (tile.range(r) != keys) return false;
+  }
+  return true;
+}
+
 }  // namespace
+
+void hide_outside(const QueryTile& tile, std::int64_t r, KeyRange keys) noexcept {
+  float* const scores = tile.row(r) - tile.block_begin;  // by key
+  const KeyRange seen = tile.range(r).empty() ? KeyRange{keys.end, keys.end} : tile.keys(r);
+  for (const KeyRange& hidden : {KeyRange{keys.begin, seen.begin}, KeyRange{seen.end, keys.end}})
+    std::fill_n(scores + hidden.begin, hidden.size(), minus_infinity);
+}
 
 QueryBlock QueryTiles::block_of(const HeadQueries& head, std::int64_t first, std::int64_t count,
                                 KeyRange among) const {
@@ -93,31 +103,35 @@ QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, st
   return tile;
 }
 
-/// Reads the dense masks before any score is computed: the range of a row that sees nothing of the
-/// block becomes empty.
+/// Reads the dense masks before any score is computed. The range of a row shrinks to the keys from
+/// the first to the last that they leave visible; what is hidden at its ends costs nothing more.
 void QueryTiles::read_dense_masks(QueryTile& tile) {
   const RowScores& scores = context_.scores;
   if (!scores.additive() && !scores.dense_visibility()) return;
+  bool plain = true;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const KeyRange keys = tile.keys(r);
-    if (keys.empty()) continue;
+    if (tile.range(r).empty()) continue;
     const QueryRow query = query_row(tile, r);
-    bool sees_nothing = false;
-    if (scores.additive()) {
-      const float* mask =
-          scores.additive_mask(query, keys, scratch_.mask_rows + r * blocking_.kv_block);
-      tile.mask[r] = mask;
-      sees_nothing = hides_all(mask, keys.size());
-    }
+    const auto shrink = [&](KeyRange keys) {
+      tile.begin[r] = keys.begin - tile.block_begin;
+      tile.end[r] = std::max(keys.end - tile.block_begin, tile.begin[r]);
+    };
     if (scores.dense_visibility()) {
-      const std::int64_t seen = scores.visibility(query, keys, tile.visible_row(r));
-      tile.hides[r] = seen < keys.size();
-      sees_nothing |= seen == 0;
+      const auto seen =
+          scores.visible_keys(query, tile.keys(r), tile.visible_row(r) + tile.begin[r]);
+      tile.hides[r] = seen.hides;
+      shrink(seen.keys);
     }
-    if (sees_nothing) tile.end[r] = tile.begin[r];
+    if (scores.additive() && !tile.range(r).empty()) {
+      const auto seen =
+          scores.masked_keys(query, tile.keys(r), scratch_.mask_rows + r * blocking_.kv_block);
+      tile.mask[r] = seen.mask;
+      shrink(seen.keys);
+    }
+    plain &= !tile.hides[r] && tile.mask[r] == nullptr;
   }
-  tile.full = false;
   tile.visible_range = union_of_ranges(tile);
+  tile.full = plain && all_see(tile, tile.visible_range);
 }
 
 void QueryTiles::transform(QueryTile& tile, const SavedScores& saved) {
@@ -131,7 +145,8 @@ void QueryTiles::transform(QueryTile& tile, const SavedScores& saved) {
       scores.transform(query_row(tile, r), tile.keys(r), tile.mask[r], run,
                        saved.of_row(r, range.begin));
     }
-    if (tile.hides[r]) context_.kernels().hide(run, range.size(), tile.visible_row(r));
+    if (tile.hides[r])
+      context_.kernels().hide(run, range.size(), tile.visible_row(r) + range.begin);
   }
 }
 

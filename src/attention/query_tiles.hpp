@@ -10,6 +10,9 @@
 
 namespace attn::detail {
 
+/// Gives those of `keys` a score of -inf that are not in the range of row r of a tile.
+void hide_outside(const QueryTile& tile, std::int64_t r, KeyRange keys) noexcept;
+
 class QueryTiles {
  public:
   QueryTiles(const CallContext& context, const Blocking& blocking,

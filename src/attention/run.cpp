@@ -169,7 +169,8 @@ void run(const PreparedCall& call, const AttentionTensors& tensors, void* memory
   const CallPlan& plan = call.plan;
   if (plan.sizes.batch == 0 || plan.sizes.num_q_heads == 0) return;
   const Scratch scratch(plan, memory);
-  const CallContext context(call, tensors);
+  CallContext context(call, tensors);
+  if (plan.scanned_rows > 0) context.scores.scan_mask(scratch.scanned_rows(), plan.num_threads);
   for (std::int64_t batch = 0; batch < plan.sizes.batch; ++batch)
     scratch.sequences()[static_cast<std::size_t>(batch)] = sequence_work(context, batch);
   const Schedule schedule(scratch.sequences(), plan.sizes.num_kv_heads, plan.packed_slots,

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "iterate/row.hpp"
+#include "threads/parallel.hpp"
 
 namespace attn::detail {
 namespace {
@@ -39,33 +40,99 @@ KeyRun RowScores::run_of(const QueryRow& row, KeyRange keys) noexcept {
   return {row.batch, row.q_head, row.kv_head, row.q_index, row.q_position, keys.begin, keys.size()};
 }
 
-const float* RowScores::additive_mask(const QueryRow& row, KeyRange keys,
-                                      float* staging) const noexcept {
-  const std::byte* first =
-      mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * mask_.key_stride_in_bytes();
-  return as_floats(Row{const_cast<std::byte*>(first), mask_.dtype, mask_.strides[3]}, keys.size(),
-                   kernels_, staging);
+void RowScores::scan_mask(MaskRow* rows, int num_threads) {
+  const std::int64_t queries = mask_.row_strides[2] == 0 ? 1 : problem_.sizes.q_len;
+  const std::int64_t heads = mask_.row_strides[1] == 0 ? 1 : problem_.sizes.num_q_heads;
+  parallel_for(num_threads, mask_.rows, [&](std::int64_t n) {
+    rows[n] = scan_row(mask_.row(n / queries / heads, n / queries % heads, n % queries));
+  });
+  rows_ = rows;
 }
 
-std::int64_t RowScores::visibility(const QueryRow& row, KeyRange keys,
-                                   std::uint8_t* visible) const {
+/// Scans piece by piece. Once it is known that the mask changes something, the rest is left alone.
+MaskRow RowScores::scan_row(const std::byte* row) const noexcept {
+  constexpr std::int64_t piece = 1024;
+  alignas(64) float floats[piece];
+  alignas(64) std::uint8_t bytes[piece];
+  const std::int64_t stride = mask_.key_stride_in_bytes();
+  const std::int64_t length = stride == 0 ? 1 : mask_.kv_len;  // one element for all keys
+  MaskRow found{0, 0, true};
+  for (std::int64_t first = 0; first < length && found.plain; first += piece) {
+    const std::int64_t count = std::min(piece, length - first);
+    const std::byte* const from = row + first * stride;
+    kernels::MaskScan scan{};
+    if (!mask_.boolean()) {
+      const Row mask{const_cast<std::byte*>(from), mask_.dtype, mask_.strides[3]};
+      scan = kernels_.scan_additive(as_floats(mask, count, kernels_, floats), count);
+    } else if (stride == 1) {
+      scan = kernels_.scan_boolean(reinterpret_cast<const std::uint8_t*>(from), count);
+    } else {
+      for (std::int64_t n = 0; n < count; ++n)
+        bytes[n] = std::to_integer<std::uint8_t>(from[n * stride]);
+      scan = kernels_.scan_boolean(bytes, count);
+    }
+    if (scan.begin >= scan.end) continue;
+    const bool nothing_yet = found.end == 0;
+    found.plain = scan.plain && (nothing_yet || found.end == first + scan.begin);
+    if (nothing_yet) found.begin = first + scan.begin;
+    found.end = found.plain && stride != 0 ? first + scan.end : mask_.kv_len;
+  }
+  return found;
+}
+
+MaskRow RowScores::known(const QueryRow& row, KeyRange keys) const noexcept {
+  if (rows_ == nullptr) return {keys.begin, keys.end, false};
+  const MaskRow& found = rows_[mask_.row_number(row.batch, row.q_head, row.q_index)];
+  const KeyRange left = intersection(keys, {found.begin, found.end});
+  if (left.empty()) return {keys.begin, keys.begin, true};
+  return {left.begin, left.end, found.plain};
+}
+
+RowScores::Seen RowScores::masked_keys(const QueryRow& row, KeyRange keys,
+                                       float* staging) const noexcept {
+  const MaskRow left = known(row, keys);
+  if (left.plain) return {.keys = {left.begin, left.end}};
+  const std::int64_t count = left.end - left.begin;
+  const std::byte* first =
+      mask_.row(row.batch, row.q_head, row.q_index) + left.begin * mask_.key_stride_in_bytes();
+  const float* const mask = as_floats(
+      Row{const_cast<std::byte*>(first), mask_.dtype, mask_.strides[3]}, count, kernels_, staging);
+  const kernels::MaskScan scan = kernels_.scan_additive(mask, count);
+  return {.keys = {left.begin + scan.begin, left.begin + scan.end},
+          .mask = scan.plain ? nullptr : mask + scan.begin};
+}
+
+RowScores::Seen RowScores::visible_keys(const QueryRow& row, KeyRange keys,
+                                        std::uint8_t* visible) const {
+  MaskRow left{keys.begin, keys.end, true};
+  if (boolean()) left = known(row, keys);
+  const KeyRange range{left.begin, left.end};
+  if (range.empty() || (left.plain && !options_.mask_mod)) return {.keys = range};
+  return read_visible(row, range, left.plain, visible + (range.begin - keys.begin));
+}
+
+/// A boolean mask whose elements are neighbors is scanned where it lies.
+RowScores::Seen RowScores::read_visible(const QueryRow& row, KeyRange keys, bool plain_mask,
+                                        std::uint8_t* visible) const {
+  const std::int64_t stride = mask_.key_stride_in_bytes(), count = keys.size();
+  const std::byte* mask = nullptr;
+  if (!plain_mask) mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * stride;
+  const bool in_place = !options_.mask_mod && stride == 1;
   if (options_.mask_mod) {
     static_assert(sizeof(bool) == sizeof(std::uint8_t));
     options_.mask_mod(run_of(row, keys), reinterpret_cast<bool*>(visible));
-  } else {
-    std::memset(visible, 1, static_cast<std::size_t>(keys.size()));
   }
-  if (mask_.present() && mask_.boolean()) {
-    const std::int64_t stride = mask_.key_stride_in_bytes();
-    const auto* mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * stride;
-    for (std::int64_t n = 0; n < keys.size(); ++n) {
-      visible[n] = static_cast<std::uint8_t>(
-          visible[n] & (std::to_integer<std::uint8_t>(mask[n * stride]) != 0));
+  if (mask != nullptr && !in_place) {
+    for (std::int64_t n = 0; n < count; ++n) {
+      const bool seen = std::to_integer<std::uint8_t>(mask[n * stride]) != 0;
+      visible[n] = static_cast<std::uint8_t>(seen && (!options_.mask_mod || visible[n] != 0));
     }
   }
-  std::int64_t count = 0;
-  for (std::int64_t n = 0; n < keys.size(); ++n) count += visible[n];
-  return count;
+  const auto* const scanned = in_place ? reinterpret_cast<const std::uint8_t*>(mask) : visible;
+  const kernels::MaskScan scan = kernels_.scan_boolean(scanned, count);
+  if (in_place && !scan.plain && scan.begin < scan.end)
+    std::memcpy(visible, scanned, static_cast<std::size_t>(count));
+  return {.keys = {keys.begin + scan.begin, keys.begin + scan.end}, .hides = !scan.plain};
 }
 
 void RowScores::transform(const QueryRow& row, KeyRange keys, const float* additive_mask,

@@ -36,6 +36,13 @@ struct SavedScores {
   }
 };
 
+/// The keys from the first to the last that a row of a dense mask leaves visible.
+struct MaskRow {
+  std::int64_t begin;
+  std::int64_t end;  // exact if the row is plain
+  bool plain;        // between them the mask changes nothing: all true, or all 0
+};
+
 class RowScores {
  public:
   RowScores(const Problem& problem, const AttentionTensors& tensors,
@@ -46,16 +53,25 @@ class RowScores {
   bool transforms() const noexcept { return transforms_; }
   /// The factor that the softmax still has to multiply the scores with.
   float remaining_scale() const noexcept { return transforms_ ? 1.f : problem_.softmax_scale; }
+  /// Scans each row of the dense mask once for all heads that share it. `rows` has an
+  /// element for each row of the mask and outlives this object.
+  void scan_mask(MaskRow* rows, int num_threads);
   bool additive() const noexcept { return mask_.present() && !mask_.boolean(); }
-  bool dense_visibility() const noexcept {
-    return (mask_.present() && mask_.boolean()) || options_.mask_mod;
-  }
+  bool boolean() const noexcept { return mask_.present() && mask_.boolean(); }
+  bool dense_visibility() const noexcept { return boolean() || options_.mask_mod; }
 
-  /// The additive mask of a run of keys, in place if it is dense f32, else read into `staging`.
-  const float* additive_mask(const QueryRow& row, KeyRange keys, float* staging) const noexcept;
-  /// Fills visible[0..keys.size()) from the boolean mask and mask_mod. Returns the number of
-  /// visible keys.
-  std::int64_t visibility(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
+  /// What the dense masks leave of a run of keys: the range from the first to the last key that
+  /// they do not hide, and what they do between.
+  struct Seen {
+    KeyRange keys;
+    bool hides = false;           // some keys between are hidden
+    const float* mask = nullptr;  // to be added to the scores from keys.begin on; null for none
+  };
+  /// Reads the boolean mask and mask_mod. If keys are hidden, `visible` gets a number for each key
+  /// of the run, 0 for hidden ones.
+  Seen visible_keys(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
+  /// Reads the additive mask, in place if it is dense f32, else into `staging`.
+  Seen masked_keys(const QueryRow& row, KeyRange keys, float* staging) const noexcept;
   /// Applies scale, softcap, ALiBi, additive mask (null: none) and score_mod in place.
   void transform(const QueryRow& row, KeyRange keys, const float* additive_mask, float* scores,
                  const SavedScores& saved = {}) const;
@@ -66,6 +82,11 @@ class RowScores {
   void gradient_before_softcap(const float* capped, std::int64_t count, float* gradient) const;
 
  private:
+  Seen read_visible(const QueryRow& row, KeyRange keys, bool plain_mask,
+                    std::uint8_t* visible) const;
+  MaskRow scan_row(const std::byte* row) const noexcept;
+  /// What is known of a row without reading it: it leaves no more than those of the keys.
+  MaskRow known(const QueryRow& row, KeyRange keys) const noexcept;
   static KeyRun run_of(const QueryRow& row, KeyRange keys) noexcept;
 
   const Problem& problem_;
@@ -73,6 +94,7 @@ class RowScores {
   const AttentionOptions& options_;
   const kernels::Kernels& kernels_;
   DenseMask mask_;
+  const MaskRow* rows_ = nullptr;  // of the mask, after scan_mask()
   bool transforms_;
 };
 

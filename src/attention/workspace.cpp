@@ -84,7 +84,8 @@ Scratch::Shared Scratch::carve_shared(Arena& arena, const CallPlan& plan) {
           .sequences = arena.take<SequenceWork>(plan.sizes.batch),
           .heads = arena.take<HeadWork>(heads),
           .progress = arena.take<HeadProgress>(heads),
-          .partials = carve_states(arena, plan.partial_rows, plan.unpacked.value_width)};
+          .partials = carve_states(arena, plan.partial_rows, plan.unpacked.value_width),
+          .scanned_rows = arena.take<MaskRow>(plan.scanned_rows)};
 }
 
 std::size_t Scratch::size(const CallPlan& plan) noexcept {

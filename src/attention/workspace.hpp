@@ -9,6 +9,7 @@
 #include "attention/plan.hpp"
 #include "attention/query_tile.hpp"
 #include "attention/schedule.hpp"
+#include "attention/scores.hpp"
 #include "attention/softmax_state.hpp"
 #include "tensor/memory.hpp"
 
@@ -88,6 +89,7 @@ class Scratch {
   }
   HeadWork* heads() const noexcept { return shared_.heads; }
   HeadProgress* progress() const noexcept { return shared_.progress; }
+  MaskRow* scanned_rows() const noexcept { return shared_.scanned_rows; }
   PackedHead packed(std::int64_t slot) const noexcept;
   ThreadScratch thread(int thread) const noexcept;
   /// Partial states of split heads, from a row of them on.
@@ -101,6 +103,7 @@ class Scratch {
     HeadWork* heads;
     HeadProgress* progress;
     SoftmaxStates partials;
+    MaskRow* scanned_rows;
   };
   static Shared carve_shared(Arena& arena, const CallPlan& plan);
 

@@ -104,6 +104,7 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   CallPlan& call = plan.call;
   call.sizes = sizes;
   call.ragged = input.ragged;
+  call.scanned_rows = input.scanned_rows;
   call.panel_width = input.widths.panel_width;
   call.packed = choose_blocking(input);
   plan.columns = columns_of(sizes.kv_len, sizes.kv_len, call.packed.kv_block);

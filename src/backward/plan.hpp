@@ -60,6 +60,7 @@ struct BackwardPlanInput {
   bool multiplies_bf16 = false;
   bool ragged = false;
   BackwardExtras extras;
+  std::int64_t scanned_rows = 0;  // of the dense mask, if there is one
   int max_threads = 1;
   KernelWidths widths;
 };

@@ -161,11 +161,8 @@ void BackwardRows::compute_full_rows(const QueryBlock& rows, const HeadSlot& slo
       if (!tile.visible_range.empty())
         keys_.multiply(slot, tile, own_.full_rows.gradients + first * stride + keys.begin);
       for (std::int64_t r = 0; r < tile.rows; ++r) {
-        if (!tile.range(r).empty()) continue;
         const std::int64_t q_index = (rows.first + first + r) / context_.sizes().group_size;
-        const KeyRange hidden = intersection(rows.head.visibility.range_of(q_index), keys);
-        std::fill_n(tile.row(r) + (hidden.empty() ? 0 : hidden.begin - keys.begin), hidden.size(),
-                    -std::numeric_limits<float>::infinity());
+        hide_outside(tile, r, intersection(rows.head.visibility.range_of(q_index), keys));
       }
     }
   }

@@ -151,7 +151,9 @@ BackwardSchedule schedule_of(const BackwardContext& context, BackwardHead* heads
 void run_backward(const PreparedBackward& call, const AttentionTensors& tensors,
                   const AttentionGradients& gradients, void* memory) {
   const BackwardScratch scratch(call.plan, memory);
-  const BackwardContext context(call, tensors, gradients);
+  BackwardContext context(call, tensors, gradients);
+  if (call.plan.call.scanned_rows > 0)
+    context.forward.scores.scan_mask(scratch.shared().scanned_rows, call.plan.call.num_threads);
   const BackwardSchedule schedule = schedule_of(context, scratch.shared().heads);
   const ScoreSums sums(context, scratch.shared());
   sums.start();

@@ -91,6 +91,7 @@ BackwardScratch::Shared BackwardScratch::carve_shared(Arena& arena, const Backwa
     shared.column_sums =
         arena.take<double>(saturating_product(sizes.batch * sizes.num_q_heads, sizes.kv_len));
   }
+  shared.scanned_rows = arena.take<MaskRow>(plan.call.scanned_rows);
   return shared;
 }
 

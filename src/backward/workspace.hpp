@@ -92,6 +92,7 @@ class BackwardScratch {
     double* score_sums;     // [total_rows]
     double* sink_terms;     // [total_rows]
     double* column_sums;    // [batch * num_q_heads, kv_len]
+    MaskRow* scanned_rows;  // of the dense mask
   };
   const Shared& shared() const noexcept { return shared_; }
 

@@ -46,6 +46,8 @@ typedef float Vector __attribute__((vector_size(vector_width * 4)));
 /// A comparison gives -1 in lanes where it holds, else 0.
 typedef std::int32_t Lanes __attribute__((vector_size(vector_width * 4)));
 typedef std::uint32_t Bits __attribute__((vector_size(vector_width * 4)));
+/// As many bytes as a vector of floats has.
+typedef std::uint8_t Bytes __attribute__((vector_size(vector_width * 4)));
 typedef float UnalignedVector __attribute__((vector_size(vector_width * 4), aligned(4), may_alias));
 /// Half a vector of floats, and the vector of doubles that it becomes.
 typedef float HalfVector __attribute__((vector_size(vector_width * 2)));
@@ -350,6 +352,16 @@ consteval Lanes numbered_lanes(std::index_sequence<Lane...>) {
   return Lanes{static_cast<std::int32_t>(Lane)...};
 }
 inline constexpr Lanes lane_numbers = numbered_lanes(std::make_index_sequence<vector_width>{});
+
+/// Whether any byte of the lanes is not 0.
+template <class AnyLanes>
+ATTN_INLINE bool any_lane(AnyLanes lanes) {
+  typedef std::uint64_t Words __attribute__((vector_size(vector_width * 4)));
+  const Words words = reinterpret_cast<Words>(lanes);
+  std::uint64_t any = 0;
+  ATTN_UNROLL for (std::size_t n = 0; n < sizeof(Words) / 8; ++n) any |= words[n];
+  return any != 0;
+}
 
 template <int Shift, std::size_t... Lane>
 ATTN_INLINE Vector rotate_lanes(Vector v, std::index_sequence<Lane...>) {

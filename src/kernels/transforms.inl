@@ -51,6 +51,39 @@ void add_mask(float* scores, std::int64_t count, const float* mask) {
     scores[n] = mask[n] == minus_infinity ? minus_infinity : scores[n] + mask[n];
 }
 
+/// Scans a mask from both ends to its first and last element that is kept, and looks at those
+/// between. `kept` and `plain` take an element, or a vector of elements.
+template <class Elements, class Element, class Kept, class Plain>
+ATTN_INLINE MaskScan scan(const Element* mask, std::int64_t count, Kept kept, Plain plain) {
+  constexpr std::int64_t width = sizeof(Elements) / sizeof(Element);
+  const auto at = [&](std::int64_t n) ATTN_INLINE_LAMBDA {
+    Elements elements;
+    __builtin_memcpy(&elements, mask + n, sizeof elements);
+    return elements;
+  };
+  MaskScan found{0, count, true};
+  while (found.begin + width <= count && !any_lane(kept(at(found.begin)))) found.begin += width;
+  while (found.begin < count && !kept(mask[found.begin])) ++found.begin;
+  while (found.end - width >= found.begin && !any_lane(kept(at(found.end - width))))
+    found.end -= width;
+  while (found.end > found.begin && !kept(mask[found.end - 1])) --found.end;
+  std::int64_t n = found.begin;
+  for (; found.plain && n + width <= found.end; n += width) found.plain = !any_lane(~plain(at(n)));
+  for (; found.plain && n < found.end; ++n) found.plain = plain(mask[n]);
+  return found;
+}
+
+MaskScan scan_boolean(const std::uint8_t* mask, std::int64_t count) {
+  const auto visible = [](auto m) ATTN_INLINE_LAMBDA { return m != 0; };
+  return scan<Bytes>(mask, count, visible, visible);
+}
+
+MaskScan scan_additive(const float* mask, std::int64_t count) {
+  return scan<Vector>(
+      mask, count, [](auto m) ATTN_INLINE_LAMBDA { return m != minus_infinity; },
+      [](auto m) ATTN_INLINE_LAMBDA { return m == 0.f; });
+}
+
 void hide(float* scores, std::int64_t count, const std::uint8_t* visible) {
   for (std::int64_t n = 0; n < count; ++n) scores[n] = visible[n] ? scores[n] : minus_infinity;
 }
@@ -60,6 +93,8 @@ inline constexpr ScoreTransforms score_transforms = {.scale = scale,
                                                      .sigmoid = sigmoid,
                                                      .alibi = alibi,
                                                      .add_mask = add_mask,
+                                                     .scan_boolean = scan_boolean,
+                                                     .scan_additive = scan_additive,
                                                      .hide = hide};
 
 }  // namespace

@@ -32,6 +32,7 @@ BackwardPlan plan_of(std::int64_t heads, std::int64_t q_len, std::int64_t kv_len
   return make_backward_plan({.sizes = sizes,
                              .query_tokens = q_len,
                              .extras = {},
+                             .scanned_rows = 0,
                              .max_threads = threads,
                              .widths = avx512});
 }

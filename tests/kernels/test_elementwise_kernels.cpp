@@ -300,3 +300,35 @@ TEST_CASE("gelu and silu") {
         });
   });
 }
+
+TEST_CASE("Scans of masks") {
+  for_each_isa([](const Kernels& kernels) {
+    Random random(9);
+    for (int repeat = 0; repeat < 2000; ++repeat) {
+      const std::int64_t count = random.integer(0, 3 * 4 * kernels.vector_width);
+      Guarded<std::uint8_t> visible(count);
+      Guarded<float> added(count);
+      std::int64_t begin = random.integer(0, count), end = random.integer(begin, count);
+      if (repeat % 5 == 0) begin = 0, end = count;
+      bool plain = true, zeros = true;
+      for (std::int64_t n = 0; n < count; ++n) {
+        const bool inside = n >= begin && n < end;
+        const bool kept = inside && (n == begin || n == end - 1 || !random.chance(0.005));
+        visible[n] = static_cast<std::uint8_t>(kept ? random.integer(1, 255) : 0);
+        added[n] = kept ? static_cast<float>(random.chance(0.005)) : -infinity;
+        plain &= !inside || kept;
+        zeros &= !inside || added[n] == 0;
+      }
+      const auto check = [&](const kernels::MaskScan& scan, bool expected_plain) {
+        const bool nothing = begin == end;
+        CHECK((scan.begin >= scan.end) == nothing);
+        if (nothing) return;
+        CHECK(scan.begin == begin);
+        CHECK(scan.end == end);
+        CHECK(scan.plain == expected_plain);
+      };
+      check(kernels.scan_boolean(visible.data(), count), plain);
+      check(kernels.scan_additive(added.data(), count), zeros);
+    }
+  });
+}
