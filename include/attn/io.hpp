@@ -27,6 +27,10 @@ namespace attn {
 /// tensor is dense. Throws Error(io) with one line that names the file and what is wrong with it.
 /// The size of the file is checked before memory is allocated.
 ATTN_API Tensor read_tensor(const std::string& file);
+/// Reads integers or booleans of any size, i1 i2 i4 i8 u1 u2 u4 u8 b1 or I8 to I64, U8 to U64 and
+/// BOOL, as i64; otherwise like read_tensor(). u1 has numbers here. Throws Error(io) for other
+/// element types, and for a number beyond i64.
+ATTN_API Tensor read_integers(const std::string& file);
 
 /// All tensors of a .safetensors file, mapped into memory: nothing is copied, and a page is read
 /// when it is first touched. The exception is a tensor that does not begin at a multiple of its

@@ -8,6 +8,7 @@
 #include <optional>
 #include <system_error>
 
+#include "io/integers.hpp"
 #include "io/message.hpp"
 #include "tensor/size.hpp"
 
@@ -166,20 +167,32 @@ constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"f2", DType:
                                                                    {"i8", DType::i64},
                                                                    {"b1", DType::boolean},
                                                                    {"u1", DType::boolean}}};
+constexpr std::array<std::pair<std::string_view, IntegerType>, 9> integer_types{
+    {{"i1", {DType::i8, true}},
+     {"i2", {DType::f16, true}},
+     {"i4", {DType::i32, true}},
+     {"i8", {DType::i64, true}},
+     {"u1", {DType::i8, false}},
+     {"u2", {DType::f16, false}},
+     {"u4", {DType::i32, false}},
+     {"u8", {DType::i64, false}},
+     {"b1", {DType::boolean, true}}}};
 
-DType parse_descr(const InputFile& file, std::string_view descr) {
+/// Finds the element type in a table of those that are read.
+template <class Types>
+auto parse_descr(const InputFile& file, std::string_view descr, const Types& known) {
   const char byte_order = descr.empty() ? '\0' : descr.front();
-  for (const auto& [name, dtype] : types) {
+  for (const auto& [name, type] : known) {
     if (byte_order == '\0' || descr.substr(1) != name) continue;
     // A single byte has no order, and writers mark that in different ways.
-    const std::string_view orders = size_of(dtype) == 1 ? "|<>=" : "<";
-    if (orders.find(byte_order) != std::string_view::npos) return dtype;
+    const std::string_view orders = name.back() == '1' ? "|<>=" : "<";
+    if (orders.find(byte_order) != std::string_view::npos) return type;
     if (byte_order == '>')
       file.fail(fmt::format("big-endian element type '{}' is not supported; save it as '<{}'",
                             descr, name));
   }
   file.fail(fmt::format("element type {} is not supported; it needs one of {}, little endian",
-                        in_quotes(descr), list_types(types)));
+                        in_quotes(descr), list_types(known)));
 }
 
 struct HeaderText {
@@ -229,6 +242,31 @@ Tensor read_fortran_order(const InputFile& file, std::uint64_t offset, DType dty
   return copy_as(transposed.view().permuted(reversed), dtype);
 }
 
+struct Npy {
+  Header header;
+  std::uint64_t elements;  // where they begin in the file
+};
+
+Npy read_header(const InputFile& file) {
+  const HeaderText header_text = read_header_text(file);
+  return {HeaderParser(file, header_text.text).parse(), header_text.end};
+}
+
+Tensor read_elements(const InputFile& file, const Npy& npy, DType dtype) {
+  const Dims& shape = *npy.header.shape;
+  const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(shape, dtype);
+  if (!needed) file.fail(fmt::format("its shape {} is too large", shape.to_string()));
+  const std::uint64_t held = file.size() - npy.elements;
+  if (static_cast<std::uint64_t>(*needed) != held) {
+    file.fail(fmt::format("{}: shape {} of '{}' needs {} bytes after the header, but {} are there",
+                          held < static_cast<std::uint64_t>(*needed) ? "truncated" : "too long",
+                          shape.to_string(), *npy.header.descr, *needed, held));
+  }
+  return *npy.header.fortran_order && shape.rank() > 1
+             ? read_fortran_order(file, npy.elements, dtype, shape)
+             : file.read_tensor(npy.elements, dtype, shape);
+}
+
 std::string_view descr_of(const OutputFile& file, DType dtype) {
   switch (dtype) {
     case DType::f32: return "<f4";
@@ -247,21 +285,14 @@ std::string_view descr_of(const OutputFile& file, DType dtype) {
 }  // namespace
 
 Tensor read_npy(const InputFile& file) {
-  const HeaderText header_text = read_header_text(file);
-  const Header header = HeaderParser(file, header_text.text).parse();
-  const DType dtype = parse_descr(file, *header.descr);
-  const Dims& shape = *header.shape;
-  const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(shape, dtype);
-  if (!needed) file.fail(fmt::format("its shape {} is too large", shape.to_string()));
-  const std::uint64_t held = file.size() - header_text.end;
-  if (static_cast<std::uint64_t>(*needed) != held) {
-    file.fail(fmt::format("{}: shape {} of '{}' needs {} bytes after the header, but {} are there",
-                          held < static_cast<std::uint64_t>(*needed) ? "truncated" : "too long",
-                          shape.to_string(), *header.descr, *needed, held));
-  }
-  return *header.fortran_order && shape.rank() > 1
-             ? read_fortran_order(file, header_text.end, dtype, shape)
-             : file.read_tensor(header_text.end, dtype, shape);
+  const Npy npy = read_header(file);
+  return read_elements(file, npy, parse_descr(file, *npy.header.descr, types));
+}
+
+Tensor read_npy_integers(const InputFile& file) {
+  const Npy npy = read_header(file);
+  const IntegerType type = parse_descr(file, *npy.header.descr, integer_types);
+  return widened(file, read_elements(file, npy, type.storage), type);
 }
 
 void write_npy(OutputFile& file, const TensorView& tensor) {

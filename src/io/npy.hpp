@@ -8,6 +8,8 @@
 namespace attn::io {
 
 Tensor read_npy(const InputFile& file);
+/// Reads integers and booleans of any size as i64.
+Tensor read_npy_integers(const InputFile& file);
 /// Writes version 1.0 in C order. Throws Error(io) for bf16, which the format lacks, before
 /// anything is written.
 void write_npy(OutputFile& file, const TensorView& tensor);

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/integers.hpp"
 #include "io/json.hpp"
 #include "io/message.hpp"
 #include "tensor/size.hpp"
@@ -33,6 +34,16 @@ constexpr std::array<std::pair<std::string_view, DType>, 8> types{{{"F32", DType
                                                                    {"I32", DType::i32},
                                                                    {"I64", DType::i64},
                                                                    {"BOOL", DType::boolean}}};
+constexpr std::array<std::pair<std::string_view, IntegerType>, 9> integer_types{
+    {{"I8", {DType::i8, true}},
+     {"I16", {DType::f16, true}},
+     {"I32", {DType::i32, true}},
+     {"I64", {DType::i64, true}},
+     {"U8", {DType::i8, false}},
+     {"U16", {DType::f16, false}},
+     {"U32", {DType::i32, false}},
+     {"U64", {DType::i64, false}},
+     {"BOOL", {DType::boolean, true}}}};
 
 std::string_view dtype_name(DType dtype) {
   return std::find_if(types.begin(), types.end(),
@@ -108,10 +119,8 @@ void check_offsets(const InputFile& file, std::vector<Entry>& entries, std::uint
         fmt::format("its tensors have {} bytes, but {} follow the header", covered, data_size));
 }
 
-void check_size(const InputFile& file, const Entry& entry) {
-  const std::optional<DType> dtype = type_of(entry);
-  if (!dtype) return;
-  const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(entry.shape, *dtype);
+void check_size(const InputFile& file, const Entry& entry, DType dtype) {
+  const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(entry.shape, dtype);
   const std::string tensor =
       fmt::format("tensor {} of shape {}", in_quotes(entry.name), entry.shape.to_string());
   if (!needed) file.fail(fmt::format("{} is too large", tensor));
@@ -145,6 +154,13 @@ void check_names(std::span<const NamedTensor> tensors) {
                               in_quotes(tensor.name)));
     }
   }
+}
+
+[[noreturn]] void refuse_type_but(const std::string& needed, const std::string& file,
+                                  const std::string& tensor, const std::string& type) {
+  fail(file,
+       fmt::format("tensor {} has element type {}, which is not supported; it needs one of {}",
+                   in_quotes(tensor), in_quotes(type), needed));
 }
 
 /// The header for `tensors`, which are given in the order of their data. It is padded, so that the
@@ -189,7 +205,7 @@ std::vector<Entry> read_safetensors_header(const InputFile& file) {
   std::vector<Entry> entries = read_table(file, file.read_text(sizeof header_size, header_size));
   check_offsets(file, entries, rest - header_size);
   for (Entry& entry : entries) {
-    check_size(file, entry);
+    if (const std::optional<DType> dtype = type_of(entry)) check_size(file, entry, *dtype);
     entry.begin += sizeof header_size + header_size;
     entry.end += sizeof header_size + header_size;
   }
@@ -204,9 +220,7 @@ std::optional<DType> type_of(const Entry& entry) {
 }
 
 void refuse_type(const std::string& file, const std::string& tensor, const std::string& type) {
-  fail(file,
-       fmt::format("tensor {} has element type {}, which is not supported; it needs one of {}",
-                   in_quotes(tensor), in_quotes(type), list_types(types)));
+  refuse_type_but(list_types(types), file, tensor, type);
 }
 
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {
@@ -215,6 +229,17 @@ Tensor read_safetensors(const InputFile& file, const std::optional<std::string>&
   const std::optional<DType> dtype = type_of(entry);
   if (!dtype) refuse_type(file.name(), entry.name, entry.type);
   return file.read_tensor(entry.begin, *dtype, entry.shape);
+}
+
+Tensor read_safetensors_integers(const InputFile& file, const std::optional<std::string>& name) {
+  const std::vector<Entry> entries = read_safetensors_header(file);
+  const Entry& entry = find_entry(file, entries, name);
+  for (const auto& [known, type] : integer_types) {
+    if (known != entry.type) continue;
+    check_size(file, entry, type.storage);
+    return widened(file, file.read_tensor(entry.begin, type.storage, entry.shape), type);
+  }
+  refuse_type_but(list_types(integer_types), file.name(), entry.name, entry.type);
 }
 
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors) {

@@ -37,6 +37,8 @@ std::optional<DType> type_of(const SafetensorsEntry& entry);
 
 /// Reads the tensor of that name. Without a name, the file has to hold a single tensor.
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name);
+/// Reads integers and booleans of any size as i64.
+Tensor read_safetensors_integers(const InputFile& file, const std::optional<std::string>& name);
 /// Writes the tensors with the largest elements first, so that all are aligned. Throws
 /// Error(invalid_argument) for names that the format cannot hold, before anything is written.
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors);

@@ -31,18 +31,28 @@ void check_name(const fs::path& file) {
     io::fail(name, "an output's name ends in .npy or .safetensors");
 }
 
-}  // namespace
-
-Tensor read_tensor(const std::string& file) {
+/// Reads the tensor that is named as x.npy, x.safetensors:NAME or x.safetensors.
+Tensor read_with(Tensor (*npy)(const io::InputFile&),
+                 Tensor (*safetensors)(const io::InputFile&, const std::optional<std::string>&),
+                 const std::string& file) {
   const std::size_t suffix = file.find(fmt::format("{}:", safetensors_suffix));
   if (suffix != std::string::npos) {
     const std::size_t colon = suffix + safetensors_suffix.size();
-    return io::read_safetensors(io::InputFile(file.substr(0, colon)), file.substr(colon + 1));
+    return safetensors(io::InputFile(file.substr(0, colon)), file.substr(colon + 1));
   }
-  if (file.ends_with(safetensors_suffix))
-    return io::read_safetensors(io::InputFile(file), std::nullopt);
-  if (file.ends_with(npy_suffix)) return io::read_npy(io::InputFile(file));
+  if (file.ends_with(safetensors_suffix)) return safetensors(io::InputFile(file), std::nullopt);
+  if (file.ends_with(npy_suffix)) return npy(io::InputFile(file));
   io::fail(file, "unknown kind of file; a tensor is x.npy or x.safetensors:NAME");
+}
+
+}  // namespace
+
+Tensor read_tensor(const std::string& file) {
+  return read_with(io::read_npy, io::read_safetensors, file);
+}
+
+Tensor read_integers(const std::string& file) {
+  return read_with(io::read_npy_integers, io::read_safetensors_integers, file);
 }
 
 void write_tensor(const fs::path& file, const TensorView& tensor, const std::string& name) {

@@ -182,3 +182,60 @@ TEST_CASE(".safetensors files of other programs") {
   check_refused(nothing, "it holds no tensors");
   check_refused(nothing + ":a", "it holds no tensors");
 }
+
+TEST_CASE("integers of every size become i64") {
+  const Folder folder;
+  const auto check = [](const Tensor& tensor, const std::vector<std::int64_t>& wanted) {
+    REQUIRE(tensor.dtype() == DType::i64);
+    REQUIRE(tensor.size() == static_cast<std::int64_t>(wanted.size()));
+    for (std::size_t n = 0; n < wanted.size(); ++n)
+      CHECK(tensor.data<std::int64_t>()[n] == wanted[n]);
+  };
+  const auto both = [&](const std::string& descr, const std::string& type, const std::string& data,
+                        const std::vector<std::int64_t>& wanted) {
+    CAPTURE(descr);
+    check(read_integers(folder.write("x.npy", npy(numpy_header(descr, "(3,)"), data))), wanted);
+    const int size = static_cast<int>(data.size());
+    const std::string file =
+        folder.write("x.safetensors", safetensors(table(entry("a", type, "[3]", 0, size)), data));
+    check(read_integers(file + ":a"), wanted);
+    check(read_integers(file), wanted);
+  };
+  both("|i1", "I8", raw<std::int8_t>({-128, 0, 127}), {-128, 0, 127});
+  both("|u1", "U8", raw<std::uint8_t>({0, 128, 255}), {0, 128, 255});
+  both("<i2", "I16", raw<std::int16_t>({-32768, 0, 32767}), {-32768, 0, 32767});
+  both("<u2", "U16", raw<std::uint16_t>({0, 31745, 65535}), {0, 31745, 65535});
+  both("<i4", "I32", raw<std::int32_t>({-5, 0, 1 << 30}), {-5, 0, 1 << 30});
+  both("<u4", "U32", raw<std::uint32_t>({0, 1, 4294967295}), {0, 1, 4294967295});
+  constexpr std::int64_t large = 9223372036854775807;
+  both("<i8", "I64", raw<std::int64_t>({-large, 0, large}), {-large, 0, large});
+  both("<u8", "U64", raw<std::uint64_t>({0, 1, 9223372036854775807u}), {0, 1, large});
+  both("|b1", "BOOL", std::string("\0\1\7", 3), {0, 1, 1});
+  // Fortran order keeps all bits.
+  const std::string file = folder.write(
+      "f.npy", npy(numpy_header("<u2", "(2, 2)", true), raw<std::uint16_t>({1, 32001, 64001, 4})));
+  check(read_integers(file), {1, 64001, 32001, 4});
+}
+
+TEST_CASE("what is no integer, or too large, is not read as one") {
+  const Folder folder;
+  const auto check = [&](const std::string& file, const std::string& fault) {
+    const std::string message = refusal([&] { read_integers(file); });
+    CAPTURE(message);
+    CHECK(message.find(fault) != std::string::npos);
+  };
+  check(folder.write("x.npy", npy(numpy_header("<f4", "(1,)"), raw<float>({1}))),
+        "'<f4' is not supported; it needs one of i1, i2, i4, i8, u1, u2, u4, u8, b1");
+  check(folder.write("x.npy", npy(numpy_header(">i4", "(1,)"), raw<int>({1}))), "big-endian");
+  check(folder.write("x.npy", npy(numpy_header("<i2", "(3,)"), raw<int>({1}))), "truncated");
+  check(folder.write("x.npy", npy(numpy_header("<u8", "(2,)"),
+                                  raw<std::uint64_t>({0, 18446744073709551615u}))),
+        "element 1 is 18446744073709551615");
+  const auto table_of = [&](const std::string& type, int size) {
+    return folder.write("x.safetensors",
+                        safetensors(table(entry("a", type, "[2]", 0, size)),
+                                    std::string(static_cast<unsigned>(size), 'x')));
+  };
+  check(table_of("F32", 8), "'F32', which is not supported; it needs one of I8, I16, I32, I64, U8");
+  check(table_of("U16", 5), "needs 4 bytes, but its data_offsets hold 5");
+}
