@@ -15,6 +15,7 @@
 #include <attn/mask.hpp>
 #include <attn/normalizer.hpp>
 #include <attn/reference.hpp>
+#include <attn/regression.hpp>
 #include <attn/rope.hpp>
 #include <attn/sample.hpp>
 #include <attn/softmax.hpp>

@@ -3,48 +3,16 @@
 #include "softmax/categorical.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <functional>
 #include <limits>
 #include <numeric>
+
+#include "softmax/reproducible.hpp"
 
 namespace attn::detail {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-
-/// e^x for x <= 0, with a relative error below 1e-15; 0 where e^x is below 1e-307. It uses only
-/// operations whose result IEEE 754 defines to the last bit. The exponential of the kernels
-/// (kernels/exp.inl) is f32 and its last bits depend on the instruction set; that of the standard
-/// library depends on the system.
-inline double reproducible_exp(double x) noexcept {
-  constexpr double log2e = 1.4426950408889634;
-  // The sum of the two is ln 2, and n * ln2_high is exact.
-  constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
-  constexpr double rounder = 0x1.8p52;  // adding it leaves the rounded number in the low bits
-  constexpr double least = -706;
-  const double shifted = x * log2e + rounder;
-  const double n = shifted - rounder;
-  const double f = (x - n * ln2_high) - n * ln2_low;  // |f| <= ln(2) / 2
-  // The Taylor series up to f^13 / 13!; the next term is below 5e-18.
-  double p = 1. / 6227020800;
-  p = p * f + 1. / 479001600;
-  p = p * f + 1. / 39916800;
-  p = p * f + 1. / 3628800;
-  p = p * f + 1. / 362880;
-  p = p * f + 1. / 40320;
-  p = p * f + 1. / 5040;
-  p = p * f + 1. / 720;
-  p = p * f + 1. / 120;
-  p = p * f + 1. / 24;
-  p = p * f + 1. / 6;
-  p = p * f + 1. / 2;
-  p = p * f + 1;
-  p = p * f + 1;
-  const double power = std::bit_cast<double>((std::bit_cast<std::uint64_t>(shifted) << 52) +
-                                             (std::uint64_t{1023} << 52));
-  return x < least ? 0 : p * power;
-}
 
 }  // namespace
 

@@ -1,4 +1,5 @@
 #include <attn/loss.hpp>
+#include <attn/regression.hpp>
 #include <attn/sample.hpp>
 #include <attn/softmax.hpp>
 
@@ -74,6 +75,24 @@ std::vector<Entry> softmax_entries() {
       {"entmax_backward_alpha",
        {in("dy"), in("y"), reduced_out("dalpha")},
        [](const Views& t) { entmax_backward_alpha(t[0], t[1], t[2], 1.5f); }},
+      {"SoftmaxRegression",
+       {{"weight", DType::f32, {2, 5}}, {"bias", DType::f32, {2}}},
+       [](const Views& t) { SoftmaxRegression(t[0], t[1]); }},
+      {"SoftmaxRegression::fit",
+       {{"input", DType::f64, {4, 5}}, {"target", DType::i64, {4}, false, {0, 1, 1, 0}}},
+       [](const Views& t) { SoftmaxRegression::fit(t[0], t[1]); }},
+      {"SoftmaxRegression::predict",
+       {{"input", DType::f32, {4, 5}}, {"out", DType::f32, {4, 2}, true}},
+       [](const Views& t) {
+         const std::vector<float> zeros(10);
+         SoftmaxRegression({zeros.data(), {2, 5}}, {zeros.data(), {2}}).predict(t[0], t[1]);
+       }},
+      {"calibrate_temperature",
+       {{"logits", DType::f32, {4, 5}}, {"target", DType::i64, {4}}},
+       [](const Views& t) { calibrate_temperature(t[0], t[1]); }},
+      {"calibration_bins",
+       {{"probabilities", DType::f32, {4, 5}}, {"target", DType::i64, {4}}},
+       [](const Views& t) { calibration_bins(t[0], t[1]); }},
       {"sample", {in("logits"), {"indices", DType::i64, {3, 4, 2}, true}}, [](const Views& t) {
          sample(t[0], t[1]);
        }}};
