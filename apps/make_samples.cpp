@@ -15,7 +15,12 @@ namespace {
 
 using namespace attn;
 
-enum Seed : std::uint64_t { prefill_seed = 100, decode_seed = 200, padded_seed = 300 };
+enum Seed : std::uint64_t {
+  prefill_seed = 100,
+  decode_seed = 200,
+  padded_seed = 300,
+  classes_seed = 400
+};
 
 /// Writes a prompt of a model with grouped heads, in one safetensors file.
 void make_prefill(const std::filesystem::path& folder) {
@@ -62,6 +67,41 @@ void make_padded(const std::filesystem::path& folder) {
   write_tensor(folder / "padded_mask.npy", mask.view());
 }
 
+/// Rows of three classes in turn, [rows, features]: the first two features scatter around a point
+/// of the class, and the others are noise.
+Tensor rows_of_classes(std::int64_t rows, std::int64_t features, std::uint64_t stream) {
+  constexpr std::array<std::array<float, 2>, 3> points = {
+      {{-1.3f, -0.6f}, {1.2f, -0.9f}, {0.2f, 1.4f}}};
+  Tensor values = apps::normal_tensor({rows, features}, DType::f32, classes_seed + stream);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t k = 0; k < 2; ++k)
+      values.data<float>()[row * features + k] +=
+          points[static_cast<std::size_t>(row % 3)][static_cast<std::size_t>(k)];
+  }
+  return values;
+}
+
+Tensor classes_in_turn(std::int64_t rows) {
+  Tensor classes(DType::i64, {rows});
+  for (std::int64_t row = 0; row < rows; ++row) classes.data<std::int64_t>()[row] = row % 3;
+  return classes;
+}
+
+/// Writes what softmax regression learns from: rows of two features; and rows of twenty, so few of
+/// them for the fit that it takes noise for knowledge, and others to calibrate it with.
+void make_classes(const std::filesystem::path& folder) {
+  constexpr std::int64_t few = 90, more = 600;
+  const Tensor two = rows_of_classes(few, 2, 0), twenty = rows_of_classes(few, 20, 1),
+               held_out = rows_of_classes(more, 20, 2);
+  const Tensor target = classes_in_turn(few), held_out_target = classes_in_turn(more);
+  const std::array<NamedTensor, 5> tensors = {{{"two", two.view()},
+                                               {"twenty", twenty.view()},
+                                               {"target", target.view()},
+                                               {"held_out", held_out.view()},
+                                               {"held_out_target", held_out_target.view()}}};
+  write_safetensors(folder / "classes.safetensors", tensors);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -73,6 +113,7 @@ int main(int argc, char** argv) {
     make_prefill(argv[1]);
     make_decode(argv[1]);
     make_padded(argv[1]);
+    make_classes(argv[1]);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "make_samples: error: %s\n", error.what());

@@ -38,6 +38,9 @@ void add_plot(CLI::App& app, Command& chosen);
 void add_layers(CLI::App& app, Command& chosen);
 void add_generate(CLI::App& app, Command& chosen);
 void add_heatmap(CLI::App& app, Command& chosen);
+void add_fit(CLI::App& app, Command& chosen);
+void add_predict(CLI::App& app, Command& chosen);
+void add_calibrate(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
 
 /// What attn_demo does without a command.

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 namespace attn::apps {
 namespace {
 
@@ -52,6 +55,35 @@ void Svg::box(Point corner, double width, double height, const Ink& ink) {
       corner.x, corner.y, width, height, ink.color, black.color);
 }
 
+void Svg::polygon(const std::vector<Point>& points, const Ink& ink) {
+  if (points.empty()) return;
+  body_ += "<polygon points=\"";
+  for (const Point& point : points) body_ += fmt::format("{:.1f},{:.1f} ", point.x, point.y);
+  body_.back() = '"';
+  body_ += fmt::format(" fill=\"{}\"/>\n", ink.color);
+}
+
+void Svg::mark(Point at, Marker marker, const Ink& ink, const Ink& edge) {
+  constexpr double size = 4;
+  const std::string colors =
+      fmt::format("fill=\"{}\" stroke=\"{}\" stroke-width=\"1\"", ink.color, edge.color);
+  switch (marker) {
+    case Marker::circle:
+      body_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" {}/>\n", at.x, at.y, size,
+                           colors);
+      break;
+    case Marker::square:
+      body_ +=
+          fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"{}\" {}/>\n",
+                      at.x - size + 0.5, at.y - size + 0.5, 2 * size - 1, 2 * size - 1, colors);
+      break;
+    case Marker::triangle:
+      body_ +=
+          fmt::format("<path d=\"M{:.1f} {:.1f}l5 8.5h-10z\" {}/>\n", at.x, at.y - 5.5, colors);
+      break;
+  }
+}
+
 void Svg::blank(Point corner, double width, double height) {
   body_ += fmt::format(
       "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"white\"/>\n",
@@ -83,8 +115,7 @@ Panel::Panel(Svg& svg, const Area& area, Axis x, Axis y)
     svg_.line(place, {place.x, place.y + tick_length}, black);
     svg_.text({place.x, place.y + 19}, label, Anchor::middle, small_text);
   }
-  svg_.line(at(x_.low, y_.low), at(x_.high, y_.low), black);
-  svg_.line(at(x_.low, y_.low), at(x_.low, y_.high), black);
+  frame();
   svg_.text({area_.corner.x + area_.width / 2, area_.corner.y + area_.height + 40}, x_.label);
   svg_.upright_text({area_.corner.x - 42, area_.corner.y + area_.height / 2}, y_.label);
 }
@@ -104,6 +135,22 @@ void Panel::curve(const std::vector<Point>& values, const Ink& ink) {
   svg_.curve(points, ink, curve_thickness);
 }
 
+void Panel::polygon(const std::vector<Point>& values, const Ink& ink) {
+  std::vector<Point> points;
+  for (const Point& value : values) points.push_back(at(value.x, value.y));
+  svg_.polygon(points, ink);
+}
+
+void Panel::box(Point from, Point to, const Ink& ink) {
+  const Point a = at(from.x, from.y), b = at(to.x, to.y);
+  svg_.box({std::min(a.x, b.x), std::min(a.y, b.y)}, std::abs(a.x - b.x), std::abs(a.y - b.y), ink);
+}
+
+void Panel::frame() {
+  svg_.line(at(x_.low, y_.low), at(x_.high, y_.low), black);
+  svg_.line(at(x_.low, y_.low), at(x_.low, y_.high), black);
+}
+
 void Panel::bar(double left, double right, double height, const Ink& ink) {
   const Point top = at(left, height), bottom = at(right, 0);
   if (height == 0)
@@ -118,6 +165,19 @@ std::vector<std::pair<double, std::string>> even_ticks(double low, double high, 
     const double value = low + (high - low) * n / steps;
     ticks.emplace_back(value, fmt::format("{:.{}f}", value, decimals));
   }
+  return ticks;
+}
+
+std::vector<std::pair<double, std::string>> round_ticks(double low, double high, int count) {
+  const double rough = (high - low) / count;
+  const double power = std::pow(10, std::floor(std::log10(rough)));
+  const double step = power * (rough > 5 * power   ? 10
+                               : rough > 2 * power ? 5
+                               : rough > power     ? 2
+                                                   : 1);
+  std::vector<std::pair<double, std::string>> ticks;
+  for (double n = std::ceil(low / step); n * step <= high; ++n)
+    ticks.emplace_back(n * step, fmt::format("{:.6g}", n * step + 0.));
   return ticks;
 }
 

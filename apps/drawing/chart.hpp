@@ -32,6 +32,11 @@ class Svg {
   void curve(const std::vector<Point>& points, const Ink& ink, double thickness);
   /// Draws a filled rectangle with a thin dark edge, which makes pale colors visible on white.
   void box(Point corner, double width, double height, const Ink& ink);
+  /// Fills a polygon, without an edge.
+  void polygon(const std::vector<Point>& points, const Ink& ink);
+  /// Draws a small circle, square or triangle with a thin edge.
+  enum class Marker { circle, square, triangle };
+  void mark(Point at, Marker marker, const Ink& ink, const Ink& edge = black);
   /// Draws a white rectangle over what is there.
   void blank(Point corner, double width, double height);
   void text(Point at, const std::string& text, Anchor anchor = Anchor::middle, double size = 13);
@@ -63,9 +68,16 @@ class Panel {
   Panel(Svg& svg, const Area& area, Axis x, Axis y);
 
   Point at(double x, double y) const;
+  const Axis& x() const { return x_; }
+  const Axis& y() const { return y_; }
   void title(const std::string& text);
   /// Draws a curve through points, given as values on the axes.
   void curve(const std::vector<Point>& values, const Ink& ink);
+  void polygon(const std::vector<Point>& values, const Ink& ink);
+  /// Draws a box between two corners.
+  void box(Point from, Point to, const Ink& ink);
+  /// Draws the lines of the axes again, over what covers them.
+  void frame();
   /// Draws a bar from 0 upwards; `left` and `right` are values on the x axis.
   void bar(double left, double right, double height, const Ink& ink);
 
@@ -78,6 +90,9 @@ class Panel {
 /// Ticks at equal steps from low to high; their labels have so many decimals.
 std::vector<std::pair<double, std::string>> even_ticks(double low, double high, int steps,
                                                        int decimals);
+
+/// Ticks at multiples of 1, 2 or 5 times a power of ten, about `count` of them.
+std::vector<std::pair<double, std::string>> round_ticks(double low, double high, int count);
 
 /// Draws samples of inks with their meanings, one below the other. `corner` is the upper left one.
 enum class Sample { bar, curve };

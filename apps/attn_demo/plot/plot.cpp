@@ -13,6 +13,7 @@
 #include "apps/attn_demo/call/call.hpp"
 #include "apps/attn_demo/commands.hpp"
 #include "apps/attn_demo/outputs.hpp"
+#include "apps/attn_demo/plot/plots.hpp"
 #include "apps/drawing/chart.hpp"
 #include "apps/support/options.hpp"
 
@@ -176,7 +177,8 @@ void add_plot(CLI::App& app, Command& chosen) {
     const char* description;
     std::string (*picture)(const std::vector<float>& logits);
   };
-  CLI::App& command = *app.add_subcommand("plot", "pictures of the softmax family, as SVG");
+  CLI::App& command = *app.add_subcommand(
+      "plot", "pictures of the softmax family and of softmax regression, as SVG");
   for (const Plot& each :
        {Plot{"temperature", "softmax of the same logits at four temperatures", temperature_picture},
         Plot{"sparsity", "softmax, entmax15 and sparsemax of the same logits", sparsity_picture}}) {
@@ -187,6 +189,8 @@ void add_plot(CLI::App& app, Command& chosen) {
     add_file(own, "--logits FILE", arguments.logits,
              "2 to 16 logits, rank 1; default: ten from 2 to -2");
   }
+  add_regions_plot(command, chosen);
+  add_reliability_plot(command, chosen);
 }
 
 }  // namespace attn::apps::demo
