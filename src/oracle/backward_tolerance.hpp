@@ -13,8 +13,8 @@
 //         too, but as chance had it in one program.
 //
 // b follows from the roundings one by one, each taken for four deviations: eps (2^-23) of a float,
-// and 2^-7 of a bf16. A sum of products of either sign moves by eps times the sum of their
-// magnitudes (plain_scores()). With u for how far a number moves:
+// and 2^-7 of a bf16. A sum of products moves by eps times the sum of their magnitudes, or more
+// where they have one sign (PlainDot). With u for how far a number moves:
 //
 //     u(s)       of a score, as in plain_scores()
 //     u(P)       P (u(s) + eps (1 + |s|)), since the argument of exp is rounded as well, and in all

@@ -16,9 +16,9 @@ struct PlainNumber {
 struct PlainPair {
   std::int64_t key;
   PlainNumber score;
-  PlainNumber p;      // the probability
-  PlainNumber w;      // dS = w (dP - mean)
-  PlainNumber dp;     // dP
+  PlainNumber p;   // the probability
+  PlainNumber w;   // dS = w (dP - mean)
+  PlainNumber dp;  // dP
   PlainNumber dbiased;
   PlainNumber dscaled;
   double w_biased = 0;  // w, passed back as dS is
@@ -63,6 +63,7 @@ class RowSums {
       : values_(static_cast<std::size_t>(count)),
         variances_(values_.size()),
         magnitudes_(values_.size()),
+        squares_(values_.size()),
         by_mean_(values_.size()) {}
 
   /// Adds term * factors[n]; `w` is what the term has of the mean.
@@ -71,6 +72,7 @@ class RowSums {
       values_[n] += term.value * factors[n];
       variances_[n] += square(term.spread * double{factors[n]});
       magnitudes_[n] += std::abs(double{term.value} * double{factors[n]});
+      squares_[n] += square(double{values_[n]});
       by_mean_[n] += w * double{factors[n]};
     }
   }
@@ -80,12 +82,13 @@ class RowSums {
       sums[n].variance += variances_[n] + square(mean_spread * by_mean_[n]) +
                           square(lse_spread * double{values_[n]});
       sums[n].magnitude += magnitudes_[n];
+      sums[n].squares += squares_[n] + square(double{sums[n].value});
     }
   }
 
  private:
   std::vector<float> values_;
-  std::vector<double> variances_, magnitudes_, by_mean_;
+  std::vector<double> variances_, magnitudes_, squares_, by_mean_;
 };
 
 /// Adds term * factors[n].
@@ -94,6 +97,7 @@ void add_terms(PlainSum* sums, const PlainNumber& term, const float* factors, st
     sums[n].value += term.value * factors[n];
     sums[n].variance += square(term.spread * double{factors[n]});
     sums[n].magnitude += std::abs(double{term.value} * double{factors[n]});
+    sums[n].squares += square(double{sums[n].value});
   }
 }
 
@@ -102,6 +106,7 @@ void multiply(std::vector<PlainSum>& sums, float factor) {
     sum.value *= factor;
     sum.variance *= square(double{factor});
     sum.magnitude *= std::abs(double{factor});
+    sum.squares *= square(double{factor});
   }
 }
 
@@ -220,24 +225,29 @@ void PlainBackward::set_mean(PlainRow& row) const {
           (run.batch * q_.shape()[1] + run.q_head) * q_.shape()[2] + run.q_index;
       const float dlse = dlse_.size() > 0 ? dlse_.data<float>()[index] : 0;
       row.mean.value = delta.sum - dlse;
-      row.mean.spread = eps * (double{delta.magnitude} + std::abs(double{row.mean.value}));
+      row.mean.spread = double{delta.spread()} + eps * std::abs(double{row.mean.value});
       return;
     }
     case Normalizer::Kind::entmax: break;
   }
-  float sum = row.sink_w.value, weighted = 0;
-  double magnitude = 0;
+  std::vector<float> w = {row.sink_w.value}, dp = {0}, ones(row.pairs.size() + 1, 1.f);
   for (const PlainPair& pair : row.pairs) {
-    sum += pair.w.value;
-    weighted += pair.w.value * pair.dp.value;
-    magnitude += std::abs(double{pair.w.value} * double{pair.dp.value});
+    w.push_back(pair.w.value);
+    dp.push_back(pair.dp.value);
   }
-  row.mean.value = weighted / sum;
-  double variance = square(row.sink_w.spread * double{row.mean.value});
+  const auto count = static_cast<std::int64_t>(w.size());
+  const PlainDot weighted = plain_dot(w.data(), dp.data(), count),
+                 sum = plain_dot(w.data(), ones.data(), count);
+  row.mean.value = weighted.sum / sum.sum;
+  const double mean = std::abs(double{row.mean.value});
+  double variance = square(row.sink_w.spread * mean);
   for (const PlainPair& pair : row.pairs)
     variance += square(pair.w.spread * double{pair.dp.value - row.mean.value}) +
                 square(double{pair.w.value} * pair.dp.spread);
-  row.mean.spread = (std::sqrt(variance) + 2 * eps * magnitude) / double{sum};
+  row.mean.spread =
+      (std::sqrt(variance) + double{weighted.spread()} + mean * double{sum.spread()}) /
+          double{sum.sum} +
+      eps * mean;
 }
 
 /// Passes dS back through score_mod and the softcap.

@@ -5,6 +5,7 @@
 
 #include <attn/attention_backward.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -21,10 +22,12 @@ struct PlainSum {
   float value = 0;
   double variance = 0;   // the sum of the squares of independent movements
   double magnitude = 0;  // the sum of the terms' magnitudes
+  double squares = 0;    // the sum of the squares of all partial sums
 
-  /// How far rounding may move the sum: its terms, and the sum at each step (plain_scores()).
+  /// How far rounding may move the sum: its terms, and the sum at each step (PlainDot).
   double spread() const {
-    return std::sqrt(variance) + double{std::numeric_limits<float>::epsilon()} * magnitude;
+    return std::sqrt(variance) +
+           double{std::numeric_limits<float>::epsilon()} * std::max(magnitude, std::sqrt(squares));
   }
 };
 

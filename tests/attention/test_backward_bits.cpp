@@ -30,14 +30,14 @@ std::vector<BackwardCase> large_cases() {
           .q_len = 150,
           .kv_len = 400,
           .head_dim = 24,
-          .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{250, {}}},
-          .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 150, 400}},
+          .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{190, {}}},
+          .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 110, 300}},
           .alibi = true,
           .sinks = true,
-          .kv_lens = {400, 100, 0}}};
+          .kv_lens = {300, 100, 0}}};
   BackwardCase bf16 = full, shared_mask = full, sigmoid = full, sparse = full, long_keys = plain;
   bf16.call.q_type = bf16.call.kv_type = bf16.call.out_type = bf16.dout_type = DType::bf16;
-  shared_mask.call.mask = DenseMask{.dtype = DType::f32, .shape = {1, 400}, .hidden = 0.1};
+  shared_mask.call.mask = DenseMask{.dtype = DType::f32, .shape = {1, 300}, .hidden = 0.1};
   sigmoid.call.options.normalizer = Normalizer::sigmoid();
   sigmoid.call.sinks = false;
   sparse.call.options.normalizer = Normalizer::entmax(1.5f);
@@ -91,7 +91,7 @@ TEST_CASE("Any number of threads, and again") {
     const Outputs forward = run_forward(c, inputs);
     c.call.execution.num_threads = 1;
     const GradientOutputs expected = run_backward(c, inputs, gradients, forward);
-    for (const int num_threads : {1, 2, 3, 7, 2}) {
+    for (const int num_threads : {2, 3, 7, 2}) {
       c.call.execution.num_threads = num_threads;
       CHECK(bit_difference(run_backward(c, inputs, gradients, forward), expected) == "");
     }
@@ -101,7 +101,7 @@ TEST_CASE("Any number of threads, and again") {
 }
 
 TEST_CASE("Any number of threads, in random calls") {
-  for_each_case_and_isa(random_cases(60), [](BackwardCase c) {
+  for_each_case_and_isa(random_cases(40), [](BackwardCase c) {
     const Inputs inputs = make_inputs(c.call);
     const GradientInputs gradients = make_gradient_inputs(c);
     const Outputs forward = run_forward(c, inputs);
@@ -114,7 +114,7 @@ TEST_CASE("Any number of threads, in random calls") {
 
 TEST_CASE("Other entries of the batch") {
   std::vector<BackwardCase> cases = large_cases();
-  for (const BackwardCase& c : random_cases(60)) cases.push_back(c);
+  for (const BackwardCase& c : random_cases(30)) cases.push_back(c);
   for_each_case_and_isa(cases, [](const BackwardCase& c) {
     Inputs inputs = make_inputs(c.call);
     GradientInputs gradients = make_gradient_inputs(c);
@@ -135,7 +135,7 @@ TEST_CASE("Other entries of the batch") {
 
 TEST_CASE("Hidden keys and rows without keys have gradients of 0, whatever they hold") {
   std::vector<BackwardCase> cases = large_cases();
-  for (const BackwardCase& c : random_cases(150)) cases.push_back(c);
+  for (const BackwardCase& c : random_cases(60)) cases.push_back(c);
   const double poisons[] = {std::nan(""), std::numeric_limits<double>::infinity(),
                             -std::numeric_limits<double>::infinity(), 3e38, -1e30};
   std::int64_t unseen = 0;
