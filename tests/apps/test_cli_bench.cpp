@@ -67,10 +67,8 @@ TEST_CASE("gradients are verified and timed without the forward") {
         doctest::Approx(2 * 4 * (2 * 4 * 30 * (16 + 24) + 2 * 2 * 70 * (16 + 24))));
   CHECK(plain["scratch_bytes"] > 0);
   CHECK(plain["path"].get<std::string>() != "");
-  timed("--shape 1,2,1,40,60,32 --causal --dtype bf16");
-  timed("--shape 1,2,1,60,40,32 --causal --dtype f16");
+  timed("--shape 1,2,1,60,40,32 --causal --dtype bf16");
   timed("--shape 1,2,1,40,60,32 --normalizer sparsemax");
-  timed("--shape 1,2,1,40,60,32 --normalizer sigmoid");
   CHECK(timed("--shape 1,2,1,40,60,32 --kernel naive")["scratch_bytes"] == 0);
 }
 

@@ -82,8 +82,6 @@ TEST_CASE("Several columns of keys and blocks of rows, with every feature of sco
     BackwardCase c = sized(300, 700);
     Case& call = c.call;
     call.batch = 2;
-    call.num_q_heads = 4;
-    call.num_kv_heads = 2;
     call.q_type = call.kv_type = c.dout_type = dtype;
     call.options.softcap = 5.f;
     call.options.causal = Causal::bottom_right();

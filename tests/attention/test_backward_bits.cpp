@@ -25,10 +25,10 @@ std::vector<BackwardCase> large_cases() {
   BackwardCase full{
       .call = {
           .batch = 3,
-          .num_q_heads = 6,
+          .num_q_heads = 4,
           .num_kv_heads = 2,
-          .q_len = 150,
-          .kv_len = 400,
+          .q_len = 110,
+          .kv_len = 300,
           .head_dim = 24,
           .options = {.softcap = 8.f, .causal = Causal::bottom_right(), .window = Window{190, {}}},
           .mask = DenseMask{.dtype = DType::f32, .shape = {3, 1, 110, 300}},
