@@ -82,6 +82,34 @@ bool same_entry(const StridedTensor& a, const StridedTensor& b, std::int64_t ent
   return std::equal(left.begin() + begin, left.begin() + end, right.begin() + begin);
 }
 
+/// What all sequences of a call share. The lengths of keys are those of each sequence.
+BackwardCase common_case(std::uint64_t seed) {
+  BackwardCase common = random_backward_case(seed);
+  common.call.kv_lens.clear();
+  common.call.lse = common.call.options.normalizer == Normalizer::softmax();
+  return common;
+}
+
+/// With a mask, queries are padded, and no sequence has more keys than the mask is made for.
+Sequences random_lengths(Random& random, const BackwardCase& common, KeyForm form) {
+  const Case& call = common.call;
+  Sequences sequences;
+  sequences.key_form = form;
+  sequences.ragged_queries = !call.mask;
+  for (std::int64_t b = 0; b < call.batch; ++b) {
+    sequences.q_lens.push_back(call.mask ? call.q_len : random.integer(0, 90));
+    sequences.kv_lens.push_back(random.integer(0, call.mask ? call.kv_len : 120));
+  }
+  if (call.mask) sequences.kv_lens.back() = call.kv_len;
+  return sequences;
+}
+
+void run_together(BackwardTogether& together, const BackwardCase& common) {
+  const AttentionTensors tensors = together.tensors();
+  attention(tensors, together.options(), common.call.execution);
+  attention_backward(tensors, together.gradients(), together.options(), common.call.execution);
+}
+
 }  // namespace
 
 TEST_CASE("Any number of threads, and again") {
@@ -174,27 +202,14 @@ TEST_CASE("Each gradient by itself") {
 
 TEST_CASE("Sequences of different lengths have the bits that each has alone") {
   for (const std::uint64_t seed : seeds(1, 60)) {
+    const BackwardCase common = common_case(seed);
     Random random(seed);
-    BackwardCase common = random_backward_case(seed);
-    common.call.kv_lens.clear();
-    Sequences sequences;
-    sequences.key_form = random.pick({KeyForm::padded, KeyForm::ragged});
-    sequences.ragged_queries = !common.call.mask;
-    for (std::int64_t b = 0; b < common.call.batch; ++b) {
-      sequences.q_lens.push_back(sequences.ragged_queries ? random.integer(0, 90)
-                                                          : common.call.q_len);
-      sequences.kv_lens.push_back(random.integer(0, 120));
-    }
-    if (common.call.mask) sequences.kv_lens.back() = common.call.kv_len;
-    if (common.call.mask)
-      for (std::int64_t& len : sequences.kv_lens) len = std::min(len, common.call.kv_len);
-    common.call.lse = common.call.options.normalizer == Normalizer::softmax();
+    const Sequences sequences =
+        random_lengths(random, common, random.pick({KeyForm::padded, KeyForm::ragged}));
     BackwardTogether together(common, sequences);
     INFO(repeat_line(common));
     INFO(to_string(sequences));
-    AttentionTensors tensors = together.tensors();
-    attention(tensors, together.options(), common.call.execution);
-    attention_backward(tensors, together.gradients(), together.options(), common.call.execution);
+    run_together(together, common);
     CHECK(together.padding_is_zero());
     for (std::size_t b = 0; b < together.alone().size(); ++b) {
       const BackwardAlone& alone = together.alone()[b];
@@ -204,5 +219,22 @@ TEST_CASE("Sequences of different lengths have the bits that each has alone") {
       CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(b)), wanted,
                            {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
     }
+  }
+}
+
+TEST_CASE("Padded and ragged keys give the same bits, in what sequences share too") {
+  for (const std::uint64_t seed : seeds(1, 60)) {
+    const BackwardCase common = common_case(seed);
+    Random first(seed), second(seed);
+    const Sequences sequences = random_lengths(first, common, KeyForm::padded);
+    BackwardTogether padded(common, sequences),
+        ragged(common, random_lengths(second, common, KeyForm::ragged));
+    INFO(repeat_line(common));
+    INFO(to_string(sequences));
+    run_together(padded, common);
+    run_together(ragged, common);
+    CHECK(bit_difference(padded.outputs(), ragged.outputs(),
+                         {Gradient::dq, Gradient::dmask, Gradient::dalibi, Gradient::dsinks}) ==
+          "");
   }
 }
