@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "apps/attn_demo/progress.hpp"
+#include "apps/support/memory.hpp"
 #include "apps/support/timing.hpp"
 #include "comparison.hpp"
 #include "oracle/backward_tolerance.hpp"
@@ -64,6 +65,16 @@ BackwardTolerance same_for_all(double tolerance) {
   return {each, each, each, each, each, each, "as --tolerance says"};
 }
 
+/// The reference has copies of its inputs and sums of its outputs in double, besides the outputs of
+/// both kernels: 32 bytes an element.
+void require_room(const Call& call) {
+  const AttentionTensors& tensors = call.tensors;
+  double elements = static_cast<double>(output_shape(tensors).product());
+  for (const TensorView* tensor : {&tensors.q, &tensors.k, &tensors.v, &tensors.mask})
+    elements += tensor->absent() ? 0 : static_cast<double>(tensor->size());
+  require_memory("comparing the gradients", 32 * elements);
+}
+
 }  // namespace
 
 bool GradientComparison::within_tolerance() const {
@@ -73,6 +84,7 @@ bool GradientComparison::within_tolerance() const {
 
 GradientComparison compare_gradients(const Call& call, const IncomingGradients& incoming,
                                      std::optional<double> tolerance) {
+  require_room(call);
   const ForwardResults forward(call);
   const Results results(call, incoming, call.dtype, DType::f32);
   const Results reference(call, incoming, DType::f64, DType::f64);
