@@ -21,6 +21,11 @@ Dims strides_by_entry(const TensorView& tensor, bool ragged) {
   return ragged ? Dims{0, tensor.strides[1], tensor.strides[0]} : tensor.strides;
 }
 
+/// The row of a tensor that may be absent.
+Row row_at(const TensorView& tensor, std::int64_t entry, std::int64_t head, std::int64_t row) {
+  return tensor.absent() ? Row{} : row_of(tensor, entry, head, row);
+}
+
 const float* scale_at(const TensorView& scales, const Dims& strides, std::int64_t entry,
                       std::int64_t head, std::int64_t row) {
   if (scales.absent()) return nullptr;
@@ -85,8 +90,8 @@ KeySpan KvLayout::keys(std::int64_t batch, std::int64_t kv_head, std::int64_t fi
   const auto [entry, row, count] = rows_of_keys(batch, first);
   return {
       .count = std::min(count, most),
-      .first_key = row_of(k_, entry, kv_head, row),
-      .first_value = row_of(v_, entry, kv_head, row),
+      .first_key = row_at(k_, entry, kv_head, row),
+      .first_value = row_at(v_, entry, kv_head, row),
       .key_stride = k_.strides[2],
       .value_stride = v_.strides[2],
       .key_scales = scale_at(tensors_.storage.k_scales, k_scale_strides_, entry, kv_head, row),

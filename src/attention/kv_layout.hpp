@@ -61,8 +61,8 @@ class KvLayout {
   std::int64_t query_stride() const noexcept { return q_.strides[2]; }
   std::int64_t output_stride() const noexcept { return out_.strides[2]; }
 
-  /// Keys first, first + 1, ... of a KV head as far as they have one stride: at least one and at
-  /// most `most` of them.
+  /// Keys first, first + 1, ... of a KV head, without the rows of k or v if that is absent, as far
+  /// as they have one stride: at least one and at most `most` of them.
   KeySpan keys(std::int64_t batch, std::int64_t kv_head, std::int64_t first,
                std::int64_t most) const noexcept;
 

@@ -102,8 +102,10 @@ void ColumnPass::plan_prefetch(const NextHeads& next, std::int64_t column, const
                   share.size());
     prefetch_.add(gradients.output(batch, head, share.begin), gradients.output_stride(),
                   sizes.v_head_dim, share.size());
-    prefetch_.add(layout.output(batch, head, share.begin), layout.output_stride(), sizes.v_head_dim,
-                  share.size());
+    if (!context_.forward.tensors.out.absent()) {
+      prefetch_.add(layout.output(batch, head, share.begin), layout.output_stride(),
+                    sizes.v_head_dim, share.size());
+    }
   }
   if (!next.keys) return;
   const auto [batch, head] = *next.keys;
