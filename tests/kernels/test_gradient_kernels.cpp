@@ -213,7 +213,8 @@ TEST_CASE("Gradients of softcap, sums by distance, and sums of copies") {
       std::vector<double> softcap(static_cast<std::size_t>(count));
       double by_distance = 5;
       for (std::int64_t n = 0; n < count; ++n) {
-        capped[n] = n % 5 == 4 ? not_a_number : static_cast<float>(cap * std::tanh(random.normal()));
+        capped[n] =
+            n % 5 == 4 ? not_a_number : static_cast<float>(cap * std::tanh(random.normal()));
         gradient[n] = n % 5 == 4 ? 0 : small_integer(random);
         const double tanh = static_cast<double>(capped[n]) / cap;
         softcap[static_cast<std::size_t>(n)] =
