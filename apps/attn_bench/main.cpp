@@ -103,6 +103,8 @@ void print_json(const Case& shape, const Settings& settings, const Result& resul
                                        {"threads", settings.num_threads},
                                        {"median_ms", result.median_ms},
                                        {"min_ms", result.min_ms},
+                                       {"mean_ms", result.mean_ms},
+                                       {"p99_ms", result.p99_ms},
                                        {"gflops", result.gflops},
                                        {"gbps", result.gbps},
                                        {"peak_gflops", result.peak_gflops},

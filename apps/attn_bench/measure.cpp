@@ -120,6 +120,8 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   const double median = median_of(timed.seconds);
   result.median_ms = median * 1e3;
   result.min_ms = timed.seconds.front() * 1e3;
+  result.mean_ms = mean_of(timed.seconds) * 1e3;
+  result.p99_ms = timed.seconds[(timed.seconds.size() * 99 - 1) / 100] * 1e3;
   result.gflops = operations(shape) / median / 1e9;
   result.gbps = traffic_in_bytes(shape) / median / 1e9;
   result.peak_gflops = shape.dtype == DType::bf16 && shape.kv_dtype() == DType::bf16

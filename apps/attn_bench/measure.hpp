@@ -20,6 +20,8 @@ struct Settings {
 struct Result {
   double median_ms = 0;
   double min_ms = 0;
+  double mean_ms = 0;
+  double p99_ms = 0;       // 99 of 100 calls take no longer
   double gflops = 0;       // hidden pairs are not counted
   double gbps = 0;         // Q, K, V and O once each, and the scales of a cache that has any;
                            // backward, those but the scales, dO, dQ, dK and dV

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <csignal>
 
 #include "apps/support/options.hpp"
@@ -14,9 +15,18 @@ namespace attn::apps::demo {
 
 namespace {
 
+/// Whether outputs are being renamed to their names, of which all are to appear or none.
+std::atomic<bool> committing{false};
+std::atomic<int> pending_signal{0};
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+
 /// Ends the program as the signal would have ended it: its own action is the default again, and it
 /// is delivered when this function returns.
 void end_by_signal(int signal) {
+  if (committing && signal != SIGSEGV && signal != SIGBUS && signal != SIGABRT) {
+    pending_signal = signal;
+    return;
+  }
   remove_unfinished_outputs();
   raise(signal);
 }
@@ -60,7 +70,15 @@ MutableTensorView Outputs::make(const char* option, const std::optional<std::str
 void Outputs::commit() {
   for (const Output& output : outputs_)
     files_.write(output.file, output.tensor.view(), output.name);
-  files_.commit();
+  committing = true;
+  try {
+    files_.commit();
+  } catch (...) {
+    committing = false;
+    throw;
+  }
+  committing = false;
+  if (pending_signal != 0) raise(pending_signal);
 }
 
 }  // namespace attn::apps::demo

@@ -1,6 +1,7 @@
 #include "timing.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace attn::apps {
 
@@ -28,5 +29,9 @@ std::vector<double> time_calls(const std::function<void()>& call, double min_tim
 }
 
 double median_of(const std::vector<double>& ascending) { return ascending[ascending.size() / 2]; }
+
+double mean_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
 
 }  // namespace attn::apps

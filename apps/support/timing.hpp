@@ -23,5 +23,6 @@ std::vector<double> time_calls(const std::function<void()>& call, double min_tim
 
 /// The median of durations in ascending order.
 double median_of(const std::vector<double>& ascending);
+double mean_of(const std::vector<double>& values);
 
 }  // namespace attn::apps

@@ -25,16 +25,18 @@
 // share a KV head.
 //
 // The probabilities are made again from lse, tile by tile, as in FlashAttention-2 (Dao 2023,
-// arXiv:2307.08691); nothing of q_len x kv_len elements exists.
+// arXiv:2307.08691); nothing of q_len x kv_len elements exists. Where lse is so large that its
+// rounding would be seen, and is that of these keys alone, they are made from the scores.
 //
 // [1] Peters, Niculae and Martins 2019, arXiv:1905.05702
 //
-// Guarantees. Products may be of bf16 where Q, K, V and dout are; all sums are f32. A pair of a
-// query and a key that it does not see, or whose score is -inf, adds nothing to any gradient: rows
-// of dQ without visible keys, and rows of dK and dV that no query sees, are exactly 0, whatever Q,
-// K, V, dout and dlse hold there, NaN included. (A row without visible keys still has its sink for
-// lse, so dsinks contains its dlse.) Other NaN and infinities spread as IEEE 754 says. Each
-// gradient has the same bits for any number of threads and any other content of the batch.
+// Guarantees. Products may be of bf16 where Q, K, V and dout are, and then take subnormal numbers
+// as 0; all sums are f32. A pair of a query and a key that it does not see, or whose score is -inf,
+// adds nothing to any gradient: rows of dQ without visible keys, and rows of dK and dV that no
+// query sees, are exactly 0, whatever Q, K, V, dout and dlse hold there, NaN included. (A row
+// without visible keys still has its sink for lse, so dsinks contains its dlse.) Other NaN and
+// infinities spread as IEEE 754 says. Each gradient has the same bits for any number of threads and
+// any other content of the batch.
 #pragma once
 
 #include <attn/attention.hpp>
@@ -98,7 +100,7 @@ class ATTN_API AttentionBackwardPlan {
   std::string description() const;
 
   /// The data and strides of the tensors may differ from those that the plan was made from; shapes,
-  /// types and presence must be the same.
+  /// types and presence must be the same. No tensor overlaps the workspace.
   void run(const AttentionTensors& tensors, const AttentionGradients& gradients,
            Workspace& workspace) const;
 

@@ -186,7 +186,8 @@ void ColumnPass::make_gradients(const Block& block, const QueryTile& tile) {
       return entmax_gradient(context_.kernels(), pairs, block.slot.thresholds + row);
   }
   const float scale = context_.forward.scores.remaining_scale() * log2e;
-  context_.kernels().softmax_gradient(pairs, scale, shift, block.slot.mean + row);
+  context_.kernels().softmax_gradient(pairs, scale,
+                                      {block.slot.base + row, shift, block.slot.mean + row});
 }
 
 /// dS goes back through score_mod, is what dmask and dalibi add up, and goes back through softcap.

@@ -24,6 +24,17 @@ void make_row(const kernels::Kernels& kernels, const EntmaxRowGradient& row, flo
       scores[n] = gradients[n] = scores[n] == minus_infinity ? 0 : all;
     return;
   }
+  if (!std::isfinite(row.mean)) {
+    // Then dS of keys with a probability of 0 is 0 times infinity or NaN, and only hidden ones have
+    // 0.
+    for (std::int64_t n = 0; n < count; ++n) {
+      const bool hidden = scores[n] == minus_infinity;
+      entmax_probabilities(kernels, threshold, scores + n, 1, scores + n);
+      const double slope = scores[n] > 0 ? slopes(scores[n]) * greatest : 0;
+      gradients[n] = hidden ? 0 : static_cast<float>(slope * (gradients[n] - row.mean));
+    }
+    return;
+  }
   entmax_probabilities(kernels, threshold, scores, count, scores);
   for (std::int64_t n = 0; n < count; ++n) {
     gradients[n] =
@@ -40,22 +51,23 @@ EntmaxRowResult find_entmax_gradient(const kernels::Kernels& kernels, const Entm
   const bool sink_joins =
       row.sink != minus_infinity && greatest(kernels, row.scores, row.count) != minus_infinity;
   float* const y = row.scores;
+  for (std::int64_t n = 0; n < row.count; ++n)
+    row.gradients[n] = y[n] == minus_infinity ? 0 : row.gradients[n];
   std::int64_t count = row.count;
   if (sink_joins) y[count++] = row.sink;
   EntmaxRowResult result{{find_entmax_threshold(kernels, y, count, alpha, row.search), 0, 0}, 0};
   const float maximum = result.row.threshold.maximum;
   if (!std::isfinite(maximum)) {
-    if (maximum != minus_infinity) result.sink_term = std::numeric_limits<double>::quiet_NaN();
+    if (sink_joins) result.sink_term = std::numeric_limits<double>::quiet_NaN();
     return result;
   }
   entmax_probabilities(kernels, result.row.threshold, y, count, y);
   const Slopes slopes(y, count, alpha);
   double sum = 0, weighted = 0;
   for (std::int64_t n = 0; n < count; ++n) {
-    if (!(y[n] > 0)) continue;
-    const double slope = slopes(y[n]);
+    const double slope = y[n] > 0 ? slopes(y[n]) : 0;
     sum += slope;
-    if (n < row.count) weighted += slope * row.gradients[n];
+    if (n < row.count) weighted += slope * double{row.gradients[n]};
   }
   result.row.steepest = slopes.steepest();
   result.row.mean = weighted / sum;

@@ -16,11 +16,11 @@ struct EntmaxRowGradient {
   double mean;     // sum g dP / sum g
 };
 
-/// `scores` of a row, and one more of a sink in scores[count] if it joins; -inf hides. dP of the
-/// sink is 0. Overwrites the scores. `search` has room for 2 * (count + 1) floats.
+/// `scores` of a row, with room for a sink in scores[count]; -inf hides. dP of the sink is 0.
+/// Overwrites the scores, and dP of hidden keys. `search` has room for 2 * (count + 1) floats.
 struct EntmaxScores {
   float* scores;
-  const float* gradients;  // dP
+  float* gradients;  // dP
   std::int64_t count;
   float sink;  // -inf: none
   float* search;

@@ -11,6 +11,7 @@ namespace attn::detail {
 namespace {
 
 constexpr float log2e = 1.44269504088896341f;
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 double sum_of_chunks(const double* sums, std::int64_t rows, std::int64_t row, KeyRange chunks) {
@@ -19,6 +20,9 @@ double sum_of_chunks(const double* sums, std::int64_t rows, std::int64_t row, Ke
     sum += sums[chunk * rows + row];
   return sum;
 }
+
+/// An lse whose rounding would be seen in probabilities, by more than 1e-5.
+bool is_large(float lse) { return std::isfinite(lse) && std::fabs(lse) > 177; }
 
 }  // namespace
 
@@ -79,7 +83,12 @@ void BackwardRows::prepare(const HeadQueries& head, std::int64_t q_block, const 
          return context_.gradient_layout.output(query.batch, query.q_head, query.q_index);
        });
   if (context_.plan.extras.full_rows) return find_thresholds(rows, slot, first_row);
-  for (std::int64_t r = 0; r < rows.count; ++r) find_statistics(rows, r, slot, first_row);
+  bool any_large = false;
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    find_statistics(rows, r, slot, first_row);
+    any_large |= is_softmax() && is_large(lse_of(rows, r));
+  }
+  if (any_large) find_exact_lse(rows, slot, first_row);
 }
 
 /// The sum of dout * O. O is 0 where no key was seen; then dout does not count, whatever it is.
@@ -106,14 +115,86 @@ void BackwardRows::find_statistics(const QueryBlock& rows, std::int64_t r, const
     slot.mean[row] = 0;
     return;
   }
-  const float lse = *context_.forward.layout.lse(query.batch, query.q_head, query.q_index);
+  const float lse = lse_of(rows, r);
   const float* const dlse = context_.gradient_layout.lse(query.batch, query.q_head, query.q_index);
   const double mean = delta_of(query) - static_cast<double>(dlse == nullptr ? 0 : *dlse);
+  slot.base[row] = 0;
   slot.shift[row] = lse * log2e;
   slot.mean[row] = static_cast<float>(mean);
   const double sink = tiles_.sink(query);
   const bool no_sink = sink == -std::numeric_limits<double>::infinity();
   keep_sink_term(first_row + row, no_sink ? 0 : -mean * std::exp(sink - static_cast<double>(lse)));
+}
+
+void BackwardRows::ExactSum::add(float score, double scale) {
+  if (score == minus_infinity) return;
+  if (score > maximum) {
+    sum *= std::exp(scale * (double{maximum} - double{score}));
+    maximum = score;
+  }
+  sum += std::exp(scale * (double{score} - double{maximum}));
+}
+
+/// A large lse, as where a mask adds -1e9 to all keys of a row, has no digits left for the
+/// logarithm of the sum. So the greatest score and the sum are found again, if they agree with the
+/// lse that was given: that of other keys as well, as of a sequence in parts, may be greater.
+void BackwardRows::find_exact_lse(const QueryBlock& rows, const HeadSlot& slot,
+                                  std::int64_t first_row) {
+  ExactSum sums[most_tiles * kernels::tile_rows];
+  const double scale = context_.forward.scores.remaining_scale();
+  const std::int64_t kv_len = context_.forward.layout.kv_len(rows.head.batch);
+  if (rows.visible_to_any.empty()) return;
+  for (std::int64_t column = rows.first_block; column <= rows.last_block; ++column) {
+    keys_.pack(rows.head, intersection(tiles_.block_keys(column), {0, kv_len}));
+    for (std::int64_t first = 0; first < rows.count; first += kernels::tile_rows) {
+      QueryTile tile =
+          tiles_.tile_of(rows, first, std::min(kernels::tile_rows, rows.count - first), column);
+      if (tile.visible_range.empty()) continue;
+      tile.scores = own_.probabilities;
+      tile.score_stride = score_stride(context_.blocking());
+      keys_.multiply(slot, tile, own_.gradients);
+      for (std::int64_t r = 0; r < tile.rows; ++r) {
+        if (!is_large(lse_of(rows, first + r))) continue;
+        for (std::int64_t j = tile.begin[r]; j < tile.end[r]; ++j)
+          sums[first + r].add(tile.row(r)[j], scale);
+      }
+    }
+  }
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    if (is_large(lse_of(rows, r)) && sums[r].sum > 0)
+      keep_exact_lse(rows, r, sums[r], slot, first_row);
+  }
+}
+
+/// Where the given lse is greater than that of these keys, probabilities follow from it alone, and
+/// are 1 at most.
+void BackwardRows::keep_exact_lse(const QueryBlock& rows, std::int64_t r, const ExactSum& row_sum,
+                                  const HeadSlot& slot, std::int64_t first_row) {
+  const std::int64_t row = rows.first + r;
+  const double scale = context_.forward.scores.remaining_scale();
+  const double given = lse_of(rows, r), greatest = scale * double{row_sum.maximum};
+  const double sink = tiles_.sink(tiles_.query_row(rows, r));
+  const bool has_sink = sink != -std::numeric_limits<double>::infinity();
+  const double sum = row_sum.sum + (has_sink ? std::exp(sink - greatest) : 0);
+  const double unit = std::fabs(given) * 0x1p-23;
+  if (!(std::fabs(greatest + std::log(sum) - given) <= 2 * unit)) {
+    slot.base[row] = std::max(static_cast<float>(given / scale), row_sum.maximum);
+    slot.shift[row] = 0;
+    return;
+  }
+  slot.base[row] = row_sum.maximum;
+  slot.shift[row] = static_cast<float>(std::log2(sum));
+  if (has_sink)
+    keep_sink_term(first_row + row, -double{slot.mean[row]} * std::exp(sink - greatest) / sum);
+}
+
+float BackwardRows::lse_of(const QueryBlock& rows, std::int64_t r) const {
+  const QueryRow query = tiles_.query_row(rows, r);
+  return *context_.forward.layout.lse(query.batch, query.q_head, query.q_index);
+}
+
+bool BackwardRows::is_softmax() const noexcept {
+  return context_.forward.call.problem.normalizer.kind() == Normalizer::Kind::softmax;
 }
 
 void BackwardRows::keep_sink_term(std::int64_t row, double term) const {

@@ -2,6 +2,8 @@
 // compared with is computed once a row, and the copies of dQ are added up.
 #pragma once
 
+#include <limits>
+
 #include "attention/query_tiles.hpp"
 #include "backward/context.hpp"
 #include "backward/key_column.hpp"
@@ -41,6 +43,18 @@ class BackwardRows {
   void pack(const QueryBlock& rows, const Operands& to, RowOf row_of);
   void find_statistics(const QueryBlock& rows, std::int64_t r, const HeadSlot& slot,
                        std::int64_t first_row);
+  void find_exact_lse(const QueryBlock& rows, const HeadSlot& slot, std::int64_t first_row);
+  /// The sum of exp(scale * (score - maximum)) over the scores of a row.
+  struct ExactSum {
+    float maximum = -std::numeric_limits<float>::infinity();
+    double sum = 0;
+
+    void add(float score, double scale);
+  };
+  void keep_exact_lse(const QueryBlock& rows, std::int64_t r, const ExactSum& row_sum,
+                      const HeadSlot& slot, std::int64_t first_row);
+  float lse_of(const QueryBlock& rows, std::int64_t r) const;
+  bool is_softmax() const noexcept;
   double delta_of(const QueryRow& query);
   void find_thresholds(const QueryBlock& rows, const HeadSlot& slot, std::int64_t first_row);
   void compute_full_rows(const QueryBlock& rows, const HeadSlot& slot);

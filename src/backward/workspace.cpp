@@ -19,6 +19,7 @@ HeadSlot carve_slot(Arena& arena, const BackwardPlan& plan) {
   slot.query_rows = pairs ? arena.take<float>(rows / 2 * plan.key_width) : slot.queries;
   slot.douts = arena.take<float>(rows * plan.dout_stride);
   slot.dout_rows = pairs ? arena.take<float>(rows / 2 * blocking.value_width) : slot.douts;
+  slot.base = arena.take<float>(rows);
   slot.shift = arena.take<float>(rows);
   slot.mean = arena.take<float>(rows);
   if (plan.extras.full_rows) slot.thresholds = arena.take<EntmaxRowGradient>(rows);

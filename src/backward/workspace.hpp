@@ -23,8 +23,9 @@ struct HeadSlot {
   float* douts;       // [padded_rows, dout_stride]
   float* dout_rows;   // as query_rows, of value_width
   // For each row:
-  float* shift;                   // softmax: lse in the log2 domain; sigmoid: the bias
-  float* mean;                    // softmax: what is subtracted from dP, delta - dlse
+  float* base;   // softmax: scale * base + shift is lse in the log2 domain; base is 0 for most rows
+  float* shift;  // sigmoid: the bias
+  float* mean;   // softmax: what is subtracted from dP, delta - dlse
   EntmaxRowGradient* thresholds;  // entmax, else null
   std::uint8_t* query_finite;
   std::uint8_t* dout_finite;

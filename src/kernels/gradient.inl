@@ -35,13 +35,12 @@ ATTN_INLINE void for_each_vector(const GradientTile& tile, std::int64_t r, F f) 
   }
 }
 
-void softmax_gradient(const GradientTile& tile, float scale, const float* shift,
-                      const float* mean) {
+void softmax_gradient(const GradientTile& tile, float scale, const SoftmaxRowGradient& rows) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
-    const Vector shifts = broadcast(shift[r]), means = broadcast(mean[r]),
-                 scales = broadcast(scale);
+    const Vector bases = broadcast(rows.base[r]), shifts = broadcast(rows.shift[r]),
+                 means = broadcast(rows.mean[r]), scales = broadcast(scale);
     for_each_vector(tile, r, [=](Vector& s, Vector& g) ATTN_INLINE_LAMBDA {
-      s = exp2_nonpositive(multiply_subtract(s, scales, shifts));
+      s = exp2_nonpositive(multiply_subtract(s - bases, scales, shifts));
       g = s * (g - means);
     });
   }

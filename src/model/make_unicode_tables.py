@@ -189,7 +189,11 @@ def case_tables():
                    | set(range(0x10D40, 0x10D90)) | set(range(0x13A0, 0x1400)))
     pairs = []
     for code in cased:
-        same = matched(rf"(?i)\x{{{code:X}}}", cased)
+        # A character with a longer folding, such as the ligature of s and t, also matches two others
+        # side by side.
+        folded = chr(code).casefold()
+        same = ([c for c in cased if chr(c).casefold() == folded] if len(folded) > 1
+                else matched(rf"(?i)\x{{{code:X}}}", cased))
         if min(same) != code:
             pairs.append((code, min(same) - code))
     found = []

@@ -117,8 +117,10 @@ AttentionGradients gradients_of_sequence(const AttentionTensors& tensors,
   const auto of_queries = [&](const auto& tensor) {
     return of_sequence(tensor, tensors.ragged.q_offsets, call.batch);
   };
+  // Rows beyond the keys of a padded sequence are not part of its call.
   const auto of_keys = [&](const auto& tensor) {
-    return of_sequence(tensor, tensors.ragged.kv_offsets, call.batch);
+    const auto rows = of_sequence(tensor, tensors.ragged.kv_offsets, call.batch);
+    return rows.absent() ? rows : rows.sliced(2, 0, call.tensors.k.shape[2]);
   };
   return {.dout = of_queries(gradients.dout),
           .dlse = of_queries(gradients.dlse),

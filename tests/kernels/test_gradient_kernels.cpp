@@ -29,6 +29,7 @@ struct Tile {
     for (std::int64_t r = 0; r < rows; ++r) {
       begin[r] = random.integer(0, columns);
       end[r] = random.integer(0, columns);  // empty for some rows
+      base[r] = static_cast<float>(r % 2 == 0 ? 0 : random.normal());
       shift[r] = static_cast<float>(random.normal() + 1);
       mean[r] = static_cast<float>(random.normal());
       for (std::int64_t j = 0; j < columns; ++j) {
@@ -89,7 +90,7 @@ struct Tile {
   std::int64_t columns, stride;
   Guarded<float> scores, gradients;
   std::int64_t begin[rows], end[rows];
-  float shift[rows], mean[rows];
+  float base[rows], shift[rows], mean[rows];
 };
 
 template <class Test>
@@ -167,9 +168,12 @@ TEST_CASE("Gradients of softmax") {
   for_each_tile([](const Kernels& kernels, Tile& tile) {
     const float scale = 1.5f;
     tile.check(
-        [&](const GradientTile& t) { kernels.softmax_gradient(t, scale, tile.shift, tile.mean); },
+        [&](const GradientTile& t) {
+          kernels.softmax_gradient(t, scale, {tile.base, tile.shift, tile.mean});
+        },
         [&](double s, std::int64_t r) {
-          return std::exp2(static_cast<double>(scale) * s - static_cast<double>(tile.shift[r]));
+          const double x = s - static_cast<double>(tile.base[r]);
+          return std::exp2(static_cast<double>(scale) * x - static_cast<double>(tile.shift[r]));
         },
         [&](double p, double dp, std::int64_t r) {
           return p * (dp - static_cast<double>(tile.mean[r]));
@@ -192,7 +196,7 @@ TEST_CASE("A row whose lse is -inf or NaN") {
     tile.shift[0] = -infinity;
     tile.shift[1] = not_a_number;
     std::fill_n(&tile.s(0, 0), tile.columns, -infinity);
-    kernels.softmax_gradient(tile.tile(), 1, tile.shift, tile.mean);
+    kernels.softmax_gradient(tile.tile(), 1, {tile.base, tile.shift, tile.mean});
     bool good = true;
     for (std::int64_t j = 0; j < tile.columns; ++j) {
       good &= tile.s(0, j) == 0 && tile.g(0, j) == 0;

@@ -152,6 +152,9 @@ TEST_CASE("Newlines") {
 
 TEST_CASE("Letters of either case") {
   check("(?i:'s|'t)", "<'S><'\u017f><'t><'s>");
+  check("(?i:'s|'t)", "'\ufb06a<'S>'\ufb05");
+  check("(?i)[a-z]", "\ufb05<a>");
+  check("(?i)[^s]", "<\ufb06>s");
   check("(?i)k", "<K><k><\u212a>");
   check("(?i)[s]", "<s><\u017f><S>");
   check("(?i)[^s]", "s\u017fS<a>");

@@ -34,11 +34,18 @@ struct Copies {
   std::int64_t number;
 };
 
+/// What the rows of a tile are made of, [rows] each.
+struct SoftmaxRowGradient {
+  const float* base;
+  const float* shift;
+  const float* mean;
+};
+
 struct GradientKernels {
-  /// P = exp2(scale * S - shift[r]), dS = P (dP - mean[r]). scale includes the factor log2(e), and
-  /// shift is lse in the log2 domain. Where that is NaN, so is the row.
-  void (*softmax_gradient)(const GradientTile& tile, float scale, const float* shift,
-                           const float* mean);
+  /// P = exp2(scale * (S - base[r]) - shift[r]), dS = P (dP - mean[r]). scale includes the factor
+  /// log2(e); base and shift make up lse: scale * base + shift is lse in the log2 domain. Where
+  /// that is NaN, so is the row.
+  void (*softmax_gradient)(const GradientTile& tile, float scale, const SoftmaxRowGradient& rows);
   /// P = 1 / (1 + exp(-(S + shift[r]))), dS = P (1 - P) dP.
   void (*sigmoid_gradient)(const GradientTile& tile, const float* shift);
   /// gradient[n] *= 1 - (capped[n] / cap)^2, the derivative of softcap in terms of its result. A
