@@ -160,7 +160,7 @@ TEST_CASE("the sample tensors are those that make_samples makes") {
   const Folder folder;
   const fs::path program = fs::path(ATTN_DEMO_PATH).parent_path() / "make_samples";
   REQUIRE(shell("", program.string(), folder / ".").code == 0);
-  CHECK(folder.names().size() == 10);
+  CHECK(folder.names().size() == 11);
   for (const std::string& name : folder.names()) {
     CAPTURE(name);
     CHECK(bytes_of(folder / name) == bytes_of((fs::path(ATTN_DATA_PATH) / name).string()));
