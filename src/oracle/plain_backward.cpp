@@ -213,14 +213,16 @@ void PlainBackward::set_probabilities(PlainRow& row) const {
   }
 }
 
+/// A row without keys has none but -dlse. What dout holds there is not read.
 void PlainBackward::set_mean(PlainRow& row) const {
   const KeyRun& run = row.run;
+  const bool empty = row.pairs.empty();
   switch (options_.normalizer.kind()) {
     case Normalizer::Kind::sigmoid: return;
     case Normalizer::Kind::softmax: {
-      const PlainDot delta =
-          plain_dot(float_row_of(dout_, run.batch, run.q_head, run.q_index),
-                    float_row_of(out_, run.batch, run.q_head, run.q_index), dout_.shape()[3]);
+      const PlainDot delta = plain_dot(float_row_of(dout_, run.batch, run.q_head, run.q_index),
+                                       float_row_of(out_, run.batch, run.q_head, run.q_index),
+                                       empty ? 0 : dout_.shape()[3]);
       const std::int64_t index =
           (run.batch * q_.shape()[1] + run.q_head) * q_.shape()[2] + run.q_index;
       const float dlse = dlse_.size() > 0 ? dlse_.data<float>()[index] : 0;
@@ -230,6 +232,7 @@ void PlainBackward::set_mean(PlainRow& row) const {
     }
     case Normalizer::Kind::entmax: break;
   }
+  if (empty) return;
   std::vector<float> w = {row.sink_w.value}, dp = {0}, ones(row.pairs.size() + 1, 1.f);
   for (const PlainPair& pair : row.pairs) {
     w.push_back(pair.w.value);

@@ -37,6 +37,8 @@ BackwardCase small_backward_case(std::uint64_t seed, const Normalizer& normalize
   if (random.chance(0.3)) c.call.options.softcap = 5.f;
   c.call.alibi = random.chance(0.3);
   c.call.sinks = random.chance(0.3) && normalizer.kind() != Normalizer::Kind::sigmoid;
+  // With more than one row, the first sees nothing.
+  if (random.chance(0.3)) c.call.options.causal = Causal::with_offset(-1);
   if (random.chance(0.3)) c.call.mask = {.dtype = DType::f32, .shape = {1, c.call.kv_len}};
   const DType dtype = random.pick({DType::f32, DType::f32, DType::bf16, DType::f16});
   c.call.q_type = c.call.kv_type = c.dout_type = dtype;
