@@ -77,22 +77,6 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
   return call;
 }
 
-std::string describe_tensor(const TensorView& view) {
-  if (view.absent()) return "no tensor";
-  return fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
-}
-
-void require_as_planned(const AttentionTensors& planned, const AttentionTensors& given) {
-  for_each_tensor(
-      [](const char* name, const auto& wanted, const auto& got) {
-        if (wanted.dtype == got.dtype && wanted.shape == got.shape) return;
-        throw Error(ErrorCode::invalid_argument,
-                    fmt::format("{} is {}; the plan was made for {}", name, describe_tensor(got),
-                                describe_tensor(wanted)));
-      },
-      planned, given);
-}
-
 }  // namespace
 }  // namespace attn::detail
 
@@ -122,7 +106,7 @@ std::string AttentionPlan::description() const {
 
 void AttentionPlan::run(const AttentionTensors& tensors, Workspace& workspace) const {
   const Prepared& planned = detail::not_moved_from("plan", prepared_);
-  detail::require_as_planned(planned.tensors, tensors);
+  detail::for_each_tensor(detail::RequireAsPlanned{}, planned.tensors, tensors);
   detail::validate_data(planned.call.problem, tensors);
   if (workspace.size() < workspace_size()) {
     throw Error(ErrorCode::invalid_argument,

@@ -1,7 +1,12 @@
-// A visitor over the tensors of a call.
+// A visitor over the tensors of a call, and what it is mostly needed for.
 #pragma once
 
 #include <attn/attention.hpp>
+#include <attn/error.hpp>
+
+#include <fmt/format.h>
+
+#include <string>
 
 namespace attn::detail {
 
@@ -24,5 +29,20 @@ void for_each_tensor(F f, const Tensors&... calls) {
   f("k_scales", calls.storage.k_scales...);
   f("v_scales", calls.storage.v_scales...);
 }
+
+/// A visitor of planned and given tensors: throws where they differ in type, shape or presence.
+struct RequireAsPlanned {
+  void operator()(const char* name, const TensorView& planned, const TensorView& given) const {
+    if (planned.dtype == given.dtype && planned.shape == given.shape) return;
+    throw Error(ErrorCode::invalid_argument, fmt::format("{} is {}; the plan was made for {}", name,
+                                                         describe(given), describe(planned)));
+  }
+
+ private:
+  static std::string describe(const TensorView& view) {
+    if (view.absent()) return "no tensor";
+    return fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
+  }
+};
 
 }  // namespace attn::detail

@@ -79,20 +79,6 @@ PreparedBackward prepare(const AttentionTensors& tensors, const AttentionGradien
   return prepared;
 }
 
-std::string describe_tensor(const TensorView& view) {
-  if (view.absent()) return "no tensor";
-  return fmt::format("{} {}", name_of(view.dtype), view.shape.to_string());
-}
-
-struct RequireAsPlanned {
-  void operator()(const char* name, const TensorView& wanted, const TensorView& got) const {
-    if (wanted.dtype == got.dtype && wanted.shape == got.shape) return;
-    throw Error(ErrorCode::invalid_argument,
-                fmt::format("{} is {}; the plan was made for {}", name, describe_tensor(got),
-                            describe_tensor(wanted)));
-  }
-};
-
 }  // namespace
 }  // namespace attn::detail
 

@@ -31,8 +31,8 @@ void check_traffic(const nlohmann::json& result, double element, double kv_row) 
 
 TEST_CASE("a shape is timed on plain tensors or on a cache of any type") {
   const nlohmann::json plain = measured("--dtype bf16");
-  for (const char* field : {"name", "threads", "median_ms", "min_ms", "mean_ms", "p99_ms", "gflops", "peak_gflops",
-                            "fraction_of_peak", "path"}) {
+  for (const char* field : {"name", "threads", "median_ms", "min_ms", "mean_ms", "p99_ms", "gflops",
+                            "peak_gflops", "fraction_of_peak", "path"}) {
     CHECK(plain.contains(field));
   }
   CHECK(plain["dtype"] == "bf16");
