@@ -168,32 +168,43 @@ QueryTile PrefillPass::probabilities_of(const QueryBlock& rows, std::int64_t r,
   return tile;
 }
 
-/// The scores begin with the panel of the first visible key and end with a whole vector.
+/// The scores begin with the chunk of the first visible key and end with a whole vector. Of a panel
+/// that begins before, the rest is multiplied by itself.
 void PrefillPass::compute_scores(QueryTile& tile, std::int64_t block) {
-  const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
-  const Blocking& blocking = context_.plan().packed;
+  const std::int64_t panel = context_.plan().panel_width;
+  const std::int64_t chunk = context_.call.packed_arithmetic->chunk_keys;
+  const KeyRange keys{round_down(tile.visible_range.begin, chunk), tile.visible_range.end};
   tile.scores = scratch_.scores;
-  tile.score_stride = score_stride(blocking);
-  const std::int64_t first = round_down(tile.visible_range.begin, context_.plan().panel_width);
+  tile.score_stride = score_stride(context_.plan().packed);
   // If scores are neither transformed nor hidden, their maxima are taken while they are in
   // registers.
   const bool final = tile.full && !context_.scores.transforms() &&
-                     tile.visible_range.begin == first &&
-                     tile.visible_range.end % arithmetic.chunk_keys == 0;
+                     tile.visible_range.begin == keys.begin && keys.end % chunk == 0;
   float* const maxima = final ? scratch_.maxima : nullptr;
   if (final) std::fill_n(maxima, kernels::max_vector_width * tile_rows, minus_infinity);
   tile.maxima = maxima;
-  arithmetic.matmul({
+  const std::int64_t next_panel = std::min(round_up(keys.begin, panel), keys.end);
+  if (keys.begin < next_panel) multiply(tile, block, {keys.begin, next_panel});
+  if (next_panel < keys.end) multiply(tile, block, {next_panel, keys.end});
+}
+
+/// Keys of one panel, or whole panels and part of a last one.
+void PrefillPass::multiply(const QueryTile& tile, std::int64_t block, KeyRange keys) {
+  const Blocking& blocking = context_.plan().packed;
+  const std::int64_t panel_begin = round_down(keys.begin, context_.plan().panel_width);
+  kernels::Panels panels = packer_.keys(*packed_, block, panel_begin);
+  panels.data += keys.begin - panel_begin;
+  context_.call.packed_arithmetic->matmul({
       .a = queries_ + tile.first_row * query_stride_,
       .a_stride = query_stride_,
-      .b = packer_.keys(*packed_, block, first),
-      .c = tile.scores + first,
+      .b = panels,
+      .c = tile.scores + keys.begin,
       .c_stride = tile.score_stride,
       .rows = tile.rows,
-      .columns = tile.visible_range.end - first,
+      .columns = keys.size(),
       .depth = blocking.key_depth,
       .accumulate = false,
-      .maxima = maxima,
+      .maxima = tile.maxima == nullptr ? nullptr : scratch_.maxima,
       .prefetch = prefetch_.walk(),
   });
 }

@@ -27,6 +27,7 @@ class PrefillPass final : RowProbabilities {
   void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
                     bool has_scores);
   void compute_scores(QueryTile& tile, std::int64_t block);
+  void multiply(const QueryTile& tile, std::int64_t block, KeyRange keys);
   void softmax_and_add_values(const QueryTile& tile, std::int64_t block);
   void plan_prefetch(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
                      const std::optional<HeadIndex>& next_head);
