@@ -5,7 +5,8 @@
 //   S = S - slope * |p - j|          ALiBi, if given; p is the query's position, j the key's index
 //   S = S + mask                     additive mask, if given
 //   S = score_mod(S)                 the user's function, if given
-//   S = -inf where a key is hidden   causal, window, boolean mask, kv_lens, mask_mod (mask.hpp)
+//   S = -inf where a key is hidden   causal, window, boolean mask, kv_lens, mask_mod (mask.hpp),
+//                                    block_mask (block_mask.hpp)
 //   P = softmax(S)                   over the keys of a row, and its sink if it has one
 //   O = P V
 //
@@ -30,6 +31,7 @@
 // batch.
 #pragma once
 
+#include <attn/block_mask.hpp>
 #include <attn/execution.hpp>
 #include <attn/export.hpp>
 #include <attn/isa.hpp>
@@ -92,6 +94,11 @@ struct AttentionOptions {
   ScoreMod score_mod{};
   ScoreModGradient score_mod_gradient{};  // of score_mod; only attention_backward() calls it
   MaskMod mask_mod{};
+  /// Which blocks of queries and keys are hidden, fully visible, or decided by mask_mod and the
+  /// mask (block_mask.hpp). Its batch is 1 or that of the call, its num_q_heads likewise, its q_len
+  /// and kv_len are those of the call: kv_len is the capacity of a ring, max_pages * page_size of
+  /// pages. Ragged batches refuse it: Error(unsupported).
+  std::optional<BlockMask> block_mask{};
   Normalizer normalizer{};  // default: softmax
   ScoreMatmul score_matmul = ScoreMatmul::built_in;
 

@@ -129,7 +129,8 @@ struct AttentionSettings {
   /// The largest number of tokens in a sequence, and of rows in the tables of RoPE.
   std::int64_t max_positions = 0;
   float qk_norm_epsilon = 1e-6f;
-  /// Masks, scale, softcap and normalizer of every attention call of the block.
+  /// Masks, scale, softcap and normalizer of every attention call of the block. Without block_mask,
+  /// which is for one number of tokens: Error(unsupported).
   AttentionOptions options{.causal = Causal::bottom_right()};
   DType dtype = DType::f32;  // f32 or bf16
 };

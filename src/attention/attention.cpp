@@ -35,7 +35,7 @@ PlanInput plan_input(const PreparedCall& call, const AttentionTensors& tensors,
           .ragged = ragged_queries || !tensors.ragged.kv_offsets.absent(),
           .needs_full_rows = call.problem.normalizer.kind() != Normalizer::Kind::softmax,
           .onednn_scores = call.options.score_matmul == ScoreMatmul::onednn,
-          .scanned_rows = dense_mask(tensors, sizes).rows,
+          .scanned_rows = scanned_rows(tensors, sizes, call.options),
           .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths_of(*call.kernels)};
 }

@@ -53,6 +53,11 @@ DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes) {
   return mask;
 }
 
+std::int64_t scanned_rows(const AttentionTensors& tensors, const Sizes& sizes,
+                          const AttentionOptions& options) {
+  return options.block_mask ? 0 : dense_mask(tensors, sizes).rows;
+}
+
 std::int64_t kv_length(const AttentionTensors& tensors, const Sizes& sizes, std::int64_t batch) {
   return tensors.kv_lens.absent() ? sizes.kv_len : integer_at(tensors.kv_lens, batch);
 }

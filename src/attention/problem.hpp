@@ -46,6 +46,12 @@ Problem validate_scores(const AttentionTensors& tensors, const AttentionOptions&
 Problem validate_inputs(const AttentionTensors& tensors, const AttentionOptions& options,
                         const Execution& execution);
 
+/// Throws unless a dense mask has a type and a shape that a call of these sizes takes.
+void require_mask_fits(const TensorView& mask, const Sizes& sizes);
+/// Throws unless the block mask, if there is one, fits the call.
+void check_block_mask(const AttentionTensors& tensors, const Sizes& sizes,
+                      const AttentionOptions& options);
+
 /// A dense mask with broadcast dims as stride 0.
 struct DenseMask {
   const void* data = nullptr;  // null: no mask
@@ -76,6 +82,10 @@ struct DenseMask {
 
 /// The mask of a validated call. A mask with data but no elements counts as present.
 DenseMask dense_mask(const AttentionTensors& tensors, const Sizes& sizes);
+/// The rows of the dense mask that are worth a scan before the call: none where a block mask says
+/// what is read of them.
+std::int64_t scanned_rows(const AttentionTensors& tensors, const Sizes& sizes,
+                          const AttentionOptions& options);
 /// Fills in the maxima of a ragged batch where they were not given and the offsets can be read.
 AttentionTensors with_longest_sequences(AttentionTensors tensors);
 /// The number of keys of a sequence: kv_lens[batch], or kv_len.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "attention/block_mask.hpp"
 #include "iterate/row.hpp"
 #include "threads/parallel.hpp"
 
@@ -104,6 +105,7 @@ RowScores::Seen RowScores::masked_keys(const QueryRow& row, KeyRange keys,
 
 RowScores::Seen RowScores::visible_keys(const QueryRow& row, KeyRange keys,
                                         std::uint8_t* visible) const {
+  if (options_.block_mask) return read_blocks(row, keys, visible);
   MaskRow left{keys.begin, keys.end, true};
   if (boolean()) left = known(row, keys);
   const KeyRange range{left.begin, left.end};
@@ -114,25 +116,72 @@ RowScores::Seen RowScores::visible_keys(const QueryRow& row, KeyRange keys,
 /// A boolean mask whose elements are neighbors is scanned where it lies.
 RowScores::Seen RowScores::read_visible(const QueryRow& row, KeyRange keys, bool plain_mask,
                                         std::uint8_t* visible) const {
-  const std::int64_t stride = mask_.key_stride_in_bytes(), count = keys.size();
-  const std::byte* mask = nullptr;
-  if (!plain_mask) mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * stride;
-  const bool in_place = !options_.mask_mod && stride == 1;
-  if (options_.mask_mod) {
-    static_assert(sizeof(bool) == sizeof(std::uint8_t));
-    options_.mask_mod(run_of(row, keys), reinterpret_cast<bool*>(visible));
+  const std::int64_t count = keys.size();
+  const std::uint8_t* scanned = visible;
+  const bool in_place = !options_.mask_mod && mask_.key_stride_in_bytes() == 1;
+  if (in_place) {
+    const std::byte* const mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin;
+    scanned = reinterpret_cast<const std::uint8_t*>(mask);
+  } else {
+    ask(row, keys, {.mask_mod = static_cast<bool>(options_.mask_mod), .mask = !plain_mask},
+        visible);
   }
-  if (mask != nullptr && !in_place) {
-    for (std::int64_t n = 0; n < count; ++n) {
-      const bool seen = std::to_integer<std::uint8_t>(mask[n * stride]) != 0;
-      visible[n] = static_cast<std::uint8_t>(seen && (!options_.mask_mod || visible[n] != 0));
-    }
-  }
-  const auto* const scanned = in_place ? reinterpret_cast<const std::uint8_t*>(mask) : visible;
   const kernels::MaskScan scan = kernels_.scan_boolean(scanned, count);
   if (in_place && !scan.plain && scan.begin < scan.end)
     std::memcpy(visible, scanned, static_cast<std::size_t>(count));
   return {.keys = {keys.begin + scan.begin, keys.begin + scan.end}, .hides = !scan.plain};
+}
+
+/// At least one of the masks is asked.
+void RowScores::ask(const QueryRow& row, KeyRange keys, Asked asked, std::uint8_t* visible) const {
+  if (asked.mask_mod) {
+    static_assert(sizeof(bool) == sizeof(std::uint8_t));
+    options_.mask_mod(run_of(row, keys), reinterpret_cast<bool*>(visible));
+  }
+  if (!asked.mask) return;
+  const std::int64_t stride = mask_.key_stride_in_bytes();
+  const std::byte* const mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * stride;
+  for (std::int64_t n = 0; n < keys.size(); ++n) {
+    const bool seen = std::to_integer<std::uint8_t>(mask[n * stride]) != 0;
+    visible[n] = static_cast<std::uint8_t>(seen && (!asked.mask_mod || visible[n] != 0));
+  }
+}
+
+RowScores::Asked RowScores::asked_in(BlockKind kind) const noexcept {
+  const BlockMask::Blocks& blocks = options_.block_mask->blocks();
+  const bool full = kind == BlockKind::full;
+  return {.mask_mod = options_.mask_mod && !(full && blocks.stands_for_mask_mod),
+          .mask = boolean() && !(full && blocks.stands_for_mask)};
+}
+
+/// Full blocks that nobody is asked about are not even noted as visible, and empty ones between
+/// others are hidden.
+RowScores::Seen RowScores::read_blocks(const QueryRow& row, KeyRange keys,
+                                       std::uint8_t* visible) const {
+  const BlockMask::Blocks& blocks = options_.block_mask->blocks();
+  const BlockMaskRow block_row{row.batch, row.q_head, row.q_index};
+  const KeyRange range = blocks.hull(block_row, keys);
+  if (range.empty()) return {.keys = {keys.begin, keys.begin}};
+  bool plain = true;
+  std::int64_t next = range.begin;
+  blocks.for_each_run(block_row, range, [&](KeyRange run, BlockKind kind) {
+    const Asked asked = asked_in(kind);
+    plain = plain && run.begin == next && !asked.mask_mod && !asked.mask;
+    next = run.end;
+  });
+  if (plain) return {.keys = range};
+  std::uint8_t* const first = visible + (range.begin - keys.begin);
+  std::memset(first, 0, static_cast<std::size_t>(range.size()));
+  blocks.for_each_run(block_row, range, [&](KeyRange run, BlockKind kind) {
+    const Asked asked = asked_in(kind);
+    std::uint8_t* const of_run = first + (run.begin - range.begin);
+    if (asked.mask_mod || asked.mask)
+      ask(row, run, asked, of_run);
+    else
+      std::memset(of_run, 1, static_cast<std::size_t>(run.size()));
+  });
+  const kernels::MaskScan scan = kernels_.scan_boolean(first, range.size());
+  return {.keys = {range.begin + scan.begin, range.begin + scan.end}, .hides = !scan.plain};
 }
 
 void RowScores::transform(const QueryRow& row, KeyRange keys, const float* additive_mask,

@@ -1,6 +1,7 @@
 // What happens to the scores of one query row between Q K^T and softmax: scale, softcap, ALiBi,
-// additive mask and score_mod, in this order, and the visibility that boolean masks and mask_mod
-// give. Causal masks, windows and lengths are intervals of keys instead (visibility.hpp).
+// additive mask and score_mod, in this order, and the visibility that boolean masks, mask_mod and
+// block masks give. Causal masks, windows and lengths are intervals of keys instead
+// (visibility.hpp).
 #pragma once
 
 #include <attn/attention.hpp>
@@ -58,7 +59,9 @@ class RowScores {
   void scan_mask(MaskRow* rows, int num_threads);
   bool additive() const noexcept { return mask_.present() && !mask_.boolean(); }
   bool boolean() const noexcept { return mask_.present() && mask_.boolean(); }
-  bool dense_visibility() const noexcept { return boolean() || options_.mask_mod; }
+  bool dense_visibility() const noexcept {
+    return boolean() || options_.mask_mod || options_.block_mask;
+  }
 
   /// What the dense masks leave of a run of keys: the range from the first to the last key that
   /// they do not hide, and what they do between.
@@ -67,8 +70,8 @@ class RowScores {
     bool hides = false;           // some keys between are hidden
     const float* mask = nullptr;  // to be added to the scores from keys.begin on; null for none
   };
-  /// Reads the boolean mask and mask_mod. If keys are hidden, `visible` gets a number for each key
-  /// of the run, 0 for hidden ones.
+  /// Reads the boolean mask, mask_mod and the block mask. If keys are hidden, `visible` gets a
+  /// number for each key of the run, 0 for hidden ones.
   Seen visible_keys(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
   /// Reads the additive mask, in place if it is dense f32, else into `staging`.
   Seen masked_keys(const QueryRow& row, KeyRange keys, float* staging) const noexcept;
@@ -82,8 +85,17 @@ class RowScores {
   void gradient_before_softcap(const float* capped, std::int64_t count, float* gradient) const;
 
  private:
+  /// The masks that are asked about each key of a run.
+  struct Asked {
+    bool mask_mod;
+    bool mask;
+  };
   Seen read_visible(const QueryRow& row, KeyRange keys, bool plain_mask,
                     std::uint8_t* visible) const;
+  Seen read_blocks(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
+  void ask(const QueryRow& row, KeyRange keys, Asked asked, std::uint8_t* visible) const;
+  /// Whom a block mask leaves to be asked in blocks that are not empty.
+  Asked asked_in(BlockKind kind) const noexcept;
   MaskRow scan_row(const std::byte* row) const noexcept;
   /// What is known of a row without reading it: it leaves no more than those of the keys.
   MaskRow known(const QueryRow& row, KeyRange keys) const noexcept;

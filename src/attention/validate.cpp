@@ -210,36 +210,6 @@ void check_out(const AttentionTensors& tensors, const Sizes& sizes) {
   require_float("out", out);
 }
 
-void check_mask(const TensorView& mask, const Sizes& sizes) {
-  if (mask.absent()) return;
-  if (mask.dtype != DType::boolean) {
-    if (mask.dtype != DType::f32 && mask.dtype != DType::bf16 && mask.dtype != DType::f16) {
-      reject(
-          fmt::format("mask has type {}; it needs boolean (true = visible), or f32, bf16 or f16 "
-                      "(added to the scores)",
-                      name_of(mask.dtype)));
-    }
-  }
-  const int rank = mask.rank();
-  if (rank < 1 || rank > 4) {
-    reject(
-        fmt::format("mask has shape {} of rank {}; it needs [kv_len], [q_len, kv_len], "
-                    "[num_q_heads, q_len, kv_len] or "
-                    "[batch, num_q_heads, q_len, kv_len]",
-                    mask.shape.to_string(), rank));
-  }
-  const std::int64_t full[] = {sizes.batch, sizes.num_q_heads, sizes.q_len};
-  const char* meaning[] = {"batch, or 1", "num_q_heads, or 1", "q_len, or 1"};
-  for (int dim = 0; dim < rank - 1; ++dim) {
-    const int axis = 4 - rank + dim;
-    if (mask.shape[dim] != 1) require_extent("mask", mask, dim, full[axis], meaning[axis]);
-  }
-  if (mask.shape[rank - 1] > std::max<std::int64_t>(sizes.kv_len, 1)) {
-    reject(fmt::format("mask has shape {}: its last dim is {}, but kv_len is {}",
-                       mask.shape.to_string(), mask.shape[rank - 1], sizes.kv_len));
-  }
-}
-
 void check_vector(const char* name, const TensorView& tensor, std::int64_t extent,
                   const char* meaning) {
   require_rank(name, tensor, 1, meaning);
@@ -247,7 +217,7 @@ void check_vector(const char* name, const TensorView& tensor, std::int64_t exten
 }
 
 void check_side_tensors(const AttentionTensors& tensors, const Sizes& sizes) {
-  check_mask(tensors.mask, sizes);
+  if (given(tensors.mask)) require_mask_fits(tensors.mask, sizes);
   for (const auto& [name, tensor] :
        {std::pair{"alibi_slopes", &tensors.alibi_slopes}, std::pair{"sinks", &tensors.sinks}}) {
     if (tensor->absent()) continue;
@@ -339,6 +309,7 @@ Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
                      const AttentionOptions& options, const Execution& execution) {
   Problem problem;
   problem.sizes = sizes;
+  check_block_mask(tensors, sizes, options);
   problem.normalizer = options.normalizer;
   problem.softmax_scale = options.softmax_scale.value_or(
       static_cast<float>(1.0 / std::sqrt(static_cast<double>(sizes.head_dim))));

@@ -4,10 +4,6 @@
 
 namespace attn::detail {
 
-KeyRange intersection(KeyRange a, KeyRange b) noexcept {
-  return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
-}
-
 KeyVisibility::KeyVisibility(const Problem& problem, std::int64_t q_len, std::int64_t kv_length,
                              std::int64_t key_count) noexcept
     : offset_(position_offset(problem, q_len, kv_length)),

@@ -4,21 +4,10 @@
 
 #include <cstdint>
 
+#include "attention/key_range.hpp"  // IWYU pragma: export
 #include "attention/problem.hpp"
 
 namespace attn::detail {
-
-/// The keys j with begin <= j < end.
-struct KeyRange {
-  std::int64_t begin = 0;
-  std::int64_t end = 0;
-
-  bool empty() const noexcept { return begin >= end; }
-  std::int64_t size() const noexcept { return empty() ? 0 : end - begin; }
-  friend bool operator==(const KeyRange&, const KeyRange&) = default;
-};
-
-KeyRange intersection(KeyRange a, KeyRange b) noexcept;
 
 /// The interval masks of one sequence. Both ends of the range of a query never decrease from one
 /// query to the next.

@@ -44,7 +44,7 @@ BackwardPlanInput plan_input(const PreparedCall& call, const AttentionTensors& t
                      .score_mod = static_cast<bool>(call.options.score_mod),
                      .full_rows = call.problem.normalizer.kind() == Normalizer::Kind::entmax,
                      .heads_share_mask = heads_share_mask(gradients.dmask, sizes)},
-          .scanned_rows = dense_mask(tensors, sizes).rows,
+          .scanned_rows = scanned_rows(tensors, sizes, call.options),
           .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths};
 }

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "oracle/block_answers.hpp"
 #include "oracle/row_access.hpp"
 
 namespace attn::detail {
@@ -34,7 +35,8 @@ Floats mask_row(const AttentionTensors& tensors, const KeyRun& row) {
 std::vector<bool> visible_keys(const AttentionTensors& tensors, const AttentionOptions& options,
                                const KeyRun& row, const Floats& mask) {
   const bool masked = !tensors.mask.absent();
-  const float hidden_by_mask = tensors.mask.dtype == DType::boolean ? 0 : -infinity;
+  const bool boolean = tensors.mask.dtype == DType::boolean;
+  const float hidden_by_mask = boolean ? 0 : -infinity;
   const std::int64_t length = plain_kv_length(tensors, row.batch);
   const auto mask_length = static_cast<std::int64_t>(mask.size());
   const KeyRun range =
@@ -42,9 +44,12 @@ std::vector<bool> visible_keys(const AttentionTensors& tensors, const AttentionO
                     masked ? std::min(length, mask_length) : length);
   const auto by_mask_mod = std::make_unique<bool[]>(static_cast<std::size_t>(row.count));
   if (options.mask_mod && row.count > 0) options.mask_mod(row, by_mask_mod.get());
+  const BlockAnswers blocks(options, row);
   std::vector<bool> visible(static_cast<std::size_t>(row.count), false);
   for (std::int64_t j = range.key_begin; j < range.key_begin + range.count; ++j) {
-    visible[j] = !(masked && mask[j] == hidden_by_mask) && (!options.mask_mod || by_mask_mod[j]);
+    const bool by_mask = masked && mask[j] == hidden_by_mask && (!boolean || blocks.asks_mask(j));
+    const bool by_mod = options.mask_mod && !by_mask_mod[j] && blocks.asks_mask_mod(j);
+    visible[j] = !by_mask && !by_mod && !blocks.hides(j);
   }
   return visible;
 }

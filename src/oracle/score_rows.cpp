@@ -6,6 +6,7 @@
 #include <memory>
 #include <numeric>
 
+#include "oracle/block_answers.hpp"
 #include "oracle/row_access.hpp"
 
 namespace attn::detail {
@@ -30,15 +31,18 @@ Values mask_values(const DenseCall& call, const KeyRun& row) {
 }
 
 /// Whether key j is visible by the masks other than mask_mod.
-bool visible(const DenseCall& call, const KeyRun& row, const Values& mask, std::int64_t j) {
+bool visible(const DenseCall& call, const KeyRun& row, const Values& mask,
+             const BlockAnswers& blocks, std::int64_t j) {
   const Window& window = call.problem.window;
   if (j >= kv_length(call.tensors, call.problem.sizes, row.batch)) return false;
   if (call.problem.causal && j > row.q_position) return false;
   if (window.left && j < row.q_position - *window.left) return false;
   if (window.right && j > row.q_position + *window.right) return false;
+  if (blocks.hides(j)) return false;
   if (!call.mask.present()) return true;
   if (j >= call.mask.kv_len) return false;
-  return mask[j] != (call.mask.boolean() ? 0 : -infinity);
+  if (call.mask.boolean()) return mask[j] != 0 || !blocks.asks_mask(j);
+  return mask[j] != -infinity;
 }
 
 }  // namespace
@@ -99,8 +103,10 @@ void hide_keys(const DenseCall& call, const KeyRun& row, Values& scores) {
   const auto modded = std::make_unique<bool[]>(scores.size());
   std::fill_n(modded.get(), scores.size(), true);
   if (call.options.mask_mod && !scores.empty()) call.options.mask_mod(row, modded.get());
+  const BlockAnswers blocks(call.options, row);
   for (std::int64_t j = 0; j < row.count; ++j) {
-    if (!modded[j] || !visible(call, row, mask, j)) scores[j] = -infinity;
+    const bool by_mod = modded[j] || !blocks.asks_mask_mod(j);
+    if (!by_mod || !visible(call, row, mask, blocks, j)) scores[j] = -infinity;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "attention/block_mask.hpp"
 #include "tensor/indexing.hpp"
 
 namespace attn::detail {
@@ -108,6 +109,8 @@ SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tenso
   if (options.score_mod_gradient)
     call.options.score_mod_gradient = renumbered(options.score_mod_gradient);
   if (options.mask_mod) call.options.mask_mod = renumbered(options.mask_mod);
+  if (options.block_mask)
+    call.options.block_mask = options.block_mask->blocks().cropped(batch, kv_len);
   return call;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "onednn/softmax.hpp"
+#include "oracle/block_answers.hpp"
 #include "oracle/extremes.hpp"
 #include "oracle/query_rows.hpp"
 
@@ -34,25 +35,39 @@ void scale_and_bias(const UnfusedCall& call, const KeyRun& keys, float* scores) 
   }
 }
 
-/// Applies the additive mask, score_mod and mask_mod. Hidden keys are set to -inf after score_mod,
-/// which may have changed their scores.
-void mask_scores(const UnfusedCall& call, const KeyRun& keys, float* scores) {
-  const std::int64_t stride = call.mask.strides[3];
-  const float* mask = nullptr;
+/// The mask of a run of keys, which was made additive, and who needs to ask it.
+struct MaskRun {
+  const float* mask;  // null: none
+  std::int64_t stride;
+  bool boolean;
+  const BlockAnswers& blocks;
+  std::int64_t key_begin;
+
+  float operator[](std::int64_t n) const {
+    return boolean && !blocks.asks_mask(key_begin + n) ? 0 : mask[n * stride];
+  }
+};
+
+/// Applies the additive mask, score_mod, mask_mod and the block mask. Hidden keys are set to -inf
+/// after score_mod, which may have changed their scores.
+void mask_scores(const UnfusedCall& call, const BlockAnswers& blocks, const KeyRun& keys,
+                 float* scores) {
+  MaskRun mask{nullptr, call.mask.strides[3], call.tensors.mask.dtype == DType::boolean, blocks,
+               keys.key_begin};
   if (call.mask.present()) {
-    mask = reinterpret_cast<const float*>(call.mask.row(keys.batch, keys.q_head, keys.q_index)) +
-           keys.key_begin * stride;
-    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] += mask[n * stride];
+    mask.mask =
+        reinterpret_cast<const float*>(call.mask.row(keys.batch, keys.q_head, keys.q_index)) +
+        keys.key_begin * mask.stride;
+    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] += mask[n];
   }
   if (call.options.score_mod) call.options.score_mod(keys, scores);
-  if (mask != nullptr) {
-    for (std::int64_t n = 0; n < keys.count; ++n)
-      scores[n] = mask[n * stride] == -infinity ? -infinity : scores[n];
-  }
-  if (call.options.mask_mod) {
-    const auto visible = std::make_unique<bool[]>(static_cast<std::size_t>(keys.count));
-    call.options.mask_mod(keys, visible.get());
-    for (std::int64_t n = 0; n < keys.count; ++n) scores[n] = visible[n] ? scores[n] : -infinity;
+  const auto visible = std::make_unique<bool[]>(static_cast<std::size_t>(keys.count));
+  if (call.options.mask_mod) call.options.mask_mod(keys, visible.get());
+  for (std::int64_t n = 0; n < keys.count; ++n) {
+    const std::int64_t key = keys.key_begin + n;
+    const bool by_mod = call.options.mask_mod && !visible[n] && blocks.asks_mask_mod(key);
+    const bool by_mask = mask.mask != nullptr && mask[n] == -infinity;
+    if (by_mod || by_mask || blocks.hides(key)) scores[n] = -infinity;
   }
 }
 
@@ -60,11 +75,12 @@ void mask_scores(const UnfusedCall& call, const KeyRun& keys, float* scores) {
 bool transform_row(const UnfusedCall& call, std::int64_t index) {
   const std::int64_t kv_len = call.problem.sizes.kv_len;
   float* const scores = call.scores_of(index);
-  const KeyRun keys = visible_range(call, all_keys_of_row(call.problem, call.tensors, index));
+  const KeyRun row = all_keys_of_row(call.problem, call.tensors, index);
+  const KeyRun keys = visible_range(call, row);
   float* const first = scores + keys.key_begin;
   if (keys.count > 0) {
     scale_and_bias(call, keys, first);
-    mask_scores(call, keys, first);
+    mask_scores(call, BlockAnswers(call.options, row), keys, first);
   }
   std::fill(scores, first, -infinity);
   std::fill(first + keys.count, scores + kv_len, -infinity);

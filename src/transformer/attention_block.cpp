@@ -1,5 +1,6 @@
 #include "transformer/attention_block.hpp"
 
+#include <attn/error.hpp>
 #include <attn/reference.hpp>
 
 #include <algorithm>
@@ -46,6 +47,11 @@ Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t hea
 /// Checks the options, the slopes and the sinks as attention() does. Their validity does not depend
 /// on the number of tokens, so a call of one token without data is checked.
 void check_options(const AttentionSettings& settings, const AttentionParameters& weights) {
+  if (settings.options.block_mask) {
+    throw Error(ErrorCode::unsupported,
+                "block_mask is given in the options of a block: each forward has other numbers of "
+                "queries and keys (the mask of a forward, window and mask_mod work)");
+  }
   const Dims q{1, settings.num_q_heads, 1, settings.head_dim},
       kv{1, settings.num_kv_heads, 1, settings.head_dim};
   const auto shaped = [&](const Dims& shape) {

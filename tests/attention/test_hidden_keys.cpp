@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "oracle/plain_float.hpp"
+#include "support/block_masks.hpp"
 #include "support/check.hpp"
 #include "support/poison.hpp"
 
@@ -148,6 +149,18 @@ void for_each_mask(const Case& sizes, F&& f) {
   });
   with([](Case& c) { c.mask = {.shape = {c.q_len, c.kv_len / 2}}; });
   with([](Case& c) { c.options.mask_mod = odd_keys_seen; });
+  with([](Case& c) {
+    Random random(5);
+    const RandomLists lists(random, blocks_of(c.q_len, 4), blocks_of(c.kv_len, 8), true);
+    c.options.mask_mod = odd_keys_seen;
+    c.options.block_mask =
+        lists.block_mask({.q_len = c.q_len, .kv_len = c.kv_len, .block = {4, 8}});
+  });
+  with([](Case& c) {
+    const std::vector<VisibleRange> ranges{{0, 3, 5, 40}, {2, c.q_len, 33, 70}};
+    c.options.block_mask =
+        BlockMask::from_ranges(ranges, {.q_len = c.q_len, .kv_len = c.kv_len, .block = {2, 16}});
+  });
   with([](Case& c) {
     c.options.causal = Causal::with_offset(30);
     c.options.window = Window{20, {}};

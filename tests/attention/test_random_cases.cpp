@@ -1,6 +1,7 @@
 // Random combinations of all options. A failure prints the seed and the command that repeats it.
 #include <doctest/doctest.h>
 
+#include "support/block_masks.hpp"
 #include "support/check.hpp"
 #include "support/random_case.hpp"
 
@@ -35,6 +36,7 @@ Case random_case(std::uint64_t seed) {
   choose_options(random, c);
   choose_side_tensors(random, c);
   choose_normalizer(random, c);
+  choose_block_mask(random, c);
   return c;
 }
 

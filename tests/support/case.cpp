@@ -73,6 +73,13 @@ std::string describe(const AttentionOptions& options) {
         fmt::format(" window {},{}", packed(options.window->left), packed(options.window->right));
   if (options.score_mod) text += " score_mod";
   if (options.mask_mod) text += " mask_mod";
+  if (options.block_mask) {
+    const BlockMask::Counts& counts = options.block_mask->counts();
+    const BlockSize& block = options.block_mask->sizes().block;
+    text += fmt::format(" {} block mask {}/{}/{} of {} x {}",
+                        options.block_mask->exact() ? "exact" : "summary", counts.empty,
+                        counts.partial, counts.full, block.q, block.kv);
+  }
   if (options.normalizer != Normalizer::softmax())
     text += fmt::format(" {}", options.normalizer.to_string());
   if (options.score_matmul == ScoreMatmul::onednn) text += " scores by oneDNN";

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "support/backward_case.hpp"
+#include "support/block_masks.hpp"
 #include "support/random_case.hpp"
 
 namespace attn::test {
@@ -48,6 +49,7 @@ inline BackwardCase random_backward_case(std::uint64_t seed) {
   for (const Gradient gradient : all_gradients) {
     if (random.chance(0.1)) c.left_out.push_back(gradient);
   }
+  choose_block_mask(random, c.call);
   return c;
 }
 

@@ -80,6 +80,10 @@ TEST_CASE("Settings that make no block are named") {
   }
   refused({"num_threads is 0"},
           [&] { AttentionBlock(c.settings, data.weights(), {.num_threads = 0}); });
+  AttentionSettings with_block_mask = c.settings;
+  with_block_mask.options.block_mask = BlockMask::from_ranges({}, {.q_len = 1, .kv_len = 1});
+  check_fails(ErrorCode::unsupported, {"block_mask", "forward"},
+              [&] { AttentionBlock(with_block_mask, data.weights()); });
 }
 
 TEST_CASE("Forwards that do not fit leave y and the cache as they were") {
