@@ -31,7 +31,6 @@ struct Gradients {
   const Case& shape;
   const AttentionTensors& tensors;
   const AttentionGradients& gradients;
-  const AttentionOptions& options;
 };
 
 /// The bound only detects wrong results; attn_demo compare --backward measures accuracy.
@@ -58,11 +57,10 @@ void verify_row(const Gradients& all, std::int64_t batch, std::int64_t head, std
     return tensor.sliced(0, batch, batch + 1).sliced(1, kv_head, kv_head + 1);
   };
   Tensor expected(DType::f64, {1, 1, 1, shape.head_dim});
-  AttentionOptions here = all.options;
-  if (shape.causal) here.causal = Causal::with_offset(row + shape.kv_len - shape.q_len);
   attention_backward_reference(
       {.q = row_of(t.q, batch, head, row), .k = keys(t.k), .v = keys(t.v)},
-      {.dout = row_of(all.gradients.dout, batch, head, row), .dq = expected.view()}, here);
+      {.dout = row_of(all.gradients.dout, batch, head, row), .dq = expected.view()},
+      options_of_row(shape, batch, row, shape.kv_len));
   require_close(shape, fmt::format("dq at batch {}, head {}, row {}", batch, head, row),
                 values_of(row_of(all.gradients.dq, batch, head, row)), values_of(expected.view()));
 }
@@ -79,7 +77,8 @@ void verify_key(const Gradients& all, std::int64_t batch, std::int64_t kv_head, 
   for (std::int64_t head = kv_head * group_size; head < (kv_head + 1) * group_size; ++head) {
     const Values lse = values_of(t.lse.sliced(0, batch, batch + 1).sliced(1, head, head + 1));
     for (std::int64_t row = 0; row < shape.q_len; ++row) {
-      if (shape.causal && key > row + shape.kv_len - shape.q_len) continue;
+      const auto [begin, end] = shape.visible_keys(batch, row);
+      if (key < begin || key >= end) continue;
       const Values q = values_of(row_of(t.q, batch, head, row)),
                    out = values_of(row_of(t.out, batch, head, row)),
                    dout = values_of(row_of(all.gradients.dout, batch, head, row));
@@ -129,7 +128,7 @@ Timed time_backward(const Case& shape, const Settings& settings, AttentionTensor
     plan.run(tensors, gradients, workspace);
   };
   call();
-  verify({shape, tensors, gradients, options});
+  verify({shape, tensors, gradients});
   const std::vector<double> seconds = time_calls(call, settings.min_time);
   if (naive) return {seconds, 0, "reference"};
   return {seconds, plan.workspace_size(), plan.description()};

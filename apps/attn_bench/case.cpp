@@ -41,7 +41,77 @@ void fill(AnyCache& cache, const Case& shape) {
   }
 }
 
+/// The document of a position, floor(position * documents / kv_len). It is below 0 for the queries
+/// before the first key, which belong to no document.
+std::int64_t document_of(const Case& shape, std::int64_t position) {
+  return position < 0 ? -1 : position * *shape.documents / shape.kv_len;
+}
+
+std::vector<std::int64_t> documents_of(const Case& shape, std::int64_t first, std::int64_t count) {
+  std::vector<std::int64_t> documents;
+  for (std::int64_t n = 0; n < count; ++n) documents.push_back(document_of(shape, first + n));
+  return documents;
+}
+
+TensorView numbers_of(const std::vector<std::int64_t>& numbers) {
+  return {numbers.data(), {static_cast<std::int64_t>(numbers.size())}};
+}
+
+BlockMask block_mask_of(const std::vector<std::int64_t>& queries,
+                        const std::vector<std::int64_t>& keys) {
+  return BlockMask::from_documents(numbers_of(queries), numbers_of(keys));
+}
+
+/// The keys that k has room for; those of pages may be more than kv_len.
+std::int64_t room_for_keys(const AttentionTensors& tensors) {
+  const TensorView pages = tensors.storage.page_table();
+  return (pages.absent() ? 1 : pages.shape[1]) * tensors.k.shape[2];
+}
+
 }  // namespace
+
+AttentionOptions options_of(const Case& shape, const AttentionTensors& tensors) {
+  AttentionOptions options;
+  options.normalizer = shape.normalizer;
+  options.window = shape.window;
+  if (shape.causal) options.causal = Causal::bottom_right();
+  if (shape.documents) {
+    options.block_mask = block_mask_of(documents_of(shape, shape.kv_len - shape.q_len, shape.q_len),
+                                       documents_of(shape, 0, room_for_keys(tensors)));
+  }
+  return options;
+}
+
+AttentionOptions options_of_row(const Case& shape, std::int64_t sequence, std::int64_t row,
+                                std::int64_t num_keys) {
+  AttentionOptions options;
+  options.normalizer = shape.normalizer;
+  options.window = shape.window;
+  options.q_position = QueryPosition::at(shape.position(sequence, row));
+  if (shape.causal) options.causal.emplace();
+  if (shape.documents) {
+    options.block_mask = block_mask_of(documents_of(shape, row + shape.kv_len - shape.q_len, 1),
+                                       documents_of(shape, 0, num_keys));
+  }
+  return options;
+}
+
+std::pair<std::int64_t, std::int64_t> Case::visible_keys(std::int64_t sequence,
+                                                         std::int64_t row) const {
+  const std::int64_t p = position(sequence, row), all = length(sequence);
+  std::int64_t begin = 0, end = all;
+  if (causal) end = std::min(end, p + 1);
+  if (window && window->left && *window->left < p) begin = p - *window->left;
+  if (window && window->right && *window->right < all - 1 - p)
+    end = std::min(end, p + *window->right + 1);
+  if (documents) {
+    const std::int64_t document = document_of(*this, row + kv_len - q_len);
+    const auto first = [&](std::int64_t n) { return (n * kv_len + *documents - 1) / *documents; };
+    begin = std::max(begin, document < 0 ? all : first(document));
+    end = std::min(end, document < 0 ? all : first(document + 1));
+  }
+  return {begin, std::max(begin, end)};
+}
 
 std::int64_t Case::total_length() const {
   std::int64_t total = 0;

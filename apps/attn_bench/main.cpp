@@ -26,9 +26,13 @@
 namespace attn::apps::bench {
 namespace {
 
+constexpr std::int64_t most_documents = std::int64_t{1} << 20;
+
 struct Arguments {
   std::optional<Case> shape;
   bool causal = false;
+  std::optional<Window> window;
+  std::optional<std::int64_t> documents;
   bool backward = false;
   TypeChoice types;
   Kernel kernel = Kernel::tiled;
@@ -67,6 +71,8 @@ std::optional<CacheKind> cache_from(const Arguments& arguments) {
 Case common_case(const Arguments& arguments) {
   Case common{};
   common.backward = arguments.backward;
+  common.window = arguments.window;
+  common.documents = arguments.documents;
   common.dtype = arguments.types.dtype;
   common.kernel = arguments.kernel;
   common.normalizer = arguments.normalizer.value();
@@ -127,6 +133,8 @@ std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
   }
   for (Case& each : cases) {
     each.backward = common.backward;
+    each.window = common.window;
+    each.documents = common.documents;
     each.dtype = common.dtype;
     each.kernel = common.kernel;
     each.normalizer = common.normalizer;
@@ -191,6 +199,9 @@ void add_options(CLI::App& app, Arguments& arguments) {
                   arguments.shape = case_of(text, sizes_value(option, text, 1));
                 });
   auto* const causal = app.add_flag("--causal", arguments.causal, "bottom-right causal");
+  add_window_option(app, arguments.window);
+  add_integer(app, "--documents N", arguments.documents, {1, most_documents},
+              "a block mask of N documents of equal lengths, each of which sees itself alone");
   auto* const backward = app.add_flag("--backward", arguments.backward,
                                       "the gradients of Q, K and V, without the forward");
   add_type_options(app, arguments.types);
@@ -202,6 +213,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
          "a table of single queries against caches of many sizes, with the share of memory's speed")
       ->excludes(shape)
       ->excludes(causal)
+      ->excludes(app.get_option("--window"))
+      ->excludes(app.get_option("--documents"))
       ->excludes(backward);
   add_kernel_option(app, arguments.kernel);
   add_normalizer_options(app, arguments.normalizer);

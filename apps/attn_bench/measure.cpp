@@ -18,7 +18,7 @@ namespace {
 /// Compares a few rows with the reference. It reads keys and values as they are stored, because the
 /// rounding of a cache's type is not an error here. The bound only detects wrong results; attn_demo
 /// compare measures accuracy.
-void verify(const Case& shape, const AttentionTensors& tensors, const AttentionOptions& options) {
+void verify(const Case& shape, const AttentionTensors& tensors) {
   const double tolerance = shape.dtype == DType::f32   ? 2e-5
                            : shape.dtype == DType::f16 ? 1e-2
                                                        : 5e-2;
@@ -32,13 +32,11 @@ void verify(const Case& shape, const AttentionTensors& tensors, const AttentionO
     const std::int64_t kv_head = head / (shape.num_q_heads / shape.num_kv_heads);
     const Tensor k = plain_keys(tensors, batch, kv_head), v = plain_values(tensors, batch, kv_head);
     Tensor expected(DType::f64, {1, 1, 1, shape.v_head_dim});
-    AttentionOptions here = options;
-    if (shape.causal) here.causal = Causal::with_offset(row + shape.length(batch) - shape.q_len);
     attention_reference({.q = row_of(tensors.q, batch, head, row),
                          .k = k.view(),
                          .v = v.view(),
                          .out = expected.view()},
-                        here);
+                        options_of_row(shape, batch, row, k.shape()[2]));
     const Tensor got = copy_as(row_of(tensors.out, batch, head, row), DType::f64);
     for (std::int64_t n = 0; n < shape.v_head_dim; ++n) {
       const double difference = std::abs(got.data<double>()[n] - expected.data<double>()[n]);
@@ -54,10 +52,9 @@ void verify(const Case& shape, const AttentionTensors& tensors, const AttentionO
 double visible_pairs(const Case& shape) {
   double pairs = 0;
   for (std::int64_t batch = 0; batch < shape.batch; ++batch) {
-    const std::int64_t length = shape.length(batch);
-    for (std::int64_t i = 0; i < shape.q_len; ++i) {
-      const std::int64_t seen = shape.causal ? i + 1 + length - shape.q_len : length;
-      pairs += static_cast<double>(std::clamp<std::int64_t>(seen, 0, length));
+    for (std::int64_t row = 0; row < shape.q_len; ++row) {
+      const auto [begin, end] = shape.visible_keys(batch, row);
+      pairs += static_cast<double>(end - begin);
     }
   }
   return pairs * static_cast<double>(shape.num_q_heads);
@@ -91,7 +88,7 @@ Timed time_forward(const Case& shape, const Settings& settings, const AttentionT
     }
   };
   call();
-  verify(shape, tensors, options);
+  verify(shape, tensors);
   const std::vector<double> seconds = time_calls(call, settings.min_time);
   switch (shape.kernel) {
     case Kernel::tiled: return {seconds, plan.workspace_size(), plan.description()};
@@ -109,10 +106,8 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   Tensor out(shape.dtype, {shape.batch, shape.num_q_heads, shape.q_len, shape.v_head_dim});
   KeysAndValues keys_and_values(shape);
   const AttentionTensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
-  AttentionOptions options;
+  const AttentionOptions options = options_of(shape, tensors);
   const Execution execution{.num_threads = settings.num_threads, .isa = settings.isa};
-  options.normalizer = shape.normalizer;
-  if (shape.causal) options.causal = Causal::bottom_right();
 
   const Timed timed = shape.backward ? time_backward(shape, settings, tensors, options, execution)
                                      : time_forward(shape, settings, tensors, options, execution);

@@ -15,7 +15,22 @@ Choices<DType> float_types() {
   return {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
 }
 
+Window window_value(std::string_view option, std::string_view text) {
+  constexpr std::string_view needed =
+      "L,R: two integers in 0..9223372036854775807, or -1 for unlimited";
+  const std::vector<std::int64_t> sides = integers_value(option, text, needed);
+  if (sides.size() != 2 || std::min(sides[0], sides[1]) < -1) reject_value(option, text, needed);
+  const auto side = [](std::int64_t n) { return n == -1 ? std::nullopt : std::optional(n); };
+  return {side(sides[0]), side(sides[1])};
+}
+
 }  // namespace
+
+void add_window_option(CLI::App& command, std::optional<Window>& window) {
+  add_value(command, "--window L,R",
+            "hide keys further left or right of a query's position than this; -1 is unlimited",
+            [&window](auto option, auto text) { window = window_value(option, text); });
+}
 
 void add_kernel_option(CLI::App& command, Kernel& kernel) {
   add_choice(

@@ -1,6 +1,7 @@
 // Options that attn_demo and attn_bench have in common: the sizes, types and kernel of a call.
 #pragma once
 
+#include <attn/mask.hpp>
 #include <attn/tensor.hpp>
 
 #include <CLI/CLI.hpp>
@@ -13,6 +14,9 @@
 namespace attn::apps {
 
 enum class Kernel { tiled, naive, unfused };
+
+/// Adds --window.
+void add_window_option(CLI::App& command, std::optional<Window>& window);
 
 /// Adds --kernel.
 void add_kernel_option(CLI::App& command, Kernel& kernel);

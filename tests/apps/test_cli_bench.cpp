@@ -72,6 +72,29 @@ TEST_CASE("gradients are verified and timed without the forward") {
   CHECK(timed("--shape 1,2,1,40,60,32 --kernel naive")["scratch_bytes"] == 0);
 }
 
+TEST_CASE("windows and documents: visible pairs are counted, and results verified") {
+  const auto operations_of_pairs = [](const std::string& options) {
+    CAPTURE(options);
+    const Ran ran = attn_bench("--shape 1,2,1,50,90,16 --min-time 0 --json " + options);
+    CHECK(ran.err == "");
+    REQUIRE(ran.code == 0);
+    const nlohmann::json result = nlohmann::json::parse(ran.out);
+    return result["gflops"].get<double>() * result["median_ms"].get<double>() * 1e6 / (2 * 64);
+  };
+  // 3 documents of 30 keys; the queries are 20 of the second and 30 of the third.
+  CHECK(operations_of_pairs("--documents 3") == doctest::Approx(50 * 30));
+  CHECK(operations_of_pairs("--documents 3 --page-size 16") == doctest::Approx(50 * 30));
+  // Queries of the second document stand at its positions 10 to 29.
+  CHECK(operations_of_pairs("--documents 3 --causal") == doctest::Approx(410 + 465));
+  CHECK(operations_of_pairs("--window 3,0") == doctest::Approx(50 * 4));
+  CHECK(operations_of_pairs("--window 3,2 --documents 1") == doctest::Approx(50 * 6 - 3));
+  CHECK(operations_of_pairs("--window -1,-1") == doctest::Approx(50 * 90));
+  CHECK(operations_of_pairs("--backward --documents 3 --causal") ==
+        doctest::Approx(2.5 * (410 + 465)));
+  CHECK(operations_of_pairs("--backward --window 4,1") == doctest::Approx(2.5 * (50 * 6 - 1)));
+  CHECK(operations_of_pairs("--kernel unfused --documents 7 --window 9,-1") > 0);
+}
+
 TEST_CASE("attn_bench refuses what makes no sense in one line") {
   const auto check = [](const std::string& options, const std::string& fault) {
     CAPTURE(options);
@@ -97,4 +120,8 @@ TEST_CASE("attn_bench refuses what makes no sense in one line") {
   check(shape + "--normalizer entmax", "--alpha");
   check("--decode " + shape, "excludes");
   check("--decode --causal", "excludes");
+  check("--decode --documents 4", "excludes");
+  check("--decode --window 4,0", "excludes");
+  check(shape + "--documents 0", "an integer in 1..");
+  check(shape + "--window 4", "L,R: two integers");
 }

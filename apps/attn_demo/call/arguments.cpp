@@ -1,7 +1,5 @@
 #include "arguments.hpp"
 
-#include <algorithm>
-
 namespace attn::apps::demo {
 namespace {
 
@@ -22,15 +20,6 @@ QueryPosition position_value(std::string_view option, std::string_view text) {
   return QueryPosition::at(numbers[0]);
 }
 
-Window window_value(std::string_view option, std::string_view text) {
-  constexpr std::string_view needed =
-      "L,R: two integers in 0..9223372036854775807, or -1 for unlimited";
-  const std::vector<std::int64_t> sides = integers_value(option, text, needed);
-  if (sides.size() != 2 || std::min(sides[0], sides[1]) < -1) reject_value(option, text, needed);
-  const auto side = [](std::int64_t n) { return n == -1 ? std::nullopt : std::optional(n); };
-  return {side(sides[0]), side(sides[1])};
-}
-
 void add_mask_options(CLI::App& command, CallArguments& arguments) {
   AttentionOptions& options = arguments.options;
   auto* const causal = add_value(
@@ -49,9 +38,7 @@ void add_mask_options(CLI::App& command, CallArguments& arguments) {
       "where the first query stands on the axis of keys: bottom-right (default), top-left or "
       "an integer; windows and ALiBi measure from there",
       [&options](auto option, auto text) { options.q_position = position_value(option, text); });
-  add_value(command, "--window L,R",
-            "hide keys further left or right of a query's position than this; -1 is unlimited",
-            [&options](auto option, auto text) { options.window = window_value(option, text); });
+  add_window_option(command, options.window);
   add_file(command, "--mask FILE", arguments.mask,
            "booleans (true is visible) or floats (added to the scores)");
   add_file(command, "--kv-lens FILE", arguments.kv_lens,
