@@ -17,7 +17,7 @@ struct Point {
 /// series differ without color too.
 struct Ink {
   std::string_view color;
-  std::string_view dashes = "";
+  std::string_view dashes{};
 };
 inline constexpr Ink black{"#222222"};
 inline constexpr Ink gray{"#dddddd"};

@@ -117,6 +117,7 @@ void draw_bars(Svg& svg, const Area& area, const std::vector<Series>& all,
 
 std::vector<std::pair<Ink, std::string>> legend_of(const std::vector<Series>& all) {
   std::vector<std::pair<Ink, std::string>> entries;
+  entries.reserve(all.size());
   for (const Series& series : all) entries.emplace_back(series.ink, series.name);
   return entries;
 }
