@@ -6,8 +6,8 @@
 # within the class.
 set(class "[A-Z][A-Za-z]*(<[a-z ]+>)?")
 set(public "^attn::(${class}::)?(~?[A-Za-z0-9_]+|operator[^a-z(]+)\\(")
-# The ATTN_HIDDEN members that give the library a class's private parts.
-set(private "^attn::${class}::(memory|impl|parts)\\(\\)")
+# The ATTN_HIDDEN members that give the library a class's private parts, or make an object of them.
+set(private "^attn::${class}::(memory|impl|parts)\\(\\)|^attn::BlockMask::BlockMask\\(std::shared_ptr")
 # The inline destructors of attn::Tensor and attn::Workspace call Free, and a program that catches
 # attn::Error needs its type information.
 set(needed
