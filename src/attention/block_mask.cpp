@@ -68,7 +68,7 @@ std::span<const BlockRun> BlockMask::Blocks::runs_of(std::int64_t batch, std::in
                                  static_cast<std::size_t>(offsets[row + 1] - offsets[row]));
 }
 
-KeyRange BlockMask::Blocks::hull(const BlockMaskRow& row, KeyRange keys) const noexcept {
+KeyRange BlockMask::Blocks::nonempty_range(const BlockMaskRow& row, KeyRange keys) const noexcept {
   const auto between = [keys](KeyRange first, KeyRange last) {
     return intersection({first.begin, last.end}, keys);
   };

@@ -105,7 +105,8 @@ struct BlockMask::Blocks {
 
   /// From the first to the last of the keys that the block mask does not hide from a query. Empty
   /// if it hides them all.
-  detail::KeyRange hull(const detail::BlockMaskRow& row, detail::KeyRange keys) const noexcept;
+  detail::KeyRange nonempty_range(const detail::BlockMaskRow& row,
+                                  detail::KeyRange keys) const noexcept;
 
   /// The part of one entry of the batch, with fewer keys.
   BlockMask cropped(std::int64_t batch, std::int64_t kv_len) const;

@@ -160,7 +160,7 @@ RowScores::Seen RowScores::read_blocks(const QueryRow& row, KeyRange keys,
                                        std::uint8_t* visible) const {
   const BlockMask::Blocks& blocks = options_.block_mask->blocks();
   const BlockMaskRow block_row{row.batch, row.q_head, row.q_index};
-  const KeyRange range = blocks.hull(block_row, keys);
+  const KeyRange range = blocks.nonempty_range(block_row, keys);
   if (range.empty()) return {.keys = {keys.begin, keys.begin}};
   bool plain = true;
   std::int64_t next = range.begin;

@@ -60,13 +60,6 @@ ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
   };
 }
 
-template <class Carve>
-std::size_t measure(Carve carve, const CallPlan& plan) {
-  Arena arena(nullptr);
-  carve(arena, plan);
-  return arena.used();
-}
-
 }  // namespace
 
 /// One vector more than the keys, so that the rows of a tile lie in different cache sets.

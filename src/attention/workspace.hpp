@@ -35,6 +35,14 @@ class Arena {
   std::size_t used_ = 0;
 };
 
+/// The bytes that carve(arena, plan) takes.
+template <class Carve, class Plan>
+std::size_t measure(Carve carve, const Plan& plan) {
+  Arena arena(nullptr);
+  carve(arena, plan);
+  return arena.used();
+}
+
 /// The first multiple of Arena::alignment from there on.
 inline std::byte* align_up(void* memory) noexcept {
   const auto address = reinterpret_cast<std::uintptr_t>(memory);

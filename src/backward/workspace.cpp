@@ -64,13 +64,6 @@ ColumnScratch carve_thread(Arena& arena, const BackwardPlan& plan) {
   return scratch;
 }
 
-template <class Carve>
-std::size_t measure(Carve carve, const BackwardPlan& plan) {
-  Arena arena(nullptr);
-  carve(arena, plan);
-  return arena.used();
-}
-
 }  // namespace
 
 BackwardScratch::Shared BackwardScratch::carve_shared(Arena& arena, const BackwardPlan& plan) {
