@@ -48,8 +48,9 @@
 namespace attn {
 
 /// The data of a call. Q, K, V and O are each f32, bf16 or f16; K and V have the same type. Strides
-/// may be anything that BasicTensorView allows. O and lse overlap neither an input nor each other.
-/// Optional tensors are absent by default.
+/// may be anything that BasicTensorView allows. Inputs may overlap: V can be a view of a part of K
+/// (multi-head latent attention), which is then read in place. O and lse overlap neither an input
+/// nor each other. Optional tensors are absent by default.
 struct AttentionTensors {
   TensorView q{}, k{}, v{};
   MutableTensorView out{};

@@ -26,11 +26,6 @@ namespace {
 constexpr float log2e = 1.44269504088896341f;
 constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
-/// The fewest tiles, as even as possible.
-std::int64_t rows_of_a_tile(std::int64_t rows) {
-  return divide_up(rows, divide_up(rows, kernels::tile_rows));
-}
-
 std::int64_t bytes(const Row& row, std::int64_t elements) {
   return elements * static_cast<std::int64_t>(size_of(row.dtype));
 }
@@ -65,11 +60,6 @@ DecodePass::DecodePass(const CallContext& context, const ThreadScratch& scratch)
       tiles_(context, context.plan().unpacked, scratch),
       non_finite_(context, context.plan().unpacked, scratch.staging) {}
 
-void DecodePass::compute(const HeadQueries& head, const NextKeys& next) {
-  compute_part(head, all_keys, scratch_.states, next);
-  finish(head);
-}
-
 void DecodePass::finish(const HeadQueries& head) {
   tiles_.finish(tiles_.block_of(head, 0, head.rows, all_keys), 0, head.rows, scratch_.states,
                 *this);
@@ -102,17 +92,6 @@ void DecodePass::compute_part(const HeadQueries& head, KeyRange among, const Sof
         process_tile(tile, states.from(first_row, blocking().value_width));
     }
   }
-}
-
-void DecodePass::merge_parts(const HeadQueries& head, const SoftmaxStates& parts,
-                             std::int64_t count) {
-  const std::int64_t width = blocking().value_width;
-  copy_states(parts, head.rows, width, scratch_.states);
-  for (std::int64_t part = 1; part < count; ++part) {
-    merge_states(parts.from(part * head.rows, width), head.rows, width,
-                 context_.scores.remaining_scale(), scratch_.states);
-  }
-  finish(head);
 }
 
 void DecodePass::read_queries(const QueryBlock& rows) {

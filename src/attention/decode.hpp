@@ -19,14 +19,11 @@ class DecodePass final : RowProbabilities {
  public:
   DecodePass(const CallContext& context, const ThreadScratch& scratch);
 
-  /// Writes O and lse of all rows of a head.
-  void compute(const HeadQueries& head, const NextKeys& next);
   /// Computes the states of all rows over the keys of `among` alone.
   void compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
                     const NextKeys& next);
-  /// Writes O and lse from `count` parts, merged in their order: states of head.rows rows each, one
-  /// after another.
-  void merge_parts(const HeadQueries& head, const SoftmaxStates& parts, std::int64_t count);
+  /// Writes O and lse of all rows of a head from their states in the scratch memory.
+  void finish(const HeadQueries& head);
 
  private:
   const Blocking& blocking() const { return context_.plan().unpacked; }
@@ -42,7 +39,6 @@ class DecodePass final : RowProbabilities {
            const kernels::PrefetchRows& ahead) const;
   kernels::PrefetchRows keys_to_prefetch(const QueryTile& tile, std::int64_t n,
                                          std::int64_t most) const;
-  void finish(const HeadQueries& head);
   template <class Use>
   void for_each_span(const QueryTile& tile, Use use);
   template <class Use>

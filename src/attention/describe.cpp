@@ -6,22 +6,23 @@ namespace attn::detail {
 
 std::string describe(const PreparedCall& call, const AttentionTensors& tensors) {
   const CallPlan& plan = call.plan;
-  const bool unpacked = plan.path_of(plan.sizes.q_len) == Path::unpacked;
-  const bool bf16 = plan.packed.vnni_factor == 2;
+  const Path path = plan.path_of(plan.sizes.q_len);
+  const bool bf16 = plan.packed.vnni_factor == 2 && path != Path::unpacked;
   const bool packed_widens = !bf16 && (tensors.q.dtype != DType::f32 || plan.kv_type != DType::f32);
-  const bool widens = packed_widens || (unpacked && size_of(plan.kv_type) < sizeof(float));
+  const bool widens =
+      path == Path::unpacked ? size_of(plan.kv_type) < sizeof(float) : packed_widens;
   const std::string widened =
       widens ? fmt::format(" ({}-bit operands widened)", 8 * size_of(plan.kv_type)) : "";
-  const std::string start = fmt::format("tiled, {} kernels, ", name_of(call.isa));
-  if (unpacked) {
-    return fmt::format("{}f32 multiplied{}, keys and values read in place, {} threads", start,
-                       widened, plan.num_threads);
+  const std::string start = fmt::format("tiled, {} kernels, {} multiplied{}, ", name_of(call.isa),
+                                        bf16 ? "bf16" : "f32", widened);
+  if (is_split(path)) {
+    return fmt::format("{}{} read in place, {} threads", start,
+                       path == Path::unpacked ? "keys and values" : "keys", plan.num_threads);
   }
   const std::string normalizer = plan.needs_full_rows ? ", probabilities of full rows by " +
                                                             call.problem.normalizer.to_string()
                                                       : "";
-  return fmt::format("{}{} multiplied{}, scores by {}{}, blocks of {} rows x {} keys, {} threads",
-                     start, bf16 ? "bf16" : "f32", widened,
+  return fmt::format("{}scores by {}{}, blocks of {} rows x {} keys, {} threads", start,
                      call.score_matmul ? "oneDNN " + call.score_matmul->implementation()
                                        : std::string("the built-in micro-kernel"),
                      normalizer, plan.packed.q_block, plan.packed.kv_block, plan.num_threads);

@@ -54,7 +54,7 @@ Packer::Operands Packer::gather(const Keys& keys, std::int64_t width, float* sta
   return {staging, depth * vnni_factor};
 }
 
-Packer::Operands Packer::keys_to_pack(const Keys& keys, float* staging) const noexcept {
+Packer::Operands Packer::key_operands(const Keys& keys, float* staging) const noexcept {
   const std::int64_t head_dim = context_.sizes().head_dim;
   const KeySpan span = context_.layout.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const bool packed =
@@ -64,7 +64,7 @@ Packer::Operands Packer::keys_to_pack(const Keys& keys, float* staging) const no
                 [](const KeySpan& from, std::int64_t n) { return from.key(n); });
 }
 
-Packer::Operands Packer::values_to_pack(const Keys& keys, float* staging) const noexcept {
+Packer::Operands Packer::value_operands(const Keys& keys, float* staging) const noexcept {
   const KeySpan span = context_.layout.keys(keys.batch, keys.kv_head, keys.first, keys.count);
   const Row& first = span.first_value;
   const DType operands = context_.plan().packed.vnni_factor == 2 ? DType::bf16 : DType::f32;
@@ -98,23 +98,32 @@ void Packer::pack(HeadIndex head, std::int64_t block, KeyRange wanted, const Pac
   const KeyRange seen = intersection(wanted, {block_begin, block_begin + plan.packed.kv_block});
   const KeyRange range{round_down(seen.begin - block_begin, panel_width), seen.end - block_begin};
   if (range.empty()) return;
-  const float* const in_place =
-      values_in_place({head.batch, head.kv_head, block_begin + range.begin, range.size()});
-  to.values_in_place[block] =
-      in_place == nullptr ? nullptr : in_place - range.begin * in_place_layout_.row_stride;
-  bool finite = true;
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
     const Keys keys{head.batch, head.kv_head, block_begin + first,
                     std::min(panel_width, range.end - first)};
-    const Operands k = keys_to_pack(keys, staging);
+    const Operands k = key_operands(keys, staging);
     context_.kernels().pack_transposed(
         static_cast<const float*>(k.rows), k.stride / plan.packed.vnni_factor, keys.count,
         plan.packed.key_depth, key_panel(to, block, first), plan.key_layout.row_stride);
-    if (in_place != nullptr) continue;
-    const Operands v = values_to_pack(keys, staging);
+  }
+  pack_values({head.batch, head.kv_head, block_begin + range.begin, range.size()}, block,
+              range.begin, to, staging);
+}
+
+void Packer::pack_values(const Keys& keys, std::int64_t block, std::int64_t at,
+                         const PackedHead& to, float* staging) const noexcept {
+  const float* const in_place = values_in_place(keys);
+  to.values_in_place[block] =
+      in_place == nullptr ? nullptr : in_place - at * in_place_layout_.row_stride;
+  bool finite = true;
+  const std::int64_t panel_width = context_.plan().panel_width;
+  for (std::int64_t done = 0; in_place == nullptr && done < keys.count; done += panel_width) {
+    const Keys part{keys.batch, keys.kv_head, keys.first + done,
+                    std::min(panel_width, keys.count - done)};
+    const Operands v = value_operands(part, staging);
     finite &= context_.call.packed_arithmetic->pack_finite(
-        v.rows, v.stride, keys.count, context_.sizes().v_head_dim, value_row(to, block, first),
-        plan.value_layout);
+        v.rows, v.stride, part.count, context_.sizes().v_head_dim, value_row(to, block, at + done),
+        context_.plan().value_layout);
   }
   to.finite[block] = finite;
 }

@@ -19,6 +19,22 @@ class Packer {
   void pack(HeadIndex head, std::int64_t block, KeyRange wanted, const PackedHead& to,
             float* staging) const noexcept;
 
+  /// Keys of a KV head.
+  struct Keys {
+    std::int64_t batch, kv_head, first, count;
+  };
+  struct Operands {
+    const void* rows;
+    std::int64_t stride;  // in elements
+  };
+  /// Up to panel_width keys as operands of a multiplication, in whole pairs: in place if they lie
+  /// so, else read into `staging`.
+  Operands key_operands(const Keys& keys, float* staging) const noexcept;
+  /// Packs values as those of block `block`, whose first one is number `at` of the block, where a
+  /// pair must begin. Says in to.finite what pack_finite() returns.
+  void pack_values(const Keys& keys, std::int64_t block, std::int64_t at, const PackedHead& to,
+                   float* staging) const noexcept;
+
   /// The keys of a packed block from key `first_key` on, where a panel must begin.
   kernels::Panels keys(const PackedHead& head, std::int64_t block,
                        std::int64_t first_key) const noexcept;
@@ -32,18 +48,7 @@ class Packer {
   float* value_row(const PackedHead& head, std::int64_t block,
                    std::int64_t first_key) const noexcept;
 
-  /// Up to panel_width keys of a KV head.
-  struct Keys {
-    std::int64_t batch, kv_head, first, count;
-  };
-  struct Operands {
-    const void* rows;
-    std::int64_t stride;  // in elements
-  };
-  // Rows in the type of the operands: in place if they lie so, else read into `staging`. Keys come
-  // in whole pairs.
-  Operands keys_to_pack(const Keys& keys, float* staging) const noexcept;
-  Operands values_to_pack(const Keys& keys, float* staging) const noexcept;
+  Operands value_operands(const Keys& keys, float* staging) const noexcept;
   template <class RowOf>
   Operands gather(const Keys& keys, std::int64_t width, float* staging,
                   RowOf row_of) const noexcept;

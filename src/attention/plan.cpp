@@ -22,6 +22,10 @@ constexpr std::int64_t uncut_rows = 192;
 constexpr std::int64_t uncut_rows_of_one_block = 512;
 constexpr std::int64_t items_per_thread = 4;
 
+/// With short keys, more rows are packed: each key then is multiplied with many rows that are next
+/// to it.
+constexpr std::int64_t always_blockwise_rows = 32;
+
 constexpr std::int64_t splits_at_most = 16;
 constexpr std::int64_t split_step = 128;
 
@@ -70,7 +74,8 @@ std::int64_t count_items(const CallPlan& plan) {
     case Path::one_thread: return heads;
     case Path::cooperative:
       return saturating_product(heads, plan.packed.q_blocks + plan.packed.kv_blocks);
-    case Path::unpacked: return heads * most_splits(plan.sizes.kv_len, plan.sizes);
+    case Path::unpacked:
+    case Path::blockwise: return heads * most_splits(plan.sizes.kv_len, plan.sizes);
   }
   return heads;
 }
@@ -83,13 +88,20 @@ std::int64_t choose_packed_slots(const CallPlan& plan) {
 
 void plan_scratch(CallPlan& plan, std::int64_t query_tokens) {
   const Sizes& sizes = plan.sizes;
-  plan.some_packed = plan.path_of(sizes.q_len) != Path::unpacked;
-  plan.some_unpacked = plan.path_of(plan.ragged ? 1 : sizes.q_len) == Path::unpacked;
+  const Path longest = plan.path_of(sizes.q_len),
+             shortest = plan.path_of(plan.ragged ? 1 : sizes.q_len);
+  plan.some_packed = !is_split(longest);
+  plan.some_unpacked = shortest == Path::unpacked;
+  // Paths follow from the number of rows: few are unpacked, some blockwise, many packed.
+  if (shortest == Path::blockwise || (shortest == Path::unpacked && longest != Path::unpacked))
+    plan.blockwise_rows = std::min(sizes.q_len * sizes.group_size, most_blockwise_rows);
+  plan.transposed_keys = round_down(plan.panel_width, kernels::tile_rows);
   plan.packed_slots = plan.some_packed ? choose_packed_slots(plan) : 0;
   const std::int64_t splits = most_splits(sizes.kv_len, sizes);
-  if (!plan.some_unpacked || splits <= 1) return;
-  const std::int64_t rows =
-      std::min(sizes.batch * most_unpacked_rows(plan.kv_type), query_tokens * sizes.group_size);
+  if (!is_split(shortest) || splits <= 1) return;
+  const std::int64_t rows_of_a_head =
+      std::max(plan.some_unpacked ? plan.most_unpacked_rows() : 0, plan.blockwise_rows);
+  const std::int64_t rows = std::min(sizes.batch * rows_of_a_head, query_tokens * sizes.group_size);
   plan.partial_rows = rows * sizes.num_kv_heads * splits;
 }
 
@@ -122,11 +134,12 @@ Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::in
   return blocking;
 }
 
-Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths, DType kv_type) {
+Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths,
+                                  std::int64_t most_rows) {
   // K and V of a block, 128 KiB of f32 at dims of 128, come to the cache once and are used there.
   constexpr std::int64_t keys = 128;
   Blocking blocking;
-  blocking.rows = std::min(sizes.q_len * sizes.group_size, most_unpacked_rows(kv_type));
+  blocking.rows = std::min(sizes.q_len * sizes.group_size, most_rows);
   blocking.q_block = blocking.rows;
   blocking.q_blocks = 1;
   blocking.kv_block = keys;
@@ -136,14 +149,11 @@ Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths
   return blocking;
 }
 
-std::int64_t most_unpacked_rows(DType kv_type) {
-  // Measured: packed floats and bf16 are multiplied as they are; other types have to be widened for
-  // packing, which costs one more pass.
-  switch (kv_type) {
-    case DType::f32:
-    case DType::bf16: return 32;
-    default: return 48;
-  }
+std::int64_t most_unpacked_rows(DType kv_type, bool multiplies_bf16) {
+  // Measured. Elements that have to be widened are widened once for all rows by packing, in a pass
+  // of their own, and once for six rows by the dot products.
+  if (multiplies_bf16) return 12;
+  return kv_type == DType::f32 ? 24 : 48;
 }
 
 Splits choose_splits(std::int64_t visible_keys, const Sizes& sizes) {
@@ -171,8 +181,13 @@ int useful_threads(const Sizes& sizes, int num_threads) {
 }
 
 Path CallPlan::path_of(std::int64_t q_len) const noexcept {
-  const bool few_rows = q_len * sizes.group_size <= most_unpacked_rows(kv_type);
-  if (few_rows && !score_tiles && !needs_full_rows) return Path::unpacked;
+  const std::int64_t rows = q_len * sizes.group_size;
+  if (!score_tiles && !needs_full_rows) {
+    if (rows <= most_unpacked_rows()) return Path::unpacked;
+    // Where keys are not split, the bits are those of packed keys: the longest sequence may decide.
+    const bool many_keys = sizes.kv_len > least_split_keys(sizes);
+    if (rows <= (many_keys ? most_blockwise_rows : always_blockwise_rows)) return Path::blockwise;
+  }
   return packed.q_blocks == 1 && !ragged ? Path::one_thread : Path::cooperative;
 }
 
@@ -198,7 +213,7 @@ CallPlan make_plan(const PlanInput& input) {
   plan.score_tiles = input.onednn_scores && !input.ragged && !input.needs_full_rows &&
                      tiles.rows > 0 && tiles.kv_blocks > 0;
   plan.packed = plan.score_tiles ? tiles : blocking(false);
-  plan.unpacked = choose_unpacked_blocking(input.sizes, input.widths, input.kv_type);
+  plan.unpacked = choose_unpacked_blocking(input.sizes, input.widths, plan.most_unpacked_rows());
   plan.key_layout = choose_key_layout(plan.packed, input.widths.panel_width, plan.score_tiles);
   plan.value_layout = choose_value_layout(plan.packed);
   // More threads than work items would only take memory.
@@ -228,6 +243,7 @@ SequenceWork plan_sequence(const CallPlan& plan, std::int64_t batch, std::int64_
       work.compute_items = divide_up(rows, plan.packed.q_block);
       break;
     case Path::unpacked:
+    case Path::blockwise:
       work.compute_items = choose_splits(visible_keys, plan.sizes).count;
       work.partial_rows = work.compute_items > 1 ? work.compute_items * rows : 0;
       break;

@@ -19,6 +19,7 @@ enum class Path {
   one_thread,   // one thread packs K and V and then computes all rows
   cooperative,  // threads pack blocks of keys, then compute blocks of rows, as items of a schedule
   unpacked,     // few rows: K and V are read in place, in splits of keys if there are many keys
+  blockwise,    // some rows: K is read in place, V is packed block by block, in splits of keys
 };
 
 /// What plans depend on in the kernels of an instruction set.
@@ -58,10 +59,13 @@ Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::in
                          int num_threads, bool fixed_q_block);
 /// Blocks of heads with few rows, whose operands are floats whatever K and V are. One block of rows
 /// has all rows of a head.
-Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths, DType kv_type);
+Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths,
+                                  std::int64_t most_rows);
 
-/// Up to so many rows of a KV head, reading K and V in place is faster than packing them.
-std::int64_t most_unpacked_rows(DType kv_type);
+/// Up to so many rows of a KV head, dot products with K and V in place are fastest.
+std::int64_t most_unpacked_rows(DType kv_type, bool multiplies_bf16);
+/// Up to so many rows, reading K in place is faster than packing it.
+inline constexpr std::int64_t most_blockwise_rows = 128;
 
 /// Few rows with many keys are split by keys, so that all threads have work. The partial results
 /// are merged in order (split-KV).
@@ -97,24 +101,34 @@ struct CallPlan {
   bool needs_full_rows = false;
   bool score_tiles = false;  // oneDNN's matmul computes the scores of whole tiles
   int num_threads = 1;
-  Blocking packed{};    // of heads whose K and V are packed
+  Blocking packed{};    // of heads whose K and V are packed, or read blockwise
   Blocking unpacked{};  // of heads with few rows
   kernels::PanelLayout key_layout{};
   kernels::PanelLayout value_layout{};
 
   // Scratch memory.
-  bool some_packed = false;       // some heads may be packed
-  bool some_unpacked = false;     // some heads may be read in place
-  std::int64_t packed_slots = 0;  // heads whose packed K and V exist at the same time
-  std::int64_t partial_rows = 0;  // rows of partial results of split heads
-  std::int64_t scanned_rows = 0;  // of the dense mask, which are scanned before packed heads
+  bool some_packed = false;          // some heads may be packed
+  bool some_unpacked = false;        // some heads may be read in place
+  std::int64_t blockwise_rows = 0;   // the most rows of a head that may be read blockwise
+  std::int64_t transposed_keys = 0;  // keys whose scores are multiplied and transposed together
+  std::int64_t packed_slots = 0;     // heads whose packed K and V exist at the same time
+  std::int64_t partial_rows = 0;     // rows of partial results of split heads
+  std::int64_t scanned_rows = 0;     // of the dense mask, which are scanned before packed heads
   std::int64_t panel_width = 0;
 
+  std::int64_t most_unpacked_rows() const noexcept {
+    return detail::most_unpacked_rows(kv_type, packed.vnni_factor == 2);
+  }
   /// The path of the heads of a sequence with that many queries.
   Path path_of(std::int64_t q_len) const noexcept;
 };
 
 CallPlan make_plan(const PlanInput& input);
+
+/// Whether the keys of a head may be split: each split is a work item.
+constexpr bool is_split(Path path) noexcept {
+  return path == Path::unpacked || path == Path::blockwise;
+}
 
 /// What there is to do for each KV head of one sequence.
 struct SequenceWork {

@@ -27,7 +27,6 @@ namespace {
 using kernels::tile_rows;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-constexpr float log2e = 1.44269504088896341f;
 constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 }  // namespace
@@ -38,7 +37,7 @@ PrefillPass::PrefillPass(const CallContext& context, const Packer& packer,
       packer_(packer),
       scratch_(scratch),
       tiles_(context, context.plan().packed, scratch),
-      non_finite_(context, context.plan().packed, scratch.staging) {
+      values_(context, packer, scratch.staging) {
   if (context.call.score_matmul) score_matmul_.emplace(context.call.score_matmul);
 }
 
@@ -143,10 +142,7 @@ void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, s
     compute_scores(tile, block);
   }
   tiles_.transform(tile);
-  const bool finite = packed_->finite[block];
-  if (!finite) non_finite_.note_visible(tile);
-  softmax_and_add_values(tile, block);
-  if (!finite) non_finite_.add(tile, scratch_.states.out + first_row * blocking.value_width);
+  values_.add(tile, *packed_, block, scratch_.states.from(first_row, blocking.value_width));
 }
 
 /// Whether values of the rows' keys are tiny, or not finite, which is found out here together.
@@ -206,31 +202,6 @@ void PrefillPass::multiply(const QueryTile& tile, std::int64_t block, KeyRange k
       .accumulate = false,
       .maxima = tile.maxima == nullptr ? nullptr : scratch_.maxima,
       .prefetch = prefetch_.walk(),
-  });
-}
-
-void PrefillPass::softmax_and_add_values(const QueryTile& tile, std::int64_t block) {
-  const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
-  const std::int64_t value_width = context_.plan().packed.value_width;
-  const std::int64_t first = round_down(tile.visible_range.begin, arithmetic.chunk_keys);
-  const SoftmaxStates states = scratch_.states.from(tile.first_row, value_width);
-  arithmetic.online_softmax({
-      .scores = tile.scores,
-      .stride = tile.score_stride,
-      .rows = tile.rows,
-      .begin = tile.begin,
-      .end = tile.end,
-      .first = first,
-      .last = round_up(tile.visible_range.end, arithmetic.chunk_keys),
-      .scale = context_.scores.remaining_scale() * log2e,
-      .maxima = tile.maxima,
-      .row_max = states.row_max,
-      .row_sum = states.row_sum,
-      .values = packer_.values(*packed_, block, first),
-      .value_end = tile.visible_range.end,
-      .out = states.out,
-      .out_stride = value_width,
-      .columns = value_width,
   });
 }
 

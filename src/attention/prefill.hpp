@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "attention/call_context.hpp"
-#include "attention/non_finite.hpp"
 #include "attention/pack.hpp"
+#include "attention/packed_values.hpp"
 #include "attention/prefetch.hpp"
 #include "attention/query_tiles.hpp"
 
@@ -28,7 +28,6 @@ class PrefillPass final : RowProbabilities {
                     bool has_scores);
   void compute_scores(QueryTile& tile, std::int64_t block);
   void multiply(const QueryTile& tile, std::int64_t block, KeyRange keys);
-  void softmax_and_add_values(const QueryTile& tile, std::int64_t block);
   void plan_prefetch(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
                      const std::optional<HeadIndex>& next_head);
   bool is_whole_tile(const QueryBlock& rows, std::int64_t block) const;
@@ -37,7 +36,7 @@ class PrefillPass final : RowProbabilities {
   const Packer& packer_;
   ThreadScratch scratch_;
   QueryTiles tiles_;
-  NonFiniteValues non_finite_;
+  PackedValues values_;
   const PackedHead* packed_ = nullptr;  // of the head that is computed
   const float* queries_ = nullptr;
   std::int64_t query_stride_ = 0;

@@ -7,11 +7,17 @@
 #include "attention/query_tile.hpp"
 #include "attention/softmax_state.hpp"
 #include "attention/workspace.hpp"
+#include "tensor/rounding.hpp"
 
 namespace attn::detail {
 
 /// Gives those of `keys` a score of -inf that are not in the range of row r of a tile.
 void hide_outside(const QueryTile& tile, std::int64_t r, KeyRange keys) noexcept;
+
+/// Rows of a tile where tiles are as few as possible, and as even.
+constexpr std::int64_t rows_of_a_tile(std::int64_t rows) noexcept {
+  return divide_up(rows, divide_up(rows, kernels::tile_rows));
+}
 
 class QueryTiles {
  public:

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "attention/blockwise.hpp"
 #include "attention/decode.hpp"
 #include "attention/full_rows.hpp"
 #include "attention/pack.hpp"
@@ -30,6 +31,7 @@ class Worker {
         packer_(context),
         prefill_(context, packer_, own_),
         full_rows_(context, packer_, own_),
+        blockwise_(context, packer_, own_),
         decode_(context, own_) {}
 
   /// Takes items by ticket, since an item may wait for earlier ones.
@@ -53,7 +55,8 @@ class Worker {
     switch (schedule_.head(item.head).path) {
       case Path::one_thread: return compute_head(team, item.head, next);
       case Path::cooperative: return compute_packed(team, item);
-      case Path::unpacked: return compute_unpacked(team, item, next_keys(next));
+      case Path::unpacked:
+      case Path::blockwise: return compute_split(team, item, next_keys(next));
     }
   }
 
@@ -131,18 +134,43 @@ class Worker {
     return {head.batch, head.kv_head, split_keys(head, item)};
   }
 
-  void compute_unpacked(Team& team, const WorkItem& item, const NextKeys& next) {
+  /// The thread that computes the last split of a head merges all of them, in their order.
+  void compute_split(Team& team, const WorkItem& item, const NextKeys& next) {
     const HeadQueries head = queries_of(item.head);
     const HeadWork& work = schedule_.head(item.head);
-    if (work.compute_items == 1) return team.attempt([&] { decode_.compute(head, next); });
-    const SoftmaxStates states = scratch_.partial(work.first_partial + item.block * head.rows);
-    team.attempt([&] { decode_.compute_part(head, split_keys(head, item), states, next); });
-    const std::int64_t others =
-        schedule_.progress(item.head).computed.fetch_add(1, std::memory_order_acq_rel);
+    HeadProgress& progress = schedule_.progress(item.head);
+    const bool whole = work.compute_items == 1;
+    const SoftmaxStates states =
+        whole ? own_.states : scratch_.partial(work.first_partial + item.block * head.rows);
+    team.attempt([&] {
+      if (compute_part(work.path, head, split_keys(head, item), states, next))
+        progress.tiny_values.store(true, std::memory_order_relaxed);
+    });
+    const std::int64_t others = progress.computed.fetch_add(1, std::memory_order_acq_rel);
     if (others + 1 < work.compute_items) return;
     team.attempt([&] {
-      decode_.merge_parts(head, scratch_.partial(work.first_partial), work.compute_items);
+      if (!whole) merge_parts(head, scratch_.partial(work.first_partial), work.compute_items);
+      if (work.path == Path::unpacked) return decode_.finish(head);
+      blockwise_.finish(head, progress.tiny_values.load(std::memory_order_relaxed));
     });
+  }
+
+  /// Returns whether some values are tiny or not finite, if the pass finds that out.
+  bool compute_part(Path path, const HeadQueries& head, KeyRange keys, const SoftmaxStates& states,
+                    const NextKeys& next) {
+    if (path == Path::blockwise) return blockwise_.compute_part(head, keys, states, next);
+    decode_.compute_part(head, keys, states, next);
+    return false;
+  }
+
+  /// Merges the states of `count` parts, each of all rows of a head, into this thread's.
+  void merge_parts(const HeadQueries& head, const SoftmaxStates& parts, std::int64_t count) {
+    const std::int64_t width = context_.plan().packed.value_width;
+    copy_states(parts, head.rows, width, own_.states);
+    for (std::int64_t part = 1; part < count; ++part) {
+      merge_states(parts.from(part * head.rows, width), head.rows, width,
+                   context_.scores.remaining_scale(), own_.states);
+    }
   }
 
   const CallContext& context_;
@@ -153,6 +181,7 @@ class Worker {
   Packer packer_;
   PrefillPass prefill_;
   FullRowPass full_rows_;
+  BlockwisePass blockwise_;
   DecodePass decode_;
 };
 

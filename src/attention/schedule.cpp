@@ -27,7 +27,7 @@ Schedule::Schedule(std::span<SequenceWork> sequences, std::int64_t num_kv_heads,
                         .slot = slots > 0 ? count_ % slots : 0,
                         .slot_before = count_ >= slots ? count_ - slots : -1,
                         .first_partial = partials};
-      new (progress_ + count_) HeadProgress{0, 0};
+      new (progress_ + count_) HeadProgress{0, 0, false};
     }
   }
   size_ = count_ > 0 ? heads_[0].pack_items : 0;
@@ -47,8 +47,7 @@ WorkItem Schedule::item(std::int64_t ticket) const noexcept {
       heads_, heads_ + count_, ticket,
       [](std::int64_t wanted, const HeadWork& head) { return wanted < head.first_ticket; });
   const std::int64_t stage = next - heads_ - 1;
-  if (heads_[stage].path == Path::unpacked)
-    return unpacked_item(stage - heads_[stage].kv_head, ticket);
+  if (is_split(heads_[stage].path)) return split_item(stage - heads_[stage].kv_head, ticket);
   const std::int64_t index = ticket - heads_[stage].first_ticket, packed = packed_in_stage(stage);
   if (index < packed) return {WorkItem::Kind::pack, stage + 1, index};
   return {WorkItem::Kind::compute, stage, heads_[stage].compute_items - 1 - (index - packed)};
@@ -56,7 +55,7 @@ WorkItem Schedule::item(std::int64_t ticket) const noexcept {
 
 /// The items go split by split, each split for all heads of a sequence: where the heads of a key
 /// lie side by side, what one thread prefetches beyond its own head is what another thread needs.
-WorkItem Schedule::unpacked_item(std::int64_t first_head, std::int64_t ticket) const noexcept {
+WorkItem Schedule::split_item(std::int64_t first_head, std::int64_t ticket) const noexcept {
   const std::int64_t index = ticket - heads_[first_head].first_ticket;
   return {WorkItem::Kind::compute, first_head + index % num_kv_heads_, index / num_kv_heads_};
 }

@@ -24,10 +24,11 @@ struct HeadWork {
   std::int64_t first_partial = 0;
 };
 
-/// The numbers of finished items of a head.
+/// The numbers of finished items of a head, and what they found.
 struct HeadProgress {
   std::atomic<std::int64_t> packed;
   std::atomic<std::int64_t> computed;
+  std::atomic<bool> tiny_values;  // of a blockwise head: some values are not finite, or tiny bf16
 };
 
 struct WorkItem {
@@ -58,7 +59,7 @@ class Schedule {
 
  private:
   std::int64_t packed_in_stage(std::int64_t stage) const noexcept;
-  WorkItem unpacked_item(std::int64_t first_head, std::int64_t ticket) const noexcept;
+  WorkItem split_item(std::int64_t first_head, std::int64_t ticket) const noexcept;
 
   std::int64_t num_kv_heads_;
   HeadWork* heads_;

@@ -7,6 +7,7 @@
 #include "kernels/kernels.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/memory.hpp"
+#include "tensor/rounding.hpp"
 #include "tensor/size.hpp"
 
 namespace attn::detail {
@@ -23,6 +24,19 @@ PackedHead carve_head(Arena& arena, const CallPlan& plan) {
   };
 }
 
+/// The values of one block.
+PackedHead carve_block_values(Arena& arena, const CallPlan& plan) {
+  const Blocking& blocking = plan.packed;
+  const std::int64_t blocks = plan.blockwise_rows > 0 ? 1 : 0;
+  return {
+      .keys = nullptr,
+      .values = arena.take<float>(blocks * blocking.value_panels * blocking.value_panel_width *
+                                  blocking.value_depth()),
+      .values_in_place = arena.take<const float*>(blocks),
+      .finite = arena.take<std::uint8_t>(blocks),
+  };
+}
+
 SoftmaxStates carve_states(Arena& arena, std::int64_t rows, std::int64_t value_width) {
   return {.out = arena.take<float>(rows * value_width),
           .row_max = arena.take<float>(rows),
@@ -31,15 +45,20 @@ SoftmaxStates carve_states(Arena& arena, std::int64_t rows, std::int64_t value_w
 
 ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
   // A thread computes packed heads and heads that are read in place in turn.
-  const auto greater = [&plan](auto of) {
-    return std::max(plan.some_packed ? of(plan.packed) : 0,
+  const std::int64_t some_rows = plan.blockwise_rows;
+  const auto greater = [&plan, some_rows](auto of) {
+    return std::max(plan.some_packed || some_rows > 0 ? of(plan.packed) : 0,
                     plan.some_unpacked ? of(plan.unpacked) : 0);
   };
+  const std::int64_t rows_in_panels = round_up(some_rows, plan.panel_width);
   const std::int64_t kv_block = greater([](const Blocking& b) { return b.kv_block; });
-  const std::int64_t q_block = greater([](const Blocking& b) { return b.q_block; });
+  const std::int64_t q_block =
+      std::max(greater([](const Blocking& b) { return b.q_block; }), some_rows);
   const std::int64_t value_width = greater([](const Blocking& b) { return b.value_width; });
   const std::int64_t query_floats =
-      greater([](const Blocking& b) { return b.q_block * b.key_depth; });
+      std::max(greater([](const Blocking& b) { return b.q_block * b.key_depth; }),
+               some_rows * plan.packed.key_depth);
+  const std::int64_t score_rows = std::max(kernels::tile_rows, rows_in_panels);
   const bool full_rows = plan.needs_full_rows;
   const std::int64_t kv_blocks = full_rows ? plan.packed.kv_blocks : 0;
   const std::int64_t full_stride = row_stride(plan.packed);
@@ -47,14 +66,16 @@ ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
       .queries = arena.take<float>(query_floats),
       .states = carve_states(arena, q_block, value_width),
       .saved = carve_states(arena, kernels::tile_rows, value_width),
-      .scores =
-          arena.take<float>(kernels::tile_rows * (full_rows ? full_stride : greater(score_stride))),
+      .scores = arena.take<float>(score_rows * (full_rows ? full_stride : greater(score_stride))),
       .maxima = arena.take<float>(kernels::tile_rows * kernels::max_vector_width),
       .visible =
           arena.take<std::uint8_t>(kernels::tile_rows * kv_block * (full_rows ? kv_blocks : 1)),
       .mask_rows = arena.take<float>(kernels::tile_rows * kv_block),
       .staging = arena.take<float>(plan.panel_width * std::max(plan.sizes.head_dim, value_width)),
       .score_tile = plan.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
+      .query_panels = arena.take<float>(rows_in_panels * plan.packed.key_depth),
+      .transposed_scores = arena.take<float>(rows_in_panels * plan.transposed_keys),
+      .block_values = carve_block_values(arena, plan),
       .row_scratch = arena.take<float>(full_rows ? 2 * full_stride : 0),
       .tiles = arena.take<QueryTile>(kv_blocks),
   };

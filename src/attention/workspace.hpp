@@ -66,12 +66,17 @@ struct ThreadScratch {
   float* queries;         // [q_block, key_depth]
   SoftmaxStates states;   // of q_block rows
   SoftmaxStates saved;    // of tile_rows rows
-  float* scores;          // [tile_rows, score_stride]; with full rows [tile_rows, row_stride]
+  float* scores;          // [tile_rows, score_stride]; with full rows [tile_rows, row_stride];
+                          // blockwise [rows, score_stride]
   float* maxima;          // [tile_rows, vector_width]
   std::uint8_t* visible;  // [tile_rows, kv_block]; with full rows one for each block of keys
   float* mask_rows;       // [tile_rows, kv_block]
   float* staging;         // [panel_width, max(head_dim, value_width)]
   float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
+  // Of heads that are read blockwise:
+  float* query_panels;       // Q^T in panels, [key_depth, rows]
+  float* transposed_scores;  // [transposed_keys, rows]
+  PackedHead block_values;   // of one block of keys; no keys
   // With full rows:
   float* row_scratch;  // [2, row_stride]
   QueryTile* tiles;    // one for each block of keys

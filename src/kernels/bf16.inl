@@ -1,7 +1,9 @@
 // Multiplication of packed pairs of bf16 into f32, where the instruction set has it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/gradient.inl"
 #include "kernels/kernels.hpp"
@@ -36,45 +38,89 @@ struct Bf16Probabilities {
   }
 };
 
-typedef std::uint32_t Pair __attribute__((may_alias));
+/// The greatest magnitude of some values as bits, and the least one above 0, less 1: a magnitude of
+/// 0 wraps around.
+struct Magnitudes {
+  Halves greatest = {};
+  Halves least_less_1 = Halves{} - 1;
 
-/// Two rows become a row of packed pairs. The loop is over integers, which the compiler vectorizes.
-ATTN_INLINE bool pack_finite_pair(const std::uint16_t* even, const std::uint16_t* odd,
-                                  std::int64_t columns, Pair* dst) {
-  constexpr std::uint32_t infinite = 0x7f80;
-  constexpr std::uint32_t tiny = __builtin_bit_cast(std::uint32_t, tiny_bf16) >> 16;
-  std::uint32_t greatest = 0;
-  std::uint32_t least = 0xffffffff;  // of the magnitudes less 1: a magnitude of 0 wraps around
-  for (std::int64_t n = 0; n < columns; ++n) {
-    const std::uint32_t low = even[n] & 0x7fffu, high = odd[n] & 0x7fffu;
-    const std::uint32_t greater = low > high ? low : high;
-    const std::uint32_t less = low - 1 < high - 1 ? low - 1 : high - 1;
-    greatest = greater > greatest ? greater : greatest;
-    least = less < least ? less : least;
-    dst[n] = std::uint32_t{even[n]} | std::uint32_t{odd[n]} << 16;
+  ATTN_INLINE void include(Halves values) {
+    const Halves magnitudes = values & 0x7fff, less_1 = magnitudes - 1;
+    greatest = magnitudes > greatest ? magnitudes : greatest;
+    least_less_1 = less_1 < least_less_1 ? less_1 : least_less_1;
   }
-  if (greatest < infinite) return least >= tiny - 1;
+  bool any_not_finite() const {
+    for (int lane = 0; lane < 2 * vector_width; ++lane) {
+      if (greatest[lane] >= 0x7f80) return true;
+    }
+    return false;
+  }
+  bool any_tiny() const {
+    constexpr std::uint32_t tiny = __builtin_bit_cast(std::uint32_t, tiny_bf16) >> 16;
+    for (int lane = 0; lane < 2 * vector_width; ++lane) {
+      if (least_less_1[lane] < tiny - 1) return true;
+    }
+    return false;
+  }
+};
+
+/// Lanes of two vectors side by side: those of their lower halves, or of their upper ones.
+template <bool Upper, std::size_t... Lane>
+ATTN_INLINE Vector pair_halves(Halves even, Halves odd, std::index_sequence<Lane...>) {
+  constexpr int from = Upper ? vector_width : 0;
+  return reinterpret_cast<Vector>(__builtin_shufflevector(
+      even, odd, (from + static_cast<int>(Lane) / 2 + (Lane % 2 ? 2 * vector_width : 0))...));
+}
+
+/// Two rows become a row of packed pairs, padded to whole vectors.
+ATTN_INLINE void pack_pair_of_rows(const std::uint16_t* even, const std::uint16_t* odd,
+                                   std::int64_t columns, float* dst, Magnitudes& seen) {
+  constexpr auto lanes = std::make_index_sequence<2 * vector_width>{};
+  constexpr std::int64_t most = 2 * vector_width;
+  for (std::int64_t n = 0; n < columns; n += most) {
+    const std::int64_t count = columns - n < most ? columns - n : most;
+    const Halves low = load_halves(even + n, count);
+    const Halves high = odd != nullptr ? load_halves(odd + n, count) : Halves{};
+    seen.include(low);
+    seen.include(high);
+    store(dst + n, pair_halves<false>(low, high, lanes));
+    if (count > vector_width) store(dst + n + vector_width, pair_halves<true>(low, high, lanes));
+  }
+}
+
+/// Replaces what is not finite by 0.
+void keep_finite_halves(float* pairs, std::int64_t count) {
+  constexpr std::uint32_t infinite = 0x7f80;
   const auto finite = [](std::uint32_t half) { return (half & infinite) != infinite; };
-  for (std::int64_t n = 0; n < columns; ++n)
-    dst[n] &= (finite(dst[n]) ? 0xffffu : 0u) | (finite(dst[n] >> 16) ? 0xffff0000u : 0u);
-  return false;
+  typedef std::uint32_t Pair __attribute__((may_alias));
+  auto* const bits = reinterpret_cast<Pair*>(pairs);
+  for (std::int64_t n = 0; n < count; ++n)
+    bits[n] &= (finite(bits[n]) ? 0xffffu : 0u) | (finite(bits[n] >> 16) ? 0xffff0000u : 0u);
 }
 
 bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t rows,
                       std::int64_t columns, float* dst, const PanelLayout& layout) {
-  static constexpr std::uint16_t zeros[panel_width] = {};
-  const auto* values = static_cast<const std::uint16_t*>(src);
-  bool finite = true;
-  for (std::int64_t n = 0; n < columns; n += layout.panel_width, dst += layout.panel_stride) {
-    const std::int64_t count = columns - n < layout.panel_width ? columns - n : layout.panel_width;
-    for (std::int64_t r = 0; r < rows; r += 2) {
-      auto* pairs = reinterpret_cast<Pair*>(dst + r / 2 * layout.row_stride);
-      const std::uint16_t* even = values + r * src_stride + n;
-      finite &= pack_finite_pair(even, r + 1 < rows ? even + src_stride : zeros, count, pairs);
-      for (std::int64_t pad = count; pad < round_up(count); ++pad) pairs[pad] = 0;
+  const auto* const values = static_cast<const std::uint16_t*>(src);
+  Magnitudes seen;
+  const auto for_each_pair = [&](auto use) ATTN_INLINE_LAMBDA {
+    float* panel = dst;
+    for (std::int64_t n = 0; n < columns; n += layout.panel_width, panel += layout.panel_stride) {
+      const std::int64_t left = columns - n;
+      for (std::int64_t r = 0; r < rows; r += 2)
+        use(r, n, left < layout.panel_width ? left : layout.panel_width,
+            panel + r / 2 * layout.row_stride);
     }
-  }
-  return finite;
+  };
+  for_each_pair(
+      [&](std::int64_t r, std::int64_t n, std::int64_t count, float* to) ATTN_INLINE_LAMBDA {
+        const std::uint16_t* const even = values + r * src_stride + n;
+        pack_pair_of_rows(even, r + 1 < rows ? even + src_stride : nullptr, count, to, seen);
+      });
+  if (!seen.any_not_finite()) return !seen.any_tiny();
+  for_each_pair([](std::int64_t, std::int64_t, std::int64_t count, float* to) {
+    keep_finite_halves(to, count);
+  });
+  return false;
 }
 
 inline constexpr Arithmetic bf16_arithmetic = {.vnni_factor = 2,

@@ -112,11 +112,22 @@ bool pack_finite_f32(const void* src, std::int64_t src_stride, std::int64_t rows
 }
 
 bool all_finite(const float* src, std::int64_t count) {
-  Lanes finite = Vector{} == Vector{};
+  constexpr int unroll = 4;  // independent maxima hide the latency of each
+  const auto magnitude = [](Vector v) { return bits_of(v) & 0x7fffffffu; };
+  Bits greatest[unroll] = {};
+  const auto include = [&](int u, Vector v) ATTN_INLINE_LAMBDA {
+    const Bits m = magnitude(v);
+    greatest[u] = m > greatest[u] ? m : greatest[u];
+  };
   std::int64_t n = 0;
-  for (; n + vector_width <= count; n += vector_width) finite &= is_finite(load(src + n));
-  for (; n < count; ++n) finite &= is_finite(broadcast(src[n]));
-  return in_all_lanes(finite);
+  for (; n + unroll * vector_width <= count; n += unroll * vector_width) {
+    ATTN_UNROLL for (int u = 0; u < unroll; ++u) include(u, load(src + n + u * vector_width));
+  }
+  for (; n + vector_width <= count; n += vector_width) include(0, load(src + n));
+  for (; n < count; ++n) include(0, broadcast(src[n]));
+  for (int u = 1; u < unroll; ++u)
+    greatest[0] = greatest[u] > greatest[0] ? greatest[u] : greatest[0];
+  return in_all_lanes(greatest[0] < 0x7f800000u);
 }
 
 inline constexpr PackKernels pack_kernels = {.pack_transposed = pack_transposed,

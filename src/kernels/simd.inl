@@ -328,6 +328,13 @@ ATTN_INLINE Vector multiply_add_bf16_pairs(Vector a, Vector b, Vector sum) {
 ATTN_INLINE Vector round_to_bf16_pairs(Vector low, Vector high) {
   return reinterpret_cast<Vector>(_mm512_cvtne2ps_pbh(high, low));
 }
+/// The bits of 2 W elements of bf16.
+typedef std::uint16_t Halves __attribute__((vector_size(4 * vector_width)));
+/// The first `count` of 2 W elements; the others are 0.
+ATTN_INLINE Halves load_halves(const std::uint16_t* from, std::int64_t count) {
+  const __mmask32 mask = 0xffffffffu >> (2 * vector_width - count);
+  return reinterpret_cast<Halves>(_mm512_maskz_loadu_epi16(mask, from));
+}
 /// In each lane, the pair (first, second), rounded to nearest even.
 ATTN_INLINE Vector interleave_as_bf16(Vector first, Vector second) {
   const auto widened = [](Vector v) {

@@ -200,6 +200,9 @@ TEST_CASE("Few rows: in one part and in several, of each type, with values that 
     c.q_len = 2;
     check_allocation_free(c);
     c.kv_len = 5000;
+    c.q_len = 30;
+    check_allocation_free(c);
+    c.q_len = 2;
     for (const Layout layout : {Layout::bhsd, Layout::strided_dim}) {
       c.layout = layout;
       Inputs inputs = make_inputs(c);

@@ -1,6 +1,6 @@
-// Few rows of queries: keys and values are read in place, up to the number of rows from which they
-// are packed instead. Keys of long sequences are split; the limits are written down here again, so
-// that a change of them is noticed.
+// Few rows of queries: keys and values are read in place, up to the number of rows from which
+// whole blocks of keys are multiplied. Keys of long sequences are split; the limits are written
+// down here again, so that a change of them is noticed.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -15,9 +15,9 @@ using namespace attn::test;
 
 namespace {
 
-/// The largest number of rows for which K and V are read in place: for f32 and bf16, and for types
-/// that are converted when they are packed.
-constexpr std::int64_t most_rows_in_place = 32, most_widened_rows_in_place = 48;
+/// The largest numbers of rows for which K and V are read in place: for f32, and for types that are
+/// widened.
+constexpr std::int64_t most_rows_in_place = 24, most_widened_rows_in_place = 48;
 
 /// The number of keys of a split when there are not enough keys for 16 splits.
 std::int64_t split_keys(const Case& c) {
@@ -32,7 +32,7 @@ void choose_few_rows(Random& random, Case& c) {
   c.num_q_heads = c.num_kv_heads * group_size;
   const bool near_threshold = random.chance(0.3);
   const std::int64_t rows = near_threshold
-                                ? random.pick({most_rows_in_place, most_widened_rows_in_place}) +
+                                ? random.pick<std::int64_t>({12, most_rows_in_place, 48}) +
                                       random.integer(-1, 1) * group_size
                                 : random.integer(1, 40);
   c.q_len = std::max<std::int64_t>(1, rows / group_size);

@@ -20,7 +20,8 @@ namespace {
 
 constexpr double greatest = std::numeric_limits<float>::max();
 
-/// The paths: packed keys, with several blocks of keys; keys in place, split and not; one key.
+/// The paths: packed keys, with several blocks of keys; keys in place, split and not; one key;
+/// blocks of keys in place, split.
 std::vector<Case> shapes() {
   const auto shape = [](std::int64_t q_len, std::int64_t kv_len, std::int64_t v_head_dim) {
     Case c;
@@ -32,7 +33,8 @@ std::vector<Case> shapes() {
     c.v_head_dim = v_head_dim;
     return c;
   };
-  return {shape(26, 600, 70), shape(2, 90, 17), shape(1, 5000, 8), shape(60, 1, 3)};
+  return {shape(26, 600, 70), shape(2, 90, 17), shape(1, 5000, 8), shape(60, 1, 3),
+          shape(30, 5000, 40)};
 }
 
 /// Values of a magnitude that is a power of two, in [1, 2) times it, of either sign if `signs`.

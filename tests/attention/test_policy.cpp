@@ -123,12 +123,19 @@ Sizes with_lengths(Sizes sizes, std::int64_t q_len, std::int64_t kv_len) {
 
 }  // namespace
 
-TEST_CASE("Few rows are read in place, many are packed, by one thread if one block has them all") {
+TEST_CASE(
+    "Few rows are read in place, some blockwise, many are packed, by one thread if one block has "
+    "them all") {
   const auto path = [](PlanInput input) { return make_plan(input).path_of(input.sizes.q_len); };
   CHECK(path(plan_input(with_lengths(prompt, 1, 3000), 8)) == Path::unpacked);
-  CHECK(path(plan_input(with_lengths(prompt, 8, 3000), 8)) == Path::unpacked);  // 32 rows
-  CHECK(path(plan_input(with_lengths(prompt, 9, 3000), 1)) == Path::one_thread);
-  CHECK(path(plan_input(with_lengths(prompt, 9, 3000), 8)) == Path::cooperative);
+  CHECK(path(plan_input(with_lengths(prompt, 6, 3000), 8)) == Path::unpacked);    // 24 rows
+  CHECK(path(plan_input(with_lengths(prompt, 7, 3000), 8)) == Path::blockwise);   // 28 rows
+  CHECK(path(plan_input(with_lengths(prompt, 32, 3000), 8)) == Path::blockwise);  // 128 rows
+  CHECK(path(plan_input(with_lengths(prompt, 33, 3000), 1)) == Path::one_thread);
+  CHECK(path(plan_input(with_lengths(prompt, 33, 3000), 8)) == Path::cooperative);
+  // Few keys, which are not split: up to 32 rows.
+  CHECK(path(plan_input(with_lengths(prompt, 8, 900), 8)) == Path::blockwise);
+  CHECK(path(plan_input(with_lengths(prompt, 9, 900), 8)) == Path::cooperative);
   CHECK(path(plan_input(prompt, 8)) == Path::cooperative);
   PlanInput widened = plan_input(with_lengths(prompt, 12, 3000), 8);
   widened.kv_type = DType::i8;
@@ -136,7 +143,12 @@ TEST_CASE("Few rows are read in place, many are packed, by one thread if one blo
   PlanInput full_rows = plan_input(with_lengths(prompt, 1, 3000), 8);
   full_rows.needs_full_rows = true;
   CHECK(path(full_rows) == Path::one_thread);
-  PlanInput ragged = plan_input(with_lengths(prompt, 9, 3000), 8);
+  PlanInput pairs = plan_input(with_lengths(prompt, 3, 3000), 8);
+  pairs.q_type = pairs.kv_type = DType::bf16;
+  CHECK(path(pairs) == Path::unpacked);  // 12 rows
+  pairs.sizes.q_len = 4;
+  CHECK(path(pairs) == Path::blockwise);
+  PlanInput ragged = plan_input(with_lengths(prompt, 33, 3000), 8);
   ragged.ragged = true;
   CHECK(path(ragged) == Path::cooperative);
   PlanInput onednn = plan_input(with_lengths(prompt, 1, 3000), 8);
@@ -162,7 +174,7 @@ TEST_CASE("bf16 is multiplied in pairs where everything allows it") {
 }
 
 TEST_CASE("Plans have scratch for what their sequences need, and no more threads than items") {
-  for (const std::int64_t q_len : {0, 1, 8, 9, 100, 1000}) {
+  for (const std::int64_t q_len : {0, 1, 6, 7, 32, 33, 1000}) {
     for (const std::int64_t kv_len : {0, 1, 600, 5000, 100'000}) {
       for (const int max_threads : {1, 3, 64}) {
         CAPTURE(q_len);
@@ -175,7 +187,8 @@ TEST_CASE("Plans have scratch for what their sequences need, and no more threads
         const SequenceWork work = plan_sequence(plan, 0, q_len, kv_len, kv_len);
         CHECK((work.compute_items == 0) == (q_len == 0));
         CHECK(work.partial_rows * sizes.batch * sizes.num_kv_heads <= plan.partial_rows);
-        if (work.path != Path::unpacked) CHECK(plan.packed_slots >= 1);
+        if (!is_split(work.path)) CHECK(plan.packed_slots >= 1);
+        if (work.path == Path::blockwise) CHECK(plan.blockwise_rows >= q_len * sizes.group_size);
         if (work.path == Path::one_thread) CHECK(plan.packed_slots >= plan.num_threads);
       }
     }

@@ -30,7 +30,8 @@ std::int64_t random_q_len(Random& random) {
 
 std::int64_t random_kv_len(Random& random) {
   if (random.chance(0.1)) return 0;
-  return random.chance(0.8) ? random.integer(1, 150) : random.integer(151, 700);
+  if (random.chance(0.8)) return random.integer(1, 150);
+  return random.chance(0.9) ? random.integer(151, 700) : random.integer(701, 2500);
 }
 
 Sequences random_sequences(std::uint64_t seed) {

@@ -1,0 +1,166 @@
+// For all rows of one KV head at once:
+//
+//   Q^T becomes panels, with the rows side by side
+//   for each block of keys that any of the rows sees
+//     S^T = K Q^T           6-key micro-kernel, K in place     prefetches V, and K of the next
+//     block S = (S^T)^T           in registers V becomes panels of this block, or is read in place
+//     for each tile of 6 rows
+//       transform the rows             only if there is something to do
+//       online softmax, O += P V       as in prefill.cpp
+//
+// A key comes from memory once for all rows. Both products run at the rate of the micro-kernel; the
+// transposition takes about as long as 10 of the head_dim + v_head_dim multiply-adds of a score.
+// The sums of a row have the order that prefill.cpp gives them, so the bits are the same wherever
+// the keys are not split.
+#include "attention/blockwise.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "iterate/row.hpp"
+#include "tensor/rounding.hpp"
+
+namespace attn::detail {
+namespace {
+
+using kernels::tile_rows;
+
+constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
+
+}  // namespace
+
+BlockwisePass::BlockwisePass(const CallContext& context, const Packer& packer,
+                             const ThreadScratch& scratch)
+    : context_(context),
+      packer_(packer),
+      scratch_(scratch),
+      tiles_(context, context.plan().packed, scratch),
+      values_(context, packer, scratch.staging) {}
+
+bool BlockwisePass::compute_part(const HeadQueries& head, KeyRange among,
+                                 const SoftmaxStates& states, const NextKeys& next) {
+  next_ = next;
+  const QueryBlock rows = tiles_.block_of(head, 0, head.rows, among);
+  const std::int64_t width = blocking().value_width;
+  set_identity(states, rows.count, width);
+  if (rows.visible_to_any.empty()) return false;
+  read_queries(rows, 0, rows.count);
+  const std::int64_t step = rows_of_a_tile(rows.count);
+  bool finite = true;
+  for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    const KeyRange keys = intersection(rows.visible_to_any, tiles_.block_keys(block));
+    plan_prefetch(rows, keys);
+    compute_scores(rows, block, keys);
+    const std::int64_t begin = tiles_.block_keys(block).begin;
+    const std::int64_t at =
+        round_down(keys.begin - begin, context_.call.packed_arithmetic->chunk_keys);
+    packer_.pack_values({head.batch, head.kv_head, begin + at, keys.end - begin - at}, 0, at,
+                        scratch_.block_values, scratch_.staging);
+    finite &= scratch_.block_values.finite[0] != 0;
+    for (std::int64_t r = 0; r < rows.count; r += step) {
+      QueryTile tile = tiles_.tile_of(rows, r, std::min(step, rows.count - r), block);
+      if (tile.visible_range.empty()) continue;
+      tile.score_stride = score_stride(blocking());
+      tile.scores = scratch_.scores + r * tile.score_stride;
+      tiles_.transform(tile);
+      values_.add(tile, scratch_.block_values, 0, states.from(r, width));
+    }
+  }
+  return !finite;
+}
+
+void BlockwisePass::finish(const HeadQueries& head, bool tiny_values) {
+  tiles_.finish(tiles_.block_of(head, 0, head.rows, all_keys), 0, head.rows, scratch_.states, *this,
+                tiny_values && blocking().vnni_factor == 2);
+}
+
+QueryTile BlockwisePass::probabilities_of(const QueryBlock& rows, std::int64_t r,
+                                          std::int64_t block) {
+  QueryTile tile = tiles_.tile_of(rows, r, 1, block);
+  if (tile.visible_range.empty()) return tile;
+  prefetch_.clear();
+  read_queries(rows, r, 1);
+  compute_scores(rows, block, intersection(rows.visible_to_any, tiles_.block_keys(block)));
+  tile.score_stride = score_stride(blocking());
+  tile.scores = scratch_.scores;
+  tiles_.transform(tile);
+  exponentiate(tile, scratch_.states.row_max[r], context_.scores.remaining_scale());
+  return tile;
+}
+
+/// Panels are as even as whole vectors allow.
+void BlockwisePass::read_queries(const QueryBlock& rows, std::int64_t first_row,
+                                 std::int64_t count) {
+  const std::int64_t depth = blocking().key_depth, vector = context_.kernels().vector_width;
+  const std::int64_t panel =
+      round_up(divide_up(count, divide_up(count, context_.plan().panel_width)), vector);
+  const kernels::PanelLayout layout{panel, depth * panel, panel};
+  for (std::int64_t r = 0; r < count; ++r) {
+    read_packed(tiles_.query(rows, first_row + r), context_.sizes().head_dim,
+                blocking().vnni_factor, context_.kernels(), scratch_.queries + r * depth);
+  }
+  for (std::int64_t first = 0; first < count; first += panel) {
+    context_.kernels().pack_transposed(scratch_.queries + first * depth, depth,
+                                       std::min(panel, count - first), depth,
+                                       scratch_.query_panels + first * depth, panel);
+  }
+  queries_ = {scratch_.query_panels, layout};
+  num_queries_ = round_up(count, vector);
+}
+
+/// Writes the scores of all rows against keys of a block.
+void BlockwisePass::compute_scores(const QueryBlock& rows, std::int64_t block, KeyRange keys) {
+  const HeadQueries& head = rows.head;
+  const std::int64_t most = context_.plan().transposed_keys;
+  float* const scores = scratch_.scores - tiles_.block_keys(block).begin;
+  for (std::int64_t first = keys.begin; first < keys.end;) {
+    const KeySpan span =
+        context_.layout.keys(head.batch, head.kv_head, first, std::min(most, keys.end - first));
+    // Few keys of a page are gathered with those of the next ones.
+    const std::int64_t count =
+        span.count >= 2 * tile_rows ? span.count : std::min(most, keys.end - first);
+    multiply(packer_.key_operands({head.batch, head.kv_head, first, count}, scratch_.staging),
+             count);
+    context_.kernels().pack_transposed(scratch_.transposed_scores, num_queries_, count,
+                                       num_queries_, scores + first, score_stride(blocking()));
+    first += count;
+  }
+}
+
+/// S^T of `count` keys.
+void BlockwisePass::multiply(const Packer::Operands& keys, std::int64_t count) {
+  const std::int64_t stride = keys.stride / blocking().vnni_factor;
+  const auto* const first = static_cast<const float*>(keys.rows);
+  for (std::int64_t key = 0; key < count; key += tile_rows) {
+    context_.call.packed_arithmetic->matmul({
+        .a = first + key * stride,
+        .a_stride = stride,
+        .b = queries_,
+        .c = scratch_.transposed_scores + key * num_queries_,
+        .c_stride = num_queries_,
+        .rows = std::min(tile_rows, count - key),
+        .columns = num_queries_,
+        .depth = blocking().key_depth,
+        .accumulate = false,
+        .maxima = nullptr,
+        .prefetch = prefetch_.walk(),
+    });
+  }
+}
+
+/// The values of these keys, and the keys that come next.
+void BlockwisePass::plan_prefetch(const QueryBlock& rows, KeyRange keys) {
+  prefetch_.clear();
+  const HeadQueries& head = rows.head;
+  const KvLayout& layout = context_.layout;
+  const KeySpan span = layout.keys(head.batch, head.kv_head, keys.begin, keys.size());
+  prefetch_.add(span.first_value, span.value_stride, context_.sizes().v_head_dim, span.count);
+  NextKeys ahead{head.batch, head.kv_head, {keys.end, rows.visible_to_any.end}};
+  if (ahead.keys.empty()) ahead = next_;
+  if (ahead.keys.empty()) return;
+  const KeySpan next = layout.keys(ahead.batch, ahead.kv_head, ahead.keys.begin,
+                                   std::min(keys.size(), ahead.keys.size()));
+  prefetch_.add(next.first_key, next.key_stride, context_.sizes().head_dim, next.count);
+}
+
+}  // namespace attn::detail
