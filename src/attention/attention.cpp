@@ -64,8 +64,10 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
   call.kernels = &kernels::kernels_for(call.isa);
   call.plan = make_plan(plan_input(call, tensors, execution));
   require_workspace_fits(call.plan, tensors);
-  const bool bf16 = call.plan.packed.vnni_factor == 2;
-  call.packed_arithmetic = bf16 ? &call.kernels->bf16 : &call.kernels->f32;
+  const bool pairs = call.plan.packed.vnni_factor == 2;
+  call.packed_arithmetic = !pairs               ? &call.kernels->f32
+                           : call.plan.scaled() ? &call.kernels->i8
+                                                : &call.kernels->bf16;
   call.unpacked_arithmetic = &stored_arithmetic(*call.kernels, tensors.k.dtype);
   call.pairs_of_queries = tensors.q.dtype == DType::bf16 &&
                           call.unpacked_arithmetic->scores_with_bf16_queries != nullptr;

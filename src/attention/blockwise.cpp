@@ -50,20 +50,20 @@ bool BlockwisePass::compute_part(const HeadQueries& head, KeyRange among,
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
     const KeyRange keys = intersection(rows.visible_to_any, tiles_.block_keys(block));
     plan_prefetch(rows, keys);
-    compute_scores(rows, block, keys);
-    const std::int64_t begin = tiles_.block_keys(block).begin;
-    const std::int64_t at =
-        round_down(keys.begin - begin, context_.call.packed_arithmetic->chunk_keys);
-    packer_.pack_values({head.batch, head.kv_head, begin + at, keys.end - begin - at}, 0, at,
-                        scratch_.block_values, scratch_.staging);
-    finite &= scratch_.block_values.finite[0] != 0;
+    compute_scores(head, block, keys);
+    const Packer::Keys chunks = in_chunks(head, keys);
+    const PackedHead& values = scratch_.block_values;
+    values.finite[0] = scales_are_good_ &
+                       packer_.pack_values(chunks, 0, chunks.first - tiles_.block_keys(block).begin,
+                                           values, scratch_.staging);
+    finite &= values.finite[0] != 0;
     for (std::int64_t r = 0; r < rows.count; r += step) {
       QueryTile tile = tiles_.tile_of(rows, r, std::min(step, rows.count - r), block);
       if (tile.visible_range.empty()) continue;
       tile.score_stride = score_stride(blocking());
       tile.scores = scratch_.scores + r * tile.score_stride;
       tiles_.transform(tile);
-      values_.add(tile, scratch_.block_values, 0, states.from(r, width));
+      values_.add(tile, values, 0, states.from(r, width));
     }
   }
   return !finite;
@@ -80,7 +80,7 @@ QueryTile BlockwisePass::probabilities_of(const QueryBlock& rows, std::int64_t r
   if (tile.visible_range.empty()) return tile;
   prefetch_.clear();
   read_queries(rows, r, 1);
-  compute_scores(rows, block, intersection(rows.visible_to_any, tiles_.block_keys(block)));
+  compute_scores(rows.head, block, intersection(rows.visible_to_any, tiles_.block_keys(block)));
   tile.score_stride = score_stride(blocking());
   tile.scores = scratch_.scores;
   tiles_.transform(tile);
@@ -105,14 +105,22 @@ void BlockwisePass::read_queries(const QueryBlock& rows, std::int64_t first_row,
                                        scratch_.query_panels + first * depth, panel);
   }
   queries_ = {scratch_.query_panels, layout};
-  num_queries_ = round_up(count, vector);
+  num_queries_ = count;
 }
 
-/// Writes the scores of all rows against keys of a block.
-void BlockwisePass::compute_scores(const QueryBlock& rows, std::int64_t block, KeyRange keys) {
-  const HeadQueries& head = rows.head;
-  const std::int64_t most = context_.plan().transposed_keys;
-  float* const scores = scratch_.scores - tiles_.block_keys(block).begin;
+/// The keys of a block from the chunk of the first one on: a chunk must not begin with what another
+/// block left.
+Packer::Keys BlockwisePass::in_chunks(const HeadQueries& head, KeyRange keys) const {
+  const std::int64_t first = round_down(keys.begin, context_.call.packed_arithmetic->chunk_keys);
+  return {head.batch, head.kv_head, first, keys.end - first};
+}
+
+/// Writes the scores of the queries that were read against keys of a block.
+void BlockwisePass::compute_scores(const HeadQueries& head, std::int64_t block, KeyRange keys) {
+  const std::int64_t most = context_.plan().transposed_keys, begin = tiles_.block_keys(block).begin;
+  const std::int64_t columns = round_up(num_queries_, context_.kernels().vector_width);
+  const std::int64_t stride = score_stride(blocking());
+  float* const scores = scratch_.scores - begin;  // by key
   for (std::int64_t first = keys.begin; first < keys.end;) {
     const KeySpan span =
         context_.layout.keys(head.batch, head.kv_head, first, std::min(most, keys.end - first));
@@ -121,25 +129,33 @@ void BlockwisePass::compute_scores(const QueryBlock& rows, std::int64_t block, K
         span.count >= 2 * tile_rows ? span.count : std::min(most, keys.end - first);
     multiply(packer_.key_operands({head.batch, head.kv_head, first, count}, scratch_.staging),
              count);
-    context_.kernels().pack_transposed(scratch_.transposed_scores, num_queries_, count,
-                                       num_queries_, scores + first, score_stride(blocking()));
+    context_.kernels().pack_transposed(scratch_.transposed_scores, columns, count, columns,
+                                       scores + first, stride);
     first += count;
+  }
+  const Packer::Keys chunks = in_chunks(head, keys);
+  scales_are_good_ = packer_.pack_scales(chunks, 0, chunks.first - begin, scratch_.block_values);
+  if (!context_.plan().scaled()) return;
+  const float* const scales = scratch_.block_values.key_scales - begin;
+  for (std::int64_t r = 0; r < num_queries_; ++r) {
+    context_.kernels().multiply(scores + r * stride + keys.begin, keys.size(), scales + keys.begin);
   }
 }
 
 /// S^T of `count` keys.
 void BlockwisePass::multiply(const Packer::Operands& keys, std::int64_t count) {
   const std::int64_t stride = keys.stride / blocking().vnni_factor;
+  const std::int64_t columns = round_up(num_queries_, context_.kernels().vector_width);
   const auto* const first = static_cast<const float*>(keys.rows);
   for (std::int64_t key = 0; key < count; key += tile_rows) {
     context_.call.packed_arithmetic->matmul({
         .a = first + key * stride,
         .a_stride = stride,
         .b = queries_,
-        .c = scratch_.transposed_scores + key * num_queries_,
-        .c_stride = num_queries_,
+        .c = scratch_.transposed_scores + key * columns,
+        .c_stride = columns,
         .rows = std::min(tile_rows, count - key),
-        .columns = num_queries_,
+        .columns = columns,
         .depth = blocking().key_depth,
         .accumulate = false,
         .maxima = nullptr,

@@ -27,8 +27,10 @@ class BlockwisePass final : RowProbabilities {
   const Blocking& blocking() const { return context_.plan().packed; }
   QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
   void read_queries(const QueryBlock& rows, std::int64_t first_row, std::int64_t count);
-  void compute_scores(const QueryBlock& rows, std::int64_t block, KeyRange keys);
+  Packer::Keys in_chunks(const HeadQueries& head, KeyRange keys) const;
+  void compute_scores(const HeadQueries& head, std::int64_t block, KeyRange keys);
   void multiply(const Packer::Operands& keys, std::int64_t count);
+  void pack_values(const HeadQueries& head, std::int64_t block, KeyRange keys);
   void plan_prefetch(const QueryBlock& rows, KeyRange keys);
 
   const CallContext& context_;
@@ -38,8 +40,9 @@ class BlockwisePass final : RowProbabilities {
   PackedValues values_;
   PrefetchList prefetch_;
   NextKeys next_;
-  kernels::Panels queries_{};     // Q^T
-  std::int64_t num_queries_ = 0;  // columns of queries_, whole vectors
+  kernels::Panels queries_{};  // Q^T
+  std::int64_t num_queries_ = 0;
+  bool scales_are_good_ = true;  // what pack_scales() said of the block
 };
 
 }  // namespace attn::detail

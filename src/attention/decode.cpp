@@ -52,6 +52,23 @@ kernels::StoredRows stored_values(const KeySpan& keys, std::int64_t v_head_dim) 
           .scale_stride = keys.value_scale_stride};
 }
 
+/// Reorders pairs of bf16 as the scores of i8 keys need them: in each vector, elements n and n + W
+/// of 2 W become pair n.
+void pair_distant_elements(float* row, std::int64_t elements, std::int64_t vector_width) {
+  std::uint16_t halves[2 * kernels::max_vector_width];
+  for (std::int64_t first = 0; first < elements; first += 2 * vector_width) {
+    auto* const vector = reinterpret_cast<std::byte*>(row + first / 2);
+    const auto bytes = static_cast<std::size_t>(2 * vector_width) * sizeof *halves;
+    std::memcpy(halves, vector, bytes);
+    std::uint16_t paired[2 * kernels::max_vector_width];
+    for (std::int64_t n = 0; n < vector_width; ++n) {
+      paired[2 * n] = halves[n];
+      paired[2 * n + 1] = halves[n + vector_width];
+    }
+    std::memcpy(vector, paired, bytes);
+  }
+}
+
 }  // namespace
 
 DecodePass::DecodePass(const CallContext& context, const ThreadScratch& scratch)
@@ -60,9 +77,9 @@ DecodePass::DecodePass(const CallContext& context, const ThreadScratch& scratch)
       tiles_(context, context.plan().unpacked, scratch),
       non_finite_(context, context.plan().unpacked, scratch.staging) {}
 
-void DecodePass::finish(const HeadQueries& head) {
-  tiles_.finish(tiles_.block_of(head, 0, head.rows, all_keys), 0, head.rows, scratch_.states,
-                *this);
+void DecodePass::finish(const HeadQueries& head, bool tiny_values) {
+  tiles_.finish(tiles_.block_of(head, 0, head.rows, all_keys), 0, head.rows, scratch_.states, *this,
+                tiny_values);
 }
 
 /// The queries are read again, as other heads may have been computed since.
@@ -76,12 +93,16 @@ QueryTile DecodePass::probabilities_of(const QueryBlock& rows, std::int64_t r, s
   return tile;
 }
 
-void DecodePass::compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
+bool DecodePass::compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
                               const NextKeys& next) {
   next_ = next;
+  tiny_values_ = false;
+  // For fewer rows, pairing the values would take longer than multiplying them as floats.
+  pairs_ = context_.call.pairs_of_queries && head.rows >= 4 &&
+           context_.call.unpacked_arithmetic->add_values_to_pairs != nullptr;
   const QueryBlock rows = tiles_.block_of(head, 0, head.rows, among);
   set_identity(states, rows.count, blocking().value_width);
-  if (rows.visible_to_any.empty()) return;
+  if (rows.visible_to_any.empty()) return false;
   read_queries(rows);
   const std::int64_t step = rows_of_a_tile(rows.count);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
@@ -92,15 +113,18 @@ void DecodePass::compute_part(const HeadQueries& head, KeyRange among, const Sof
         process_tile(tile, states.from(first_row, blocking().value_width));
     }
   }
+  return tiny_values_;
 }
 
 void DecodePass::read_queries(const QueryBlock& rows) {
-  const std::int64_t key_depth = blocking().key_depth;
+  const std::int64_t key_depth = blocking().key_depth, head_dim = context_.sizes().head_dim;
   std::fill_n(scratch_.queries, rows.count * key_depth, 0.f);
-  const std::int64_t vnni_factor = context_.call.pairs_of_queries ? 2 : 1;
+  const bool pairs = context_.call.pairs_of_queries;
   for (std::int64_t r = 0; r < rows.count; ++r) {
-    read_packed(tiles_.query(rows, r), context_.sizes().head_dim, vnni_factor, context_.kernels(),
-                scratch_.queries + r * key_depth);
+    float* const to = scratch_.queries + r * key_depth;
+    read_packed(tiles_.query(rows, r), head_dim, pairs ? 2 : 1, context_.kernels(), to);
+    if (pairs && context_.plan().kv_type == DType::i8)
+      pair_distant_elements(to, head_dim, context_.kernels().vector_width);
   }
 }
 
@@ -112,7 +136,12 @@ void DecodePass::process_tile(QueryTile& tile, const SoftmaxStates& states) {
   compute_scores(tile);
   tiles_.transform(tile);
   softmax_rows(tile, states);
-  add_values(tile, states);
+  if (pairs_) {
+    pair_probabilities(tile, true);
+    add_values_to_pairs(tile, states);
+  } else {
+    add_values(tile, states);
+  }
   if (context_.kernels().all_finite(states.out, tile.rows * width)) return;
 
   copy_states(scratch_.saved, tile.rows, width, states);
@@ -121,7 +150,12 @@ void DecodePass::process_tile(QueryTile& tile, const SoftmaxStates& states) {
   non_finite_.note_visible(tile);
   softmax_rows(tile, states);
   non_finite_.add(tile, states.out);
-  add_finite_values(tile, states);
+  if (pairs_) {
+    pair_probabilities(tile, false);
+    add_values_to_pairs(tile, states);
+  } else {
+    add_finite_values(tile, states);
+  }
 }
 
 /// Calls use(span, n) for the keys of the tile, where the first key of the span is key n of the
@@ -189,6 +223,63 @@ void DecodePass::compute_scores(QueryTile& tile) {
              first_tile ? prefetch_of(keys.first_value, keys.value_stride, keys.count)
                         : kernels::PrefetchRows{});
   });
+}
+
+/// Multiplies the probabilities by the scales of their values and rounds them to pairs. As integers
+/// are finite, only a scale can be not finite; then 0 may take its place.
+void DecodePass::pair_probabilities(const QueryTile& tile, bool any_scale) {
+  const kernels::Kernels& kernels = context_.kernels();
+  const KeyRange keys = tile.visible_range;
+  float* const scales = scratch_.row_scales;
+  for_each_span(tile, [&](const KeySpan& span, std::int64_t n) {
+    for (std::int64_t j = 0; j < span.count; ++j) {
+      const float scale = span.value(j).scale;
+      scales[n + j] = any_scale || std::isfinite(scale) ? scale : 0.f;
+      tiny_values_ |= scale != 0 && std::fabs(scale) < kernels::tiny_bf16;
+    }
+  });
+  const std::int64_t first = round_down(keys.begin, 2), end = round_up(keys.end, 2);
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    kernels.multiply(tile.row(r) + keys.begin, keys.size(), scales + keys.begin);
+    auto* const halves =
+        reinterpret_cast<std::uint16_t*>(scratch_.mask_rows + r * blocking().kv_block);
+    kernels.narrow_bf16(tile.row(r) + first, end - first, halves + first);
+  }
+}
+
+/// Two keys are a pair by their place in the block. Where a page or a part of a ring ends between
+/// them, their values are gathered.
+void DecodePass::add_values_to_pairs(const QueryTile& tile, const SoftmaxStates& states) {
+  const HeadQueries& head = tile.block_rows->head;
+  const std::int64_t end = tile.visible_range.end, width = context_.sizes().v_head_dim;
+  auto* const staging = reinterpret_cast<std::byte*>(scratch_.staging);
+  for (std::int64_t n = tile.visible_range.begin; n < end;) {
+    const KeySpan keys =
+        context_.layout.keys(head.batch, head.kv_head, tile.block_begin + n, end - n);
+    kernels::StoredRows rows = stored_values(keys, width);
+    kernels::PrefetchRows ahead = keys_to_prefetch(tile, n, keys.count);
+    if (keys.first_value.stride != 1 || (n + keys.count < end && (n + keys.count) % 2 != 0)) {
+      ahead = {};
+      rows.data = staging;
+      rows.stride = width;
+      rows.count = std::min(context_.plan().panel_width - n % 2, end - n);
+      for (std::int64_t j = 0; j < rows.count; ++j) {
+        const KeySpan key =
+            context_.layout.keys(head.batch, head.kv_head, tile.block_begin + n + j, 1);
+        for (std::int64_t d = 0; d < width; ++d) staging[j * width + d] = *key.first_value.at(d);
+      }
+    }
+    context_.call.unpacked_arithmetic->add_values_to_pairs(
+        {.probabilities = scratch_.mask_rows + n / 2,
+         .stride = blocking().kv_block,
+         .rows = tile.rows,
+         .values = rows,
+         .out = states.out,
+         .out_stride = blocking().value_width,
+         .prefetch = ahead,
+         .begins_odd = n % 2 != 0});
+    n += rows.count;
+  }
 }
 
 void DecodePass::softmax_rows(const QueryTile& tile, const SoftmaxStates& states) {

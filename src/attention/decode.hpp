@@ -19,11 +19,12 @@ class DecodePass final : RowProbabilities {
  public:
   DecodePass(const CallContext& context, const ThreadScratch& scratch);
 
-  /// Computes the states of all rows over the keys of `among` alone.
-  void compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
+  /// Computes the states of all rows over the keys of `among` alone. Returns whether products with
+  /// values may have been too small for bf16.
+  bool compute_part(const HeadQueries& head, KeyRange among, const SoftmaxStates& states,
                     const NextKeys& next);
   /// Writes O and lse of all rows of a head from their states in the scratch memory.
-  void finish(const HeadQueries& head);
+  void finish(const HeadQueries& head, bool tiny_values);
 
  private:
   const Blocking& blocking() const { return context_.plan().unpacked; }
@@ -34,6 +35,8 @@ class DecodePass final : RowProbabilities {
   void softmax_rows(const QueryTile& tile, const SoftmaxStates& states);
   void add_values(const QueryTile& tile, const SoftmaxStates& states);
   void add_finite_values(const QueryTile& tile, const SoftmaxStates& states);
+  void pair_probabilities(const QueryTile& tile, bool any_scale);
+  void add_values_to_pairs(const QueryTile& tile, const SoftmaxStates& states);
   void add(const kernels::StoredArithmetic& arithmetic, const QueryTile& tile, std::int64_t n,
            const kernels::StoredRows& values, const SoftmaxStates& states,
            const kernels::PrefetchRows& ahead) const;
@@ -49,6 +52,8 @@ class DecodePass final : RowProbabilities {
   QueryTiles tiles_;
   NonFiniteValues non_finite_;
   NextKeys next_;
+  bool pairs_ = false;  // probabilities are multiplied as bf16
+  bool tiny_values_ = false;
 };
 
 }  // namespace attn::detail

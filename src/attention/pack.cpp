@@ -1,6 +1,7 @@
 #include "attention/pack.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "iterate/row.hpp"
 #include "tensor/rounding.hpp"
@@ -106,11 +107,36 @@ void Packer::pack(HeadIndex head, std::int64_t block, KeyRange wanted, const Pac
         static_cast<const float*>(k.rows), k.stride / plan.packed.vnni_factor, keys.count,
         plan.packed.key_depth, key_panel(to, block, first), plan.key_layout.row_stride);
   }
-  pack_values({head.batch, head.kv_head, block_begin + range.begin, range.size()}, block,
-              range.begin, to, staging);
+  const Keys keys{head.batch, head.kv_head, block_begin + range.begin, range.size()};
+  to.finite[block] = pack_scales(keys, block, range.begin, to) &
+                     pack_values(keys, block, range.begin, to, staging);
 }
 
-void Packer::pack_values(const Keys& keys, std::int64_t block, std::int64_t at,
+/// Scales of keys may be anything where nobody sees the key. Of values, what is not finite becomes
+/// 0, and magnitudes that are tiny in bf16 count as not finite, as those of bf16 values do.
+bool Packer::pack_scales(const Keys& keys, std::int64_t block, std::int64_t at,
+                         const PackedHead& to) const noexcept {
+  if (!context_.plan().scaled()) return true;
+  const std::int64_t first = block * context_.plan().packed.kv_block + at;
+  bool finite = true;
+  const std::int64_t chunk = context_.call.packed_arithmetic->chunk_keys;
+  for (std::int64_t done = 0; done < keys.count;) {
+    const KeySpan span =
+        context_.layout.keys(keys.batch, keys.kv_head, keys.first + done, keys.count - done);
+    for (std::int64_t n = 0; n < span.count; ++n, ++done) {
+      const float scale = span.value(n).scale, magnitude = std::fabs(scale);
+      const bool good = std::isfinite(scale) && (scale == 0 || magnitude >= kernels::tiny_bf16);
+      finite &= good;
+      to.key_scales[first + done] = span.key(n).scale;
+      to.value_scales[first + done] = std::isfinite(scale) ? scale : 0.f;
+    }
+  }
+  for (std::int64_t done = keys.count; (first + done) % chunk != 0; ++done)
+    to.value_scales[first + done] = 0;
+  return finite;
+}
+
+bool Packer::pack_values(const Keys& keys, std::int64_t block, std::int64_t at,
                          const PackedHead& to, float* staging) const noexcept {
   const float* const in_place = values_in_place(keys);
   to.values_in_place[block] =
@@ -125,7 +151,7 @@ void Packer::pack_values(const Keys& keys, std::int64_t block, std::int64_t at,
         v.rows, v.stride, part.count, context_.sizes().v_head_dim, value_row(to, block, at + done),
         context_.plan().value_layout);
   }
-  to.finite[block] = finite;
+  return finite;
 }
 
 }  // namespace attn::detail

@@ -8,8 +8,9 @@
 
 namespace attn::detail {
 
-/// Any strides become dense panels, and any type f32; bf16 stays bf16, in pairs, where it is
-/// multiplied as such. A block of V that already lies as panels would stays where it is.
+/// Any strides become dense panels, and any type f32; bf16 stays bf16, and i8 becomes bf16 without
+/// its scale, in pairs, where it is multiplied as such. A block of V that already lies as panels
+/// would stays where it is.
 class Packer {
  public:
   explicit Packer(const CallContext& context) noexcept;
@@ -31,9 +32,13 @@ class Packer {
   /// so, else read into `staging`.
   Operands key_operands(const Keys& keys, float* staging) const noexcept;
   /// Packs values as those of block `block`, whose first one is number `at` of the block, where a
-  /// pair must begin. Says in to.finite what pack_finite() returns.
-  void pack_values(const Keys& keys, std::int64_t block, std::int64_t at, const PackedHead& to,
+  /// pair must begin. Returns what pack_finite() returns.
+  bool pack_values(const Keys& keys, std::int64_t block, std::int64_t at, const PackedHead& to,
                    float* staging) const noexcept;
+  /// Copies the scales of keys and values to the same place if the plan is scaled. Returns whether
+  /// those of values are finite, and not tiny.
+  bool pack_scales(const Keys& keys, std::int64_t block, std::int64_t at,
+                   const PackedHead& to) const noexcept;
 
   /// The keys of a packed block from key `first_key` on, where a panel must begin.
   kernels::Panels keys(const PackedHead& head, std::int64_t block,

@@ -28,6 +28,9 @@ void PackedValues::add(const QueryTile& tile, const PackedHead& packed, std::int
       .maxima = tile.maxima,
       .row_max = states.row_max,
       .row_sum = states.row_sum,
+      .value_scales = context_.plan().scaled()
+                          ? packed.value_scales + block * context_.plan().packed.kv_block
+                          : nullptr,
       .values = packer_.values(packed, block, first),
       .value_end = tile.visible_range.end,
       .out = states.out,

@@ -152,7 +152,7 @@ Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths
 std::int64_t most_unpacked_rows(DType kv_type, bool multiplies_bf16) {
   // Measured. Elements that have to be widened are widened once for all rows by packing, in a pass
   // of their own, and once for six rows by the dot products.
-  if (multiplies_bf16) return 12;
+  if (multiplies_bf16) return kv_type == DType::i8 ? 16 : 12;
   return kv_type == DType::f32 ? 24 : 48;
 }
 
@@ -198,11 +198,12 @@ CallPlan make_plan(const PlanInput& input) {
                 .needs_full_rows = input.needs_full_rows,
                 .num_threads = useful_threads(input.sizes, input.max_threads),
                 .panel_width = input.widths.panel_width};
-  // bf16 is multiplied as bf16 if all operands are bf16 and the instruction set can. Only the
-  // online softmax produces probabilities in bf16.
-  const bool all_bf16 = input.q_type == DType::bf16 && input.kv_type == DType::bf16;
+  // Operands are multiplied as bf16 if all of them are exact in it and the instruction set can.
+  // Only the online softmax produces probabilities in bf16.
+  const bool exact =
+      input.q_type == DType::bf16 && (input.kv_type == DType::bf16 || input.kv_type == DType::i8);
   const bool bf16 =
-      all_bf16 && input.widths.multiplies_bf16 && !input.needs_full_rows && !input.onednn_scores;
+      exact && input.widths.multiplies_bf16 && !input.needs_full_rows && !input.onednn_scores;
   const std::int64_t vnni_factor = bf16 ? 2 : 1;
   const auto blocking = [&](bool fixed_q_block) {
     return choose_blocking(input.sizes, input.widths, vnni_factor, plan.num_threads, fixed_q_block);

@@ -41,8 +41,8 @@ struct Blocking {
   std::int64_t q_blocks = 0;  // number of blocks of rows of a KV head
   std::int64_t kv_blocks = 0;
 
-  // bf16 is multiplied in pairs that are neighbors in depth (the VNNI layout); vnni_factor is 2
-  // then, and depths count pairs. For f32 it is 1.
+  // bf16, and i8 as bf16, is multiplied in pairs that are neighbors in depth (the VNNI layout);
+  // vnni_factor is 2 then, and depths count pairs. For f32 it is 1.
   std::int64_t vnni_factor = 1;
   std::int64_t key_depth = 0;    // head_dim, in floats or pairs
   std::int64_t value_width = 0;  // v_head_dim, rounded up to whole vectors
@@ -119,6 +119,8 @@ struct CallPlan {
   std::int64_t most_unpacked_rows() const noexcept {
     return detail::most_unpacked_rows(kv_type, packed.vnni_factor == 2);
   }
+  /// Whether K and V are multiplied as integers, and scores and probabilities by their scales.
+  bool scaled() const noexcept { return kv_type == DType::i8 && packed.vnni_factor == 2; }
   /// The path of the heads of a sequence with that many queries.
   Path path_of(std::int64_t q_len) const noexcept;
 };

@@ -174,7 +174,7 @@ void PrefillPass::compute_scores(QueryTile& tile, std::int64_t block) {
   tile.score_stride = score_stride(context_.plan().packed);
   // If scores are neither transformed nor hidden, their maxima are taken while they are in
   // registers.
-  const bool final = tile.full && !context_.scores.transforms() &&
+  const bool final = tile.full && !context_.scores.transforms() && !context_.plan().scaled() &&
                      tile.visible_range.begin == keys.begin && keys.end % chunk == 0;
   float* const maxima = final ? scratch_.maxima : nullptr;
   if (final) std::fill_n(maxima, kernels::max_vector_width * tile_rows, minus_infinity);
@@ -182,6 +182,10 @@ void PrefillPass::compute_scores(QueryTile& tile, std::int64_t block) {
   const std::int64_t next_panel = std::min(round_up(keys.begin, panel), keys.end);
   if (keys.begin < next_panel) multiply(tile, block, {keys.begin, next_panel});
   if (next_panel < keys.end) multiply(tile, block, {next_panel, keys.end});
+  if (!context_.plan().scaled()) return;
+  const float* const scales = packed_->key_scales + block * context_.plan().packed.kv_block;
+  for (std::int64_t r = 0; r < tile.rows; ++r)
+    context_.kernels().multiply(tile.row(r) + keys.begin, keys.size(), scales + keys.begin);
 }
 
 /// Keys of one panel, or whole panels and part of a last one.

@@ -150,17 +150,17 @@ class Worker {
     if (others + 1 < work.compute_items) return;
     team.attempt([&] {
       if (!whole) merge_parts(head, scratch_.partial(work.first_partial), work.compute_items);
-      if (work.path == Path::unpacked) return decode_.finish(head);
-      blockwise_.finish(head, progress.tiny_values.load(std::memory_order_relaxed));
+      const bool tiny_values = progress.tiny_values.load(std::memory_order_relaxed);
+      if (work.path == Path::blockwise) return blockwise_.finish(head, tiny_values);
+      decode_.finish(head, tiny_values);
     });
   }
 
-  /// Returns whether some values are tiny or not finite, if the pass finds that out.
+  /// Returns what the pass says of tiny values.
   bool compute_part(Path path, const HeadQueries& head, KeyRange keys, const SoftmaxStates& states,
                     const NextKeys& next) {
     if (path == Path::blockwise) return blockwise_.compute_part(head, keys, states, next);
-    decode_.compute_part(head, keys, states, next);
-    return false;
+    return decode_.compute_part(head, keys, states, next);
   }
 
   /// Merges the states of `count` parts, each of all rows of a head, into this thread's.

@@ -28,7 +28,7 @@ struct HeadWork {
 struct HeadProgress {
   std::atomic<std::int64_t> packed;
   std::atomic<std::int64_t> computed;
-  std::atomic<bool> tiny_values;  // of a blockwise head: some values are not finite, or tiny bf16
+  std::atomic<bool> tiny_values;  // of split heads: some values are not finite, or tiny in bf16
 };
 
 struct WorkItem {

@@ -13,28 +13,23 @@
 namespace attn::detail {
 namespace {
 
-PackedHead carve_head(Arena& arena, const CallPlan& plan) {
+/// Room for the values of some blocks of keys, and for the keys themselves if they are packed.
+PackedHead carve_blocks(Arena& arena, const CallPlan& plan, std::int64_t blocks, bool keys) {
   const Blocking& blocking = plan.packed;
+  const std::int64_t scales = plan.scaled() ? blocks * blocking.kv_block : 0;
   return {
-      .keys = arena.take<float>(blocking.kv_blocks * blocking.key_depth * blocking.kv_block),
-      .values = arena.take<float>(blocking.kv_blocks * blocking.value_panels *
-                                  blocking.value_panel_width * blocking.value_depth()),
-      .values_in_place = arena.take<const float*>(blocking.kv_blocks),
-      .finite = arena.take<std::uint8_t>(blocking.kv_blocks),
-  };
-}
-
-/// The values of one block.
-PackedHead carve_block_values(Arena& arena, const CallPlan& plan) {
-  const Blocking& blocking = plan.packed;
-  const std::int64_t blocks = plan.blockwise_rows > 0 ? 1 : 0;
-  return {
-      .keys = nullptr,
+      .keys = arena.take<float>(keys ? blocks * blocking.key_depth * blocking.kv_block : 0),
       .values = arena.take<float>(blocks * blocking.value_panels * blocking.value_panel_width *
                                   blocking.value_depth()),
+      .key_scales = arena.take<float>(scales),
+      .value_scales = arena.take<float>(scales),
       .values_in_place = arena.take<const float*>(blocks),
       .finite = arena.take<std::uint8_t>(blocks),
   };
+}
+
+PackedHead carve_head(Arena& arena, const CallPlan& plan) {
+  return carve_blocks(arena, plan, plan.packed.kv_blocks, true);
 }
 
 SoftmaxStates carve_states(Arena& arena, std::int64_t rows, std::int64_t value_width) {
@@ -71,11 +66,12 @@ ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
       .visible =
           arena.take<std::uint8_t>(kernels::tile_rows * kv_block * (full_rows ? kv_blocks : 1)),
       .mask_rows = arena.take<float>(kernels::tile_rows * kv_block),
+      .row_scales = arena.take<float>(plan.kv_type == DType::i8 ? kv_block : 0),
       .staging = arena.take<float>(plan.panel_width * std::max(plan.sizes.head_dim, value_width)),
       .score_tile = plan.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
       .query_panels = arena.take<float>(rows_in_panels * plan.packed.key_depth),
       .transposed_scores = arena.take<float>(rows_in_panels * plan.transposed_keys),
-      .block_values = carve_block_values(arena, plan),
+      .block_values = carve_blocks(arena, plan, some_rows > 0 ? 1 : 0, false),
       .row_scratch = arena.take<float>(full_rows ? 2 * full_stride : 0),
       .tiles = arena.take<QueryTile>(kv_blocks),
   };

@@ -56,6 +56,10 @@ inline std::byte* align_up(void* memory) noexcept {
 struct PackedHead {
   float* keys;
   float* values;
+  // For each key, where the plan is scaled: the scales of K and V of i8; of V, 0 in the place of
+  // what is not finite.
+  float* key_scales;
+  float* value_scales;
   // For each block of keys:
   const float** values_in_place;  // V in the user's tensor if it is read there, else null
   std::uint8_t* finite;           // whether all values are finite and, of bf16, none tiny
@@ -71,6 +75,7 @@ struct ThreadScratch {
   float* maxima;          // [tile_rows, vector_width]
   std::uint8_t* visible;  // [tile_rows, kv_block]; with full rows one for each block of keys
   float* mask_rows;       // [tile_rows, kv_block]
+  float* row_scales;      // [kv_block]
   float* staging;         // [panel_width, max(head_dim, value_width)]
   float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
   // Of heads that are read blockwise:

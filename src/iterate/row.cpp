@@ -51,22 +51,26 @@ void write_row(const float* values, std::int64_t count, const kernels::Kernels& 
 void read_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
                  const kernels::Kernels& kernels, float* to) noexcept {
   if (vnni_factor == 1) return read_row(row, count, kernels, to);
-  constexpr std::size_t half = sizeof(bf16);
-  auto* halves = reinterpret_cast<std::byte*>(to);
+  auto* const halves = reinterpret_cast<std::uint16_t*>(to);
+  const auto copy = [&](const std::byte* from, std::int64_t run, std::uint16_t* dst) {
+    if (row.dtype == DType::i8)
+      return kernels.i8_to_bf16(reinterpret_cast<const std::int8_t*>(from), run, dst);
+    std::memcpy(dst, from, static_cast<std::size_t>(run) * sizeof *dst);
+  };
   if (row.stride == 1) {
-    std::memcpy(halves, row.data, static_cast<std::size_t>(count) * half);
+    copy(row.data, count, halves);
   } else {
-    for (std::int64_t n = 0; n < count; ++n)
-      std::memcpy(halves + static_cast<std::size_t>(n) * half, row.at(n), half);
+    for (std::int64_t n = 0; n < count; ++n) copy(row.at(n), 1, halves + n);
   }
-  if (count % 2 != 0) std::memset(halves + static_cast<std::size_t>(count) * half, 0, half);
+  if (count % 2 != 0) halves[count] = 0;
 }
 
 bool is_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
                std::int64_t row_stride) noexcept {
   if (vnni_factor == 1) return row.dense_f32();
   const bool aligned = reinterpret_cast<std::uintptr_t>(row.data) % sizeof(float) == 0;
-  return row.stride == 1 && count % vnni_factor == 0 && row_stride % vnni_factor == 0 && aligned;
+  return row.dtype == DType::bf16 && row.stride == 1 && count % vnni_factor == 0 &&
+         row_stride % vnni_factor == 0 && aligned;
 }
 
 }  // namespace attn::detail

@@ -50,7 +50,8 @@ void write_row(const float* values, std::int64_t count, const kernels::Kernels& 
                const Row& row) noexcept;
 
 /// Reads a row as an operand of a multiplication: as floats if vnni_factor is 1. If it is 2, the
-/// row is bf16; its elements are copied as they are, and a 0 completes the last pair.
+/// row is bf16, or i8 without its scale; its elements are not changed, and a 0 completes the last
+/// pair.
 void read_packed(const Row& row, std::int64_t count, std::int64_t vnni_factor,
                  const kernels::Kernels& kernels, float* to) noexcept;
 /// Whether the multiplication can read rows in place: `row` and those that follow it at multiples

@@ -25,15 +25,23 @@ struct Bf16 {
 };
 
 /// How a chunk of scores becomes probabilities in place, rounded to packed pairs. They take half
-/// the space: probability j replaces score j / 2, which has been read by then.
+/// the space: probability j replaces score j / 2, which has been read by then. If `Scaled`, each is
+/// multiplied by the scale of its value, whose row holds integers.
+template <bool Scaled>
 struct Bf16Probabilities {
   using Operand = Bf16;
   static constexpr int vnni_factor = 2;
   template <class Exponential>
-  static ATTN_INLINE Vector make(float* row, std::int64_t j, Exponential exponential) {
+  static ATTN_INLINE Vector make(float* row, std::int64_t j, const float* scales,
+                                 Exponential exponential) {
     static_assert(chunk_depth == vector_width);
     const Vector low = exponential(load(row + j)), high = exponential(load(row + j + vector_width));
-    store(row + j / 2, round_to_bf16_pairs(low, high));
+    if constexpr (Scaled) {
+      store(row + j / 2,
+            round_to_bf16_pairs(low * load(scales + j), high * load(scales + j + vector_width)));
+    } else {
+      store(row + j / 2, round_to_bf16_pairs(low, high));
+    }
     return low + high;
   }
 };
@@ -123,13 +131,17 @@ bool pack_finite_bf16(const void* src, std::int64_t src_stride, std::int64_t row
   return false;
 }
 
-inline constexpr Arithmetic bf16_arithmetic = {.vnni_factor = 2,
-                                               .chunk_keys = 2 * chunk_depth,
-                                               .matmul = matmul<Bf16>,
-                                               .matmul_transposed = matmul<Bf16, Order::transposed>,
-                                               .online_softmax = online_softmax<Bf16Probabilities>,
-                                               .pack_finite = pack_finite_bf16,
-                                               .pair_rows = pair_rows};
+template <bool Scaled>
+inline constexpr Arithmetic arithmetic_of_pairs = {
+    .vnni_factor = 2,
+    .chunk_keys = 2 * chunk_depth,
+    .matmul = matmul<Bf16>,
+    .matmul_transposed = matmul<Bf16, Order::transposed>,
+    .online_softmax = online_softmax<Bf16Probabilities<Scaled>>,
+    .pack_finite = pack_finite_bf16,
+    .pair_rows = pair_rows};
+inline constexpr Arithmetic bf16_arithmetic = arithmetic_of_pairs<false>;
+inline constexpr Arithmetic i8_arithmetic = arithmetic_of_pairs<true>;
 
 /// Keys as packed pairs, for queries that are bf16 as well: half as many multiply-adds as for
 /// widened keys.
@@ -144,27 +156,110 @@ struct Bf16Pairs {
   }
 };
 
+/// Floats of small integers end with 16 bits of 0, so that two of them make a pair.
+ATTN_INLINE Vector pair_of_integers(Vector low, Vector high) {
+  return from_bits(bits_of(low) >> 16 | bits_of(high));
+}
+
 struct I8Pairs {
   using Element = std::int8_t;
   using Operand = Bf16;
   static constexpr int vnni_factor = 2;
   static ATTN_INLINE Vector load(const Element* from) {
-    const Vector low = load_i8(from), high = load_i8(from + vector_width);
-    return round_to_bf16_pairs(low, high);
+    return pair_of_integers(load_i8(from), load_i8(from + vector_width));
   }
 };
 
-template <class Stored, class Pairs>
-inline constexpr StoredArithmetic stored_arithmetic_with_pairs = {
-    .scores = stored_scores<Stored>,
-    .scores_with_bf16_queries = stored_scores<Pairs>,
-    .add_values = stored_add_values<Stored>};
-inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic_with_pairs<StoredBf16, Bf16Pairs>;
-inline constexpr StoredArithmetic stored_i8 = stored_arithmetic_with_pairs<StoredI8, I8Pairs>;
+/// The last of the integers of a row, fewer than W; the other lanes are 0.
+ATTN_INLINE Vector load_integers(const std::int8_t* from, std::int64_t count) {
+  return count >= vector_width ? load_i8(from) : load_first<StoredI8>(from, count);
+}
+
+/// Integers of two rows side by side, as bf16.
+ATTN_INLINE Vector pair_integers(const std::int8_t* even, const std::int8_t* odd,
+                                 std::int64_t count) {
+  const Vector low = even == nullptr ? Vector{} : load_integers(even, count);
+  const Vector high = odd == nullptr ? Vector{} : load_integers(odd, count);
+  return pair_of_integers(low, high);
+}
+
+/// Adds the values of the pairs [first, last), times their probabilities, to the columns from n on.
+template <int Rows, int Vectors>
+void add_columns_to_pairs(const StoredValuesTile& tile, std::int64_t first, std::int64_t last,
+                          std::int64_t n) {
+  float* const out = tile.out + n;
+  const std::int64_t left = tile.values.width - n, stride = tile.values.stride;
+  Vector sums[Rows][Vectors];
+  ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+    ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sums[r][v] =
+        load(out + r * tile.out_stride + v * vector_width);
+  }
+  for (std::int64_t m = first; m < last; ++m) {
+    const std::int64_t j = 2 * m - (tile.begins_odd ? 1 : 0);
+    const auto* const row = reinterpret_cast<const std::int8_t*>(tile.values.data + j * stride) + n;
+    const std::int8_t* const even = j >= 0 ? row : nullptr;
+    const std::int8_t* const odd = j + 1 < tile.values.count ? row + stride : nullptr;
+    if (n % line_size == 0 && j >= 0 && j + 1 < tile.prefetch.count) {
+      prefetch_line(tile.prefetch.data + j * tile.prefetch.stride + n);
+      prefetch_line(tile.prefetch.data + (j + 1) * tile.prefetch.stride + n);
+    }
+    Vector x[Vectors];
+    ATTN_UNROLL for (int v = 0; v < Vectors; ++v) {
+      const std::int64_t at = v * vector_width;
+      x[v] = pair_integers(even == nullptr ? nullptr : even + at,
+                           odd == nullptr ? nullptr : odd + at, left - at);
+    }
+    ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+      const Vector p = broadcast(tile.probabilities[r * tile.stride + m]);
+      ATTN_UNROLL for (int v = 0; v < Vectors; ++v) sums[r][v] =
+          multiply_add_bf16_pairs(x[v], p, sums[r][v]);
+    }
+  }
+  ATTN_UNROLL for (int r = 0; r < Rows; ++r) {
+    ATTN_UNROLL for (int v = 0; v < Vectors; ++v)
+        store(out + r * tile.out_stride + v * vector_width, sums[r][v]);
+  }
+}
+
+template <int Rows>
+void add_chunk_to_pairs(const StoredValuesTile& tile, std::int64_t first, std::int64_t last) {
+  const std::int64_t width = tile.values.width;
+  std::int64_t n = 0;
+  for (; n + panel_width <= width; n += panel_width)
+    add_columns_to_pairs<Rows, panel_vectors>(tile, first, last, n);
+  for (; n < width; n += vector_width) add_columns_to_pairs<Rows, 1>(tile, first, last, n);
+}
+
+template <std::size_t... Index>
+ATTN_INLINE auto add_chunk_to_pairs_function(std::int64_t rows, std::index_sequence<Index...>) {
+  using Function = void (*)(const StoredValuesTile&, std::int64_t, std::int64_t);
+  static constexpr Function functions[] = {add_chunk_to_pairs<static_cast<int>(Index) + 1>...};
+  return functions[rows - 1];
+}
+
+void add_i8_values_to_pairs(const StoredValuesTile& tile) {
+  constexpr std::int64_t chunk = 8;  // so many pairs stay in L1 with all of their columns
+  const auto function =
+      add_chunk_to_pairs_function(tile.rows, std::make_index_sequence<tile_rows>{});
+  const std::int64_t pairs = (tile.values.count + (tile.begins_odd ? 1 : 0) + 1) / 2;
+  for (std::int64_t first = 0; first < pairs; first += chunk)
+    function(tile, first, first + chunk < pairs ? first + chunk : pairs);
+}
+
+inline constexpr StoredArithmetic stored_bf16 = {
+    .scores = stored_scores<StoredBf16>,
+    .scores_with_bf16_queries = stored_scores<Bf16Pairs>,
+    .add_values = stored_add_values<StoredBf16>,
+    .add_values_to_pairs = nullptr};
+inline constexpr StoredArithmetic stored_i8 = {.scores = stored_scores<StoredI8>,
+                                               .scores_with_bf16_queries = stored_scores<I8Pairs>,
+                                               .add_values = stored_add_values<StoredI8>,
+                                               .add_values_to_pairs = add_i8_values_to_pairs};
 
 #else
 
 inline constexpr Arithmetic bf16_arithmetic{};
+inline constexpr Arithmetic i8_arithmetic{};
 inline constexpr StoredArithmetic stored_bf16 = stored_arithmetic<StoredBf16>;
 inline constexpr StoredArithmetic stored_i8 = stored_arithmetic<StoredI8>;
 

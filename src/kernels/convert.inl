@@ -36,6 +36,11 @@ void widen_i8(const std::int8_t* src, std::int64_t count, float scale, float* ds
   for (std::int64_t n = 0; n < count; ++n) dst[n] = static_cast<float>(src[n]) * scale;
 }
 
+void i8_to_bf16(const std::int8_t* src, std::int64_t count, std::uint16_t* dst) {
+  for (std::int64_t n = 0; n < count; ++n)
+    dst[n] = static_cast<std::uint16_t>(float_bits(static_cast<float>(src[n])) >> 16);
+}
+
 void narrow_f16(const float* src, std::int64_t count, std::uint16_t* dst) {
   std::int64_t n = 0;
   if constexpr (has_f16_conversions) {
@@ -47,6 +52,7 @@ void narrow_f16(const float* src, std::int64_t count, std::uint16_t* dst) {
 inline constexpr ConvertKernels convert_kernels = {.widen_bf16 = widen_bf16,
                                                    .widen_f16 = widen_f16,
                                                    .widen_i8 = widen_i8,
+                                                   .i8_to_bf16 = i8_to_bf16,
                                                    .narrow_bf16 = narrow_bf16,
                                                    .narrow_f16 = narrow_f16};
 

@@ -24,7 +24,7 @@
 namespace attn::kernels {
 
 /// Multiplication in one operand type, and the kernels that write its operands. The pointers are
-/// null for bf16 where the instruction set does not multiply packed pairs of bf16.
+/// null for bf16 and i8 where the instruction set does not multiply packed pairs of bf16.
 struct Arithmetic {
   std::int64_t vnni_factor;  // values in a packed element: 1 or 2
   std::int64_t chunk_keys;   // keys whose probabilities are made together; divides panel_width
@@ -43,6 +43,7 @@ struct VectorShape {
 struct PackedKernels {
   Arithmetic f32;
   Arithmetic bf16;
+  Arithmetic i8;  // of keys and values that are integers in bf16, with a scale for each row
 };
 
 struct StoredKernels {

@@ -100,7 +100,8 @@ struct F32Probabilities {
   static constexpr int vnni_factor = 1;
   /// Replaces each vector s of the chunk at j by exponential(s); returns the sum of the new ones.
   template <class Exponential>
-  static ATTN_INLINE Vector make(float* row, std::int64_t j, Exponential exponential) {
+  static ATTN_INLINE Vector make(float* row, std::int64_t j, const float*,
+                                 Exponential exponential) {
     Vector p[chunk_depth / vector_width];
     ATTN_UNROLL for (int v = 0; v < chunk_depth / vector_width; ++v) {
       p[v] = exponential(load(row + j + v * vector_width));
@@ -132,7 +133,7 @@ void exponentiate_and_multiply(const SoftmaxTile& tile, std::int64_t depth) {
     const auto exponential = [=](Vector s) ATTN_INLINE_LAMBDA {
       return exp2_nonpositive((s - shift) * scale);
     };
-    row_sums[r] += Probabilities::make(scores + r * stride, j, exponential);
+    row_sums[r] += Probabilities::make(scores + r * stride, j, tile.value_scales, exponential);
   };
 
   std::int64_t next = tile.first;

@@ -280,7 +280,8 @@ void stored_add_values(const StoredValuesTile& tile) {
 template <class Stored>
 inline constexpr StoredArithmetic stored_arithmetic = {.scores = stored_scores<Stored>,
                                                        .scores_with_bf16_queries = nullptr,
-                                                       .add_values = stored_add_values<Stored>};
+                                                       .add_values = stored_add_values<Stored>,
+                                                       .add_values_to_pairs = nullptr};
 
 }  // namespace
 }  // namespace attn::kernels

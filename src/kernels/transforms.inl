@@ -17,6 +17,10 @@ void scale(const float* src, std::int64_t count, float factor, float* dst) {
   for (; n < count; ++n) dst[n] = src[n] * factor;
 }
 
+void multiply(float* scores, std::int64_t count, const float* factors) {
+  for (std::int64_t n = 0; n < count; ++n) scores[n] *= factors[n];
+}
+
 void softcap(float* scores, std::int64_t count, float cap) {
   const auto capped = [cap](Vector s) { return tanh(s / cap) * cap; };
   std::int64_t n = 0;
@@ -89,6 +93,7 @@ void hide(float* scores, std::int64_t count, const std::uint8_t* visible) {
 }
 
 inline constexpr ScoreTransforms score_transforms = {.scale = scale,
+                                                     .multiply = multiply,
                                                      .softcap = softcap,
                                                      .sigmoid = sigmoid,
                                                      .alibi = alibi,

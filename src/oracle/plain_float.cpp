@@ -57,10 +57,11 @@ void normalize(const Normalizer& normalizer, float sink, std::int64_t kv_len, Fl
 }  // namespace
 
 PlainFloat::PlainFloat(const AttentionTensors& tensors, const AttentionOptions& options,
-                       Division division)
+                       Division division, DType type_of_probabilities)
     : tensors_(tensors),
       options_(options),
       division_(division),
+      type_of_probabilities_(type_of_probabilities),
       q_(copy_as(tensors.q, DType::f32)),
       k_(copy_as(tensors.k, DType::f32)),
       v_(copy_as(tensors.v, DType::f32)) {}
@@ -101,7 +102,7 @@ PlainFloat::Row PlainFloat::softmax_row(const KeyRun& run, const PlainScores& sc
     for (float& exponential : exponentials) exponential /= row_sum;
     row.out = output_row(run, scores.values, exponentials);
   } else {
-    round_to(tensors_.v.dtype, exponentials);
+    round_to(type_of_probabilities_, exponentials);
     row.out = output_row(run, scores.values, exponentials);
     for (float& value : row.out) value /= row_sum;
   }

@@ -20,10 +20,11 @@ class PlainFloat {
   /// Where softmax divides by the sum of a row's exponentials.
   enum class Division {
     before_values,  // P is divided, and then multiplied with V
-    after_values,   // O is divided. Where V is bf16 or f16, the exponentials are rounded to that
+    after_values,   // O is divided. Where P is of bf16 or f16, the exponentials are rounded to that
                     // type before, as in a product of that type
   };
-  PlainFloat(const AttentionTensors& tensors, const AttentionOptions& options, Division division);
+  PlainFloat(const AttentionTensors& tensors, const AttentionOptions& options, Division division,
+             DType type_of_probabilities = DType::f32);
 
   struct Row {
     std::vector<float> out;  // [v_head_dim]
@@ -43,6 +44,7 @@ class PlainFloat {
   AttentionTensors tensors_;
   AttentionOptions options_;
   Division division_;
+  DType type_of_probabilities_;
   Tensor q_, k_, v_;  // dense, f32
 };
 

@@ -96,11 +96,18 @@ double largest_sum_of_probabilities(const AttentionTensors& call, const Attentio
   return std::max(1.0, largest_output(call, options, shape, [](float) { return 1.f; }));
 }
 
+/// The type that P is rounded to, at most: f32 says that it is not rounded.
+DType type_of_probabilities(const AttentionTensors& call, DType kv_dtype) {
+  if (kv_dtype != DType::i8) return kv_dtype;
+  return call.q.dtype == DType::bf16 ? DType::bf16 : DType::f32;
+}
+
 /// p of the bounded mode.
 double rounding_of_probabilities(const AttentionTensors& call, const AttentionOptions& options,
-                                 const Dims& shape) {
-  const bool rounded = call.q.dtype == DType::bf16 && call.k.dtype == DType::bf16 &&
-                       call.v.dtype == DType::bf16 && options.normalizer == Normalizer::softmax();
+                                 DType kv_dtype, const Dims& shape) {
+  const bool rounded = call.q.dtype == DType::bf16 &&
+                       type_of_probabilities(call, kv_dtype) == DType::bf16 &&
+                       options.normalizer == Normalizer::softmax();
   if (!rounded) return 0;
   return half_bf16_eps *
          largest_output(call, options, shape, [](float value) { return std::abs(value); });
@@ -109,12 +116,13 @@ double rounding_of_probabilities(const AttentionTensors& call, const AttentionOp
 }  // namespace
 
 Tolerance derive_tolerance(const AttentionTensors& call, const AttentionTensors& reference,
-                           const AttentionOptions& options, DType out_dtype,
+                           const AttentionOptions& options, DType out_dtype, DType kv_dtype,
                            ProbabilityRounding rounding) {
   const bool bounded = rounding == ProbabilityRounding::bounded;
   const PlainFloat plain(
       call, options,
-      bounded ? PlainFloat::Division::before_values : PlainFloat::Division::after_values);
+      bounded ? PlainFloat::Division::before_values : PlainFloat::Division::after_values,
+      type_of_probabilities(call, kv_dtype));
   const Tensor out = copy_as(reference.out, DType::f64);
   const Tensor lse =
       reference.lse.absent() ? Tensor(DType::f64, {0}) : copy_as(reference.lse, DType::f64);
@@ -126,7 +134,7 @@ Tolerance derive_tolerance(const AttentionTensors& call, const AttentionTensors&
   const PlainErrors e = plain_errors(plain, rows, out, lse);
 
   const double s = bounded ? largest_sum_of_probabilities(call, options, shape) : 1;
-  const double p = bounded ? rounding_of_probabilities(call, options, shape) : 0;
+  const double p = bounded ? rounding_of_probabilities(call, options, kv_dtype, shape) : 0;
   const double rounding_of_out = half_ulp(out_dtype, largest_finite(out));
   const double max_v = largest_finite(copy_as(call.v, DType::f64));
   Tolerance tolerance;

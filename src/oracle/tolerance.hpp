@@ -29,8 +29,8 @@
 
 namespace attn::detail {
 
-/// The engine rounds P to bf16 where Q, K and V are bf16. Probabilities may also sum to more than 1
-/// (sigmoid), and then O exceeds max|V|.
+/// The engine rounds P to bf16 where Q is bf16, and K and V are bf16 or i8. Probabilities may also
+/// sum to more than 1 (sigmoid), and then O exceeds max|V|.
 enum class ProbabilityRounding {
   /// PlainFloat divides after the product with V and rounds exponentials to the type of V, as the
   /// engine does, so that e contains the cost: s = 1, p = 0. For calls with many elements of O.
@@ -40,7 +40,7 @@ enum class ProbabilityRounding {
   measured,
   /// PlainFloat divides before and rounds nothing to 16 bits; the cost is bounded. s is the largest
   /// sum
-  /// of a row's probabilities, at least 1. If Q, K and V are bf16, each probability may be off by
+  /// of a row's probabilities, at least 1. If the engine rounds P, each probability may be off by
   /// 2^-8
   /// of itself, so p = 2^-8 max(P |V|). For small calls, where the e of rounded exponentials can be
   /// small by chance. It measures e on all rows.
@@ -58,9 +58,10 @@ struct Tolerance {
 
 /// `call` is dense and holds the inputs of the program under test, which may be K and V as a cache
 /// rounded them. `reference` holds the true results of the call: O in f64, and lse of softmax.
-/// `out_dtype` is the type that the program under test stores O in.
+/// `out_dtype` is the type that the program under test stores O in, `kv_dtype` the one in which it
+/// has K and V: i8 where those of the call are already multiplied by their scales.
 Tolerance derive_tolerance(const AttentionTensors& call, const AttentionTensors& reference,
-                           const AttentionOptions& options, DType out_dtype,
+                           const AttentionOptions& options, DType out_dtype, DType kv_dtype,
                            ProbabilityRounding rounding);
 
 }  // namespace attn::detail

@@ -149,6 +149,22 @@ TEST_CASE("small values of bf16 count") {
   }
 }
 
+TEST_CASE("small scales of i8 count, beside bf16 queries as well") {
+  for (Case c : shapes()) {
+    c.kv_type = DType::i8;
+    for (const DType q_type : {DType::f32, DType::bf16}) {
+      c.q_type = q_type;
+      for (const double scale : {1e-33, 1e-37, 1e-39}) {
+        Inputs inputs = make_inputs(c);
+        for_each_index(inputs.v_scales.shape(),
+                       [&](const Dims& at) { inputs.v_scales.set(at, scale); });
+        // Probabilities may be rounded to bf16, by 2^-9 each; queries are the same for both.
+        check_values(c, inputs, 2 * 127 * scale * 0x1p-9);
+      }
+    }
+  }
+}
+
 TEST_CASE("a sink of +inf gives NaN, as a score of +inf does; one of -inf is no sink") {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const Normalizer& normalizer : normalizers) {

@@ -226,7 +226,10 @@ TEST_CASE("16-bit keys and values") {
 TEST_CASE("Scales of i8") {
   for (Case sizes : {usual(), few_rows()}) {
     sizes.kv_type = DType::i8;
-    for_each_mask(sizes, [](const Case& c) { check_poison(c, 0.1); });
+    for (const DType q_type : {DType::f32, DType::bf16}) {
+      sizes.q_type = q_type;
+      for_each_mask(sizes, [](const Case& c) { check_poison(c, 0.1); });
+    }
   }
 }
 

@@ -115,11 +115,29 @@ TEST_CASE("Conversions: every finite number of bf16 and f16, and rounding to eve
   });
 }
 
+TEST_CASE("Every integer of i8 is exact in bf16") {
+  for_each_isa([](const Kernels& k) {
+    Guarded<std::int8_t> integers(256);
+    Guarded<std::uint16_t> halves(256);
+    for (int n = 0; n < 256; ++n) integers[n] = static_cast<std::int8_t>(n - 128);
+    k.i8_to_bf16(integers.data(), 256, halves.data());
+    bool good = true;
+    for (int n = 0; n < 256; ++n) good &= halves[n] == bf16_of(static_cast<float>(n - 128));
+    CHECK(good);
+  });
+}
+
 TEST_CASE("Transforms of scores") {
   for_each_length([](const Kernels& k, std::int64_t count) {
     check_map(
         count, eps / 2, [&](const float* x, float* y) { k.scale(x, count, 3, y); },
         [](double x, std::int64_t) { return 3 * x; });
+    std::vector<float> factors(static_cast<std::size_t>(count));
+    for (std::int64_t n = 0; n < count; ++n)
+      factors[static_cast<std::size_t>(n)] = static_cast<float>(n % 5) - 2;
+    check_map(count, eps / 2,
+              in_place(count, [&](float* y) { k.multiply(y, count, factors.data()); }),
+              [](double x, std::int64_t n) { return x * static_cast<double>(n % 5 - 2); });
     // tanh is within 2 ulp; the quotient and the product are rounded once each, and an error of the
     // argument is not magnified.
     check_map(count, 4 * eps, in_place(count, [&](float* y) { k.softcap(y, count, 5); }),

@@ -41,6 +41,7 @@ struct OnlineSoftmaxCall {
         row_max(s.rows),
         row_sum(s.rows),
         maxima(s.rows * isa.vector_width),
+        value_scales(s.last),
         values(place_of_value(depth - 1, s.columns - 1) + 1),
         v(static_cast<std::size_t>(depth * factor * s.columns), 0.f) {
     std::fill_n(maxima.data(), maxima.size(), -infinity);
@@ -56,6 +57,11 @@ struct OnlineSoftmaxCall {
     return v[static_cast<std::size_t>(j * s.columns + n)];
   }
 
+  bool scaled() const { return arithmetic == &isa.i8; }
+  double scale_of_value(std::int64_t j) const {
+    return scaled() ? static_cast<double>(value_scales[j]) : 1;
+  }
+
   void draw_values(Random& random);
   void draw_row(std::int64_t r, Random& random);
   void expect_row(std::int64_t r);
@@ -67,7 +73,7 @@ struct OnlineSoftmaxCall {
   Shape s;
   std::int64_t factor, keys, value_end, depth;
   kernels::PanelLayout layout;
-  Guarded<float> scores, out, row_max, row_sum, maxima, values;
+  Guarded<float> scores, out, row_max, row_sum, maxima, value_scales, values;
   std::vector<float> v;  // [keys, columns], which `values` packs
   std::int64_t begin[kernels::tile_rows], end[kernels::tile_rows];
   std::vector<double> expected_p, expected_out, out_size, expected_sum;
@@ -75,6 +81,7 @@ struct OnlineSoftmaxCall {
 };
 
 void OnlineSoftmaxCall::draw_values(Random& random) {
+  for (std::int64_t j = s.first; j < s.last; ++j) value_scales[j] = small_integer(random) / 3;
   for (std::int64_t j = 0; j < value_end - s.first; ++j) {
     for (std::int64_t n = 0; n < s.columns; ++n)
       v[static_cast<std::size_t>(j * s.columns + n)] = small_integer(random);
@@ -126,7 +133,7 @@ void OnlineSoftmaxCall::expect_row(std::int64_t r) {
     expected_p.push_back(probability);
     sum += probability;
     for (std::int64_t n = 0; n < s.columns && arithmetic != nullptr && visible; ++n) {
-      const double part = probability * v_at(j - s.first, n);
+      const double part = probability * scale_of_value(j) * v_at(j - s.first, n);
       expected_out[static_cast<std::size_t>(r * s.columns + n)] += part;
       out_size[static_cast<std::size_t>(r * s.columns + n)] += std::fabs(part);
     }
@@ -150,6 +157,7 @@ void OnlineSoftmaxCall::run() {
                                   .maxima = s.with_maxima ? maxima.data() : nullptr,
                                   .row_max = row_max.data(),
                                   .row_sum = row_sum.data(),
+                                  .value_scales = scaled() ? value_scales.data() : nullptr,
                                   .values = {values.data(), layout},
                                   .value_end = value_end,
                                   .out = out.data(),
@@ -297,6 +305,7 @@ TEST_CASE("online_softmax: every number of rows, vectors of V and chunks of keys
   for_each_isa([](const Kernels& kernels) {
     check_shapes(kernels, &kernels.f32);
     if (kernels.bf16.online_softmax != nullptr) check_shapes(kernels, &kernels.bf16);
+    if (kernels.i8.online_softmax != nullptr) check_shapes(kernels, &kernels.i8);
   });
 }
 TEST_CASE("softmax_rows: every number of rows and vectors") {

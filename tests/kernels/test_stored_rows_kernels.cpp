@@ -59,8 +59,13 @@ void check_scores(const Kernels& kernels, const StoredArithmetic& arithmetic, bo
     for (std::int64_t d = 0; d < width; ++d)
       queries[static_cast<std::size_t>(r * depth * factor + d)] = small_integer(random);
     for (std::int64_t k = 0; k < depth; ++k) {
-      const float* const at = &queries[static_cast<std::size_t>((r * depth + k) * factor)];
-      q[r * q_stride + k] = pairs ? packed_pair(at[0], at[1]) : at[0];
+      const auto at = [&](std::int64_t d) {
+        return queries[static_cast<std::size_t>(r * depth * factor + d)];
+      };
+      const std::int64_t lane = k % kernels.vector_width, low = 2 * (k - lane) + lane;
+      q[r * q_stride + k] = !pairs           ? at(k)
+                            : sizeof(T) == 1 ? packed_pair(at(low), at(low + kernels.vector_width))
+                                             : packed_pair(at(2 * k), at(2 * k + 1));
     }
   }
   scores.remember();
@@ -121,6 +126,49 @@ void check_values(const Kernels& kernels, const StoredArithmetic& arithmetic, st
   CHECK(out.only_changed(num_q, out_stride, wide));
 }
 
+/// Probabilities in pairs, for values that begin with the second half of a pair or not.
+template <class T>
+void check_values_to_pairs(const Kernels& kernels, const StoredArithmetic& arithmetic,
+                           std::int64_t num_q, bool begins_odd, const Rows<T>& values,
+                           Random& random) {
+  const std::int64_t width = values.rows.width, count = values.rows.count, before = begins_odd;
+  const std::int64_t wide = round_up(width, kernels.vector_width), pairs = (count + before + 1) / 2,
+                     stride = pairs + 1, out_stride = wide + 3;
+  Guarded<float> p((num_q - 1) * stride + pairs), out((num_q - 1) * out_stride + wide);
+  std::vector<double> expected(static_cast<std::size_t>(num_q * width));
+  for (std::int64_t r = 0; r < num_q; ++r) {
+    std::vector<float> row(static_cast<std::size_t>(2 * pairs));
+    for (float& probability : row) probability = small_integer(random);
+    for (std::int64_t m = 0; m < pairs; ++m) {
+      const float* const pair = &row[static_cast<std::size_t>(2 * m)];
+      p[r * stride + m] = packed_pair(pair[0], pair[1]);
+    }
+    for (std::int64_t d = 0; d < wide; ++d) out[r * out_stride + d] = small_integer(random);
+    for (std::int64_t d = 0; d < width; ++d) {
+      double& sum = expected[static_cast<std::size_t>(r * width + d)];
+      sum = out[r * out_stride + d];
+      for (std::int64_t j = 0; j < count; ++j)
+        sum += row[static_cast<std::size_t>(j + before)] * values.at(j, d);
+    }
+  }
+  out.remember();
+  arithmetic.add_values_to_pairs({.probabilities = p.data(),
+                                  .stride = stride,
+                                  .rows = num_q,
+                                  .values = values.rows,
+                                  .out = out.data(),
+                                  .out_stride = out_stride,
+                                  .prefetch = {},
+                                  .begins_odd = begins_odd});
+  bool equal = true;
+  for (std::int64_t r = 0; r < num_q; ++r) {
+    for (std::int64_t d = 0; d < width; ++d)
+      equal &= out[r * out_stride + d] == expected[static_cast<std::size_t>(r * width + d)];
+  }
+  CHECK(equal);
+  CHECK(out.only_changed(num_q, out_stride, wide));
+}
+
 template <class T, class Convert>
 void check_type(const Kernels& kernels, const StoredArithmetic& arithmetic, Convert convert) {
   Random random(4);
@@ -137,6 +185,9 @@ void check_type(const Kernels& kernels, const StoredArithmetic& arithmetic, Conv
         if (arithmetic.scores_with_bf16_queries != nullptr)
           check_scores(kernels, arithmetic, true, num_q, rows, random);
         check_values(kernels, arithmetic, num_q, rows, random);
+        if (arithmetic.add_values_to_pairs == nullptr || scaled) continue;
+        for (const bool begins_odd : {false, true})
+          check_values_to_pairs(kernels, arithmetic, num_q, begins_odd, rows, random);
       }
     }
   }

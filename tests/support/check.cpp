@@ -64,7 +64,7 @@ Expected expected_of(const Case& c, const Inputs& stored_inputs) {
   Outputs truth = reference(c, inputs);
   const AttentionTensors call = bind(inputs, truth);
   const detail::Tolerance tolerance = detail::derive_tolerance(
-      call, call, c.options, c.out_type, detail::ProbabilityRounding::bounded);
+      call, call, c.options, c.out_type, c.kv_type, detail::ProbabilityRounding::bounded);
   Expected expected{truth.out.values(), truth.lse.values(), tolerance.out, tolerance.lse};
   // The reference and the plain program interpret the call independently. If they disagreed, the
   // tolerance would hide any error.

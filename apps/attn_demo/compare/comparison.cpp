@@ -68,6 +68,11 @@ Measured measure_unfused(const Call& call, const PlainCall& plain, const Results
   return measure("unfused", run, unfused_scratch_size(results.tensors), results, reference);
 }
 
+/// The type in which the tiled pass has K and V; `plain` has them as floats where they are i8.
+DType stored_type(const Call& call, const AttentionTensors& plain) {
+  return call.kv_dtype == DType::i8 ? DType::i8 : plain.v.dtype;
+}
+
 }  // namespace
 
 double median_seconds(const std::function<void()>& call) {
@@ -104,10 +109,10 @@ Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   comparison.tiled = measure_tiled(call, plan, reference);
   if (comparison.score_matrix < available_memory())
     comparison.unfused = measure_unfused(call, plain, reference);
-  comparison.tolerance = tolerance
-                             ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
-                             : derive_tolerance(plain.tensors, reference.tensors, call.options,
-                                                call.dtype, ProbabilityRounding::measured);
+  comparison.tolerance =
+      tolerance ? Tolerance{*tolerance, *tolerance, "as --tolerance says"}
+                : derive_tolerance(plain.tensors, reference.tensors, call.options, call.dtype,
+                                   stored_type(call, plain.tensors), ProbabilityRounding::measured);
   return comparison;
 }
 

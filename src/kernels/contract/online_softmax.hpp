@@ -44,6 +44,9 @@ struct SoftmaxTile {
   const float* maxima;
   float* row_max;
   float* row_sum;
+  /// If not null: P is multiplied by value_scales[j] before it is rounded, row_sum sums it before.
+  /// For bf16 alone, which may take null for 1; all of [first, last) is read.
+  const float* value_scales = nullptr;
   Panels values;
   std::int64_t value_end;
   float* out;

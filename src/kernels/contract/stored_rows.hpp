@@ -29,7 +29,7 @@ struct PrefetchRows {
 /// scores[r, j] = sum_d q[r, d] keys[j, d].
 ///
 ///   q       [rows, width] f32, or packed pairs of bf16, rows q_stride floats apart; padded with 0
-///           to whole vectors
+///           to whole vectors. Against i8, a vector of pairs holds the elements (n, n + W) of 2 W
 ///   keys    [count, width]
 ///   scores  [rows, count] f32, rows `stride` floats apart
 ///
@@ -47,7 +47,9 @@ struct StoredScoresTile {
 
 /// out[r, d] += sum_j probabilities[r, j] values[j, d].
 ///
-///   probabilities  [rows, count] f32, rows `stride` floats apart
+///   probabilities  [rows, count] f32, rows `stride` floats apart; or packed pairs of bf16, which
+///                  were multiplied by the scales already. If begins_odd, the first value meets the
+///                  second half of the first pair, whose first half is not read
 ///   values         [count, width]
 ///   out            [rows, width rounded up to a multiple of W] f32, rows out_stride floats apart
 ///
@@ -62,6 +64,7 @@ struct StoredValuesTile {
   float* out;
   std::int64_t out_stride;
   PrefetchRows prefetch;
+  bool begins_odd = false;
 };
 
 /// The two products for one element type.
@@ -71,6 +74,9 @@ struct StoredArithmetic {
   /// where the keys are not exact in bf16.
   void (*scores_with_bf16_queries)(const StoredScoresTile& tile);
   void (*add_values)(const StoredValuesTile& tile);
+  /// With probabilities in packed pairs of bf16. Null where the instruction set does not multiply
+  /// those, and for other types than i8: of bf16 it would take subnormal values as 0.
+  void (*add_values_to_pairs)(const StoredValuesTile& tile);
 };
 
 }  // namespace attn::kernels

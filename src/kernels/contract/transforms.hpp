@@ -15,6 +15,8 @@ struct MaskScan {
 struct ScoreTransforms {
   /// dst[n] = src[n] * factor; dst may be src.
   void (*scale)(const float* src, std::int64_t count, float factor, float* dst);
+  /// scores[n] *= factors[n]
+  void (*multiply)(float* scores, std::int64_t count, const float* factors);
   /// scores[n] = cap * tanh(scores[n] / cap)
   void (*softcap)(float* scores, std::int64_t count, float cap);
   /// scores[n] = 1 / (1 + exp(-(scores[n] + bias))). NaN stays NaN, and -inf becomes 0.
