@@ -169,8 +169,8 @@ std::int64_t most_splits(std::int64_t keys, const Sizes& sizes) {
 int useful_threads(const Sizes& sizes, int num_threads) {
   // In cycles: 16 multiply-adds each, and one for every element of K and V that is packed.
   constexpr double multiply_adds_per_cycle = 16;
-  // About 15 us, several times what waking and joining a thread takes.
-  constexpr double cycles_per_thread = 60'000;
+  // About 8 us, more than what waking and joining a thread takes.
+  constexpr double cycles_per_thread = 30'000;
   const double elements = static_cast<double>(heads_of(sizes)) * static_cast<double>(sizes.kv_len) *
                           static_cast<double>(sizes.head_dim + sizes.v_head_dim);
   const double cycles =
