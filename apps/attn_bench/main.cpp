@@ -34,6 +34,7 @@ struct Arguments {
   std::optional<Window> window;
   std::optional<std::int64_t> documents;
   bool backward = false;
+  std::vector<int> simulated_threads;
   TypeChoice types;
   Kernel kernel = Kernel::tiled;
   NormalizerChoice normalizer;
@@ -53,6 +54,12 @@ void check_backward(const Arguments& arguments) {
         "gradients");
   if (arguments.kernel == Kernel::unfused)
     reject("--backward is for --kernel tiled and naive: unfused has no gradients");
+}
+
+void check_simulation(const Arguments& arguments) {
+  if (arguments.simulated_threads.empty()) return;
+  if (arguments.backward || arguments.kernel != Kernel::tiled)
+    reject("--simulate-threads replays the forward of --kernel tiled");
 }
 
 /// The cache that the options ask for; empty if k and v are plain tensors.
@@ -102,27 +109,34 @@ std::vector<Case> standard_cases() {
 }
 
 void print_json(const Case& shape, const Settings& settings, const Result& result) {
-  const nlohmann::ordered_json line = {{"name", shape.name},
-                                       {"dtype", name_of(shape.dtype)},
-                                       {"kv_dtype", name_of(shape.kv_dtype())},
-                                       {"page_size", shape.page_size()},
-                                       {"threads", settings.num_threads},
-                                       {"median_ms", result.median_ms},
-                                       {"min_ms", result.min_ms},
-                                       {"mean_ms", result.mean_ms},
-                                       {"p99_ms", result.p99_ms},
-                                       {"gflops", result.gflops},
-                                       {"gbps", result.gbps},
-                                       {"peak_gflops", result.peak_gflops},
-                                       {"fraction_of_peak", result.fraction_of_peak},
-                                       {"scratch_bytes", result.scratch_bytes},
-                                       {"path", result.path}};
+  nlohmann::ordered_json line = {{"name", shape.name},
+                                 {"dtype", name_of(shape.dtype)},
+                                 {"kv_dtype", name_of(shape.kv_dtype())},
+                                 {"page_size", shape.page_size()},
+                                 {"threads", settings.num_threads},
+                                 {"median_ms", result.median_ms},
+                                 {"min_ms", result.min_ms},
+                                 {"mean_ms", result.mean_ms},
+                                 {"p99_ms", result.p99_ms},
+                                 {"gflops", result.gflops},
+                                 {"gbps", result.gbps},
+                                 {"peak_gflops", result.peak_gflops},
+                                 {"fraction_of_peak", result.fraction_of_peak},
+                                 {"scratch_bytes", result.scratch_bytes},
+                                 {"path", result.path}};
+  for (const Simulated& each : result.simulated)
+    line["simulated"].push_back(
+        {{"threads", each.threads}, {"ms", each.ms}, {"share_of_ideal", each.share_of_ideal}});
   fmt::print("{}\n", line.dump());
 }
 
 void print_row(const Case& shape, const Result& result) {
   fmt::print("{:28}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.1f}{:>11.1f} %\n", shape.name, result.median_ms,
              result.min_ms, result.gflops, result.gbps, 100 * result.fraction_of_peak);
+  for (const Simulated& each : result.simulated)
+    fmt::print("{:>28}{:>10.3f}{:>35.0f} % of ideal\n",
+               fmt::format("{} threads, simulated", each.threads), each.ms,
+               100 * each.share_of_ideal);
 }
 
 std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
@@ -164,9 +178,11 @@ void measure_cases(const std::vector<Case>& cases, const Settings& settings, con
 void run(const Arguments& arguments) {
   const Execution& execution = arguments.execution;
   const Settings settings{execution.num_threads.value_or(build_info().num_threads),
-                          arguments.min_time, execution.isa.value_or(default_isa())};
+                          arguments.simulated_threads, arguments.min_time,
+                          execution.isa.value_or(default_isa())};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);
   check_backward(arguments);
+  check_simulation(arguments);
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
@@ -204,6 +220,17 @@ void add_options(CLI::App& app, Arguments& arguments) {
               "a block mask of N documents of equal lengths, each of which sees itself alone");
   auto* const backward = app.add_flag("--backward", arguments.backward,
                                       "the gradients of Q, K and V, without the forward");
+  add_value(app, "--simulate-threads N,...",
+            "what so many threads would make of the call: its schedule is replayed with measured "
+            "times of its items",
+            [&arguments](auto option, auto text) {
+              const std::string needed = fmt::format(
+                  "numbers of threads in 1..{} with commas between them", max_num_threads);
+              for (const std::int64_t threads : integers_value(option, text, needed)) {
+                if (threads < 1 || threads > max_num_threads) reject_value(option, text, needed);
+                arguments.simulated_threads.push_back(static_cast<int>(threads));
+              }
+            });
   add_type_options(app, arguments.types);
   add_choice(app, "--layout ORDER", arguments.layout,
              {{"bhsd", CacheLayout::bhsd}, {"bshd", CacheLayout::bshd}},

@@ -10,6 +10,7 @@
 
 #include "apps/support/random.hpp"
 #include "apps/support/timing.hpp"
+#include "attention/simulate.hpp"
 #include "backward.hpp"
 
 namespace attn::apps::bench {
@@ -119,13 +120,18 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   result.p99_ms = timed.seconds[(timed.seconds.size() * 99 - 1) / 100] * 1e3;
   result.gflops = operations(shape) / median / 1e9;
   result.gbps = traffic_in_bytes(shape) / median / 1e9;
-  result.peak_gflops = shape.dtype == DType::bf16 && shape.kv_dtype() == DType::bf16
-                           ? peak.bf16_gflops
-                           : peak.multiply_add_gflops;
+  const bool bf16 = shape.dtype == DType::bf16 &&
+                    (shape.kv_dtype() == DType::bf16 || shape.kv_dtype() == DType::i8);
+  result.peak_gflops = bf16 ? peak.bf16_gflops : peak.multiply_add_gflops;
   result.fraction_of_peak =
       std::max(result.gflops / result.peak_gflops, result.gbps / peak.read_gbps);
   result.scratch_bytes = timed.scratch_bytes;
   result.path = timed.path;
+  for (const int threads : settings.simulated_threads) {
+    const detail::SimulatedCall call =
+        detail::simulate(tensors, options, settings.isa, threads, settings.min_time);
+    result.simulated.push_back({threads, call.seconds * 1e3, call.share_of_ideal});
+  }
   return result;
 }
 

@@ -15,6 +15,7 @@
 #include "attention/call_context.hpp"
 #include "attention/call_tensors.hpp"
 #include "attention/describe.hpp"
+#include "attention/prepare.hpp"
 #include "attention/run.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/select.hpp"
@@ -35,6 +36,7 @@ PlanInput plan_input(const PreparedCall& call, const AttentionTensors& tensors,
           .ragged = ragged_queries || !tensors.ragged.kv_offsets.absent(),
           .needs_full_rows = call.problem.normalizer.kind() != Normalizer::Kind::softmax,
           .onednn_scores = call.options.score_matmul == ScoreMatmul::onednn,
+          .causal = call.options.causal.has_value(),
           .scanned_rows = scanned_rows(tensors, sizes, call.options),
           .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths_of(*call.kernels)};
@@ -56,6 +58,8 @@ void require_workspace_fits(const CallPlan& plan, const AttentionTensors& tensor
                      tensors.q.shape.to_string(), tensors.k.shape.to_string(),
                      tensors.v.shape.to_string(), plan.num_threads));
 }
+
+}  // namespace
 
 PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& options,
                      const Execution& execution) {
@@ -79,7 +83,6 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
   return call;
 }
 
-}  // namespace
 }  // namespace attn::detail
 
 namespace attn {

@@ -77,7 +77,7 @@ QueryTile FullRowPass::probabilities_of(const QueryBlock& rows, std::int64_t r,
   tile.begin[0] = keys.begin - block_keys.begin;
   tile.end[0] = keys.end - block_keys.begin;
   tile.scores = scores(r) + block_keys.begin;
-  if (packed_->finite[block]) return tile;
+  if (packed_->is_finite(block)) return tile;
   const QueryTile& noted = scratch_.tiles[block];
   for (std::int64_t j = tile.begin[0]; j < tile.end[0]; ++j) {
     const bool visible = j >= noted.begin[r] && j < noted.end[r] && noted.visible_row(r)[j];
@@ -107,7 +107,7 @@ void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block) {
   tiles_.transform(tile);
   for (std::int64_t r = 0; r < rows.count; ++r)
     hide_outside(tile, r, intersection(seen_by(rows, r), tiles_.block_keys(block)));
-  if (packed_->finite[block]) return;
+  if (packed_->is_finite(block)) return;
   non_finite_.note_visible(tile);
   scratch_.tiles[block] = tile;
 }
@@ -183,7 +183,7 @@ void FullRowPass::add_values(const QueryBlock& rows, std::int64_t block) {
     });
     begin = end_of_run(end, false);
   }
-  if (!packed_->finite[block]) non_finite_.add(scratch_.tiles[block], scratch_.states.out);
+  if (!packed_->is_finite(block)) non_finite_.add(scratch_.tiles[block], scratch_.states.out);
 }
 
 }  // namespace attn::detail

@@ -91,13 +91,18 @@ const float* Packer::values_in_place(const Keys& keys) const noexcept {
   return finite ? first.floats() : nullptr;
 }
 
-void Packer::pack(HeadIndex head, std::int64_t block, KeyRange wanted, const PackedHead& to,
+void Packer::pack(HeadIndex head, std::int64_t index, KeyRange wanted, const PackedHead& to,
                   float* staging) const noexcept {
   const CallPlan& plan = context_.plan();
-  const std::int64_t panel_width = plan.panel_width;
+  const std::int64_t panel_width = plan.panel_width, block = index / to.pieces;
   const std::int64_t block_begin = block * plan.packed.kv_block;
-  const KeyRange seen = intersection(wanted, {block_begin, block_begin + plan.packed.kv_block});
+  const std::int64_t piece_keys = round_up(divide_up(plan.packed.kv_block, to.pieces), panel_width);
+  const std::int64_t piece_begin = block_begin + index % to.pieces * piece_keys;
+  const KeyRange piece{piece_begin,
+                       std::min(piece_begin + piece_keys, block_begin + plan.packed.kv_block)};
+  const KeyRange seen = intersection(wanted, piece);
   const KeyRange range{round_down(seen.begin - block_begin, panel_width), seen.end - block_begin};
+  to.finite[index] = true;
   if (range.empty()) return;
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
     const Keys keys{head.batch, head.kv_head, block_begin + first,
@@ -108,7 +113,7 @@ void Packer::pack(HeadIndex head, std::int64_t block, KeyRange wanted, const Pac
         plan.packed.key_depth, key_panel(to, block, first), plan.key_layout.row_stride);
   }
   const Keys keys{head.batch, head.kv_head, block_begin + range.begin, range.size()};
-  to.finite[block] = pack_scales(keys, block, range.begin, to) &
+  to.finite[index] = pack_scales(keys, block, range.begin, to) &
                      pack_values(keys, block, range.begin, to, staging);
 }
 
@@ -138,7 +143,8 @@ bool Packer::pack_scales(const Keys& keys, std::int64_t block, std::int64_t at,
 
 bool Packer::pack_values(const Keys& keys, std::int64_t block, std::int64_t at,
                          const PackedHead& to, float* staging) const noexcept {
-  const float* const in_place = values_in_place(keys);
+  // The pieces of a block lie in one place.
+  const float* const in_place = to.pieces == 1 ? values_in_place(keys) : nullptr;
   to.values_in_place[block] =
       in_place == nullptr ? nullptr : in_place - at * in_place_layout_.row_stride;
   bool finite = true;

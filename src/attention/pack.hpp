@@ -15,9 +15,10 @@ class Packer {
  public:
   explicit Packer(const CallContext& context) noexcept;
 
-  /// Packs those keys of a block of one KV head that lie in `wanted`, from the beginning of a panel
-  /// on. `staging` holds panel_width rows of the wider head dim.
-  void pack(HeadIndex head, std::int64_t block, KeyRange wanted, const PackedHead& to,
+  /// Packs those keys of a piece of a block of one KV head that lie in `wanted`, from the beginning
+  /// of a panel on; `index` counts the pieces of all blocks. `staging` holds panel_width rows of
+  /// the wider head dim.
+  void pack(HeadIndex head, std::int64_t index, KeyRange wanted, const PackedHead& to,
             float* staging) const noexcept;
 
   /// Keys of a KV head.

@@ -14,7 +14,7 @@ void PackedValues::add(const QueryTile& tile, const PackedHead& packed, std::int
   const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
   const std::int64_t value_width = context_.plan().packed.value_width;
   const std::int64_t first = round_down(tile.visible_range.begin, arithmetic.chunk_keys);
-  const bool finite = packed.finite[block];
+  const bool finite = packed.is_finite(block);
   if (!finite) NonFiniteValues::note_visible(tile);
   arithmetic.online_softmax({
       .scores = tile.scores,

@@ -1,6 +1,8 @@
 #include "attention/plan.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "tensor/rounding.hpp"
 
@@ -16,11 +18,14 @@ constexpr std::int64_t min_kv_block = 64;
 /// Rows of a work item: enough to use each key in L2 many times, few enough to share out evenly.
 constexpr std::int64_t preferred_q_block = 96;
 constexpr std::int64_t least_q_block = 24;
+/// What beginning an item costs, in rows: 36 rows at a time take 1.02 to 1.05 times as long as 96.
+constexpr std::int64_t rows_of_an_item = 2;
 /// A head with no more rows is not cut if there are enough heads for the threads. With a single
 /// block of keys a tile is finished at once, and O does not wait in the cache for the next block.
 constexpr std::int64_t uncut_rows = 192;
 constexpr std::int64_t uncut_rows_of_one_block = 512;
-constexpr std::int64_t items_per_thread = 4;
+/// Packed heads in flight may take so many bytes for each thread; three heads are always allowed.
+constexpr std::int64_t most_packed_bytes = 4 * 1024 * 1024;
 
 /// With short keys, more rows are packed: each key then is multiplied with many rows that are next
 /// to it.
@@ -43,13 +48,39 @@ std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t vnni_factor,
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
 
-std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, int num_threads) {
-  const std::int64_t wanted_items = items_per_thread * num_threads;
+/// Whether whole heads keep all threads busy: none waits for more than a tenth of the time.
+bool divides_evenly(std::int64_t heads, int num_threads) {
+  return heads >= 2 * num_threads && 10 * heads >= 9 * round_up(heads, num_threads);
+}
+
+/// How long the threads take for blocks of q_block rows, in rows that see the average number of
+/// keys. In the end they wait for the last item: for all of it where items are few and alike, for
+/// half where they have drifted apart or, under a causal mask, the last ones are the shortest.
+double time_with(std::int64_t q_block, const Blocking& blocking, std::int64_t heads,
+                 const Sharing& sharing) {
+  const double items = static_cast<double>(divide_up(blocking.rows, q_block)) *
+                       static_cast<double>(heads) / sharing.num_threads;
+  const double rows_of_a_thread =
+      static_cast<double>(blocking.rows) * static_cast<double>(heads) / sharing.num_threads;
+  const auto rows = static_cast<double>(q_block);
+  const double beginning = items * static_cast<double>(rows_of_an_item);
+  if (sharing.causal) return std::max(2 * rows, rows_of_a_thread + rows / 2) + beginning;
+  return std::min(std::ceil(items) * rows, rows_of_a_thread + rows) + beginning;
+}
+
+std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, const Sharing& sharing) {
   const std::int64_t uncut = blocking.kv_blocks <= 1 ? uncut_rows_of_one_block : uncut_rows;
-  if (blocking.rows <= uncut && heads >= wanted_items) return uncut;
-  const std::int64_t even =
-      round_up(divide_up(blocking.rows * heads, wanted_items), kernels::tile_rows);
-  return std::clamp(even, least_q_block, preferred_q_block);
+  if (blocking.rows <= uncut && divides_evenly(heads, sharing.num_threads)) return uncut;
+  std::int64_t best = preferred_q_block;
+  double least = std::numeric_limits<double>::infinity();
+  for (std::int64_t q_block = preferred_q_block; q_block >= least_q_block;
+       q_block -= kernels::tile_rows) {
+    const double time = time_with(q_block, blocking, heads, sharing);
+    if (time >= least) continue;
+    least = time;
+    best = q_block;
+  }
+  return best;
 }
 
 /// Panels for the micro-kernel, or one matrix [head_dim][kv_block] where oneDNN's matmul reads
@@ -80,10 +111,29 @@ std::int64_t count_items(const CallPlan& plan) {
   return heads;
 }
 
-std::int64_t choose_packed_slots(const CallPlan& plan) {
-  constexpr std::int64_t in_flight = 3;  // one being computed, one packed, one about to be free
-  const bool one_thread = plan.path_of(plan.sizes.q_len) == Path::one_thread;
-  return std::min<std::int64_t>(one_thread ? plan.num_threads : in_flight, heads_of(plan.sizes));
+/// A group has items enough for all threads to be done with it at about the same time. One group is
+/// computed, one packed, and one is about to be free.
+void choose_packed_slots(CallPlan& plan) {
+  const std::int64_t heads = heads_of(plan.sizes);
+  if (plan.path_of(plan.sizes.q_len) == Path::one_thread) {
+    plan.packed_slots = std::min<std::int64_t>(plan.num_threads, heads);
+    return;
+  }
+  const Blocking& packed = plan.packed;
+  const std::int64_t floats = saturating_product(
+      packed.kv_blocks, saturating_product(packed.kv_block, packed.key_depth) +
+                            saturating_product(packed.value_depth(), packed.value_width));
+  const std::int64_t fitting =
+      most_packed_bytes * plan.num_threads / 4 / std::max<std::int64_t>(floats, 1);
+  const std::int64_t wanted =
+      divide_up<std::int64_t>(4 * plan.num_threads, std::max<std::int64_t>(packed.q_blocks, 1));
+  plan.heads_together = std::clamp<std::int64_t>(fitting / 3, 1, wanted);
+  plan.packed_slots = std::min(3 * plan.heads_together, heads);
+  // The first group has to be packed before any thread can compute.
+  const std::int64_t blocks =
+      std::max<std::int64_t>(std::min(plan.heads_together, heads) * packed.kv_blocks, 1);
+  plan.pack_pieces =
+      std::clamp<std::int64_t>(plan.num_threads / blocks, 1, packed.kv_block / plan.panel_width);
 }
 
 void plan_scratch(CallPlan& plan, std::int64_t query_tokens) {
@@ -96,7 +146,7 @@ void plan_scratch(CallPlan& plan, std::int64_t query_tokens) {
   if (shortest == Path::blockwise || (shortest == Path::unpacked && longest != Path::unpacked))
     plan.blockwise_rows = std::min(sizes.q_len * sizes.group_size, most_blockwise_rows);
   plan.transposed_keys = round_down(plan.panel_width, kernels::tile_rows);
-  plan.packed_slots = plan.some_packed ? choose_packed_slots(plan) : 0;
+  if (plan.some_packed) choose_packed_slots(plan);
   const std::int64_t splits = most_splits(sizes.kv_len, sizes);
   if (!is_split(shortest) || splits <= 1) return;
   const std::int64_t rows_of_a_head =
@@ -114,13 +164,14 @@ KernelWidths widths_of(const kernels::Kernels& kernels) noexcept {
 }
 
 Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::int64_t vnni_factor,
-                         int num_threads, bool fixed_q_block) {
+                         const Sharing& sharing) {
   Blocking blocking;
   blocking.kv_block = choose_kv_block(sizes, vnni_factor, widths.panel_width);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.rows = sizes.q_len * sizes.group_size;
-  const std::int64_t q_block =
-      fixed_q_block ? preferred_q_block : choose_q_block(blocking, heads_of(sizes), num_threads);
+  const std::int64_t q_block = sharing.fixed_q_block
+                                   ? preferred_q_block
+                                   : choose_q_block(blocking, heads_of(sizes), sharing);
   blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.vnni_factor = vnni_factor;
@@ -206,7 +257,8 @@ CallPlan make_plan(const PlanInput& input) {
       exact && input.widths.multiplies_bf16 && !input.needs_full_rows && !input.onednn_scores;
   const std::int64_t vnni_factor = bf16 ? 2 : 1;
   const auto blocking = [&](bool fixed_q_block) {
-    return choose_blocking(input.sizes, input.widths, vnni_factor, plan.num_threads, fixed_q_block);
+    return choose_blocking(input.sizes, input.widths, vnni_factor,
+                           {plan.num_threads, input.causal, fixed_q_block});
   };
   // Never for ragged batches: their longest sequence decides the tiles, and so would decide the
   // bits of the others. Full rows are multiplied six at a time, fewer than a tile of the matmul.
@@ -240,7 +292,7 @@ SequenceWork plan_sequence(const CallPlan& plan, std::int64_t batch, std::int64_
   switch (work.path) {
     case Path::one_thread: break;
     case Path::cooperative:
-      work.pack_items = divide_up(kv_len, plan.packed.kv_block);
+      work.pack_items = divide_up(kv_len, plan.packed.kv_block) * plan.pack_pieces;
       work.compute_items = divide_up(rows, plan.packed.q_block);
       break;
     case Path::unpacked:

@@ -53,10 +53,18 @@ struct Blocking {
   std::int64_t value_depth() const noexcept { return kv_block / vnni_factor; }
 };
 
-/// Blocks of heads whose K and V are packed. With fixed_q_block, q_block depends on one head alone
-/// too: oneDNN's matmul computes the scores of q_block rows at once.
+/// How threads share the rows of heads whose K and V are packed.
+struct Sharing {
+  int num_threads = 1;
+  bool causal = false;  // later rows see more keys
+  /// Then q_block depends on one head alone too: oneDNN's matmul computes the scores of q_block
+  /// rows at once.
+  bool fixed_q_block = false;
+};
+
+/// Blocks of heads whose K and V are packed.
 Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::int64_t vnni_factor,
-                         int num_threads, bool fixed_q_block);
+                         const Sharing& sharing);
 /// Blocks of heads with few rows, whose operands are floats whatever K and V are. One block of rows
 /// has all rows of a head.
 Blocking choose_unpacked_blocking(const Sizes& sizes, const KernelWidths& widths,
@@ -89,6 +97,7 @@ struct PlanInput {
   bool ragged = false;            // lengths of queries or keys are known in a run only
   bool needs_full_rows = false;   // the normalizer needs all scores of a row at once
   bool onednn_scores = false;     // ScoreMatmul::onednn was asked for
+  bool causal = false;            // later rows see more keys
   std::int64_t scanned_rows = 0;  // of the dense mask, if there is one
   int max_threads = 1;
   KernelWidths widths;
@@ -112,6 +121,8 @@ struct CallPlan {
   std::int64_t blockwise_rows = 0;   // the most rows of a head that may be read blockwise
   std::int64_t transposed_keys = 0;  // keys whose scores are multiplied and transposed together
   std::int64_t packed_slots = 0;     // heads whose packed K and V exist at the same time
+  std::int64_t heads_together = 1;   // of a group, which threads pack and compute together
+  std::int64_t pack_pieces = 1;      // of each block of keys, packed by different threads
   std::int64_t partial_rows = 0;     // rows of partial results of split heads
   std::int64_t scanned_rows = 0;     // of the dense mask, which are scanned before packed heads
   std::int64_t panel_width = 0;

@@ -147,10 +147,10 @@ void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, s
 
 /// Whether values of the rows' keys are tiny, or not finite, which is found out here together.
 bool PrefillPass::tiny_values(const QueryBlock& rows) const {
-  const std::uint8_t* const finite = packed_->finite;
-  return context_.plan().packed.vnni_factor == 2 &&
-         std::find(finite + rows.first_block, finite + rows.last_block + 1, 0) !=
-             finite + rows.last_block + 1;
+  const PackedHead& packed = *packed_;
+  const std::uint8_t* const begin = packed.finite + rows.first_block * packed.pieces;
+  const std::uint8_t* const end = packed.finite + (rows.last_block + 1) * packed.pieces;
+  return context_.plan().packed.vnni_factor == 2 && std::find(begin, end, 0) != end;
 }
 
 QueryTile PrefillPass::probabilities_of(const QueryBlock& rows, std::int64_t r,

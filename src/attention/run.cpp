@@ -4,6 +4,7 @@
 #include "attention/run.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 
 #include "attention/blockwise.hpp"
@@ -47,7 +48,6 @@ class Worker {
     range.for_each(thread_, [&](std::int64_t ticket) { process_item(team, ticket, ticket + 1); });
   }
 
- private:
   /// `next` is the ticket that this thread will probably have next.
   void process_item(Team& team, std::int64_t ticket, std::int64_t next) {
     const WorkItem item = schedule_.item(ticket);
@@ -60,6 +60,7 @@ class Worker {
     }
   }
 
+ private:
   HeadQueries queries_of(std::int64_t head) const {
     const HeadWork& work = schedule_.head(head);
     const std::int64_t rows = context_.layout.q_len(work.batch) * context_.sizes().group_size;
@@ -192,27 +193,68 @@ SequenceWork sequence_work(const CallContext& context, std::int64_t batch) {
   return plan_sequence(context.plan(), batch, q_len, layout.kv_len(batch), visible.size());
 }
 
+/// What all threads of a run share.
+struct Run {
+  Run(const PreparedCall& call, const AttentionTensors& tensors, void* memory)
+      : scratch(call.plan, memory), context(call, tensors), schedule(make_schedule()) {}
+
+  Schedule make_schedule() {
+    const CallPlan& plan = context.plan();
+    if (plan.scanned_rows > 0) context.scores.scan_mask(scratch.scanned_rows(), plan.num_threads);
+    for (std::int64_t batch = 0; batch < plan.sizes.batch; ++batch)
+      scratch.sequences()[static_cast<std::size_t>(batch)] = sequence_work(context, batch);
+    return Schedule(scratch.sequences(), plan.sizes.num_kv_heads, plan.packed_slots,
+                    plan.heads_together, scratch.heads(), scratch.progress());
+  }
+
+  Scratch scratch;
+  CallContext context;
+  Schedule schedule;
+};
+
+bool is_empty(const PreparedCall& call) {
+  return call.plan.sizes.batch == 0 || call.plan.sizes.num_q_heads == 0;
+}
+
 }  // namespace
 
 void run(const PreparedCall& call, const AttentionTensors& tensors, void* memory) {
-  const CallPlan& plan = call.plan;
-  if (plan.sizes.batch == 0 || plan.sizes.num_q_heads == 0) return;
-  const Scratch scratch(plan, memory);
-  CallContext context(call, tensors);
-  if (plan.scanned_rows > 0) context.scores.scan_mask(scratch.scanned_rows(), plan.num_threads);
-  for (std::int64_t batch = 0; batch < plan.sizes.batch; ++batch)
-    scratch.sequences()[static_cast<std::size_t>(batch)] = sequence_work(context, batch);
-  const Schedule schedule(scratch.sequences(), plan.sizes.num_kv_heads, plan.packed_slots,
-                          scratch.heads(), scratch.progress());
-  if (schedule.size() == 0) return;
-  WorkStealingRange range(schedule.size(), plan.num_threads);
-  parallel(plan.num_threads, [&](Team& team, int thread) {
+  if (is_empty(call)) return;
+  Run run(call, tensors, memory);
+  const int num_threads = call.plan.num_threads;
+  if (run.schedule.size() == 0) return;
+  WorkStealingRange range(run.schedule.size(), num_threads);
+  parallel(num_threads, [&](Team& team, int thread) {
     std::optional<Worker> worker;
-    team.attempt([&] { worker.emplace(context, schedule, scratch, thread); });
+    team.attempt([&] { worker.emplace(run.context, run.schedule, run.scratch, thread); });
     if (!worker) return;
-    if (schedule.in_any_order()) return worker->work_in_shares(team, range);
+    if (run.schedule.in_any_order()) return worker->work_in_shares(team, range);
     worker->work_in_order(team);
   });
+}
+
+std::vector<double> seconds_of_items(const PreparedCall& call, const AttentionTensors& tensors,
+                                     void* memory) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> seconds;
+  if (is_empty(call)) return seconds;
+  Run run(call, tensors, memory);
+  parallel(1, [&](Team& team, int thread) {
+    team.attempt([&] {
+      Worker worker(run.context, run.schedule, run.scratch, thread);
+      for (std::int64_t ticket = 0; ticket < run.schedule.size(); ++ticket) {
+        const Clock::time_point begin = Clock::now();
+        worker.process_item(team, ticket, ticket + 1);
+        seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+      }
+    });
+  });
+  return seconds;
+}
+
+void with_schedule(const PreparedCall& call, const AttentionTensors& tensors, void* memory,
+                   const std::function<void(const Schedule&)>& use) {
+  if (!is_empty(call)) use(Run(call, tensors, memory).schedule);
 }
 
 }  // namespace attn::detail

@@ -16,7 +16,10 @@ struct HeadWork {
   std::int64_t kv_head = 0;
   std::int64_t pack_items = 0;
   std::int64_t compute_items = 0;
-  std::int64_t first_ticket = 0;  // of its stage: packing the next head, and computing this one
+  // Of its group: the first ticket, which packs the next group or computes this one, and its heads.
+  std::int64_t first_ticket = 0;
+  std::int64_t group_begin = 0;
+  std::int64_t group_end = 0;
   // Cooperative heads: the slot of the packed K and V, and the head that had it before, or -1.
   std::int64_t slot = 0;
   std::int64_t slot_before = -1;
@@ -38,16 +41,18 @@ struct WorkItem {
   friend bool operator==(const WorkItem&, const WorkItem&) = default;
 };
 
-/// Heads are computed one after another, stage by stage. A cooperative head is packed one stage
-/// ahead, so that computing seldom waits for it; its last rows, which see the most keys under a
-/// causal mask, are computed first. Threads take items in the order of their tickets, so an item
-/// only waits for items that some thread has taken before.
+/// Heads are computed group by group. Before a group is computed, the next one is packed, so that
+/// computing seldom waits for it. The last rows of all heads of a group, which see the most keys
+/// under a causal mask, are computed first: so threads are done at about the same time. Threads
+/// take items in the order of their tickets, so an item only waits for items that some thread has
+/// taken before.
 class Schedule {
  public:
   /// `heads` and `progress` have room for sequences.size() * num_kv_heads elements. Sorts the
-  /// sequences: cooperative ones first, then the costliest.
+  /// sequences: cooperative ones first, then the costliest. Cooperative heads form groups of up to
+  /// heads_together; there are at least twice as many slots, or one for each head.
   Schedule(std::span<SequenceWork> sequences, std::int64_t num_kv_heads, std::int64_t slots,
-           HeadWork* heads, HeadProgress* progress) noexcept;
+           std::int64_t heads_together, HeadWork* heads, HeadProgress* progress) noexcept;
 
   std::int64_t size() const noexcept { return size_; }
   /// Whether no item waits for another one.
@@ -58,10 +63,12 @@ class Schedule {
   HeadProgress& progress(std::int64_t index) const noexcept { return progress_[index]; }
 
  private:
-  std::int64_t packed_in_stage(std::int64_t stage) const noexcept;
-  WorkItem split_item(std::int64_t first_head, std::int64_t ticket) const noexcept;
+  void make_groups() noexcept;
+  std::int64_t pack_items_of(std::int64_t first_head) const noexcept;
+  WorkItem pack_item(std::int64_t first_head, std::int64_t index) const noexcept;
 
   std::int64_t num_kv_heads_;
+  std::int64_t heads_together_;
   HeadWork* heads_;
   HeadProgress* progress_;
   std::int64_t count_ = 0;

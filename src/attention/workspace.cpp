@@ -15,6 +15,7 @@ namespace {
 
 /// Room for the values of some blocks of keys, and for the keys themselves if they are packed.
 PackedHead carve_blocks(Arena& arena, const CallPlan& plan, std::int64_t blocks, bool keys) {
+  const std::int64_t pieces = keys ? plan.pack_pieces : 1;
   const Blocking& blocking = plan.packed;
   const std::int64_t scales = plan.scaled() ? blocks * blocking.kv_block : 0;
   return {
@@ -24,7 +25,8 @@ PackedHead carve_blocks(Arena& arena, const CallPlan& plan, std::int64_t blocks,
       .key_scales = arena.take<float>(scales),
       .value_scales = arena.take<float>(scales),
       .values_in_place = arena.take<const float*>(blocks),
-      .finite = arena.take<std::uint8_t>(blocks),
+      .finite = arena.take<std::uint8_t>(blocks * pieces),
+      .pieces = pieces,
   };
 }
 

@@ -1,6 +1,7 @@
 // The layout of the scratch memory of a call. The same functions measure it and lay it out.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -62,7 +63,14 @@ struct PackedHead {
   float* value_scales;
   // For each block of keys:
   const float** values_in_place;  // V in the user's tensor if it is read there, else null
-  std::uint8_t* finite;           // whether all values are finite and, of bf16, none tiny
+  // For each piece of each block: whether all values are finite and, of bf16, none tiny.
+  std::uint8_t* finite;
+  std::int64_t pieces;
+
+  bool is_finite(std::int64_t block) const noexcept {
+    return std::find(finite + block * pieces, finite + (block + 1) * pieces, 0) ==
+           finite + (block + 1) * pieces;
+  }
 };
 
 /// The scratch memory of one thread.

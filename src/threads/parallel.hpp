@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <new>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -81,15 +82,21 @@ class WorkStealingRange {
       new (&next_[share].index) std::atomic<std::int64_t>(share_begin(share));
   }
 
-  /// Calls f(index) for each index that this thread processes.
-  template <class F>
-  void for_each(int thread, F&& f) {
+  /// The next index for a thread, if any is left.
+  std::optional<std::int64_t> take(int thread) {
     for (int n = 0; n < num_shares_; ++n) {
       const int share = (thread + n) % num_shares_;
       const std::int64_t end = share_begin(share + 1);
-      for (std::int64_t index = next_[share].index++; index < end; index = next_[share].index++)
-        f(index);
+      if (next_[share].index >= end) continue;
+      const std::int64_t index = next_[share].index++;
+      if (index < end) return index;
     }
+    return std::nullopt;
+  }
+  /// Calls f(index) for each index that this thread processes.
+  template <class F>
+  void for_each(int thread, F&& f) {
+    while (const std::optional<std::int64_t> index = take(thread)) f(*index);
   }
 
  private:

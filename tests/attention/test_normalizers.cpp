@@ -197,7 +197,9 @@ TEST_CASE("Scratch grows with kv_len, and by less than the packed keys of one he
         .workspace_size();
   };
   for (const Normalizer& normalizer : gentle()) {
-    CHECK(size_of_plan(normalizer, 4096, 4096) == size_of_plan(normalizer, 1024, 4096));
+    // Blocks of rows are of about the same size whatever q_len is.
+    const std::size_t shorter = size_of_plan(normalizer, 1024, 4096);
+    CHECK(size_of_plan(normalizer, 4096, 4096) < shorter + shorter / 100);
     CHECK(size_of_plan(normalizer, 1024, 4096) <
           size_of_plan({}, 1024, 4096) + 4096 * 64 * sizeof(float));
   }

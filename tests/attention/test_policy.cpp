@@ -58,7 +58,8 @@ TEST_CASE("Blocks cover all rows and keys") {
           const std::int64_t vnni_factor = operands.vnni_factor;
           INFO(name_of_sizes(sizes), ", threads ", num_threads, ", vnni factor ", vnni_factor);
           const Blocking blocking =
-              choose_blocking(sizes, widths, vnni_factor, num_threads, operands.fixed_q_block);
+              choose_blocking(sizes, widths, vnni_factor,
+                              {num_threads, sizes.q_len % 2 == 1, operands.fixed_q_block});
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
@@ -84,15 +85,15 @@ TEST_CASE("What decides the order of sums depends on one head's sizes alone") {
     const KernelWidths widths = widths_of(kernels::kernels_for(isa));
     for_each_sizes([&](const Sizes& sizes) {
       INFO(name_of_sizes(sizes));
-      const Blocking alone = choose_blocking(sizes, widths, 1, 1, true);
+      const Blocking alone = choose_blocking(sizes, widths, 1, {1, false, true});
       Sizes crowd = sizes;
       crowd.batch = 50;
       crowd.num_kv_heads = 16;
       crowd.num_q_heads = 16 * sizes.group_size;
-      const Blocking among_others = choose_blocking(crowd, widths, 1, 32, true);
+      const Blocking among_others = choose_blocking(crowd, widths, 1, {32, true, true});
       CHECK(among_others.kv_block == alone.kv_block);
       CHECK(among_others.q_block == alone.q_block);
-      CHECK(choose_blocking(crowd, widths, 1, 32, false).kv_block == alone.kv_block);
+      CHECK(choose_blocking(crowd, widths, 1, {32, true, false}).kv_block == alone.kv_block);
     });
   }
 }

@@ -19,10 +19,11 @@ struct OwnSchedule {
   std::vector<HeadProgress> progress;
   Schedule schedule;
 
-  OwnSchedule(std::vector<SequenceWork> entries, std::int64_t num_kv_heads, std::int64_t slots)
+  OwnSchedule(std::vector<SequenceWork> entries, std::int64_t num_kv_heads, std::int64_t slots,
+              std::int64_t heads_together = 1)
       : heads(entries.size() * static_cast<std::size_t>(num_kv_heads)),
         progress(heads.size()),
-        schedule(entries, num_kv_heads, slots, heads.data(), progress.data()) {}
+        schedule(entries, num_kv_heads, slots, heads_together, heads.data(), progress.data()) {}
 };
 
 SequenceWork entry(std::int64_t batch, Path path, std::int64_t pack_items,
@@ -60,20 +61,22 @@ std::map<std::tuple<WorkItem::Kind, std::int64_t, std::int64_t>, std::int64_t> t
 
 TEST_CASE("Every block is packed and computed once") {
   for (const std::int64_t num_kv_heads : {1, 2, 7}) {
-    const OwnSchedule own(mixed_batch(), num_kv_heads, 3);
-    const Schedule& work = own.schedule;
-    const auto all = tickets(work);
-    CHECK(static_cast<std::int64_t>(all.size()) == work.size());
-    std::int64_t expected = 0;
-    for (const SequenceWork& entry : mixed_batch())
-      expected += num_kv_heads * (entry.pack_items + entry.compute_items);
-    CHECK(work.size() == expected);
-    for (const auto& [item, ticket] : all) {
-      const auto [kind, head, block] = item;
-      REQUIRE((0 <= head && head < work.num_heads()));
-      const HeadWork& of = work.head(head);
-      CHECK((0 <= block &&
-             block < (kind == WorkItem::Kind::pack ? of.pack_items : of.compute_items)));
+    for (const std::int64_t together : {1, 2, 50}) {
+      const OwnSchedule own(mixed_batch(), num_kv_heads, 150, together);
+      const Schedule& work = own.schedule;
+      const auto all = tickets(work);
+      CHECK(static_cast<std::int64_t>(all.size()) == work.size());
+      std::int64_t expected = 0;
+      for (const SequenceWork& entry : mixed_batch())
+        expected += num_kv_heads * (entry.pack_items + entry.compute_items);
+      CHECK(work.size() == expected);
+      for (const auto& [item, ticket] : all) {
+        const auto [kind, head, block] = item;
+        REQUIRE((0 <= head && head < work.num_heads()));
+        const HeadWork& of = work.head(head);
+        CHECK((0 <= block &&
+               block < (kind == WorkItem::Kind::pack ? of.pack_items : of.compute_items)));
+      }
     }
   }
 }
@@ -90,8 +93,11 @@ TEST_CASE("Every KV head of every entry with queries is there once, the costlies
 
 TEST_CASE("An item waits only for items with earlier tickets") {
   for (const std::int64_t num_kv_heads : {1, 2, 7}) {
-    for (const std::int64_t slots : {2, 3}) {  // packing runs one ahead, so one slot would not do
-      const OwnSchedule own(mixed_batch(), num_kv_heads, slots);
+    struct Group {
+      std::int64_t heads, slots;
+    };
+    for (const auto [together, slots] : {Group{1, 2}, Group{1, 3}, Group{2, 4}, Group{3, 9}}) {
+      const OwnSchedule own(mixed_batch(), num_kv_heads, slots, together);
       const Schedule& work = own.schedule;
       const auto all = tickets(work);
       for (std::int64_t head = 0; head < work.num_heads(); ++head) {
