@@ -50,6 +50,24 @@ TEST_CASE("a shape is timed on plain tensors or on a cache of any type") {
   check_traffic(measured("--page-size 100"), 4, 40 * 4);
 }
 
+TEST_CASE("--simulate-threads replays the schedule") {
+  const nlohmann::json result = measured("--simulate-threads 1,8,64");
+  REQUIRE(result["simulated"].size() == 3);
+  CHECK(result["simulated"][1]["threads"] == 8);
+  for (const auto& each : result["simulated"]) {
+    CHECK(each["share_of_ideal"] > 0);
+    CHECK(each["ms"] > 0);
+  }
+  CHECK(!measured("").contains("simulated"));
+  for (const char* wrong : {"0", "8,", "two", "1025"}) {
+    const Ran ran = attn_bench(fmt::format("--shape 1,1,1,8,8,8 --simulate-threads {}", wrong));
+    CHECK(ran.code == 2);
+    CHECK(ran.err.find("--simulate-threads") != std::string::npos);
+  }
+  CHECK(attn_bench("--shape 1,1,1,8,8,8 --backward --simulate-threads 2").code == 2);
+  CHECK(attn_bench("--shape 1,1,1,8,8,8 --kernel naive --simulate-threads 2").code == 2);
+}
+
 TEST_CASE("gradients are verified and timed without the forward") {
   const auto timed = [](const std::string& options) {
     CAPTURE(options);

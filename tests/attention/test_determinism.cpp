@@ -120,7 +120,7 @@ TEST_CASE("Any number of threads, and again") {
     const Inputs inputs = make_inputs(c);
     c.execution.num_threads = 1;
     const Outputs expected = run(inputs, c);
-    for (const int num_threads : {1, 2, 3, 7, 2}) {
+    for (const int num_threads : {1, 2, 3, 7, 40, 2}) {
       c.execution.num_threads = num_threads;
       CHECK(bit_difference(run(inputs, c), expected) == "");
     }
