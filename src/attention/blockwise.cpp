@@ -53,9 +53,9 @@ bool BlockwisePass::compute_part(const HeadQueries& head, KeyRange among,
     compute_scores(head, block, keys);
     const Packer::Keys chunks = in_chunks(head, keys);
     const PackedHead& values = scratch_.block_values;
-    values.finite[0] = scales_are_good_ &
-                       packer_.pack_values(chunks, 0, chunks.first - tiles_.block_keys(block).begin,
-                                           values, scratch_.staging);
+    const std::int64_t at = chunks.first - tiles_.block_keys(block).begin;
+    values.finite[0] =
+        packer_.pack_values(chunks, 0, at, values, scratch_.staging) && scales_are_good_;
     finite &= values.finite[0] != 0;
     for (std::int64_t r = 0; r < rows.count; r += step) {
       QueryTile tile = tiles_.tile_of(rows, r, std::min(step, rows.count - r), block);

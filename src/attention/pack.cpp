@@ -113,8 +113,8 @@ void Packer::pack(HeadIndex head, std::int64_t index, KeyRange wanted, const Pac
         plan.packed.key_depth, key_panel(to, block, first), plan.key_layout.row_stride);
   }
   const Keys keys{head.batch, head.kv_head, block_begin + range.begin, range.size()};
-  to.finite[index] = pack_scales(keys, block, range.begin, to) &
-                     pack_values(keys, block, range.begin, to, staging);
+  const bool good_scales = pack_scales(keys, block, range.begin, to);
+  to.finite[index] = pack_values(keys, block, range.begin, to, staging) && good_scales;
 }
 
 /// Scales of keys may be anything where nobody sees the key. Of values, what is not finite becomes

@@ -95,6 +95,7 @@ struct MeasuredItems {
     seconds.resize(runs[0].size());
     for (std::size_t n = 0; n < seconds.size(); ++n) {
       std::vector<double> of_item;
+      of_item.reserve(runs.size());
       for (const std::vector<double>& run : runs) of_item.push_back(run[n]);
       std::nth_element(of_item.begin(), of_item.begin() + of_item.size() / 2, of_item.end());
       seconds[n] = of_item[of_item.size() / 2];
