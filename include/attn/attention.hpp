@@ -57,7 +57,10 @@ struct AttentionTensors {
 
   /// Boolean (true = visible) or additive (f32, bf16, f16; -inf hides) of shape [kv_len], [q_len,
   /// kv_len], [num_q_heads, q_len, kv_len] or [batch, num_q_heads, q_len, kv_len]. Each dim may be
-  /// 1 instead (broadcast). A last dim shorter than kv_len hides the keys beyond it.
+  /// 1 instead (broadcast). A last dim shorter than kv_len hides the keys beyond it. With q_offsets
+  /// its rows are the tokens of all sequences, as those of q: [keys], [tokens, keys] or
+  /// [num_q_heads, tokens, keys], where keys is the length of the longest sequence or less. With
+  /// MaskKeys::last the last dim is any number n of keys up to kv_len: the last n of each sequence.
   TensorView mask{};
   /// f32 [num_q_heads]: the score of key j becomes s - slope * |p - j|.
   TensorView alibi_slopes{};
@@ -95,6 +98,7 @@ struct AttentionOptions {
   ScoreMod score_mod{};
   ScoreModGradient score_mod_gradient{};  // of score_mod; only attention_backward() calls it
   MaskMod mask_mod{};
+  MaskKeys mask_keys = MaskKeys::first;  // which keys the columns of AttentionTensors::mask are
   /// Which blocks of queries and keys are hidden, fully visible, or decided by mask_mod and the
   /// mask (block_mask.hpp). Its batch is 1 or that of the call, its num_q_heads likewise, its q_len
   /// and kv_len are those of the call: kv_len is the capacity of a ring, max_pages * page_size of

@@ -103,7 +103,8 @@ class ATTN_API BlockMask {
                                  const Execution& execution = {});
 
   /// The summary of a dense mask in any form that AttentionTensors::mask takes for a call of these
-  /// sizes. Where the mask is alike for all entries or heads, so is the block mask.
+  /// sizes with MaskKeys::first; calls with MaskKeys::last refuse it. Where the mask is alike for
+  /// all entries or heads, so is the block mask.
   static BlockMask from_mask(const TensorView& mask, const BlockMaskSizes& sizes,
                              const Execution& execution = {});
 

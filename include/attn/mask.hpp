@@ -5,13 +5,27 @@
 // masks, windows and ALiBi measure from there. The default is bottom-right: q_position = kv_len -
 // q_len, so that the last query stands at the last key. Drawn for that default (1 = visible):
 //
-//   causal, q_len 2, kv_len 5    causal, q_len 5, kv_len 2    window, left 1, right 0, q_len 4,
-//   kv_len 4 1 1 1 1 0                    0 0                          1 0 0 0 1 1 1 1 1 0 0 1 1 0
-//   0
-//                                0 0                          0 1 1 0
-//                                1 0                          0 0 1 1
-//                                1 1
+//   causal,               causal,               window, left 1, right 0,
+//   q_len 2, kv_len 5     q_len 5, kv_len 2     q_len 4, kv_len 4
+//
+//   1 1 1 1 0             0 0                   1 0 0 0
+//   1 1 1 1 1             0 0                   1 1 0 0
+//                         0 0                   0 1 1 0
+//                         1 0                   0 0 1 1
+//                         1 1
+//
 // A row of zeros is legal: its output is 0 and its lse is -inf.
+//
+// A dense mask (AttentionTensors::mask) may be about the newest keys alone, as the drafts of
+// speculative decoding need it (MaskKeys::last). Here a sequence has 3 keys, and 4 drafted tokens
+// that form a tree: b and c are two guesses of what follows a, and d follows b. The mask is [4, 4],
+// and the keys before its columns are visible:
+//
+//          earlier   a b c d
+//     a     1 1 1    1 0 0 0
+//     b     1 1 1    1 1 0 0
+//     c     1 1 1    1 0 1 0
+//     d     1 1 1    1 1 0 1
 #pragma once
 
 #include <cstdint>
@@ -49,6 +63,18 @@ struct Causal {
 struct Window {
   std::optional<std::int64_t> left{};
   std::optional<std::int64_t> right{};
+};
+
+/// Which keys of a sequence the columns of a dense mask stand for. All other masks apply besides.
+enum class MaskKeys {
+  /// Column c is key c. A single column stands for all keys. Fewer columns than keys hide the keys
+  /// beyond them.
+  first,
+  /// The n columns are the last n keys of each sequence: column c is key kv_len - n + c, where
+  /// kv_lens[b], or the length by kv_offsets, takes the place of kv_len if lengths are given. The
+  /// mask says nothing about the keys before: it neither hides them nor adds to their scores.
+  /// Columns that a shorter sequence has no keys for are not read. A single column is the last key.
+  last,
 };
 
 /// Consecutive keys key_begin, ..., key_begin + count - 1 of one query row, as score_mod and

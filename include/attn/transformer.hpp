@@ -195,7 +195,9 @@ struct ForwardHooks {
 };
 
 struct ForwardOptions {
-  TensorView mask{};  // as AttentionTensors::mask, over all keys of the cache
+  /// As AttentionTensors::mask: over all keys of the cache, or over the last ones if the options of
+  /// the block say MaskKeys::last.
+  TensorView mask{};
   /// i32 or i64 [batch], allowed only without a cache. Tokens from kv_lens[b] on are padding, which
   /// no token attends to. Token n then stands at position n, unless the options of the block name
   /// another position.

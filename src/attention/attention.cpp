@@ -37,7 +37,7 @@ PlanInput plan_input(const PreparedCall& call, const AttentionTensors& tensors,
           .needs_full_rows = call.problem.normalizer.kind() != Normalizer::Kind::softmax,
           .onednn_scores = call.options.score_matmul == ScoreMatmul::onednn,
           .causal = call.options.causal.has_value(),
-          .scanned_rows = scanned_rows(tensors, sizes, call.options),
+          .scanned_rows = scanned_rows(tensors, call.options),
           .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths_of(*call.kernels)};
 }

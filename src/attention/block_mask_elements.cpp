@@ -124,7 +124,7 @@ BlockMask BlockMask::from_mask(const TensorView& mask, const BlockMaskSizes& siz
   call.q_len = sizes.q_len;
   call.kv_len = sizes.kv_len;
   require_mask_fits(mask, call);
-  const DenseMask dense = dense_mask({.mask = mask}, call);
+  const DenseMask dense = dense_mask(mask, {{}, call}, MaskKeys::first);
   Blocks blocks;
   blocks.sizes = sizes;
   blocks.sizes.batch = mask.rank() == 4 ? mask.shape[0] : 1;
@@ -132,7 +132,7 @@ BlockMask BlockMask::from_mask(const TensorView& mask, const BlockMaskSizes& siz
   blocks.stands_for_mask = true;
   return build_block_mask(std::move(blocks), resolve(execution).num_threads, [&](BlockRow& row) {
     classify_elements(row, [&](std::int64_t q_index, KeyRange keys, std::uint8_t* visible) {
-      read_mask(dense, dense.row(row.batch(), row.q_head(), q_index), keys, visible);
+      read_mask(dense, dense.element(row.batch(), row.q_head(), q_index, 0), keys, visible);
     });
   });
 }

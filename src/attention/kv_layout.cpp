@@ -38,24 +38,17 @@ const float* scale_at(const TensorView& scales, const Dims& strides, std::int64_
 KvLayout::KvLayout(const Problem& problem, const AttentionTensors& tensors) noexcept
     : problem_(problem),
       tensors_(tensors),
-      sizes_(problem.sizes),
-      ragged_queries_(!tensors.ragged.q_offsets.absent()),
-      ragged_keys_(!tensors.ragged.kv_offsets.absent()),
+      lengths_(tensors, problem.sizes),
       page_table_(tensors.storage.page_table()),
       starts_(tensors.storage.starts()),
-      mask_kv_len_(dense_mask(tensors, problem.sizes).kv_len),
-      q_(by_entry(tensors.q, ragged_queries_)),
-      k_(by_entry(tensors.k, ragged_keys_)),
-      v_(by_entry(tensors.v, ragged_keys_)),
-      out_(by_entry(tensors.out, ragged_queries_)),
-      lse_strides_(strides_by_entry(tensors.lse, ragged_queries_)),
-      k_scale_strides_(strides_by_entry(tensors.storage.k_scales, ragged_keys_)),
-      v_scale_strides_(strides_by_entry(tensors.storage.v_scales, ragged_keys_)) {}
-
-std::int64_t KvLayout::kv_len(std::int64_t batch) const noexcept {
-  return ragged_keys_ ? token_count(tensors_.ragged.kv_offsets, batch)
-                      : kv_length(tensors_, sizes_, batch);
-}
+      mask_kv_len_(dense_mask(tensors, problem).kv_len),
+      q_(by_entry(tensors.q, lengths_.ragged_queries())),
+      k_(by_entry(tensors.k, lengths_.ragged_keys())),
+      v_(by_entry(tensors.v, lengths_.ragged_keys())),
+      out_(by_entry(tensors.out, lengths_.ragged_queries())),
+      lse_strides_(strides_by_entry(tensors.lse, lengths_.ragged_queries())),
+      k_scale_strides_(strides_by_entry(tensors.storage.k_scales, lengths_.ragged_keys())),
+      v_scale_strides_(strides_by_entry(tensors.storage.v_scales, lengths_.ragged_keys())) {}
 
 KeyVisibility KvLayout::visibility(std::int64_t batch) const noexcept {
   return KeyVisibility(problem_, q_len(batch), kv_len(batch), mask_kv_len_);
@@ -64,7 +57,7 @@ KeyVisibility KvLayout::visibility(std::int64_t batch) const noexcept {
 float* KvLayout::lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
   if (tensors_.lse.absent()) return nullptr;
   const std::int64_t offset = batch * lse_strides_[0] + q_head * lse_strides_[1] +
-                              (first_query(batch) + q_index) * lse_strides_[2];
+                              (lengths_.first_query(batch) + q_index) * lse_strides_[2];
   return static_cast<float*>(tensors_.lse.data) + offset;
 }
 
@@ -81,7 +74,7 @@ KvLayout::KeyRows KvLayout::rows_of_keys(std::int64_t batch, std::int64_t key) c
     const std::int64_t row = (integer_at(starts_, batch) + key) % capacity;
     return {batch, row, capacity - row};
   }
-  if (ragged_keys_) return {0, integer_at(tensors_.ragged.kv_offsets, batch) + key, no_end};
+  if (lengths_.ragged_keys()) return {0, lengths_.first_key(batch) + key, no_end};
   return {batch, key, no_end};
 }
 

@@ -43,17 +43,15 @@ class KvLayout {
  public:
   KvLayout(const Problem& problem, const AttentionTensors& tensors) noexcept;
 
-  std::int64_t q_len(std::int64_t batch) const noexcept {
-    return ragged_queries_ ? token_count(tensors_.ragged.q_offsets, batch) : sizes_.q_len;
-  }
-  std::int64_t kv_len(std::int64_t batch) const noexcept;
+  std::int64_t q_len(std::int64_t batch) const noexcept { return lengths_.q_len(batch); }
+  std::int64_t kv_len(std::int64_t batch) const noexcept { return lengths_.kv_len(batch); }
   KeyVisibility visibility(std::int64_t batch) const noexcept;
 
   Row query(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
-    return row_of(q_, batch, q_head, first_query(batch) + q_index);
+    return row_of(q_, batch, q_head, lengths_.first_query(batch) + q_index);
   }
   Row output(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept {
-    return row_of(out_, batch, q_head, first_query(batch) + q_index);
+    return row_of(out_, batch, q_head, lengths_.first_query(batch) + q_index);
   }
   /// Null if the call has no lse.
   float* lse(std::int64_t batch, std::int64_t q_head, std::int64_t q_index) const noexcept;
@@ -74,17 +72,10 @@ class KvLayout {
     std::int64_t count;
   };
   KeyRows rows_of_keys(std::int64_t batch, std::int64_t key) const noexcept;
-  std::int64_t first_query(std::int64_t batch) const noexcept {
-    return ragged_queries_ ? integer_at(tensors_.ragged.q_offsets, batch) : 0;
-  }
-  static std::int64_t token_count(const TensorView& offsets, std::int64_t batch) noexcept {
-    return integer_at(offsets, batch + 1) - integer_at(offsets, batch);
-  }
 
   const Problem& problem_;
   const AttentionTensors& tensors_;
-  const Sizes& sizes_;
-  bool ragged_queries_, ragged_keys_;
+  SequenceLengths lengths_;
   TensorView page_table_, starts_;  // absent unless keys lie in pages, or in rings
   std::int64_t mask_kv_len_;
   // [entry, head, row, dim] in every layout; ragged tensors are one entry that all sequences share.

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "attention/block_mask.hpp"
-#include "iterate/row.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::detail {
@@ -31,7 +30,7 @@ RowScores::RowScores(const Problem& problem, const AttentionTensors& tensors,
       tensors_(tensors),
       options_(options),
       kernels_(kernels),
-      mask_(dense_mask(tensors, problem.sizes)) {
+      mask_(dense_mask(tensors, problem)) {
   const bool softmax = problem.normalizer.kind() == Normalizer::Kind::softmax;
   transforms_ = !softmax || problem.softcap || !tensors.alibi_slopes.absent() || additive() ||
                 options.score_mod || !folds(problem.softmax_scale);
@@ -42,11 +41,8 @@ KeyRun RowScores::run_of(const QueryRow& row, KeyRange keys) noexcept {
 }
 
 void RowScores::scan_mask(MaskRow* rows, int num_threads) {
-  const std::int64_t queries = mask_.row_strides[2] == 0 ? 1 : problem_.sizes.q_len;
-  const std::int64_t heads = mask_.row_strides[1] == 0 ? 1 : problem_.sizes.num_q_heads;
-  parallel_for(num_threads, mask_.rows, [&](std::int64_t n) {
-    rows[n] = scan_row(mask_.row(n / queries / heads, n / queries % heads, n % queries));
-  });
+  parallel_for(num_threads, mask_.rows(),
+               [&](std::int64_t n) { rows[n] = scan_row(mask_.row(n)); });
   rows_ = rows;
 }
 
@@ -56,7 +52,8 @@ MaskRow RowScores::scan_row(const std::byte* row) const noexcept {
   alignas(64) float floats[piece];
   alignas(64) std::uint8_t bytes[piece];
   const std::int64_t stride = mask_.key_stride_in_bytes();
-  const std::int64_t length = stride == 0 ? 1 : mask_.kv_len;  // one element for all keys
+  const std::int64_t columns = mask_.columns;
+  const std::int64_t length = stride == 0 ? std::min<std::int64_t>(columns, 1) : columns;
   MaskRow found{0, 0, true};
   for (std::int64_t first = 0; first < length && found.plain; first += piece) {
     const std::int64_t count = std::min(piece, length - first);
@@ -76,15 +73,18 @@ MaskRow RowScores::scan_row(const std::byte* row) const noexcept {
     const bool nothing_yet = found.end == 0;
     found.plain = scan.plain && (nothing_yet || found.end == first + scan.begin);
     if (nothing_yet) found.begin = first + scan.begin;
-    found.end = found.plain && stride != 0 ? first + scan.end : mask_.kv_len;
+    found.end = found.plain && stride != 0 ? first + scan.end : columns;
   }
   return found;
 }
 
 MaskRow RowScores::known(const QueryRow& row, KeyRange keys) const noexcept {
-  if (rows_ == nullptr) return {keys.begin, keys.end, false};
+  const KeyRange covered = mask_.covered(row.batch, keys);
+  if (covered.empty()) return {keys.begin, keys.end, true};
+  if (rows_ == nullptr || covered.begin > keys.begin) return {keys.begin, keys.end, false};
   const MaskRow& found = rows_[mask_.row_number(row.batch, row.q_head, row.q_index)];
-  const KeyRange left = intersection(keys, {found.begin, found.end});
+  const std::int64_t first = mask_.first_key(row.batch);
+  const KeyRange left = intersection(keys, {first + found.begin, first + found.end});
   if (left.empty()) return {keys.begin, keys.begin, true};
   return {left.begin, left.end, found.plain};
 }
@@ -93,14 +93,23 @@ RowScores::Seen RowScores::masked_keys(const QueryRow& row, KeyRange keys,
                                        float* staging) const noexcept {
   const MaskRow left = known(row, keys);
   if (left.plain) return {.keys = {left.begin, left.end}};
+  if (mask_.covered(row.batch, keys) != keys) return read_last_keys(row, keys, staging);
   const std::int64_t count = left.end - left.begin;
-  const std::byte* first =
-      mask_.row(row.batch, row.q_head, row.q_index) + left.begin * mask_.key_stride_in_bytes();
-  const float* const mask = as_floats(
-      Row{const_cast<std::byte*>(first), mask_.dtype, mask_.strides[3]}, count, kernels_, staging);
+  const float* const mask = as_floats(mask_row(row, left.begin), count, kernels_, staging);
   const kernels::MaskScan scan = kernels_.scan_additive(mask, count);
   return {.keys = {left.begin + scan.begin, left.begin + scan.end},
           .mask = scan.plain ? nullptr : mask + scan.begin};
+}
+
+RowScores::Seen RowScores::read_last_keys(const QueryRow& row, KeyRange keys,
+                                          float* staging) const noexcept {
+  const KeyRange covered = mask_.covered(row.batch, keys);
+  float* const last = std::fill_n(staging, covered.begin - keys.begin, 0.f);
+  const float* const mask = as_floats(mask_row(row, covered.begin), covered.size(), kernels_, last);
+  if (mask != last) std::copy_n(mask, covered.size(), last);
+  const kernels::MaskScan scan = kernels_.scan_additive(staging, keys.size());
+  return {.keys = {keys.begin + scan.begin, keys.begin + scan.end},
+          .mask = scan.plain ? nullptr : staging + scan.begin};
 }
 
 RowScores::Seen RowScores::visible_keys(const QueryRow& row, KeyRange keys,
@@ -118,10 +127,10 @@ RowScores::Seen RowScores::read_visible(const QueryRow& row, KeyRange keys, bool
                                         std::uint8_t* visible) const {
   const std::int64_t count = keys.size();
   const std::uint8_t* scanned = visible;
-  const bool in_place = !options_.mask_mod && mask_.key_stride_in_bytes() == 1;
+  const bool in_place = !options_.mask_mod && mask_.key_stride_in_bytes() == 1 &&
+                        mask_.covered(row.batch, keys) == keys;
   if (in_place) {
-    const std::byte* const mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin;
-    scanned = reinterpret_cast<const std::uint8_t*>(mask);
+    scanned = reinterpret_cast<const std::uint8_t*>(mask_element(row, keys.begin));
   } else {
     ask(row, keys, {.mask_mod = static_cast<bool>(options_.mask_mod), .mask = !plain_mask},
         visible);
@@ -139,11 +148,15 @@ void RowScores::ask(const QueryRow& row, KeyRange keys, Asked asked, std::uint8_
     options_.mask_mod(run_of(row, keys), reinterpret_cast<bool*>(visible));
   }
   if (!asked.mask) return;
+  if (!asked.mask_mod) std::memset(visible, 1, static_cast<std::size_t>(keys.size()));
+  const KeyRange covered = mask_.covered(row.batch, keys);
+  if (covered.empty()) return;
+  visible += covered.begin - keys.begin;
   const std::int64_t stride = mask_.key_stride_in_bytes();
-  const std::byte* const mask = mask_.row(row.batch, row.q_head, row.q_index) + keys.begin * stride;
-  for (std::int64_t n = 0; n < keys.size(); ++n) {
+  const std::byte* const mask = mask_element(row, covered.begin);
+  for (std::int64_t n = 0; n < covered.size(); ++n) {
     const bool seen = std::to_integer<std::uint8_t>(mask[n * stride]) != 0;
-    visible[n] = static_cast<std::uint8_t>(seen && (!asked.mask_mod || visible[n] != 0));
+    visible[n] = static_cast<std::uint8_t>(seen && visible[n] != 0);
   }
 }
 

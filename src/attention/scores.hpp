@@ -10,6 +10,7 @@
 
 #include "attention/problem.hpp"
 #include "attention/visibility.hpp"
+#include "iterate/row.hpp"
 #include "kernels/kernels.hpp"
 
 namespace attn::detail {
@@ -37,7 +38,7 @@ struct SavedScores {
   }
 };
 
-/// The keys from the first to the last that a row of a dense mask leaves visible.
+/// The columns of a dense mask from the first to the last that a row leaves visible.
 struct MaskRow {
   std::int64_t begin;
   std::int64_t end;  // exact if the row is plain
@@ -90,6 +91,15 @@ class RowScores {
     bool mask_mod;
     bool mask;
   };
+  /// The same as masked_keys() for keys of which the mask has columns for the last ones alone.
+  Seen read_last_keys(const QueryRow& row, KeyRange keys, float* staging) const noexcept;
+  /// The element of a key that the mask has a column for.
+  const std::byte* mask_element(const QueryRow& row, std::int64_t key) const noexcept {
+    return mask_.element(row.batch, row.q_head, row.q_index, key);
+  }
+  Row mask_row(const QueryRow& row, std::int64_t key) const noexcept {
+    return {const_cast<std::byte*>(mask_element(row, key)), mask_.dtype, mask_.strides[3]};
+  }
   Seen read_visible(const QueryRow& row, KeyRange keys, bool plain_mask,
                     std::uint8_t* visible) const;
   Seen read_blocks(const QueryRow& row, KeyRange keys, std::uint8_t* visible) const;
@@ -97,7 +107,8 @@ class RowScores {
   /// Whom a block mask leaves to be asked in blocks that are not empty.
   Asked asked_in(BlockKind kind) const noexcept;
   MaskRow scan_row(const std::byte* row) const noexcept;
-  /// What is known of a row without reading it: it leaves no more than those of the keys.
+  /// What is known of a row without reading it: it leaves no more than those of the keys. The keys
+  /// that the mask has no columns for are visible.
   MaskRow known(const QueryRow& row, KeyRange keys) const noexcept;
   static KeyRun run_of(const QueryRow& row, KeyRange keys) noexcept;
 

@@ -38,11 +38,6 @@ void check_layout(const AttentionTensors& t) {
     reject("page_table is given without kv_lens: pages need the lengths of their sequences");
   if (ring && !given(t.kv_lens))
     reject("starts is given without kv_lens: rings need the lengths of their sequences");
-  if (given(ragged.q_offsets) && given(t.mask)) {
-    throw Error(ErrorCode::unsupported,
-                "mask is given with q_offsets: sequences of different lengths have no common mask "
-                "(causal, window and mask_mod work)");
-  }
 }
 
 std::int64_t sequences_of(const char* name, const TensorView& offsets) {
@@ -217,7 +212,11 @@ void check_vector(const char* name, const TensorView& tensor, std::int64_t exten
 }
 
 void check_side_tensors(const AttentionTensors& tensors, const Sizes& sizes) {
-  if (given(tensors.mask)) require_mask_fits(tensors.mask, sizes);
+  const bool ragged = given(tensors.ragged.q_offsets);
+  if (given(tensors.mask)) {
+    require_mask_fits(tensors.mask, sizes,
+                      ragged ? std::optional(tensors.q.shape[0]) : std::nullopt);
+  }
   for (const auto& [name, tensor] :
        {std::pair{"alibi_slopes", &tensors.alibi_slopes}, std::pair{"sinks", &tensors.sinks}}) {
     if (tensor->absent()) continue;
@@ -231,7 +230,6 @@ void check_side_tensors(const AttentionTensors& tensors, const Sizes& sizes) {
     require_integers(name, tensor);
   }
   if (tensors.lse.absent()) return;
-  const bool ragged = given(tensors.ragged.q_offsets);
   require_rank("lse", tensors.lse, ragged ? 2 : 3,
                ragged ? "[tokens, num_q_heads] with q_offsets" : "[batch, num_q_heads, q_len]");
   require_extent("lse", tensors.lse, 0, tensors.q.shape[0], ragged ? "tokens of q" : "batch of q");
@@ -323,6 +321,8 @@ Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
   problem.causal = options.causal.has_value();
   problem.position = checked_position(tensors, sizes, options);
   problem.window = checked_window(options.window.value_or(Window{}));
+  require_enumerator("mask_keys", options.mask_keys, MaskKeys::last);
+  problem.mask_keys = options.mask_keys;
   require_enumerator("score_matmul", options.score_matmul, ScoreMatmul::onednn);
   if (execution.num_threads && *execution.num_threads < 1)
     reject(fmt::format("num_threads is {}; it needs 1 or more", *execution.num_threads));

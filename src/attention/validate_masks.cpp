@@ -27,7 +27,8 @@ void require_block_mask_fits(const BlockMaskSizes& of, const Sizes& sizes) {
 
 }  // namespace
 
-void require_mask_fits(const TensorView& mask, const Sizes& sizes) {
+void require_mask_fits(const TensorView& mask, const Sizes& sizes,
+                       std::optional<std::int64_t> tokens) {
   if (mask.dtype != DType::boolean) {
     if (mask.dtype != DType::f32 && mask.dtype != DType::bf16 && mask.dtype != DType::f16) {
       reject(
@@ -37,15 +38,16 @@ void require_mask_fits(const TensorView& mask, const Sizes& sizes) {
     }
   }
   const int rank = mask.rank();
-  if (rank < 1 || rank > 4) {
-    reject(
-        fmt::format("mask has shape {} of rank {}; it needs [kv_len], [q_len, kv_len], "
-                    "[num_q_heads, q_len, kv_len] or "
-                    "[batch, num_q_heads, q_len, kv_len]",
-                    mask.shape.to_string(), rank));
+  if (rank < 1 || rank > (tokens ? 3 : 4)) {
+    reject(fmt::format("mask has shape {} of rank {}; it needs {}", mask.shape.to_string(), rank,
+                       tokens ? "[keys], [tokens, keys] or [num_q_heads, tokens, keys] with "
+                                "q_offsets"
+                              : "[kv_len], [q_len, kv_len], [num_q_heads, q_len, kv_len] or "
+                                "[batch, num_q_heads, q_len, kv_len]"));
   }
-  const std::int64_t full[] = {sizes.batch, sizes.num_q_heads, sizes.q_len};
-  const char* meaning[] = {"batch, or 1", "num_q_heads, or 1", "q_len, or 1"};
+  const std::int64_t full[] = {sizes.batch, sizes.num_q_heads, tokens.value_or(sizes.q_len)};
+  const char* meaning[] = {"batch, or 1", "num_q_heads, or 1",
+                           tokens ? "tokens of q, or 1" : "q_len, or 1"};
   for (int dim = 0; dim < rank - 1; ++dim) {
     const int axis = 4 - rank + dim;
     if (mask.shape[dim] != 1) require_extent("mask", mask, dim, full[axis], meaning[axis]);
@@ -69,6 +71,10 @@ void check_block_mask(const AttentionTensors& tensors, const Sizes& sizes,
                             name));
   }
   require_block_mask_fits(block_mask.sizes(), sizes);
+  const bool of_a_mask = block_mask.stands_for_mask() && !block_mask.stands_for_mask_mod();
+  if (of_a_mask && options.mask_keys == MaskKeys::last) {
+    reject("block_mask is of a mask whose columns are the first keys, but mask_keys says last");
+  }
   const bool decided = block_mask.exact() ||
                        (block_mask.stands_for_mask_mod() && options.mask_mod) ||
                        (block_mask.stands_for_mask() && !tensors.mask.absent());

@@ -33,18 +33,20 @@ BackwardPlanInput plan_input(const PreparedCall& call, const AttentionTensors& t
   const bool all_bf16 = tensors.q.dtype == DType::bf16 && tensors.k.dtype == DType::bf16 &&
                         gradients.dout.dtype == DType::bf16;
   const KernelWidths widths = widths_of(*call.kernels);
+  const MaskSums dmask = mask_sums(gradients.dmask, tensors, call.problem);
   return {.sizes = sizes,
           .query_tokens = ragged_queries ? tensors.q.shape[0] : sizes.batch * sizes.q_len,
           .multiplies_bf16 = all_bf16 && widths.multiplies_bf16,
           .ragged = ragged_queries || !tensors.ragged.kv_offsets.absent(),
-          .extras = {.mask_sums = mask_sums(gradients.dmask, sizes),
+          .extras = {.mask_sums = dmask,
                      .dalibi = !gradients.dalibi.absent(),
                      .dsinks = !gradients.dsinks.absent(),
                      .softcap = call.problem.softcap.has_value(),
                      .score_mod = static_cast<bool>(call.options.score_mod),
                      .full_rows = call.problem.normalizer.kind() == Normalizer::Kind::entmax,
-                     .heads_share_mask = heads_share_mask(gradients.dmask, sizes)},
-          .scanned_rows = scanned_rows(tensors, sizes, call.options),
+                     .heads_share_mask =
+                         dmask == MaskSums::elements && heads_share_mask(gradients.dmask, sizes)},
+          .scanned_rows = scanned_rows(tensors, call.options),
           .max_threads = resolved_num_threads(execution.num_threads),
           .widths = widths};
 }

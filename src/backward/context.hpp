@@ -23,9 +23,10 @@ AttentionTensors in_place_of_tensors(const AttentionTensors& tensors,
                                      const AttentionGradients& gradients);
 
 /// Which sums of dS make dmask.
-MaskSums mask_sums(const TensorView& dmask, const Sizes& sizes) noexcept;
+MaskSums mask_sums(const TensorView& dmask, const AttentionTensors& tensors,
+                   const Problem& problem) noexcept;
 
-/// Whether several heads, or batch entries, add to the same elements of dmask.
+/// Whether several heads, or batch entries, share elements of dmask.
 bool heads_share_mask(const TensorView& dmask, const Sizes& sizes) noexcept;
 
 /// One run of a prepared backward call.

@@ -89,7 +89,11 @@ class BackwardWorker {
   void compute(Team& team, const BackwardItem& item) {
     const BackwardHead& head = schedule_.head(item.head);
     wait_for(progress(item.head).prepared, head.q_blocks);
-    const std::int64_t head_before = sums_.head_before(schedule_, item.head, item.index);
+    std::int64_t head_before = sums_.head_before(schedule_, item.head, item.index);
+    if (head_before >= 0 && sums_.heads_take_turns()) {
+      wait_for(progress(head_before).computed, schedule_.head(head_before).columns.count);
+      head_before = -1;
+    }
     std::atomic<std::int64_t>& own = column_progress(item.head, item.index);
     const HandOver hand_over{
         .column_before = head.columns.first_of_chunk(item.index)

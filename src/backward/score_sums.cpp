@@ -7,19 +7,10 @@
 namespace attn::detail {
 namespace {
 
-/// The extents of a mask as [batch, head, query, key], and the indices of the whole call that an
-/// index of the mask stands for: itself, or all of them.
-struct Broadcast {
-  Broadcast(const Dims& shape, const Sizes& sizes)
-      : full{sizes.batch, sizes.num_q_heads, sizes.q_len, sizes.kv_len}, own{1, 1, 1, 1} {
-    for (int dim = 0; dim < shape.rank(); ++dim) own[4 - shape.rank() + dim] = shape[dim];
-  }
-  KeyRange covered(int dim, std::int64_t index) const noexcept {
-    return own[dim] == 1 ? KeyRange{0, full[dim]} : KeyRange{index, index + 1};
-  }
-
-  Dims full, own;
-};
+/// The indices of a dim of the call that an index of the mask stands for: itself, or all of them.
+KeyRange indices_of(std::int64_t index, std::int64_t extent, std::int64_t all) {
+  return extent == 1 ? KeyRange{0, all} : KeyRange{index, index + 1};
+}
 
 }  // namespace
 
@@ -55,10 +46,12 @@ void ScoreSums::add(const Run& run, const HeadSlot& slot, std::int64_t chunk,
     for (std::int64_t n = 0; n < count; ++n) to[n] += run.gradient[n];
   }
   if (sums(MaskSums::elements)) {
-    auto* to = reinterpret_cast<float*>(
-        const_cast<std::byte*>(dmask_.row(query.batch, query.q_head, query.q_index)));
-    to += run.keys.begin * dmask_.strides[3];
-    for (std::int64_t n = 0; n < count; ++n) to[n * dmask_.strides[3]] += run.gradient[n];
+    const KeyRange covered = dmask_.covered(query.batch, run.keys);
+    if (covered.empty()) return;
+    auto* const to = reinterpret_cast<float*>(const_cast<std::byte*>(
+        dmask_.element(query.batch, query.q_head, query.q_index, covered.begin)));
+    const float* const gradient = run.gradient + (covered.begin - run.keys.begin);
+    for (std::int64_t n = 0; n < covered.size(); ++n) to[n * dmask_.strides[3]] += gradient[n];
   }
 }
 
@@ -92,18 +85,34 @@ void ScoreSums::write_per_head(const MutableTensorView& to, double factor, SumOf
   }
 }
 
+KeyRange ScoreSums::queries_of(std::int64_t batch, KeyRange among) const noexcept {
+  const std::int64_t first = dmask_.lengths.first_query(batch);
+  return intersection({among.begin - first, among.end - first}, {0, dmask_.lengths.q_len(batch)});
+}
+
+/// sum_of(batch, head, queries, column) is added up over what each element stands for.
 template <class SumOf>
 void ScoreSums::write_mask(SumOf sum_of) const {
   const MutableTensorView& dmask = context_.gradients.dmask;
-  const Broadcast mask(dmask.shape, context_.sizes());
+  const Sizes& sizes = context_.sizes();
+  const std::array<std::int64_t, 3>& extents = dmask_.extents;
+  const bool ragged = dmask_.lengths.ragged_queries();
+  const std::int64_t all_queries = ragged ? context_.forward.tensors.q.shape[0] : sizes.q_len;
+  const Dims all{extents[0], extents[1], extents[2], dmask.shape[dmask.rank() - 1]};
   std::int64_t n = 0;
   for_each_index(dmask.shape, [&](const Dims& index) {
-    const Dims at = index_of(mask.own, n++);
-    const KeyRange batches = mask.covered(0, at[0]), heads = mask.covered(1, at[1]);
+    const Dims at = index_of(all, n++);
+    const KeyRange of_heads = indices_of(at[1], extents[1], sizes.num_q_heads);
+    const KeyRange of_queries = indices_of(at[2], extents[2], all_queries);
+    KeyRange batches = indices_of(at[0], extents[0], sizes.batch);
+    if (ragged && extents[2] != 1) {
+      const std::int64_t batch = dmask_.lengths.sequence_of(at[2]);
+      batches = {batch, batch + 1};
+    }
     double sum = 0;
     for (std::int64_t b = batches.begin; b < batches.end; ++b) {
-      for (std::int64_t h = heads.begin; h < heads.end; ++h)
-        sum += sum_of(b, h, mask.covered(2, at[2]), at[3]);
+      for (std::int64_t h = of_heads.begin; h < of_heads.end; ++h)
+        sum += sum_of(b, h, queries_of(b, of_queries), at[3]);
     }
     *reinterpret_cast<float*>(address_of(dmask, index)) = static_cast<float>(sum);
   });
@@ -139,7 +148,9 @@ void ScoreSums::write(const BackwardSchedule& schedule) const noexcept {
     });
   }
   if (sums(MaskSums::columns)) {
-    write_mask([&](std::int64_t b, std::int64_t h, KeyRange, std::int64_t key) {
+    write_mask([&](std::int64_t b, std::int64_t h, KeyRange, std::int64_t column) {
+      const std::int64_t key = dmask_.first_key(b) + column;
+      if (key < 0) return 0.0;
       return shared_.column_sums[(b * sizes.num_q_heads + h) * sizes.kv_len + key];
     });
   }
@@ -149,13 +160,13 @@ std::int64_t ScoreSums::head_before(const BackwardSchedule& schedule, std::int64
                                     std::int64_t column) const noexcept {
   if (!sums(MaskSums::elements)) return -1;
   const Sizes& sizes = context_.sizes();
-  const bool batches_share = dmask_.strides[0] == 0, heads_share = dmask_.strides[1] == 0;
+  const bool batches_share = dmask_.batch_shares_rows(), heads_share = dmask_.strides[1] == 0;
   if (!batches_share && !heads_share) return -1;
   const std::int64_t step = heads_share ? 1 : sizes.num_kv_heads;
   const std::int64_t first =
       batches_share ? head % step : head / sizes.num_kv_heads * sizes.num_kv_heads;
   for (std::int64_t before = head - step; before >= first; before -= step) {
-    if (column < schedule.head(before).columns.count) return before;
+    if ((heads_take_turns() ? 0 : column) < schedule.head(before).columns.count) return before;
   }
   return -1;
 }

@@ -15,7 +15,8 @@ class ScoreSums {
   ScoreSums(const BackwardContext& context, const BackwardScratch::Shared& shared)
       : context_(context),
         shared_(shared),
-        dmask_(dense_mask({.mask = context.gradients.dmask}, context.sizes())) {}
+        dmask_(dense_mask(context.gradients.dmask, {context.forward.tensors, context.sizes()},
+                          context.forward.call.problem.mask_keys)) {}
 
   /// Begins the sums of a column.
   void start_column(const ColumnScratch& scratch) const noexcept;
@@ -41,16 +42,26 @@ class ScoreSums {
   void start() const noexcept;
   void write(const BackwardSchedule& schedule) const noexcept;
 
-  /// The head whose columns add to the same elements of dmask before those of `head`, has a column
-  /// of that number; -1 if there is none.
+  /// The head whose columns add to the same elements of dmask before those of `head`, and which has
+  /// a column of that number; -1 if there is none. Where heads take turns as a whole, it has any
+  /// column.
   std::int64_t head_before(const BackwardSchedule& schedule, std::int64_t head,
                            std::int64_t column) const noexcept;
+  /// Whether all columns of a head wait for all of the head before, as columns of the same number
+  /// add to other elements: the last keys of sequences of different lengths share them.
+  bool heads_take_turns() const noexcept {
+    return sums(MaskSums::elements) && dmask_.keys == MaskKeys::last &&
+           dmask_.batch_shares_rows() && dmask_.lengths.differ_in_keys() &&
+           context_.sizes().batch > 1;
+  }
 
  private:
   template <class SumOf>
   void write_per_head(const MutableTensorView& to, double factor, SumOf sum_of) const;
   template <class SumOf>
   void write_mask(SumOf sum_of) const;
+  /// The queries of a sequence among those that an index of a dim of the mask stands for.
+  KeyRange queries_of(std::int64_t batch, KeyRange among) const noexcept;
   bool sums(MaskSums kind) const noexcept { return context_.plan.extras.mask_sums == kind; }
 
   const BackwardContext& context_;

@@ -173,10 +173,13 @@ void add_to_shared(const BackwardCall& backward, const RowGradients& gradients) 
   const KeyRun& row = gradients.row;
   if (!sums.dmask.absent()) {
     // The sum is laid out as the mask, so a dim that the mask broadcasts has stride 0.
-    const auto& strides = dense_mask({.mask = sums.dmask}, backward.call.problem.sizes).strides;
-    double* const dmask = static_cast<double*>(sums.dmask.data) + row.batch * strides[0] +
-                          row.q_head * strides[1] + row.q_index * strides[2];
-    for (const std::int64_t j : gradients.keys) dmask[j * strides[3]] += gradients.dbiased[j];
+    const DenseMask dmask =
+        dense_mask(sums.dmask, backward.call.mask.lengths, backward.call.problem.mask_keys);
+    for (const std::int64_t j : gradients.keys) {
+      if (j < dmask.first_key(row.batch)) continue;
+      const std::byte* const to = dmask.element(row.batch, row.q_head, row.q_index, j);
+      *reinterpret_cast<double*>(const_cast<std::byte*>(to)) += gradients.dbiased[j];
+    }
   }
   if (!sums.dalibi.absent()) {
     double& dalibi = static_cast<double*>(sums.dalibi.data)[row.q_head];

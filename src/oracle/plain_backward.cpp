@@ -110,9 +110,9 @@ void multiply(std::vector<PlainSum>& sums, float factor) {
   }
 }
 
-/// The offset of the mask's element of a row and key. Dims of 1 are broadcast.
-std::int64_t mask_element(const Dims& shape, const KeyRun& row, std::int64_t key) {
-  const std::int64_t index[] = {row.batch, row.q_head, row.q_index, key};
+/// The offset of the mask's element of a row and column. Dims of 1 are broadcast.
+std::int64_t mask_element(const Dims& shape, const KeyRun& row, std::int64_t column) {
+  const std::int64_t index[] = {row.batch, row.q_head, row.q_index, column};
   std::int64_t offset = 0;
   for (int dim = 0; dim < shape.rank(); ++dim)
     offset = offset * shape[dim] + (shape[dim] == 1 ? 0 : index[4 - shape.rank() + dim]);
@@ -340,12 +340,15 @@ void PlainBackward::add_shared(const PlainRow& row) {
   constexpr float one = 1;
   if (!dmask.empty()) {
     const Dims& shape = tensors_.mask.shape;
-    const bool broadcast = shape[shape.rank() - 1] == 1;
+    const bool last_keys = options_.mask_keys == MaskKeys::last;
+    const bool broadcast = shape[shape.rank() - 1] == 1 && !last_keys;
+    const std::int64_t first = plain_first_key(tensors_, options_, row.run.batch);
     RowSums all(1);
     for (const PlainPair& pair : row.pairs) {
+      if (pair.key < first) continue;
       all.add(pair.dbiased, pair.w_biased, &one);
       if (broadcast) continue;
-      add(dmask[mask_element(shape, row.run, pair.key)], all);
+      add(dmask[mask_element(shape, row.run, pair.key - first)], all);
       all = RowSums(1);
     }
     if (broadcast) add(dmask[mask_element(shape, row.run, 0)], all);

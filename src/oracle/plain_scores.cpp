@@ -14,8 +14,10 @@ constexpr float eps = std::numeric_limits<float>::epsilon();
 using Floats = std::vector<float>;
 
 /// The dense mask of a row: the numbers to add, or 0 (hidden) and 1 (visible) of a boolean mask.
-/// Empty without a mask, and shorter than the row where the mask is.
-Floats mask_row(const AttentionTensors& tensors, const KeyRun& row) {
+/// Empty without a mask, and shorter than the row where the mask ends before. Keys before its first
+/// column are visible, and nothing is added to their scores.
+Floats mask_row(const AttentionTensors& tensors, const AttentionOptions& options,
+                const KeyRun& row) {
   if (tensors.mask.absent()) return {};
   const std::int64_t index[] = {row.batch, row.q_head, row.q_index};
   TensorView mask = tensors.mask;
@@ -24,11 +26,14 @@ Floats mask_row(const AttentionTensors& tensors, const KeyRun& row) {
     const std::int64_t at = mask.shape[dim] == 1 ? 0 : index[3 - last + dim];
     mask = mask.sliced(dim, at, at + 1);
   }
-  const bool broadcast = mask.shape[last] == 1;
+  const std::int64_t first = plain_first_key(tensors, options, row.batch);
+  mask = mask.sliced(last, std::max<std::int64_t>(0, -first), mask.shape[last]);
+  const std::int64_t before = std::max<std::int64_t>(0, first);
+  const bool broadcast = options.mask_keys == MaskKeys::first && mask.shape[last] == 1;
   const std::int64_t count = broadcast ? row.count : mask.shape[last];
-  Floats values(static_cast<std::size_t>(count));
+  Floats values(static_cast<std::size_t>(before + count), mask.dtype == DType::boolean ? 1.f : 0.f);
   copy_into({mask.data, mask.dtype, {count}, {broadcast ? 0 : mask.strides[last]}},
-            {values.data(), {count}});
+            {values.data() + before, {count}});
   return values;
 }
 
@@ -86,6 +91,12 @@ std::int64_t plain_kv_length(const AttentionTensors& tensors, std::int64_t batch
   return tensors.kv_lens.absent() ? tensors.k.shape[2] : integer_at(tensors.kv_lens, batch);
 }
 
+std::int64_t plain_first_key(const AttentionTensors& tensors, const AttentionOptions& options,
+                             std::int64_t batch) {
+  if (options.mask_keys == MaskKeys::first) return 0;
+  return plain_kv_length(tensors, batch) - tensors.mask.shape[tensors.mask.rank() - 1];
+}
+
 KeyRun plain_row(const AttentionTensors& tensors, const AttentionOptions& options,
                  std::int64_t batch, std::int64_t q_head, std::int64_t q_index) {
   const std::int64_t bottom_right = plain_kv_length(tensors, batch) - tensors.q.shape[2];
@@ -102,7 +113,7 @@ KeyRun plain_row(const AttentionTensors& tensors, const AttentionOptions& option
 std::vector<bool> visible_keys(const AttentionTensors& tensors, const AttentionOptions& options,
                                std::int64_t batch, std::int64_t q_head, std::int64_t q_index) {
   const KeyRun row = plain_row(tensors, options, batch, q_head, q_index);
-  return visible_keys(tensors, options, row, mask_row(tensors, row));
+  return visible_keys(tensors, options, row, mask_row(tensors, options, row));
 }
 
 /// What is added to a product rounds once.
@@ -112,7 +123,7 @@ PlainScores plain_scores(const AttentionTensors& tensors, const AttentionOptions
   const float scale = options.softmax_scale.value_or(1 / std::sqrt(static_cast<float>(head_dim)));
   const float* const query = float_row_of(q, row.batch, row.q_head, row.q_index);
   const float alibi = per_head(tensors.alibi_slopes, row.q_head, 0);
-  const Floats mask = mask_row(tensors, row);
+  const Floats mask = mask_row(tensors, options, row);
   const bool additive = tensors.mask.dtype != DType::boolean;
 
   const auto count = static_cast<std::size_t>(row.count);

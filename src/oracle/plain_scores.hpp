@@ -21,6 +21,9 @@ KeyRun plain_row(const AttentionTensors& tensors, const AttentionOptions& option
                  std::int64_t batch, std::int64_t q_head, std::int64_t q_index);
 /// The number of keys of a batch entry.
 std::int64_t plain_kv_length(const AttentionTensors& tensors, std::int64_t batch);
+/// The key that the first column of the dense mask stands for. It may be below 0.
+std::int64_t plain_first_key(const AttentionTensors& tensors, const AttentionOptions& options,
+                             std::int64_t batch);
 
 /// A sum of products, the sum of their magnitudes, and the sum of the squares of all partial sums.
 struct PlainDot {

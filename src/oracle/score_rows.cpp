@@ -17,16 +17,20 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 using Values = std::vector<double>;
 
 /// The dense mask of a row: the numbers to add, or 0 (hidden) and 1 (visible) of a boolean mask.
-/// Empty without a mask, and shorter than the row where the mask is.
+/// Empty without a mask, and shorter than the row where the mask ends before. Keys before its first
+/// column are visible, and nothing is added to their scores.
 Values mask_values(const DenseCall& call, const KeyRun& row) {
-  if (!call.mask.present()) return {};
-  const std::int64_t count = std::min(row.count, call.mask.kv_len);
-  Values values(static_cast<std::size_t>(count));
-  copy_into({call.mask.row(row.batch, row.q_head, row.q_index),
-             call.mask.dtype,
-             {count},
-             {call.mask.strides[3]}},
-            {values.data(), {count}});
+  const DenseMask& mask = call.mask;
+  if (!mask.present()) return {};
+  const std::int64_t first = mask.first_key(row.batch), begin = std::max<std::int64_t>(first, 0);
+  const std::int64_t end = std::min(row.count, first + mask.columns);
+  Values values(static_cast<std::size_t>(end), mask.boolean() ? 1 : 0);
+  if (begin >= end) return values;
+  copy_into({mask.element(row.batch, row.q_head, row.q_index, begin),
+             mask.dtype,
+             {end - begin},
+             {mask.strides[3]}},
+            {values.data() + begin, {end - begin}});
   return values;
 }
 
@@ -55,7 +59,7 @@ DenseCall::DenseCall(const Problem& a_problem, const AttentionTensors& some_tens
       q(copy_as(tensors.q, DType::f64)),
       k(copy_as(tensors.k, DType::f64)),
       v(tensors.v.absent() ? Tensor() : copy_as(tensors.v, DType::f64)),
-      mask(dense_mask(tensors, problem.sizes)) {}
+      mask(dense_mask(tensors, problem)) {}
 
 const double* row_of(const Tensor& tensor, std::int64_t batch, std::int64_t head,
                      std::int64_t position) {

@@ -37,13 +37,20 @@ BasicTensorView<Void> of_sequence(const BasicTensorView<Void>& tensor, const Ten
 
 /// The part of a mask that belongs to one sequence, with at most as many keys as it has.
 template <class Void>
-BasicTensorView<Void> mask_of_sequence(const BasicTensorView<Void>& mask, std::int64_t batch,
-                                       std::int64_t kv_len) {
+BasicTensorView<Void> mask_of_sequence(const BasicTensorView<Void>& mask, const SequenceCall& call,
+                                       const TensorView& q_offsets) {
   if (mask.absent()) return mask;
   const int last = mask.rank() - 1;
-  const BasicTensorView<Void> rows =
-      mask.rank() == 4 && mask.shape[0] != 1 ? mask.sliced(0, batch, batch + 1) : mask;
-  return rows.shape[last] == 1 ? rows : rows.sliced(last, 0, std::min(rows.shape[last], kv_len));
+  const std::int64_t columns = mask.shape[last], kv_len = call.tensors.k.shape[2];
+  BasicTensorView<Void> rows = mask;
+  if (mask.rank() == 4 && mask.shape[0] != 1) rows = rows.sliced(0, call.batch, call.batch + 1);
+  if (!q_offsets.absent() && last > 0 && mask.shape[last - 1] != 1) {
+    rows = rows.sliced(last - 1, integer_at(q_offsets, call.batch),
+                       integer_at(q_offsets, call.batch + 1));
+  }
+  if (call.options.mask_keys == MaskKeys::last)
+    return rows.sliced(last, std::max<std::int64_t>(columns - kv_len, 0), columns);
+  return columns == 1 ? rows : rows.sliced(last, 0, std::min(columns, kv_len));
 }
 
 /// One key of a sequence in all heads: [num_kv_heads, dim] of k or v, or [num_kv_heads] of scales.
@@ -93,11 +100,11 @@ SequenceCall sequence_call(const Problem& problem, const AttentionTensors& tenso
                     .tensors = {.q = of_sequence(tensors.q, tensors.ragged.q_offsets, batch),
                                 .k = {nullptr, kv_type, shape_of(tensors.k)},
                                 .out = of_sequence(tensors.out, tensors.ragged.q_offsets, batch),
-                                .mask = mask_of_sequence(tensors.mask, batch, kv_len),
                                 .alibi_slopes = tensors.alibi_slopes,
                                 .sinks = tensors.sinks,
                                 .lse = of_sequence(tensors.lse, tensors.ragged.q_offsets, batch)},
                     .options = options};
+  call.tensors.mask = mask_of_sequence(tensors.mask, call, tensors.ragged.q_offsets);
   if (!tensors.v.absent()) call.tensors.v = {nullptr, kv_type, shape_of(tensors.v)};
   const auto renumbered = [batch](const auto& function) {
     return [batch, &function](KeyRun run, auto*... values) {
@@ -130,7 +137,7 @@ AttentionGradients gradients_of_sequence(const AttentionTensors& tensors,
           .dq = of_queries(gradients.dq),
           .dk = of_keys(gradients.dk),
           .dv = of_keys(gradients.dv),
-          .dmask = mask_of_sequence(gradients.dmask, call.batch, call.tensors.k.shape[2]),
+          .dmask = mask_of_sequence(gradients.dmask, call, tensors.ragged.q_offsets),
           .dalibi = gradients.dalibi,
           .dsinks = gradients.dsinks};
 }

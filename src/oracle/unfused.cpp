@@ -86,18 +86,17 @@ const float* as_dense_floats(const TensorView& tensor, float* copy, int num_thre
 }
 
 /// Returns the mask as numbers to add to the scores: true becomes 0, false becomes -inf.
-DenseMask additive_mask(const AttentionTensors& tensors, const Sizes& sizes, float* copy,
+DenseMask additive_mask(const AttentionTensors& tensors, const Problem& problem, float* copy,
                         int num_threads) {
-  if (tensors.mask.absent()) return dense_mask(tensors, sizes);
-  AttentionTensors converted = tensors;
-  converted.mask = TensorView(as_dense_floats(tensors.mask, copy, num_threads), tensors.mask.shape);
+  if (tensors.mask.absent()) return dense_mask(tensors, problem);
+  const TensorView converted(as_dense_floats(tensors.mask, copy, num_threads), tensors.mask.shape);
   if (tensors.mask.dtype == DType::boolean) {
     parallel_ranges(num_threads, tensors.mask.size(), 1, [&](std::int64_t begin, std::int64_t end) {
       std::transform(copy + begin, copy + end, copy + begin,
                      [](float visible) { return visible != 0 ? 0 : -infinity; });
     });
   }
-  return dense_mask(converted, sizes);
+  return dense_mask(converted, {tensors, problem.sizes}, problem.mask_keys);
 }
 
 void softmax(const UnfusedCall& call, std::optional<SeparatedValues>& separated) {
@@ -250,7 +249,7 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
       as_dense_floats(tensors.k, memory.k, threads),
       as_dense_floats(tensors.v, memory.v, threads),
       dense_floats(tensors.out) ? static_cast<float*>(tensors.out.data) : memory.out,
-      additive_mask(tensors, sizes, memory.mask, threads),
+      additive_mask(tensors, problem, memory.mask, threads),
       memory.row_max,
       memory.scores};
   if (sizes.kv_len > 0) {

@@ -37,14 +37,17 @@ void scale_and_bias(const UnfusedCall& call, const KeyRun& keys, float* scores) 
 
 /// The mask of a run of keys, which was made additive, and who needs to ask it.
 struct MaskRun {
-  const float* mask;  // null: none
+  const float* mask;  // of the first key that it has a column for; null: none
   std::int64_t stride;
   bool boolean;
   const BlockAnswers& blocks;
   std::int64_t key_begin;
+  std::int64_t first_key;
 
   float operator[](std::int64_t n) const {
-    return boolean && !blocks.asks_mask(key_begin + n) ? 0 : mask[n * stride];
+    const std::int64_t key = key_begin + n;
+    if (key < first_key || (boolean && !blocks.asks_mask(key))) return 0;
+    return mask[(key - first_key) * stride];
   }
 };
 
@@ -52,12 +55,12 @@ struct MaskRun {
 /// after score_mod, which may have changed their scores.
 void mask_scores(const UnfusedCall& call, const BlockAnswers& blocks, const KeyRun& keys,
                  float* scores) {
-  MaskRun mask{nullptr, call.mask.strides[3], call.tensors.mask.dtype == DType::boolean, blocks,
-               keys.key_begin};
+  MaskRun mask{
+      nullptr, call.mask.strides[3], call.tensors.mask.dtype == DType::boolean,
+      blocks,  keys.key_begin,       std::max<std::int64_t>(call.mask.first_key(keys.batch), 0)};
   if (call.mask.present()) {
-    mask.mask =
-        reinterpret_cast<const float*>(call.mask.row(keys.batch, keys.q_head, keys.q_index)) +
-        keys.key_begin * mask.stride;
+    mask.mask = reinterpret_cast<const float*>(
+        call.mask.element(keys.batch, keys.q_head, keys.q_index, mask.first_key));
     for (std::int64_t n = 0; n < keys.count; ++n) scores[n] += mask[n];
   }
   if (call.options.score_mod) call.options.score_mod(keys, scores);

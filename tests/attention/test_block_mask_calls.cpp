@@ -25,14 +25,20 @@ namespace {
 
 /// The number of keys that the mask of a case has, or all.
 std::int64_t mask_kv_len(const Case& c) {
-  if (!c.mask) return c.kv_len;
+  if (!c.mask || c.options.mask_keys == MaskKeys::last) return c.kv_len;
   const std::int64_t last = c.mask->shape[c.mask->shape.rank() - 1];
   return last == 1 ? c.kv_len : last;
 }
 
-/// The element of a case's mask for a query and a key.
-double mask_element(const Case& c, const std::vector<double>& values, const Dims& at) {
+/// The element of a case's mask for a query and a key; what changes nothing where there is none.
+double mask_element(const Case& c, const std::vector<double>& values, Dims at) {
   const Dims& shape = c.mask->shape;
+  if (c.options.mask_keys == MaskKeys::last) {
+    const std::int64_t kv_len =
+        c.kv_lens.empty() ? c.kv_len : c.kv_lens[static_cast<std::size_t>(at[0])];
+    at[3] -= kv_len - shape[shape.rank() - 1];
+    if (at[3] < 0 || at[3] >= shape[shape.rank() - 1]) return c.mask->dtype == DType::boolean;
+  }
   std::int64_t offset = 0;
   for (int dim = 0; dim < shape.rank(); ++dim)
     offset = offset * shape[dim] + (shape[dim] == 1 ? 0 : at[4 - shape.rank() + dim]);
@@ -97,6 +103,7 @@ DenseCall with_dense_mask(const Case& c, const Inputs& inputs) {
   DenseCall dense{c, inputs};
   dense.c.options.block_mask.reset();
   dense.c.options.mask_mod = {};
+  dense.c.options.mask_keys = MaskKeys::first;
   dense.c.mask = DenseMask{.dtype = additive ? c.mask->dtype : DType::boolean, .shape = shape};
   dense.inputs.mask = StridedTensor(dense.c.mask->dtype, shape, c.layout);
   dense.inputs.mask.assign(values);
@@ -189,7 +196,7 @@ TEST_CASE("a block mask of the call's own masks changes nothing") {
       c.options.block_mask = BlockMask::from_mask_mod(c.options.mask_mod, sizes, {.group_size = 2});
       CHECK(bit_difference(run(inputs, c), expected) == "");
     }
-    if (c.mask) {
+    if (c.mask && c.options.mask_keys == MaskKeys::first) {
       c.options.block_mask = BlockMask::from_mask(inputs.mask.view(), sizes);
       CHECK(bit_difference(run(inputs, c), expected) == "");
     }
@@ -298,6 +305,10 @@ TEST_CASE("a block mask that a call refuses") {
     std::fill_n(visible, run.count, run.q_index != 0);
   };
   invalid(of_mask, {"partial", "but mask is missing"});
+  c.mask = DenseMask{.shape = {4, 6}};
+  c.options.mask_keys = MaskKeys::last;
+  invalid(of_mask, {"block_mask", "first keys", "mask_keys"});
+  c.mask.reset();
   const BlockMask of_mod = BlockMask::from_mask_mod(c.options.mask_mod, sizes);
   c.options.mask_mod = {};
   invalid(of_mod, {"partial", "but mask_mod is missing"});

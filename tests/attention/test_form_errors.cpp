@@ -241,14 +241,24 @@ TEST_CASE("A plan of bounded lengths runs what keeps to them, and nothing else")
   CHECK_NOTHROW(bounded.run(tensors, workspace));
 }
 
-TEST_CASE("A mask for ragged queries is unsupported") {
-  const bool mask[] = {true};
-  check_rejected(
-      right(KeyForm::padded),
-      [&](Call& c) {
-        c.tensors.mask = {mask, {1, 1}};
-      },
-      {"mask", "q_offsets"}, ErrorCode::unsupported);
+TEST_CASE("A mask of ragged queries has their tokens as rows") {
+  static const bool elements[4 * 33 * 64] = {};
+  const auto with_mask = [](const Dims& shape, MaskKeys keys = MaskKeys::first) {
+    return [shape, keys](Call& c) {
+      c.tensors.mask = {elements, shape};
+      c.options.mask_keys = keys;
+    };
+  };
+  const Sequences ragged = right(KeyForm::ragged), padded = right(KeyForm::padded, false);
+  for (const MaskKeys keys : {MaskKeys::first, MaskKeys::last}) {
+    check_rejected(ragged, with_mask({1, 1, 32, 37}, keys), {"mask", "rank 4", "[tokens, keys]"});
+    check_rejected(ragged, with_mask({31, 37}, keys), {"mask", "dim 0", "31", "32", "tokens"});
+    check_rejected(ragged, with_mask({3, 32, 7}, keys), {"mask", "dim 0", "3", "4"});
+    check_rejected(ragged, with_mask({32, 63}, keys), {"mask", "63"});
+    check_rejected(padded, with_mask({2, 38}, keys), {"mask", "38", "37"});
+    check_rejected(padded, with_mask({3, 37}, keys), {"mask", "dim 0", "3", "2"});
+  }
+  check_rejected(padded, with_mask({2, 3}, static_cast<MaskKeys>(2)), {"mask_keys"});
 }
 
 TEST_CASE("Forms that contradict each other") {

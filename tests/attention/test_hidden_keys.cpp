@@ -148,6 +148,12 @@ void for_each_mask(const Case& sizes, F&& f) {
     c.mask = {.dtype = DType::f32, .shape = {c.q_len, c.kv_len}, .hidden = 0.7};
   });
   with([](Case& c) { c.mask = {.shape = {c.q_len, c.kv_len / 2}}; });
+  for (const DType dtype : {DType::boolean, DType::bf16}) {
+    with([dtype](Case& c) {
+      c.mask = {.dtype = dtype, .shape = {c.q_len, c.kv_len / 2}, .hidden = 0.9};
+      c.options.mask_keys = MaskKeys::last;
+    });
+  }
   with([](Case& c) { c.options.mask_mod = odd_keys_seen; });
   with([](Case& c) {
     Random random(5);

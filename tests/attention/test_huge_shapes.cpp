@@ -64,6 +64,7 @@ AttentionTensors any_call(Random& random) {
       t.q = shaped({q_len, heads, dim}, type);
       t.out = shaped({q_len, heads, v_dim}, type);
       t.lse = {};
+      if (random.chance(0.5)) t.mask = shaped({q_len, any_size(random)});
       break;
     case 1: {
       const std::int64_t pages = size(), page_size = size();

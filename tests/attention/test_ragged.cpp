@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,10 +60,11 @@ Sequences random_sequences(std::uint64_t seed) {
   c.q_len = *std::max_element(s.q_lens.begin(), s.q_lens.end());
   c.kv_len = *std::max_element(s.kv_lens.begin(), s.kv_lens.end());
   choose_options(random, c);
-  choose_side_tensors(random, c);
+  std::optional<std::int64_t> tokens;
+  if (s.ragged_queries) tokens = std::accumulate(s.q_lens.begin(), s.q_lens.end(), std::int64_t{0});
+  choose_side_tensors(random, c, tokens);
   c.kv_lens.clear();
   c.lse = true;
-  if (s.ragged_queries) c.mask.reset();
   c.options.score_matmul = ScoreMatmul::built_in;  // ragged batches always use it
   choose_normalizer(random, c);
   return s;

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -35,15 +36,19 @@ std::vector<BackwardCase> large_cases() {
           .alibi = true,
           .sinks = true,
           .kv_lens = {300, 100, 0}}};
-  BackwardCase bf16 = full, shared_mask = full, sigmoid = full, sparse = full, long_keys = plain;
+  BackwardCase bf16 = full, shared_mask = full, last_keys = full, sigmoid = full, sparse = full,
+               long_keys = plain;
   bf16.call.q_type = bf16.call.kv_type = bf16.call.out_type = bf16.dout_type = DType::bf16;
   shared_mask.call.mask = DenseMask{.dtype = DType::f32, .shape = {1, 300}, .hidden = 0.1};
+  last_keys.call.mask = DenseMask{.dtype = DType::f32, .shape = {110, 200}, .hidden = 0.1};
+  last_keys.call.options.mask_keys = MaskKeys::last;
+  last_keys.call.kv_lens = {300, 100, 230};
   sigmoid.call.options.normalizer = Normalizer::sigmoid();
   sigmoid.call.sinks = false;
   sparse.call.options.normalizer = Normalizer::entmax(1.5f);
   long_keys.call.q_len = 3;
   long_keys.call.kv_len = 3000;
-  return {plain, full, bf16, shared_mask, sigmoid, sparse, long_keys};
+  return {plain, full, bf16, shared_mask, last_keys, sigmoid, sparse, long_keys};
 }
 
 template <class F>
@@ -91,7 +96,8 @@ BackwardCase common_case(std::uint64_t seed) {
   return common;
 }
 
-/// With a mask, queries are padded, and no sequence has more keys than the mask is made for.
+/// With a mask of its own for each entry, queries are padded. No sequence has more keys than a mask
+/// is made for.
 Sequences random_lengths(Random& random, const BackwardCase& common, KeyForm form) {
   const Case& call = common.call;
   Sequences sequences;
@@ -219,6 +225,76 @@ TEST_CASE("Sequences of different lengths have the bits that each has alone") {
       CAPTURE(b);
       CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(b)), wanted,
                            {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
+    }
+  }
+}
+
+/// The sum of dmask over sequences alone, whose masks have a column for each key, and of
+/// magnitudes.
+struct MaskSum {
+  explicit MaskSum(const Dims& shape)
+      : sum(static_cast<std::size_t>(shape.product())), magnitude(sum.size()) {}
+
+  std::vector<double> sum, magnitude;
+};
+
+/// Adds what a sequence alone gives to the elements of the common mask.
+void add_alone(const BackwardCase& common, const Sequences& sequences, std::int64_t sequence,
+               const StridedTensor& alone, MaskSum& dmask) {
+  const Dims& shape = common.call.mask->shape;
+  const int last = shape.rank() - 1;
+  const auto index = static_cast<std::size_t>(sequence);
+  std::int64_t first_token = 0, first_key = 0;
+  for (std::size_t b = 0; b < index; ++b) first_token += sequences.q_lens[b];
+  if (common.call.options.mask_keys == MaskKeys::last)
+    first_key = sequences.kv_lens[index] - shape[last];
+  const std::vector<double> values = alone.values();
+  std::size_t n = 0;
+  for_each_index(alone.shape(), [&](Dims at) {
+    const double value = values[n++];
+    at[last] -= first_key;
+    if (last > 0 && shape[last - 1] > 1) at[last - 1] += first_token;
+    if (at[last] < 0) return;
+    const auto element = static_cast<std::size_t>(offset_of(dense_strides(shape), at));
+    dmask.sum[element] += value;
+    dmask.magnitude[element] += std::abs(value);
+  });
+}
+
+TEST_CASE("Sequences with a mask of ragged queries have the gradients that each has alone") {
+  for (const std::uint64_t seed : seeds(1, 80)) {
+    Random random(seed);
+    BackwardCase common = common_case(seed);
+    common.call.mask.reset();
+    common.call.options.mask_keys = MaskKeys::first;
+    common.left_out.clear();
+    Sequences sequences =
+        random_lengths(random, common, random.pick({KeyForm::padded, KeyForm::ragged}));
+    std::int64_t tokens = 0;
+    for (const std::int64_t q_len : sequences.q_lens) tokens += q_len;
+    common.call.kv_len = *std::max_element(sequences.kv_lens.begin(), sequences.kv_lens.end());
+    choose_mask(random, common.call, tokens);
+    if (common.call.mask->dtype == DType::boolean) common.call.mask->dtype = DType::f32;
+    BackwardTogether together(common, sequences);
+    INFO(repeat_line(common));
+    INFO(to_string(sequences));
+    run_together(together, common);
+    MaskSum dmask(common.call.mask->shape);
+    for (std::size_t b = 0; b < together.alone().size(); ++b) {
+      const BackwardAlone& alone = together.alone()[b];
+      const GradientOutputs wanted =
+          run_backward(alone.c, alone.inputs, alone.gradients, run_forward(alone.c, alone.inputs));
+      CAPTURE(b);
+      CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(b)), wanted,
+                           {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
+      add_alone(common, sequences, static_cast<std::int64_t>(b), wanted.dmask, dmask);
+    }
+    // Each sequence alone rounds its sum, and so does the call.
+    const std::vector<double> got = together.outputs().dmask.values();
+    for (std::size_t n = 0; n < got.size(); ++n) {
+      CAPTURE(n);
+      const double error = std::abs(got[n] - dmask.sum[n]);
+      CHECK(error <= 0x1p-23 * dmask.magnitude[n] + 1e-40);
     }
   }
 }

@@ -58,15 +58,17 @@ Entry ragged(const char* name, Attend attend) {
            {"out", DType::f32, {6, heads, dim}, true},
            {"lse", DType::f32, {6, heads}, true},
            offsets("q_offsets", 6),
-           offsets("kv_offsets", 9)},
+           offsets("kv_offsets", 9),
+           {"mask", DType::f32, {heads, 6, 3}}},
           [attend](const Views& t) {
             attend({.q = t[0],
                     .k = t[1],
                     .v = t[2],
                     .out = t[3],
+                    .mask = t[7],
                     .lse = t[4],
                     .ragged = {.q_offsets = t[5], .kv_offsets = t[6]}},
-                   {}, {});
+                   {.mask_keys = MaskKeys::last}, {});
           }};
 }
 
@@ -167,20 +169,22 @@ Entry padded_backward(const char* name, Differentiate differentiate) {
 
 Entry ragged_backward(const char* name, Differentiate differentiate) {
   Entry entry = ragged(name, nullptr);
-  const std::vector<Argument> gradients = {{"dout", DType::f32, {6, heads, dim}},
-                                           {"dlse", DType::f32, {6, heads}},
-                                           {"dq", DType::f32, {6, heads, dim}, true},
-                                           {"dk", DType::f32, {9, kv_heads, dim}, true},
-                                           {"dv", DType::f32, {9, kv_heads, dim}, true}};
+  const std::vector<Argument> gradients = {
+      {"dout", DType::f32, {6, heads, dim}},        {"dlse", DType::f32, {6, heads}},
+      {"dq", DType::f32, {6, heads, dim}, true},    {"dk", DType::f32, {9, kv_heads, dim}, true},
+      {"dv", DType::f32, {9, kv_heads, dim}, true}, {"dmask", DType::f32, {heads, 6, 3}, true}};
   entry.arguments.insert(entry.arguments.end(), gradients.begin(), gradients.end());
   entry.run = [differentiate](const Views& t) {
-    differentiate({.q = t[0],
-                   .k = t[1],
-                   .v = t[2],
-                   .out = t[3],
-                   .lse = t[4],
-                   .ragged = {.q_offsets = t[5], .kv_offsets = t[6]}},
-                  {.dout = t[7], .dlse = t[8], .dq = t[9], .dk = t[10], .dv = t[11]}, {}, {});
+    differentiate(
+        {.q = t[0],
+         .k = t[1],
+         .v = t[2],
+         .out = t[3],
+         .mask = t[7],
+         .lse = t[4],
+         .ragged = {.q_offsets = t[5], .kv_offsets = t[6]}},
+        {.dout = t[8], .dlse = t[9], .dq = t[10], .dk = t[11], .dv = t[12], .dmask = t[13]},
+        {.mask_keys = MaskKeys::last}, {});
   };
   return entry;
 }

@@ -73,6 +73,7 @@ std::string describe(const AttentionOptions& options) {
         fmt::format(" window {},{}", packed(options.window->left), packed(options.window->right));
   if (options.score_mod) text += " score_mod";
   if (options.mask_mod) text += " mask_mod";
+  if (options.mask_keys == MaskKeys::last) text += " mask of last keys";
   if (options.block_mask) {
     const BlockMask::Counts& counts = options.block_mask->counts();
     const BlockSize& block = options.block_mask->sizes().block;

@@ -1,6 +1,9 @@
 // Random combinations of all options. Sizes are drawn first, and options that fit them.
 #pragma once
 
+#include <algorithm>
+#include <optional>
+
 #include "support/case.hpp"
 #include "support/random.hpp"
 
@@ -48,20 +51,27 @@ inline void choose_options(Random& random, Case& c) {
   c.execution.num_threads = static_cast<int>(random.integer(1, 4));
 }
 
-inline void choose_side_tensors(Random& random, Case& c) {
-  if (random.chance(0.5)) {
-    const int rank = static_cast<int>(random.integer(2, 4));
-    const std::int64_t full[] = {
-        c.batch, c.num_q_heads, c.q_len,
-        c.kv_len > 0 && random.chance(0.3) ? random.integer(1, c.kv_len) : c.kv_len};
-    Dims shape(full + 4 - rank, rank);
-    for (int dim = 0; dim < rank; ++dim) {
-      if (random.chance(0.25)) shape[dim] = 1;
-    }
-    const DType dtype =
-        random.pick({DType::boolean, DType::boolean, DType::f32, DType::bf16, DType::f16});
-    c.mask = {.dtype = dtype, .shape = shape, .hidden = random.pick({0.1, 0.5, 0.95})};
+/// `tokens` is the number of all queries where they are ragged.
+inline void choose_mask(Random& random, Case& c, std::optional<std::int64_t> tokens = {}) {
+  const int rank = static_cast<int>(random.integer(tokens ? 1 : 2, tokens ? 3 : 4));
+  const std::int64_t full[] = {
+      c.batch, c.num_q_heads, tokens.value_or(c.q_len),
+      c.kv_len > 0 && random.chance(0.3) ? random.integer(1, c.kv_len) : c.kv_len};
+  Dims shape(full + 4 - rank, rank);
+  for (int dim = 0; dim < rank; ++dim) {
+    if (random.chance(0.25)) shape[dim] = 1;
   }
+  if (random.chance(0.3)) {
+    c.options.mask_keys = MaskKeys::last;
+    shape[rank - 1] = std::min(c.kv_len, random.chance(0.6) ? random.integer(1, 12) : c.kv_len);
+  }
+  const DType dtype =
+      random.pick({DType::boolean, DType::boolean, DType::f32, DType::bf16, DType::f16});
+  c.mask = {.dtype = dtype, .shape = shape, .hidden = random.pick({0.1, 0.5, 0.95})};
+}
+
+inline void choose_side_tensors(Random& random, Case& c, std::optional<std::int64_t> tokens = {}) {
+  if (random.chance(0.5)) choose_mask(random, c, tokens);
   c.alibi = random.chance(0.25);
   c.sinks = random.chance(0.25);
   c.lse = random.chance(0.8);

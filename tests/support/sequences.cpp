@@ -36,11 +36,35 @@ StridedTensor copy_of(const TensorView& view) {
   return copy;
 }
 
-StridedTensor mask_alone(const StridedTensor& mask, std::int64_t sequence, std::int64_t kv_len) {
+/// A mask of the last keys as one of all keys of a sequence.
+StridedTensor mask_of_all_keys(const TensorView& mask, std::int64_t kv_len) {
+  const int last = mask.rank() - 1;
+  const std::int64_t columns = mask.shape[last],
+                     before = std::max<std::int64_t>(kv_len - columns, 0);
+  Dims shape = mask.shape;
+  shape[last] = kv_len;
+  StridedTensor all(mask.dtype, shape);
+  all.assign(std::vector<double>(static_cast<std::size_t>(shape.product()),
+                                 mask.dtype == DType::boolean ? 1 : 0));
+  copy_into(mask.sliced(last, columns - (kv_len - before), columns),
+            all.view().sliced(last, before, kv_len));
+  return all;
+}
+
+/// The mask of a sequence alone, with columns from its first key on.
+StridedTensor mask_alone(const StridedTensor& mask, const Sequences& sequences,
+                         std::int64_t sequence) {
   if (mask.view_if_made().absent()) return {};
+  const auto index = static_cast<std::size_t>(sequence);
+  const std::int64_t kv_len = sequences.kv_lens[index];
   TensorView view = mask.view();
-  if (view.rank() == 4 && view.shape[0] > 1) view = view.sliced(0, sequence, sequence + 1);
   const int last = view.rank() - 1;
+  if (view.rank() == 4 && view.shape[0] > 1) view = view.sliced(0, sequence, sequence + 1);
+  if (sequences.ragged_queries && last > 0 && view.shape[last - 1] > 1) {
+    const std::int64_t begin = sum(sequences.q_lens, sequence);
+    view = view.sliced(last - 1, begin, begin + sequences.q_lens[index]);
+  }
+  if (sequences.common.options.mask_keys == MaskKeys::last) return mask_of_all_keys(view, kv_len);
   if (view.shape[last] > 1) view = view.sliced(last, 0, std::min(view.shape[last], kv_len));
   return copy_of(view);
 }
@@ -106,6 +130,7 @@ Together::Together(const Sequences& sequences) : sequences_(sequences) {
   common.q_len = longest(sequences_.q_lens);
   common.kv_len = longest(sequences_.kv_lens);
   shared_ = make_inputs(common);
+  if (!sequences_.mask.empty()) shared_.mask.assign(sequences_.mask);
   make_alone(shared_);
   Random random(common.seed);
   place_queries();
@@ -128,8 +153,11 @@ void Together::make_alone(const Inputs& shared) {
     c.mask.reset();
     c.seed = 1000 * c.seed + static_cast<std::uint64_t>(b);
     c.options = told_batch(c.options, b);
+    c.options.mask_keys = MaskKeys::first;
     Inputs inputs = make_inputs(c);
-    inputs.mask = mask_alone(shared.mask, b, c.kv_len);
+    inputs.mask = mask_alone(shared.mask, sequences_, b);
+    if (sequences_.common.mask)
+      c.mask = DenseMask{.dtype = inputs.mask.dtype(), .shape = inputs.mask.shape()};
     inputs.alibi_slopes = shared.alibi_slopes;
     inputs.sinks = shared.sinks;
     alone_.push_back({c, inputs});

@@ -22,6 +22,7 @@ struct Sequences {
   KeyForm key_form = KeyForm::ragged;
   std::int64_t page_size = 16;
   DType offsets_type = DType::i64;
+  std::vector<double> mask{};  // the elements of the common mask; random if empty
 
   std::int64_t count() const { return static_cast<std::int64_t>(q_lens.size()); }
 };
@@ -37,8 +38,8 @@ extern template TensorView tokens_of(const TensorView&, const std::vector<std::i
 extern template MutableTensorView tokens_of(const MutableTensorView&,
                                             const std::vector<std::int64_t>&, std::int64_t);
 
-/// One sequence in a plain call of batch 1. The functions of its options get the index that the
-/// sequence has in the joint call.
+/// One sequence in a plain call of batch 1, whose mask has a column for each key. The functions of
+/// its options get the index that the sequence has in the joint call.
 struct Alone {
   Case c;
   Inputs inputs;
