@@ -34,6 +34,22 @@ KeySets cropped_sets(const KeySets& sets, std::int64_t kv_len) {
   return cropped;
 }
 
+/// From the first of the ranges, which are in order, that has a part in `within` to the last.
+template <class Range>
+KeyRange hull_of(std::span<const Range> ranges, KeyRange within) {
+  const auto first = std::partition_point(
+      ranges.begin(), ranges.end(), [&](const Range& range) { return range.end <= within.begin; });
+  const auto behind = std::partition_point(
+      first, ranges.end(), [&](const Range& range) { return range.begin < within.end; });
+  if (first == behind) return {within.begin, within.begin};
+  return {first->begin, (behind - 1)->end};
+}
+
+KeyRange within(KeyRange found, KeyRange keys) {
+  const KeyRange part = intersection(found, keys);
+  return part.empty() ? KeyRange{keys.begin, keys.begin} : part;
+}
+
 void require_index(const char* name, std::int64_t index, std::int64_t count) {
   // An index where all are alike may be any.
   if (count == 1 && index > 0) return;
@@ -54,39 +70,73 @@ std::int64_t BlockMask::Blocks::kv_blocks() const noexcept {
   return divide_up(sizes.kv_len, sizes.block.kv);
 }
 
-KeyRange BlockMask::Blocks::keys_of(const BlockRun& run) const noexcept {
-  return {run.begin * sizes.block.kv,
-          std::min(saturating_product(run.end, sizes.block.kv), sizes.kv_len)};
+KeyRange BlockMask::Blocks::keys_of(KeyRange blocks) const noexcept {
+  return {blocks.begin * sizes.block.kv,
+          std::min(saturating_product(blocks.end, sizes.block.kv), sizes.kv_len)};
 }
 
 std::span<const BlockRun> BlockMask::Blocks::runs_of(std::int64_t batch, std::int64_t q_head,
                                                      std::int64_t q_block) const noexcept {
-  const std::int64_t entry = sizes.batch == 1 ? 0 : batch;
-  const std::int64_t head = sizes.num_q_heads == 1 ? 0 : q_head;
-  const std::int64_t row = (entry * sizes.num_q_heads + head) * q_blocks() + q_block;
+  const std::int64_t row = head_number(batch, q_head) * q_blocks() + q_block;
   return std::span(runs).subspan(static_cast<std::size_t>(offsets[row]),
                                  static_cast<std::size_t>(offsets[row + 1] - offsets[row]));
 }
 
+KeyRange BlockMask::Blocks::blocks_of(KeyRange keys) const noexcept {
+  return {keys.begin / sizes.block.kv, divide_up(keys.end, sizes.block.kv)};
+}
+
 KeyRange BlockMask::Blocks::nonempty_range(const BlockMaskRow& row, KeyRange keys) const noexcept {
-  const auto between = [keys](KeyRange first, KeyRange last) {
-    return intersection({first.begin, last.end}, keys);
-  };
-  const auto hull_of = [&](auto ranges, std::int64_t begin, std::int64_t end, auto as_keys) {
-    const auto first = std::partition_point(
-        ranges.begin(), ranges.end(), [begin](const auto& range) { return range.end <= begin; });
-    const auto behind = std::partition_point(
-        first, ranges.end(), [end](const auto& range) { return range.begin < end; });
-    return first == behind ? KeyRange{keys.begin, keys.begin}
-                           : between(as_keys(*first), as_keys(*(behind - 1)));
-  };
   if (keys.empty()) return keys;
-  if (exact) {
-    return hull_of(visible_ranges(row), keys.begin, keys.end,
-                   [](const KeyRange& range) { return range; });
+  const KeyRange found =
+      exact ? hull_of(visible_ranges(row), keys) : keys_of(hull_of(runs_of(row), blocks_of(keys)));
+  return within(found, keys);
+}
+
+bool BlockMask::Blocks::any_visible(const Queries& queries, KeyRange keys) const noexcept {
+  const KeyRange blocks = blocks_of(keys);
+  for (std::int64_t head = queries.head_begin; head < last_head(queries); ++head) {
+    for (std::int64_t q = queries.begin / sizes.block.q; q * sizes.block.q < queries.end; ++q) {
+      const auto found = from_key(runs_of(queries.batch, head, q), blocks.begin);
+      if (!found.empty() && found.front().begin < blocks.end) return true;
+    }
   }
-  return hull_of(runs_of(row), keys.begin / sizes.block.kv, divide_up(keys.end, sizes.block.kv),
-                 [this](const BlockRun& run) { return keys_of(run); });
+  return false;
+}
+
+KeyRange BlockMask::Blocks::needed_keys(const Queries& all, KeyRange keys) const noexcept {
+  KeyRange found{keys.end, keys.begin};
+  for (std::int64_t head = all.head_begin; head < last_head(all) && !keys.empty(); ++head) {
+    const std::int64_t n = head_number(all.batch, head);
+    const std::span<const KeyRange> ranges = std::span(needed).subspan(
+        static_cast<std::size_t>(needed_offsets[n]),
+        static_cast<std::size_t>(needed_offsets[n + 1] - needed_offsets[n]));
+    const KeyRange of_head = within(keys_of(hull_of(ranges, blocks_of(keys))), keys);
+    if (of_head.empty()) continue;
+    found = {std::min(found.begin, of_head.begin), std::max(found.end, of_head.end)};
+  }
+  return found;
+}
+
+void BlockMask::Blocks::find_needed() {
+  needed_offsets.assign(1, 0);
+  std::vector<std::int64_t> changes;  // of the number of runs that a block is in
+  for (std::int64_t n = 0; n < sizes.batch * sizes.num_q_heads; ++n) {
+    const std::int64_t first = offsets[n * q_blocks()], end = offsets[(n + 1) * q_blocks()];
+    if (first < end) changes.assign(static_cast<std::size_t>(kv_blocks() + 1), 0);
+    for (std::int64_t run = first; run < end; ++run) {
+      ++changes[runs[run].begin];
+      --changes[runs[run].end];
+    }
+    std::int64_t in_runs = 0;
+    for (std::int64_t block = 0; first < end && block <= kv_blocks(); ++block) {
+      const bool before = in_runs > 0;
+      in_runs += changes[block];
+      if (!before && in_runs > 0) needed.push_back({block, block});
+      if (before && in_runs == 0) needed.back().end = block;
+    }
+    needed_offsets.push_back(static_cast<std::int64_t>(needed.size()));
+  }
 }
 
 BlockMask BlockMask::Blocks::cropped(std::int64_t batch, std::int64_t kv_len) const {
@@ -116,6 +166,7 @@ BlockMask BlockMask::Blocks::cropped(std::int64_t batch, std::int64_t kv_len) co
     }
   }
   part->counts.empty -= part->counts.full + part->counts.partial;
+  part->find_needed();
   return BlockMask(std::move(part));
 }
 

@@ -61,6 +61,10 @@ struct BlockMask::Blocks {
   std::vector<std::int64_t> offsets{0};
   std::vector<detail::BlockRun> runs;
   bool exact = false;
+  /// The blocks of keys that any query of a head sees, as ranges of them in order. Those of head n
+  /// are needed_offsets[n], ..., needed_offsets[n + 1] - 1.
+  std::vector<std::int64_t> needed_offsets;
+  std::vector<detail::KeyRange> needed;
   std::vector<detail::KeySets> sets;  // of each entry of the batch, if exact
   bool stands_for_mask_mod = false;
   bool stands_for_mask = false;
@@ -71,7 +75,7 @@ struct BlockMask::Blocks {
   std::int64_t kv_blocks() const noexcept;
   std::int64_t rows() const noexcept { return sizes.batch * sizes.num_q_heads * q_blocks(); }
   /// The keys of neighboring blocks.
-  detail::KeyRange keys_of(const detail::BlockRun& run) const noexcept;
+  detail::KeyRange keys_of(detail::KeyRange blocks) const noexcept;
   /// The runs of a block of queries.
   std::span<const detail::BlockRun> runs_of(std::int64_t batch, std::int64_t q_head,
                                             std::int64_t q_block) const noexcept;
@@ -99,7 +103,7 @@ struct BlockMask::Blocks {
     }
     const std::int64_t first_block = keys.begin / sizes.block.kv;
     for (const detail::BlockRun& run : from_key(runs_of(row), first_block)) {
-      if (!call(keys_of(run), run.kind)) return;
+      if (!call(keys_of({run.begin, run.end}), run.kind)) return;
     }
   }
 
@@ -108,10 +112,33 @@ struct BlockMask::Blocks {
   detail::KeyRange nonempty_range(const detail::BlockMaskRow& row,
                                   detail::KeyRange keys) const noexcept;
 
+  /// Some queries of neighboring heads of an entry.
+  struct Queries {
+    std::int64_t batch = 0;
+    std::int64_t head_begin = 0, head_end = 0;
+    std::int64_t begin = 0, end = 0;
+  };
+  /// Whether any of the queries sees any of the keys' blocks.
+  bool any_visible(const Queries& queries, detail::KeyRange keys) const noexcept;
+  /// From the first to the last of the keys whose block any query of the heads sees.
+  detail::KeyRange needed_keys(const Queries& all, detail::KeyRange keys) const noexcept;
+  /// Sets `needed` from the runs.
+  void find_needed();
+
   /// The part of one entry of the batch, with fewer keys.
   BlockMask cropped(std::int64_t batch, std::int64_t kv_len) const;
 
  private:
+  /// The number of a head of an entry among those that are not alike.
+  std::int64_t head_number(std::int64_t batch, std::int64_t q_head) const noexcept {
+    return (sizes.batch == 1 ? 0 : batch) * sizes.num_q_heads +
+           (sizes.num_q_heads == 1 ? 0 : q_head);
+  }
+  /// One head stands for all where they are alike.
+  std::int64_t last_head(const Queries& queries) const noexcept {
+    return sizes.num_q_heads == 1 ? queries.head_begin + 1 : queries.head_end;
+  }
+  detail::KeyRange blocks_of(detail::KeyRange keys) const noexcept;
   /// The ranges or runs that end behind a key or block.
   template <class Range>
   static std::span<const Range> from_key(std::span<const Range> ranges, std::int64_t key) noexcept {

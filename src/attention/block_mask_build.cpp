@@ -70,6 +70,7 @@ void append_rows(const std::vector<std::vector<BlockRun>>& rows, BlockMask::Bloc
       (run.kind == BlockKind::full ? counts.full : counts.partial) += run.end - run.begin;
   }
   counts.empty = blocks.rows() * blocks.kv_blocks() - counts.full - counts.partial;
+  blocks.find_needed();
 }
 
 double share_of_pairs(double visible, const BlockMaskSizes& sizes) {

@@ -36,6 +36,8 @@ class BlockRow {
       range.begin = end;
     }
   }
+  /// The same for one block.
+  void add(std::int64_t kv_block, std::int64_t pairs) noexcept { visible_[kv_block] += pairs; }
   /// Sets the kinds of the blocks from the counts.
   void classify_by_counts();
 

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <numeric>
 #include <set>
 
 #include "attention/block_mask_build.hpp"
@@ -33,15 +35,41 @@ std::vector<DocumentRun> runs_of_documents(const TensorView& documents, std::int
   return runs;
 }
 
+/// The numbers of the runs by document, in linear time (radix sort). Those of one document stay in
+/// their order.
+std::vector<std::size_t> by_document(const std::vector<DocumentRun>& runs) {
+  constexpr int digit_bits = 11;
+  constexpr std::uint64_t digit_mask = (1 << digit_bits) - 1;
+  std::vector<std::size_t> order(runs.size()), sorted(runs.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  if (runs.empty()) return order;
+  const auto [least, most] = std::minmax_element(
+      runs.begin(), runs.end(),
+      [](const DocumentRun& a, const DocumentRun& b) { return a.document < b.document; });
+  const auto from_least =
+      [first = static_cast<std::uint64_t>(least->document)](const DocumentRun& run) {
+        return static_cast<std::uint64_t>(run.document) - first;
+      };
+  const std::uint64_t greatest = from_least(*most);
+  for (int shift = 0; shift < 64 && greatest >> shift != 0; shift += digit_bits) {
+    std::array<std::size_t, digit_mask + 2> begins{};
+    for (const DocumentRun& run : runs) ++begins[(from_least(run) >> shift & digit_mask) + 1];
+    std::partial_sum(begins.begin(), begins.end(), begins.begin());
+    for (const std::size_t n : order)
+      sorted[begins[from_least(runs[n]) >> shift & digit_mask]++] = n;
+    order.swap(sorted);
+  }
+  return order;
+}
+
 /// Set 0 is empty; set n + 1 has the keys of the n-th document in the order of their numbers.
-KeySets sets_of_documents(const std::vector<DocumentRun>& queries, std::vector<DocumentRun> keys) {
-  std::stable_sort(keys.begin(), keys.end(), [](const DocumentRun& a, const DocumentRun& b) {
-    return a.document < b.document;
-  });
+KeySets sets_of_documents(const std::vector<DocumentRun>& queries,
+                          const std::vector<DocumentRun>& keys) {
   KeySets sets;
   sets.offsets.push_back(0);
   std::vector<std::int64_t> documents;
-  for (const DocumentRun& run : keys) {
+  for (const std::size_t key : by_document(keys)) {
+    const DocumentRun& run = keys[key];
     if (documents.empty() || documents.back() != run.document) {
       documents.push_back(run.document);
       sets.offsets.push_back(sets.offsets.back());
@@ -49,11 +77,14 @@ KeySets sets_of_documents(const std::vector<DocumentRun>& queries, std::vector<D
     sets.ranges.push_back(run.tokens);
     ++sets.offsets.back();
   }
-  for (const DocumentRun& run : queries) {
-    const auto found = std::lower_bound(documents.begin(), documents.end(), run.document);
-    const bool has_keys = found != documents.end() && *found == run.document;
-    sets.queries.push_back(
-        {run.tokens.begin, has_keys ? found - documents.begin() + 1 : std::int64_t{0}});
+  sets.queries.resize(queries.size());
+  auto document = documents.cbegin();
+  for (const std::size_t query : by_document(queries)) {
+    const DocumentRun& run = queries[query];
+    while (document != documents.cend() && *document < run.document) ++document;
+    const bool has_keys = document != documents.cend() && *document == run.document;
+    sets.queries[query] = {run.tokens.begin,
+                           has_keys ? document - documents.cbegin() + 1 : std::int64_t{0}};
   }
   return sets;
 }
@@ -122,6 +153,49 @@ std::vector<std::pair<std::int64_t, std::int64_t>> sets_of_block(const KeySets& 
   return shared;
 }
 
+/// How many keys of a set lie in each block of keys. Ranges of a set that lie in one block are
+/// counted together, so that scattered keys cost each block of queries no more than whole blocks.
+class CountedSets {
+ public:
+  CountedSets(const KeySets& sets, std::int64_t width) {
+    for (std::int64_t set = 0; set < sets.num_sets(); ++set) {
+      const std::size_t first = parts_.size();
+      for (const KeyRange& range : sets.set(set)) {
+        const std::int64_t block = range.begin / width;
+        if (range.end - block * width > width) {
+          parts_.push_back({block, 0, range});
+        } else if (parts_.size() > first && parts_.back().block == block &&
+                   parts_.back().range.empty()) {
+          parts_.back().count += range.size();
+        } else {
+          parts_.push_back({block, range.size(), {}});
+        }
+      }
+      offsets_.push_back(parts_.size());
+    }
+  }
+
+  /// Adds the pairs of `queries` queries that see a set.
+  void add(std::int64_t set, std::int64_t queries, BlockRow& row) const {
+    for (std::size_t n = offsets_[set]; n < offsets_[set + 1]; ++n) {
+      const Part& part = parts_[n];
+      if (part.range.empty())
+        row.add(part.block, queries * part.count);
+      else
+        row.add(part.range, [queries](KeyRange keys) { return queries * keys.size(); });
+    }
+  }
+
+ private:
+  struct Part {
+    std::int64_t block;
+    std::int64_t count;  // keys in this block
+    KeyRange range;      // or keys in this and later ones
+  };
+  std::vector<std::size_t> offsets_{0};
+  std::vector<Part> parts_;
+};
+
 BlockMask exact_block_mask(const BlockMaskSizes& sizes, std::vector<KeySets> sets) {
   BlockMask::Blocks blocks;
   blocks.sizes = sizes;
@@ -129,12 +203,12 @@ BlockMask exact_block_mask(const BlockMaskSizes& sizes, std::vector<KeySets> set
   blocks.sets = std::move(sets);
   // The vector keeps its memory when it is moved.
   const std::span<const KeySets> of_entries = blocks.sets;
+  std::vector<CountedSets> counted;
+  for (const KeySets& entry : of_entries) counted.emplace_back(entry, sizes.block.kv);
   return build_block_mask(std::move(blocks), 1, [&](BlockRow& row) {
-    const KeySets& entry = of_entries[static_cast<std::size_t>(row.batch())];
-    for (const auto& [set, queries] : sets_of_block(entry, row)) {
-      for (const KeyRange& range : entry.set(set))
-        row.add(range, [queries = queries](KeyRange keys) { return queries * keys.size(); });
-    }
+    const auto entry = static_cast<std::size_t>(row.batch());
+    for (const auto& [set, queries] : sets_of_block(of_entries[entry], row))
+      counted[entry].add(set, queries, row);
     row.classify_by_counts();
   });
 }

@@ -48,6 +48,7 @@ bool BlockwisePass::compute_part(const HeadQueries& head, KeyRange among,
   const std::int64_t step = rows_of_a_tile(rows.count);
   bool finite = true;
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    if (!tiles_.sees(rows, block)) continue;
     const KeyRange keys = intersection(rows.visible_to_any, tiles_.block_keys(block));
     plan_prefetch(rows, keys);
     compute_scores(head, block, keys);

@@ -106,6 +106,7 @@ bool DecodePass::compute_part(const HeadQueries& head, KeyRange among, const Sof
   read_queries(rows);
   const std::int64_t step = rows_of_a_tile(rows.count);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    if (!tiles_.sees(rows, block)) continue;
     for (std::int64_t first_row = 0; first_row < rows.count; first_row += step) {
       QueryTile tile =
           tiles_.tile_of(rows, first_row, std::min(step, rows.count - first_row), block);

@@ -52,6 +52,7 @@ void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const P
   packed_ = &packed;
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    if (block != rows.last_block && !tiles_.sees(rows, block)) continue;
     const bool has_scores = score_matmul_ && is_whole_tile(rows, block);
     if (has_scores) {
       score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data,

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/block_mask.hpp"
+
 namespace attn::detail {
 namespace {
 
@@ -68,6 +70,19 @@ Row QueryTiles::query(const QueryBlock& rows, std::int64_t r) const {
 
 KeyRange QueryTiles::block_keys(std::int64_t block) const {
   return {block * blocking_.kv_block, (block + 1) * blocking_.kv_block};
+}
+
+bool QueryTiles::sees(const QueryBlock& rows, std::int64_t block) const {
+  const std::optional<BlockMask>& block_mask = context_.call.options.block_mask;
+  if (!block_mask) return true;
+  const std::int64_t group_size = context_.sizes().group_size;
+  const std::int64_t q_head = rows.head.kv_head * group_size;
+  return block_mask->blocks().any_visible({.batch = rows.head.batch,
+                                           .head_begin = q_head,
+                                           .head_end = q_head + group_size,
+                                           .begin = rows.first / group_size,
+                                           .end = (rows.first + rows.count - 1) / group_size + 1},
+                                          intersection(rows.visible_to_any, block_keys(block)));
 }
 
 QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,

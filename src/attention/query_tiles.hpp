@@ -40,6 +40,9 @@ class QueryTiles {
   /// The keys of a block of keys.
   KeyRange block_keys(std::int64_t block) const;
 
+  /// Whether the block mask, if there is one, lets any of the rows see any of a block of keys.
+  bool sees(const QueryBlock& rows, std::int64_t block) const;
+
   /// Rows first_row, ... of a block of rows against one block of keys. Its visible_range is empty
   /// if they see no key of it.
   QueryTile tile_of(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <optional>
 
+#include "attention/block_mask.hpp"
 #include "attention/blockwise.hpp"
 #include "attention/decode.hpp"
 #include "attention/full_rows.hpp"
@@ -72,9 +73,24 @@ class Worker {
     return head.visibility.visible_range(0, context_.layout.q_len(head.batch) - 1);
   }
 
-  /// Keys that no query sees are not even read.
+  /// Keys that no query sees are not even read. oneDNN's matmul and the pass of full rows take the
+  /// keys of a block whole, if any of them is seen.
+  KeyRange keys_to_pack(const HeadQueries& head, std::int64_t block) const {
+    const std::int64_t kv_block = context_.plan().packed.kv_block;
+    const KeyRange visible =
+        intersection(visible_range(head), {block * kv_block, (block + 1) * kv_block});
+    const std::optional<BlockMask>& block_mask = context_.call.options.block_mask;
+    if (!block_mask) return visible;
+    const std::int64_t group_size = context_.sizes().group_size;
+    const std::int64_t q_head = head.kv_head * group_size;
+    const KeyRange needed = block_mask->blocks().needed_keys(
+        {.batch = head.batch, .head_begin = q_head, .head_end = q_head + group_size}, visible);
+    const bool whole = context_.plan().needs_full_rows || context_.plan().score_tiles;
+    return whole && !needed.empty() ? visible : needed;
+  }
+
   void pack(const HeadQueries& head, std::int64_t block, const PackedHead& to) {
-    packer_.pack({head.batch, head.kv_head}, block, visible_range(head), to, own_.staging);
+    packer_.pack({head.batch, head.kv_head}, block, keys_to_pack(head, block), to, own_.staging);
   }
 
   void pack_ahead(const WorkItem& item) {

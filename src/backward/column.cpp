@@ -70,11 +70,13 @@ void ColumnPass::compute(const HeadQueries& head, std::int64_t column, const Col
     const QueryBlock rows =
         tiles_.block_of(head, first, std::min(blocking.q_block, head.rows - first), all_keys);
     hand_over.wait(n);
-    if (!intersection(rows.visible_to_any, keys).empty()) {
+    const std::int64_t first_column = std::max(chunk * columns.per_chunk, rows.first_block);
+    const bool first_of_chunk = column == first_column;
+    const bool visible = !intersection(rows.visible_to_any, keys).empty();
+    if (visible && (first_of_chunk || tiles_.sees(rows, column))) {
       if (!packed) keys_.pack(head, keys);
       packed = true;
-      const std::int64_t first_column = std::max(chunk * columns.per_chunk, rows.first_block);
-      compute_block({rows, slot, column, chunk, column == first_column});
+      compute_block({rows, slot, column, chunk, first_of_chunk});
     }
     hand_over.pass_on(n);
   }

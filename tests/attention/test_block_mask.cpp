@@ -152,6 +152,28 @@ TEST_CASE("documents, in order or in any, of each type") {
   }
 }
 
+TEST_CASE("documents with any numbers, the least and the greatest too") {
+  constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(),
+                         greatest = std::numeric_limits<std::int64_t>::max();
+  for (const std::uint64_t seed : seeds(1, 50)) {
+    Random random(seed);
+    std::vector<std::int64_t> queries(40), keys(70);
+    for (std::vector<std::int64_t>* documents : {&queries, &keys}) {
+      for (std::int64_t& document : *documents) {
+        document =
+            random.pick<std::int64_t>({least, least + 1, -5000, -1, 0, 1, 2047, 2048, 1 << 22,
+                                       std::int64_t{1} << 33, greatest - 1, greatest});
+      }
+    }
+    const BlockMask mask =
+        BlockMask::from_documents({queries.data(), {40}}, {keys.data(), {70}},
+                                  {random.integer(1, 20), random.integer(1, 20)});
+    check_exact(mask, random, [&](auto, auto, auto i, auto j) {
+      return queries[static_cast<std::size_t>(i)] == keys[static_cast<std::size_t>(j)];
+    });
+  }
+}
+
 TEST_CASE("ranges that overlap, touch, or are empty") {
   for (const std::uint64_t seed : seeds(1, 200)) {
     Random random(seed);

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <string>
@@ -200,6 +201,53 @@ TEST_CASE("a block mask of the call's own masks changes nothing") {
       c.options.block_mask = BlockMask::from_mask(inputs.mask.view(), sizes);
       CHECK(bit_difference(run(inputs, c), expected) == "");
     }
+  }
+}
+
+TEST_CASE("keys whose blocks no query of a head sees are not read") {
+  constexpr std::int64_t width = 50, columns = 34;
+  Random random(4);
+  Case c{.batch = 2, .num_q_heads = 4, .num_kv_heads = 2, .q_len = 130, .kv_len = width * columns};
+  c.head_dim = 64;
+  const BlockMaskSizes sizes{
+      .q_len = c.q_len, .kv_len = c.kv_len, .batch = 2, .num_q_heads = 4, .block = {64, width}};
+  // Each KV head of an entry has blocks of its own, the others are NaN.
+  Inputs inputs = make_inputs(c), poisoned = inputs;
+  std::vector<std::int64_t> offsets{0}, seen;
+  for (std::int64_t head = 0; head < 4; ++head) {
+    std::vector<std::int64_t> blocks;
+    for (std::int64_t block = 0; block < columns; ++block) {
+      if (random.chance(0.2)) {
+        blocks.push_back(block);
+        continue;
+      }
+      for (std::int64_t j = block * width; j < (block + 1) * width; ++j) {
+        for (std::int64_t d = 0; d < c.head_dim; ++d) {
+          poisoned.k.set({head / 2, head % 2, j, d}, std::nan(""));
+          poisoned.v.set({head / 2, head % 2, j, d}, std::nan(""));
+        }
+      }
+    }
+    for (int row = 0; row < 2 * 3; ++row) {  // 2 query heads, 3 blocks of queries
+      seen.insert(seen.end(), blocks.begin(), blocks.end());
+      offsets.push_back(static_cast<std::int64_t>(seen.size()));
+    }
+  }
+  c.options.block_mask = BlockMask::from_lists({ids_of(offsets), ids_of(seen)}, {}, sizes);
+  for (const Normalizer& normalizer :
+       {Normalizer::softmax(), Normalizer::sparsemax(), Normalizer::sigmoid()}) {
+    for (const ScoreMatmul score_matmul : {ScoreMatmul::built_in, ScoreMatmul::onednn}) {
+      c.options.normalizer = normalizer;
+      c.options.score_matmul = score_matmul;
+      c.lse = normalizer == Normalizer::softmax();
+      CHECK(bit_difference(run(poisoned, c), run(inputs, c)) == "");
+    }
+    c.options.score_matmul = ScoreMatmul::built_in;
+    const BackwardCase backward{.call = c};
+    const GradientInputs gradients = make_gradient_inputs(backward);
+    const Outputs forward = run_forward(backward, inputs);
+    CHECK(bit_difference(run_backward(backward, poisoned, gradients, forward),
+                         run_backward(backward, inputs, gradients, forward)) == "");
   }
 }
 
