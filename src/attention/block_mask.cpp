@@ -45,6 +45,11 @@ KeyRange hull_of(std::span<const Range> ranges, KeyRange within) {
   return {first->begin, (behind - 1)->end};
 }
 
+KeyRange hull(KeyRange a, KeyRange b) {
+  if (a.empty() || b.empty()) return a.empty() ? b : a;
+  return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+}
+
 KeyRange within(KeyRange found, KeyRange keys) {
   const KeyRange part = intersection(found, keys);
   return part.empty() ? KeyRange{keys.begin, keys.begin} : part;
@@ -104,18 +109,35 @@ bool BlockMask::Blocks::any_visible(const Queries& queries, KeyRange keys) const
   return false;
 }
 
+KeyRange BlockMask::Blocks::visible_keys(const Queries& queries, KeyRange keys) const noexcept {
+  const KeyRange blocks = blocks_of(keys);
+  KeyRange found{blocks.end, blocks.begin};
+  for (std::int64_t head = queries.head_begin; head < last_head(queries); ++head) {
+    for (std::int64_t q = queries.begin / sizes.block.q; q * sizes.block.q < queries.end; ++q)
+      found = hull(found, hull_of(runs_of(queries.batch, head, q), blocks));
+  }
+  return within(keys_of(found), keys);
+}
+
+bool BlockMask::Blocks::alike(const Queries& queries) const noexcept {
+  if (last_head(queries) - queries.head_begin > 1) return false;
+  if (!exact) return queries.begin / sizes.block.q == (queries.end - 1) / sizes.block.q;
+  const KeySets& of_entry = sets[sizes.batch == 1 ? 0 : static_cast<std::size_t>(queries.batch)];
+  const auto next = of_entry.queries_of(queries.begin) + 1;
+  return next == of_entry.queries.end() || next->first >= queries.end;
+}
+
 KeyRange BlockMask::Blocks::needed_keys(const Queries& all, KeyRange keys) const noexcept {
-  KeyRange found{keys.end, keys.begin};
-  for (std::int64_t head = all.head_begin; head < last_head(all) && !keys.empty(); ++head) {
+  const KeyRange blocks = blocks_of(keys);
+  KeyRange found{blocks.end, blocks.begin};
+  for (std::int64_t head = all.head_begin; head < last_head(all); ++head) {
     const std::int64_t n = head_number(all.batch, head);
     const std::span<const KeyRange> ranges = std::span(needed).subspan(
         static_cast<std::size_t>(needed_offsets[n]),
         static_cast<std::size_t>(needed_offsets[n + 1] - needed_offsets[n]));
-    const KeyRange of_head = within(keys_of(hull_of(ranges, blocks_of(keys))), keys);
-    if (of_head.empty()) continue;
-    found = {std::min(found.begin, of_head.begin), std::max(found.end, of_head.end)};
+    found = hull(found, hull_of(ranges, blocks));
   }
-  return found;
+  return within(keys_of(found), keys);
 }
 
 void BlockMask::Blocks::find_needed() {

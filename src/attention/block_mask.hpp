@@ -120,6 +120,10 @@ struct BlockMask::Blocks {
   };
   /// Whether any of the queries sees any of the keys' blocks.
   bool any_visible(const Queries& queries, detail::KeyRange keys) const noexcept;
+  /// From the first to the last of the keys whose block any of the queries sees.
+  detail::KeyRange visible_keys(const Queries& queries, detail::KeyRange keys) const noexcept;
+  /// Whether the queries see the same keys.
+  bool alike(const Queries& queries) const noexcept;
   /// From the first to the last of the keys whose block any query of the heads sees.
   detail::KeyRange needed_keys(const Queries& all, detail::KeyRange keys) const noexcept;
   /// Sets `needed` from the runs.

@@ -40,10 +40,10 @@ BlockwisePass::BlockwisePass(const CallContext& context, const Packer& packer,
 bool BlockwisePass::compute_part(const HeadQueries& head, KeyRange among,
                                  const SoftmaxStates& states, const NextKeys& next) {
   next_ = next;
-  const QueryBlock rows = tiles_.block_of(head, 0, head.rows, among);
+  const QueryBlock rows = tiles_.unhidden_block_of(head, 0, head.rows, among);
   const std::int64_t width = blocking().value_width;
   set_identity(states, rows.count, width);
-  if (rows.visible_to_any.empty()) return false;
+  if (rows.last_block < rows.first_block) return false;
   read_queries(rows, 0, rows.count);
   const std::int64_t step = rows_of_a_tile(rows.count);
   bool finite = true;

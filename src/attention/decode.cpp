@@ -100,9 +100,9 @@ bool DecodePass::compute_part(const HeadQueries& head, KeyRange among, const Sof
   // For fewer rows, pairing the values would take longer than multiplying them as floats.
   pairs_ = context_.call.pairs_of_queries && head.rows >= 4 &&
            context_.call.unpacked_arithmetic->add_values_to_pairs != nullptr;
-  const QueryBlock rows = tiles_.block_of(head, 0, head.rows, among);
+  const QueryBlock rows = tiles_.unhidden_block_of(head, 0, head.rows, among);
   set_identity(states, rows.count, blocking().value_width);
-  if (rows.visible_to_any.empty()) return false;
+  if (rows.last_block < rows.first_block) return false;
   read_queries(rows);
   const std::int64_t step = rows_of_a_tile(rows.count);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {

@@ -46,13 +46,14 @@ void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const P
   const Blocking& blocking = context_.plan().packed;
   const std::int64_t first = q_block * blocking.q_block;
   const std::int64_t count = std::min(blocking.q_block, head.rows - first);
-  const QueryBlock rows = tiles_.block_of(head, first, count, all_keys);
+  const QueryBlock rows = tiles_.unhidden_block_of(head, first, count, all_keys);
   set_identity(scratch_.states, count, blocking.value_width);
-  if (rows.visible_to_any.empty()) return tiles_.finish(rows, 0, count, scratch_.states, *this);
+  if (rows.last_block < rows.first_block)
+    return tiles_.finish(rows, 0, count, scratch_.states, *this);
   packed_ = &packed;
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
-    if (block != rows.last_block && !tiles_.sees(rows, block)) continue;
+    if (!tiles_.sees(rows, block)) continue;
     const bool has_scores = score_matmul_ && is_whole_tile(rows, block);
     if (has_scores) {
       score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data,

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "attention/block_mask.hpp"
-
 namespace attn::detail {
 namespace {
 
@@ -19,6 +17,17 @@ KeyRange union_of_ranges(const QueryTile& tile) {
     if (!range.empty()) all = {std::min(all.begin, range.begin), std::max(all.end, range.end)};
   }
   return all;
+}
+
+/// Row r sees what row 0 sees.
+void copy_visibility(QueryTile& tile, std::int64_t r) {
+  if (tile.hides[0]) {
+    std::copy(tile.visible_row(0) + tile.begin[0], tile.visible_row(0) + tile.end[0],
+              tile.visible_row(r) + tile.begin[0]);
+  }
+  tile.hides[r] = tile.hides[0];
+  tile.begin[r] = tile.begin[0];
+  tile.end[r] = tile.end[0];
 }
 
 bool all_see(const QueryTile& tile, KeyRange keys) {
@@ -72,16 +81,33 @@ KeyRange QueryTiles::block_keys(std::int64_t block) const {
   return {block * blocking_.kv_block, (block + 1) * blocking_.kv_block};
 }
 
+BlockMask::Blocks::Queries QueryTiles::queries_of(const HeadQueries& head, std::int64_t first,
+                                                  std::int64_t count) const noexcept {
+  const std::int64_t group_size = context_.sizes().group_size;
+  const std::int64_t q_head = head.kv_head * group_size;
+  return {.batch = head.batch,
+          .head_begin = q_head,
+          .head_end = q_head + group_size,
+          .begin = first / group_size,
+          .end = (first + count - 1) / group_size + 1};
+}
+
+QueryBlock QueryTiles::unhidden_block_of(const HeadQueries& head, std::int64_t first,
+                                         std::int64_t count, KeyRange among) const {
+  QueryBlock rows = block_of(head, first, count, among);
+  const std::optional<BlockMask>& block_mask = context_.call.options.block_mask;
+  KeyRange keys = rows.visible_to_any;
+  if (block_mask && !keys.empty())
+    keys = block_mask->blocks().visible_keys(queries_of(head, first, count), keys);
+  rows.first_block = keys.empty() ? 0 : keys.begin / blocking_.kv_block;
+  rows.last_block = keys.empty() ? -1 : (keys.end - 1) / blocking_.kv_block;
+  return rows;
+}
+
 bool QueryTiles::sees(const QueryBlock& rows, std::int64_t block) const {
   const std::optional<BlockMask>& block_mask = context_.call.options.block_mask;
-  if (!block_mask) return true;
-  const std::int64_t group_size = context_.sizes().group_size;
-  const std::int64_t q_head = rows.head.kv_head * group_size;
-  return block_mask->blocks().any_visible({.batch = rows.head.batch,
-                                           .head_begin = q_head,
-                                           .head_end = q_head + group_size,
-                                           .begin = rows.first / group_size,
-                                           .end = (rows.first + rows.count - 1) / group_size + 1},
+  return !block_mask ||
+         block_mask->blocks().any_visible(queries_of(rows.head, rows.first, rows.count),
                                           intersection(rows.visible_to_any, block_keys(block)));
 }
 
@@ -123,9 +149,18 @@ QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, st
 void QueryTiles::read_dense_masks(QueryTile& tile) {
   const RowScores& scores = context_.scores;
   if (!scores.additive() && !scores.dense_visibility()) return;
+  // Rows that see the same keys are answered together.
+  const QueryBlock& rows = *tile.block_rows;
+  const bool alike = tile.full && scores.block_mask_alone() &&
+                     context_.call.options.block_mask->blocks().alike(
+                         queries_of(rows.head, rows.first + tile.first_row, tile.rows));
   bool plain = true;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     if (tile.range(r).empty()) continue;
+    if (alike && r > 0) {
+      copy_visibility(tile, r);
+      continue;
+    }
     const QueryRow query = query_row(tile, r);
     const auto shrink = [&](KeyRange keys) {
       tile.begin[r] = keys.begin - tile.block_begin;

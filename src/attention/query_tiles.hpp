@@ -2,6 +2,7 @@
 // and how it ends. All passes share this.
 #pragma once
 
+#include "attention/block_mask.hpp"
 #include "attention/call_context.hpp"
 #include "attention/overflow.hpp"
 #include "attention/query_tile.hpp"
@@ -40,6 +41,10 @@ class QueryTiles {
   /// The keys of a block of keys.
   KeyRange block_keys(std::int64_t block) const;
 
+  /// The same without blocks of keys at both ends that a block mask hides from all rows. If it
+  /// hides all of them, no block is left: last_block < first_block.
+  QueryBlock unhidden_block_of(const HeadQueries& head, std::int64_t first, std::int64_t count,
+                               KeyRange among) const;
   /// Whether the block mask, if there is one, lets any of the rows see any of a block of keys.
   bool sees(const QueryBlock& rows, std::int64_t block) const;
 
@@ -61,6 +66,9 @@ class QueryTiles {
   float sink(const QueryRow& query) const;
 
  private:
+  /// The queries of `count` rows from `first` on, as a block mask counts them.
+  BlockMask::Blocks::Queries queries_of(const HeadQueries& head, std::int64_t first,
+                                        std::int64_t count) const noexcept;
   void read_dense_masks(QueryTile& tile);
   void write(const QueryBlock& rows, std::int64_t r, double factor, float* out) const;
   void repair_and_write(const FinalRow& row, RowProbabilities& probabilities, float* out) const;

@@ -89,8 +89,10 @@ class Worker {
     return whole && !needed.empty() ? visible : needed;
   }
 
-  void pack(const HeadQueries& head, std::int64_t block, const PackedHead& to) {
-    packer_.pack({head.batch, head.kv_head}, block, keys_to_pack(head, block), to, own_.staging);
+  /// `index` counts the pieces of all blocks.
+  void pack(const HeadQueries& head, std::int64_t index, const PackedHead& to) {
+    packer_.pack({head.batch, head.kv_head}, index, keys_to_pack(head, index / to.pieces), to,
+                 own_.staging);
   }
 
   void pack_ahead(const WorkItem& item) {

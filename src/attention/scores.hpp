@@ -64,6 +64,11 @@ class RowScores {
     return boolean() || options_.mask_mod || options_.block_mask;
   }
 
+  /// Whether nobody but a block mask is asked about single keys.
+  bool block_mask_alone() const noexcept {
+    return options_.block_mask && !options_.mask_mod && !mask_.present();
+  }
+
   /// What the dense masks leave of a run of keys: the range from the first to the last key that
   /// they do not hide, and what they do between.
   struct Seen {
