@@ -243,7 +243,7 @@ void DecodePass::pair_probabilities(const QueryTile& tile, bool any_scale) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     kernels.multiply(tile.row(r) + keys.begin, keys.size(), scales + keys.begin);
     auto* const halves =
-        reinterpret_cast<std::uint16_t*>(scratch_.mask_rows + r * blocking().kv_block);
+        reinterpret_cast<std::uint16_t*>(scratch_.paired_rows + r * blocking().kv_block);
     kernels.narrow_bf16(tile.row(r) + first, end - first, halves + first);
   }
 }
@@ -271,7 +271,7 @@ void DecodePass::add_values_to_pairs(const QueryTile& tile, const SoftmaxStates&
       }
     }
     context_.call.unpacked_arithmetic->add_values_to_pairs(
-        {.probabilities = scratch_.mask_rows + n / 2,
+        {.probabilities = scratch_.paired_rows + n / 2,
          .stride = blocking().kv_block,
          .rows = tile.rows,
          .values = rows,

@@ -69,6 +69,8 @@ ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
           arena.take<std::uint8_t>(kernels::tile_rows * kv_block * (full_rows ? kv_blocks : 1)),
       .mask_rows = arena.take<float>(kernels::tile_rows * kv_block),
       .row_scales = arena.take<float>(plan.kv_type == DType::i8 ? kv_block : 0),
+      .paired_rows =
+          arena.take<float>(plan.kv_type == DType::i8 ? kernels::tile_rows * kv_block : 0),
       .staging = arena.take<float>(plan.panel_width * std::max(plan.sizes.head_dim, value_width)),
       .score_tile = plan.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
       .query_panels = arena.take<float>(rows_in_panels * plan.packed.key_depth),

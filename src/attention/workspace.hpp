@@ -84,6 +84,7 @@ struct ThreadScratch {
   std::uint8_t* visible;  // [tile_rows, kv_block]; with full rows one for each block of keys
   float* mask_rows;       // [tile_rows, kv_block]
   float* row_scales;      // [kv_block]
+  float* paired_rows;     // [tile_rows, kv_block]: probabilities as pairs
   float* staging;         // [panel_width, max(head_dim, value_width)]
   float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
   // Of heads that are read blockwise:
