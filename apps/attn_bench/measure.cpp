@@ -12,6 +12,7 @@
 #include "apps/support/timing.hpp"
 #include "attention/simulate.hpp"
 #include "backward.hpp"
+#include "onednn/isa.hpp"
 
 namespace attn::apps::bench {
 namespace {
@@ -93,7 +94,9 @@ Timed time_forward(const Case& shape, const Settings& settings, const AttentionT
   const std::vector<double> seconds = time_calls(call, settings.min_time);
   switch (shape.kernel) {
     case Kernel::tiled: return {seconds, plan.workspace_size(), plan.description()};
-    case Kernel::unfused: return {seconds, unfused_scratch_size(tensors), "unfused, oneDNN"};
+    case Kernel::unfused:
+      return {seconds, unfused_scratch_size(tensors),
+              onednn::available() ? "unfused, oneDNN" : "unfused, micro-kernel"};
     case Kernel::naive: break;
   }
   return {seconds, 0, "reference"};

@@ -16,6 +16,7 @@
 #include "apps/support/program.hpp"
 #include "apps/support/random.hpp"
 #include "apps/support/timing.hpp"
+#include "onednn/isa.hpp"
 #include "onednn/softmax.hpp"
 
 namespace attn::apps::bench {
@@ -138,10 +139,11 @@ class Bench {
   }
 
   /// A call of oneDNN's softmax on the same tensors; empty for functions, dims and types that are
-  /// not compared with oneDNN.
+  /// not compared with oneDNN, and in a build without it.
   std::optional<std::function<void()>> onednn_call(int num_threads) {
-    if (shape_.function != Function::softmax || shape_.dim != 1 || shape_.dtype != DType::f32)
-      return std::nullopt;
+    const bool comparable = onednn::available() && shape_.function == Function::softmax &&
+                            shape_.dim == 1 && shape_.dtype == DType::f32;
+    if (!comparable) return std::nullopt;
     float* const from = x_.data<float>();
     float* const to = shape_.in_place ? from : y_.data<float>();
     return [=, this] {

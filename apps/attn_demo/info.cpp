@@ -29,7 +29,8 @@ std::string processor() {
   return "unknown";
 }
 
-std::string why_default(Isa chosen, Isa strongest) {
+std::string why_default(Isa chosen, Isa strongest, const BuildInfo& build) {
+  if (build.onednn_version.empty()) return "the strongest available";
   const char* const limit = std::getenv("ONEDNN_MAX_CPU_ISA");
   const std::string setting =
       limit != nullptr ? fmt::format("; ONEDNN_MAX_CPU_ISA is {}", limit) : "";
@@ -46,13 +47,15 @@ int show_info() {
   };
   print("attn", build.version);
   print("compiler", build.compiler);
-  print("oneDNN", build.onednn_version);
+  print("oneDNN", build.onednn_version.empty() ? "none (built with ATTN_WITH_ONEDNN=OFF)"
+                                               : build.onednn_version);
   print("processor", processor());
   print("threads", fmt::format("{} (OpenMP's default)", build.num_threads));
   print("ISAs built", names_of(build.isas));
   print("ISAs available", names_of(available));
   print("ISA by default",
-        fmt::format("{} ({})", name_of(chosen), why_default(chosen, available.back())));
+        fmt::format("{} ({})", name_of(chosen), why_default(chosen, available.back(), build)));
+  if (build.onednn_version.empty()) return 0;
   print("oneDNN's matmul",
         fmt::format("{} ({})", build.onednn_matmul,
                     build.onednn_matmul_fast

@@ -16,8 +16,9 @@ namespace {
 
 std::string version_line() {
   const BuildInfo build = build_info();
-  return fmt::format("attn_demo {} ({}, oneDNN {})", build.version, build.compiler,
-                     build.onednn_version);
+  return fmt::format(
+      "attn_demo {} ({}, {})", build.version, build.compiler,
+      build.onednn_version.empty() ? "without oneDNN" : "oneDNN " + build.onednn_version);
 }
 
 int run_command_line(int argc, char** argv) {

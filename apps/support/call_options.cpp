@@ -33,10 +33,9 @@ void add_window_option(CLI::App& command, std::optional<Window>& window) {
 }
 
 void add_kernel_option(CLI::App& command, Kernel& kernel) {
-  add_choice(
-      command, "--kernel NAME", kernel,
-      {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}},
-      "tiled (default), naive (textbook, in double) or unfused (oneDNN matmul, softmax, matmul)");
+  add_choice(command, "--kernel NAME", kernel,
+             {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}, {"unfused", Kernel::unfused}},
+             "tiled (default), naive (textbook, in double) or unfused (matmul, softmax, matmul)");
 }
 
 void add_dtype_option(CLI::App& command, DType& dtype) {

@@ -83,7 +83,9 @@ struct AttentionTensors {
 /// built-in micro-kernel; ragged batches and normalizers other than softmax take it for everything.
 enum class ScoreMatmul {
   built_in,
-  onednn,  // oneDNN's matmul primitive; it allocates a little in each execution
+  /// oneDNN's matmul primitive; it allocates a little in each execution. Error(unsupported) in a
+  /// build without oneDNN.
+  onednn,
 };
 
 /// What a call computes.

@@ -22,7 +22,8 @@ ATTN_API Isa isa_from_name(std::string_view name);
 /// to the most preferred. The first is `baseline`.
 ATTN_API std::vector<Isa> available_isas();
 /// What a call uses if it names no instruction set: the most preferred available one that oneDNN
-/// may use, too. So the environment variable ONEDNN_MAX_CPU_ISA limits both libraries.
+/// may use, too. So the environment variable ONEDNN_MAX_CPU_ISA limits both libraries. In a build
+/// without oneDNN it has no effect.
 ATTN_API Isa default_isa();
 
 }  // namespace attn

@@ -43,11 +43,13 @@ ATTN_API void reference_scores(const AttentionTensors& tensors, const AttentionO
 
 /// What one writes first: oneDNN matmul, mask, softmax, matmul, with the whole score matrix in
 /// memory, in f32. The same tensors, options and errors as attention(). A normalizer that oneDNN
-/// lacks is a loop over rows.
+/// lacks is a loop over rows. In a build without oneDNN, the library's micro-kernel multiplies,
+/// from a packed copy of K and of V.
 ATTN_API void attention_unfused(const AttentionTensors& tensors,
                                 const AttentionOptions& options = {},
                                 const Execution& execution = {});
-/// Bytes of scratch that attention_unfused takes for these tensors. Of a ragged or cached call, or
+/// Bytes of scratch that attention_unfused takes for these tensors, beside what the products
+/// themselves allocate for a while. Of a ragged or cached call, or
 /// one of i8, the most for any of its sequences, whose keys are copied first; offsets and lengths
 /// are read then.
 ATTN_API std::size_t unfused_scratch_size(const AttentionTensors& tensors);

@@ -27,7 +27,8 @@
 // multiply bf16, and for an odd number of inputs, weights are widened and multiplied as f32.
 //
 // Lifetime of weights. Constructors pack projections into the panels that oneDNN's matmul (8 rows
-// and more) and the library's micro-kernel (fewer rows: decode) read, and copy norms and biases.
+// and more) and the library's micro-kernel (fewer rows: decode) read, and copy norms and biases. In
+// a build without oneDNN, the micro-kernel multiplies any number of rows.
 // The views of these may become invalid afterwards. The embedding, positions, the output's weight,
 // sinks and slopes are not copied, and have to outlive the object.
 //

@@ -28,14 +28,18 @@ constexpr onednn::MatmulShape score_tile{.m = 96, .n = 512, .k = 128};
 }  // namespace
 
 BuildInfo build_info() {
-  const auto matmul = onednn::Matmul::shared(score_tile);
-  return {.version = ATTN_VERSION,
-          .compiler = compiler(),
-          .onednn_version = onednn::version(),
-          .isas = kernels::built_isas(),
-          .num_threads = default_num_threads(),
-          .onednn_matmul = matmul->implementation(),
-          .onednn_matmul_fast = matmul->fast()};
+  BuildInfo info;
+  info.version = ATTN_VERSION;
+  info.compiler = compiler();
+  info.onednn_version = onednn::version();
+  info.isas = kernels::built_isas();
+  info.num_threads = default_num_threads();
+  if (onednn::available()) {
+    const auto matmul = onednn::Matmul::shared(score_tile);
+    info.onednn_matmul = matmul->implementation();
+    info.onednn_matmul_fast = matmul->fast();
+  }
+  return info;
 }
 
 }  // namespace attn

@@ -9,6 +9,7 @@
 
 #include "attention/call_tensors.hpp"
 #include "attention/problem.hpp"
+#include "onednn/isa.hpp"
 #include "tensor/checks.hpp"
 
 namespace attn::detail {
@@ -324,6 +325,11 @@ Problem with_options(const AttentionTensors& tensors, const Sizes& sizes,
   require_enumerator("mask_keys", options.mask_keys, MaskKeys::last);
   problem.mask_keys = options.mask_keys;
   require_enumerator("score_matmul", options.score_matmul, ScoreMatmul::onednn);
+  if (options.score_matmul == ScoreMatmul::onednn && !onednn::available()) {
+    throw Error(ErrorCode::unsupported,
+                "score_matmul is onednn; this build of attn has no oneDNN: it was configured with "
+                "ATTN_WITH_ONEDNN=OFF");
+  }
   if (execution.num_threads && *execution.num_threads < 1)
     reject(fmt::format("num_threads is {}; it needs 1 or more", *execution.num_threads));
   return problem;

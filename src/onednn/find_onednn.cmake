@@ -12,7 +12,8 @@ if(NOT ONEDNN_INCLUDE_DIR OR NOT ONEDNN_LIBRARY)
   message(FATAL_ERROR
     "attn needs oneDNN, and its header oneapi/dnnl/dnnl.hpp (${ONEDNN_INCLUDE_DIR}) or its library "
     "dnnl (${ONEDNN_LIBRARY}) is missing. On Debian and Ubuntu: apt-get install libdnnl-dev. "
-    "If it is installed in another place, name that place in CMAKE_PREFIX_PATH.")
+    "If it is installed in another place, name that place in CMAKE_PREFIX_PATH. "
+    "attn is built without oneDNN by -DATTN_WITH_ONEDNN=OFF.")
 endif()
 
 file(STRINGS "${ONEDNN_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h" onednn_version_lines

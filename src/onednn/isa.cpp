@@ -5,6 +5,8 @@
 
 namespace attn::onednn {
 
+bool available() noexcept { return true; }
+
 bool may_use(Isa isa) {
   const auto allowed = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
   // A dnnl_cpu_isa_t is a set of features, and a newer one contains the older ones. So containment

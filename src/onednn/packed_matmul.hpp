@@ -40,7 +40,7 @@ class PackedMatmul {
   ~PackedMatmul();
 
   /// Whether oneDNN has a compiled kernel for such panels on this processor; otherwise it runs
-  /// plain loops, or cannot make the matmul at all.
+  /// plain loops, or cannot make the matmul at all. False in a build without oneDNN.
   static bool fast(const PackedMatmulShape& shape);
 
   /// Computes Y. `bias` is ignored if the shape has none. Compiles the matmul again if OpenMP does

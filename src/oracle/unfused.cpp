@@ -5,6 +5,9 @@
 //     P = softmax(S)                             oneDNN softmax, or normalize_row() for each row
 //     O = P V                                    oneDNN matmul
 //
+// In a build without oneDNN, unfused_primitives.cpp has the library's own kernels for its matmul
+// and softmax.
+//
 // S is a whole [batch, num_q_heads, q_len, kv_len] matrix in memory. It is written by the first
 // matmul, read and written by the loops and by softmax, and read by the second matmul. The query
 // heads that share a KV head are rows of one product, so that K and V are not repeated.
@@ -21,12 +24,11 @@
 #include "attention/problem.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/select.hpp"
-#include "onednn/matmul.hpp"
-#include "onednn/softmax.hpp"
 #include "oracle/extremes.hpp"
 #include "oracle/query_rows.hpp"
 #include "oracle/sequence_calls.hpp"
 #include "oracle/unfused_call.hpp"
+#include "oracle/unfused_primitives.hpp"
 #include "oracle/unfused_scores.hpp"
 #include "oracle/unfused_values.hpp"
 #include "tensor/checks.hpp"
@@ -106,7 +108,7 @@ void softmax(const UnfusedCall& call, std::optional<SeparatedValues>& separated)
                     for (std::int64_t row = begin; row < end; ++row)
                       add_non_finite_values(call, row, call.scores_of(row), nullptr, *separated);
                   });
-  onednn::softmax_rows({call.scores, num_rows(sizes), sizes.kv_len}, call.scores, call.num_threads);
+  softmax_rows(call);
 }
 
 /// Applies another normalizer to each row.
@@ -132,7 +134,7 @@ void normalize(const UnfusedCall& call, std::optional<SeparatedValues>& separate
   parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len, normalize_rows);
 }
 
-/// Corrects what oneDNN's softmax does not provide for: rows without a visible key, rows whose
+/// Corrects what a softmax of rows does not provide for: rows without a visible key, rows whose
 /// scores are not finite, and sinks. Writes lse.
 void finish_row(const UnfusedCall& call, std::int64_t index) {
   const Sizes& sizes = call.problem.sizes;
@@ -200,24 +202,17 @@ void attend(const UnfusedCall& call) {
   const Sizes& sizes = call.problem.sizes;
   const std::int64_t kv_heads = sizes.batch * sizes.num_kv_heads;
   const std::int64_t rows = sizes.group_size * sizes.q_len;
-  const onednn::MatmulShape scores_shape{.m = rows,
-                                         .n = sizes.kv_len,
-                                         .k = sizes.head_dim,
-                                         .batch = kv_heads,
-                                         .b_transposed = true,
-                                         .num_threads = call.num_threads};
-  const onednn::MatmulShape out_shape{.m = rows,
-                                      .n = sizes.v_head_dim,
-                                      .k = sizes.kv_len,
-                                      .batch = kv_heads,
-                                      .num_threads = call.num_threads};
+  const onednn::MatmulShape scores_shape{
+      .m = rows, .n = sizes.kv_len, .k = sizes.head_dim, .batch = kv_heads, .b_transposed = true};
+  const onednn::MatmulShape out_shape{
+      .m = rows, .n = sizes.v_head_dim, .k = sizes.kv_len, .batch = kv_heads};
 
-  onednn::multiply(scores_shape, call.q, call.k, call.scores);
+  multiply(call, scores_shape, call.q, call.k, call.scores);
   if (call.problem.softcap) apply_tanh(call);
   const bool any_hidden = transform_scores(call);
   auto separated = any_hidden ? separate_values(call) : std::nullopt;
   call.uses_softmax() ? softmax(call, separated) : normalize(call, separated);
-  onednn::multiply(out_shape, call.scores, separated ? separated->finite.data() : call.v, call.out);
+  multiply(call, out_shape, call.scores, separated ? separated->finite.data() : call.v, call.out);
   finish_rows(call, separated);
 }
 

@@ -6,10 +6,10 @@
 #include <limits>
 #include <memory>
 
-#include "onednn/softmax.hpp"
 #include "oracle/block_answers.hpp"
 #include "oracle/extremes.hpp"
 #include "oracle/query_rows.hpp"
+#include "oracle/unfused_primitives.hpp"
 
 namespace attn::detail {
 namespace {
@@ -95,14 +95,12 @@ bool transform_row(const UnfusedCall& call, std::int64_t index) {
 }  // namespace
 
 void apply_tanh(const UnfusedCall& call) {
-  const onednn::Matrix scores{call.scores, num_rows(call.problem.sizes), call.problem.sizes.kv_len};
+  const std::int64_t count = num_rows(call.problem.sizes) * call.problem.sizes.kv_len;
   const float scale = call.problem.softmax_scale, softcap = *call.problem.softcap;
-  parallel_ranges(call.num_threads, scores.rows * scores.columns, 1,
-                  [&](std::int64_t begin, std::int64_t end) {
-                    for (std::int64_t n = begin; n < end; ++n)
-                      scores.data[n] = scores.data[n] * scale / softcap;
-                  });
-  onednn::tanh_elements(scores, call.num_threads);
+  parallel_ranges(call.num_threads, count, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) call.scores[n] = call.scores[n] * scale / softcap;
+  });
+  tanh_elements(call);
 }
 
 bool transform_scores(const UnfusedCall& call) {

@@ -7,7 +7,7 @@
 namespace attn::detail {
 
 /// Replaces S by tanh(softmax_scale * S / softcap). It covers the whole matrix at once, because
-/// oneDNN's tanh is many times faster than a loop over libm's.
+/// oneDNN's tanh, or the kernels', is many times faster than a loop over libm's.
 void apply_tanh(const UnfusedCall& call);
 
 /// Applies all other score transforms and masks, and writes row_max. Returns whether the

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "iterate/row.hpp"
+#include "matmul/multiply_rows.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/rounding.hpp"
 #include "threads/parallel.hpp"
@@ -25,7 +26,6 @@ namespace {
 
 constexpr std::int64_t least_onednn_rows = 8;
 constexpr std::int64_t most_onednn_rows = 256;  // larger pieces were not faster
-constexpr std::int64_t widest_panel = 64;
 
 std::byte* at(const MutableTensorView& matrix, std::int64_t row, std::int64_t column = 0) {
   const std::int64_t offset = row * matrix.strides[0] + column;
@@ -159,40 +159,39 @@ void Linear::forward(const TensorView& x, const MutableTensorView& y, Result res
     first += piece;
   }
   if (first == rows) return;
-  const TensorView x_rest = x.sliced(0, first, rows);
-  const MutableTensorView y_rest = y.sliced(0, first, rows);
+  const std::int64_t panels = panels_.shape()[0], pieces = divide_up(rows - first, rows_of_piece);
   const int threads =
       threads_for((rows - first) * in_features_ * out_features_ / 16, resources_.num_threads);
-  parallel_for(threads, panels_.shape()[0],
-               [&](std::int64_t panel) { multiply_panel(x_rest, y_rest, result, panel); });
+  parallel_for(threads, panels * pieces, [&](std::int64_t index) {
+    const std::int64_t begin = first + index % pieces * rows_of_piece,
+                       end = std::min(rows, begin + rows_of_piece);
+    multiply_panel(x.sliced(0, begin, end), y.sliced(0, begin, end), result, index / pieces);
+  });
 }
 
-/// Multiplies all rows by one panel.
+/// Multiplies at most rows_of_piece rows by one panel.
 void Linear::multiply_panel(const TensorView& x, const MutableTensorView& y, Result result,
                             std::int64_t panel) const {
-  alignas(64) std::array<float, kernels::tile_rows * widest_panel> tile;
+  alignas(64) std::array<float, rows_of_piece * widest_panel> product;
   const std::int64_t width = layout_.panel_width, vnni_factor = arithmetic_.vnni_factor;
   const std::int64_t begin = panel * width, count = std::min(width, out_features_ - begin);
   const float* const bias = bias_.size() > 0 ? bias_.data<float>() + begin : nullptr;
-  for (std::int64_t first = 0; first < x.shape[0]; first += kernels::tile_rows) {
-    const std::int64_t rows = std::min(kernels::tile_rows, x.shape[0] - first);
-    arithmetic_.matmul({.a = reinterpret_cast<const float*>(at(x, first)),
-                        .a_stride = in_features_ / vnni_factor,
-                        .b = {panels_.data<float>() + panel * layout_.panel_stride, layout_},
-                        .c = tile.data(),
-                        .c_stride = width,
-                        .rows = rows,
-                        .columns = count,
-                        .depth = in_features_ / vnni_factor,
-                        .accumulate = false});
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* const row = tile.data() + r * width;
-      if (bias != nullptr) std::transform(row, row + count, bias, row, std::plus<>());
-      auto* const to = at(y, first + r, begin);
-      if (result == Result::add)
-        std::transform(row, row + count, reinterpret_cast<const float*>(to), row, std::plus<>());
-      write_row(row, count, resources_.kernels, {to, y.dtype, 1});
-    }
+  multiply_rows(arithmetic_, {.a = reinterpret_cast<const float*>(at(x, 0)),
+                              .a_stride = in_features_ / vnni_factor,
+                              .b = {panels_.data<float>() + panel * layout_.panel_stride, layout_},
+                              .c = product.data(),
+                              .c_stride = width,
+                              .rows = x.shape[0],
+                              .columns = count,
+                              .depth = in_features_ / vnni_factor,
+                              .accumulate = false});
+  for (std::int64_t r = 0; r < x.shape[0]; ++r) {
+    float* const row = product.data() + r * width;
+    if (bias != nullptr) std::transform(row, row + count, bias, row, std::plus<>());
+    auto* const to = at(y, r, begin);
+    if (result == Result::add)
+      std::transform(row, row + count, reinterpret_cast<const float*>(to), row, std::plus<>());
+    write_row(row, count, resources_.kernels, {to, y.dtype, 1});
   }
 }
 

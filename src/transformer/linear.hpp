@@ -10,7 +10,8 @@
 //   the rest          the library's micro-kernel, panel by panel: a panel is read once, as a
 //                     stream, for all of the rows
 //
-// The micro-kernel multiplies all rows where oneDNN has no kernel for panels.
+// The micro-kernel multiplies all rows where oneDNN has no kernel for panels, and in a build
+// without oneDNN.
 #pragma once
 
 #include <attn/transformer.hpp>

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "support/onednn.hpp"
 #include "support/program.hpp"
 
 using namespace attn;
@@ -38,6 +39,11 @@ TEST_CASE("help, version and info end with 0") {
 TEST_CASE("info lists what can be forced, and what bounds the default") {
   const std::string info = attn_demo("info").out;
   for (const Isa isa : available_isas()) CHECK(info.find(name_of(isa)) != std::string::npos);
+  if (!has_onednn()) {
+    CHECK(info.find("ATTN_WITH_ONEDNN=OFF") != std::string::npos);
+    CHECK(attn_demo("--version").out.find("without oneDNN") != std::string::npos);
+    return;
+  }
   const Ran bounded = shell("ONEDNN_MAX_CPU_ISA=SSE41", ATTN_DEMO_PATH, "info");
   CHECK(bounded.out.find("baseline (") != std::string::npos);
   CHECK(bounded.out.find("ONEDNN_MAX_CPU_ISA is SSE41") != std::string::npos);

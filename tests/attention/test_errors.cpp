@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "support/case.hpp"
+#include "support/onednn.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -377,6 +378,14 @@ TEST_CASE("An instruction set that this processor lacks is unsupported, not wron
     CHECK(error.code() == ErrorCode::unsupported);
     CHECK(std::string(error.what()).find(name_of(isa)) != std::string::npos);
   }
+}
+
+TEST_CASE("Scores by oneDNN are refused by a build without it") {
+  if (has_onednn()) return;
+  const Error error = error_of([](const Call& c) { attention(c.tensors, c.options, c.execution); },
+                               [](Call& c) { c.options.score_matmul = ScoreMatmul::onednn; });
+  CHECK(error.code() == ErrorCode::unsupported);
+  CHECK(std::string(error.what()).starts_with("score_matmul is onednn"));
 }
 
 TEST_CASE("Names of instruction sets") {

@@ -14,6 +14,7 @@
 #include "support/check.hpp"
 #include "support/masks.hpp"
 #include "support/normalizer_case.hpp"
+#include "support/onednn.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -179,10 +180,12 @@ TEST_CASE("The unfused baseline: masks, sinks and values that are not finite") {
 TEST_CASE("score_matmul changes no bit") {
   Case c = usual(Normalizer::sparsemax());
   c.q_len = c.kv_len = 200;
-  Case onednn = c;
-  onednn.options.score_matmul = ScoreMatmul::onednn;
-  for (const Isa isa : available_isas())
-    CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), onednn, isa)) == "");
+  for (const ScoreMatmul score_matmul : score_matmuls()) {
+    Case other = c;
+    other.options.score_matmul = score_matmul;
+    for (const Isa isa : available_isas())
+      CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), other, isa)) == "");
+  }
 }
 
 TEST_CASE("Scratch grows with kv_len, and by less than the packed keys of one head") {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "support/check.hpp"
+#include "support/onednn.hpp"
 #include "support/random_case.hpp"
 #include "support/sequences.hpp"
 
@@ -192,7 +193,7 @@ TEST_CASE("The reference and the unfused baseline take every form, too") {
             attention_reference(bind(alone.inputs, wanted), alone.c.options, alone.c.execution);
             return bit_difference(outputs, wanted);
           }) == "");
-    // oneDNN's bits depend on the sizes of its matrices.
+    // The bits of oneDNN's products depend on the sizes of its matrices.
     attention_unfused(together.tensors(), together.options());
     CHECK(together.gaps_untouched());
     CHECK(difference_of(together, [](const Alone& alone, const Outputs& outputs) {
@@ -278,7 +279,7 @@ TEST_CASE("A ragged sequence has the same bits without the others, whichever mat
   const Sequences all = mixture(KeyForm::ragged);
   Together together(all);
   for (const Isa isa : available_isas()) {
-    for (const ScoreMatmul score_matmul : {ScoreMatmul::built_in, ScoreMatmul::onednn}) {
+    for (const ScoreMatmul score_matmul : score_matmuls()) {
       AttentionOptions options = together.options();
       options.score_matmul = score_matmul;
       Execution execution = together.execution();

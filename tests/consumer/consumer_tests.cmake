@@ -30,7 +30,8 @@ endfunction()
 add_test(NAME consumer.install
   COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --prefix ${consumer_prefix})
 add_consumer_test(find_package OPTIONS -Dattn_ROOT=${consumer_prefix} THEN --test-command consumer)
-add_consumer_test(add_subdirectory OPTIONS -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR})
+add_consumer_test(add_subdirectory
+  OPTIONS -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR} -DATTN_WITH_ONEDNN=${ATTN_WITH_ONEDNN})
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_prefix)
 set_tests_properties(consumer.find_package PROPERTIES FIXTURES_REQUIRED consumer_prefix)
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/guarded.hpp"
+#include "matmul/multiply_rows.hpp"
 
 using namespace attn;
 using namespace attn::test;
@@ -251,6 +252,53 @@ TEST_CASE("all_finite: one infinity or NaN at every place of every length") {
         x[n] = n % 2 ? -std::numeric_limits<float>::infinity() : __builtin_nanf("");
         CHECK_FALSE(kernels.all_finite(x.data(), count));
         x[n] = 0;
+      }
+    }
+  });
+}
+
+TEST_CASE("Any number of rows and any depth have the bits of one register tile") {
+  for_each_isa([](const Kernels& kernels) {
+    for (const Arithmetic& arithmetic : {kernels.f32, kernels.bf16}) {
+      if (arithmetic.matmul == nullptr) continue;
+      Random random(11);
+      const auto normal_elements = [&](std::int64_t count) {
+        std::vector<float> elements;
+        while (static_cast<std::int64_t>(elements.size()) < count) {
+          const auto x = static_cast<float>(random.normal());
+          elements.push_back(arithmetic.vnni_factor == 1 ? x : packed_pair(x, 1 - x));
+        }
+        return elements;
+      };
+      constexpr std::int64_t most_rows = 97, most_depth = 2100;
+      const std::int64_t width = kernels.panel_width;
+      const std::vector<float> a = normal_elements(most_rows * most_depth),
+                               b = normal_elements(most_depth * width);
+      for (const std::int64_t rows :
+           {std::int64_t{1}, std::int64_t{6}, std::int64_t{13}, most_rows}) {
+        for (const std::int64_t depth : {std::int64_t{0}, std::int64_t{5}, std::int64_t{1024},
+                                         std::int64_t{1025}, most_depth}) {
+          for (const bool accumulate : {false, true}) {
+            std::vector<float> c(static_cast<std::size_t>(rows * width), 0.5f), tiles = c;
+            kernels::MatmulTile product{.a = a.data(),
+                                        .a_stride = most_depth,
+                                        .b = {b.data(), {width, most_depth * width, width}},
+                                        .c = c.data(),
+                                        .c_stride = width,
+                                        .rows = rows,
+                                        .columns = width,
+                                        .depth = depth,
+                                        .accumulate = accumulate};
+            detail::multiply_rows(arithmetic, product);
+            for (std::int64_t r = 0; r < rows; ++r) {
+              product.a = a.data() + r * most_depth;
+              product.c = tiles.data() + r * width;
+              product.rows = 1;
+              arithmetic.matmul(product);
+            }
+            CHECK(c == tiles);
+          }
+        }
       }
     }
   });

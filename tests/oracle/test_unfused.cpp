@@ -11,6 +11,9 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/select.hpp"
+#include "oracle/unfused_primitives.hpp"
+#include "support/random.hpp"
 #include "support/reference_examples.hpp"
 #include "support/seeds.hpp"
 
@@ -304,4 +307,65 @@ TEST_CASE("Unfused refuses what attention refuses") {
   const float mask[] = {0, 0};
   call.tensors.mask = {mask, {2, 1}};
   CHECK_THROWS_AS(call.run(), Error);
+}
+
+namespace {
+
+/// The largest error of C = A B by panels against sums in double, in units of the bound k * eps *
+/// sum of |a b|; infinity if anything else is written, or if bits depend on the number of threads.
+double error_by_panels(const kernels::Kernels& kernels, onednn::MatmulShape shape) {
+  Random random(5);
+  const auto normal_floats = [&random](std::int64_t count) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = static_cast<float>(random.normal());
+    return values;
+  };
+  const std::vector<float> a = normal_floats(shape.batch * shape.m * shape.k),
+                           b = normal_floats(shape.batch * shape.k * shape.n);
+  std::vector<float> c(static_cast<std::size_t>(shape.batch * shape.m * shape.n) + 64, 0.25f), more;
+  for (const int num_threads : {1, 3}) {
+    shape.num_threads = num_threads;
+    std::swap(c, more);
+    c.resize(more.size(), 0.25f);
+    detail::multiply_by_panels(kernels, shape, a.data(), b.data(), c.data());
+  }
+  if (c != more || !std::all_of(c.end() - 64, c.end(), [](float x) { return x == 0.25f; }))
+    return infinity;
+  double worst = 0;
+  for (std::int64_t row = 0; row < shape.batch * shape.m; ++row) {
+    const std::int64_t matrix = row / shape.m * shape.k * shape.n;
+    for (std::int64_t n = 0; n < shape.n; ++n) {
+      double sum = 0, magnitude = 0;
+      for (std::int64_t k = 0; k < shape.k; ++k) {
+        const std::int64_t at = matrix + (shape.b_transposed ? n * shape.k + k : k * shape.n + n);
+        const double product = double{a[row * shape.k + k]} * b[at];
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      const double bound = static_cast<double>(shape.k) * 0x1p-23 * magnitude;
+      worst = std::max(worst, std::abs(c[row * shape.n + n] - sum) / bound);
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("The product that unfused has without oneDNN, over sizes, batches and threads") {
+  for (const Isa isa : available_isas()) {
+    CAPTURE(name_of(isa));
+    for (onednn::MatmulShape shape :
+         {onednn::MatmulShape{1, 1, 1}, onednn::MatmulShape{5, 7, 3},
+          onednn::MatmulShape{96, 64, 40}, onednn::MatmulShape{200, 130, 33},
+          onednn::MatmulShape{7, 17, 1100}}) {
+      for (const std::int64_t batch : {1, 3}) {
+        for (const bool b_transposed : {false, true}) {
+          shape.batch = batch;
+          shape.b_transposed = b_transposed;
+          CAPTURE(shape.n);
+          CHECK(error_by_panels(kernels::kernels_for(isa), shape) <= 1);
+        }
+      }
+    }
+  }
 }

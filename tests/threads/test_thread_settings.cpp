@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/onednn.hpp"
 #include "support/plain_block.hpp"
 #include "support/random.hpp"
 #include "support/strided_tensor.hpp"
@@ -95,7 +96,7 @@ std::vector<Computation> computations() {
       {"unfused, softmax", unfused({})},
       {"unfused, softcap", unfused({.softcap = 2.f, .causal = Causal::bottom_right()})},
       {"unfused, sparsemax", unfused({.normalizer = Normalizer::sparsemax()})},
-      {"tiled, scores by oneDNN", tiled({.score_matmul = ScoreMatmul::onednn})},
+      {"tiled, scores by whoever else can", tiled({.score_matmul = score_matmuls().back()})},
       {"tiled", tiled({})},
       {"textbook",
        [](int threads) { return attention_case.bits(attention_reference, {}, threads); }},

@@ -1,5 +1,7 @@
 // attn_demo without a command: compares the three kernels on the sample tensors and explains the
 // result, for somebody who has just built the program.
+#include <attn/info.hpp>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -144,8 +146,9 @@ int compare_samples() {
       "Attention gives every query a weighted mean of the values whose keys it may see. Three ways "
       "to it:\n");
   fmt::print(
-      "tiled is this library; unfused chains oneDNN's matmul, softmax and matmul; naive is the "
-      "textbook in\n");
+      "tiled is this library; unfused chains {} matmul, softmax and matmul; naive is the "
+      "textbook in\n",
+      build_info().onednn_version.empty() ? "the kernels'" : "oneDNN's");
   fmt::print("double precision, which the errors and speed-ups of the other two refer to.\n\n");
   print_samples(all, comparisons);
   const bool agree = std::all_of(comparisons.begin(), comparisons.end(),
