@@ -154,7 +154,7 @@ double measure_copy_gbps(int num_threads) {
   return best;
 }
 
-Peak measure_peak(Isa isa, int num_threads) {
+Peak measure_peak([[maybe_unused]] Isa isa, int num_threads) {
   Peak peak{};
 #if defined(__x86_64__)
   if (isa == Isa::avx512 || isa == Isa::avx512_bf16)

@@ -12,6 +12,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   target_compile_definitions(attn PRIVATE ATTN_X86_KERNELS)
 else()
   set(architectures any)
+  # GCC has x86 alone keep the order of loads and multiply-adds. Elsewhere it moves loads ahead until accumulators are spilled.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    list(APPEND ATTN_KERNEL_FLAGS -fno-schedule-insns)
+  endif()
 endif()
 
 # The names that are built, and the flags of each in ATTN_ISA_FLAGS_<name>, for the tests too.

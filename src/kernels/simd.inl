@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <cstddef>
@@ -66,7 +68,7 @@ ATTN_INLINE Vector from_bits(Bits bits) { return reinterpret_cast<Vector>(bits);
 ATTN_INLINE Vector select(Lanes which, Vector a, Vector b) { return which ? a : b; }
 
 /// a * b + c, rounded as it is in the lanes of a vector.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#if defined(__FMA__) || defined(__aarch64__)
 ATTN_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 ATTN_INLINE double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
@@ -223,6 +225,21 @@ ATTN_INLINE Vector load_bf16(const std::uint16_t* from) {
   return from_bits(__builtin_convertvector(halves, Bits) << 16);
 }
 
+#if defined(__aarch64__)
+inline constexpr bool has_f16_conversions = true;
+ATTN_INLINE Vector load_f16(const std::uint16_t* from) {
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+}
+ATTN_INLINE void store_f16(std::uint16_t* to, Vector v) {
+  vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(v)));
+}
+
+ATTN_INLINE Vector load_i8(const std::int8_t* from) {
+  std::uint32_t bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bytes)))));
+}
+#else
 inline constexpr bool has_f16_conversions = false;
 ATTN_INLINE Vector load_f16(const std::uint16_t* from) {
   Vector v;
@@ -238,6 +255,7 @@ ATTN_INLINE Vector load_i8(const std::int8_t* from) {
   for (int lane = 0; lane < vector_width; ++lane) v[lane] = static_cast<float>(from[lane]);
   return v;
 }
+#endif
 
 ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
   std::int64_t kept = 0;
@@ -250,31 +268,21 @@ ATTN_INLINE std::int64_t store_selected(float* to, Vector v, Lanes which) {
 
 ATTN_INLINE Doubles as_doubles(HalfVector half) { return __builtin_convertvector(half, Doubles); }
 
-#if defined(__ARM_FEATURE_FMA)
+#if defined(__aarch64__)
 inline constexpr bool has_fused_multiply_add = true;
-/// The compiler makes one instruction of the loop.
-template <class V>
-ATTN_INLINE V fused_in_lanes(V a, V b, V c) {
-  for (std::size_t lane = 0; lane < sizeof(V) / sizeof(a[0]); ++lane)
-    c[lane] = multiply_add(a[lane], b[lane], c[lane]);
-  return c;
+ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+ATTN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) { return vfmaq_f64(c, a, b); }
+ATTN_INLINE HalfVector multiply_add(HalfVector a, HalfVector b, HalfVector c) {
+  return vfma_f32(c, a, b);
 }
 #else
 inline constexpr bool has_fused_multiply_add = false;
-template <class V>
-ATTN_INLINE V fused_in_lanes(V a, V b, V c) {
-  return a * b + c;
-}
+ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
+ATTN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) { return a * b + c; }
+ATTN_INLINE HalfVector multiply_add(HalfVector a, HalfVector b, HalfVector c) { return a * b + c; }
 #endif
-ATTN_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return fused_in_lanes(a, b, c); }
 ATTN_INLINE Vector multiply_subtract(Vector a, Vector b, Vector c) {
-  return fused_in_lanes(a, b, -c);
-}
-ATTN_INLINE Doubles multiply_add(Doubles a, Doubles b, Doubles c) {
-  return fused_in_lanes(a, b, c);
-}
-ATTN_INLINE HalfVector multiply_add(HalfVector a, HalfVector b, HalfVector c) {
-  return fused_in_lanes(a, b, c);
+  return multiply_add(a, b, -c);
 }
 
 #endif

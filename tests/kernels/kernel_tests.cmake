@@ -6,6 +6,25 @@ target_include_directories(test_kernels PRIVATE ${PROJECT_SOURCE_DIR}/src)
 target_link_libraries(test_kernels PRIVATE attn_test_support attn_static)
 attn_register_test(kernels test_kernels)
 
+# The micro-kernel multiplies and adds in one instruction, and its accumulators stay in registers. A tile has two loops: one that
+# prefetches, and one that does not.
+function(attn_micro_kernel_test isa vectors instruction)
+  math(EXPR count "2 * 6 * ${vectors}")
+  add_test(NAME micro_kernel.${isa}
+    COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJDUMP=${CMAKE_OBJDUMP}
+            "-DOBJECTS=$<FILTER:$<TARGET_OBJECTS:attn>,INCLUDE,/kernels/${isa}[.]cpp>"
+            -DVECTORS=${vectors} -DINSTRUCTION=${instruction} -DCOUNT=${count} ${ARGN}
+            -P ${CMAKE_CURRENT_SOURCE_DIR}/kernels/micro_kernel.cmake)
+endfunction()
+if(CMAKE_BUILD_TYPE STREQUAL Release AND CMAKE_OBJDUMP AND NOT ATTN_SANITIZE)
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL aarch64)
+    attn_micro_kernel_test(baseline 4 fmla "-DSPILL=\t(ldr|ldp|str|stp)\tq[^\n]*\\[sp")
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    attn_micro_kernel_test(avx2 2 vfmadd[0-9]+ps)
+    attn_micro_kernel_test(avx512 4 vfmadd[0-9]+ps)
+  endif()
+endif()
+
 # Each .inl compiles alone, and twice, with the flags of each instruction set.
 file(GLOB inls RELATIVE ${PROJECT_SOURCE_DIR}/src/kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/kernels/*.inl)
 list(REMOVE_ITEM inls kernels.inl)  # the instruction sets' own

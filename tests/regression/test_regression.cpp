@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -125,6 +127,24 @@ TEST_CASE("the bits are the same for any number of threads, any layout, and any 
                                             std::as_const(target).view(), {.l2 = 1e-3});
     CHECK(same_bits(parameters_of(fit.model), once));
   }
+}
+
+TEST_CASE("the bits are those of any machine") {
+  Random random(3);
+  Values x;
+  std::vector<std::int64_t> y;
+  for (std::int64_t r = 0; r < 500; ++r) {
+    y.push_back(random.integer(0, 2));
+    for (std::int64_t d = 0; d < 4; ++d)  // multiples of 2^-10, which no library rounds
+      x.push_back(static_cast<double>(random.integer(-2048, 2048) + 500 * (y.back() == d)) *
+                  0x1p-10);
+  }
+  const RegressionFit fit =
+      SoftmaxRegression::fit({x.data(), {500, 4}}, {y.data(), {500}}, {.l2 = 1e-3});
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a of 64 bits
+  for (const double parameter : parameters_of(fit.model))
+    hash = (hash ^ std::bit_cast<std::uint64_t>(parameter)) * 1099511628211u;
+  CHECK(hash == 0x73796dc4e101bedu);
 }
 
 TEST_CASE("inputs of each type are taken as they are") {
