@@ -43,6 +43,7 @@ struct Arguments {
   bool softmax = false;  // the command `softmax` was given
   double min_time = 0.3;
   Execution execution;
+  bool openmp = false;
   bool json = false;
 };
 
@@ -179,7 +180,8 @@ void run(const Arguments& arguments) {
   const Execution& execution = arguments.execution;
   const Settings settings{execution.num_threads.value_or(build_info().num_threads),
                           arguments.simulated_threads, arguments.min_time,
-                          execution.isa.value_or(default_isa())};
+                          execution.isa.value_or(default_isa()),
+                          arguments.openmp ? &openmp_executor() : nullptr};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);
   check_backward(arguments);
   check_simulation(arguments);
@@ -204,6 +206,8 @@ void add_common_options(CLI::App& app, Arguments& arguments) {
   add_number(app, "--min-time S", arguments.min_time, not_negative,
              "seconds to time each shape for, at least; default 0.3");
   add_execution_options(app, arguments.execution);
+  add_choice(app, "--executor NAME", arguments.openmp, {{"pool", false}, {"openmp", true}},
+             "whose threads: the library's own (default), or OpenMP's");
   app.add_flag("--json", arguments.json, "one JSON object a shape, a line each");
 }
 

@@ -111,7 +111,8 @@ Result measure(const Case& shape, const Settings& settings, const Peak& peak) {
   KeysAndValues keys_and_values(shape);
   const AttentionTensors tensors = keys_and_values.bind({.q = q.view(), .out = out.view()});
   const AttentionOptions options = options_of(shape, tensors);
-  const Execution execution{.num_threads = settings.num_threads, .isa = settings.isa};
+  const Execution execution{
+      .num_threads = settings.num_threads, .isa = settings.isa, .executor = settings.executor};
 
   const Timed timed = shape.backward ? time_backward(shape, settings, tensors, options, execution)
                                      : time_forward(shape, settings, tensors, options, execution);

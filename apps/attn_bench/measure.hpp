@@ -17,6 +17,7 @@ struct Settings {
   std::vector<int> simulated_threads{};
   double min_time = 0.3;  // seconds
   Isa isa = Isa::baseline;
+  Executor* executor = nullptr;  // null: the library's own threads
 };
 
 /// What a number of threads would make of the call.

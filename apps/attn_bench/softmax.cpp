@@ -100,7 +100,9 @@ class Bench {
  public:
   Bench(const MatrixCase& shape, const Settings& settings)
       : shape_(shape),
-        execution_{.num_threads = settings.num_threads, .isa = settings.isa},
+        execution_{.num_threads = settings.num_threads,
+                   .isa = settings.isa,
+                   .executor = settings.executor},
         x_(many_normal_values(shape.shape(), shape.dtype)),
         y_(shape.dtype, shape.reduces()  ? shape.reduced_shape()
                         : shape.in_place ? Dims{0}

@@ -50,7 +50,7 @@ int show_info() {
   print("oneDNN", build.onednn_version.empty() ? "none (built with ATTN_WITH_ONEDNN=OFF)"
                                                : build.onednn_version);
   print("processor", processor());
-  print("threads", fmt::format("{} (OpenMP's default)", build.num_threads));
+  print("threads", fmt::format("{} (default)", build.num_threads));
   print("ISAs built", names_of(build.isas));
   print("ISAs available", names_of(available));
   print("ISA by default",

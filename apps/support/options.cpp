@@ -128,7 +128,7 @@ CLI::Option* add_seed(CLI::App& command, std::uint64_t& seed, const std::string&
 
 void add_execution_options(CLI::App& command, Execution& execution) {
   add_integer(command, "--threads N", execution.num_threads, {1, max_num_threads},
-              "number of threads; default: OpenMP's");
+              "number of threads; default: OMP_NUM_THREADS, else the processors");
   add_value(command, "--isa NAME", "which kernels run; attn_demo info lists them",
             [&execution](auto option, auto text) { execution.isa = isa_value(option, text); });
 }

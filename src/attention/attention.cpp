@@ -65,6 +65,7 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
                      const Execution& execution) {
   PreparedCall call{.problem = validate(tensors, options, execution), .options = options};
   call.isa = execution.isa.value_or(default_isa());
+  call.executor = execution.executor;
   call.kernels = &kernels::kernels_for(call.isa);
   call.plan = make_plan(plan_input(call, tensors, execution));
   require_workspace_fits(call.plan, tensors);

@@ -63,12 +63,12 @@ double share_of_pairs(double visible, const BlockMaskSizes& sizes);
 
 /// Calls classify(BlockRow&), which sets the kinds of its blocks, for each row of blocks.
 template <class Classify>
-BlockMask build_block_mask(BlockMask::Blocks&& blocks, int num_threads, Classify classify) {
+BlockMask build_block_mask(BlockMask::Blocks&& blocks, const Threads& threads, Classify classify) {
   auto made = std::make_shared<BlockMask::Blocks>(std::move(blocks));
   const std::int64_t count = made->rows(), kv_blocks = made->kv_blocks();
   std::vector<std::vector<BlockRun>> rows(static_cast<std::size_t>(count));
   std::vector<double> visible(rows.size());
-  parallel_for(num_threads, count, [&](std::int64_t index) {
+  parallel_for(threads, count, [&](std::int64_t index) {
     BlockRow row(made->sizes, index, kv_blocks);
     classify(row);
     rows[index] = row.runs();

@@ -110,7 +110,7 @@ BlockMask BlockMask::from_mask_mod(const MaskMod& mask_mod, const BlockMaskSizes
   Blocks blocks;
   blocks.sizes = sizes;
   blocks.stands_for_mask_mod = true;
-  return build_block_mask(std::move(blocks), resolve(execution).num_threads, classify);
+  return build_block_mask(std::move(blocks), resolve(execution).threads, classify);
 }
 
 BlockMask BlockMask::from_mask(const TensorView& mask, const BlockMaskSizes& sizes,
@@ -130,7 +130,7 @@ BlockMask BlockMask::from_mask(const TensorView& mask, const BlockMaskSizes& siz
   blocks.sizes.batch = mask.rank() == 4 ? mask.shape[0] : 1;
   blocks.sizes.num_q_heads = mask.rank() >= 3 ? mask.shape[mask.rank() - 3] : 1;
   blocks.stands_for_mask = true;
-  return build_block_mask(std::move(blocks), resolve(execution).num_threads, [&](BlockRow& row) {
+  return build_block_mask(std::move(blocks), resolve(execution).threads, [&](BlockRow& row) {
     classify_elements(row, [&](std::int64_t q_index, KeyRange keys, std::uint8_t* visible) {
       read_mask(dense, dense.element(row.batch(), row.q_head(), q_index, 0), keys, visible);
     });

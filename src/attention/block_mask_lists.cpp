@@ -73,7 +73,7 @@ BlockMask BlockMask::from_lists(const BlockLists& full, const BlockLists& partia
   blocks.stands_for_mask_mod = blocks.stands_for_mask = true;
   require_lists(full, BlockKind::full, blocks.rows());
   require_lists(partial, BlockKind::partial, blocks.rows());
-  return build_block_mask(std::move(blocks), 1, [&](BlockRow& row) {
+  return build_block_mask(std::move(blocks), Threads{}, [&](BlockRow& row) {
     mark(full, BlockKind::full, row);
     mark(partial, BlockKind::partial, row);
   });

@@ -205,7 +205,7 @@ BlockMask exact_block_mask(const BlockMaskSizes& sizes, std::vector<KeySets> set
   const std::span<const KeySets> of_entries = blocks.sets;
   std::vector<CountedSets> counted;
   for (const KeySets& entry : of_entries) counted.emplace_back(entry, sizes.block.kv);
-  return build_block_mask(std::move(blocks), 1, [&](BlockRow& row) {
+  return build_block_mask(std::move(blocks), Threads{}, [&](BlockRow& row) {
     const auto entry = static_cast<std::size_t>(row.batch());
     for (const auto& [set, queries] : sets_of_block(of_entries[entry], row))
       counted[entry].add(set, queries, row);

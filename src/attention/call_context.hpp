@@ -12,6 +12,7 @@
 #include "attention/scores.hpp"
 #include "kernels/kernels.hpp"
 #include "onednn/matmul.hpp"
+#include "threads/team_size.hpp"
 
 namespace attn::detail {
 
@@ -21,11 +22,14 @@ struct PreparedCall {
   AttentionOptions options;
   Isa isa = Isa::baseline;
   CallPlan plan{};
+  Executor* executor = nullptr;  // null: the default
   const kernels::Kernels* kernels = nullptr;
   const kernels::Arithmetic* packed_arithmetic = nullptr;          // of packed K and V
   const kernels::StoredArithmetic* unpacked_arithmetic = nullptr;  // of K and V read in place
   bool pairs_of_queries = false;  // with K read in place, queries are multiplied as bf16 pairs
   std::shared_ptr<const onednn::Matmul> score_matmul{};  // null unless plan.score_tiles
+
+  Threads threads() const noexcept { return {plan.num_threads, executor}; }
 };
 
 /// One run of a prepared call.

@@ -218,7 +218,8 @@ struct Run {
 
   Schedule make_schedule() {
     const CallPlan& plan = context.plan();
-    if (plan.scanned_rows > 0) context.scores.scan_mask(scratch.scanned_rows(), plan.num_threads);
+    if (plan.scanned_rows > 0)
+      context.scores.scan_mask(scratch.scanned_rows(), context.call.threads());
     for (std::int64_t batch = 0; batch < plan.sizes.batch; ++batch)
       scratch.sequences()[static_cast<std::size_t>(batch)] = sequence_work(context, batch);
     return Schedule(scratch.sequences(), plan.sizes.num_kv_heads, plan.packed_slots,
@@ -239,10 +240,9 @@ bool is_empty(const PreparedCall& call) {
 void run(const PreparedCall& call, const AttentionTensors& tensors, void* memory) {
   if (is_empty(call)) return;
   Run run(call, tensors, memory);
-  const int num_threads = call.plan.num_threads;
   if (run.schedule.size() == 0) return;
-  WorkStealingRange range(run.schedule.size(), num_threads);
-  parallel(num_threads, [&](Team& team, int thread) {
+  WorkStealingRange range(run.schedule.size(), call.plan.num_threads);
+  parallel(call.threads(), [&](Team& team, int thread) {
     std::optional<Worker> worker;
     team.attempt([&] { worker.emplace(run.context, run.schedule, run.scratch, thread); });
     if (!worker) return;
@@ -257,7 +257,7 @@ std::vector<double> seconds_of_items(const PreparedCall& call, const AttentionTe
   std::vector<double> seconds;
   if (is_empty(call)) return seconds;
   Run run(call, tensors, memory);
-  parallel(1, [&](Team& team, int thread) {
+  parallel(Threads{}, [&](Team& team, int thread) {
     team.attempt([&] {
       Worker worker(run.context, run.schedule, run.scratch, thread);
       for (std::int64_t ticket = 0; ticket < run.schedule.size(); ++ticket) {

@@ -40,9 +40,8 @@ KeyRun RowScores::run_of(const QueryRow& row, KeyRange keys) noexcept {
   return {row.batch, row.q_head, row.kv_head, row.q_index, row.q_position, keys.begin, keys.size()};
 }
 
-void RowScores::scan_mask(MaskRow* rows, int num_threads) {
-  parallel_for(num_threads, mask_.rows(),
-               [&](std::int64_t n) { rows[n] = scan_row(mask_.row(n)); });
+void RowScores::scan_mask(MaskRow* rows, const Threads& threads) {
+  parallel_for(threads, mask_.rows(), [&](std::int64_t n) { rows[n] = scan_row(mask_.row(n)); });
   rows_ = rows;
 }
 

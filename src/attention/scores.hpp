@@ -12,6 +12,7 @@
 #include "attention/visibility.hpp"
 #include "iterate/row.hpp"
 #include "kernels/kernels.hpp"
+#include "threads/team_size.hpp"
 
 namespace attn::detail {
 
@@ -57,7 +58,7 @@ class RowScores {
   float remaining_scale() const noexcept { return transforms_ ? 1.f : problem_.softmax_scale; }
   /// Scans each row of the dense mask once for all heads that share it. `rows` has an
   /// element for each row of the mask and outlives this object.
-  void scan_mask(MaskRow* rows, int num_threads);
+  void scan_mask(MaskRow* rows, const Threads& threads);
   bool additive() const noexcept { return mask_.present() && !mask_.boolean(); }
   bool boolean() const noexcept { return mask_.present() && mask_.boolean(); }
   bool dense_visibility() const noexcept {

@@ -72,6 +72,7 @@ PreparedBackward prepare(const AttentionTensors& tensors, const AttentionGradien
       .plan = {}};
   PreparedCall& call = prepared.call;
   call.isa = execution.isa.value_or(default_isa());
+  call.executor = execution.executor;
   call.kernels = &kernels::kernels_for(call.isa);
   prepared.plan = make_backward_plan(plan_input(call, tensors, gradients, execution));
   require_workspace_fits(prepared.plan, tensors);

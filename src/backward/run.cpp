@@ -157,12 +157,12 @@ void run_backward(const PreparedBackward& call, const AttentionTensors& tensors,
   const BackwardScratch scratch(call.plan, memory);
   BackwardContext context(call, tensors, gradients);
   if (call.plan.call.scanned_rows > 0)
-    context.forward.scores.scan_mask(scratch.shared().scanned_rows, call.plan.call.num_threads);
+    context.forward.scores.scan_mask(scratch.shared().scanned_rows, call.call.threads());
   const BackwardSchedule schedule = schedule_of(context, scratch.shared().heads);
   const ScoreSums sums(context, scratch.shared());
   sums.start();
   WorkStealingRange heads(schedule.num_heads(), call.plan.call.num_threads);
-  parallel(call.plan.call.num_threads, [&](Team& team, int thread) {
+  parallel(call.call.threads(), [&](Team& team, int thread) {
     std::optional<BackwardWorker> worker;
     team.attempt([&] { worker.emplace(context, sums, schedule, scratch, thread); });
     if (!worker) return;

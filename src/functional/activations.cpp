@@ -38,12 +38,11 @@ Dims order_in_memory(const Dims& strides) {
 
 /// Calls f(first, count) for each chunk of 0 <= index < size.
 template <class F>
-void for_each_chunk(std::int64_t size, int num_threads, F&& f) {
-  parallel_for(threads_for(size, num_threads), divide_up(size, chunk_size),
-               [&](std::int64_t chunk) {
-                 const std::int64_t first = chunk * chunk_size;
-                 f(first, std::min(chunk_size, size - first));
-               });
+void for_each_chunk(std::int64_t size, const Threads& threads, F&& f) {
+  parallel_for(threads_for(size, threads), divide_up(size, chunk_size), [&](std::int64_t chunk) {
+    const std::int64_t first = chunk * chunk_size;
+    f(first, std::min(chunk_size, size - first));
+  });
 }
 
 void activate(const TensorView& x, const MutableTensorView& y, const Execution& execution,
@@ -55,7 +54,7 @@ void activate(const TensorView& x, const MutableTensorView& y, const Execution& 
   const Dims order = order_in_memory(y.strides);
   const InputAndOutput elements{Elements(x.permuted(order)), Elements(y.permuted(order))};
   const auto kernel = resolved.kernels.*activation;
-  for_each_chunk(x.size(), resolved.num_threads, [&](std::int64_t first, std::int64_t count) {
+  for_each_chunk(x.size(), resolved.threads, [&](std::int64_t first, std::int64_t count) {
     ChunkMemory x_staging, y_staging;
     elements.apply(first, count, {resolved.kernels, x_staging.data(), y_staging.data()},
                    [&](const float* src, float* dst) { kernel(src, count, dst); });
@@ -85,7 +84,7 @@ void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorVie
   const Dims order = order_in_memory(y.strides);
   const InputAndOutput elements{Elements(gate.permuted(order)), Elements(y.permuted(order))};
   const Elements ups(up.permuted(order));
-  for_each_chunk(gate.size(), resolved.num_threads, [&](std::int64_t first, std::int64_t count) {
+  for_each_chunk(gate.size(), resolved.threads, [&](std::int64_t first, std::int64_t count) {
     ChunkMemory gate_staging, up_staging, y_staging;
     const float* const up_floats = ups.as_floats(first, count, resolved.kernels, up_staging.data());
     elements.apply(

@@ -118,8 +118,8 @@ void for_each_scattered_row(const TensorView& x, const MutableTensorView& y, int
   const std::int64_t extent = dims_from(x.shape, dim).product();
   const std::int64_t rows = Dims(x.shape.begin(), dim).product();
   const InputAndOutput elements{Elements(x), Elements(y)};
-  Tensor memory(DType::f32, {resolved.num_threads, 2, extent});
-  parallel_for(resolved.num_threads, rows, [&](std::int64_t row, int thread) {
+  Tensor memory(DType::f32, {resolved.threads.count, 2, extent});
+  parallel_for(resolved.threads, rows, [&](std::int64_t row, int thread) {
     float* const x_staging = memory.data<float>() + thread * 2 * extent;
     elements.apply(row * extent, extent, {resolved.kernels, x_staging, x_staging + extent},
                    [&](const float* src, float* dst) { f(row, src, dst); });
@@ -134,11 +134,11 @@ template <class F>
 void for_each_dense_row(const TensorView& x, const MutableTensorView& y, int dim,
                         const ResolvedExecution& resolved, const F& f) {
   const std::int64_t extent = x.shape[dim], rows = number_of_slices(x.shape, dim);
-  const std::int64_t share = divide_up(rows, resolved.num_threads);
+  const std::int64_t share = divide_up(rows, resolved.threads.count);
   const std::int64_t piece_size =
       std::max<std::int64_t>(1, std::min(share, most_on_stack / std::max<std::int64_t>(1, extent)));
   const SliceRows x_rows(x, dim), y_rows(y, dim);
-  parallel_for(resolved.num_threads, divide_up(rows, piece_size), [&](std::int64_t piece) {
+  parallel_for(resolved.threads, divide_up(rows, piece_size), [&](std::int64_t piece) {
     std::array<float, most_on_stack> x_staging, y_staging;
     const std::int64_t first = piece * piece_size, last = std::min(first + piece_size, rows);
     for (std::int64_t row = first; row < last; ++row) {
@@ -156,7 +156,7 @@ void for_each_row(const TensorView& x, const MutableTensorView& y, int dim,
                   const ResolvedExecution& resolved, const F& f) {
   constexpr std::int64_t elements_per_exponential = 4;  // that cost the same
   const ResolvedExecution fitting{
-      resolved.kernels, threads_for(x.size() / elements_per_exponential, resolved.num_threads)};
+      resolved.kernels, threads_for(x.size() / elements_per_exponential, resolved.threads)};
   const auto x_rows = with_row_as_one_dim(x, dim);
   const auto y_rows = with_row_as_one_dim(y, dim);
   if (!x_rows || !y_rows) return for_each_scattered_row(x, y, dim, fitting, f);

@@ -104,7 +104,7 @@ class RotationPass {
                const MutableTensorView& y, const ResolvedExecution& resolved)
       : x_(x), tables_(tables), position_ids_(position_ids), y_(y), kernels_(resolved.kernels) {
     if (x.shape[3] > most_on_stack)
-      staging_ = Tensor(DType::f32, {resolved.num_threads, x.shape[3]});
+      staging_ = Tensor(DType::f32, {resolved.threads.count, x.shape[3]});
   }
 
   /// Rotates the rows of all heads of one batch entry at first <= position in sequence < last.
@@ -184,11 +184,11 @@ void rope(const TensorView& x, const Rope& tables, const TensorView& position_id
   ResolvedExecution resolved = resolve(execution);
   if (x.size() == 0) return;
   constexpr std::int64_t elements_per_exponential = 4;  // that cost the same
-  resolved.num_threads = threads_for(x.size() / elements_per_exponential, resolved.num_threads);
+  resolved.threads = threads_for(x.size() / elements_per_exponential, resolved.threads);
   constexpr std::int64_t piece_size = 16;  // elements of a sequence
   const std::int64_t seq = x.shape[2], pieces = divide_up(seq, piece_size);
   RotationPass pass(x, tables, position_ids, y, resolved);
-  parallel_for(resolved.num_threads, x.shape[0] * pieces, [&](std::int64_t piece, int thread) {
+  parallel_for(resolved.threads, x.shape[0] * pieces, [&](std::int64_t piece, int thread) {
     const std::int64_t first = piece % pieces * piece_size;
     pass.rotate_rows(piece / pieces, first, std::min(first + piece_size, seq), thread);
   });

@@ -11,7 +11,7 @@ namespace attn::detail {
 /// An Execution whose defaults are filled in.
 struct ResolvedExecution {
   const kernels::Kernels& kernels;
-  int num_threads;
+  Threads threads;
 };
 
 /// Throws Error for an ISA that this machine or build lacks and for less than one thread.

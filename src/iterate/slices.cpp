@@ -270,14 +270,13 @@ void for_each_slice_group(const SliceTensors& tensors, const ResolvedExecution& 
                           const std::function<void(const SliceGroup&)>& f) {
   const std::int64_t count = count_of(tensors), extent = Worker::extent_of(tensors);
   if (count == 0) return;
-  const int num_threads =
-      threads_for(count * std::max<std::int64_t>(extent, 1), execution.num_threads);
-  const std::int64_t piece_size = slices_per_piece(tensors, extent, count, num_threads);
+  const Threads threads = threads_for(count * std::max<std::int64_t>(extent, 1), execution.threads);
+  const std::int64_t piece_size = slices_per_piece(tensors, extent, count, threads.count);
   std::vector<Worker> workers;
-  workers.reserve(static_cast<std::size_t>(num_threads));
-  for (int thread = 0; thread < num_threads; ++thread)
+  workers.reserve(static_cast<std::size_t>(threads.count));
+  for (int thread = 0; thread < threads.count; ++thread)
     workers.emplace_back(tensors, execution.kernels, piece_size);
-  parallel_for(num_threads, divide_up(count, piece_size), [&](std::int64_t piece, int thread) {
+  parallel_for(threads, divide_up(count, piece_size), [&](std::int64_t piece, int thread) {
     const std::int64_t first = piece * piece_size;
     workers[static_cast<std::size_t>(thread)].process(first, std::min(piece_size, count - first),
                                                       f);

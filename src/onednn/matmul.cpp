@@ -116,14 +116,14 @@ void MatmulCall::execute(const float* a, const float* b, float* c) {
 void multiply(const MatmulShape& shape, const float* a, const float* b, float* c) {
   MatmulShape granted = shape;
   granted.num_threads = detail::granted_threads(
-      detail::threads_for(shape.m * shape.n * shape.k * shape.batch, shape.num_threads));
+      detail::threads_for(shape.m * shape.n * shape.k * shape.batch, {shape.num_threads}).count);
   const auto matmul = Matmul::shared(granted);
   if (granted.num_threads == 1 || matmul->fast()) return MatmulCall(matmul).execute(a, b, c);
   // A general matrix product divides its sums by the number of threads. So each is given a thread.
   MatmulShape one = shape;
   one.batch = one.num_threads = 1;
   const auto product = Matmul::shared(one);
-  detail::parallel_for(granted.num_threads, shape.batch, [&](std::int64_t n) {
+  detail::parallel_for({granted.num_threads}, shape.batch, [&](std::int64_t n) {
     MatmulCall(product).execute(a + n * shape.m * shape.k, b + n * shape.k * shape.n,
                                 c + n * shape.m * shape.n);
   });

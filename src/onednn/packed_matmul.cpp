@@ -37,7 +37,7 @@ dnnl::matmul::primitive_desc descriptor_of(const PackedMatmulShape& shape) {
 
 int granted_threads_for(const PackedMatmulShape& shape) {
   return detail::granted_threads(
-      detail::threads_for(shape.m * shape.n * shape.k, shape.num_threads));
+      detail::threads_for(shape.m * shape.n * shape.k, {shape.num_threads}).count);
 }
 
 template <class F>

@@ -14,8 +14,8 @@ void run(const char* name, const Matrix& from, float* to, int num_threads, Make&
     return fmt::format("{} over {} rows of {}", name, from.rows, from.columns);
   };
   translating_errors(describe, [&] {
-    const detail::TeamSize team(
-        detail::granted_threads(detail::threads_for(from.rows * from.columns, num_threads)));
+    const detail::TeamSize team(detail::granted_threads(
+        detail::threads_for(from.rows * from.columns, {num_threads}).count));
     require_memory_for_kernels();
     const dnnl::engine& engine = cpu_engine();
     const dnnl::memory::desc layout({from.rows, from.columns}, dnnl::memory::data_type::f32,

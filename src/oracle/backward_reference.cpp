@@ -191,7 +191,7 @@ void add_to_shared(const BackwardCall& backward, const RowGradients& gradients) 
 
 /// Rows are differentiated in parallel, a few at a time, and then added up in their order, so that
 /// the sums do not depend on the number of threads.
-void add_dense_gradients(const BackwardCall& backward, int num_threads) {
+void add_dense_gradients(const BackwardCall& backward, const Threads& threads) {
   constexpr std::int64_t rows_at_once = 64;
   const DenseCall& call = backward.call;
   const std::int64_t rows = num_rows(call.problem.sizes);
@@ -199,12 +199,12 @@ void add_dense_gradients(const BackwardCall& backward, int num_threads) {
   for (std::int64_t first = 0; first < rows; first += rows_at_once) {
     const std::int64_t count = std::min(rows_at_once, rows - first);
     gradients.assign(static_cast<std::size_t>(count), {});
-    parallel_for(num_threads, count, [&](std::int64_t n) {
+    parallel_for(threads, count, [&](std::int64_t n) {
       gradients[n] =
           gradients_of_row(backward, all_keys_of_row(call.problem, call.tensors, first + n));
       add_to_dq(backward, gradients[n]);
     });
-    parallel_for(num_threads, call.problem.sizes.kv_len, [&](std::int64_t j) {
+    parallel_for(threads, call.problem.sizes.kv_len, [&](std::int64_t j) {
       for (const RowGradients& row : gradients) add_to_dk_and_dv(backward, row, j);
     });
     for (const RowGradients& row : gradients) add_to_shared(backward, row);
@@ -227,7 +227,7 @@ void add_gradients(const AttentionTensors& tensors, const AttentionGradients& su
   Tensor dlse(DType::f64, rows);
   if (!sums.dlse.absent()) copy_into(sums.dlse, {dlse.data(), DType::f64, sums.dlse.shape});
   add_dense_gradients({call, sums, copy_as(sums.dout, DType::f64), std::move(dlse)},
-                      resolved_num_threads(execution.num_threads));
+                      resolved_threads(execution));
 }
 
 Tensor zeros_like(const MutableTensorView& wanted) {

@@ -104,7 +104,7 @@ void attention_reference(const AttentionTensors& tensors, const AttentionOptions
     });
   }
   const DenseCall call(problem, tensors, options);
-  const int threads = resolved_num_threads(execution.num_threads);
+  const Threads threads = resolved_threads(execution);
   parallel_for(threads, num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     const Values scores = scores_of(call, row, ScoreStage::masked);
@@ -135,7 +135,7 @@ void reference_scores(const AttentionTensors& tensors, const AttentionOptions& o
   AttentionTensors without_values = tensors;
   without_values.v = {};
   const DenseCall call(problem, without_values, options);
-  const int threads = resolved_num_threads(execution.num_threads);
+  const Threads threads = resolved_threads(execution);
   parallel_for(threads, num_rows(problem.sizes), [&](std::int64_t index) {
     const KeyRun row = all_keys_of_row(problem, tensors, index);
     Values values = scores_of(call, row, stage);

@@ -24,6 +24,7 @@
 #include "attention/problem.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/select.hpp"
+#include "onednn/isa.hpp"
 #include "oracle/extremes.hpp"
 #include "oracle/query_rows.hpp"
 #include "oracle/sequence_calls.hpp"
@@ -32,6 +33,7 @@
 #include "oracle/unfused_scores.hpp"
 #include "oracle/unfused_values.hpp"
 #include "tensor/checks.hpp"
+#include "threads/openmp.hpp"
 
 namespace attn {
 using namespace detail;
@@ -75,12 +77,12 @@ Memory carve(Arena& arena, const AttentionTensors& tensors, const Sizes& sizes) 
 }
 
 /// Returns the tensor as dense floats: its own memory if it is so already, else `copy`, filled.
-const float* as_dense_floats(const TensorView& tensor, float* copy, int num_threads) {
+const float* as_dense_floats(const TensorView& tensor, float* copy, const Threads& threads) {
   if (dense_floats(tensor)) return static_cast<const float*>(tensor.data);
   const MutableTensorView copied(copy, tensor.shape);
   const int rows = std::max(0, tensor.rank() - 2);  // a mask may have rank 1
   const std::int64_t count = tensor.shape[rows];
-  parallel_ranges(num_threads, count, tensor.size() / std::max<std::int64_t>(1, count),
+  parallel_ranges(threads, count, tensor.size() / std::max<std::int64_t>(1, count),
                   [&](std::int64_t begin, std::int64_t end) {
                     copy_into(tensor.sliced(rows, begin, end), copied.sliced(rows, begin, end));
                   });
@@ -89,11 +91,11 @@ const float* as_dense_floats(const TensorView& tensor, float* copy, int num_thre
 
 /// Returns the mask as numbers to add to the scores: true becomes 0, false becomes -inf.
 DenseMask additive_mask(const AttentionTensors& tensors, const Problem& problem, float* copy,
-                        int num_threads) {
+                        const Threads& threads) {
   if (tensors.mask.absent()) return dense_mask(tensors, problem);
-  const TensorView converted(as_dense_floats(tensors.mask, copy, num_threads), tensors.mask.shape);
+  const TensorView converted(as_dense_floats(tensors.mask, copy, threads), tensors.mask.shape);
   if (tensors.mask.dtype == DType::boolean) {
-    parallel_ranges(num_threads, tensors.mask.size(), 1, [&](std::int64_t begin, std::int64_t end) {
+    parallel_ranges(threads, tensors.mask.size(), 1, [&](std::int64_t begin, std::int64_t end) {
       std::transform(copy + begin, copy + end, copy + begin,
                      [](float visible) { return visible != 0 ? 0 : -infinity; });
     });
@@ -103,7 +105,7 @@ DenseMask additive_mask(const AttentionTensors& tensors, const Problem& problem,
 
 void softmax(const UnfusedCall& call, std::optional<SeparatedValues>& separated) {
   const Sizes& sizes = call.problem.sizes;
-  parallel_ranges(call.num_threads, separated ? num_rows(sizes) : 0, sizes.kv_len,
+  parallel_ranges(call.threads, separated ? num_rows(sizes) : 0, sizes.kv_len,
                   [&](std::int64_t begin, std::int64_t end) {
                     for (std::int64_t row = begin; row < end; ++row)
                       add_non_finite_values(call, row, call.scores_of(row), nullptr, *separated);
@@ -131,7 +133,7 @@ void normalize(const UnfusedCall& call, std::optional<SeparatedValues>& separate
       std::copy_n(probabilities.data(), sizes.kv_len, scores);
     }
   };
-  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len, normalize_rows);
+  parallel_ranges(call.threads, num_rows(sizes), sizes.kv_len, normalize_rows);
 }
 
 /// Corrects what a softmax of rows does not provide for: rows without a visible key, rows whose
@@ -191,7 +193,7 @@ void finish_rows(const UnfusedCall& call, const std::optional<SeparatedValues>& 
       call.out[n] += separated->non_finite_sums[n];
     finish_row(call, index);
   };
-  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len + sizes.v_head_dim,
+  parallel_ranges(call.threads, num_rows(sizes), sizes.kv_len + sizes.v_head_dim,
                   [&](std::int64_t begin, std::int64_t end) {
                     for (std::int64_t index = begin; index < end; ++index) finish(index);
                   });
@@ -233,7 +235,8 @@ void attention_unfused(const AttentionTensors& tensors, const AttentionOptions& 
   const Workspace workspace(unfused_scratch_size(tensors));
   Arena arena(workspace.data());
   const Memory memory = carve(arena, tensors, sizes);
-  const int threads = resolved_num_threads(execution.num_threads);
+  const Threads threads = resolved_threads(execution);
+  const BetweenProducts between(onednn::available());
   const UnfusedCall call{
       problem,
       tensors,

@@ -18,7 +18,7 @@ struct UnfusedCall {
   const AttentionTensors& tensors;
   const AttentionOptions& options;
   const kernels::Kernels& kernels;
-  int num_threads;
+  Threads threads;
   const float *q, *k, *v;  // dense, in the shapes of the tensors
   float* out;              // dense, in the shape of O
   DenseMask mask;          // f32: what is added to each score, -inf where the key is hidden
@@ -32,11 +32,11 @@ struct UnfusedCall {
 /// Runs f(begin, end) in parallel over parts of 0..count. `cost_of_one` is the number of elements
 /// behind one step of the count; a part holds so many steps that starting a thread for it pays.
 template <class F>
-void parallel_ranges(int num_threads, std::int64_t count, std::int64_t cost_of_one, F&& f) {
+void parallel_ranges(const Threads& threads, std::int64_t count, std::int64_t cost_of_one, F&& f) {
   constexpr std::int64_t worthwhile = 1 << 14;
   const std::int64_t step =
       std::max<std::int64_t>(1, worthwhile / std::max<std::int64_t>(1, cost_of_one));
-  parallel_for(num_threads, (count + step - 1) / step,
+  parallel_for(threads, (count + step - 1) / step,
                [&](std::int64_t part) { f(part * step, std::min(count, (part + 1) * step)); });
 }
 

@@ -52,11 +52,12 @@ void multiply_piece(const kernels::Kernels& kernels, const MatmulShape& shape, c
 
 }  // namespace
 
-void multiply_by_panels(const kernels::Kernels& kernels, const MatmulShape& shape, const float* a,
-                        const float* b, float* c) {
+void multiply_by_panels(const ResolvedExecution& execution, const MatmulShape& shape,
+                        const float* a, const float* b, float* c) {
+  const kernels::Kernels& kernels = execution.kernels;
   const std::int64_t width = kernels.panel_width, panels = divide_up(shape.n, width),
                      pieces = divide_up(shape.m, rows_of_piece), panel_size = shape.k * width;
-  const int threads = threads_for(shape.m * shape.n * shape.k * shape.batch, shape.num_threads);
+  const Threads threads = threads_for(shape.m * shape.n * shape.k * shape.batch, execution.threads);
   Tensor packed(DType::f32, {shape.batch * panels, shape.k, width});
   auto* const packed_data = packed.data<float>();
   parallel_for(threads, shape.batch * panels, [&](std::int64_t index) {
@@ -76,20 +77,20 @@ void multiply_by_panels(const kernels::Kernels& kernels, const MatmulShape& shap
 
 void multiply(const UnfusedCall& call, MatmulShape shape, const float* a, const float* b,
               float* c) {
-  shape.num_threads = call.num_threads;
+  shape.num_threads = call.threads.count;
   if (onednn::available()) return onednn::multiply(shape, a, b, c);
-  multiply_by_panels(call.kernels, shape, a, b, c);
+  multiply_by_panels({call.kernels, call.threads}, shape, a, b, c);
 }
 
 void softmax_rows(const UnfusedCall& call) {
   const onednn::Matrix scores = score_matrix(call);
-  if (onednn::available()) return onednn::softmax_rows(scores, scores.data, call.num_threads);
+  if (onednn::available()) return onednn::softmax_rows(scores, scores.data, call.threads.count);
   const auto rows_from = [&](std::int64_t first, std::int64_t count) {
     float* const data = scores.data + first * scores.columns;
     softmax_rows(call.kernels, {data, scores.columns, count, scores.columns}, 1,
                  {data, scores.columns});
   };
-  parallel_ranges(call.num_threads, scores.rows, scores.columns,
+  parallel_ranges(call.threads, scores.rows, scores.columns,
                   [&](std::int64_t begin, std::int64_t end) {
                     for (; begin < end; begin += kernels::rows_at_once)
                       rows_from(begin, std::min(kernels::rows_at_once, end - begin));
@@ -98,8 +99,8 @@ void softmax_rows(const UnfusedCall& call) {
 
 void tanh_elements(const UnfusedCall& call) {
   const onednn::Matrix scores = score_matrix(call);
-  if (onednn::available()) return onednn::tanh_elements(scores, call.num_threads);
-  parallel_ranges(call.num_threads, scores.rows * scores.columns, 1,
+  if (onednn::available()) return onednn::tanh_elements(scores, call.threads.count);
+  parallel_ranges(call.threads, scores.rows * scores.columns, 1,
                   [&](std::int64_t begin, std::int64_t end) {
                     call.kernels.softcap(scores.data + begin, end - begin, 1.f);
                   });

@@ -4,16 +4,17 @@
 
 #include <cstdint>
 
+#include "iterate/execution.hpp"
 #include "onednn/matmul.hpp"
 #include "oracle/unfused_call.hpp"
 
 namespace attn::detail {
 
-/// C = A B for each matrix of the batch. Runs on call.num_threads threads, whatever the shape says.
+/// C = A B for each matrix of the batch. Runs on the threads of the call, whatever the shape says.
 void multiply(const UnfusedCall& call, onednn::MatmulShape shape, const float* a, const float* b,
               float* c);
 /// The same by the micro-kernel, which reads B from a packed copy.
-void multiply_by_panels(const kernels::Kernels& kernels, const onednn::MatmulShape& shape,
+void multiply_by_panels(const ResolvedExecution& execution, const onednn::MatmulShape& shape,
                         const float* a, const float* b, float* c);
 
 /// Softmax of each row of the scores, in place. A row that contains NaN or +inf, or only -inf, gets

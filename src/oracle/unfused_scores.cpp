@@ -97,7 +97,7 @@ bool transform_row(const UnfusedCall& call, std::int64_t index) {
 void apply_tanh(const UnfusedCall& call) {
   const std::int64_t count = num_rows(call.problem.sizes) * call.problem.sizes.kv_len;
   const float scale = call.problem.softmax_scale, softcap = *call.problem.softcap;
-  parallel_ranges(call.num_threads, count, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_ranges(call.threads, count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) call.scores[n] = call.scores[n] * scale / softcap;
   });
   tanh_elements(call);
@@ -106,7 +106,7 @@ void apply_tanh(const UnfusedCall& call) {
 bool transform_scores(const UnfusedCall& call) {
   const Sizes& sizes = call.problem.sizes;
   std::atomic<bool> any_hidden = false;
-  parallel_ranges(call.num_threads, num_rows(sizes), sizes.kv_len,
+  parallel_ranges(call.threads, num_rows(sizes), sizes.kv_len,
                   [&](std::int64_t begin, std::int64_t end) {
                     for (std::int64_t index = begin; index < end; ++index) {
                       if (transform_row(call, index))

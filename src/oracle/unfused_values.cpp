@@ -16,7 +16,7 @@ std::vector<std::int64_t> keys_with_non_finite_values(const UnfusedCall& call) {
   const std::int64_t num_keys =
       call.problem.sizes.batch * call.problem.sizes.num_kv_heads * call.problem.sizes.kv_len;
   std::atomic<bool> finite = true;
-  parallel_ranges(call.num_threads, num_keys, width, [&](std::int64_t begin, std::int64_t end) {
+  parallel_ranges(call.threads, num_keys, width, [&](std::int64_t begin, std::int64_t end) {
     if (!call.kernels.all_finite(call.v + begin * width, (end - begin) * width))
       finite.store(false, std::memory_order_relaxed);
   });

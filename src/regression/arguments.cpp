@@ -52,14 +52,15 @@ void require_output_matrix(const char* name, const MutableTensorView& matrix, st
   require_elements_apart(name, matrix);
 }
 
-void require_values(const char* name, const TensorView& matrix, Values values, int num_threads) {
+void require_values(const char* name, const TensorView& matrix, Values values,
+                    const Threads& given_threads) {
   constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
   if (matrix.size() == 0) return;
   const RowBlocks blocks(matrix, RowBlocks::Ones::no);
   const Chunks chunks(blocks.blocks(), 1);
   std::atomic<std::int64_t> first_wrong = none;  // in row-major order
-  const int threads = threads_for(matrix.size(), num_threads);
-  std::vector<RowBlock> scratch(static_cast<std::size_t>(threads));
+  const Threads threads = threads_for(matrix.size(), given_threads);
+  std::vector<RowBlock> scratch(static_cast<std::size_t>(threads.count));
   for_each_block(chunks, threads, [&](std::int64_t number, std::int64_t, int thread) {
     RowBlock& block = scratch[static_cast<std::size_t>(thread)];
     blocks.read(number, block);

@@ -7,6 +7,8 @@
 #include <optional>
 #include <vector>
 
+#include "threads/team_size.hpp"
+
 namespace attn::detail {
 
 /// A tensor of one of these types, of any rank; its memory is not looked at.
@@ -18,7 +20,8 @@ void require_output_matrix(const char* name, const MutableTensorView& matrix, st
                            std::int64_t classes);
 /// Names the first element of the matrix that is not finite, or with Values::fractions not in 0..1.
 enum class Values { finite, fractions };
-void require_values(const char* name, const TensorView& matrix, Values values, int num_threads);
+void require_values(const char* name, const TensorView& matrix, Values values,
+                    const Threads& threads);
 
 /// The class of each row: i8, i32, i64 or boolean [rows], each at least 0 and, if `classes` is
 /// given, below it. `matrix_name` has the rows.

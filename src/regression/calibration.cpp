@@ -67,7 +67,8 @@ class BinSums {
 /// most 4 in magnitude. So no sum of squares overflows, and the bits of other logits do not change.
 class ShiftedLogits {
  public:
-  ShiftedLogits(const TensorView& logits, std::vector<std::int64_t> targets, int num_threads);
+  ShiftedLogits(const TensorView& logits, std::vector<std::int64_t> targets,
+                const Threads& threads);
 
   /// f and its derivatives.
   struct Curve {
@@ -103,21 +104,21 @@ class ShiftedLogits {
   std::int64_t rows_, classes_;
   std::vector<std::int64_t> targets_;
   Chunks chunks_;
-  int threads_;
+  Threads threads_;
   int exponent_ = 0;
   std::vector<double> d_;  // [blocks][classes][lanes]
 };
 
 ShiftedLogits::ShiftedLogits(const TensorView& logits, std::vector<std::int64_t> targets,
-                             int num_threads)
+                             const Threads& threads)
     : rows_(logits.shape[0]),
       classes_(logits.shape[1]),
       targets_(std::move(targets)),
       chunks_((rows_ + lanes - 1) / lanes, 1),
-      threads_(threads_for(logits.size(), num_threads)),
+      threads_(threads_for(logits.size(), threads)),
       d_(index(chunks_.blocks * classes_ * lanes)) {
   const RowBlocks blocks(logits, RowBlocks::Ones::no);
-  std::vector<RowBlock> scratch(index(threads_));
+  std::vector<RowBlock> scratch(index(threads_.count));
   std::vector<double> greatest(index(chunks_.count));
   for_each_block(chunks_, threads_, [&](std::int64_t number, std::int64_t chunk, int thread) {
     RowBlock& block = scratch[index(thread)];
@@ -138,7 +139,7 @@ ShiftedLogits::ShiftedLogits(const TensorView& logits, std::vector<std::int64_t>
 
 ShiftedLogits::Curve ShiftedLogits::operator()(double beta) const {
   ChunkSums sums(chunks_, 3);
-  std::vector<std::vector<double>> scratch(index(threads_),
+  std::vector<std::vector<double>> scratch(index(threads_.count),
                                            std::vector<double>(index(classes_ * lanes)));
   for_each_block(chunks_, threads_, [&](std::int64_t number, std::int64_t chunk, int thread) {
     double* const p = scratch[index(thread)].data();
@@ -166,7 +167,7 @@ ShiftedLogits::Curve ShiftedLogits::operator()(double beta) const {
 
 std::vector<CalibrationBin> ShiftedLogits::bins(double beta) const {
   BinSums sums(chunks_, default_bins);
-  std::vector<std::vector<double>> scratch(index(threads_),
+  std::vector<std::vector<double>> scratch(index(threads_.count),
                                            std::vector<double>(index(classes_ * lanes)));
   for_each_block(chunks_, threads_, [&](std::int64_t number, std::int64_t chunk, int thread) {
     double sum_of_exp[lanes];
@@ -267,9 +268,9 @@ TemperatureCalibration calibrate_temperature(const TensorView& logits, const Ten
   const ResolvedExecution resolved = resolve(execution);
   std::vector<std::int64_t> targets =
       checked_targets(target, "logits", logits.shape[0], logits.shape[1]);
-  require_values("logits", logits, Values::finite, resolved.num_threads);
+  require_values("logits", logits, Values::finite, resolved.threads);
 
-  const ShiftedLogits shifted(logits, std::move(targets), resolved.num_threads);
+  const ShiftedLogits shifted(logits, std::move(targets), resolved.threads);
   const double beta_before = std::ldexp(1, shifted.exponent());
   Temperature best = best_temperature(shifted);
   TemperatureCalibration result;
@@ -299,13 +300,13 @@ std::vector<CalibrationBin> calibration_bins(const TensorView& probabilities,
   require_within("num_bins", num_bins, 1, most_bins, "bins");
   const ResolvedExecution resolved = resolve(execution);
   const std::vector<std::int64_t> targets = checked_targets(target, "probabilities", rows, classes);
-  require_values("probabilities", probabilities, Values::fractions, resolved.num_threads);
+  require_values("probabilities", probabilities, Values::fractions, resolved.threads);
 
   const RowBlocks blocks(probabilities, RowBlocks::Ones::no);
   const Chunks chunks(blocks.blocks(), num_bins);
   BinSums sums(chunks, num_bins);
-  const int threads = threads_for(probabilities.size() / lanes, resolved.num_threads);
-  std::vector<RowBlock> scratch(index(threads));
+  const Threads threads = threads_for(probabilities.size() / lanes, resolved.threads);
+  std::vector<RowBlock> scratch(index(threads.count));
   for_each_block(chunks, threads, [&](std::int64_t number, std::int64_t chunk, int thread) {
     RowBlock& block = scratch[index(thread)];
     blocks.read(number, block);

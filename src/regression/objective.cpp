@@ -13,11 +13,11 @@ namespace {
 std::size_t index(std::int64_t n) noexcept { return static_cast<std::size_t>(n); }
 
 /// The means of features, and 0 for those so large that differences might overflow.
-std::vector<double> means_of(const RowBlocks& input, int num_threads) {
+std::vector<double> means_of(const RowBlocks& input, const Threads& threads) {
   constexpr double most = 1e300;
   const auto rows = static_cast<double>(input.rows());
   std::vector<double> means =
-      sum_over_rows(input, input.columns(), num_threads, [&](const RowBlock& block, double* sums) {
+      sum_over_rows(input, input.columns(), threads, [&](const RowBlock& block, double* sums) {
         for (std::int64_t lane = 0; lane < block.count; ++lane) {
           for (std::int64_t k = 0; k < input.columns(); ++k)
             sums[k] += block.rows[index(lane * input.columns() + k)] / rows;
@@ -31,25 +31,26 @@ std::vector<double> means_of(const RowBlocks& input, int num_threads) {
 }  // namespace
 
 FitProblem::FitProblem(const TensorView& x, std::vector<std::int64_t> classes_of_rows,
-                       std::int64_t num_classes, const RegressionOptions& options, int threads)
+                       std::int64_t num_classes, const RegressionOptions& options,
+                       const Threads& given_threads)
     : input(x, RowBlocks::Ones::yes),
-      means(means_of(input, threads)),
+      means(means_of(input, given_threads)),
       targets(std::move(classes_of_rows)),
       classes(num_classes),
       l2(options.l2),
       smoothing(options.label_smoothing),
-      num_threads(threads) {
+      threads(given_threads) {
   input.subtract(means);
 }
 
 Objective::Objective(const FitProblem& problem)
     : problem_(problem),
       chunks_(problem.input.blocks(), size()),
-      threads_(threads_for(saturating_product(problem.input.rows(), size()) / lanes,
-                           problem.num_threads)),
+      threads_(
+          threads_for(saturating_product(problem.input.rows(), size()) / lanes, problem.threads)),
       gradients_(chunks_, size()),
       evaluations_(index(chunks_.count)),
-      scratch_(index(threads_)) {
+      scratch_(index(threads_.count)) {
   for (Scratch& scratch : scratch_) {
     scratch.z.resize(index(problem.classes * lanes));
     scratch.p.resize(index(problem.classes * lanes));

@@ -28,7 +28,8 @@ namespace attn::detail {
 /// What a fit is told. All has been checked.
 struct FitProblem {
   FitProblem(const TensorView& x, std::vector<std::int64_t> classes_of_rows,
-             std::int64_t num_classes, const RegressionOptions& options, int threads);
+             std::int64_t num_classes, const RegressionOptions& options,
+             const Threads& given_threads);
   std::int64_t features() const noexcept { return input.columns() - 1; }
 
   RowBlocks input;            // with ones; it subtracts the means
@@ -36,7 +37,7 @@ struct FitProblem {
   std::vector<std::int64_t> targets;
   std::int64_t classes;
   double l2, smoothing;
-  int num_threads;
+  Threads threads;
 };
 
 /// The loss at some parameters.
@@ -72,7 +73,7 @@ class Objective {
 
   const FitProblem& problem_;
   Chunks chunks_;
-  int threads_;
+  Threads threads_;
   ChunkSums gradients_;
   std::vector<Evaluation> evaluations_;  // of chunks
   std::vector<Scratch> scratch_;         // of threads

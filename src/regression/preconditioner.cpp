@@ -34,7 +34,7 @@ void Preconditioner::set_deviations(const FitProblem& problem) {
   const auto rows = static_cast<double>(problem.input.rows());
   const std::int64_t columns = features_ + 1;
   deviations_ = sum_over_rows(
-      problem.input, columns, problem.num_threads, [&](const RowBlock& block, double* sums) {
+      problem.input, columns, problem.threads, [&](const RowBlock& block, double* sums) {
         for (std::int64_t lane = 0; lane < block.count; ++lane) {
           for (std::int64_t k = 0; k < features_; ++k)
             sums[k] += std::abs(block.rows[index(lane * columns + k)]) / rows;
@@ -60,20 +60,19 @@ std::vector<double> Preconditioner::products(const FitProblem& problem) const {
     }
   };
   if (factored()) {
-    return sum_over_rows(problem.input, features_ * columns, problem.num_threads,
+    return sum_over_rows(problem.input, features_ * columns, problem.threads,
                          [&](RowBlock& block, double* sums) {
                            divide(block);
                            add_products(block, columns, block.side_by_side.data(), features_, sums);
                          });
   }
-  return sum_over_rows(problem.input, columns, problem.num_threads,
-                       [&](RowBlock& block, double* sums) {
-                         divide(block);
-                         for (std::int64_t lane = 0; lane < block.count; ++lane) {
-                           const double* const row = block.rows.data() + lane * columns;
-                           for (std::int64_t k = 0; k < features_; ++k) sums[k] += row[k] * row[k];
-                         }
-                       });
+  return sum_over_rows(problem.input, columns, problem.threads, [&](RowBlock& block, double* sums) {
+    divide(block);
+    for (std::int64_t lane = 0; lane < block.count; ++lane) {
+      const double* const row = block.rows.data() + lane * columns;
+      for (std::int64_t k = 0; k < features_; ++k) sums[k] += row[k] * row[k];
+    }
+  });
 }
 
 void Preconditioner::set_scales(const std::vector<double>& products, const FitProblem& problem) {

@@ -133,7 +133,7 @@ SoftmaxRegression::SoftmaxRegression(const TensorView& weight, const TensorView&
   require_rank("bias", bias, 1, "[classes]");
   require_extent("bias", bias, 0, classes, "classes of weight");
   require_memory("bias", bias);
-  require_values("weight", weight, Values::finite, 1);
+  require_values("weight", weight, Values::finite, Threads{});
   parameters_ = Tensor(DType::f64, {classes, features + 1});
   const MutableTensorView all = parameters_.view();
   copy_elements(weight, all.sliced(1, 0, features));
@@ -159,9 +159,9 @@ RegressionFit SoftmaxRegression::fit(const TensorView& input, const TensorView& 
   const ResolvedExecution resolved = resolve(execution);
   std::vector<std::int64_t> targets = checked_targets(target, "input", rows, options.classes);
   const std::int64_t classes = checked_classes(targets, features, options.classes);
-  require_values("input", input, Values::finite, resolved.num_threads);
+  require_values("input", input, Values::finite, resolved.threads);
 
-  const FitProblem problem(input, std::move(targets), classes, options, resolved.num_threads);
+  const FitProblem problem(input, std::move(targets), classes, options, resolved.threads);
   FitReport report;
   const Reached reached = minimize(problem, options, report);
   if (is_separable(reached.value, options, rows)) report.status = FitStatus::separable;
@@ -201,18 +201,18 @@ void for_each_logits(const Tensor& parameters, const TensorView& input,
   require_extent("input", input, 1, columns - 1, "features of the model");
   require_output_matrix("out", out, input.shape[0], classes);
   const ResolvedExecution resolved = resolve(execution);
-  require_values("input", input, Values::finite, resolved.num_threads);
+  require_values("input", input, Values::finite, resolved.threads);
   if (input.shape[0] == 0) return;
 
   const RowBlocks rows(input, RowBlocks::Ones::yes);
   const Chunks chunks(rows.blocks(), 1);
-  const int threads =
-      threads_for(saturating_product(out.size(), columns) / lanes, resolved.num_threads);
+  const Threads threads =
+      threads_for(saturating_product(out.size(), columns) / lanes, resolved.threads);
   struct Scratch {
     RowBlock block;
     std::vector<double> z;
   };
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads.count));
   for (Scratch& each : scratch) each.z.resize(static_cast<std::size_t>(classes * lanes));
   for_each_block(chunks, threads, [&](std::int64_t number, std::int64_t, int thread) {
     auto& [block, z] = scratch[static_cast<std::size_t>(thread)];

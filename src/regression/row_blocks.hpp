@@ -59,8 +59,8 @@ struct Chunks {
 
 /// Calls f(block index, chunk, thread) for each block of each chunk, in order within a chunk.
 template <class F>
-void for_each_block(const Chunks& chunks, int num_threads, F&& f) {
-  parallel_for(num_threads, chunks.count, [&](std::int64_t chunk, int thread) {
+void for_each_block(const Chunks& chunks, const Threads& threads, F&& f) {
+  parallel_for(threads, chunks.count, [&](std::int64_t chunk, int thread) {
     for (std::int64_t index = chunks.begin(chunk); index < chunks.begin(chunk + 1); ++index)
       f(index, chunk, thread);
   });
@@ -87,12 +87,12 @@ class ChunkSums {
 
 /// The sums over rows of the `size` numbers that f(block, sums) adds for each block.
 template <class F>
-std::vector<double> sum_over_rows(const RowBlocks& rows, std::int64_t size, int num_threads,
-                                  F&& f) {
+std::vector<double> sum_over_rows(const RowBlocks& rows, std::int64_t size,
+                                  const Threads& given_threads, F&& f) {
   const Chunks chunks(rows.blocks(), size);
   ChunkSums sums(chunks, size);
-  const int threads = threads_for(rows.rows() * rows.columns() / lanes, num_threads);
-  std::vector<RowBlock> scratch(static_cast<std::size_t>(threads));
+  const Threads threads = threads_for(rows.rows() * rows.columns() / lanes, given_threads);
+  std::vector<RowBlock> scratch(static_cast<std::size_t>(threads.count));
   for_each_block(chunks, threads, [&](std::int64_t number, std::int64_t chunk, int thread) {
     RowBlock& block = scratch[static_cast<std::size_t>(thread)];
     rows.read(number, block);

@@ -152,7 +152,7 @@ void entmax_loss(const TensorView& x, const TensorView& target, const MutableTen
                                        : entmax_loss_of(targets, slice, alpha, resolved.kernels);
         losses.set(slice.index, weighted(weight_of_slice(targets, slice.index), here));
       });
-  losses.finish(resolved.num_threads);
+  losses.finish(resolved.threads);
 }
 
 void sparsemax_loss(const TensorView& x, const TensorView& target, const MutableTensorView& loss,

@@ -31,7 +31,7 @@ double loss_of_slice(const LossTargets& targets, const Slice& slice, LossOfClass
 void gather_losses(const TensorView& log_p, const LossTargets& targets,
                    const ResolvedExecution& resolved, LossReduction& losses) {
   const SliceRows slices(log_p, targets.class_dim());
-  for_each_block(targets.slices(), resolved.num_threads,
+  for_each_block(targets.slices(), resolved.threads,
                  [&](std::int64_t, std::int64_t first, std::int64_t last) {
                    for (std::int64_t slice = first; slice < last; ++slice) {
                      if (targets.ignored(slice)) {
@@ -121,7 +121,7 @@ void nll_loss(const TensorView& log_p, const TensorView& target, const MutableTe
                      losses.set(slice.index, sum);
                    });
   }
-  losses.finish(resolved.num_threads);
+  losses.finish(resolved.threads);
 }
 
 void cross_entropy(const TensorView& x, const TensorView& target, const MutableTensorView& loss,
@@ -140,7 +140,7 @@ void cross_entropy(const TensorView& x, const TensorView& target, const MutableT
                                       cross_entropy_of(targets, group.slice(n), log_sums[n]));
                          }
                        });
-  losses.finish(resolved.num_threads);
+  losses.finish(resolved.threads);
 }
 
 void nll_loss_backward(const TensorView& dloss, const TensorView& target,

@@ -51,7 +51,7 @@ LossTargets::LossTargets(const NamedView& x, const TensorView& target, const Los
   if (is_integer(target.dtype)) {
     require_one_per_slice("target", target, x);
     classes_of_slices_ = target;
-    divisor_ = checked_sum_of_weights(x.name, target.shape, execution.num_threads);
+    divisor_ = checked_sum_of_weights(x.name, target.shape, execution.threads);
     return;
   }
   if (target.dtype != DType::f32 && target.dtype != DType::bf16 && target.dtype != DType::f16) {
@@ -84,9 +84,9 @@ void LossTargets::set_weights(const TensorView& weight, const char* x_name) {
 }
 
 double LossTargets::checked_sum_of_weights(const char* x_name, const Dims& shape,
-                                           int num_threads) const {
+                                           const Threads& threads) const {
   std::atomic<std::int64_t> first_wrong{slices_};
-  const double sum = sum_over_slices(slices_, num_threads, [&](std::int64_t slice) {
+  const double sum = sum_over_slices(slices_, threads, [&](std::int64_t slice) {
     const std::int64_t target = class_of(slice);
     if (target == ignore_index_) return 0.0;
     if (target >= 0 && target < classes_) return weight(target);
@@ -111,9 +111,9 @@ LossReduction::LossReduction(const MutableTensorView& loss, Reduction reduction,
   if (reduction != Reduction::none) losses_.resize(static_cast<std::size_t>(targets.slices()));
 }
 
-void LossReduction::finish(int num_threads) {
+void LossReduction::finish(const Threads& threads) {
   if (reduction_ == Reduction::none) return;
-  const double sum = sum_over_slices(targets_.slices(), num_threads, [&](std::int64_t slice) {
+  const double sum = sum_over_slices(targets_.slices(), threads, [&](std::int64_t slice) {
     return losses_[static_cast<std::size_t>(slice)];
   });
   out_[0] = static_cast<float>(reduction_ == Reduction::mean ? sum / targets_.divisor() : sum);

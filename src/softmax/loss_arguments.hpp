@@ -28,9 +28,9 @@ inline constexpr std::int64_t block_of_slices = 4096;
 
 /// Calls f(block, first, last) for each block of slices first, ..., last - 1.
 template <class F>
-void for_each_block(std::int64_t slices, int num_threads, F&& f) {
+void for_each_block(std::int64_t slices, const Threads& threads, F&& f) {
   const std::int64_t blocks = divide_up(slices, block_of_slices);
-  parallel_for(threads_for(slices, num_threads), blocks, [&](std::int64_t block) {
+  parallel_for(threads_for(slices, threads), blocks, [&](std::int64_t block) {
     const std::int64_t first = block * block_of_slices;
     f(block, first, std::min(first + block_of_slices, slices));
   });
@@ -38,14 +38,13 @@ void for_each_block(std::int64_t slices, int num_threads, F&& f) {
 
 /// The sum of f(slice), in double.
 template <class F>
-double sum_over_slices(std::int64_t slices, int num_threads, F&& f) {
+double sum_over_slices(std::int64_t slices, const Threads& threads, F&& f) {
   std::vector<double> sums(static_cast<std::size_t>(divide_up(slices, block_of_slices)));
-  for_each_block(slices, num_threads,
-                 [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-                   double sum = 0;
-                   for (std::int64_t slice = first; slice < last; ++slice) sum += f(slice);
-                   sums[static_cast<std::size_t>(block)] = sum;
-                 });
+  for_each_block(slices, threads, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
+    double sum = 0;
+    for (std::int64_t slice = first; slice < last; ++slice) sum += f(slice);
+    sums[static_cast<std::size_t>(block)] = sum;
+  });
   double sum = 0;
   for (const double one : sums) sum += one;
   return sum;
@@ -115,7 +114,8 @@ class LossTargets {
 
  private:
   void set_weights(const TensorView& weight, const char* x_name);
-  double checked_sum_of_weights(const char* x_name, const Dims& shape, int num_threads) const;
+  double checked_sum_of_weights(const char* x_name, const Dims& shape,
+                                const Threads& threads) const;
 
   int class_dim_ = 0;
   std::int64_t classes_ = 0, slices_ = 0;
@@ -141,7 +141,7 @@ class LossReduction {
       losses_[static_cast<std::size_t>(slice)] = loss;
   }
   /// Writes the sum or the mean, after the loss of each slice was set.
-  void finish(int num_threads);
+  void finish(const Threads& threads);
 
  private:
   const LossTargets& targets_;

@@ -116,12 +116,12 @@ void sample(const TensorView& logits, const MutableTensorView& indices,
   const std::int64_t rows = number_of_slices(logits.shape, last), count = indices.shape[last];
   if (rows == 0 || count == 0) return;
   const PerSlice<std::int64_t> draws(indices);
-  const auto num_threads = static_cast<int>(std::min<std::int64_t>(
-      rows, threads_for(logits.size() + indices.size(), resolved.num_threads)));
+  const Threads threads =
+      threads_for(logits.size() + indices.size(), resolved.threads).at_most(rows);
   std::vector<Sampler> samplers;
-  for (int thread = 0; thread < num_threads; ++thread)
+  for (int thread = 0; thread < threads.count; ++thread)
     samplers.emplace_back(logits, options, resolved.kernels);
-  parallel_for(num_threads, rows, [&](std::int64_t row, int thread) {
+  parallel_for(threads, rows, [&](std::int64_t row, int thread) {
     samplers[static_cast<std::size_t>(thread)].draw(row, count, draws);
   });
 }

@@ -1,27 +1,26 @@
 #include "threads/parallel.hpp"
 
-#include <omp.h>
+#include "threads/openmp.hpp"
+#include "threads/pool.hpp"
 
 namespace attn::detail {
 
-void Team::barrier() noexcept {
-  if (size_ == 1) return;
-#pragma omp barrier
-}
-
-void run_team(Team& team, void (*body)(void*, Team&, int), void* context) {
-  team.size_ = granted_threads(team.size_);
-  if (team.size_ == 1) {
-    // No region is opened: inside one of the caller, a barrier would wait for the caller's threads.
-    body(context, team, 0);
+void run_team(const Threads& threads, const TeamBody& body) {
+  Team team(allowed_threads(threads.count));
+  Region* const region = team.size_ > 1 ? Region::acquire() : nullptr;
+  if (region == nullptr) {
+    team.size_ = 1;
+    body.function(body.context, team, 0);
   } else {
-#pragma omp parallel num_threads(team.size_)
-    {
-#pragma omp single
-      team.size_ = omp_get_num_threads();
-      body(context, team, omp_get_thread_num());
-    }
-    note_team(team.size_);
+    const Executor::Task task = region->open(team, body, team.size_);
+    team.attempt([&] {
+      Executor& own = prefers_openmp() ? openmp_executor() : thread_pool();
+      Executor& executor = threads.executor != nullptr ? *threads.executor : own;
+      executor.offer(team.size_ - 1, task);
+    });
+    region->take_part_as_caller();
+    region->close();
+    region->release();
   }
   if (team.error_) std::rethrow_exception(team.error_);
 }

@@ -1,4 +1,16 @@
-// Threads and how they share work. Only this folder uses OpenMP.
+// Threads and how they share work. Work is taken, never assigned: of the threads that a call asks
+// for, any number may come, at any time, and those that take part go on until no work is left. So
+// work may wait for other work only if a thread that takes part has begun that: if items are taken
+// in the order of their numbers, for example, and wait for items with lower numbers. Only this
+// folder uses OpenMP.
+//
+//   parallel.hpp    loops over work that threads share
+//   region.hpp      the time in which threads may enter a call, and the wait for those inside
+//   pool.hpp        the library's own threads
+//   openmp.hpp      OpenMP's threads
+//   team_size.hpp   how many threads a call means, and how many OpenMP surely grants
+//   processors.hpp  processors that a thread may use
+//   wait.hpp        waiting for work that another thread has begun
 #pragma once
 
 #include <algorithm>
@@ -10,6 +22,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "threads/region.hpp"
 #include "threads/team_size.hpp"  // IWYU pragma: export
 
 namespace attn::detail {
@@ -21,16 +34,16 @@ inline void atomic_min(std::atomic<std::int64_t>& least, std::int64_t value) noe
   }
 }
 
-/// The threads of one parallel region. An exception must not leave the region, and no thread may
-/// miss a barrier because of one, so work that can throw runs inside attempt().
+/// The threads of one call, some of which may come late or never. An exception must not leave the
+/// call's body, so work that can throw runs inside attempt().
 class Team {
  public:
-  explicit Team(int requested) : size_(requested) {}
+  explicit Team(int most) : size_(most) {}
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
+  /// No more threads than this take part.
   int size() const noexcept { return size_; }
-  void barrier() noexcept;
   bool failed() const noexcept { return failed_.load(std::memory_order_relaxed); }
 
   /// Runs f unless a thread has failed before, and keeps the first exception that it throws.
@@ -45,29 +58,27 @@ class Team {
   }
 
  private:
-  friend void run_team(Team& team, void (*body)(void*, Team&, int), void* context);
+  friend void run_team(const Threads& threads, const TeamBody& body);
 
   int size_;
   std::atomic<bool> failed_{false};
   std::exception_ptr error_;
 };
 
-/// Runs body on each thread of the team, and then rethrows the exception that attempt() kept, if
-/// any.
-void run_team(Team& team, void (*body)(void* context, Team& team, int thread), void* context);
+/// Runs the body on each thread that takes part, and then rethrows the exception that attempt()
+/// kept, if any.
+void run_team(const Threads& threads, const TeamBody& body);
 
-/// Runs f(team, thread) on at most num_threads threads; team.size() is their number. Allocates
-/// nothing.
+/// Runs f(team, thread) on the calling thread and on at most threads.count - 1 others, with
+/// different numbers 0 <= thread < threads.count. Returns when all that have begun have ended.
+/// Allocates nothing, if the executor does not.
 template <class F>
-void parallel(int num_threads, F&& f) {
+void parallel(const Threads& threads, F&& f) {
   using Body = std::remove_reference_t<F>;
-  Team team(num_threads);
-  run_team(
-      team,
-      [](void* context, Team& shared, int thread) {
-        (*static_cast<Body*>(context))(shared, thread);
-      },
-      const_cast<std::remove_const_t<Body>*>(&f));
+  run_team(threads, {[](void* context, Team& team, int thread) {
+                       (*static_cast<Body*>(context))(team, thread);
+                     },
+                     const_cast<std::remove_const_t<Body>*>(&f)});
 }
 
 /// The indices 0 <= index < count, divided into one contiguous share for each thread. A thread
@@ -119,13 +130,13 @@ class WorkStealingRange {
   NextIndex next_[max_shares];
 };
 
-/// Runs f(index), or f(index, thread) with 0 <= thread < num_threads, for 0 <= index < count. The
+/// Runs f(index), or f(index, thread) with 0 <= thread < threads.count, for 0 <= index < count. The
 /// indices are divided as WorkStealingRange says.
 template <class F>
-void parallel_for(int num_threads, std::int64_t count, F&& f) {
-  const int threads = static_cast<int>(std::clamp<std::int64_t>(count, 1, num_threads));
-  WorkStealingRange shares(count, threads);
-  parallel(threads, [&](Team& team, int thread) {
+void parallel_for(const Threads& threads, std::int64_t count, F&& f) {
+  const Threads useful = threads.at_most(count);
+  WorkStealingRange shares(count, useful.count);
+  parallel(useful, [&](Team& team, int thread) {
     shares.for_each(thread, [&](std::int64_t index) {
       team.attempt([&] {
         if constexpr (std::is_invocable_v<F&, std::int64_t, int>)

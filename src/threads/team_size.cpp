@@ -14,6 +14,8 @@
 #include <cstddef>
 
 #include "tensor/memory.hpp"
+#include "threads/processors.hpp"
+#include "threads/region.hpp"
 
 namespace attn::detail {
 namespace {
@@ -37,14 +39,9 @@ void after_fork_in_child() {
 [[maybe_unused]] const int fork_is_watched =
     pthread_atfork(before_fork, nullptr, after_fork_in_child);
 
-/// What can be read off OpenMP's settings.
-int allowed_threads(int num_threads) {
-  if (num_threads <= 1 || omp_in_parallel() != 0 || omp_get_max_active_levels() < 1 ||
-      lost_threads_in_fork.load(std::memory_order_relaxed)) {
-    return 1;
-  }
-  return std::max(1, std::min({num_threads, omp_get_thread_limit(), max_num_threads}));
-}
+/// The number of processors when the library was loaded, which is OpenMP's number of threads unless
+/// somebody has set another.
+const int processors_at_load = omp_get_num_procs();
 
 void* wait_until_set(void* flag) {
   static_cast<std::atomic<bool>*>(flag)->wait(false);
@@ -96,18 +93,35 @@ int open_region(int num_threads) {
 
 }  // namespace
 
-int default_num_threads() { return allowed_threads(omp_get_max_threads()); }
+int allowed_threads(int num_threads) {
+  if (num_threads <= 1 || inside_region() || omp_in_parallel() != 0 ||
+      omp_get_max_active_levels() < 1) {
+    return 1;
+  }
+  return std::max(1, std::min({num_threads, omp_get_thread_limit(), max_num_threads}));
+}
+
+int default_num_threads() {
+  const int openmps = omp_get_max_threads();
+  const bool set = openmps != processors_at_load;
+  return allowed_threads(set ? openmps : std::min(openmps, available_processors()));
+}
 
 int resolved_num_threads(const std::optional<int>& num_threads) {
   return num_threads ? std::min(*num_threads, max_num_threads) : default_num_threads();
 }
 
-int threads_for(std::int64_t elements, int num_threads) noexcept {
+Threads resolved_threads(const Execution& execution) {
+  return {resolved_num_threads(execution.num_threads), execution.executor};
+}
+
+Threads threads_for(std::int64_t elements, const Threads& threads) noexcept {
   constexpr std::int64_t elements_per_thread = 16384;
-  return static_cast<int>(std::clamp<std::int64_t>(elements / elements_per_thread, 1, num_threads));
+  return threads.at_most(elements / elements_per_thread);
 }
 
 int granted_threads(int num_threads) {
+  if (lost_threads_in_fork.load(std::memory_order_relaxed)) return 1;
   const int allowed = allowed_threads(num_threads);
   if (allowed > known.asked) {
     const int granted = open_region(allowed);

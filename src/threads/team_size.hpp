@@ -1,29 +1,48 @@
-// How many threads a parallel region gets. OpenMP may grant fewer than a region asks for, because
-// of OMP_THREAD_LIMIT, OMP_DYNAMIC, OMP_MAX_ACTIVE_LEVELS or their functions, or because the region
-// lies in another one. The library's own regions take what they get. oneDNN does not: it divides a
-// product by the number that it asks for, and leaves out the shares of threads that it does not
-// get. So it only asks for numbers that granted_threads() returns.
+// How many threads a call means, and how many OpenMP surely gives. OpenMP may grant fewer than a
+// region asks for, because of OMP_THREAD_LIMIT, OMP_DYNAMIC, OMP_MAX_ACTIVE_LEVELS or their
+// functions, or because the region lies in another one. The library's own calls take what they get.
+// oneDNN does not: it divides a product by the number that it asks for, and leaves out the shares
+// of threads that it does not get. So it only asks for numbers that granted_threads() returns.
 #pragma once
 
+#include <attn/execution.hpp>
+
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
 namespace attn::detail {
 
-/// The threads of a call that names no number: OpenMP's number, or less where it grants less.
+/// Threads that a call may run on.
+struct Threads {
+  int count = 1;                 // at most so many, of which the calling thread is one
+  Executor* executor = nullptr;  // whose the others are; null: the default
+
+  /// No more than the pieces of work.
+  Threads at_most(std::int64_t pieces) const noexcept {
+    return {static_cast<int>(std::clamp<std::int64_t>(pieces, 1, count)), executor};
+  }
+};
+
+/// What Execution says about the threads of a call that names no number.
 int default_num_threads();
 
-/// The number that an Execution means: at most max_num_threads. It is not reduced to what OpenMP
-/// grants, since a plan may run elsewhere than it was made.
+/// The number that an Execution means: at most max_num_threads. It is not reduced to what
+/// allowed_threads() says, since a plan may run elsewhere than it was made.
 int resolved_num_threads(const std::optional<int>& num_threads);
+Threads resolved_threads(const Execution& execution);
 
-/// The number of threads, at most num_threads, that this amount of work can keep busy: waking a
+/// The number of threads, at most num_threads, that a call of this thread may run on now: 1 inside
+/// another call or a parallel region of OpenMP, and never more than OpenMP's settings allow.
+int allowed_threads(int num_threads);
+
+/// The threads, of these, that this amount of work can keep busy: waking a
 /// thread costs about as much as 16,384 exponentials. `elements` counts operations as expensive as
 /// an exponential; cheaper ones count in proportion.
-int threads_for(std::int64_t elements, int num_threads) noexcept;
+Threads threads_for(std::int64_t elements, const Threads& threads) noexcept;
 
 /// The number of threads, at most num_threads, of a region that the calling thread opens now while
-/// a TeamSize of this number exists. 1 inside a parallel region, and in a forked process whose
+/// a TeamSize of this number exists. 1 where allowed_threads() is, and in a forked process whose
 /// parent had other threads. The first call for a number starts these threads, which are then
 /// OpenMP's; where the system cannot start as many, the number is less.
 int granted_threads(int num_threads);

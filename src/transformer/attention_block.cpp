@@ -12,6 +12,7 @@
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
+#include "threads/openmp.hpp"
 #include "transformer/rolling_cache.hpp"
 
 namespace attn::detail {
@@ -273,6 +274,7 @@ void AttentionBlock::Impl::attend(const AttentionTensors& tensors, const Forward
 void AttentionBlock::Impl::run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache,
                                const MutableTensorView& y, Linear::Result result,
                                const ForwardOptions& options) {
+  const BetweenProducts between(qkv.uses_onednn(tokens.count()));
   ForwardScratch::Memory& memory = scratch->memory();
   const MutableTensorView rows =
       memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});

@@ -8,6 +8,7 @@
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
 #include "tensor/indexing.hpp"
+#include "threads/openmp.hpp"
 #include "transformer/layer.hpp"
 #include "transformer/output_head.hpp"
 
@@ -258,6 +259,7 @@ void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches,
   const MutableTensorView x = impl().scratch->memory().residual.view(
       DType::f32, {tokens.count(), impl().settings.layers.front().attention.hidden});
   impl().embed(ids, caches.front(), x, options.times);
+  const BetweenProducts between(impl().layers.front().attention.qkv.uses_onednn(tokens.count()));
   std::size_t done = 0;
   try {
     for (; done < impl().layers.size(); ++done)

@@ -7,6 +7,7 @@
 
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "threads/openmp.hpp"
 
 namespace attn::detail {
 namespace {
@@ -125,6 +126,7 @@ TensorView TransformerLayer::Impl::normed(const Norm& norm, const TensorView& x,
 
 void TransformerLayer::Impl::run(const MutableTensorView& x, const TokenShape& tokens,
                                  const CacheRef& cache, const ForwardOptions& options) {
+  const BetweenProducts between(attention.qkv.uses_onednn(tokens.count()));
   attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x,
                 Linear::Result::add, options);
   with_rollback(cache, tokens, [&] {

@@ -88,14 +88,15 @@ Linear::Linear(std::span<const NamedWeights> parts, std::int64_t in_features, DT
         onednn::PackedMatmul::fast(shape(least_onednn_rows, DType::bf16, Result::replace));
   }
 
-  parallel(static_cast<int>(std::clamp<std::int64_t>(panels, 1, resources.num_threads)),
-           [&](Team& team, int thread) {
-             team.attempt([&] {
-               Tensor staging(DType::f32, {width, depth});
-               for (std::int64_t panel = thread; panel < panels; panel += team.size())
-                 pack_panel(parts, panel, staging.data<float>());
-             });
-           });
+  const Threads threads = resources.threads.at_most(panels);
+  WorkStealingRange shares(panels, threads.count);
+  parallel(threads, [&](Team& team, int thread) {
+    team.attempt([&] {
+      Tensor staging(DType::f32, {width, depth});
+      shares.for_each(thread,
+                      [&](std::int64_t panel) { pack_panel(parts, panel, staging.data<float>()); });
+    });
+  });
   if (!biased) return;
   bias_ = Tensor(DType::f32, {panels * width});
   std::int64_t first = 0;
@@ -135,7 +136,7 @@ onednn::PackedMatmulShape Linear::shape(std::int64_t rows, DType result_type, Re
           .result = result_type,
           .bias = bias_.size() > 0,
           .accumulate = result == Result::add,
-          .num_threads = resources_.num_threads};
+          .num_threads = resources_.threads.count};
 }
 
 /// The number of rows that oneDNN multiplies next: a power of two, or 0 if the micro-kernel
@@ -146,6 +147,10 @@ std::int64_t Linear::onednn_rows(std::int64_t rows, DType result_type) const noe
   std::int64_t piece = most_onednn_rows;
   while (piece > rows) piece /= 2;
   return piece;
+}
+
+bool Linear::uses_onednn(std::int64_t rows) const noexcept {
+  return onednn_rows(rows, DType::f32) > 0 || onednn_rows(rows, DType::bf16) > 0;
 }
 
 void Linear::forward(const TensorView& x, const MutableTensorView& y, Result result,
@@ -160,8 +165,8 @@ void Linear::forward(const TensorView& x, const MutableTensorView& y, Result res
   }
   if (first == rows) return;
   const std::int64_t panels = panels_.shape()[0], pieces = divide_up(rows - first, rows_of_piece);
-  const int threads =
-      threads_for((rows - first) * in_features_ * out_features_ / 16, resources_.num_threads);
+  const Threads threads =
+      threads_for((rows - first) * in_features_ * out_features_ / 16, resources_.threads);
   parallel_for(threads, panels * pieces, [&](std::int64_t index) {
     const std::int64_t begin = first + index % pieces * rows_of_piece,
                        end = std::min(rows, begin + rows_of_piece);

@@ -49,6 +49,9 @@ class Linear {
   /// The type of x: the compute type, or f32 where the instruction set does not multiply bf16.
   DType operands() const noexcept { return operands_; }
 
+  /// Whether oneDNN multiplies so many rows, or most of them.
+  bool uses_onednn(std::int64_t rows) const noexcept;
+
   enum class Result { replace, add };
   /// y = x W^T + bias, or y += x W^T + bias. x [rows, in_features] of type operands(), dense; y
   /// [rows, out_features], f32 or bf16, dense. Only f32 can be added to.

@@ -42,7 +42,7 @@ void OutputHead::forward(const TensorView& x, const MutableTensorView& logits,
       weight_.strides[0] * static_cast<std::int64_t>(size_of(weight_.dtype));
   const auto scores = arithmetic_of(resources_.kernels, weight_.dtype).scores;
   parallel_for(
-      threads_for(vocab * hidden / 16, resources_.num_threads), divide_up(vocab, rows_at_once),
+      threads_for(vocab * hidden / 16, resources_.threads), divide_up(vocab, rows_at_once),
       [&](std::int64_t n) {
         const std::int64_t begin = n * rows_at_once, count = std::min(rows_at_once, vocab - begin);
         for (std::int64_t r = 0; r < x.shape[0]; r += kernels::tile_rows) {

@@ -83,7 +83,7 @@ Decoder llama_like(DType dtype, int num_threads, Weights& made) {
   return Decoder(settings, weights, {.num_threads = num_threads});
 }
 
-/// The number of allocations of a run, after OpenMP has made its threads.
+/// The number of allocations of a run, after the first has started its threads.
 std::int64_t allocations_of_run(const AttentionPlan& plan, const AttentionTensors& tensors) {
   Workspace workspace(plan.workspace_size());
   plan.run(tensors, workspace);

@@ -8,10 +8,12 @@ set(class "[A-Z][A-Za-z]*(<[a-z ]+>)?")
 set(public "^attn::(${class}::)?(~?[A-Za-z0-9_]+|operator[^a-z(]+)\\(")
 # The ATTN_HIDDEN members that give the library a class's private parts, or make an object of them.
 set(private "^attn::${class}::(memory|impl|parts)\\(\\)|^attn::BlockMask::BlockMask\\(std::shared_ptr")
-# The inline destructors of attn::Tensor and attn::Workspace call Free, and a program that catches
-# attn::Error needs its type information.
+# The inline destructors of attn::Tensor and attn::Workspace call Free, threads call the tasks of an
+# attn::Executor, and a program that catches attn::Error or derives from attn::Executor needs its
+# type information.
 set(needed
-  "::Free::operator\\(\\)\\(void\\*\\) const$" "^(typeinfo|typeinfo name|vtable) for attn::Error$")
+  "::Free::operator\\(\\)\\(void\\*\\) const$" "^attn::Executor::Task::operator\\(\\)\\(\\) const$"
+  "^(typeinfo|typeinfo name|vtable) for attn::(Error|Executor)$")
 
 # Sets `result` to the names of the symbols that `file` defines. `kind` matches the letters of nm
 # for the kinds of symbols to list; further arguments are options of nm.

@@ -313,7 +313,7 @@ namespace {
 
 /// The largest error of C = A B by panels against sums in double, in units of the bound k * eps *
 /// sum of |a b|; infinity if anything else is written, or if bits depend on the number of threads.
-double error_by_panels(const kernels::Kernels& kernels, onednn::MatmulShape shape) {
+double error_by_panels(const kernels::Kernels& kernels, const onednn::MatmulShape& shape) {
   Random random(5);
   const auto normal_floats = [&random](std::int64_t count) {
     std::vector<float> values(static_cast<std::size_t>(count));
@@ -324,10 +324,9 @@ double error_by_panels(const kernels::Kernels& kernels, onednn::MatmulShape shap
                            b = normal_floats(shape.batch * shape.k * shape.n);
   std::vector<float> c(static_cast<std::size_t>(shape.batch * shape.m * shape.n) + 64, 0.25f), more;
   for (const int num_threads : {1, 3}) {
-    shape.num_threads = num_threads;
     std::swap(c, more);
     c.resize(more.size(), 0.25f);
-    detail::multiply_by_panels(kernels, shape, a.data(), b.data(), c.data());
+    detail::multiply_by_panels({kernels, {num_threads}}, shape, a.data(), b.data(), c.data());
   }
   if (c != more || !std::all_of(c.end() - 64, c.end(), [](float x) { return x == 0.25f; }))
     return infinity;

@@ -35,9 +35,10 @@ TEST_CASE("Threads take each index once: their own shares in order, then what is
     }
   }
   std::vector<std::atomic<int>> times(1000);
-  parallel_for(4, 1000, [&](std::int64_t index) { ++times[static_cast<std::size_t>(index)]; });
+  parallel_for(Threads{4}, 1000,
+               [&](std::int64_t index) { ++times[static_cast<std::size_t>(index)]; });
   CHECK(std::all_of(times.begin(), times.end(), [](const auto& n) { return n == 1; }));
-  CHECK_THROWS_AS(parallel_for(4, 100,
+  CHECK_THROWS_AS(parallel_for(Threads{4}, 100,
                                [](std::int64_t index) {
                                  if (index == 50) throw 1;
                                }),

@@ -1,10 +1,12 @@
-// How many threads parallel regions get, under every setting of OpenMP that can make it fewer.
+// How many threads calls and OpenMP's regions get, under every setting of OpenMP that can make it
+// fewer.
 // tests/CMakeLists.txt repeats this program under OpenMP's environment variables.
 #include <attn/execution.hpp>
 
 #include <doctest/doctest.h>
 #include <omp.h>
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
 #include <thread>
@@ -37,15 +39,21 @@ int check_granted(int asked) {
   CHECK(size_of_region(granted) == granted);
   CHECK(omp_get_max_threads() == before);
   CHECK(omp_get_dynamic() == dynamic);
-  std::vector<int> seen(static_cast<std::size_t>(asked));
-  int size = 0;
-  parallel(asked, [&](Team& team, int thread) {
-    ++seen[static_cast<std::size_t>(thread)];
-    if (thread == 0) size = team.size();
-  });
-  CHECK(size <= granted);
-  for (int thread = 0; thread < asked; ++thread)
-    CHECK(seen[static_cast<std::size_t>(thread)] == (thread < size ? 1 : 0));
+  for (Executor* const executor : {&openmp_executor(), static_cast<Executor*>(nullptr)}) {
+    std::vector<std::atomic<int>> seen(static_cast<std::size_t>(asked));
+    std::atomic<int> size{0};
+    parallel({asked, executor}, [&](Team& team, int thread) {
+      ++seen[static_cast<std::size_t>(thread)];
+      size = team.size();
+    });
+    CHECK(size <= allowed_threads(asked));
+    CHECK(seen[0] == 1);
+    for (int thread = 1; thread < asked; ++thread) {
+      const bool comes = executor != nullptr && thread < granted && dynamic == 0;
+      CHECK(seen[static_cast<std::size_t>(thread)] >= (comes ? 1 : 0));
+      CHECK(seen[static_cast<std::size_t>(thread)] <= (thread < size ? 1 : 0));
+    }
+  }
   return granted;
 }
 
@@ -87,7 +95,7 @@ TEST_CASE("Inside a parallel region there is one thread") {
     const auto thread = static_cast<std::size_t>(omp_get_thread_num());
     granted[thread] = granted_threads(4);
     defaults[thread] = default_num_threads();
-    parallel(4, [&](Team& team, int number) {
+    parallel(Threads{4}, [&](Team& team, int number) {
       if (number == 0) sizes[thread] = team.size();
     });
   };
@@ -101,7 +109,7 @@ TEST_CASE("Inside a parallel region there is one thread") {
   }
 #pragma omp parallel num_threads(1)
   look();
-  CHECK(sizes[0] <= granted[0]);
+  CHECK(sizes[0] <= allowed_threads(4));
 }
 
 TEST_CASE("No number is larger than the library's limit") {
@@ -114,6 +122,8 @@ TEST_CASE("No number is larger than the library's limit") {
   omp_set_num_threads(most);
   CHECK(default_num_threads() <= max_num_threads);
   omp_set_num_threads(before);
-  CHECK(threads_for(0, most) == 1);
-  CHECK(threads_for(std::numeric_limits<std::int64_t>::max(), max_num_threads) == max_num_threads);
+  CHECK(threads_for(0, {most}).count == 1);
+  constexpr std::int64_t endless = std::numeric_limits<std::int64_t>::max();
+  CHECK(threads_for(endless, {max_num_threads}).count == max_num_threads);
+  CHECK(threads_for(endless, {4, &openmp_executor()}).executor == &openmp_executor());
 }

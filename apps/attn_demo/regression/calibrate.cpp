@@ -66,7 +66,7 @@ void add_calibrate(CLI::App& app, Command& chosen) {
            "the class of each row, integers of any type [N]")
       ->required();
   add_integer(command, "--threads N", arguments.execution.num_threads, {1, max_num_threads},
-              "number of threads; default: OpenMP's");
+              "number of threads; default: OMP_NUM_THREADS, else the processors");
   command.add_flag("--json", arguments.json, "one JSON object, on the last line");
 }
 

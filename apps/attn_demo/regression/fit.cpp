@@ -114,7 +114,7 @@ void add_options(CLI::App& command, FitArguments& arguments) {
   add_number(command, "--tolerance T", options.tolerance, not_negative,
              "ends when the Euclidean norm of the gradient is below T; default 1e-6");
   add_integer(command, "--threads N", arguments.execution.num_threads, {1, max_num_threads},
-              "number of threads; default: OpenMP's");
+              "number of threads; default: OMP_NUM_THREADS, else the processors");
   command.add_flag("--json", arguments.json, "one JSON object, on the last line");
 }
 

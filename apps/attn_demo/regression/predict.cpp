@@ -71,7 +71,7 @@ void add_predict(CLI::App& app, Command& chosen) {
   add_file(command, "--logits FILE", arguments.logits,
            "logits before the division by T, f32 [N, C]");
   add_integer(command, "--threads N", arguments.execution.num_threads, {1, max_num_threads},
-              "number of threads; default: OpenMP's");
+              "number of threads; default: OMP_NUM_THREADS, else the processors");
 }
 
 }  // namespace attn::apps::demo
