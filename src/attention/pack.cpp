@@ -34,7 +34,7 @@ kernels::Panels Packer::keys(const PackedHead& head, std::int64_t block,
 
 kernels::Panels Packer::values(const PackedHead& head, std::int64_t block,
                                std::int64_t first_key) const noexcept {
-  const float* const in_place = head.values_in_place[block];
+  const float* const in_place = head.pieces == 1 ? head.values_in_place[block] : nullptr;
   if (in_place != nullptr)
     return {in_place + first_key * in_place_layout_.row_stride, in_place_layout_};
   return {value_row(head, block, first_key), context_.plan().value_layout};
@@ -143,10 +143,12 @@ bool Packer::pack_scales(const Keys& keys, std::int64_t block, std::int64_t at,
 
 bool Packer::pack_values(const Keys& keys, std::int64_t block, std::int64_t at,
                          const PackedHead& to, float* staging) const noexcept {
-  // The pieces of a block lie in one place.
+  // Pieces of a block, which several threads pack at the same time, are copied.
   const float* const in_place = to.pieces == 1 ? values_in_place(keys) : nullptr;
-  to.values_in_place[block] =
-      in_place == nullptr ? nullptr : in_place - at * in_place_layout_.row_stride;
+  if (to.pieces == 1) {
+    to.values_in_place[block] =
+        in_place == nullptr ? nullptr : in_place - at * in_place_layout_.row_stride;
+  }
   bool finite = true;
   const std::int64_t panel_width = context_.plan().panel_width;
   for (std::int64_t done = 0; in_place == nullptr && done < keys.count; done += panel_width) {
