@@ -17,6 +17,7 @@
 #include "support/block_masks.hpp"
 #include "support/check.hpp"
 #include "support/check_fails.hpp"
+#include "support/onednn.hpp"
 #include "support/random_backward_case.hpp"
 
 using namespace attn;
@@ -236,7 +237,7 @@ TEST_CASE("keys whose blocks no query of a head sees are not read") {
   c.options.block_mask = BlockMask::from_lists({ids_of(offsets), ids_of(seen)}, {}, sizes);
   for (const Normalizer& normalizer :
        {Normalizer::softmax(), Normalizer::sparsemax(), Normalizer::sigmoid()}) {
-    for (const ScoreMatmul score_matmul : {ScoreMatmul::built_in, ScoreMatmul::onednn}) {
+    for (const ScoreMatmul score_matmul : score_matmuls()) {
       c.options.normalizer = normalizer;
       c.options.score_matmul = score_matmul;
       c.lse = normalizer == Normalizer::softmax();

@@ -148,7 +148,7 @@ int compare_samples() {
   fmt::print(
       "tiled is this library; unfused chains {} matmul, softmax and matmul; naive is the "
       "textbook in\n",
-      build_info().onednn_version.empty() ? "the kernels'" : "oneDNN's");
+      build_info().onednn_version.empty() ? "separate" : "oneDNN's");
   fmt::print("double precision, which the errors and speed-ups of the other two refer to.\n\n");
   print_samples(all, comparisons);
   const bool agree = std::all_of(comparisons.begin(), comparisons.end(),
