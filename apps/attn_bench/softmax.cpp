@@ -192,6 +192,7 @@ class Bench {
     if (shape_.function == Function::cross_entropy)
       return {log_sum - x[static_cast<std::size_t>(target_of(index))]};
     std::vector<double> y;
+    y.reserve(x.size());
     for (const double value : x)
       y.push_back(shape_.function == Function::softmax ? std::exp(value - log_sum)
                                                        : value - log_sum);
@@ -212,6 +213,7 @@ class Bench {
       (sum > 1 ? low : high) = tau;
     }
     std::vector<double> y;
+    y.reserve(x.size());
     for (const double value : x) y.push_back(at(value, low));
     return y;
   }

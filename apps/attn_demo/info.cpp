@@ -15,6 +15,7 @@ namespace {
 
 std::string names_of(const std::vector<Isa>& isas) {
   std::vector<std::string_view> names;
+  names.reserve(isas.size());
   for (const Isa isa : isas) names.push_back(name_of(isa));
   return fmt::format("{}", fmt::join(names, ", "));
 }
