@@ -35,9 +35,12 @@ void OverflowedSums::repair(const FinalRow& row, RowProbabilities& probabilities
   for (std::int64_t first = 0; first < v_head_dim; first += max_columns) {
     Columns columns{first, std::min(max_columns, v_head_dim - first), {}};
     float* const part = out + first;
+    for (std::int64_t n = 0; n < columns.count; ++n)
+      columns.wrong[n] = std::abs(part[n]) < row.small_below;
+    keep_tiny(row, probabilities, columns);
     bool any = false;
     for (std::int64_t n = 0; n < columns.count; ++n)
-      any |= columns.wrong[n] = !std::isfinite(part[n]) || std::abs(part[n]) < row.small_below;
+      any |= columns.wrong[n] |= !std::isfinite(part[n]);
     if (!any || follow_from_values(row, columns, part)) continue;
     double sums[max_columns] = {};
     for (std::int64_t block = row.rows.first_block; block <= row.rows.last_block; ++block)
@@ -45,6 +48,53 @@ void OverflowedSums::repair(const FinalRow& row, RowProbabilities& probabilities
     for (std::int64_t n = 0; n < columns.count; ++n) {
       if (columns.wrong[n]) part[n] = to_float(sums[n] * row.factor);
     }
+  }
+}
+
+/// Keeps those of the wrong columns in which a visible key has a tiny value. What hidden keys hold,
+/// and what other rows see, must not count.
+void OverflowedSums::keep_tiny(const FinalRow& row, RowProbabilities& probabilities,
+                               Columns& columns) const {
+  if (std::find(columns.wrong, columns.wrong + columns.count, true) ==
+      columns.wrong + columns.count)
+    return;
+  bool tiny[max_columns] = {};
+  const QueryBlock& rows = row.rows;
+  const KeyRange seen = intersection(
+      rows.head.visibility.range_of((rows.first + row.r) / context_.sizes().group_size),
+      rows.visible_to_any);
+  const std::int64_t kv_block = rows.kv_block;
+  for (std::int64_t key = seen.begin; key < seen.end; ++key) {
+    if (!has_tiny(rows, key, columns)) continue;
+    const QueryTile tile = probabilities.probabilities_of(rows, row.r, key / kv_block);
+    const KeyRange range = tile.range(0);
+    const std::int64_t end = std::min(seen.end, (key / kv_block + 1) * kv_block);
+    for (; key < end; ++key) {
+      const std::int64_t j = key - tile.block_begin;
+      const bool visible = !tile.visible_range.empty() && j >= range.begin && j < range.end &&
+                           tile.row(0)[j] != hidden;
+      if (visible) mark_tiny(rows, key, columns, tiny);
+    }
+    --key;
+  }
+  std::copy_n(tiny, columns.count, columns.wrong);
+}
+
+/// Whether the key's value is tiny in a wrong column: its element, or of i8 its scale.
+bool OverflowedSums::has_tiny(const QueryBlock& rows, std::int64_t key,
+                              const Columns& columns) const {
+  bool tiny[max_columns] = {};
+  mark_tiny(rows, key, columns, tiny);
+  return std::find(tiny, tiny + columns.count, true) != tiny + columns.count;
+}
+
+void OverflowedSums::mark_tiny(const QueryBlock& rows, std::int64_t key, const Columns& columns,
+                               bool* tiny) const {
+  const Row row = context_.layout.keys(rows.head.batch, rows.head.kv_head, key, 1).value(0);
+  const float* const v = value(rows, key, columns);
+  for (std::int64_t n = 0; n < columns.count; ++n) {
+    const float size = row.dtype == DType::i8 ? row.scale : v[n];
+    tiny[n] |= columns.wrong[n] && v[n] != 0 && std::abs(size) < kernels::tiny_bf16;
   }
 }
 

@@ -59,6 +59,10 @@ class OverflowedSums {
     bool wrong[max_columns];
   };
 
+  void keep_tiny(const FinalRow& row, RowProbabilities& probabilities, Columns& columns) const;
+  bool has_tiny(const QueryBlock& rows, std::int64_t key, const Columns& columns) const;
+  void mark_tiny(const QueryBlock& rows, std::int64_t key, const Columns& columns,
+                 bool* tiny) const;
   bool follow_from_values(const FinalRow& row, Columns columns, const float* out) const;
   void add(const QueryTile& tile, const Columns& columns, double* sums) const;
   const float* value(const QueryBlock& rows, std::int64_t key, const Columns& columns) const;

@@ -60,7 +60,8 @@ QueryBlock QueryTiles::block_of(const HeadQueries& head, std::int64_t first, std
           .visible_to_any = any,
           .visible_to_all = {last_sees.begin, first_sees.end},
           .first_block = any.begin / blocking_.kv_block,
-          .last_block = (any.end - 1) / blocking_.kv_block};
+          .last_block = (any.end - 1) / blocking_.kv_block,
+          .kv_block = blocking_.kv_block};
 }
 
 QueryRow QueryTiles::query_row(const QueryBlock& rows, std::int64_t r) const {

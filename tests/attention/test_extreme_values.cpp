@@ -149,6 +149,44 @@ TEST_CASE("small values of bf16 count") {
   }
 }
 
+TEST_CASE("sums of bf16 that cancel depend neither on hidden keys nor on the threads") {
+  Case c{.num_q_heads = 20,
+         .kv_len = 6,
+         .head_dim = 64,
+         .q_type = DType::bf16,
+         .kv_type = DType::bf16,
+         .mask = DenseMask{.shape = {1, 6}, .hidden = 0}};
+  const auto small_integers = [&c](Inputs& inputs) {
+    Random random(c.seed);
+    for_each_index(inputs.v.shape(), [&](const Dims& at) {
+      inputs.v.set(at, static_cast<double>(random.integer(-1, 1)));
+    });
+  };
+  Inputs inputs = make_inputs(c);
+  small_integers(inputs);
+  inputs.mask.set({0, 2}, 0);
+  const Outputs expected = run(inputs, c);
+  for (const double hidden : {std::nan(""), 0x1p-120}) {
+    for (std::int64_t d = 0; d < 64; ++d) inputs.v.set({0, 0, 2, d}, hidden);
+    CHECK(bit_difference(run(inputs, c), expected) == "");
+  }
+  c = {.q_len = 600,
+       .kv_len = 600,
+       .head_dim = 64,
+       .q_type = DType::bf16,
+       .kv_type = DType::bf16,
+       .options = {.causal = Causal{}, .window = Window{6, {}}}};
+  inputs = make_inputs(c);
+  small_integers(inputs);
+  inputs.v.set({0, 0, 595, 3}, 0x1p-120);
+  c.execution.num_threads = 1;
+  const Outputs alone = run(inputs, c);
+  for (const int num_threads : {2, 7}) {
+    c.execution.num_threads = num_threads;
+    CHECK(bit_difference(run(inputs, c), alone) == "");
+  }
+}
+
 TEST_CASE("small scales of i8 count, beside bf16 queries as well") {
   for (Case c : shapes()) {
     c.kv_type = DType::i8;
