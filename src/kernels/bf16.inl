@@ -9,7 +9,7 @@
 #include "kernels/kernels.hpp"
 #include "kernels/matmul.inl"
 #include "kernels/online_softmax.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 #include "kernels/stored_rows.inl"
 
 namespace attn::kernels {

@@ -5,7 +5,7 @@
 
 #include "kernels/contract/convert.hpp"
 #include "kernels/scalar.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "kernels/contract/entmax.hpp"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "kernels/contract/rows.hpp"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

@@ -8,7 +8,7 @@
 #include "kernels/contract/functional.hpp"
 #include "kernels/exp.inl"
 #include "kernels/rows.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

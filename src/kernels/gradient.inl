@@ -7,7 +7,7 @@
 #include "kernels/contract/gradient.hpp"
 #include "kernels/exp.inl"
 #include "kernels/online_softmax.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "kernels/contract/matmul.hpp"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

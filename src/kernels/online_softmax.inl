@@ -13,7 +13,7 @@
 #include "kernels/contract/online_softmax.hpp"
 #include "kernels/exp.inl"
 #include "kernels/matmul.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "kernels/contract/pack.hpp"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

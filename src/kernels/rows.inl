@@ -5,7 +5,7 @@
 
 #include "kernels/contract/rows.hpp"
 #include "kernels/exp.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

@@ -14,7 +14,7 @@
 #include "kernels/contract/packed.hpp"
 #include "kernels/contract/stored_rows.hpp"
 #include "kernels/matmul.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {

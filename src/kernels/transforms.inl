@@ -6,7 +6,7 @@
 
 #include "kernels/contract/transforms.hpp"
 #include "kernels/exp.inl"
-#include "kernels/simd.inl"
+#include "kernels/lanes.inl"
 
 namespace attn::kernels {
 namespace {
