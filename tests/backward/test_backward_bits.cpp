@@ -207,6 +207,17 @@ TEST_CASE("Each gradient by itself") {
   });
 }
 
+/// Checks the gradients of a sequence against those that it has alone, and returns these.
+GradientOutputs check_as_alone(const BackwardTogether& together, std::size_t sequence) {
+  const BackwardAlone& alone = together.alone()[sequence];
+  GradientOutputs wanted =
+      run_backward(alone.c, alone.inputs, alone.gradients, run_forward(alone.c, alone.inputs));
+  CAPTURE(sequence);
+  CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(sequence)), wanted,
+                       {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
+  return wanted;
+}
+
 TEST_CASE("Sequences of different lengths have the bits that each has alone") {
   for (const std::uint64_t seed : seeds(1, 60)) {
     const BackwardCase common = common_case(seed);
@@ -218,14 +229,7 @@ TEST_CASE("Sequences of different lengths have the bits that each has alone") {
     INFO(to_string(sequences));
     run_together(together, common);
     CHECK(together.padding_is_zero());
-    for (std::size_t b = 0; b < together.alone().size(); ++b) {
-      const BackwardAlone& alone = together.alone()[b];
-      const GradientOutputs wanted =
-          run_backward(alone.c, alone.inputs, alone.gradients, run_forward(alone.c, alone.inputs));
-      CAPTURE(b);
-      CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(b)), wanted,
-                           {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
-    }
+    for (std::size_t b = 0; b < together.alone().size(); ++b) check_as_alone(together, b);
   }
 }
 
@@ -281,12 +285,7 @@ TEST_CASE("Sequences with a mask of ragged queries have the gradients that each 
     run_together(together, common);
     MaskSum dmask(common.call.mask->shape);
     for (std::size_t b = 0; b < together.alone().size(); ++b) {
-      const BackwardAlone& alone = together.alone()[b];
-      const GradientOutputs wanted =
-          run_backward(alone.c, alone.inputs, alone.gradients, run_forward(alone.c, alone.inputs));
-      CAPTURE(b);
-      CHECK(bit_difference(together.outputs(static_cast<std::int64_t>(b)), wanted,
-                           {Gradient::dq, Gradient::dk, Gradient::dv}) == "");
+      const GradientOutputs wanted = check_as_alone(together, b);
       add_alone(common, sequences, static_cast<std::int64_t>(b), wanted.dmask, dmask);
     }
     // Each sequence alone rounds its sum, and so does the call.

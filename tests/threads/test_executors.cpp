@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/normal_tensor.hpp"
 #include "support/plain_block.hpp"
 #include "support/random.hpp"
 #include "support/strided_tensor.hpp"
@@ -86,15 +87,6 @@ class Detached final : public Counting {
 class Refusing final : public Executor {
   void offer(int, const Task&) override { throw std::runtime_error("no threads today"); }
 };
-
-StridedTensor normal(const Dims& shape, std::uint64_t seed) {
-  StridedTensor tensor(DType::f32, shape);
-  Random random(seed);
-  std::vector<double> values(static_cast<std::size_t>(shape.product()));
-  std::generate(values.begin(), values.end(), [&] { return random.normal(); });
-  tensor.assign(values);
-  return tensor;
-}
 
 /// A function of the library on data that is large enough for several threads.
 struct Function {

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/normal_tensor.hpp"
 #include "support/onednn.hpp"
 #include "support/plain_block.hpp"
 #include "support/random.hpp"
@@ -34,15 +35,6 @@ struct Computation {
   std::string name;
   std::function<Bits(int num_threads)> bits;
 };
-
-StridedTensor normal(const Dims& shape, std::uint64_t seed) {
-  StridedTensor tensor(DType::f32, shape);
-  Random random(seed);
-  std::vector<double> values(static_cast<std::size_t>(shape.product()));
-  std::generate(values.begin(), values.end(), [&] { return random.normal(); });
-  tensor.assign(values);
-  return tensor;
-}
 
 /// Attention by one of the kernels. Scores and values are large enough for several threads.
 struct AttentionCase {
