@@ -36,7 +36,7 @@ KeySets cropped_sets(const KeySets& sets, std::int64_t kv_len) {
 
 /// From the first of the ranges, which are in order, that has a part in `within` to the last.
 template <class Range>
-KeyRange hull_of(std::span<const Range> ranges, KeyRange within) {
+KeyRange covering_range_of(std::span<const Range> ranges, KeyRange within) {
   const auto first = std::partition_point(
       ranges.begin(), ranges.end(), [&](const Range& range) { return range.end <= within.begin; });
   const auto behind = std::partition_point(
@@ -45,7 +45,7 @@ KeyRange hull_of(std::span<const Range> ranges, KeyRange within) {
   return {first->begin, (behind - 1)->end};
 }
 
-KeyRange hull(KeyRange a, KeyRange b) {
+KeyRange covering_range(KeyRange a, KeyRange b) {
   if (a.empty() || b.empty()) return a.empty() ? b : a;
   return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
 }
@@ -93,8 +93,8 @@ KeyRange BlockMask::Blocks::blocks_of(KeyRange keys) const noexcept {
 
 KeyRange BlockMask::Blocks::nonempty_range(const BlockMaskRow& row, KeyRange keys) const noexcept {
   if (keys.empty()) return keys;
-  const KeyRange found =
-      exact ? hull_of(visible_ranges(row), keys) : keys_of(hull_of(runs_of(row), blocks_of(keys)));
+  const KeyRange found = exact ? covering_range_of(visible_ranges(row), keys)
+                               : keys_of(covering_range_of(runs_of(row), blocks_of(keys)));
   return within(found, keys);
 }
 
@@ -114,7 +114,7 @@ KeyRange BlockMask::Blocks::visible_keys(const Queries& queries, KeyRange keys) 
   KeyRange found{blocks.end, blocks.begin};
   for (std::int64_t head = queries.head_begin; head < last_head(queries); ++head) {
     for (std::int64_t q = queries.begin / sizes.block.q; q * sizes.block.q < queries.end; ++q)
-      found = hull(found, hull_of(runs_of(queries.batch, head, q), blocks));
+      found = covering_range(found, covering_range_of(runs_of(queries.batch, head, q), blocks));
   }
   return within(keys_of(found), keys);
 }
@@ -135,7 +135,7 @@ KeyRange BlockMask::Blocks::needed_keys(const Queries& all, KeyRange keys) const
     const std::span<const KeyRange> ranges = std::span(needed).subspan(
         static_cast<std::size_t>(needed_offsets[n]),
         static_cast<std::size_t>(needed_offsets[n + 1] - needed_offsets[n]));
-    found = hull(found, hull_of(ranges, blocks));
+    found = covering_range(found, covering_range_of(ranges, blocks));
   }
   return within(keys_of(found), keys);
 }
