@@ -254,7 +254,14 @@ void add_options(CLI::App& app, Arguments& arguments) {
   CLI::App* const softmax = app.add_subcommand(
       "softmax", "softmax and its family on a list of shapes, beside a copy and oneDNN");
   add_common_options(*softmax, arguments);
-  softmax->callback([&arguments] { arguments.softmax = true; });
+  softmax->callback([&app, softmax, &arguments] {
+    arguments.softmax = true;
+    for (const CLI::Option* const option : app.get_options()) {
+      const std::string name = option->get_name();
+      if (option->count() > 0 && softmax->get_option_no_throw(name) == nullptr)
+        reject("{} does not go with softmax, which has its own shapes", name);
+    }
+  });
 }
 
 int run_command_line(int argc, char** argv) {

@@ -68,6 +68,14 @@ TEST_CASE("--simulate-threads replays the schedule") {
   CHECK(attn_bench("--shape 1,1,1,8,8,8 --kernel naive --simulate-threads 2").code == 2);
 }
 
+TEST_CASE("softmax refuses the options of attention") {
+  for (const char* option : {"--causal", "--simulate-threads 2", "--documents 2"}) {
+    const Ran ran = attn_bench(fmt::format("{} softmax --min-time 0", option));
+    CHECK(ran.code == 2);
+    CHECK(ran.err.find("does not go with softmax") != std::string::npos);
+  }
+}
+
 TEST_CASE("gradients are verified and timed without the forward") {
   const auto timed = [](const std::string& options) {
     CAPTURE(options);
