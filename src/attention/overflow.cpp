@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "iterate/row.hpp"
 
@@ -51,43 +52,42 @@ void OverflowedSums::repair(const FinalRow& row, RowProbabilities& probabilities
   }
 }
 
-/// Keeps those of the wrong columns in which a visible key has a tiny value. What hidden keys hold,
-/// and what other rows see, must not count.
-void OverflowedSums::keep_tiny(const FinalRow& row, RowProbabilities& probabilities,
-                               Columns& columns) const {
-  if (std::find(columns.wrong, columns.wrong + columns.count, true) ==
-      columns.wrong + columns.count)
-    return;
-  bool tiny[max_columns] = {};
+KeyRange OverflowedSums::keys_of(const FinalRow& row) const {
   const QueryBlock& rows = row.rows;
-  const KeyRange seen = intersection(
+  return intersection(
       rows.head.visibility.range_of((rows.first + row.r) / context_.sizes().group_size),
       rows.visible_to_any);
-  const std::int64_t kv_block = rows.kv_block;
-  for (std::int64_t key = seen.begin; key < seen.end; ++key) {
-    if (!has_tiny(rows, key, columns)) continue;
-    const QueryTile tile = probabilities.probabilities_of(rows, row.r, key / kv_block);
-    const KeyRange range = tile.range(0);
-    const std::int64_t end = std::min(seen.end, (key / kv_block + 1) * kv_block);
-    for (; key < end; ++key) {
-      const std::int64_t j = key - tile.block_begin;
-      const bool visible = !tile.visible_range.empty() && j >= range.begin && j < range.end &&
-                           tile.row(0)[j] != hidden;
-      if (visible) mark_tiny(rows, key, columns, tiny);
+}
+
+/// Keeps those of the wrong columns in which a visible key has a tiny value. What hidden keys hold,
+/// and what other rows see, must not count: it is why the row is looked at, but would also change
+/// with the number of threads.
+void OverflowedSums::keep_tiny(const FinalRow& row, RowProbabilities& probabilities,
+                               Columns& columns) const {
+  const std::span<const bool> wrong(columns.wrong, static_cast<std::size_t>(columns.count));
+  if (std::find(wrong.begin(), wrong.end(), true) == wrong.end()) return;
+  bool tiny[max_columns] = {};
+  const std::int64_t kv_block = row.rows.kv_block;
+  for (std::int64_t block = row.rows.first_block; block <= row.rows.last_block; ++block) {
+    const KeyRange keys = intersection(keys_of(row), {block * kv_block, (block + 1) * kv_block});
+    if (!probabilities.may_have_tiny_values(block) || !any_tiny(row.rows, keys, columns)) continue;
+    const QueryTile tile = probabilities.probabilities_of(row.rows, row.r, block);
+    const KeyRange seen = tile.visible_range.empty() ? KeyRange{} : tile.range(0);
+    for (std::int64_t j = seen.begin; j < seen.end; ++j) {
+      if (tile.row(0)[j] != hidden) mark_tiny(row.rows, tile.block_begin + j, columns, tiny);
     }
-    --key;
   }
   std::copy_n(tiny, columns.count, columns.wrong);
 }
 
-/// Whether the key's value is tiny in a wrong column: its element, or of i8 its scale.
-bool OverflowedSums::has_tiny(const QueryBlock& rows, std::int64_t key,
-                              const Columns& columns) const {
+/// Whether any of the keys, hidden or not, has a tiny value in a wrong column.
+bool OverflowedSums::any_tiny(const QueryBlock& rows, KeyRange keys, const Columns& columns) const {
   bool tiny[max_columns] = {};
-  mark_tiny(rows, key, columns, tiny);
+  for (std::int64_t key = keys.begin; key < keys.end; ++key) mark_tiny(rows, key, columns, tiny);
   return std::find(tiny, tiny + columns.count, true) != tiny + columns.count;
 }
 
+/// Marks the wrong columns in which the key's value is tiny: its element or, of i8, its scale.
 void OverflowedSums::mark_tiny(const QueryBlock& rows, std::int64_t key, const Columns& columns,
                                bool* tiny) const {
   const Row row = context_.layout.keys(rows.head.batch, rows.head.kv_head, key, 1).value(0);
@@ -103,13 +103,10 @@ void OverflowedSums::mark_tiny(const QueryBlock& rows, std::int64_t key, const C
 bool OverflowedSums::follow_from_values(const FinalRow& row, Columns columns,
                                         const float* out) const {
   if (context_.scores.dense_visibility() || context_.scores.transforms()) return false;
-  const QueryBlock& rows = row.rows;
-  const KeyRange keys = intersection(
-      rows.head.visibility.range_of((rows.first + row.r) / context_.sizes().group_size),
-      rows.visible_to_any);
+  const KeyRange keys = keys_of(row);
   std::int64_t left = std::count(columns.wrong, columns.wrong + columns.count, true);
   for (std::int64_t key = keys.begin; key < keys.end && left > 0; ++key) {
-    const float* const v = value(rows, key, columns);
+    const float* const v = value(row.rows, key, columns);
     for (std::int64_t n = 0; n < columns.count; ++n) {
       const bool follows =
           std::isnan(v[n]) ? std::isnan(out[n]) : std::isinf(v[n]) && v[n] == out[n];

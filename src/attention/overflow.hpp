@@ -23,6 +23,8 @@ class RowProbabilities {
   /// infinity is NaN.
   virtual QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r,
                                      std::int64_t block) = 0;
+  /// Whether the values of a block may be tiny; false if the pass knows that none is.
+  virtual bool may_have_tiny_values(std::int64_t) const { return true; }
 
  protected:
   ~RowProbabilities() = default;
@@ -36,7 +38,7 @@ struct FinalRow {
   const QueryBlock& rows;
   std::int64_t r;
   double factor;      // of the sums
-  float small_below;  // less may have been lost; 0 if nothing was
+  float small_below;  // less may have been lost where values are tiny; 0 if nothing was
 };
 
 class OverflowedSums {
@@ -46,8 +48,8 @@ class OverflowedSums {
       : context_(context), staging_(staging) {}
 
   /// `out` is the row of O, whose probabilities are finite. Columns that are not finite, or less
-  /// than small_below, become factor times the sum of the values times their probabilities. Those
-  /// that visible values make infinite or NaN stay so.
+  /// than small_below although the row sees a tiny value there, become factor times the sum of the
+  /// values times their probabilities. Those that visible values make infinite or NaN stay so.
   void repair(const FinalRow& row, RowProbabilities& probabilities, float* out) const;
 
  private:
@@ -59,8 +61,9 @@ class OverflowedSums {
     bool wrong[max_columns];
   };
 
+  KeyRange keys_of(const FinalRow& row) const;
   void keep_tiny(const FinalRow& row, RowProbabilities& probabilities, Columns& columns) const;
-  bool has_tiny(const QueryBlock& rows, std::int64_t key, const Columns& columns) const;
+  bool any_tiny(const QueryBlock& rows, KeyRange keys, const Columns& columns) const;
   void mark_tiny(const QueryBlock& rows, std::int64_t key, const Columns& columns,
                  bool* tiny) const;
   bool follow_from_values(const FinalRow& row, Columns columns, const float* out) const;

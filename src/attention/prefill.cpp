@@ -1,13 +1,14 @@
 // For a block of rows of one KV head:
 //
-//   for each block of keys that any of the rows sees          (its K and V stay in L2)
-//     for each tile of 6 rows                                  (its scores stay in L1)
-//       find the ranges of visible keys; skip the tile if they are empty
-//       S = Q K^T                6-row micro-kernel            reads K: head_dim floats a key, 6
-//       uses transform the rows       only if there is something to do online softmax of S rescales
-//       the rows of O whose maximum grew
-//         O += P V               the same micro-kernel         reads V: v_head_dim floats a key, 6
-//         uses
+//   for each block of keys that any of the rows sees     (its K and V stay in L2)
+//     for each tile of 6 rows                            (its scores stay in L1)
+//       find the ranges of visible keys                  skip the tile if they are empty
+//       S = Q K^T                                        6-row micro-kernel: reads K, head_dim
+//                                                        floats a key, for 6 uses
+//       transform the rows                               only if there is something to do
+//       online softmax of S                              rescales the rows of O whose maximum grew
+//       O += P V                                         the same micro-kernel: reads V,
+//                                                        v_head_dim floats a key, for 6 uses
 //   O /= row_sum
 //
 // A score costs 2 * (head_dim + v_head_dim) flops and reads (head_dim + v_head_dim) * 4 / 6 bytes
@@ -27,7 +28,6 @@ namespace {
 using kernels::tile_rows;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 }  // namespace
 
@@ -147,12 +147,17 @@ void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, s
   values_.add(tile, *packed_, block, scratch_.states.from(first_row, blocking.value_width));
 }
 
+bool PrefillPass::may_have_tiny_values(std::int64_t block) const {
+  return !packed_->is_finite(block);
+}
+
 /// Whether values of the rows' keys are tiny, or not finite, which is found out here together.
 bool PrefillPass::tiny_values(const QueryBlock& rows) const {
-  const PackedHead& packed = *packed_;
-  const std::uint8_t* const begin = packed.finite + rows.first_block * packed.pieces;
-  const std::uint8_t* const end = packed.finite + (rows.last_block + 1) * packed.pieces;
-  return context_.plan().packed.vnni_factor == 2 && std::find(begin, end, 0) != end;
+  if (context_.plan().packed.vnni_factor == 1) return false;
+  for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    if (may_have_tiny_values(block)) return true;
+  }
+  return false;
 }
 
 QueryTile PrefillPass::probabilities_of(const QueryBlock& rows, std::int64_t r,

@@ -22,6 +22,7 @@ class PrefillPass final : RowProbabilities {
 
  private:
   QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  bool may_have_tiny_values(std::int64_t block) const override;
   bool tiny_values(const QueryBlock& rows) const;
   void find_queries(const QueryBlock& rows);
   void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
