@@ -1,10 +1,13 @@
 // Where keys and values lie in memory, and how sequences of different lengths share one call.
 //
-//   contiguous   k [batch, num_kv_heads, kv_len, head_dim]       key j of sequence b is row j
-//   ring         k [batch, num_kv_heads, capacity, head_dim]     key j is row (starts[b] + j) %
-//   capacity paged        k [num_pages, num_kv_heads, page_size, head_dim]
+//   contiguous   k [batch, num_kv_heads, kv_len, head_dim]
+//                key j of sequence b is row j
+//   ring         k [batch, num_kv_heads, capacity, head_dim]
+//                key j is row (starts[b] + j) % capacity
+//   paged        k [num_pages, num_kv_heads, page_size, head_dim]
 //                key j is row j % page_size of page page_table[b][j / page_size]
-//   ragged       k [tokens, num_kv_heads, head_dim]              key j is row kv_offsets[b] + j
+//   ragged       k [tokens, num_kv_heads, head_dim]
+//                key j is row kv_offsets[b] + j
 //
 // V has the same layout as K, with v_head_dim in the place of head_dim. A page of the paged layout
 // with page_size 4, and two sequences of 6 and 3 keys that share no page:

@@ -1,7 +1,6 @@
 // Attention over part of the keys, and the merge of such parts to the whole.
 //
-//   O   = sum_j exp(s_j) v_j / sum_j exp(s_j)         lse = log sum_j exp(s_j)        over the keys
-//   of one part
+//   O = sum_j exp(s_j) v_j / sum_j exp(s_j),   lse = log sum_j exp(s_j)     over the keys of a part
 //
 // Parts a and b of disjoint keys make the whole:
 //

@@ -2,11 +2,13 @@
 //
 //   Q^T becomes panels, with the rows side by side
 //   for each block of keys that any of the rows sees
-//     S^T = K Q^T           6-key micro-kernel, K in place     prefetches V, and K of the next
-//     block S = (S^T)^T           in registers V becomes panels of this block, or is read in place
+//     S^T = K Q^T                    6-key micro-kernel, K in place;
+//                                    prefetches V of the block and K of the next
+//     S = (S^T)^T                    in registers
+//     V of the block                 becomes panels, or is read in place
 //     for each tile of 6 rows
-//       transform the rows             only if there is something to do
-//       online softmax, O += P V       as in prefill.cpp
+//       transform the rows           only if there is something to do
+//       online softmax, O += P V     as in prefill.cpp
 //
 // A key comes from memory once for all rows. Both products run at the rate of the micro-kernel; the
 // transposition takes about as long as 10 of the head_dim + v_head_dim multiply-adds of a score.
@@ -15,7 +17,6 @@
 #include "attention/blockwise.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "iterate/row.hpp"
 #include "tensor/rounding.hpp"
@@ -24,8 +25,6 @@ namespace attn::detail {
 namespace {
 
 using kernels::tile_rows;
-
-constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 }  // namespace
 

@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "iterate/row.hpp"
 #include "tensor/rounding.hpp"
@@ -24,7 +23,6 @@ namespace attn::detail {
 namespace {
 
 constexpr float log2e = 1.44269504088896341f;
-constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 std::int64_t bytes(const Row& row, std::int64_t elements) {
   return elements * static_cast<std::int64_t>(size_of(row.dtype));

@@ -3,8 +3,8 @@
 //   for each block of keys that any of the rows sees
 //     S = Q K^T                    6-row micro-kernel       reads K: head_dim floats a key, 6 uses
 //     transform the rows           hidden keys become -inf
-//   P = normalizer of each row     all of its scores: 6 x kv_len floats, which a long row keeps in
-//   L2 for each block of keys
+//   P = normalizer of each row     all of its scores: 6 x kv_len floats, in L2 for long rows
+//   for each block of keys
 //     O += P V                     the same micro-kernel    reads V: v_head_dim floats a key, where
 //                                                           any of the rows has a probability
 //
@@ -28,7 +28,6 @@ namespace {
 using kernels::tile_rows;
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 /// Keys whose values are skipped together if all their probabilities are 0.
 constexpr std::int64_t skip_keys = 32;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace attn::detail {
 
@@ -15,6 +16,8 @@ struct KeyRange {
   std::int64_t size() const noexcept { return empty() ? 0 : end - begin; }
   friend bool operator==(const KeyRange&, const KeyRange&) = default;
 };
+
+inline constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 inline KeyRange intersection(KeyRange a, KeyRange b) noexcept {
   return {std::max(a.begin, b.begin), std::min(a.end, b.end)};

@@ -30,7 +30,7 @@ struct QueryBlock {
   KeyRange visible_to_all;
   std::int64_t first_block;  // of keys
   std::int64_t last_block;
-  std::int64_t kv_block = 1;
+  std::int64_t kv_block = 1;  // keys of a block
 };
 
 /// Up to six rows of a block against one block of keys. Key ranges count from the first key of that

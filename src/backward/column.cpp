@@ -21,7 +21,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "attention/non_finite.hpp"
 #include "backward/entmax_gradient.hpp"
@@ -34,7 +33,6 @@ namespace {
 using kernels::tile_rows;
 
 constexpr float log2e = 1.44269504088896341f;
-constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 /// to[n] += factor * x[n] for the x that are not finite. What is finite has been multiplied.
 void add_non_finite(const float* x, std::int64_t count, float factor, float* to) {

@@ -12,7 +12,6 @@ namespace {
 
 constexpr float log2e = 1.44269504088896341f;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-constexpr KeyRange all_keys{0, std::numeric_limits<std::int64_t>::max()};
 
 double sum_of_chunks(const double* sums, std::int64_t rows, std::int64_t row, KeyRange chunks) {
   double sum = 0;

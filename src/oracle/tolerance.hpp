@@ -10,8 +10,7 @@
 //                 PlainFloat computes (PlainFloat::Row::out_spread). e has this error too, but as
 //                 chance had it there, and some normalizers pass it on undamped or enlarged.
 //     eps         float's, 2^-23. 4 eps max|V| is a floor, where e is small by chance. O is an
-//     average
-//                 of values, so max|V| is its scale.
+//                 average of values, so max|V| is its scale.
 //     half an ulp of bf16 or f16, if O is stored in that type; else 0
 //     s, p        what the rounding of P costs (ProbabilityRounding)
 //
@@ -34,16 +33,13 @@ namespace attn::detail {
 enum class ProbabilityRounding {
   /// PlainFloat divides after the product with V and rounds exponentials to the type of V, as the
   /// engine does, so that e contains the cost: s = 1, p = 0. For calls with many elements of O.
-  /// Where
-  /// all rows would take long, e is measured on a sample of them, spread over batch, heads and
-  /// positions.
+  /// Where all rows would take long, e is measured on a sample of them, spread over batch, heads
+  /// and positions.
   measured,
   /// PlainFloat divides before and rounds nothing to 16 bits; the cost is bounded. s is the largest
-  /// sum
-  /// of a row's probabilities, at least 1. If the engine rounds P, each probability may be off by
-  /// 2^-8
-  /// of itself, so p = 2^-8 max(P |V|). For small calls, where the e of rounded exponentials can be
-  /// small by chance. It measures e on all rows.
+  /// sum of a row's probabilities, at least 1. If the engine rounds P, each probability may be off
+  /// by 2^-8 of itself, so p = 2^-8 max(P |V|). For small calls, where the e of rounded
+  /// exponentials can be small by chance. It measures e on all rows.
   bounded,
 };
 

@@ -16,10 +16,12 @@ namespace attn::kernels {
 ///   row_sum' = a * row_sum + sum of P
 ///   out'     = a * out + P V
 ///
-///   scores  [rows, last]        f32, rows `stride` apart, indexed by column
-///   values  [value_end - first, columns]  packed elements in panels; the first row is column
-///   `first` out     [rows, columns]     f32, rows out_stride apart row_max, row_sum  [rows]; the
-///   identity is row_max = -inf, row_sum = 0, out = 0
+///   scores            [rows, last]                  f32, rows `stride` apart, indexed by column
+///   values            [value_end - first, columns]  packed elements in panels; the first row is
+///                                                   column `first`
+///   out               [rows, columns]               f32, rows out_stride apart
+///   row_max, row_sum  [rows]                        the identity is row_max = -inf, row_sum = 0,
+///                                                   out = 0
 ///
 /// May assume: 1 <= rows <= tile_rows; first and last are multiples of Arithmetic::chunk_keys (of W
 /// for Kernels::softmax_rows) and enclose the range of each row; columns is a multiple of W; scale
