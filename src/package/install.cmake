@@ -3,12 +3,19 @@
 include(CMakePackageConfigHelpers)
 
 install(TARGETS ${attn_libraries} EXPORT attn-targets)
+if(ATTN_BUILD_C)
+  # An export of its own, since a project in C alone cannot use the others' targets.
+  install(TARGETS attn_c EXPORT attn_c-targets)
+endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/attn DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md
         DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/attn)
 install(EXPORT attn-targets NAMESPACE attn:: DESTINATION ${package_dir})
+if(ATTN_BUILD_C)
+  install(EXPORT attn_c-targets NAMESPACE attn:: DESTINATION ${package_dir})
+endif()
 configure_package_config_file(
   ${CMAKE_CURRENT_LIST_DIR}/attn-config.cmake.in ${PROJECT_BINARY_DIR}/attn-config.cmake
   INSTALL_DESTINATION ${package_dir} NO_SET_AND_CHECK_MACRO)
@@ -42,5 +49,17 @@ if(NOT BUILD_SHARED_LIBS)
 endif()
 cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig
            OUTPUT_VARIABLE pc_prefix)
-configure_file(${CMAKE_CURRENT_LIST_DIR}/attn.pc.in ${PROJECT_BINARY_DIR}/attn.pc @ONLY)
-install(FILES ${PROJECT_BINARY_DIR}/attn.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# Writes and installs NAME.pc from the variables pc_requires, pc_own_libs and pc_libs.
+function(attn_install_pc pc_name pc_description)
+  set(file ${PROJECT_BINARY_DIR}/${pc_name}.pc)
+  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/attn.pc.in ${file} @ONLY)
+  install(FILES ${file} DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endfunction()
+attn_install_pc(attn "${PROJECT_DESCRIPTION}")
+if(ATTN_BUILD_C)  # It is shared, and so names its own dependencies.
+  set(pc_requires)
+  set(pc_own_libs -lattn_c)
+  set(pc_libs)
+  attn_install_pc(attn_c "${PROJECT_DESCRIPTION}: the C interface")
+endif()

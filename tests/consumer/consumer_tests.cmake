@@ -17,12 +17,14 @@ set(consumer_build ${CMAKE_CURRENT_BINARY_DIR}/consumer)
 set(consumer_prefix ${consumer_build}/prefix)
 
 function(add_consumer_test name)
-  cmake_parse_arguments(consumer "" "" "OPTIONS;THEN" ${ARGN})
+  cmake_parse_arguments(consumer "" "FOLDER" "OPTIONS;THEN" ${ARGN})
   add_test(NAME consumer.${name}
-    COMMAND ${CMAKE_CTEST_COMMAND} --build-and-test ${consumer_source} ${consumer_build}/${name}
+    COMMAND ${CMAKE_CTEST_COMMAND}
+            --build-and-test ${consumer_source}/${consumer_FOLDER} ${consumer_build}/${name}
             --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM}
             --build-target consumer
             --build-options -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
+                            -DCMAKE_C_COMPILER=${CMAKE_C_COMPILER}
                             "-DCMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH}" ${consumer_OPTIONS}
             ${consumer_THEN})
 endfunction()
@@ -34,6 +36,11 @@ add_consumer_test(add_subdirectory
   OPTIONS -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR} -DATTN_WITH_ONEDNN=${ATTN_WITH_ONEDNN})
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_prefix)
 set_tests_properties(consumer.find_package PROPERTIES FIXTURES_REQUIRED consumer_prefix)
+
+if(ATTN_BUILD_C)
+  add_consumer_test(c FOLDER c OPTIONS -Dattn_ROOT=${consumer_prefix} THEN --test-command consumer)
+  set_tests_properties(consumer.c PROPERTIES FIXTURES_REQUIRED consumer_prefix)
+endif()
 
 if(ATTN_BUILD_APPS)
   add_test(NAME consumer.demo COMMAND ${consumer_prefix}/${CMAKE_INSTALL_BINDIR}/attn_demo)
@@ -53,6 +60,16 @@ if(PKG_CONFIG)
   set_tests_properties(consumer.pkg_config PROPERTIES FIXTURES_REQUIRED consumer_prefix
     ENVIRONMENT
       "PKG_CONFIG_PATH=${consumer_libraries}/pkgconfig;LD_LIBRARY_PATH=${consumer_libraries}")
+  if(ATTN_BUILD_C)
+    string(CONCAT consumer_compile
+      "${CMAKE_C_COMPILER} -std=c99 -pedantic -Wall -Wextra -Werror "
+      "${PROJECT_SOURCE_DIR}/apps/hello.c $(${PKG_CONFIG} --cflags --libs attn_c) -o c_consumer")
+    add_test(NAME consumer.c_pkg_config COMMAND sh -c "${consumer_compile} && ./c_consumer"
+      WORKING_DIRECTORY ${consumer_build})
+    get_test_property(consumer.pkg_config ENVIRONMENT consumer_environment)
+    set_tests_properties(consumer.c_pkg_config PROPERTIES FIXTURES_REQUIRED consumer_prefix
+      ENVIRONMENT "${consumer_environment}")
+  endif()
 endif()
 
 # The shared libraries: a program that uses all three of them runs, and each exports the public
