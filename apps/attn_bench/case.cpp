@@ -73,6 +73,7 @@ std::int64_t room_for_keys(const AttentionTensors& tensors) {
 AttentionOptions options_of(const Case& shape, const AttentionTensors& tensors) {
   AttentionOptions options;
   options.normalizer = shape.normalizer;
+  options.score_matmul = shape.score_matmul;
   options.window = shape.window;
   if (shape.causal) options.causal = Causal::bottom_right();
   if (shape.documents) {

@@ -28,6 +28,7 @@ struct Case {
   bool backward = false;  // the gradients are timed instead, without the forward
   DType dtype = DType::f32;
   Kernel kernel = Kernel::tiled;
+  ScoreMatmul score_matmul = ScoreMatmul::automatic;
   Normalizer normalizer{};
   std::optional<CacheKind> cache{};  // empty: k and v are plain tensors of dtype
   std::vector<std::int64_t>

@@ -37,6 +37,7 @@ struct Arguments {
   std::vector<int> simulated_threads;
   TypeChoice types;
   Kernel kernel = Kernel::tiled;
+  ScoreMatmul score_matmul = ScoreMatmul::automatic;
   NormalizerChoice normalizer;
   std::optional<CacheLayout> layout;
   bool decode = false;
@@ -83,6 +84,7 @@ Case common_case(const Arguments& arguments) {
   common.documents = arguments.documents;
   common.dtype = arguments.types.dtype;
   common.kernel = arguments.kernel;
+  common.score_matmul = arguments.score_matmul;
   common.normalizer = arguments.normalizer.value();
   common.cache = cache_from(arguments);
   return common;
@@ -152,6 +154,7 @@ std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
     each.documents = common.documents;
     each.dtype = common.dtype;
     each.kernel = common.kernel;
+    each.score_matmul = common.score_matmul;
     each.normalizer = common.normalizer;
     each.cache = common.cache;
   }
@@ -183,6 +186,7 @@ void run(const Arguments& arguments) {
                           execution.isa.value_or(default_isa()),
                           arguments.openmp ? &openmp_executor() : nullptr};
   if (arguments.softmax) return measure_softmax(settings, arguments.json);
+  require_tiles(arguments.score_matmul, arguments.kernel);
   check_backward(arguments);
   check_simulation(arguments);
   const Case common = common_case(arguments);
@@ -248,6 +252,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->excludes(app.get_option("--documents"))
       ->excludes(backward);
   add_kernel_option(app, arguments.kernel);
+  add_score_matmul_option(app, arguments.score_matmul);
   add_normalizer_options(app, arguments.normalizer);
   add_common_options(app, arguments);
 

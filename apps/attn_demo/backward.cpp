@@ -42,6 +42,7 @@ void compute_naive(const Call& call, const ForwardResults& forward,
 }
 
 int backward(const BackwardArguments& arguments) {
+  require_tiles(arguments.call.options.score_matmul, arguments.kernel);
   const Call call = load_call(arguments.call);
   IncomingGradients incoming = load_gradients(call, arguments.call, arguments.incoming);
   AttentionGradients& gradients = incoming.gradients;

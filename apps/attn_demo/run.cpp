@@ -32,6 +32,7 @@ void compute(Kernel kernel, const Call& call, const AttentionTensors& tensors) {
 }
 
 int run(const RunArguments& arguments) {
+  require_tiles(arguments.call.options.score_matmul, arguments.kernel);
   const Call call = load_call(arguments.call);
   const PlainCall plain = plain_call(call);
   AttentionTensors tensors = plain.tensors;

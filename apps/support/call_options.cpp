@@ -38,6 +38,20 @@ void add_kernel_option(CLI::App& command, Kernel& kernel) {
              "tiled (default), naive (textbook, in double) or unfused (matmul, softmax, matmul)");
 }
 
+void add_score_matmul_option(CLI::App& command, ScoreMatmul& score_matmul) {
+  add_choice(command, "--score-matmul WHO", score_matmul,
+             {{"auto", ScoreMatmul::automatic},
+              {"attn", ScoreMatmul::built_in},
+              {"onednn", ScoreMatmul::onednn}},
+             "who multiplies Q and K^T, and P and V, of whole tiles: auto (default; oneDNN where "
+             "it alone has an instruction set, AMX), attn or onednn");
+}
+
+void require_tiles(ScoreMatmul asked, Kernel kernel) {
+  if (asked != ScoreMatmul::automatic && kernel != Kernel::tiled)
+    reject("--score-matmul is for --kernel tiled, which alone has tiles");
+}
+
 void add_dtype_option(CLI::App& command, DType& dtype) {
   add_choice(command, "--dtype TYPE", dtype, float_types(),
              "f32 (default), bf16 or f16: the type that inputs are converted to and that the "

@@ -1,8 +1,7 @@
 // Options that attn_demo and attn_bench have in common: the sizes, types and kernel of a call.
 #pragma once
 
-#include <attn/mask.hpp>
-#include <attn/tensor.hpp>
+#include <attn/attention.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -20,6 +19,11 @@ void add_window_option(CLI::App& command, std::optional<Window>& window);
 
 /// Adds --kernel.
 void add_kernel_option(CLI::App& command, Kernel& kernel);
+
+/// Adds --score-matmul.
+void add_score_matmul_option(CLI::App& command, ScoreMatmul& score_matmul);
+/// It is an error to ask for a matmul of whole tiles where no kernel multiplies in tiles.
+void require_tiles(ScoreMatmul asked, Kernel kernel);
 
 /// The types of a call and the pages of its cache.
 struct TypeChoice {

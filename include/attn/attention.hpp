@@ -79,12 +79,19 @@ struct AttentionTensors {
   Ragged ragged{};
 };
 
-/// Which matmul computes the scores of whole tiles. Edges, masked tiles and P V always take the
-/// built-in micro-kernel; ragged batches and normalizers other than softmax take it for everything.
+/// Who multiplies Q and K^T, and P and V, of whole tiles: all rows of a block against all keys of
+/// one, where no row's range of keys (causal, window, kv_lens) ends within it. The rest of such
+/// blocks takes the built-in micro-kernel, and so do P and V of normalizers other than softmax,
+/// which skip probabilities of 0. Every option and type is served.
 enum class ScoreMatmul {
+  /// oneDNN where it has an instruction set for the type that the library has no kernels for: AMX,
+  /// for Q, K and V of bf16. Else, and for few rows, which are not multiplied in tiles, built_in.
+  automatic,
   built_in,
-  /// oneDNN's matmul primitive; it allocates a little in each execution. Error(unsupported) in a
-  /// build without oneDNN.
+  /// oneDNN, also for few rows, whose K and V are then packed. f16 and i8 are widened to f32, and
+  /// bf16 where the ISA or oneDNN does not multiply it. Its primitives allocate a little in each
+  /// execution. Error(unsupported) in a build without oneDNN, where oneDNN cannot make a matmul,
+  /// and in attention_backward().
   onednn,
 };
 
@@ -107,7 +114,7 @@ struct AttentionOptions {
   /// pages. Ragged batches refuse it: Error(unsupported).
   std::optional<BlockMask> block_mask{};
   Normalizer normalizer{};  // default: softmax
-  ScoreMatmul score_matmul = ScoreMatmul::built_in;
+  ScoreMatmul score_matmul = ScoreMatmul::automatic;
 
   /// Where the queries stand: as q_position says, else as `causal` says, else bottom-right.
   QueryPosition query_position() const noexcept {

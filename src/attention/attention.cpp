@@ -17,6 +17,7 @@
 #include "attention/describe.hpp"
 #include "attention/prepare.hpp"
 #include "attention/run.hpp"
+#include "attention/whole_tiles.hpp"
 #include "attention/workspace.hpp"
 #include "kernels/select.hpp"
 #include "tensor/checks.hpp"
@@ -35,7 +36,8 @@ PlanInput plan_input(const PreparedCall& call, const AttentionTensors& tensors,
           .kv_type = tensors.k.dtype,
           .ragged = ragged_queries || !tensors.ragged.kv_offsets.absent(),
           .needs_full_rows = call.problem.normalizer.kind() != Normalizer::Kind::softmax,
-          .onednn_scores = call.options.score_matmul == ScoreMatmul::onednn,
+          .score_matmul = call.options.score_matmul,
+          .onednn = onednn_support(call.options.score_matmul),
           .causal = call.options.causal.has_value(),
           .scanned_rows = scanned_rows(tensors, call.options),
           .max_threads = resolved_num_threads(execution.num_threads),
@@ -76,11 +78,7 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
   call.unpacked_arithmetic = &stored_arithmetic(*call.kernels, tensors.k.dtype);
   call.pairs_of_queries = tensors.q.dtype == DType::bf16 &&
                           call.unpacked_arithmetic->scores_with_bf16_queries != nullptr;
-  if (call.plan.score_tiles) {
-    const Blocking& blocking = call.plan.packed;
-    call.score_matmul = onednn::Matmul::shared(
-        {.m = blocking.q_block, .n = blocking.kv_block, .k = call.plan.sizes.head_dim});
-  }
+  call.tile_matmuls = tile_matmuls(call.plan);
   return call;
 }
 

@@ -5,6 +5,7 @@
 #include <attn/attention.hpp>
 
 #include <memory>
+#include <vector>
 
 #include "attention/kv_layout.hpp"
 #include "attention/plan.hpp"
@@ -15,6 +16,14 @@
 #include "threads/team_size.hpp"
 
 namespace attn::detail {
+
+/// oneDNN's products of blocks with these numbers of rows and keys.
+struct TileMatmuls {
+  std::int64_t rows;
+  std::int64_t keys;
+  std::shared_ptr<const onednn::Matmul> scores;  // Q K^T
+  std::shared_ptr<const onednn::Matmul> values;  // P V, added to O; full rows have none
+};
 
 /// A call that was validated and planned. It does not change from run to run.
 struct PreparedCall {
@@ -27,7 +36,7 @@ struct PreparedCall {
   const kernels::Arithmetic* packed_arithmetic = nullptr;          // of packed K and V
   const kernels::StoredArithmetic* unpacked_arithmetic = nullptr;  // of K and V read in place
   bool pairs_of_queries = false;  // with K read in place, queries are multiplied as bf16 pairs
-  std::shared_ptr<const onednn::Matmul> score_matmul{};  // null unless plan.score_tiles
+  std::vector<TileMatmuls> tile_matmuls{};  // of the whole tiles of the longest sequence
 
   Threads threads() const noexcept { return {plan.num_threads, executor}; }
 };

@@ -22,9 +22,11 @@ std::string describe(const PreparedCall& call, const AttentionTensors& tensors) 
   const std::string normalizer = plan.needs_full_rows ? ", probabilities of full rows by " +
                                                             call.problem.normalizer.to_string()
                                                       : "";
-  return fmt::format("{}scores by {}{}, blocks of {} rows x {} keys, {} threads", start,
-                     call.score_matmul ? "oneDNN " + call.score_matmul->implementation()
-                                       : std::string("the built-in micro-kernel"),
+  return fmt::format("{}{}{}, blocks of {} rows x {} keys, {} threads", start,
+                     call.tile_matmuls.empty()
+                         ? "scores by the built-in micro-kernel"
+                         : fmt::format("whole tiles by oneDNN {}",
+                                       call.tile_matmuls.front().scores->implementation()),
                      normalizer, plan.packed.q_block, plan.packed.kv_block, plan.num_threads);
 }
 

@@ -8,6 +8,8 @@
 //     O += P V                     the same micro-kernel    reads V: v_head_dim floats a key, where
 //                                                           any of the rows has a probability
 //
+// Where oneDNN multiplies, it writes the scores of 32 rows first. P V stays with the micro-kernel.
+//
 // K and V are read once for 6 rows, not for a whole block of rows, from L2 or beyond: the threshold
 // tau of a row is known only when all of its keys have been seen, and the scores of more rows would
 // push K out of the cache. Keys of probability 0 are not multiplied, so sparse probabilities save
@@ -40,14 +42,40 @@ FullRowPass::FullRowPass(const CallContext& context, const Packer& packer,
       packer_(packer),
       scratch_(scratch),
       tiles_(context, context.plan().packed, scratch),
-      non_finite_(context, context.plan().packed, scratch.staging) {}
+      non_finite_(context, context.plan().packed, scratch.staging),
+      whole_tiles_(context, packer, scratch) {}
 
 void FullRowPass::compute(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed) {
   packed_ = &packed;
   const std::int64_t first = q_block * blocking().q_block;
   const std::int64_t end = std::min(first + blocking().q_block, head.rows);
-  for (std::int64_t row = first; row < end; row += tile_rows)
-    compute_rows(tiles_.block_of(head, row, std::min(tile_rows, end - row), all_keys));
+  const std::int64_t rows_together = std::max(tile_rows, context_.plan().onednn_rows);
+  for (std::int64_t row = first; row < end; row += rows_together) {
+    const std::int64_t count = std::min(rows_together, end - row);
+    const QueryBlock together = tiles_.block_of(head, row, count, all_keys);
+    multiplied_ = &together;
+    multiply_whole_tiles(together);
+    for (std::int64_t r = 0; r < count; r += tile_rows) {
+      scores_ = scratch_.scores + r * row_stride(blocking());
+      compute_rows(tiles_.block_of(head, row + r, std::min(tile_rows, count - r), all_keys));
+    }
+  }
+}
+
+/// Writes the scores of those blocks of keys that oneDNN multiplies.
+void FullRowPass::multiply_whole_tiles(const QueryBlock& rows) {
+  if (context_.plan().onednn_rows == 0 || rows.visible_to_any.empty()) return;
+  read_queries(rows);
+  for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
+    if (!whole_tiles_.has(rows, block)) continue;
+    whole_tiles_.multiply_keys(rows, block, *packed_, scratch_.queries);
+    const KeyRange keys =
+        intersection(tiles_.block_keys(block), {0, context_.layout.kv_len(rows.head.batch)});
+    for (std::int64_t r = 0; r < rows.count; ++r) {
+      std::copy_n(whole_tiles_.scores(r), keys.size(),
+                  scratch_.scores + r * row_stride(blocking()) + keys.begin);
+    }
+  }
 }
 
 void FullRowPass::compute_rows(const QueryBlock& rows) {
@@ -100,9 +128,9 @@ KeyRange FullRowPass::seen_by(const QueryBlock& rows, std::int64_t r) const {
 /// Writes the scores of a block of keys; those of hidden keys within a row's interval become -inf.
 void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block) {
   QueryTile tile = tiles_.tile_of(rows, 0, rows.count, block);
-  tile.scores = scratch_.scores + tile.block_begin;
+  tile.scores = scores_ + tile.block_begin;
   tile.score_stride = row_stride(blocking());
-  if (!tile.visible_range.empty()) multiply(tile, block);
+  if (!tile.visible_range.empty() && !whole_tiles_.has(*multiplied_, block)) multiply(tile, block);
   tiles_.transform(tile);
   for (std::int64_t r = 0; r < rows.count; ++r)
     hide_outside(tile, r, intersection(seen_by(rows, r), tiles_.block_keys(block)));
@@ -170,7 +198,7 @@ void FullRowPass::add_values(const QueryBlock& rows, std::int64_t block) {
   for (std::int64_t begin = end_of_run(keys.begin, false); begin < keys.end;) {
     const std::int64_t end = end_of_run(begin, true);
     context_.call.packed_arithmetic->matmul({
-        .a = scratch_.scores + begin,
+        .a = scores_ + begin,
         .a_stride = row_stride(blocking()),
         .b = packer_.values(*packed_, block, begin - block_keys.begin),
         .c = scratch_.states.out,

@@ -6,6 +6,7 @@
 #include "attention/non_finite.hpp"
 #include "attention/pack.hpp"
 #include "attention/query_tiles.hpp"
+#include "attention/whole_tiles.hpp"
 
 namespace attn::detail {
 
@@ -18,6 +19,7 @@ class FullRowPass final : RowProbabilities {
 
  private:
   QueryTile probabilities_of(const QueryBlock& rows, std::int64_t r, std::int64_t block) override;
+  void multiply_whole_tiles(const QueryBlock& rows);
   void compute_rows(const QueryBlock& rows);
   void read_queries(const QueryBlock& rows);
   void compute_scores(const QueryBlock& rows, std::int64_t block);
@@ -27,14 +29,17 @@ class FullRowPass final : RowProbabilities {
   bool any_probability(const QueryBlock& rows, KeyRange keys) const;
   KeyRange seen_by(const QueryBlock& rows, std::int64_t r) const;
   const Blocking& blocking() const { return context_.plan().packed; }
-  float* scores(std::int64_t r) const { return scratch_.scores + r * row_stride(blocking()); }
+  float* scores(std::int64_t r) const { return scores_ + r * row_stride(blocking()); }
 
   const CallContext& context_;
   const Packer& packer_;
   ThreadScratch scratch_;
   QueryTiles tiles_;
   NonFiniteValues non_finite_;
-  const PackedHead* packed_ = nullptr;  // of the head that is computed
+  WholeTiles whole_tiles_;
+  const PackedHead* packed_ = nullptr;      // of the head that is computed
+  const QueryBlock* multiplied_ = nullptr;  // rows whose whole tiles oneDNN has multiplied
+  float* scores_ = nullptr;                 // of the rows that are computed
 };
 
 }  // namespace attn::detail

@@ -16,14 +16,16 @@ Packer::Packer(const CallContext& context) noexcept
 float* Packer::key_panel(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept {
   const CallPlan& plan = context_.plan();
-  return head.keys + block * plan.packed.key_depth * plan.packed.kv_block +
+  return head.keys + block * plan.packed.key_rows * plan.packed.kv_block +
          first_key / plan.panel_width * plan.key_layout.panel_stride;
 }
 
 float* Packer::value_row(const PackedHead& head, std::int64_t block,
                          std::int64_t first_key) const noexcept {
   const CallPlan& plan = context_.plan();
-  return head.values + block * plan.packed.value_panels * plan.value_layout.panel_stride +
+  return head.values +
+         block * plan.packed.value_panels * plan.packed.value_panel_width *
+             plan.packed.value_depth() +
          first_key / plan.packed.vnni_factor * plan.value_layout.row_stride;
 }
 
@@ -75,6 +77,14 @@ Packer::Operands Packer::value_operands(const Keys& keys, float* staging) const 
                 [](const KeySpan& from, std::int64_t n) { return from.value(n); });
 }
 
+/// Whether oneDNN can read the values in place, where it multiplies: it takes whole blocks.
+bool Packer::fits_onednn(const Keys& keys) const noexcept {
+  const CallPlan& plan = context_.plan();
+  if (plan.packed_layout == PackedLayout::panels) return true;
+  const bool one_panel = context_.sizes().v_head_dim == plan.packed.value_panel_width;
+  return keys.count == plan.onednn_keys(keys.count) && (plan.values_in_rows || one_panel);
+}
+
 /// The first of the rows in memory if the micro-kernel can read them there, else null. It needs
 /// whole vectors of finite floats, aligned, one row right after the other.
 const float* Packer::values_in_place(const Keys& keys) const noexcept {
@@ -84,7 +94,7 @@ const float* Packer::values_in_place(const Keys& keys) const noexcept {
   const Row& first = span.first_value;
   const bool as_panels = blocking.vnni_factor == 1 && first.dense_f32() &&
                          v_head_dim == blocking.value_width && span.value_stride == v_head_dim &&
-                         span.count == keys.count &&
+                         span.count == keys.count && fits_onednn(keys) &&
                          reinterpret_cast<std::uintptr_t>(first.data) % Arena::alignment == 0;
   if (!as_panels) return nullptr;
   const bool finite = context_.kernels().all_finite(first.floats(), keys.count * v_head_dim);
@@ -103,6 +113,12 @@ void Packer::pack(HeadIndex head, std::int64_t index, KeyRange wanted, const Pac
   const KeyRange seen = intersection(wanted, piece);
   const KeyRange range{round_down(seen.begin - block_begin, panel_width), seen.end - block_begin};
   to.finite[index] = true;
+  if (context_.plan().onednn_rows > 0) {
+    const std::int64_t keys = std::clamp<std::int64_t>(
+        context_.layout.kv_len(head.batch) - block_begin, 0, plan.packed.kv_block);
+    const std::int64_t end = range.empty() ? piece.begin - block_begin : range.end;
+    clear_values(to, block, {end, std::min(plan.onednn_keys(keys), piece.end - block_begin)});
+  }
   if (range.empty()) return;
   for (std::int64_t first = range.begin; first < range.end; first += panel_width) {
     const Keys keys{head.batch, head.kv_head, block_begin + first,
@@ -111,10 +127,27 @@ void Packer::pack(HeadIndex head, std::int64_t index, KeyRange wanted, const Pac
     context_.kernels().pack_transposed(
         static_cast<const float*>(k.rows), k.stride / plan.packed.vnni_factor, keys.count,
         plan.packed.key_depth, key_panel(to, block, first), plan.key_layout.row_stride);
+    const std::int64_t padding = plan.packed.key_rows - plan.packed.key_depth;
+    std::fill_n(key_panel(to, block, first) + plan.packed.key_depth * plan.key_layout.row_stride,
+                padding * plan.key_layout.row_stride, 0.f);
   }
   const Keys keys{head.batch, head.kv_head, block_begin + range.begin, range.size()};
   const bool good_scales = pack_scales(keys, block, range.begin, to);
   to.finite[index] = pack_values(keys, block, range.begin, to, staging) && good_scales;
+}
+
+/// oneDNN multiplies the rows of a block that no key has, with probabilities of 0.
+void Packer::clear_values(const PackedHead& to, std::int64_t block, KeyRange keys) const noexcept {
+  const CallPlan& plan = context_.plan();
+  const std::int64_t vnni_factor = plan.packed.vnni_factor;
+  const std::int64_t first = round_up(keys.begin, vnni_factor),
+                     width = plan.value_layout.panel_width;
+  for (std::int64_t key = first; key < keys.end; key += vnni_factor) {
+    float* row = value_row(to, block, key);
+    for (std::int64_t column = 0; column < plan.packed.value_width;
+         column += width, row += plan.value_layout.panel_stride)
+      std::fill_n(row, std::min(width, plan.packed.value_width - column), 0.f);
+  }
 }
 
 /// Scales of keys may be anything where nobody sees the key. Of values, what is not finite becomes

@@ -59,6 +59,8 @@ class Packer {
   Operands gather(const Keys& keys, std::int64_t width, float* staging,
                   RowOf row_of) const noexcept;
   const float* values_in_place(const Keys& keys) const noexcept;
+  bool fits_onednn(const Keys& keys) const noexcept;
+  void clear_values(const PackedHead& to, std::int64_t block, KeyRange keys) const noexcept;
 
   const CallContext& context_;
   kernels::PanelLayout in_place_layout_;  // of values that are read in place

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "onednn/packed_matmul.hpp"
 #include "tensor/rounding.hpp"
 
 namespace attn::detail {
@@ -31,6 +32,13 @@ constexpr std::int64_t most_packed_bytes = 4 * 1024 * 1024;
 /// to it.
 constexpr std::int64_t always_blockwise_rows = 32;
 
+/// Rows and, at most, keys of oneDNN's blocks: their scores (256 KiB) are in L2. With full rows
+/// there are fewer, whose scores of all keys are in L2 up to 8192 keys.
+constexpr std::int64_t onednn_q_block = 128;
+constexpr std::int64_t onednn_full_rows = 32;
+/// oneDNN reads rows of f32 in place up to this width, and copies wider ones in each call.
+constexpr std::int64_t widest_onednn_rows = 256;
+
 constexpr std::int64_t splits_at_most = 16;
 constexpr std::int64_t split_step = 128;
 
@@ -40,11 +48,12 @@ std::int64_t least_split_keys(const Sizes& sizes) {
   return round_up(divide_up(elements, sizes.head_dim + sizes.v_head_dim), split_step);
 }
 
-std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t vnni_factor,
-                             std::int64_t panel_width) {
+std::int64_t choose_kv_block(const Sizes& sizes, std::int64_t vnni_factor, std::int64_t panel_width,
+                             bool fixed) {
   const std::int64_t fitting =
       round_down(kv_block_floats * vnni_factor / (sizes.head_dim + sizes.v_head_dim), min_kv_block);
   const std::int64_t preferred = std::clamp(fitting, min_kv_block, max_kv_block);
+  if (fixed) return preferred;
   return std::min(preferred, round_up(std::max<std::int64_t>(sizes.kv_len, 1), panel_width));
 }
 
@@ -83,17 +92,27 @@ std::int64_t choose_q_block(const Blocking& blocking, std::int64_t heads, const 
   return best;
 }
 
-/// Panels for the micro-kernel, or one matrix [head_dim][kv_block] where oneDNN's matmul reads
-/// whole blocks.
 kernels::PanelLayout choose_key_layout(const Blocking& blocking, std::int64_t panel_width,
-                                       bool one_matrix) {
-  if (one_matrix) return {blocking.kv_block, panel_width, panel_width};
-  return {panel_width, blocking.key_depth * panel_width, panel_width};
+                                       PackedLayout layout) {
+  if (layout == PackedLayout::matrix) return {blocking.kv_block, panel_width, panel_width};
+  return {panel_width, blocking.key_rows * panel_width, panel_width};
 }
 
-kernels::PanelLayout choose_value_layout(const Blocking& blocking) {
-  return {blocking.value_panel_width, blocking.value_depth() * blocking.value_panel_width,
-          blocking.value_panel_width};
+kernels::PanelLayout choose_value_layout(const Blocking& blocking, bool in_rows) {
+  const std::int64_t panel_width = blocking.value_panel_width;
+  if (in_rows) return {blocking.value_width, panel_width, panel_width};
+  return {panel_width, blocking.value_depth() * panel_width, panel_width};
+}
+
+/// Gives oneDNN the whole tiles of a plan whose blocks are chosen.
+void plan_onednn_tiles(CallPlan& plan, bool bf16, const PlanInput& input) {
+  Blocking& packed = plan.packed;
+  plan.packed_layout = choose_packed_layout(input.onednn, input.widths, bf16);
+  const bool matrix = plan.packed_layout == PackedLayout::matrix;
+  plan.values_in_rows = matrix || (!bf16 && packed.value_width <= widest_onednn_rows);
+  if (!matrix) packed.key_rows = round_up(packed.key_depth, onednn::weight_depth_step);
+  if (!plan.values_in_rows) packed.value_panel_width = onednn::weight_panel_width;
+  plan.onednn_rows = plan.needs_full_rows ? onednn_full_rows : packed.q_block;
 }
 
 std::int64_t heads_of(const Sizes& sizes) { return sizes.batch * sizes.num_kv_heads; }
@@ -121,7 +140,7 @@ void choose_packed_slots(CallPlan& plan) {
   }
   const Blocking& packed = plan.packed;
   const std::int64_t floats = saturating_product(
-      packed.kv_blocks, saturating_product(packed.kv_block, packed.key_depth) +
+      packed.kv_blocks, saturating_product(packed.kv_block, packed.key_rows) +
                             saturating_product(packed.value_depth(), packed.value_width));
   const std::int64_t fitting =
       most_packed_bytes * plan.num_threads / 4 / std::max<std::int64_t>(floats, 1);
@@ -163,19 +182,40 @@ KernelWidths widths_of(const kernels::Kernels& kernels) noexcept {
           .multiplies_bf16 = kernels.bf16.matmul != nullptr};
 }
 
+bool takes_onednn(ScoreMatmul asked, bool bf16, const OnednnSupport& support) noexcept {
+  switch (asked) {
+    case ScoreMatmul::built_in: return false;
+    case ScoreMatmul::onednn: return true;
+    case ScoreMatmul::automatic: return support.available && support.has_amx && bf16;
+  }
+  return false;
+}
+
+PackedLayout choose_packed_layout(const OnednnSupport& support, const KernelWidths& widths,
+                                  bool bf16) noexcept {
+  const bool panels = bf16 ? support.bf16_panels : support.f32_panels;
+  return panels && widths.panel_width == onednn::weight_panel_width ? PackedLayout::onednn_panels
+                                                                    : PackedLayout::matrix;
+}
+
+bool has_products(const Sizes& sizes) noexcept {
+  return sizes.q_len > 0 && sizes.kv_len > 0 && sizes.head_dim > 0 && sizes.v_head_dim > 0 &&
+         sizes.group_size > 0;
+}
+
 Blocking choose_blocking(const Sizes& sizes, const KernelWidths& widths, std::int64_t vnni_factor,
                          const Sharing& sharing) {
   Blocking blocking;
-  blocking.kv_block = choose_kv_block(sizes, vnni_factor, widths.panel_width);
+  blocking.kv_block = choose_kv_block(sizes, vnni_factor, widths.panel_width, sharing.fixed);
   blocking.kv_blocks = divide_up(sizes.kv_len, blocking.kv_block);
   blocking.rows = sizes.q_len * sizes.group_size;
-  const std::int64_t q_block = sharing.fixed_q_block
-                                   ? preferred_q_block
-                                   : choose_q_block(blocking, heads_of(sizes), sharing);
-  blocking.q_block = std::clamp<std::int64_t>(blocking.rows, 1, q_block);
+  blocking.q_block =
+      sharing.fixed ? onednn_q_block
+                    : std::clamp<std::int64_t>(blocking.rows, 1,
+                                               choose_q_block(blocking, heads_of(sizes), sharing));
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.vnni_factor = vnni_factor;
-  blocking.key_depth = divide_up(sizes.head_dim, vnni_factor);
+  blocking.key_depth = blocking.key_rows = divide_up(sizes.head_dim, vnni_factor);
   blocking.value_width = round_up(sizes.v_head_dim, widths.vector_width);
   blocking.value_panels = divide_up(sizes.v_head_dim, widths.panel_width);
   // Panels are as even as whole vectors allow: 80 dims as 48 + 32 keep more accumulators busy than
@@ -231,9 +271,15 @@ int useful_threads(const Sizes& sizes, int num_threads) {
       std::clamp(cycles / cycles_per_thread, 1.0, static_cast<double>(num_threads)));
 }
 
+std::int64_t CallPlan::onednn_keys(std::int64_t keys) const noexcept {
+  // Panels of V are as deep as the block, and oneDNN takes several of them as they lie.
+  const bool any_number = values_in_rows || sizes.v_head_dim <= packed.value_panel_width;
+  return any_number ? round_up(keys, onednn_key_step) : packed.kv_block;
+}
+
 Path CallPlan::path_of(std::int64_t q_len) const noexcept {
   const std::int64_t rows = q_len * sizes.group_size;
-  if (!score_tiles && !needs_full_rows) {
+  if (!packs_all) {
     if (rows <= most_unpacked_rows()) return Path::unpacked;
     // Where keys are not split, the bits are those of packed keys: the longest sequence may decide.
     const bool many_keys = sizes.kv_len > least_split_keys(sizes);
@@ -247,28 +293,26 @@ CallPlan make_plan(const PlanInput& input) {
                 .kv_type = input.kv_type,
                 .ragged = input.ragged,
                 .needs_full_rows = input.needs_full_rows,
+                .packs_all = input.needs_full_rows || input.score_matmul == ScoreMatmul::onednn,
                 .num_threads = useful_threads(input.sizes, input.max_threads),
                 .panel_width = input.widths.panel_width};
   // Operands are multiplied as bf16 if all of them are exact in it and the instruction set can.
   // Only the online softmax produces probabilities in bf16.
-  const bool exact =
-      input.q_type == DType::bf16 && (input.kv_type == DType::bf16 || input.kv_type == DType::i8);
+  const bool can_pair =
+      input.q_type == DType::bf16 && input.widths.multiplies_bf16 && !input.needs_full_rows;
+  const bool all_bf16 = can_pair && input.kv_type == DType::bf16;
+  const bool onednn =
+      takes_onednn(input.score_matmul, all_bf16, input.onednn) && has_products(input.sizes);
   const bool bf16 =
-      exact && input.widths.multiplies_bf16 && !input.needs_full_rows && !input.onednn_scores;
-  const std::int64_t vnni_factor = bf16 ? 2 : 1;
-  const auto blocking = [&](bool fixed_q_block) {
-    return choose_blocking(input.sizes, input.widths, vnni_factor,
-                           {plan.num_threads, input.causal, fixed_q_block});
-  };
-  // Never for ragged batches: their longest sequence decides the tiles, and so would decide the
-  // bits of the others. Full rows are multiplied six at a time, fewer than a tile of the matmul.
-  const Blocking tiles = blocking(true);
-  plan.score_tiles = input.onednn_scores && !input.ragged && !input.needs_full_rows &&
-                     tiles.rows > 0 && tiles.kv_blocks > 0;
-  plan.packed = plan.score_tiles ? tiles : blocking(false);
+      all_bf16 && (!onednn || choose_packed_layout(input.onednn, input.widths, true) ==
+                                  PackedLayout::onednn_panels);
+  const bool pairs = bf16 || (can_pair && input.kv_type == DType::i8 && !onednn);
+  plan.packed = choose_blocking(input.sizes, input.widths, pairs ? 2 : 1,
+                                {plan.num_threads, input.causal, onednn});
+  if (onednn) plan_onednn_tiles(plan, bf16, input);
   plan.unpacked = choose_unpacked_blocking(input.sizes, input.widths, plan.most_unpacked_rows());
-  plan.key_layout = choose_key_layout(plan.packed, input.widths.panel_width, plan.score_tiles);
-  plan.value_layout = choose_value_layout(plan.packed);
+  plan.key_layout = choose_key_layout(plan.packed, input.widths.panel_width, plan.packed_layout);
+  plan.value_layout = choose_value_layout(plan.packed, plan.values_in_rows);
   // More threads than work items would only take memory.
   if (!plan.ragged) {
     plan.num_threads =

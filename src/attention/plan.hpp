@@ -6,6 +6,8 @@
 // the order of sums (kv_block, splits) therefore depends on the sizes of one head alone.
 #pragma once
 
+#include <attn/attention.hpp>
+
 #include <cstdint>
 
 #include "attention/problem.hpp"
@@ -45,6 +47,7 @@ struct Blocking {
   // vnni_factor is 2 then, and depths count pairs. For f32 it is 1.
   std::int64_t vnni_factor = 1;
   std::int64_t key_depth = 0;    // head_dim, in floats or pairs
+  std::int64_t key_rows = 0;     // of a packed panel of K: key_depth, or what oneDNN pads it to
   std::int64_t value_width = 0;  // v_head_dim, rounded up to whole vectors
   std::int64_t value_panels = 0;
   std::int64_t value_panel_width = 0;  // dims of V in a panel
@@ -57,9 +60,9 @@ struct Blocking {
 struct Sharing {
   int num_threads = 1;
   bool causal = false;  // later rows see more keys
-  /// Then q_block depends on one head alone too: oneDNN's matmul computes the scores of q_block
-  /// rows at once.
-  bool fixed_q_block = false;
+  /// oneDNN multiplies blocks at once, so that which rows and keys are in one decides bits. Then
+  /// blocks depend on the head dims alone.
+  bool fixed = false;
 };
 
 /// Blocks of heads whose K and V are packed.
@@ -88,15 +91,42 @@ std::int64_t most_splits(std::int64_t keys, const Sizes& sizes);
 /// The number of threads, at most num_threads, that have enough work to be worth waking.
 int useful_threads(const Sizes& sizes, int num_threads);
 
+/// What oneDNN is asked for, and what it can do.
+struct OnednnSupport {
+  bool available = false;
+  bool has_amx = false;      // a matrix unit for bf16
+  bool f32_panels = false;   // multiplies panels of 64 columns by compiled kernels
+  bool bf16_panels = false;  // likewise
+};
+/// Whether oneDNN multiplies the whole tiles of a call: where it is asked to, or where
+/// ScoreMatmul::automatic finds an instruction set for the type that the library has no kernels
+/// for. `bf16`: Q, K and V are bf16, and the kernels multiply them as such.
+bool takes_onednn(ScoreMatmul asked, bool bf16, const OnednnSupport& support) noexcept;
+
+/// How packed operands lie.
+enum class PackedLayout {
+  panels,         // of the micro-kernel
+  onednn_panels,  // panels of 64 columns, padded in depth, which both read
+  matrix,         // rows of a block next to each other, which both read too
+};
+
+/// Panels of 64 columns where both the micro-kernel and oneDNN's compiled kernels read them, else a
+/// matrix.
+PackedLayout choose_packed_layout(const OnednnSupport& support, const KernelWidths& widths,
+                                  bool bf16) noexcept;
+/// Whether none of the sizes makes the products empty.
+bool has_products(const Sizes& sizes) noexcept;
+
 /// What decides a plan.
 struct PlanInput {
   Sizes sizes;                    // of a ragged batch, the longest lengths
   std::int64_t query_tokens = 0;  // of the whole batch
   DType q_type = DType::f32;
   DType kv_type = DType::f32;
-  bool ragged = false;            // lengths of queries or keys are known in a run only
-  bool needs_full_rows = false;   // the normalizer needs all scores of a row at once
-  bool onednn_scores = false;     // ScoreMatmul::onednn was asked for
+  bool ragged = false;           // lengths of queries or keys are known in a run only
+  bool needs_full_rows = false;  // the normalizer needs all scores of a row at once
+  ScoreMatmul score_matmul = ScoreMatmul::built_in;
+  OnednnSupport onednn{};
   bool causal = false;            // later rows see more keys
   std::int64_t scanned_rows = 0;  // of the dense mask, if there is one
   int max_threads = 1;
@@ -108,10 +138,13 @@ struct CallPlan {
   DType kv_type = DType::f32;
   bool ragged = false;
   bool needs_full_rows = false;
-  bool score_tiles = false;  // oneDNN's matmul computes the scores of whole tiles
+  bool packs_all = false;        // K and V of few rows too
+  std::int64_t onednn_rows = 0;  // that oneDNN multiplies together, at most; 0: none
   int num_threads = 1;
   Blocking packed{};    // of heads whose K and V are packed, or read blockwise
   Blocking unpacked{};  // of heads with few rows
+  PackedLayout packed_layout = PackedLayout::panels;  // of K, and of V if not values_in_rows
+  bool values_in_rows = false;                        // of value_width floats
   kernels::PanelLayout key_layout{};
   kernels::PanelLayout value_layout{};
 
@@ -130,6 +163,9 @@ struct CallPlan {
   std::int64_t most_unpacked_rows() const noexcept {
     return detail::most_unpacked_rows(kv_type, packed.vnni_factor == 2);
   }
+  /// The number of keys that oneDNN multiplies for a block with `keys` keys. V, and P, are padded
+  /// with zeros.
+  std::int64_t onednn_keys(std::int64_t keys) const noexcept;
   /// Whether K and V are multiplied as integers, and scores and probabilities by their scales.
   bool scaled() const noexcept { return kv_type == DType::i8 && packed.vnni_factor == 2; }
   /// The path of the heads of a sequence with that many queries.
@@ -137,6 +173,10 @@ struct CallPlan {
 };
 
 CallPlan make_plan(const PlanInput& input);
+
+/// oneDNN multiplies blocks of as many rows and keys, rounded up.
+inline constexpr std::int64_t onednn_row_step = 16;
+inline constexpr std::int64_t onednn_key_step = 32;
 
 /// Whether the keys of a head may be split: each split is a work item.
 constexpr bool is_split(Path path) noexcept {

@@ -37,9 +37,8 @@ PrefillPass::PrefillPass(const CallContext& context, const Packer& packer,
       packer_(packer),
       scratch_(scratch),
       tiles_(context, context.plan().packed, scratch),
-      values_(context, packer, scratch.staging) {
-  if (context.call.score_matmul) score_matmul_.emplace(context.call.score_matmul);
-}
+      values_(context, packer, scratch.staging),
+      whole_tiles_(context, packer, scratch) {}
 
 void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const PackedHead& packed,
                           const std::optional<HeadIndex>& next_head) {
@@ -54,14 +53,13 @@ void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const P
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
     if (!tiles_.sees(rows, block)) continue;
-    const bool has_scores = score_matmul_ && is_whole_tile(rows, block);
-    if (has_scores) {
-      score_matmul_->execute(scratch_.queries, packer_.keys(packed, block, 0).data,
-                             scratch_.score_tile);
-    }
+    const bool whole = whole_tiles_.has(rows, block);
+    if (whole) process_whole_tile(rows, block, next_head);
     for (std::int64_t first_row = 0; first_row < count; first_row += tile_rows) {
-      plan_prefetch(rows, first_row, block, next_head);
-      process_tile(rows, first_row, block, has_scores);
+      if (!whole) {
+        plan_prefetch(rows, first_row, block, next_head);
+        process_tile(rows, first_row, block);
+      }
       if (block == rows.last_block) {
         tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states,
                       *this, tiny_values(rows));
@@ -78,7 +76,8 @@ void PrefillPass::find_queries(const QueryBlock& rows) {
   const std::int64_t vnni_factor = blocking.vnni_factor, key_depth = blocking.key_depth;
   const Row first = tiles_.query(rows, 0);
   const std::int64_t stride = context_.layout.query_stride();
-  if (sizes.group_size == 1 && !score_matmul_ &&
+  const bool as_onednn_needs = stride == key_depth * vnni_factor && WholeTiles::takes(rows.count);
+  if (sizes.group_size == 1 && (context_.plan().onednn_rows == 0 || as_onednn_needs) &&
       is_packed(first, sizes.head_dim, vnni_factor, stride)) {
     queries_ = first.floats();
     query_stride_ = stride / vnni_factor;
@@ -90,6 +89,10 @@ void PrefillPass::find_queries(const QueryBlock& rows) {
   }
   queries_ = scratch_.queries;
   query_stride_ = key_depth;
+  if (context_.plan().onednn_rows > 0) {
+    const std::int64_t padding = round_up(rows.count, onednn_row_step) - rows.count;
+    std::fill_n(scratch_.queries + rows.count * key_depth, padding * key_depth, 0.f);
+  }
 }
 
 /// Prefetches the queries of the next tile before its first block of keys, the outputs of this tile
@@ -123,26 +126,28 @@ void PrefillPass::plan_prefetch(const QueryBlock& rows, std::int64_t first_row, 
   prefetch_.add(keys.first_value, keys.value_stride, sizes.v_head_dim, keys.count);
 }
 
-/// Whether oneDNN's matmul of q_block x kv_block scores fits: all rows exist, and all see all keys
-/// of the block.
-bool PrefillPass::is_whole_tile(const QueryBlock& rows, std::int64_t block) const {
-  const KeyRange keys = tiles_.block_keys(block);
-  return rows.count == context_.plan().packed.q_block &&
-         intersection(rows.visible_to_all, keys) == keys;
+void PrefillPass::process_whole_tile(const QueryBlock& rows, std::int64_t block,
+                                     const std::optional<HeadIndex>& next_head) {
+  const std::int64_t value_width = context_.plan().packed.value_width;
+  whole_tiles_.multiply_keys(rows, block, *packed_, queries_);
+  for (std::int64_t first_row = 0; first_row < rows.count; first_row += tile_rows) {
+    plan_prefetch(rows, first_row, block, next_head);
+    prefetch_.fetch();
+    QueryTile tile =
+        tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
+    whole_tiles_.find_scores(tile);
+    if (!tile.visible_range.empty()) tiles_.transform(tile);
+    whole_tiles_.exponentiate(tile, *packed_, block, scratch_.states.from(first_row, value_width));
+  }
+  whole_tiles_.multiply_values(*packed_, block, scratch_.states.out);
 }
 
-void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
-                               bool has_scores) {
+void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block) {
   const Blocking& blocking = context_.plan().packed;
   QueryTile tile =
       tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
   if (tile.visible_range.empty()) return;
-  if (has_scores) {
-    tile.score_stride = blocking.kv_block;
-    tile.scores = scratch_.score_tile + first_row * tile.score_stride;
-  } else {
-    compute_scores(tile, block);
-  }
+  compute_scores(tile, block);
   tiles_.transform(tile);
   values_.add(tile, *packed_, block, scratch_.states.from(first_row, blocking.value_width));
 }

@@ -8,6 +8,7 @@
 #include "attention/packed_values.hpp"
 #include "attention/prefetch.hpp"
 #include "attention/query_tiles.hpp"
+#include "attention/whole_tiles.hpp"
 
 namespace attn::detail {
 
@@ -25,23 +26,23 @@ class PrefillPass final : RowProbabilities {
   bool may_have_tiny_values(std::int64_t block) const override;
   bool tiny_values(const QueryBlock& rows) const;
   void find_queries(const QueryBlock& rows);
-  void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
-                    bool has_scores);
+  void process_whole_tile(const QueryBlock& rows, std::int64_t block,
+                          const std::optional<HeadIndex>& next_head);
+  void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block);
   void compute_scores(QueryTile& tile, std::int64_t block);
   void multiply(const QueryTile& tile, std::int64_t block, KeyRange keys);
   void plan_prefetch(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
                      const std::optional<HeadIndex>& next_head);
-  bool is_whole_tile(const QueryBlock& rows, std::int64_t block) const;
 
   const CallContext& context_;
   const Packer& packer_;
   ThreadScratch scratch_;
   QueryTiles tiles_;
   PackedValues values_;
+  WholeTiles whole_tiles_;
   const PackedHead* packed_ = nullptr;  // of the head that is computed
   const float* queries_ = nullptr;
   std::int64_t query_stride_ = 0;
-  std::optional<onednn::MatmulCall> score_matmul_;
   PrefetchList prefetch_;
 };
 

@@ -73,8 +73,8 @@ class Worker {
     return head.visibility.visible_range(0, context_.layout.q_len(head.batch) - 1);
   }
 
-  /// Keys that no query sees are not even read. oneDNN's matmul and the pass of full rows take the
-  /// keys of a block whole, if any of them is seen.
+  /// Keys that no query sees are not even read. oneDNN and the pass of full rows take the keys of a
+  /// block whole, if any of them is seen.
   KeyRange keys_to_pack(const HeadQueries& head, std::int64_t block) const {
     const std::int64_t kv_block = context_.plan().packed.kv_block;
     const KeyRange visible =
@@ -85,7 +85,7 @@ class Worker {
     const std::int64_t q_head = head.kv_head * group_size;
     const KeyRange needed = block_mask->blocks().needed_keys(
         {.batch = head.batch, .head_begin = q_head, .head_end = q_head + group_size}, visible);
-    const bool whole = context_.plan().needs_full_rows || context_.plan().score_tiles;
+    const bool whole = context_.plan().needs_full_rows || context_.plan().onednn_rows > 0;
     return whole && !needed.empty() ? visible : needed;
   }
 

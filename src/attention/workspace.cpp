@@ -19,7 +19,7 @@ PackedHead carve_blocks(Arena& arena, const CallPlan& plan, std::int64_t blocks,
   const Blocking& blocking = plan.packed;
   const std::int64_t scales = plan.scaled() ? blocks * blocking.kv_block : 0;
   return {
-      .keys = arena.take<float>(keys ? blocks * blocking.key_depth * blocking.kv_block : 0),
+      .keys = arena.take<float>(keys ? blocks * blocking.key_rows * blocking.kv_block : 0),
       .values = arena.take<float>(blocks * blocking.value_panels * blocking.value_panel_width *
                                   blocking.value_depth()),
       .key_scales = arena.take<float>(scales),
@@ -55,8 +55,9 @@ ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
   const std::int64_t query_floats =
       std::max(greater([](const Blocking& b) { return b.q_block * b.key_depth; }),
                some_rows * plan.packed.key_depth);
-  const std::int64_t score_rows = std::max(kernels::tile_rows, rows_in_panels);
   const bool full_rows = plan.needs_full_rows;
+  const std::int64_t score_rows =
+      std::max({kernels::tile_rows, rows_in_panels, full_rows ? plan.onednn_rows : 0});
   const std::int64_t kv_blocks = full_rows ? plan.packed.kv_blocks : 0;
   const std::int64_t full_stride = row_stride(plan.packed);
   return {
@@ -72,7 +73,7 @@ ThreadScratch carve_thread(Arena& arena, const CallPlan& plan) {
       .paired_rows =
           arena.take<float>(plan.kv_type == DType::i8 ? kernels::tile_rows * kv_block : 0),
       .staging = arena.take<float>(plan.panel_width * std::max(plan.sizes.head_dim, value_width)),
-      .score_tile = plan.score_tiles ? arena.take<float>(q_block * kv_block) : nullptr,
+      .score_tile = arena.take<float>(plan.onednn_rows * plan.packed.kv_block),
       .query_panels = arena.take<float>(rows_in_panels * plan.packed.key_depth),
       .transposed_scores = arena.take<float>(rows_in_panels * plan.transposed_keys),
       .block_values = carve_blocks(arena, plan, some_rows > 0 ? 1 : 0, false),

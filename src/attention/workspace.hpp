@@ -86,7 +86,7 @@ struct ThreadScratch {
   float* row_scales;      // [kv_block]
   float* paired_rows;     // [tile_rows, kv_block]: probabilities as pairs
   float* staging;         // [panel_width, max(head_dim, value_width)]
-  float* score_tile;      // [q_block, kv_block] where oneDNN computes scores, else null
+  float* score_tile;      // [onednn_rows, kv_block], of tiles that oneDNN multiplies
   // Of heads that are read blockwise:
   float* query_panels;       // Q^T in panels, [key_depth, rows]
   float* transposed_scores;  // [transposed_keys, rows]

@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "attention/call_tensors.hpp"
+#include "attention/whole_tiles.hpp"
 #include "backward/context.hpp"
 #include "backward/run.hpp"
 #include "backward/validate.hpp"
@@ -37,6 +38,8 @@ BackwardPlanInput plan_input(const PreparedCall& call, const AttentionTensors& t
   return {.sizes = sizes,
           .query_tokens = ragged_queries ? tensors.q.shape[0] : sizes.batch * sizes.q_len,
           .multiplies_bf16 = all_bf16 && widths.multiplies_bf16,
+          .score_matmul = call.options.score_matmul,
+          .onednn = onednn_support(call.options.score_matmul),
           .ragged = ragged_queries || !tensors.ragged.kv_offsets.absent(),
           .extras = {.mask_sums = dmask,
                      .dalibi = !gradients.dalibi.absent(),
@@ -63,6 +66,17 @@ void require_workspace_fits(const BackwardPlan& plan, const AttentionTensors& te
                      tensors.v.shape.to_string(), plan.call.num_threads));
 }
 
+/// A product of all rows of a block, `stride` packed elements apart, with all keys of a column.
+std::shared_ptr<const onednn::Matmul> block_matmul(const BackwardPlan& plan, std::int64_t stride) {
+  const Blocking& blocking = plan.call.packed;
+  return onednn::Matmul::shared(
+      {.m = blocking.q_block,
+       .n = blocking.kv_block,
+       .k = stride * blocking.vnni_factor,
+       .b_in_panels = plan.call.packed_layout == PackedLayout::onednn_panels,
+       .operands = blocking.vnni_factor == 2 ? DType::bf16 : DType::f32});
+}
+
 PreparedBackward prepare(const AttentionTensors& tensors, const AttentionGradients& gradients,
                          const AttentionOptions& options, const Execution& execution) {
   PreparedBackward prepared{
@@ -79,6 +93,10 @@ PreparedBackward prepare(const AttentionTensors& tensors, const AttentionGradien
   call.plan = prepared.plan.call;
   const bool bf16 = call.plan.packed.vnni_factor == 2;
   call.packed_arithmetic = bf16 ? &call.kernels->bf16 : &call.kernels->f32;
+  if (call.plan.onednn_rows > 0) {
+    prepared.scores_matmul = block_matmul(prepared.plan, prepared.plan.query_stride);
+    prepared.gradients_matmul = block_matmul(prepared.plan, prepared.plan.dout_stride);
+  }
   return prepared;
 }
 
@@ -112,12 +130,16 @@ Isa AttentionBackwardPlan::isa() const {
 std::string AttentionBackwardPlan::description() const {
   const detail::PreparedBackward& call = detail::not_moved_from("plan", prepared_).call;
   const detail::CallPlan& plan = call.plan.call;
+  const std::string whole_tiles =
+      call.scores_matmul == nullptr
+          ? ""
+          : fmt::format(", whole tiles of Q K^T and dout V^T by oneDNN {}",
+                        call.scores_matmul->implementation());
   return fmt::format(
-      "tiled, {} kernels, {} multiplied, columns of {} keys, blocks of {} rows, {} copies of dQ, "
-      "{} "
-      "threads",
-      name_of(call.call.isa), plan.packed.vnni_factor == 2 ? "bf16" : "f32", plan.packed.kv_block,
-      plan.packed.q_block, call.plan.copies, plan.num_threads);
+      "tiled, {} kernels, {} multiplied{}, columns of {} keys, blocks of {} rows, {} copies of dQ, "
+      "{} threads",
+      name_of(call.call.isa), plan.packed.vnni_factor == 2 ? "bf16" : "f32", whole_tiles,
+      plan.packed.kv_block, plan.packed.q_block, call.plan.copies, plan.num_threads);
 }
 
 void AttentionBackwardPlan::run(const AttentionTensors& tensors,

@@ -118,6 +118,7 @@ void ColumnPass::plan_prefetch(const NextHeads& next, std::int64_t column, const
 
 void ColumnPass::compute_block(const Block& block) {
   KeyRange* keys = tile_keys_;
+  keys_.begin_block(block.slot, block.rows, block.column);
   for (std::int64_t first = 0; first < block.rows.count; first += tile_rows) {
     QueryTile tile = tiles_.tile_of(block.rows, first,
                                     std::min(tile_rows, block.rows.count - first), block.column);

@@ -3,6 +3,7 @@
 
 #include <attn/attention_backward.hpp>
 
+#include <memory>
 #include <optional>
 
 #include "attention/call_context.hpp"
@@ -15,6 +16,8 @@ namespace attn::detail {
 struct PreparedBackward {
   PreparedCall call;  // with the blocks of `plan`, so that tiles of rows are those of the forward
   BackwardPlan plan;
+  // oneDNN's products of whole blocks, Q K^T and dout V^T; null where plan.call.onednn_rows is 0.
+  std::shared_ptr<const onednn::Matmul> scores_matmul{}, gradients_matmul{};
 };
 
 /// The gradients as the tensors that they belong to: dq for q, dout for out, dlse for lse, so that
@@ -31,9 +34,10 @@ bool heads_share_mask(const TensorView& dmask, const Sizes& sizes) noexcept;
 
 /// One run of a prepared backward call.
 struct BackwardContext {
-  BackwardContext(const PreparedBackward& prepared, const AttentionTensors& tensors,
+  BackwardContext(const PreparedBackward& prepared_backward, const AttentionTensors& tensors,
                   const AttentionGradients& run_gradients)
-      : plan(prepared.plan),
+      : prepared(prepared_backward),
+        plan(prepared.plan),
         forward(prepared.call, tensors),
         gradients(run_gradients),
         gradient_tensors(in_place_of_tensors(tensors, run_gradients)),
@@ -60,6 +64,7 @@ struct BackwardContext {
     return columns_of(forward.layout.kv_len(batch), kv_rows(batch), blocking().kv_block);
   }
 
+  const PreparedBackward& prepared;
   const BackwardPlan& plan;
   CallContext forward;
   const AttentionGradients& gradients;

@@ -7,10 +7,18 @@
 
 namespace attn::detail {
 
+KeyColumn::KeyColumn(const BackwardContext& context, const ColumnScratch& scratch)
+    : context_(context),
+      scratch_(scratch),
+      tiles_(context.forward, context.blocking(), scratch.tiles) {
+  if (context.plan.call.onednn_rows == 0) return;
+  scores_.emplace(context.prepared.scores_matmul);
+  gradients_.emplace(context.prepared.gradients_matmul);
+}
+
 void KeyColumn::pack(const HeadQueries& head, KeyRange keys) {
   const BackwardPlan& plan = context_.plan;
   const Sizes& sizes = context_.sizes();
-  const kernels::Kernels& kernels = context_.kernels();
   const std::int64_t vnni_factor = context_.blocking().vnni_factor, panel = plan.call.panel_width;
   const std::int64_t key_depth = context_.blocking().key_depth, value_depth = plan.dout_depth;
   keys_finite_ = true;
@@ -19,15 +27,24 @@ void KeyColumn::pack(const HeadQueries& head, KeyRange keys) {
     const KeySpan span =
         context_.forward.layout.keys(head.batch, head.kv_head, keys.begin + first, count);
     const Operand v = read({span.first_value, span.value_stride, count, sizes.v_head_dim});
-    kernels.pack_transposed(v.rows, v.stride, count, value_depth,
-                            scratch_.values_transposed + first * value_depth, panel);
+    pack_transposed(v, count, value_depth, values_transposed(), first, plan.transposed_values);
     const Operand k = read({span.first_key, span.key_stride, count, sizes.head_dim});
-    kernels.pack_transposed(k.rows, k.stride, count, key_depth,
-                            scratch_.keys_transposed + first * key_depth, panel);
+    pack_transposed(k, count, key_depth, keys_transposed(), first, plan.transposed_keys);
     keys_finite_ &= context_.arithmetic().pack_finite(
         k.rows, k.stride * vnni_factor, count, sizes.head_dim,
         scratch_.key_rows + first / vnni_factor * plan.key_width, plan.key_rows);
   }
+}
+
+/// Packs a panel, whose first column is `first`, and clears its rows up to `padded`.
+void KeyColumn::pack_transposed(const Operand& rows, std::int64_t count, std::int64_t depth,
+                                const kernels::Panels& to, std::int64_t first,
+                                std::int64_t padded) const {
+  const auto [row_stride, panel_stride, panel_width] = to.layout;
+  float* const panel = const_cast<float*>(to.data) + first / panel_width * panel_stride;
+  context_.kernels().pack_transposed(rows.rows, rows.stride, count, depth, panel, row_stride);
+  for (std::int64_t k = depth; k < padded; ++k)
+    std::fill_n(panel + k * row_stride, panel_width, 0.f);
 }
 
 /// Rows as packed elements: in place if they lie so, else in the staging buffer.
@@ -63,10 +80,9 @@ bool KeyColumn::finite_rows(const HeadSlot& slot, const QueryTile& tile) {
 }
 
 void KeyColumn::multiply(const Product& product, const QueryTile& tile) const {
-  const std::int64_t panel = context_.plan.call.panel_width;
   context_.arithmetic().matmul({.a = product.rows,
                                 .a_stride = product.row_stride,
-                                .b = {product.panels, {panel, product.depth * panel, panel}},
+                                .b = product.panels,
                                 .c = product.to,
                                 .c_stride = tile.score_stride,
                                 .rows = product.count,
@@ -78,16 +94,46 @@ void KeyColumn::multiply(const Product& product, const QueryTile& tile) const {
 
 void KeyColumn::multiply(const HeadSlot& slot, QueryTile& tile, float* gradients,
                          const SavedScores& saved, kernels::PrefetchWalk* prefetch) {
-  const BackwardPlan& plan = context_.plan;
-  const std::int64_t row = tile.block_rows->first + tile.first_row;
-  multiply({slot.queries + row * plan.query_stride, plan.query_stride, tile.rows,
-            scratch_.keys_transposed, context_.blocking().key_depth, tile.scores, prefetch},
-           tile);
-  multiply({slot.douts + row * plan.dout_stride, plan.dout_stride, tile.rows,
-            scratch_.values_transposed, plan.dout_depth, gradients},
-           tile);
+  if (multiplied_) {
+    copy_products(tile, gradients);
+  } else {
+    multiply_rows(slot, tile, gradients, prefetch);
+  }
   if (!context_.pairs() && !finite_rows(slot, tile)) multiply_raw_rows(slot, tile, gradients);
   tiles_.transform(tile, saved);
+}
+
+void KeyColumn::multiply_rows(const HeadSlot& slot, const QueryTile& tile, float* gradients,
+                              kernels::PrefetchWalk* prefetch) const {
+  const BackwardPlan& plan = context_.plan;
+  const std::int64_t row = tile.block_rows->first + tile.first_row;
+  multiply({slot.queries + row * plan.query_stride, plan.query_stride, tile.rows, keys_transposed(),
+            context_.blocking().key_depth, tile.scores, prefetch},
+           tile);
+  multiply({slot.douts + row * plan.dout_stride, plan.dout_stride, tile.rows, values_transposed(),
+            plan.dout_depth, gradients},
+           tile);
+}
+
+void KeyColumn::begin_block(const HeadSlot& slot, const QueryBlock& rows, std::int64_t column) {
+  const BackwardPlan& plan = context_.plan;
+  const KeyRange keys = tiles_.block_keys(column);
+  multiplied_ =
+      rows.count == plan.call.onednn_rows && intersection(rows.visible_to_all, keys) == keys;
+  if (!multiplied_) return;
+  scores_->execute(slot.queries + rows.first * plan.query_stride, scratch_.keys_transposed,
+                   scratch_.score_block);
+  gradients_->execute(slot.douts + rows.first * plan.dout_stride, scratch_.values_transposed,
+                      scratch_.gradient_block);
+}
+
+void KeyColumn::copy_products(const QueryTile& tile, float* gradients) const {
+  const std::int64_t kv_block = context_.blocking().kv_block;
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    const std::int64_t from = (tile.first_row + r) * kv_block;
+    std::copy_n(scratch_.score_block + from, kv_block, tile.row(r));
+    std::copy_n(scratch_.gradient_block + from, kv_block, gradients + r * tile.score_stride);
+  }
 }
 
 /// The same products with what the rows hold, where they were packed with 0 in the place of what is
@@ -95,16 +141,17 @@ void KeyColumn::multiply(const HeadSlot& slot, QueryTile& tile, float* gradients
 void KeyColumn::multiply_raw_rows(const HeadSlot& slot, const QueryTile& tile,
                                   float* gradients) const {
   const Sizes& sizes = context_.sizes();
-  const auto product = [&](const Row& row, std::int64_t depth, const float* panels, float* to) {
+  const auto product = [&](const Row& row, std::int64_t depth, const kernels::Panels& panels,
+                           float* to) {
     const float* const rows = as_floats(row, depth, context_.kernels(), scratch_.tiles.staging);
     multiply({rows, depth, 1, panels, depth, to}, tile);
   };
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const std::int64_t row = tile.block_rows->first + tile.first_row + r;
     if (!slot.query_finite[row])
-      product(query(tile, r), sizes.head_dim, scratch_.keys_transposed, tile.row(r));
+      product(query(tile, r), sizes.head_dim, keys_transposed(), tile.row(r));
     if (!slot.dout_finite[row]) {
-      product(dout(tile, r), sizes.v_head_dim, scratch_.values_transposed,
+      product(dout(tile, r), sizes.v_head_dim, values_transposed(),
               gradients + r * tile.score_stride);
     }
   }

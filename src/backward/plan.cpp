@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "onednn/packed_matmul.hpp"
 #include "tensor/rounding.hpp"
 
 namespace attn::detail {
@@ -18,7 +19,9 @@ constexpr BlockSizes wide = {most_column_keys, most_tiles* kernels::tile_rows};
 constexpr BlockSizes narrow = {most_column_keys / 2, most_tiles / 2 * kernels::tile_rows};
 static_assert(narrow.rows % 2 == 0);  // rows may be paired
 
-BlockSizes choose_sizes(const BackwardPlanInput& input) {
+/// Whole blocks of oneDNN must not depend on the number of threads.
+BlockSizes choose_sizes(const BackwardPlanInput& input, bool onednn) {
+  if (onednn) return wide;
   constexpr std::int64_t columns_per_thread = 4;
   const Sizes& sizes = input.sizes;
   const std::int64_t columns =
@@ -26,12 +29,12 @@ BlockSizes choose_sizes(const BackwardPlanInput& input) {
   return columns >= columns_per_thread * input.max_threads ? wide : narrow;
 }
 
-Blocking choose_blocking(const BackwardPlanInput& input) {
+Blocking choose_blocking(const BackwardPlanInput& input, bool bf16, bool onednn) {
   const Sizes& sizes = input.sizes;
   Blocking blocking;
-  blocking.vnni_factor = input.multiplies_bf16 ? 2 : 1;
+  blocking.vnni_factor = bf16 ? 2 : 1;
   blocking.rows = sizes.q_len * sizes.group_size;
-  const BlockSizes block = choose_sizes(input);
+  const BlockSizes block = choose_sizes(input, onednn);
   blocking.q_block = block.rows;
   blocking.q_blocks = divide_up(blocking.rows, blocking.q_block);
   blocking.kv_block = block.keys;
@@ -47,6 +50,28 @@ kernels::PanelLayout rows_in_panels(std::int64_t width, const KernelWidths& widt
   const std::int64_t panels = divide_up(width, widths.panel_width);
   const std::int64_t panel = round_up(divide_up(width, panels), widths.vector_width);
   return {.row_stride = width, .panel_stride = panel, .panel_width = panel};
+}
+
+/// K and V as the operands of Q K^T and dout V^T. oneDNN takes the rows of Q and dout with their
+/// padding, and panels in steps of depth.
+void plan_transposed(BackwardPlan& plan) {
+  const CallPlan& call = plan.call;
+  const std::int64_t panel_width = call.panel_width;
+  plan.transposed_keys = call.packed.key_depth;
+  plan.transposed_values = plan.dout_depth;
+  if (call.onednn_rows > 0) {
+    const bool panels = call.packed_layout == PackedLayout::onednn_panels;
+    const std::int64_t step = panels ? onednn::weight_depth_step : 1;
+    plan.transposed_keys = round_up(plan.query_stride, step);
+    plan.transposed_values = round_up(plan.dout_stride, step);
+  }
+  const auto layout = [&](std::int64_t depth) -> kernels::PanelLayout {
+    if (call.packed_layout == PackedLayout::matrix)
+      return {call.packed.kv_block, panel_width, panel_width};
+    return {panel_width, depth * panel_width, panel_width};
+  };
+  plan.keys_transposed = layout(plan.transposed_keys);
+  plan.values_transposed = layout(plan.transposed_values);
 }
 
 /// Whether there are so many heads that threads need not share one: then what a thread prepares
@@ -106,7 +131,15 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   call.ragged = input.ragged;
   call.scanned_rows = input.scanned_rows;
   call.panel_width = input.widths.panel_width;
-  call.packed = choose_blocking(input);
+  const bool onednn =
+      takes_onednn(input.score_matmul, input.multiplies_bf16, input.onednn) && has_products(sizes);
+  const PackedLayout layout =
+      onednn ? choose_packed_layout(input.onednn, input.widths, input.multiplies_bf16)
+             : PackedLayout::panels;
+  call.packed =
+      choose_blocking(input, input.multiplies_bf16 && layout != PackedLayout::matrix, onednn);
+  call.packed_layout = layout;
+  call.onednn_rows = onednn ? call.packed.q_block : 0;
   plan.columns = columns_of(sizes.kv_len, sizes.kv_len, call.packed.kv_block);
   // A shorter sequence may have more chunks, of fewer columns.
   plan.copies = std::min(divide_up(sizes.kv_len, most_column_keys), most_chunks);
@@ -119,6 +152,7 @@ BackwardPlan make_backward_plan(const BackwardPlanInput& input) {
   const bool pairs = call.packed.vnni_factor == 2;
   plan.query_stride = pairs ? call.packed.key_depth : plan.key_width;
   plan.dout_stride = pairs ? plan.dout_depth : call.packed.value_width;
+  plan_transposed(plan);
   plan.total_rows = saturating_product(input.query_tokens, sizes.num_q_heads);
   plan.extras = input.extras;
 

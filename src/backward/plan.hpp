@@ -58,6 +58,8 @@ struct BackwardPlanInput {
   Sizes sizes;                    // of a ragged batch, the longest lengths
   std::int64_t query_tokens = 0;  // of the whole batch
   bool multiplies_bf16 = false;
+  ScoreMatmul score_matmul = ScoreMatmul::built_in;
+  OnednnSupport onednn{};
   bool ragged = false;
   BackwardExtras extras;
   std::int64_t scanned_rows = 0;  // of the dense mask, if there is one
@@ -69,13 +71,17 @@ struct BackwardPlanInput {
 /// (query_tiles.hpp).
 struct BackwardPlan {
   CallPlan call;
-  Columns columns{};                 // of the longest sequence
-  std::int64_t copies = 0;           // of dQ, for each head in flight
-  std::int64_t key_width = 0;        // head_dim, rounded up to whole vectors
-  std::int64_t dout_depth = 0;       // v_head_dim, in floats or pairs
-  std::int64_t padded_rows = 0;      // of a head, rounded up to whole blocks
-  std::int64_t slots = 0;            // heads in flight
-  bool whole_heads = false;          // a thread computes all of a head, in a slot of its own
+  Columns columns{};                       // of the longest sequence
+  std::int64_t copies = 0;                 // of dQ, for each head in flight
+  std::int64_t key_width = 0;              // head_dim, rounded up to whole vectors
+  std::int64_t dout_depth = 0;             // v_head_dim, in floats or pairs
+  std::int64_t padded_rows = 0;            // of a head, rounded up to whole blocks
+  std::int64_t slots = 0;                  // heads in flight
+  bool whole_heads = false;                // a thread computes all of a head, in a slot of its own
+  kernels::PanelLayout keys_transposed{};  // of K as the operand of Q K^T
+  kernels::PanelLayout values_transposed{};  // of V as the operand of dout V^T
+  std::int64_t transposed_keys = 0;          // rows of keys_transposed
+  std::int64_t transposed_values = 0;        // rows of values_transposed
   kernels::PanelLayout key_rows{};   // of K as the operand of dS K, and of Q as that of dS^T Q
   kernels::PanelLayout dout_rows{};  // of dout as the operand of P^T dout
   std::int64_t query_stride = 0;     // from a row of Q to the next, in floats or pairs

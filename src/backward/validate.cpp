@@ -37,10 +37,6 @@ void check_options(const AttentionOptions& options) {
     reject("score_mod is given without score_mod_gradient, its derivative");
   if (options.score_mod_gradient && !options.score_mod)
     reject("score_mod_gradient is given without score_mod");
-  if (options.score_matmul == ScoreMatmul::onednn) {
-    throw Error(ErrorCode::unsupported,
-                "score_matmul is onednn; the backward pass has the built-in micro-kernel only");
-  }
 }
 
 /// The shape of O or lse: rows [batch, num_q_heads, q_len], or ragged [tokens, num_q_heads].

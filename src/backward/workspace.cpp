@@ -43,8 +43,10 @@ ColumnScratch carve_thread(Arena& arena, const BackwardPlan& plan) {
   scratch.tiles.mask_rows = arena.take<float>(kernels::tile_rows * keys);
   scratch.tiles.staging = arena.take<float>(std::max(plan.call.panel_width, std::int64_t{2}) *
                                             std::max(plan.key_width, blocking.value_width));
-  scratch.keys_transposed = arena.take<float>(keys * blocking.key_depth);
-  scratch.values_transposed = arena.take<float>(keys * plan.dout_depth);
+  scratch.keys_transposed = arena.take<float>(keys * plan.transposed_keys);
+  scratch.values_transposed = arena.take<float>(keys * plan.transposed_values);
+  scratch.score_block = arena.take<float>(plan.call.onednn_rows * keys);
+  scratch.gradient_block = arena.take<float>(plan.call.onednn_rows * keys);
   scratch.key_rows = arena.take<float>(keys / blocking.vnni_factor * plan.key_width);
   scratch.dk = arena.take<float>(keys * plan.key_width);
   scratch.dv = arena.take<float>(keys * blocking.value_width);

@@ -46,8 +46,10 @@ struct FullRows {
 /// The scratch memory of one thread.
 struct ColumnScratch {
   ThreadScratch tiles;       // visible, mask_rows and staging
-  float* keys_transposed;    // panels of keys [key_depth][panel_width]
-  float* values_transposed;  // panels of keys [dout_depth][panel_width]
+  float* keys_transposed;    // panels of keys [transposed_keys][panel_width], or a matrix
+  float* values_transposed;  // the same of values
+  float* score_block;        // [q_block, kv_block] of a block that oneDNN multiplies, or null
+  float* gradient_block;     // the same of dP
   float* key_rows;           // [kv_block / vnni_factor, key_width], values that are not finite as 0
   float* dk;                 // [kv_block, key_width]
   float* dv;                 // [kv_block, value_width]

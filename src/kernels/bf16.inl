@@ -7,9 +7,9 @@
 
 #include "kernels/gradient.inl"
 #include "kernels/kernels.hpp"
+#include "kernels/lanes.inl"
 #include "kernels/matmul.inl"
 #include "kernels/online_softmax.inl"
-#include "kernels/lanes.inl"
 #include "kernels/stored_rows.inl"
 
 namespace attn::kernels {
@@ -45,6 +45,17 @@ struct Bf16Probabilities {
     return low + high;
   }
 };
+
+void softmax_to_pairs(const SoftmaxTile& tile, float* pairs, std::int64_t stride) {
+  softmax_rows_with(tile, 2 * vector_width,
+                    [=](std::int64_t r, const float* row, std::int64_t j, auto exponential)
+                        ATTN_INLINE_LAMBDA {
+                          const Vector low = exponential(load(row + j)),
+                                       high = exponential(load(row + j + vector_width));
+                          store(pairs + r * stride + j / 2, round_to_bf16_pairs(low, high));
+                          return low + high;
+                        });
+}
 
 /// The greatest magnitude of some values as bits, and the least one above 0, less 1: a magnitude of
 /// 0 wraps around.
@@ -138,6 +149,7 @@ inline constexpr Arithmetic arithmetic_of_pairs = {
     .matmul = matmul<Bf16>,
     .matmul_transposed = matmul<Bf16, Order::transposed>,
     .online_softmax = online_softmax<Bf16Probabilities<Scaled>>,
+    .softmax_to_pairs = softmax_to_pairs,
     .pack_finite = pack_finite_bf16,
     .pair_rows = pair_rows};
 inline constexpr Arithmetic bf16_arithmetic = arithmetic_of_pairs<false>;

@@ -31,6 +31,10 @@ struct Arithmetic {
   void (*matmul)(const MatmulTile& tile);
   void (*matmul_transposed)(const MatmulTile& tile);  // A is given as its transpose
   void (*online_softmax)(const SoftmaxTile& tile);
+  /// Online softmax without P V: as softmax_rows, but with P as packed pairs, keys 2n and 2n + 1 in
+  /// pairs[n], rows `stride` apart. They may take the place of scores of rows that come before, and
+  /// of the row itself. Null for f32.
+  void (*softmax_to_pairs)(const SoftmaxTile& tile, float* pairs, std::int64_t stride);
   PackFinite pack_finite;
   void (*pair_rows)(const PairedRows& tile);  // null for f32, whose elements are no pairs
 };

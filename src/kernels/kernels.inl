@@ -36,6 +36,7 @@ constinit const Kernels ATTN_KERNELS = {
                           .matmul = matmul<F32>,
                           .matmul_transposed = matmul<F32, Order::transposed>,
                           .online_softmax = online_softmax<F32Probabilities>,
+                          .softmax_to_pairs = nullptr,
                           .pack_finite = pack_finite_f32,
                           .pair_rows = nullptr},
                   .bf16 = bf16_arithmetic,

@@ -12,8 +12,8 @@
 
 #include "kernels/contract/online_softmax.hpp"
 #include "kernels/exp.inl"
-#include "kernels/matmul.inl"
 #include "kernels/lanes.inl"
+#include "kernels/matmul.inl"
 
 namespace attn::kernels {
 namespace {
@@ -191,21 +191,33 @@ void online_softmax(const SoftmaxTile& tile) {
   });
 }
 
-void softmax_rows(const SoftmaxTile& tile) {
+/// The online softmax without P V. make(r, row, j, exponential) writes the probabilities of
+/// `step` columns from j on and returns their sums.
+template <class Make>
+ATTN_INLINE void softmax_rows_with(const SoftmaxTile& tile, std::int64_t step, Make make) {
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     const float maximum = maximum_in_range(tile, r);
     rescale(tile, r, maximum > tile.row_max[r] ? maximum : tile.row_max[r]);
     const float shift =
         tile.row_max[r] == minus_infinity ? 0.f : tile.row_max[r];  // -inf - -inf would be NaN
+    const auto exponential = [&](Vector s) ATTN_INLINE_LAMBDA {
+      return exp2_nonpositive((s - shift) * tile.scale);
+    };
     float* const row = tile.scores + r * tile.stride;
     Vector sum{};
-    for (std::int64_t j = tile.first; j < tile.last; j += vector_width) {
-      const Vector p = exp2_nonpositive((load(row + j) - shift) * tile.scale);
-      store(row + j, p);
-      sum += p;
-    }
+    for (std::int64_t j = tile.first; j < tile.last; j += step) sum += make(r, row, j, exponential);
     tile.row_sum[r] += sum_of_lanes(sum);
   }
+}
+
+void softmax_rows(const SoftmaxTile& tile) {
+  softmax_rows_with(tile, vector_width,
+                    [](std::int64_t, float* row, std::int64_t j, auto exponential)
+                        ATTN_INLINE_LAMBDA {
+                          const Vector p = exponential(load(row + j));
+                          store(row + j, p);
+                          return p;
+                        });
 }
 
 }  // namespace

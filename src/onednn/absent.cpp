@@ -19,19 +19,21 @@ namespace {
 
 bool available() noexcept { return false; }
 bool may_use(Isa) { return true; }
+bool has_amx() { return false; }
 std::string version() { return {}; }
 
 struct Matmul::Primitive {};
 Matmul::Matmul(const MatmulShape&) { refuse(); }
 Matmul::~Matmul() = default;
 std::shared_ptr<const Matmul> Matmul::shared(const MatmulShape&) { refuse(); }
+bool Matmul::reads_panels(DType) { return false; }
 
 struct MatmulCall::Arguments {};
 MatmulCall::MatmulCall(std::shared_ptr<const Matmul>) { refuse(); }
 MatmulCall::MatmulCall(MatmulCall&&) noexcept = default;
 MatmulCall& MatmulCall::operator=(MatmulCall&&) noexcept = default;
 MatmulCall::~MatmulCall() = default;
-void MatmulCall::execute(const float*, const float*, float*) { refuse(); }
+void MatmulCall::execute(const void*, const void*, float*) { refuse(); }
 
 void multiply(const MatmulShape&, const float*, const float*, float*) { refuse(); }
 

@@ -16,6 +16,12 @@ bool available() noexcept;
 /// oneDNN.
 bool may_use(Isa isa);
 
+/// Whether a set of features, as dnnl_cpu_isa_t counts them, has the matrix unit that multiplies
+/// bf16 (AMX), for which the library has no kernels of its own.
+bool contains_amx(unsigned features) noexcept;
+/// Whether oneDNN's kernels may use it here.
+bool has_amx();
+
 /// The version of the library that is loaded: "2.6.3". Empty in a build without oneDNN.
 std::string version();
 

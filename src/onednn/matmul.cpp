@@ -1,60 +1,99 @@
 #include "onednn/matmul.hpp"
 
 #include <array>
+#include <cstddef>
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "onednn/compat.hpp"
+#include "onednn/packed_matmul.hpp"
 #include "onednn/runtime.hpp"
+#include "onednn/ukernel.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::onednn {
 namespace {
 
 using Tag = dnnl::memory::format_tag;
+using Type = dnnl::memory::data_type;
 
 /// Without a batch, the descriptor has two dims, because oneDNN has more implementations for them.
 dnnl::memory::desc matrix(const MatmulShape& shape, std::int64_t rows, std::int64_t columns,
-                          bool transposed = false) {
-  constexpr auto f32 = dnnl::memory::data_type::f32;
-  if (shape.batch == 1) return {{rows, columns}, f32, transposed ? Tag::ba : Tag::ab};
-  return {{shape.batch, rows, columns}, f32, transposed ? Tag::acb : Tag::abc};
+                          Type type, bool transposed = false) {
+  if (shape.batch == 1) return {{rows, columns}, type, transposed ? Tag::ba : Tag::ab};
+  return {{shape.batch, rows, columns}, type, transposed ? Tag::acb : Tag::abc};
+}
+
+dnnl::memory::desc b_descriptor(const MatmulShape& shape) {
+  const Type type = type_of(shape.operands);
+  if (shape.b_in_panels) return {{shape.k, shape.n}, type, panel_tag(shape.operands)};
+  if (shape.b_stride > 0) return {{shape.k, shape.n}, type, {shape.b_stride, 1}};
+  return matrix(shape, shape.k, shape.n, type, shape.b_transposed);
+}
+
+dnnl::primitive_attr attributes_of(const MatmulShape& shape) {
+  dnnl::primitive_attr attributes;
+  // Each MatmulCall brings its own scratch memory. The scratch memory that oneDNN would allocate
+  // belongs to the thread that creates the primitive.
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (shape.accumulate) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.f);
+    attributes.set_post_ops(sum);
+  }
+  return attributes;
 }
 
 template <class F>
 void translating_errors_of(const MatmulShape& shape, F&& f) {
   const auto describe = [&] {
-    return fmt::format("matmul with m {}, n {}, k {}, batch {}{}", shape.m, shape.n, shape.k,
-                       shape.batch, shape.b_transposed ? ", b transposed" : "");
+    return fmt::format("{} matmul with m {}, n {}, k {}, batch {}{}{}", name_of(shape.operands),
+                       shape.m, shape.n, shape.k, shape.batch,
+                       shape.b_transposed ? ", b transposed" : "",
+                       shape.b_in_panels ? ", b in panels" : "");
   };
   translating_errors(describe, std::forward<F>(f));
 }
 
 }  // namespace
 
+/// The micro-kernel where this version of oneDNN offers one, else the primitive.
 struct Matmul::Primitive {
   dnnl::matmul::primitive_desc descriptor;
   dnnl::matmul operation;
+  Ukernel ukernel;
 };
 
 Matmul::Matmul(const MatmulShape& shape) : shape_(shape) {
   translating_errors_of(shape, [&] {
     const detail::TeamSize team(shape.num_threads);
     require_memory_for_kernels();
-    dnnl::primitive_attr attributes;
-    // Each MatmulCall brings its own scratch memory. The scratch memory that oneDNN would allocate
-    // belongs to the thread that creates the primitive.
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const auto descriptor = matmul_descriptor(
-        cpu_engine(), attributes, matrix(shape, shape.m, shape.k),
-        matrix(shape, shape.k, shape.n, shape.b_transposed), matrix(shape, shape.m, shape.n));
+    if (Ukernel ukernel(shape); ukernel) {
+      implementation_ = Ukernel::name;
+      primitive_ = std::make_unique<const Primitive>(Primitive{{}, {}, std::move(ukernel)});
+      return;
+    }
+    const auto descriptor =
+        matmul_descriptor(cpu_engine(), attributes_of(shape),
+                          matrix(shape, shape.m, shape.k, type_of(shape.operands)),
+                          b_descriptor(shape), matrix(shape, shape.m, shape.n, Type::f32));
     implementation_ = descriptor.impl_info_str();
-    primitive_ = std::make_unique<const Primitive>(Primitive{descriptor, dnnl::matmul(descriptor)});
+    primitive_ =
+        std::make_unique<const Primitive>(Primitive{descriptor, dnnl::matmul(descriptor), {}});
   });
 }
 
 Matmul::~Matmul() = default;
+
+bool Matmul::reads_panels(DType operands) {
+  const auto ask = [](DType type) {
+    return PackedMatmul::fast({.m = 96, .n = 64, .k = 64, .operands = type, .accumulate = true});
+  };
+  static const bool reads_f32 = ask(DType::f32), reads_bf16 = ask(DType::bf16);
+  return operands == DType::bf16 ? reads_bf16 : reads_f32;
+}
 
 std::shared_ptr<const Matmul> Matmul::shared(const MatmulShape& shape) {
   static std::mutex mutex;
@@ -70,6 +109,8 @@ std::shared_ptr<const Matmul> Matmul::shared(const MatmulShape& shape) {
 }
 
 struct MatmulCall::Arguments {
+  explicit Arguments(const Ukernel& ukernel) : ukernel_scratch(ukernel.scratch_size()) {}
+
   explicit Arguments(const dnnl::matmul::primitive_desc& descriptor)
       : stream(cpu_engine()),
         a(descriptor.src_desc(), cpu_engine(), nullptr),
@@ -83,12 +124,15 @@ struct MatmulCall::Arguments {
 
   dnnl::stream stream;
   dnnl::memory a, b, c, scratchpad;
-  std::array<dnnl_exec_arg_t, 4> list;
+  std::array<dnnl_exec_arg_t, 4> list{};
+  std::vector<std::byte> ukernel_scratch;
 };
 
 MatmulCall::MatmulCall(std::shared_ptr<const Matmul> matmul) : matmul_(std::move(matmul)) {
   translating_errors_of(matmul_->shape(), [&] {
-    arguments_ = std::make_unique<Arguments>(matmul_->primitive_->descriptor);
+    const Matmul::Primitive& primitive = *matmul_->primitive_;
+    arguments_ = primitive.ukernel ? std::make_unique<Arguments>(primitive.ukernel)
+                                   : std::make_unique<Arguments>(primitive.descriptor);
   });
 }
 
@@ -96,12 +140,14 @@ MatmulCall::MatmulCall(MatmulCall&&) noexcept = default;
 MatmulCall& MatmulCall::operator=(MatmulCall&&) noexcept = default;
 MatmulCall::~MatmulCall() = default;
 
-void MatmulCall::execute(const float* a, const float* b, float* c) {
+void MatmulCall::execute(const void* a, const void* b, float* c) {
   const auto run = [&] {
+    if (const Ukernel& ukernel = matmul_->primitive_->ukernel)
+      return ukernel.execute(a, b, c, arguments_->ukernel_scratch.data());
     const detail::TeamSize team(matmul_->shape().num_threads);
     // oneDNN's interface takes pointers to non-const, but A and B are only read.
-    arguments_->a.set_data_handle(const_cast<float*>(a));
-    arguments_->b.set_data_handle(const_cast<float*>(b));
+    arguments_->a.set_data_handle(const_cast<void*>(a));
+    arguments_->b.set_data_handle(const_cast<void*>(b));
     arguments_->c.set_data_handle(c);
     // The C function is called because its C++ wrapper builds a std::unordered_map in each call.
     dnnl::error::wrap_c_api(

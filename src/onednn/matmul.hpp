@@ -2,6 +2,8 @@
 // code generator, and uses plain loops on others. Matmul::fast() says which of the two it is.
 #pragma once
 
+#include <attn/tensor.hpp>
+
 #include <compare>
 #include <cstdint>
 #include <memory>
@@ -9,14 +11,20 @@
 
 namespace attn::onednn {
 
-/// C = A B in f32, for each of `batch` triples of matrices. All matrices are dense and row-major:
+/// C = A B, or C += A B with `accumulate`, for each of `batch` triples of matrices, with C and sums
+/// in f32. All matrices are dense and row-major:
 ///   A [batch, m, k], B [batch, k, n] (b_transposed: [batch, n, k]), C [batch, m, n]
+/// With b_in_panels, B is one matrix in the panels that packed_matmul.hpp describes.
 struct MatmulShape {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t batch = 1;
   bool b_transposed = false;
+  bool b_in_panels = false;
+  std::int64_t b_stride = 0;  // from a row of B to the next; 0: its rows are dense
+  bool accumulate = false;
+  DType operands = DType::f32;  // of A and B: f32, or bf16 with b_in_panels
   /// What it is executed on: exactly so many threads, which granted_threads() has to have returned.
   int num_threads = 1;
 
@@ -41,6 +49,8 @@ class Matmul {
   /// True for a kernel that was compiled for this shape, false for a general matrix product or
   /// plain loops.
   bool fast() const noexcept { return implementation_.starts_with("brg"); }
+  /// Whether oneDNN has compiled kernels for panels of f32, or bf16, on this processor.
+  static bool reads_panels(DType operands);
 
  private:
   friend class MatmulCall;
@@ -60,8 +70,8 @@ class MatmulCall {
   MatmulCall& operator=(MatmulCall&&) noexcept;
   ~MatmulCall();
 
-  /// Computes C = A B. C must not overlap A or B. Throws Error(unsupported) if oneDNN fails.
-  void execute(const float* a, const float* b, float* c);
+  /// Computes C. It must not overlap A or B. Throws Error(unsupported) if oneDNN fails.
+  void execute(const void* a, const void* b, float* c);
 
  private:
   struct Arguments;

@@ -13,8 +13,6 @@ namespace {
 using Tag = dnnl::memory::format_tag;
 using Type = dnnl::memory::data_type;
 
-Type type_of(DType dtype) { return dtype == DType::bf16 ? Type::bf16 : Type::f32; }
-
 dnnl::memory::desc bias_descriptor(const PackedMatmulShape& shape) {
   return shape.bias ? dnnl::memory::desc({1, shape.n}, Type::f32, Tag::ab) : dnnl::memory::desc();
 }
@@ -29,9 +27,9 @@ dnnl::matmul::primitive_desc descriptor_of(const PackedMatmulShape& shape) {
     attributes.set_post_ops(sum);
   }
   const Type operands = type_of(shape.operands);
-  const Tag panels = shape.operands == DType::bf16 ? Tag::BA16a64b2a : Tag::BA16a64b;
   return packed_matmul_descriptor(cpu_engine(), attributes, {{shape.m, shape.k}, operands, Tag::ab},
-                                  {{shape.k, shape.n}, operands, panels}, bias_descriptor(shape),
+                                  {{shape.k, shape.n}, operands, panel_tag(shape.operands)},
+                                  bias_descriptor(shape),
                                   {{shape.m, shape.n}, type_of(shape.result), Tag::ab});
 }
 

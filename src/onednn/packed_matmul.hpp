@@ -14,6 +14,10 @@ inline constexpr std::int64_t weight_panel_width = 64;
 /// The depth of a panel is a multiple of this number. It counts 32-bit units: one f32, or a packed
 /// pair of bf16 that are neighbors in depth (the VNNI layout).
 inline constexpr std::int64_t weight_depth_step = 16;
+/// The same in elements.
+constexpr std::int64_t panel_depth_step(DType operands) noexcept {
+  return operands == DType::bf16 ? 2 * weight_depth_step : weight_depth_step;
+}
 
 /// Y[m, n] = X[m, k] W[k, n] + bias[n], or Y += with `accumulate`. X and Y are dense. W is packed
 /// into panels of 64 columns, [n / 64][32-bit units of k][64], and padded with 0 in both dims.

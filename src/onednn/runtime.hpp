@@ -2,6 +2,7 @@
 #pragma once
 
 #include <attn/error.hpp>
+#include <attn/tensor.hpp>
 
 #include <fmt/format.h>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -18,6 +19,16 @@ namespace attn::onednn {
 inline const dnnl::engine& cpu_engine() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
+}
+
+inline dnnl::memory::data_type type_of(DType dtype) {
+  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+/// oneDNN's name for panels of 64 columns (packed_matmul.hpp).
+inline dnnl::memory::format_tag panel_tag(DType operands) {
+  return operands == DType::bf16 ? dnnl::memory::format_tag::BA16a64b2a
+                                 : dnnl::memory::format_tag::BA16a64b;
 }
 
 /// Throws std::bad_alloc unless there is memory for the kernels of a primitive. oneDNN 2.x writes

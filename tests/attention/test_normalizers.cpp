@@ -177,17 +177,6 @@ TEST_CASE("The unfused baseline: masks, sinks and values that are not finite") {
   }
 }
 
-TEST_CASE("score_matmul changes no bit") {
-  Case c = usual(Normalizer::sparsemax());
-  c.q_len = c.kv_len = 200;
-  for (const ScoreMatmul score_matmul : score_matmuls()) {
-    Case other = c;
-    other.options.score_matmul = score_matmul;
-    for (const Isa isa : available_isas())
-      CHECK(bit_difference(run(make_inputs(c), c, isa), run(make_inputs(c), other, isa)) == "");
-  }
-}
-
 TEST_CASE("Scratch grows with kv_len, and by less than the packed keys of one head") {
   const auto size_of_plan = [](const Normalizer& normalizer, std::int64_t q_len,
                                std::int64_t kv_len) {

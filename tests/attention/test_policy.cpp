@@ -43,7 +43,7 @@ std::string name_of_sizes(const Sizes& sizes) {
 
 struct Operands {
   std::int64_t vnni_factor;
-  bool fixed_q_block;
+  bool fixed;
 };
 
 }  // namespace
@@ -57,9 +57,8 @@ TEST_CASE("Blocks cover all rows and keys") {
              {Operands{1, false}, Operands{1, true}, Operands{2, false}}) {
           const std::int64_t vnni_factor = operands.vnni_factor;
           INFO(name_of_sizes(sizes), ", threads ", num_threads, ", vnni factor ", vnni_factor);
-          const Blocking blocking =
-              choose_blocking(sizes, widths, vnni_factor,
-                              {num_threads, sizes.q_len % 2 == 1, operands.fixed_q_block});
+          const Blocking blocking = choose_blocking(
+              sizes, widths, vnni_factor, {num_threads, sizes.q_len % 2 == 1, operands.fixed});
           CHECK(blocking.rows == sizes.q_len * sizes.group_size);
           CHECK(blocking.q_block >= 1);
           CHECK(blocking.q_blocks == (blocking.rows + blocking.q_block - 1) / blocking.q_block);
@@ -93,7 +92,8 @@ TEST_CASE("What decides the order of sums depends on one head's sizes alone") {
       const Blocking among_others = choose_blocking(crowd, widths, 1, {32, true, true});
       CHECK(among_others.kv_block == alone.kv_block);
       CHECK(among_others.q_block == alone.q_block);
-      CHECK(choose_blocking(crowd, widths, 1, {32, true, false}).kv_block == alone.kv_block);
+      CHECK(choose_blocking(crowd, widths, 1, {32, true, false}).kv_block ==
+            choose_blocking(sizes, widths, 1, {1, false, false}).kv_block);
     });
   }
 }
@@ -153,9 +153,72 @@ TEST_CASE(
   ragged.ragged = true;
   CHECK(path(ragged) == Path::cooperative);
   PlanInput onednn = plan_input(with_lengths(prompt, 1, 3000), 8);
-  onednn.onednn_scores = true;
-  CHECK(make_plan(onednn).score_tiles);
+  onednn.score_matmul = ScoreMatmul::onednn;
+  CHECK(make_plan(onednn).onednn_rows == 128);
   CHECK(path(onednn) == Path::one_thread);
+  onednn.q_type = onednn.kv_type = DType::bf16;
+  onednn.onednn = {.available = true, .has_amx = true, .bf16_panels = true};
+  onednn.score_matmul = ScoreMatmul::automatic;
+  CHECK(path(onednn) == Path::unpacked);
+}
+
+TEST_CASE("oneDNN multiplies where it is asked to, or has an instruction set of its own") {
+  const OnednnSupport none{}, amx{.available = true, .has_amx = true},
+      no_amx{.available = true, .f32_panels = true, .bf16_panels = true};
+  for (const bool bf16 : {false, true}) {
+    for (const OnednnSupport& support : {none, amx, no_amx}) {
+      CHECK(takes_onednn(ScoreMatmul::onednn, bf16, support));
+      CHECK(!takes_onednn(ScoreMatmul::built_in, bf16, support));
+    }
+    CHECK(!takes_onednn(ScoreMatmul::automatic, bf16, none));
+    CHECK(!takes_onednn(ScoreMatmul::automatic, bf16, no_amx));
+    CHECK(takes_onednn(ScoreMatmul::automatic, bf16, amx) == bf16);
+  }
+}
+
+TEST_CASE("Both multiply the same packed operands") {
+  PlanInput input = plan_input(prompt, 4);
+  input.score_matmul = ScoreMatmul::onednn;
+  input.widths.panel_width = 64;
+  input.sizes.head_dim = 40;
+  CHECK(make_plan(input).packed_layout == PackedLayout::matrix);
+  input.onednn = {.available = true, .f32_panels = true};
+  const CallPlan panels = make_plan(input);
+  CHECK(panels.packed_layout == PackedLayout::onednn_panels);
+  CHECK(panels.packed.key_rows == 48);  // a multiple of 16
+  CHECK(panels.key_layout.panel_stride == 48 * 64);
+  CHECK(panels.values_in_rows);
+  input.sizes.v_head_dim = 300;
+  CHECK(!make_plan(input).values_in_rows);
+  CHECK(make_plan(input).packed.value_panel_width == 64);
+  input.widths.panel_width = 32;
+  CHECK(make_plan(input).packed_layout == PackedLayout::matrix);
+  // Without panels of bf16, which oneDNN would have to pack in each call, bf16 is widened.
+  input.widths.panel_width = 64;
+  input.q_type = input.kv_type = DType::bf16;
+  CHECK(make_plan(input).packed.vnni_factor == 1);
+  input.onednn.bf16_panels = true;
+  CHECK(make_plan(input).packed.vnni_factor == 2);
+}
+
+TEST_CASE("oneDNN's tiles do not depend on threads, on the batch or on the longest sequence") {
+  PlanInput input = plan_input(prompt, 1);
+  input.score_matmul = ScoreMatmul::onednn;
+  for (const bool full_rows : {false, true}) {
+    input.needs_full_rows = full_rows;
+    const CallPlan one = make_plan(input);
+    PlanInput other = input;
+    other.max_threads = 64;
+    other.ragged = true;
+    other.sizes = with_lengths(prompt, 10, 20);
+    other.sizes.batch = 7;
+    const CallPlan many = make_plan(other);
+    CHECK(many.onednn_rows == one.onednn_rows);
+    CHECK(many.packed.q_block == one.packed.q_block);
+    CHECK(many.packed.kv_block == one.packed.kv_block);
+    for (const std::int64_t keys : {1, 20, 64, 100, 384})
+      CHECK(many.onednn_keys(keys) == one.onednn_keys(keys));
+  }
 }
 
 TEST_CASE("bf16 is multiplied in pairs where everything allows it") {
@@ -167,7 +230,7 @@ TEST_CASE("bf16 is multiplied in pairs where everything allows it") {
            [](PlanInput& i) { i.kv_type = DType::f16; },
            [](PlanInput& i) { i.widths.multiplies_bf16 = false; },
            [](PlanInput& i) { i.needs_full_rows = true; },
-           [](PlanInput& i) { i.onednn_scores = true; }}) {
+           [](PlanInput& i) { i.score_matmul = ScoreMatmul::onednn; }}) {
     PlanInput changed = input;
     change(changed);
     CHECK(make_plan(changed).packed.vnni_factor == 1);

@@ -101,6 +101,7 @@ void add_probability_options(CLI::App& command, CallArguments& arguments) {
 void add_call_options(CLI::App& command, CallArguments& arguments) {
   add_probability_options(command, arguments);
   add_type_options(command, arguments.types);
+  add_score_matmul_option(command, arguments.options.score_matmul);
   add_execution_options(command, arguments.execution);
   set_help_group(command, "Types, cache and execution");
 }

@@ -1,0 +1,79 @@
+// Tiles that oneDNN multiplies: a block of rows against a block of keys, all of which they see.
+// Between its two products the tile is what other tiles are: six rows at a time are transformed and
+// become probabilities.
+//
+//   S = Q K^T                           oneDNN: up to 128 x 512 scores, in L2
+//   for each 6 rows                     (their scores come to L1 once)
+//     transform the rows                as for any tile; dense masks may hide keys
+//     P = online softmax of S           rescales the rows of O whose maximum grew
+//   O += P V                            oneDNN
+//
+// P travels to L2 and back, and the exponentials cannot hide behind the multiply-adds, both of
+// which the micro-kernel avoids.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "attention/call_context.hpp"
+#include "attention/non_finite.hpp"
+#include "attention/pack.hpp"
+#include "attention/query_tile.hpp"
+#include "attention/workspace.hpp"
+
+namespace attn::detail {
+
+/// What oneDNN can do here; nothing where it does not matter.
+OnednnSupport onednn_support(ScoreMatmul asked);
+
+/// The products of the longest sequence. None if the plan has no whole tiles. Throws
+/// Error(unsupported) if oneDNN cannot make them.
+std::vector<TileMatmuls> tile_matmuls(const CallPlan& plan);
+
+class WholeTiles {
+ public:
+  WholeTiles(const CallContext& context, const Packer& packer, const ThreadScratch& scratch);
+
+  /// Whether oneDNN multiplies these rows and the keys of a block: as far as intervals of keys say,
+  /// all rows see all keys; and little of the products is padding, or they are the first of their
+  /// head. It depends on this sequence alone.
+  bool has(const QueryBlock& rows, std::int64_t block) const noexcept;
+  /// Whether rows of queries that lie next to each other need not be copied for multiply_keys().
+  static bool takes(std::int64_t rows) noexcept { return rows % onednn_row_step == 0; }
+
+  /// Writes S = Q K^T of a tile. `queries` are dense rows of key_depth packed elements, with room
+  /// for a multiple of onednn_row_step.
+  void multiply_keys(const QueryBlock& rows, std::int64_t block, const PackedHead& packed,
+                     const float* queries);
+  /// The scores of a row.
+  const float* scores(std::int64_t r) const noexcept { return scratch_.score_tile + r * keys_; }
+  /// Finds the rows of a tile among the scores.
+  void find_scores(QueryTile& tile) const noexcept;
+  /// The online softmax of a tile with transformed scores. `states` are those of the tile's rows.
+  /// Pairs of probabilities take half the room of scores, and lie side by side: tiles have to come
+  /// in the order of their rows.
+  void exponentiate(QueryTile& tile, const PackedHead& packed, std::int64_t block,
+                    const SoftmaxStates& states) const;
+  /// Writes O += P V, where exponentiate() has seen all rows. out [onednn_rows, value_width]
+  void multiply_values(const PackedHead& packed, std::int64_t block, float* out);
+
+ private:
+  struct Calls {
+    std::int64_t rows;
+    std::int64_t keys;
+    onednn::MatmulCall scores;
+    std::optional<onednn::MatmulCall> values;
+  };
+  std::int64_t keys_of(const QueryBlock& rows, std::int64_t block) const noexcept;
+  Calls& calls_of(std::int64_t rows, std::int64_t keys);
+
+  const CallContext& context_;
+  const Packer& packer_;
+  ThreadScratch scratch_;
+  NonFiniteValues non_finite_;
+  std::vector<Calls> calls_;  // that this thread has made; each allocates memory in oneDNN
+  Calls* current_ = nullptr;
+  std::int64_t keys_ = 0;  // of the current tile, with padding
+};
+
+}  // namespace attn::detail
