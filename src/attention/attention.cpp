@@ -78,7 +78,7 @@ PreparedCall prepare(const AttentionTensors& tensors, const AttentionOptions& op
   call.unpacked_arithmetic = &stored_arithmetic(*call.kernels, tensors.k.dtype);
   call.pairs_of_queries = tensors.q.dtype == DType::bf16 &&
                           call.unpacked_arithmetic->scores_with_bf16_queries != nullptr;
-  call.tile_matmuls = tile_matmuls(call.plan);
+  if (call.plan.onednn_rows > 0) call.tile_matmuls = std::make_shared<TileMatmuls>(call.plan);
   return call;
 }
 

@@ -5,25 +5,17 @@
 #include <attn/attention.hpp>
 
 #include <memory>
-#include <vector>
 
 #include "attention/kv_layout.hpp"
 #include "attention/plan.hpp"
 #include "attention/problem.hpp"
 #include "attention/scores.hpp"
 #include "kernels/kernels.hpp"
-#include "onednn/matmul.hpp"
 #include "threads/team_size.hpp"
 
 namespace attn::detail {
 
-/// oneDNN's products of blocks with these numbers of rows and keys.
-struct TileMatmuls {
-  std::int64_t rows;
-  std::int64_t keys;
-  std::shared_ptr<const onednn::Matmul> scores;  // Q K^T
-  std::shared_ptr<const onednn::Matmul> values;  // P V, added to O; full rows have none
-};
+class TileMatmuls;
 
 /// A call that was validated and planned. It does not change from run to run.
 struct PreparedCall {
@@ -36,7 +28,7 @@ struct PreparedCall {
   const kernels::Arithmetic* packed_arithmetic = nullptr;          // of packed K and V
   const kernels::StoredArithmetic* unpacked_arithmetic = nullptr;  // of K and V read in place
   bool pairs_of_queries = false;  // with K read in place, queries are multiplied as bf16 pairs
-  std::vector<TileMatmuls> tile_matmuls{};  // of the whole tiles of the longest sequence
+  std::shared_ptr<TileMatmuls> tile_matmuls{};  // oneDNN's; null unless plan.onednn_rows > 0
 
   Threads threads() const noexcept { return {plan.num_threads, executor}; }
 };

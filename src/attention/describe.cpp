@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "attention/whole_tiles.hpp"
+
 namespace attn::detail {
 
 std::string describe(const PreparedCall& call, const AttentionTensors& tensors) {
@@ -22,12 +24,12 @@ std::string describe(const PreparedCall& call, const AttentionTensors& tensors) 
   const std::string normalizer = plan.needs_full_rows ? ", probabilities of full rows by " +
                                                             call.problem.normalizer.to_string()
                                                       : "";
-  return fmt::format("{}{}{}, blocks of {} rows x {} keys, {} threads", start,
-                     call.tile_matmuls.empty()
-                         ? "scores by the built-in micro-kernel"
-                         : fmt::format("whole tiles by oneDNN {}",
-                                       call.tile_matmuls.front().scores->implementation()),
-                     normalizer, plan.packed.q_block, plan.packed.kv_block, plan.num_threads);
+  return fmt::format(
+      "{}{}{}, blocks of {} rows x {} keys, {} threads", start,
+      call.tile_matmuls == nullptr
+          ? "scores by the built-in micro-kernel"
+          : fmt::format("whole tiles by oneDNN {}", call.tile_matmuls->implementation()),
+      normalizer, plan.packed.q_block, plan.packed.kv_block, plan.num_threads);
 }
 
 }  // namespace attn::detail

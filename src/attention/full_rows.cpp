@@ -67,13 +67,12 @@ void FullRowPass::multiply_whole_tiles(const QueryBlock& rows) {
   if (context_.plan().onednn_rows == 0 || rows.visible_to_any.empty()) return;
   read_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
-    if (!whole_tiles_.has(rows, block)) continue;
-    whole_tiles_.multiply_keys(rows, block, *packed_, scratch_.queries);
-    const KeyRange keys =
-        intersection(tiles_.block_keys(block), {0, context_.layout.kv_len(rows.head.batch)});
+    const std::int64_t keys = whole_tiles_.keys_of(rows, block);
+    if (keys == 0) continue;
+    whole_tiles_.multiply_keys(rows, block, keys, *packed_, scratch_.queries);
     for (std::int64_t r = 0; r < rows.count; ++r) {
-      std::copy_n(whole_tiles_.scores(r), keys.size(),
-                  scratch_.scores + r * row_stride(blocking()) + keys.begin);
+      std::copy_n(whole_tiles_.scores(r), keys,
+                  scratch_.scores + r * row_stride(blocking()) + tiles_.block_keys(block).begin);
     }
   }
 }
@@ -130,7 +129,7 @@ void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block) {
   QueryTile tile = tiles_.tile_of(rows, 0, rows.count, block);
   tile.scores = scores_ + tile.block_begin;
   tile.score_stride = row_stride(blocking());
-  if (!tile.visible_range.empty() && !whole_tiles_.has(*multiplied_, block)) multiply(tile, block);
+  multiply(tile, block);
   tiles_.transform(tile);
   for (std::int64_t r = 0; r < rows.count; ++r)
     hide_outside(tile, r, intersection(seen_by(rows, r), tiles_.block_keys(block)));
@@ -140,7 +139,10 @@ void FullRowPass::compute_scores(const QueryBlock& rows, std::int64_t block) {
 }
 
 void FullRowPass::multiply(QueryTile& tile, std::int64_t block) {
-  const std::int64_t first = round_down(tile.visible_range.begin, context_.plan().panel_width);
+  const std::int64_t multiplied = whole_tiles_.keys_of(*multiplied_, block);
+  const std::int64_t first =
+      round_down(std::max(tile.visible_range.begin, multiplied), context_.plan().panel_width);
+  if (first >= tile.visible_range.end || multiplied >= tile.visible_range.end) return;
   context_.call.packed_arithmetic->matmul({
       .a = scratch_.queries,
       .a_stride = blocking().key_depth,

@@ -53,13 +53,11 @@ void PrefillPass::compute(const HeadQueries& head, std::int64_t q_block, const P
   find_queries(rows);
   for (std::int64_t block = rows.first_block; block <= rows.last_block; ++block) {
     if (!tiles_.sees(rows, block)) continue;
-    const bool whole = whole_tiles_.has(rows, block);
-    if (whole) process_whole_tile(rows, block, next_head);
+    const std::int64_t multiplied = whole_tiles_.keys_of(rows, block);
+    if (multiplied > 0) process_whole_tile(rows, block, multiplied, next_head);
     for (std::int64_t first_row = 0; first_row < count; first_row += tile_rows) {
-      if (!whole) {
-        plan_prefetch(rows, first_row, block, next_head);
-        process_tile(rows, first_row, block);
-      }
+      plan_prefetch(rows, first_row, block, next_head);
+      process_tile(rows, first_row, block, multiplied);
       if (block == rows.last_block) {
         tiles_.finish(rows, first_row, std::min(tile_rows, count - first_row), scratch_.states,
                       *this, tiny_values(rows));
@@ -126,10 +124,10 @@ void PrefillPass::plan_prefetch(const QueryBlock& rows, std::int64_t first_row, 
   prefetch_.add(keys.first_value, keys.value_stride, sizes.v_head_dim, keys.count);
 }
 
-void PrefillPass::process_whole_tile(const QueryBlock& rows, std::int64_t block,
+void PrefillPass::process_whole_tile(const QueryBlock& rows, std::int64_t block, std::int64_t keys,
                                      const std::optional<HeadIndex>& next_head) {
   const std::int64_t value_width = context_.plan().packed.value_width;
-  whole_tiles_.multiply_keys(rows, block, *packed_, queries_);
+  whole_tiles_.multiply_keys(rows, block, keys, *packed_, queries_);
   for (std::int64_t first_row = 0; first_row < rows.count; first_row += tile_rows) {
     plan_prefetch(rows, first_row, block, next_head);
     prefetch_.fetch();
@@ -142,10 +140,15 @@ void PrefillPass::process_whole_tile(const QueryBlock& rows, std::int64_t block,
   whole_tiles_.multiply_values(*packed_, block, scratch_.states.out);
 }
 
-void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block) {
+/// The keys of the block from first_key on.
+void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
+                               std::int64_t first_key) {
   const Blocking& blocking = context_.plan().packed;
+  const KeyRange keys{tiles_.block_keys(block).begin + first_key, rows.visible_to_any.end};
+  if (first_key > 0 && keys.empty()) return;
   QueryTile tile =
       tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
+  if (first_key > 0) tile.keep({first_key, blocking.kv_block});
   if (tile.visible_range.empty()) return;
   compute_scores(tile, block);
   tiles_.transform(tile);

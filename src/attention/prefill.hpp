@@ -26,9 +26,10 @@ class PrefillPass final : RowProbabilities {
   bool may_have_tiny_values(std::int64_t block) const override;
   bool tiny_values(const QueryBlock& rows) const;
   void find_queries(const QueryBlock& rows);
-  void process_whole_tile(const QueryBlock& rows, std::int64_t block,
+  void process_whole_tile(const QueryBlock& rows, std::int64_t block, std::int64_t keys,
                           const std::optional<HeadIndex>& next_head);
-  void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block);
+  void process_tile(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,
+                    std::int64_t first_key);
   void compute_scores(QueryTile& tile, std::int64_t block);
   void multiply(const QueryTile& tile, std::int64_t block, KeyRange keys);
   void plan_prefetch(const QueryBlock& rows, std::int64_t first_row, std::int64_t block,

@@ -22,26 +22,8 @@ OnednnSupport onednn_support(ScoreMatmul asked) {
 
 namespace {
 
-TileMatmuls make_matmuls(const CallPlan& plan, std::int64_t rows, std::int64_t keys) {
-  const Blocking& packed = plan.packed;
-  const bool panels = plan.packed_layout == PackedLayout::onednn_panels;
-  const DType operands = packed.vnni_factor == 2 ? DType::bf16 : DType::f32;
-  TileMatmuls matmuls{.rows = rows, .keys = keys, .scores = {}, .values = {}};
-  matmuls.scores = onednn::Matmul::shared({.m = rows,
-                                           .n = keys,
-                                           .k = packed.key_depth * packed.vnni_factor,
-                                           .b_in_panels = panels,
-                                           .b_stride = panels ? 0 : packed.kv_block,
-                                           .operands = operands});
-  if (plan.needs_full_rows) return matmuls;
-  matmuls.values = onednn::Matmul::shared({.m = rows,
-                                           .n = packed.value_width,
-                                           .k = keys,
-                                           .b_in_panels = !plan.values_in_rows,
-                                           .accumulate = true,
-                                           .operands = operands});
-  return matmuls;
-}
+/// Fewer keys than these are not worth a product of their own.
+constexpr std::int64_t least_keys = 64;
 
 /// Whether the padding costs less than what is gained.
 bool mostly_filled(std::int64_t count, std::int64_t padded) noexcept {
@@ -52,21 +34,39 @@ std::int64_t padded_rows(std::int64_t rows) noexcept { return round_up(rows, one
 
 }  // namespace
 
-std::vector<TileMatmuls> tile_matmuls(const CallPlan& plan) {
-  std::vector<TileMatmuls> matmuls;
-  if (plan.onednn_rows == 0) return matmuls;
-  const std::int64_t rows = plan.packed.rows, kv_len = plan.sizes.kv_len;
-  const std::int64_t kv_block = plan.packed.kv_block;
-  const auto add = [&](std::int64_t some_rows, std::int64_t keys) {
-    if (some_rows == 0 || keys == 0) return;
-    matmuls.push_back(make_matmuls(plan, padded_rows(some_rows), plan.onednn_keys(keys)));
-  };
-  for (const std::int64_t some : {std::min(rows, plan.onednn_rows), rows % plan.onednn_rows}) {
-    if (matmuls.size() > 0 && some == matmuls.front().rows) continue;
-    add(some, std::min(kv_len, kv_block));
-    if (kv_len > kv_block) add(some, kv_len % kv_block);
+TileMatmuls::TileMatmuls(const CallPlan& plan) : plan_(plan) {
+  pairs_.push_back(make(padded_rows(std::min(plan.packed.rows, plan.onednn_rows)),
+                        plan.onednn_keys(std::min(plan.sizes.kv_len, plan.packed.kv_block))));
+}
+
+TileMatmuls::Pair TileMatmuls::make(std::int64_t rows, std::int64_t keys) const {
+  const Blocking& packed = plan_.packed;
+  const bool panels = plan_.packed_layout == PackedLayout::onednn_panels;
+  const DType operands = packed.vnni_factor == 2 ? DType::bf16 : DType::f32;
+  Pair pair{.rows = rows, .keys = keys};
+  pair.scores = onednn::Matmul::shared({.m = rows,
+                                        .n = keys,
+                                        .k = packed.key_depth * packed.vnni_factor,
+                                        .b_in_panels = panels,
+                                        .b_stride = panels ? 0 : packed.kv_block,
+                                        .operands = operands});
+  if (plan_.needs_full_rows) return pair;
+  pair.values = onednn::Matmul::shared({.m = rows,
+                                        .n = packed.value_width,
+                                        .k = keys,
+                                        .b_in_panels = !plan_.values_in_rows,
+                                        .accumulate = true,
+                                        .operands = operands});
+  return pair;
+}
+
+TileMatmuls::Pair TileMatmuls::find(std::int64_t rows, std::int64_t keys) {
+  const std::lock_guard lock(mutex_);
+  for (const Pair& pair : pairs_) {
+    if (pair.rows == rows && pair.keys == keys) return pair;
   }
-  return matmuls;
+  pairs_.push_back(make(rows, keys));
+  return pairs_.back();
 }
 
 WholeTiles::WholeTiles(const CallContext& context, const Packer& packer,
@@ -77,43 +77,42 @@ WholeTiles::WholeTiles(const CallContext& context, const Packer& packer,
       non_finite_(context, context.plan().packed, scratch.staging) {}
 
 std::int64_t WholeTiles::keys_of(const QueryBlock& rows, std::int64_t block) const noexcept {
-  const std::int64_t begin = block * context_.plan().packed.kv_block;
-  return std::min(context_.plan().packed.kv_block, context_.layout.kv_len(rows.head.batch) - begin);
-}
-
-bool WholeTiles::has(const QueryBlock& rows, std::int64_t block) const noexcept {
   const CallPlan& plan = context_.plan();
-  if (plan.onednn_rows == 0) return false;
-  const std::int64_t count = keys_of(rows, block), begin = block * plan.packed.kv_block;
-  const KeyRange keys{begin, begin + count};
-  if (keys.empty() || intersection(rows.visible_to_all, keys) != keys) return false;
-  return (rows.first == 0 || mostly_filled(rows.count, padded_rows(rows.count))) &&
-         (block == 0 || mostly_filled(count, plan.onednn_keys(count)));
+  if (plan.onednn_rows == 0) return 0;
+  if (rows.first > 0 && !mostly_filled(rows.count, padded_rows(rows.count))) return 0;
+  const std::int64_t begin = block * plan.packed.kv_block;
+  const KeyRange keys{
+      begin, std::min(begin + plan.packed.kv_block, context_.layout.kv_len(rows.head.batch))};
+  const KeyRange seen = intersection(rows.visible_to_all, keys);
+  if (seen.empty() || seen.begin > keys.begin) return 0;
+  const bool all = seen == keys;
+  const std::int64_t count = all ? seen.size() : round_down(seen.size(), onednn_key_step);
+  const std::int64_t multiplied = plan.onednn_keys(count);
+  if (all && block == 0) return count;
+  return count >= least_keys && mostly_filled(count, multiplied) ? count : 0;
 }
 
 WholeTiles::Calls& WholeTiles::calls_of(std::int64_t rows, std::int64_t keys) {
   for (Calls& calls : calls_) {
     if (calls.rows == rows && calls.keys == keys) return calls;
   }
-  TileMatmuls found{};
-  for (const TileMatmuls& known : context_.call.tile_matmuls) {
-    if (known.rows == rows && known.keys == keys) found = known;
-  }
-  if (!found.scores) found = make_matmuls(context_.plan(), rows, keys);
-  calls_.push_back({rows, keys, onednn::MatmulCall(found.scores), {}});
-  if (found.values) calls_.back().values.emplace(found.values);
+  const TileMatmuls::Pair pair = context_.call.tile_matmuls->find(rows, keys);
+  calls_.push_back({rows, keys, onednn::MatmulCall(pair.scores), {}});
+  if (pair.values) calls_.back().values.emplace(pair.values);
   return calls_.back();
 }
 
-void WholeTiles::multiply_keys(const QueryBlock& rows, std::int64_t block, const PackedHead& packed,
-                               const float* queries) {
-  keys_ = context_.plan().onednn_keys(keys_of(rows, block));
-  current_ = &calls_of(padded_rows(rows.count), keys_);
+void WholeTiles::multiply_keys(const QueryBlock& rows, std::int64_t block, std::int64_t keys,
+                               const PackedHead& packed, const float* queries) {
+  keys_ = keys;
+  padded_ = context_.plan().onednn_keys(keys);
+  current_ = &calls_of(padded_rows(rows.count), padded_);
   current_->scores.execute(queries, packer_.keys(packed, block, 0).data, scratch_.score_tile);
 }
 
 void WholeTiles::find_scores(QueryTile& tile) const noexcept {
-  tile.score_stride = keys_;
+  tile.keep({0, keys_});
+  tile.score_stride = padded_;
   tile.scores = scratch_.score_tile + tile.first_row * tile.score_stride;
 }
 
@@ -122,7 +121,7 @@ void WholeTiles::exponentiate(QueryTile& tile, const PackedHead& packed, std::in
   const bool finite = packed.is_finite(block);
   if (!finite) NonFiniteValues::note_visible(tile);
   const kernels::Arithmetic& arithmetic = *context_.call.packed_arithmetic;
-  const std::int64_t vnni_factor = arithmetic.vnni_factor, stride = keys_ / vnni_factor;
+  const std::int64_t vnni_factor = arithmetic.vnni_factor, stride = padded_ / vnni_factor;
   float* const probabilities = scratch_.score_tile + tile.first_row * stride;
   const std::int64_t last =
       tile.visible_range.empty() ? 0 : round_up(tile.visible_range.end, arithmetic.chunk_keys);

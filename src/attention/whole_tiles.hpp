@@ -1,4 +1,4 @@
-// Tiles that oneDNN multiplies: a block of rows against a block of keys, all of which they see.
+// Tiles that oneDNN multiplies: a block of rows against the keys of a block that all of them see.
 // Between its two products the tile is what other tiles are: six rows at a time are transformed and
 // become probabilities.
 //
@@ -12,7 +12,10 @@
 // which the micro-kernel avoids.
 #pragma once
 
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "attention/call_context.hpp"
@@ -20,34 +23,57 @@
 #include "attention/pack.hpp"
 #include "attention/query_tile.hpp"
 #include "attention/workspace.hpp"
+#include "onednn/matmul.hpp"
 
 namespace attn::detail {
 
 /// What oneDNN can do here; nothing where it does not matter.
 OnednnSupport onednn_support(ScoreMatmul asked);
 
-/// The products of the longest sequence. None if the plan has no whole tiles. Throws
-/// Error(unsupported) if oneDNN cannot make them.
-std::vector<TileMatmuls> tile_matmuls(const CallPlan& plan);
+/// oneDNN's products of the tiles of a plan, which are made when they are first needed. All threads
+/// of all runs share them.
+class TileMatmuls {
+ public:
+  /// Makes those of the largest tile. Throws Error(unsupported) if oneDNN cannot.
+  explicit TileMatmuls(const CallPlan& plan);
+
+  struct Pair {
+    std::int64_t rows = 0;
+    std::int64_t keys = 0;
+    std::shared_ptr<const onednn::Matmul> scores{};  // Q K^T
+    std::shared_ptr<const onednn::Matmul> values{};  // P V, added to O; full rows have none
+  };
+  /// Those of so many rows and keys. Throws as the constructor does.
+  Pair find(std::int64_t rows, std::int64_t keys);
+  /// What the largest tile is multiplied by.
+  const std::string& implementation() const { return pairs_.front().scores->implementation(); }
+
+ private:
+  Pair make(std::int64_t rows, std::int64_t keys) const;
+
+  CallPlan plan_;
+  std::mutex mutex_;
+  std::vector<Pair> pairs_;
+};
 
 class WholeTiles {
  public:
   WholeTiles(const CallContext& context, const Packer& packer, const ThreadScratch& scratch);
 
-  /// Whether oneDNN multiplies these rows and the keys of a block: as far as intervals of keys say,
-  /// all rows see all keys; and little of the products is padding, or they are the first of their
-  /// head. It depends on this sequence alone.
-  bool has(const QueryBlock& rows, std::int64_t block) const noexcept;
+  /// How many keys of a block, from its first on, oneDNN multiplies with these rows: those that
+  /// all rows see as far as intervals of keys say, if there are enough, and little of the products
+  /// is padding. It depends on this sequence alone.
+  std::int64_t keys_of(const QueryBlock& rows, std::int64_t block) const noexcept;
   /// Whether rows of queries that lie next to each other need not be copied for multiply_keys().
   static bool takes(std::int64_t rows) noexcept { return rows % onednn_row_step == 0; }
 
-  /// Writes S = Q K^T of a tile. `queries` are dense rows of key_depth packed elements, with room
-  /// for a multiple of onednn_row_step.
-  void multiply_keys(const QueryBlock& rows, std::int64_t block, const PackedHead& packed,
-                     const float* queries);
+  /// Writes S = Q K^T of a tile with so many keys, as keys_of() returned them. `queries` are dense
+  /// rows of key_depth packed elements, with room for a multiple of onednn_row_step.
+  void multiply_keys(const QueryBlock& rows, std::int64_t block, std::int64_t keys,
+                     const PackedHead& packed, const float* queries);
   /// The scores of a row.
-  const float* scores(std::int64_t r) const noexcept { return scratch_.score_tile + r * keys_; }
-  /// Finds the rows of a tile among the scores.
+  const float* scores(std::int64_t r) const noexcept { return scratch_.score_tile + r * padded_; }
+  /// The rows of a tile, without the keys of the block that were not multiplied.
   void find_scores(QueryTile& tile) const noexcept;
   /// The online softmax of a tile with transformed scores. `states` are those of the tile's rows.
   /// Pairs of probabilities take half the room of scores, and lie side by side: tiles have to come
@@ -64,7 +90,6 @@ class WholeTiles {
     onednn::MatmulCall scores;
     std::optional<onednn::MatmulCall> values;
   };
-  std::int64_t keys_of(const QueryBlock& rows, std::int64_t block) const noexcept;
   Calls& calls_of(std::int64_t rows, std::int64_t keys);
 
   const CallContext& context_;
@@ -73,7 +98,8 @@ class WholeTiles {
   NonFiniteValues non_finite_;
   std::vector<Calls> calls_;  // that this thread has made; each allocates memory in oneDNN
   Calls* current_ = nullptr;
-  std::int64_t keys_ = 0;  // of the current tile, with padding
+  std::int64_t keys_ = 0;    // of the current tile
+  std::int64_t padded_ = 0;  // the same with padding
 };
 
 }  // namespace attn::detail

@@ -9,6 +9,7 @@
 #include "attention/call_context.hpp"
 #include "attention/query_tile.hpp"
 #include "backward/plan.hpp"
+#include "onednn/matmul.hpp"
 
 namespace attn::detail {
 

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "support/onednn.hpp"
 #include "support/program.hpp"
 
 using namespace attn;
@@ -68,8 +69,23 @@ TEST_CASE("--simulate-threads replays the schedule") {
   CHECK(attn_bench("--shape 1,1,1,8,8,8 --kernel naive --simulate-threads 2").code == 2);
 }
 
+TEST_CASE("--score-matmul says who multiplies, forward and backward") {
+  for (const char* direction : {"", "--backward"}) {
+    const auto path_with = [&](const char* who) {
+      const Ran ran = attn_bench(fmt::format(
+          "--shape 1,2,1,130,256,32 --min-time 0 --json {} --score-matmul {}", direction, who));
+      CHECK(ran.err == "");
+      REQUIRE(ran.code == 0);
+      return nlohmann::json::parse(ran.out)["path"].get<std::string>();
+    };
+    CHECK(path_with("attn").find("oneDNN") == std::string::npos);
+    if (has_onednn()) CHECK(path_with("onednn").find("oneDNN") != std::string::npos);
+  }
+}
+
 TEST_CASE("softmax refuses the options of attention") {
-  for (const char* option : {"--causal", "--simulate-threads 2", "--documents 2"}) {
+  for (const char* option :
+       {"--causal", "--simulate-threads 2", "--documents 2", "--score-matmul attn"}) {
     const Ran ran = attn_bench(fmt::format("{} softmax --min-time 0", option));
     CHECK(ran.code == 2);
     CHECK(ran.err.find("does not go with softmax") != std::string::npos);
@@ -132,6 +148,7 @@ TEST_CASE("attn_bench refuses what makes no sense in one line") {
   check(shape + "--backward --kernel unfused", "--kernel");
   check("--backward --decode", "--decode");
   check(shape + "--kv-dtype i4", "one of f32, bf16, f16, i8");
+  check(shape + "--score-matmul attn --kernel unfused", "--score-matmul");
   check(shape + "--dtype i8", "one of f32, bf16, f16");
   for (const char* size : {"-1", "2000000"})
     check(shape + "--page-size " + size, "an integer in 0..");

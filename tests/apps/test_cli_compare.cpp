@@ -54,7 +54,7 @@ TEST_CASE("alone it compares the samples, in lines that fit") {
   CAPTURE(ran.out);
   CHECK(ran.code == 0);
   CHECK(ran.err == "");
-  CHECK(ran.out.find("All three agree") != std::string::npos);
+  CHECK(ran.out.find("All agree") != std::string::npos);
   CHECK(widest_line(ran.out) <= 100);
   CHECK(ran.out.find('\033') == std::string::npos);
 }
@@ -76,6 +76,34 @@ TEST_CASE("compare ends with 0 within the tolerance and with 1 past it") {
   CHECK(different.out.find("past the tolerance") != std::string::npos);
   check_refused_with(attn_demo("compare --tolerance -1 " + sample.inputs), "--tolerance");
   CHECK(sample.folder.names() == sample.names);
+}
+
+TEST_CASE("compare shows who else can multiply, unless it is told whose matmul to take") {
+  const auto compare = [](const std::string& options) {
+    const Ran ran = attn_demo("compare --shape 1,4,2,200,300,40 --causal --json " + options);
+    CAPTURE(ran.out);
+    REQUIRE(ran.code == 0);
+    return nlohmann::json::parse(ran.out);
+  };
+  CHECK(compare("--score-matmul attn")["tiled_onednn"].is_null());
+  CHECK(compare("--score-matmul attn")["path"].get<std::string>().find("oneDNN") ==
+        std::string::npos);
+  if (!has_onednn()) {
+    CHECK(compare("")["tiled_onednn"].is_null());
+    return check_refused_with(attn_demo("compare --shape 1,1,1,9,9,9 --score-matmul onednn"),
+                              "ATTN_WITH_ONEDNN=OFF");
+  }
+  for (const char* options : {"", "--dtype bf16", "--dtype f16 --page-size 16", "--kv-dtype i8",
+                              "--normalizer sigmoid"}) {
+    CAPTURE(options);
+    const nlohmann::json both = compare(options);
+    CHECK(both["tiled_onednn"]["out"]["max_abs"] <= both["tolerance"]);
+    const nlohmann::json onednn = compare(fmt::format("{} --score-matmul onednn", options));
+    CHECK(onednn["path"].get<std::string>().find("oneDNN") != std::string::npos);
+    CHECK(onednn["tiled"]["out"] == both["tiled_onednn"]["out"]);
+    CHECK(onednn["tiled_onednn"].is_null());
+  }
+  CHECK(attn_demo("compare --backward --shape 1,4,2,200,300,40 --score-matmul onednn").code == 0);
 }
 
 TEST_CASE("compare takes a shape in place of files") {

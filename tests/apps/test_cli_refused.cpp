@@ -50,6 +50,11 @@ TEST_CASE("wrong usage is refused in one line, and nothing is left behind") {
   for (const char* size : {"-1", "2000000", "x"})
     check(sample.run(fmt::format("--page-size {}", size)), "--page-size");
   check(sample.run("--kernel fastest"), "one of tiled, naive, unfused");
+  check(sample.run("--score-matmul mkl"), "one of auto, attn, onednn");
+  for (const char* kernel : {"naive", "unfused"}) {
+    check(sample.run(fmt::format("--score-matmul attn --kernel {}", kernel)),
+          "--score-matmul is for --kernel tiled");
+  }
   check(sample.run("--layout sbhd"), "one of bhsd, bshd");
   check(sample.run("--scores-stage raw --scores x.npy"), "one of scaled");
   check(sample.run("--mask ''"), "--mask is empty");

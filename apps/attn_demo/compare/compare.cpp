@@ -99,6 +99,7 @@ void print_json(const Call& call, const Comparison& comparison) {
                                 {"page_size", call.page_size},
                                 {"threads", comparison.num_threads},
                                 {"tiled", json_of(comparison.tiled, comparison)},
+                                {"tiled_onednn", nullptr},
                                 {"unfused", nullptr},
                                 {"naive", json_of(comparison.naive, comparison)},
                                 {"score_matrix_bytes", comparison.score_matrix},
@@ -108,6 +109,7 @@ void print_json(const Call& call, const Comparison& comparison) {
                                 {"path", comparison.path},
                                 {"within_tolerance", comparison.within_tolerance()}};
   if (comparison.tiled.lse) all["lse_tolerance"] = comparison.tolerance.lse;
+  if (comparison.tiled_onednn) all["tiled_onednn"] = json_of(*comparison.tiled_onednn, comparison);
   if (comparison.unfused) all["unfused"] = json_of(*comparison.unfused, comparison);
   fmt::print("{}\n", all.dump());
 }
@@ -151,7 +153,9 @@ int compare(const CompareArguments& arguments) {
 
 void add_compare(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<CompareArguments>(
-      app, chosen, "compare", "tiled, unfused and naive side by side; ends with 1 if they differ",
+      app, chosen, "compare",
+      "tiled (also with oneDNN's matmul), unfused and naive side by side; ends with 1 if they "
+      "differ",
       [](const CompareArguments& given) {
         return under_option_names(call_option_names, [&] { return compare(given); });
       });

@@ -52,12 +52,27 @@ Measured measure(const std::string& kernel, const std::function<void()>& run, st
   return measured;
 }
 
-Measured measure_tiled(const Call& call, const AttentionPlan& plan, const Results& reference) {
+Measured measure_tiled(const std::string& kernel, const Call& call, const AttentionPlan& plan,
+                       const Results& reference) {
   const Results results(call, call.dtype);
   const AttentionTensors tensors = bind_cache(call, results.tensors);
   Workspace workspace(plan.workspace_size());
   const auto run = [&] { plan.run(tensors, workspace); };
-  return measure("tiled", run, plan.workspace_size(), results, reference);
+  return measure(kernel, run, plan.workspace_size(), results, reference);
+}
+
+AttentionPlan plan_of(const Call& call, ScoreMatmul score_matmul) {
+  AttentionOptions options = call.options;
+  options.score_matmul = score_matmul;
+  return AttentionPlan(bind_cache(call, Results(call, call.dtype).tensors), options,
+                       call.execution);
+}
+
+/// A call without rows, keys or dims has nothing to multiply.
+bool compares_onednn(const Call& call) {
+  return !build_info().onednn_version.empty() &&
+         call.options.score_matmul == ScoreMatmul::automatic &&
+         call.tensors.q.shape.product() > 0 && call.tensors.v.shape.product() > 0;
 }
 
 Measured measure_unfused(const Call& call, const PlainCall& plain, const Results& reference) {
@@ -83,8 +98,11 @@ double median_seconds(const std::function<void()>& call) {
 }
 
 std::vector<Measured> Comparison::kernels() const {
-  if (unfused) return {tiled, *unfused, naive};
-  return {tiled, naive};
+  std::vector<Measured> measured = {tiled};
+  if (tiled_onednn) measured.push_back(*tiled_onednn);
+  if (unfused) measured.push_back(*unfused);
+  measured.push_back(naive);
+  return measured;
 }
 
 bool Comparison::within_tolerance() const {
@@ -98,15 +116,18 @@ bool Comparison::within_tolerance() const {
 Comparison compare_kernels(const Call& call, std::optional<double> tolerance) {
   Results reference(call, DType::f64);
   const PlainCall plain = plain_call(call);
-  const AttentionPlan plan(bind_cache(call, Results(call, call.dtype).tensors), call.options,
-                           call.execution);
+  const AttentionPlan plan = plan_of(call, call.options.score_matmul);
   Comparison comparison;
   comparison.num_threads = plan.num_threads();
   comparison.path = plan.description();
   comparison.score_matrix =
       product_of({reference.lse.size(), call.tensors.k.shape[2], std::int64_t{sizeof(float)}});
   comparison.naive = measure_naive(call, reference, plan.num_threads());
-  comparison.tiled = measure_tiled(call, plan, reference);
+  comparison.tiled = measure_tiled("tiled", call, plan, reference);
+  if (compares_onednn(call)) {
+    comparison.tiled_onednn =
+        measure_tiled("tiled, oneDNN", call, plan_of(call, ScoreMatmul::onednn), reference);
+  }
   if (comparison.score_matrix < available_memory())
     comparison.unfused = measure_unfused(call, plain, reference);
   comparison.tolerance =

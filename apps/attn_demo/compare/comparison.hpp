@@ -1,4 +1,4 @@
-// One call computed by three kernels: errors, times and memory.
+// One call computed by each kernel: errors, times and memory.
 #pragma once
 
 #include <attn/attn.hpp>
@@ -18,7 +18,7 @@ using attn::detail::Errors;
 using attn::detail::Tolerance;
 
 struct Measured {
-  std::string kernel;           // "tiled", "unfused", "naive"
+  std::string kernel;           // "tiled", "tiled, oneDNN", "unfused", "naive"
   Errors out;                   // difference from naive
   std::optional<Errors> lse{};  // only with softmax
   double seconds = 0;           // naive: one call; others: the median of several calls
@@ -29,6 +29,9 @@ struct Measured {
 
 struct Comparison {
   Measured tiled;
+  /// The same with oneDNN's products of whole tiles, if the build has oneDNN and the call does not
+  /// say who multiplies.
+  std::optional<Measured> tiled_onednn;
   std::optional<Measured> unfused;  // empty if its scratch does not fit in memory
   Measured naive;
   double score_matrix = 0;  // bytes of q_len x kv_len scores in f32, all heads and the whole batch
@@ -36,7 +39,7 @@ struct Comparison {
   std::string path;  // the plan's description
   int num_threads = 1;
 
-  /// Those that were measured: tiled, unfused and naive.
+  /// Those that were measured, naive last.
   std::vector<Measured> kernels() const;
   double speedup(const Measured& measured) const { return naive.seconds / measured.seconds; }
   bool within_tolerance() const;

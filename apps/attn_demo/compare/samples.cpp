@@ -108,7 +108,7 @@ void print_conclusion(const Call& prompt, const Comparison& first, bool agree) {
   if (agree) {
     fmt::print(
         "\n{} No error is past its tolerance: twice that of a plain loop in single precision\n",
-        styled(Style::good, "All three agree."));
+        styled(Style::good, "All agree."));
     fmt::print("on the same numbers, and a few units of rounding.\n");
   } else {
     fmt::print(
@@ -142,14 +142,17 @@ int compare_samples() {
     calls.push_back(load_call(sample.arguments));
     comparisons.push_back(compare_kernels(calls.back()));
   }
+  const bool onednn = !build_info().onednn_version.empty();
   fmt::print(
       "Attention gives every query a weighted mean of the values whose keys it may see. Three ways "
       "to it:\n");
+  fmt::print("tiled is this library{}; unfused chains\n",
+             onednn ? ", with its own micro-kernel or with oneDNN's matmul for whole tiles" : "");
   fmt::print(
-      "tiled is this library; unfused chains {} matmul, softmax and matmul; naive is the "
-      "textbook in\n",
-      build_info().onednn_version.empty() ? "separate" : "oneDNN's");
-  fmt::print("double precision, which the errors and speed-ups of the other two refer to.\n\n");
+      "{} matmul, softmax and matmul; naive is the textbook in double precision, which the "
+      "errors\n",
+      onednn ? "oneDNN's" : "separate");
+  fmt::print("and speed-ups of the others refer to.\n\n");
   print_samples(all, comparisons);
   const bool agree = std::all_of(comparisons.begin(), comparisons.end(),
                                  [](const Comparison& each) { return each.within_tolerance(); });
