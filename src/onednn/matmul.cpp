@@ -5,12 +5,12 @@
 #include <map>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 #include "onednn/compat.hpp"
 #include "onednn/packed_matmul.hpp"
 #include "onednn/runtime.hpp"
 #include "onednn/ukernel.hpp"
+#include "tensor/memory.hpp"
 #include "threads/parallel.hpp"
 
 namespace attn::onednn {
@@ -109,7 +109,13 @@ std::shared_ptr<const Matmul> Matmul::shared(const MatmulShape& shape) {
 }
 
 struct MatmulCall::Arguments {
-  explicit Arguments(const Ukernel& ukernel) : ukernel_scratch(ukernel.scratch_size()) {}
+  struct Release {
+    void operator()(std::byte* memory) const noexcept { detail::release(memory); }
+  };
+  using Memory = std::unique_ptr<std::byte[], Release>;
+
+  explicit Arguments(const Ukernel& ukernel)
+      : ukernel_scratch(static_cast<std::byte*>(detail::allocate(ukernel.scratch_size()))) {}
 
   explicit Arguments(const dnnl::matmul::primitive_desc& descriptor)
       : stream(cpu_engine()),
@@ -125,7 +131,7 @@ struct MatmulCall::Arguments {
   dnnl::stream stream;
   dnnl::memory a, b, c, scratchpad;
   std::array<dnnl_exec_arg_t, 4> list{};
-  std::vector<std::byte> ukernel_scratch;
+  Memory ukernel_scratch;
 };
 
 MatmulCall::MatmulCall(std::shared_ptr<const Matmul> matmul) : matmul_(std::move(matmul)) {
@@ -143,7 +149,7 @@ MatmulCall::~MatmulCall() = default;
 void MatmulCall::execute(const void* a, const void* b, float* c) {
   const auto run = [&] {
     if (const Ukernel& ukernel = matmul_->primitive_->ukernel)
-      return ukernel.execute(a, b, c, arguments_->ukernel_scratch.data());
+      return ukernel.execute(a, b, c, arguments_->ukernel_scratch.get());
     const detail::TeamSize team(matmul_->shape().num_threads);
     // oneDNN's interface takes pointers to non-const, but A and B are only read.
     arguments_->a.set_data_handle(const_cast<void*>(a));

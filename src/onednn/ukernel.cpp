@@ -62,7 +62,7 @@ std::size_t Ukernel::scratch_size() const {
 
 void Ukernel::execute(const void* a, const void* b, float* c, std::byte* scratch) const {
   const std::int64_t panel_bytes =
-      round_up(shape_.k, shape_.b_in_panels ? panel_depth_step(shape_.operands) : 1) *
+      detail::round_up(shape_.k, shape_.b_in_panels ? panel_depth_step(shape_.operands) : 1) *
       panel_width_ * static_cast<std::int64_t>(size_of(shape_.operands));
   static const std::vector<std::pair<dnnl::memory::dim, dnnl::memory::dim>> offsets = {{0, 0}};
   (panel_ ? panel_ : last_panel_).set_hw_context();

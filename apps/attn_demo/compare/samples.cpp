@@ -146,13 +146,11 @@ int compare_samples() {
   fmt::print(
       "Attention gives every query a weighted mean of the values whose keys it may see. Three ways "
       "to it:\n");
-  fmt::print("tiled is this library{}; unfused chains\n",
-             onednn ? ", with its own micro-kernel or with oneDNN's matmul for whole tiles" : "");
-  fmt::print(
-      "{} matmul, softmax and matmul; naive is the textbook in double precision, which the "
-      "errors\n",
-      onednn ? "oneDNN's" : "separate");
-  fmt::print("and speed-ups of the others refer to.\n\n");
+  fmt::print("tiled is this library{};\n",
+             onednn ? ", which lets its own micro-kernel multiply whole tiles, or oneDNN" : "");
+  fmt::print("unfused chains {} matmul, softmax and matmul; naive is the textbook in double\n",
+             onednn ? "oneDNN's" : "separate");
+  fmt::print("precision, which the errors and speed-ups of the others refer to.\n\n");
   print_samples(all, comparisons);
   const bool agree = std::all_of(comparisons.begin(), comparisons.end(),
                                  [](const Comparison& each) { return each.within_tolerance(); });
