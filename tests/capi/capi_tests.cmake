@@ -2,11 +2,14 @@
 # copy of their own in a static build.
 add_library(attn_c_calls STATIC support/c_calls.cpp)
 target_link_libraries(attn_c_calls PUBLIC attn_test_support attn_c)
-foreach(name calls caches functions errors fuzz)
+foreach(name calls plans block_masks caches functions nulls errors fuzz)
   attn_test(capi/capi_${name} attn_c_calls)
 endforeach()
 if(ATTN_SANITIZE)
   target_compile_definitions(test_capi_errors PRIVATE ATTN_TEST_SANITIZED)
+else()  # Sanitizers bring their own new and malloc.
+  attn_test(capi/capi_allocations attn_c_calls)
+  target_sources(test_capi_allocations PRIVATE support/allocations.cpp)
 endif()
 
 attn_add_c_program(c_program capi/program.c)
