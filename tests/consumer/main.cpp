@@ -1,6 +1,8 @@
-// Uses the library as its users do: attends to three keys, and catches the error of a wrong call.
+// Uses the library as its users do: attends to three keys on threads of its own, and catches the
+// error of a wrong call.
 #include <attn/attention.hpp>
 #include <attn/error.hpp>
+#include <attn/execution.hpp>
 #include <attn/tensor.hpp>
 
 #include <array>
@@ -9,6 +11,11 @@
 #include <cstdio>
 
 namespace {
+
+/// Lends no thread.
+class Nobody final : public attn::Executor {
+  void offer(int, const Task&) override {}
+};
 
 /// With q = 0 all scores are 0, so that the output is the mean of the values.
 bool output_is_mean_of_values() {
@@ -19,8 +26,9 @@ bool output_is_mean_of_values() {
   for (std::size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i);
 
   attn::Tensor out(attn::DType::f32, {1, 1, 1, dim});
+  Nobody nobody;
   attn::attention({q.data(), {1, 1, 1, dim}}, {k.data(), {1, 1, kv_len, dim}},
-                  {v.data(), {1, 1, kv_len, dim}}, out.view());
+                  {v.data(), {1, 1, kv_len, dim}}, out.view(), {}, {.executor = &nobody});
   for (std::int64_t i = 0; i < dim; ++i) {
     const float mean = static_cast<float>(i + dim), got = out.data<float>()[i];
     if (!(std::abs(got - mean) < 1e-5f)) {
