@@ -9,7 +9,7 @@
 #include <string>
 #include <thread>
 
-#include "capi/handles.hpp"
+#include "capi/each_handle.hpp"
 #include "support/c_calls.hpp"
 
 using namespace attn;

@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "capi/handles.hpp"
+#include "capi/each_handle.hpp"
 #include "support/c_calls.hpp"
 
 using namespace attn;
