@@ -245,7 +245,7 @@ attn_status attn_options_set_block_mask(attn_options* options, const attn_block_
 attn_status attn_options_set_score_matmul(attn_options* options, attn_score_matmul matmul) {
   return set_option(options, [&](AttentionOptions& to) {
     switch (matmul) {
-      case ATTN_SCORE_MATMUL_AUTOMATIC: to.score_matmul = AttentionOptions{}.score_matmul; break;
+      case ATTN_SCORE_MATMUL_AUTOMATIC: to.score_matmul = ScoreMatmul::automatic; break;
       case ATTN_SCORE_MATMUL_BUILT_IN: to.score_matmul = ScoreMatmul::built_in; break;
       case ATTN_SCORE_MATMUL_ONEDNN: to.score_matmul = ScoreMatmul::onednn; break;
       default: reject_enumerator("matmul", matmul);
