@@ -70,9 +70,11 @@ Matmul::Matmul(const MatmulShape& shape) : shape_(shape) {
   translating_errors_of(shape, [&] {
     const detail::TeamSize team(shape.num_threads);
     require_memory_for_kernels();
-    if (Ukernel ukernel(shape); ukernel) {
+    auto primitive = std::make_unique<Primitive>();
+    primitive->ukernel = Ukernel(shape);
+    if (primitive->ukernel) {
       implementation_ = Ukernel::name;
-      primitive_ = std::make_unique<const Primitive>(Primitive{{}, {}, std::move(ukernel)});
+      primitive_ = std::move(primitive);
       return;
     }
     const auto descriptor =
@@ -80,8 +82,9 @@ Matmul::Matmul(const MatmulShape& shape) : shape_(shape) {
                           matrix(shape, shape.m, shape.k, type_of(shape.operands)),
                           b_descriptor(shape), matrix(shape, shape.m, shape.n, Type::f32));
     implementation_ = descriptor.impl_info_str();
-    primitive_ =
-        std::make_unique<const Primitive>(Primitive{descriptor, dnnl::matmul(descriptor), {}});
+    primitive->descriptor = descriptor;
+    primitive->operation = dnnl::matmul(descriptor);
+    primitive_ = std::move(primitive);
   });
 }
 
@@ -96,16 +99,15 @@ bool Matmul::reads_panels(DType operands) {
 }
 
 std::shared_ptr<const Matmul> Matmul::shared(const MatmulShape& shape) {
+  constexpr std::size_t kept = 512;
   static std::mutex mutex;
-  static std::map<MatmulShape, std::weak_ptr<const Matmul>> known;
+  static std::map<MatmulShape, std::shared_ptr<const Matmul>> known;
   const std::lock_guard lock(mutex);
-  if (const auto found = known.find(shape); found != known.end()) {
-    if (auto matmul = found->second.lock()) return matmul;
-  }
+  if (const auto found = known.find(shape); found != known.end()) return found->second;
   auto matmul = std::make_shared<const Matmul>(shape);
-  std::erase_if(known, [](const auto& entry) { return entry.second.expired(); });
-  known[shape] = matmul;
-  return matmul;
+  if (known.size() >= kept)
+    std::erase_if(known, [](const auto& entry) { return entry.second.use_count() == 1; });
+  return known[shape] = std::move(matmul);
 }
 
 struct MatmulCall::Arguments {

@@ -35,8 +35,9 @@ struct MatmulShape {
 /// through its own MatmulCall.
 class Matmul {
  public:
-  /// Returns the process-wide Matmul of this shape, and makes it if none exists. It is destroyed
-  /// when the last pointer to it is. Throws Error(unsupported) if oneDNN cannot make it.
+  /// Returns the process-wide Matmul of this shape, and makes it if none exists. Some hundreds that
+  /// nobody uses are kept, as making one takes longer than a small call. Throws Error(unsupported)
+  /// if oneDNN cannot make it.
   static std::shared_ptr<const Matmul> shared(const MatmulShape& shape);
 
   /// Makes a Matmul that is not shared. Throws Error(unsupported) if oneDNN cannot make it.

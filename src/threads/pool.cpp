@@ -49,35 +49,9 @@ struct Offer {
   bool expired() const noexcept { return !Region::at(region).is_open(generation); }
 };
 
-/// The processors that a thread may run on.
-class Affinity {
- public:
-#if defined(__linux__)
-  static Affinity of_this_thread() noexcept {
-    Affinity affinity;
-    affinity.known_ = sched_getaffinity(0, sizeof affinity.set_, &affinity.set_) == 0;
-    return affinity;
-  }
-  /// Moves the calling thread to these processors. Returns whether it was elsewhere.
-  bool move_to(const Affinity& other) noexcept {
-    if (!other.known_ || (known_ && CPU_EQUAL(&set_, &other.set_))) return false;
-    if (sched_setaffinity(0, sizeof other.set_, &other.set_) != 0) return false;
-    *this = other;
-    return true;
-  }
-
- private:
-  bool known_ = false;
-  cpu_set_t set_{};
-#else
-  static Affinity of_this_thread() noexcept { return {}; }
-  bool move_to(const Affinity&) noexcept { return false; }
-#endif
-};
-
 /// What the pool keeps for each region that is open.
 struct Call {
-  Affinity affinity;  // of the caller
+  ProcessorSet processors;  // of the caller
   // Workers that were asleep when they got their offers. Each is woken once.
   std::atomic<int> sleepers{0}, next_sleeper{0};
   std::array<std::atomic<std::uint16_t>, max_num_threads> asleep;
@@ -125,7 +99,7 @@ class Pool final : public Executor {
     if (ending_) return;
     Region& region = Region::region_of(task);
     Call& call = calls_[static_cast<std::size_t>(region.index())];
-    call.affinity = Affinity::of_this_thread();
+    call.processors = ProcessorSet::of_this_thread();
     call.sleepers = 0;
     call.next_sleeper = 0;
     Offer offer{region.index(), Region::generation_of(task), 1};
@@ -213,12 +187,12 @@ class Pool final : public Executor {
 #if defined(__linux__)
     pthread_setname_np(pthread_self(), ("attn-" + std::to_string(self.index + 1)).c_str());
 #endif
-    Affinity affinity = Affinity::of_this_thread();
+    ProcessorSet processors = ProcessorSet::of_this_thread();
     self.spins = has_own_processor(self);
     while (const std::uint64_t mail = wait_for_mail(self)) {
       std::uint64_t expected = mail;
       if (!self.mail.compare_exchange_strong(expected, Offer::busy)) continue;
-      take(Offer::from(mail), self, affinity);
+      take(Offer::from(mail), self, processors);
       self.mail.store(Offer::idle);
     }
     self.ended = true;
@@ -228,12 +202,12 @@ class Pool final : public Executor {
     return self.index + 1 < available_processors();
   }
 
-  void take(const Offer& offer, Worker& self, Affinity& affinity) noexcept {
+  void take(const Offer& offer, Worker& self, ProcessorSet& processors) noexcept {
     Region& region = Region::at(offer.region);
     if (!region.enter(offer.generation)) return;
     Call& call = calls_[static_cast<std::size_t>(offer.region)];
     wake_sleepers(call);
-    if (affinity.move_to(call.affinity)) self.spins = has_own_processor(self);
+    if (processors.move_to(call.processors)) self.spins = has_own_processor(self);
     region.run(offer.thread);
     region.leave();
   }

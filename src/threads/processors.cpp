@@ -1,5 +1,7 @@
 #include "threads/processors.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -8,10 +10,6 @@
 #include <limits>
 #include <string>
 #include <thread>
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
 namespace attn::detail {
 namespace {
@@ -31,18 +29,57 @@ std::optional<int> least(const std::optional<int>& a, const std::optional<int>& 
   return std::min(*a, *b);
 }
 
-std::optional<int> read_quota() {
-  const std::string root = "/sys/fs/cgroup";
-  const std::string groups = read_text("/proc/self/cgroup");
-  std::string path(control_group_of(groups));
-  std::optional<int> quota = quota_of(read_text(root + "/cpu.max"));
-  for (; path.size() > 1; path.resize(path.rfind('/')))
-    quota = least(quota, quota_of(read_text(root + path + "/cpu.max")));
-  if (quota) return quota;
-  // Version 1, as containers see it.
-  const std::string v1 = root + "/cpu/cpu.cfs_";
-  return quota_of(read_text(v1 + "quota_us") + " " + read_text(v1 + "period_us"));
+/// The least quota of a control group and those above it. read(path) returns that of one.
+template <class Read>
+std::optional<int> least_quota(std::string path, Read read) {
+  std::optional<int> quota = read("");
+  for (; path.size() > 1; path.resize(path.rfind('/'))) quota = least(quota, read(path));
+  return quota;
 }
+
+std::optional<int> read_quota() {
+  const std::string root = "/sys/fs/cgroup", groups = read_text("/proc/self/cgroup");
+  const std::optional<int> quota = least_quota(
+      std::string(control_group_of(groups, "")),
+      [&](const std::string& path) { return quota_of(read_text(root + path + "/cpu.max")); });
+  if (quota) return quota;
+  // Version 1.
+  return least_quota(std::string(control_group_of(groups, "cpu")), [&](const std::string& path) {
+    const std::string cfs = root + "/cpu" + path + "/cpu.cfs_";
+    return quota_of(read_text(cfs + "quota_us") + " " + read_text(cfs + "period_us"));
+  });
+}
+
+#if defined(__linux__)
+/// The processors of OpenMP's place with this number.
+cpu_set_t processors_of_place(int place) noexcept {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::array<int, CPU_SETSIZE> ids;
+  const int count = omp_get_place_num_procs(place);
+  if (count > CPU_SETSIZE) return set;
+  omp_get_place_proc_ids(place, ids.data());
+  std::for_each(ids.begin(), ids.begin() + std::max(count, 0), [&set](int id) {
+    if (id >= 0 && id < CPU_SETSIZE) CPU_SET(static_cast<unsigned>(id), &set);
+  });
+  return set;
+}
+
+/// Where OpenMP binds threads, and `set` is one of its places: all of its places. OpenMP is not
+/// asked for the place of the thread, as GCC's runtime would bind a thread that is not its own.
+cpu_set_t without_binding(const cpu_set_t& set) noexcept {
+  if (omp_get_proc_bind() == omp_proc_bind_false) return set;
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  bool bound = false;
+  for (int place = 0; place < omp_get_num_places(); ++place) {
+    const cpu_set_t processors = processors_of_place(place);
+    bound |= CPU_EQUAL(&processors, &set) != 0;
+    CPU_OR(&all, &all, &processors);
+  }
+  return bound ? all : set;
+}
+#endif
 
 }  // namespace
 
@@ -59,13 +96,22 @@ std::optional<int> quota_of(std::string_view cpu_max) noexcept {
   return static_cast<int>(std::clamp<std::int64_t>(time / period, 1, most));
 }
 
-std::string_view control_group_of(std::string_view cgroups) noexcept {
-  constexpr std::string_view start = "0::/";
+std::string_view control_group_of(std::string_view cgroups, std::string_view controller) noexcept {
   for (std::size_t begin = 0; begin < cgroups.size();) {
     const std::size_t end = std::min(cgroups.find('\n', begin), cgroups.size());
     const std::string_view line = cgroups.substr(begin, end - begin);
-    if (line.starts_with(start)) return line.substr(start.size() - 1);
     begin = end + 1;
+    // number:controllers:path, with commas between controllers
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == line.npos || second == line.npos) continue;
+    std::string_view names = line.substr(first + 1, second - first - 1);
+    if (controller.empty() && names.empty()) return line.substr(second + 1);
+    while (!names.empty()) {
+      const std::size_t comma = std::min(names.find(','), names.size());
+      if (!controller.empty() && names.substr(0, comma) == controller)
+        return line.substr(second + 1);
+      names.remove_prefix(std::min(comma + 1, names.size()));
+    }
   }
   return {};
 }
@@ -81,12 +127,30 @@ std::optional<int> processor_quota() noexcept {
   return quota;
 }
 
-int available_processors() noexcept {
-  int processors = 0;
 #if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) processors = CPU_COUNT(&set);
+ProcessorSet ProcessorSet::of_this_thread() noexcept {
+  ProcessorSet processors;
+  processors.known_ = sched_getaffinity(0, sizeof processors.set_, &processors.set_) == 0;
+  if (processors.known_) processors.set_ = without_binding(processors.set_);
+  return processors;
+}
+
+bool ProcessorSet::move_to(const ProcessorSet& other) noexcept {
+  if (!other.known_ || (known_ && CPU_EQUAL(&set_, &other.set_))) return false;
+  if (sched_setaffinity(0, sizeof other.set_, &other.set_) != 0) return false;
+  *this = other;
+  return true;
+}
+
+int ProcessorSet::count() const noexcept { return known_ ? CPU_COUNT(&set_) : 0; }
+#else
+ProcessorSet ProcessorSet::of_this_thread() noexcept { return {}; }
+bool ProcessorSet::move_to(const ProcessorSet&) noexcept { return false; }
+int ProcessorSet::count() const noexcept { return 0; }
 #endif
+
+int available_processors() noexcept {
+  int processors = ProcessorSet::of_this_thread().count();
   if (processors == 0) processors = static_cast<int>(std::thread::hardware_concurrency());
   return std::max(1, std::min(processors, processor_quota().value_or(processors)));
 }

@@ -39,6 +39,8 @@ TEST_CASE("help, version and info end with 0") {
 TEST_CASE("info lists what can be forced, and what bounds the default") {
   const std::string info = attn_demo("info").out;
   for (const Isa isa : available_isas()) CHECK(info.find(name_of(isa)) != std::string::npos);
+  // OpenMP binds the first thread to one processor; the others are still there.
+  CHECK(shell("OMP_PROC_BIND=true", ATTN_DEMO_PATH, "info").out == info);
   if (!has_onednn()) {
     CHECK(info.find("ATTN_WITH_ONEDNN=OFF") != std::string::npos);
     CHECK(attn_demo("--version").out.find("without oneDNN") != std::string::npos);

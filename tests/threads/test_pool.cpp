@@ -360,9 +360,14 @@ TEST_CASE("The quota of a control group") {
   CHECK(quota_of("250000\n 100000\n") == 2);
   CHECK_FALSE(quota_of("-1\n 100000\n").has_value());
 
-  CHECK(control_group_of("0::/user.slice/a b\n") == "/user.slice/a b");
-  CHECK(control_group_of("12:cpu,cpuacct:/x\n0::/\n") == "/");
-  CHECK(control_group_of("12:cpu,cpuacct:/x\n0::/y") == "/y");
-  CHECK(control_group_of("12:cpu,cpuacct:/x\n").empty());
-  CHECK(control_group_of("").empty());
+  CHECK(control_group_of("0::/user.slice/a b\n", "") == "/user.slice/a b");
+  CHECK(control_group_of("12:cpu,cpuacct:/x\n0::/\n", "") == "/");
+  CHECK(control_group_of("12:cpu,cpuacct:/x\n0::/y", "") == "/y");
+  CHECK(control_group_of("12:cpu,cpuacct:/x\n", "").empty());
+  CHECK(control_group_of("", "").empty());
+  for (const char* groups :
+       {"12:cpu,cpuacct:/x:y\n0::/", "2:cpuset:/z\n1:cpuacct,cpu:/x:y\n", "3:cpu:/x:y"})
+    CHECK(control_group_of(groups, "cpu") == "/x:y");
+  for (const char* groups : {"2:cpuset,cpuacct:/z\n0::/y\n", "cpu", "1:cpu", "::", ""})
+    CHECK(control_group_of(groups, "cpu").empty());
 }
