@@ -110,7 +110,7 @@ TEST_CASE("Hidden keys do not reach the result") {
 }
 
 TEST_CASE("Random combinations of all options, forward and backward") {
-  for (const std::uint64_t seed : seeds(1, 60)) {
+  for (const std::uint64_t seed : seeds(1, 30)) {
     BackwardCase c = random_backward_case(seed);
     Random random(seed);
     if (random.chance(0.5)) c.call.q_len = random.integer(90, 300);
@@ -128,6 +128,8 @@ TEST_CASE("Every normalizer, with values that are not finite") {
   for (const Normalizer& normalizer : {Normalizer::softmax(), Normalizer::sigmoid(),
                                        Normalizer::sparsemax(), Normalizer::entmax(1.3f)}) {
     Case c = usual();
+    c.q_len = 40;
+    c.kv_len = 150;
     c.options.normalizer = normalizer;
     c.lse = normalizer == Normalizer::softmax();
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -136,7 +138,7 @@ TEST_CASE("Every normalizer, with values that are not finite") {
       check_case(c);
       Inputs inputs = make_inputs(c);
       inputs.v.set({0, 1, 70, 3}, std::numeric_limits<double>::quiet_NaN());
-      inputs.v.set({1, 0, 590, 39}, std::numeric_limits<double>::infinity());
+      inputs.v.set({1, 0, 140, 39}, std::numeric_limits<double>::infinity());
       const Expected expected = expected_of(c, inputs);
       for (const Isa isa : available_isas()) CHECK(difference(run(inputs, c, isa), expected) == "");
     }
