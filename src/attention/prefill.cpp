@@ -127,12 +127,13 @@ void PrefillPass::plan_prefetch(const QueryBlock& rows, std::int64_t first_row, 
 void PrefillPass::process_whole_tile(const QueryBlock& rows, std::int64_t block, std::int64_t keys,
                                      const std::optional<HeadIndex>& next_head) {
   const std::int64_t value_width = context_.plan().packed.value_width;
+  const KeyRange multiplied{0, tiles_.block_keys(block).begin + keys};
   whole_tiles_.multiply_keys(rows, block, keys, *packed_, queries_);
   for (std::int64_t first_row = 0; first_row < rows.count; first_row += tile_rows) {
     plan_prefetch(rows, first_row, block, next_head);
     prefetch_.fetch();
-    QueryTile tile =
-        tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
+    QueryTile tile = tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row),
+                                    block, multiplied);
     whole_tiles_.find_scores(tile);
     if (!tile.visible_range.empty()) tiles_.transform(tile);
     whole_tiles_.exponentiate(tile, *packed_, block, scratch_.states.from(first_row, value_width));
@@ -146,9 +147,8 @@ void PrefillPass::process_tile(const QueryBlock& rows, std::int64_t first_row, s
   const Blocking& blocking = context_.plan().packed;
   const KeyRange keys{tiles_.block_keys(block).begin + first_key, rows.visible_to_any.end};
   if (first_key > 0 && keys.empty()) return;
-  QueryTile tile =
-      tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row), block);
-  if (first_key > 0) tile.keep({first_key, blocking.kv_block});
+  QueryTile tile = tiles_.tile_of(rows, first_row, std::min(tile_rows, rows.count - first_row),
+                                  block, {keys.begin, all_keys.end});
   if (tile.visible_range.empty()) return;
   compute_scores(tile, block);
   tiles_.transform(tile);

@@ -53,15 +53,6 @@ struct QueryTile {
   const float* mask[kernels::tile_rows] = {};  // additive
   bool hides[kernels::tile_rows] = {};         // a mask hides keys inside the row's range
 
-  /// Leaves only those keys of the block in the ranges.
-  void keep(KeyRange keys) noexcept {
-    visible_range = intersection(visible_range, keys);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const KeyRange kept = intersection(range(r), keys);
-      begin[r] = kept.begin;
-      end[r] = kept.end;
-    }
-  }
   KeyRange range(std::int64_t r) const { return {begin[r], end[r]}; }
   /// The same keys, counted from the first key of the sequence.
   KeyRange keys(std::int64_t r) const { return {block_begin + begin[r], block_begin + end[r]}; }

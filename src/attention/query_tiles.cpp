@@ -113,11 +113,12 @@ bool QueryTiles::sees(const QueryBlock& rows, std::int64_t block) const {
 }
 
 QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-                              std::int64_t block) {
-  const KeyRange keys = block_keys(block);
+                              std::int64_t block, KeyRange among) {
+  const std::int64_t block_begin = block_keys(block).begin;
+  const KeyRange keys = intersection(block_keys(block), among);
   QueryTile tile;
   tile.block_rows = &rows;
-  tile.block_begin = keys.begin;
+  tile.block_begin = block_begin;
   tile.first_row = first_row;
   tile.rows = count;
   tile.visible_stride = blocking_.kv_block;
@@ -127,7 +128,7 @@ QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, st
   const KeyRange any = intersection(rows.visible_to_any, keys);
   tile.full = any == intersection(rows.visible_to_all, keys);
   if (tile.full) {
-    tile.visible_range = {any.begin - keys.begin, any.end - keys.begin};
+    tile.visible_range = {any.begin - block_begin, any.end - block_begin};
     std::fill_n(tile.begin, kernels::tile_rows, tile.visible_range.begin);
     std::fill_n(tile.end, kernels::tile_rows, tile.visible_range.end);
   } else {
@@ -136,8 +137,8 @@ QueryTile QueryTiles::tile_of(const QueryBlock& rows, std::int64_t first_row, st
       const std::int64_t q_index = (rows.first + first_row + r) / group_size;
       const KeyRange seen = intersection(
           intersection(rows.head.visibility.range_of(q_index), rows.visible_to_any), keys);
-      tile.begin[r] = seen.begin - keys.begin;
-      tile.end[r] = seen.end - keys.begin;
+      tile.begin[r] = seen.begin - block_begin;
+      tile.end[r] = seen.end - block_begin;
     }
     tile.visible_range = union_of_ranges(tile);
   }

@@ -48,10 +48,10 @@ class QueryTiles {
   /// Whether the block mask, if there is one, lets any of the rows see any of a block of keys.
   bool sees(const QueryBlock& rows, std::int64_t block) const;
 
-  /// Rows first_row, ... of a block of rows against one block of keys. Its visible_range is empty
-  /// if they see no key of it.
+  /// Rows first_row, ... of a block of rows against those of one block of keys that are in `among`.
+  /// Its visible_range is empty if they see none of them.
   QueryTile tile_of(const QueryBlock& rows, std::int64_t first_row, std::int64_t count,
-                    std::int64_t block);
+                    std::int64_t block, KeyRange among = all_keys);
   /// Applies scale, softcap, ALiBi, masks and score_mod to the scores of a tile.
   void transform(QueryTile& tile, const SavedScores& saved = {});
 

@@ -104,14 +104,12 @@ WholeTiles::Calls& WholeTiles::calls_of(std::int64_t rows, std::int64_t keys) {
 
 void WholeTiles::multiply_keys(const QueryBlock& rows, std::int64_t block, std::int64_t keys,
                                const PackedHead& packed, const float* queries) {
-  keys_ = keys;
   padded_ = context_.plan().onednn_keys(keys);
   current_ = &calls_of(padded_rows(rows.count), padded_);
   current_->scores.execute(queries, packer_.keys(packed, block, 0).data, scratch_.score_tile);
 }
 
 void WholeTiles::find_scores(QueryTile& tile) const noexcept {
-  tile.keep({0, keys_});
   tile.score_stride = padded_;
   tile.scores = scratch_.score_tile + tile.first_row * tile.score_stride;
 }

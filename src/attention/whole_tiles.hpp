@@ -73,7 +73,7 @@ class WholeTiles {
                      const PackedHead& packed, const float* queries);
   /// The scores of a row.
   const float* scores(std::int64_t r) const noexcept { return scratch_.score_tile + r * padded_; }
-  /// The rows of a tile, without the keys of the block that were not multiplied.
+  /// Finds the rows of a tile, which has none but the multiplied keys, among the scores.
   void find_scores(QueryTile& tile) const noexcept;
   /// The online softmax of a tile with transformed scores. `states` are those of the tile's rows.
   /// Pairs of probabilities take half the room of scores, and lie side by side: tiles have to come
@@ -98,8 +98,7 @@ class WholeTiles {
   NonFiniteValues non_finite_;
   std::vector<Calls> calls_;  // that this thread has made; each allocates memory in oneDNN
   Calls* current_ = nullptr;
-  std::int64_t keys_ = 0;    // of the current tile
-  std::int64_t padded_ = 0;  // the same with padding
+  std::int64_t padded_ = 0;  // keys of the current tile, with padding
 };
 
 }  // namespace attn::detail

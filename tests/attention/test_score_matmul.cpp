@@ -43,6 +43,23 @@ void for_each_case(F&& f) {
   c.mask = {.shape = {c.q_len, c.kv_len}};
   c.q_type = c.kv_type = c.out_type = DType::bf16;
   f(c);
+  // Dense masks over keys of which oneDNN multiplies some and the micro-kernel the rest.
+  for (const DType mask : {DType::f32, DType::boolean}) {
+    c = usual();
+    c.options.causal = Causal::bottom_right();
+    c.kv_lens = {600, 431};
+    c.mask = {.dtype = mask, .shape = {c.q_len, c.kv_len}, .hidden = 0.4};
+    f(c);
+    c.mask = {.dtype = mask, .shape = {c.q_len, 300}, .hidden = 0.02};
+    c.options.mask_keys = MaskKeys::last;
+    f(c);
+  }
+  c = usual();
+  c.options.mask_mod = [](const KeyRun& run, bool* visible) {
+    for (std::int64_t n = 0; n < run.count; ++n) visible[n] = (run.key_begin + n) % 7 != 0;
+  };
+  c.options.causal = Causal::top_left();
+  f(c);
   c = usual();
   c.alibi = c.sinks = true;
   c.options.softcap = 5.f;
