@@ -163,8 +163,8 @@ std::vector<Entry> all_entries() {
       {{k, v},
        [](const Tensors& t, Random& random) {
          CKvCache cache;
-         const auto size = [&] { return random.chance(0.9) ? 2 : random.pick({largest, least}); };
-         const attn_status status = attn_kv_cache_create(cache.out(), 2, 1, 2 * size(), 4, NULL);
+         const auto size = [&] { return random.chance(0.9) ? 8 : random.pick({largest, least}); };
+         const attn_status status = attn_kv_cache_create(cache.out(), 2, 1, size(), 4, NULL);
          return status != ATTN_OK ? status : attn_kv_cache_append(cache, t[0], t[1], NULL);
        }},
   };

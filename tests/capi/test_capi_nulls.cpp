@@ -18,6 +18,11 @@ using namespace attn::test;
 
 namespace {
 
+void check_null(attn_status status, const std::string& name) {
+  CHECK(status == ATTN_INVALID_ARGUMENT);
+  CHECK(std::string(attn_last_error()).substr(0, name.size() + 8) == name + " is NULL");
+}
+
 /// Calls the function once for each name in the list, with NULL as the argument at its place. An
 /// empty name stands for an argument that may be NULL, or is no pointer.
 template <std::size_t place = 0, class... Parameters>
@@ -29,9 +34,7 @@ void check_nulls(attn_status (*function)(Parameters...), const std::vector<std::
       if (place < names.size() && !names[place].empty()) {
         std::tuple<Parameters...> arguments = valid;
         std::get<place>(arguments) = nullptr;
-        CHECK(std::apply(function, arguments) == ATTN_INVALID_ARGUMENT);
-        CHECK(std::string(attn_last_error()).substr(0, names[place].size() + 8) ==
-              names[place] + " is NULL");
+        check_null(std::apply(function, arguments), names[place]);
       }
     }
     check_nulls<place + 1>(function, names, valid);
