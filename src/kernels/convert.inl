@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "kernels/contract/convert.hpp"
-#include "kernels/scalar.inl"
 #include "kernels/lanes.inl"
+#include "kernels/scalar.inl"
 
 namespace attn::kernels {
 namespace {

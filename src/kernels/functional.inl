@@ -7,8 +7,8 @@
 
 #include "kernels/contract/functional.hpp"
 #include "kernels/exp.inl"
-#include "kernels/rows.inl"
 #include "kernels/lanes.inl"
+#include "kernels/rows.inl"
 
 namespace attn::kernels {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "kernels/contract/gradient.hpp"
 #include "kernels/exp.inl"
-#include "kernels/online_softmax.inl"
 #include "kernels/lanes.inl"
+#include "kernels/online_softmax.inl"
 
 namespace attn::kernels {
 namespace {

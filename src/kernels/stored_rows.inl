@@ -13,8 +13,8 @@
 
 #include "kernels/contract/packed.hpp"
 #include "kernels/contract/stored_rows.hpp"
-#include "kernels/matmul.inl"
 #include "kernels/lanes.inl"
+#include "kernels/matmul.inl"
 
 namespace attn::kernels {
 namespace {
