@@ -62,7 +62,8 @@ class ATTN_API Executor {
 /// OpenMP's threads. All of the team are waited for, those that the system does not run included,
 /// and they spin for a while after each call, in case there is another. Choose it where a program
 /// divides its own work by OpenMP, too, and calls the library in between: these threads then do
-/// both, where the library's own would compete with those that spin.
+/// both, where the library's own would compete with those that spin. A build without OpenMP
+/// (ATTN_WITH_OPENMP=OFF) has none, and the calling thread computes alone.
 ATTN_API Executor& openmp_executor();
 
 /// The number of threads does not change a result, nor does it matter whose they are: it has the

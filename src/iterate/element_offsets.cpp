@@ -3,6 +3,7 @@
 namespace attn::detail {
 
 ElementOffsets::ElementOffsets(const Dims& shape, const Dims& strides) noexcept {
+  if (shape.product() == 0) return;  // no element has an offset, and 0 would divide indices
   Dims extents = shape, steps = strides;
   int rank = 0;
   for (int dim = 0; dim < shape.rank(); ++dim) {

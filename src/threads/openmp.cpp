@@ -1,7 +1,6 @@
 #include "threads/openmp.hpp"
 
-#include <omp.h>
-
+#include "threads/omp.hpp"
 #include "threads/region.hpp"
 #include "threads/team_size.hpp"
 

@@ -2,7 +2,6 @@
 
 #include <attn/execution.hpp>
 
-#include <omp.h>
 #include <pthread.h>
 #if __has_include(<sys/single_threaded.h>)
 #include <sys/single_threaded.h>
@@ -14,6 +13,7 @@
 #include <cstddef>
 
 #include "tensor/memory.hpp"
+#include "threads/omp.hpp"
 #include "threads/processors.hpp"
 #include "threads/region.hpp"
 

@@ -289,6 +289,14 @@ TEST_CASE("Rows without elements have NaN for statistics, and no rows have none"
   layer_norm(x.view(), {}, {}, y.view(), {}, {mean.view(), inverse_deviation.view()});
   for (const double value : mean.values()) CHECK(std::isnan(value));
   for (const double value : inverse_deviation.values()) CHECK(std::isnan(value));
+
+  // Steps that lead nowhere, and so do not make one dim of the row.
+  const float number = 1;
+  const TensorView apart(&number, {2, 3, 0}, {3, 0, 1}), parameter(&number, {3, 1}, {0, 0});
+  float none = 0;
+  const MutableTensorView nothing(&none, {2, 3, 0}, {8, 4, 1});
+  rms_norm(apart, parameter, nothing, {.dim = 1});
+  layer_norm(apart, parameter, parameter, nothing, {.dim = 1});
 }
 
 TEST_CASE("In place, by threads and from repeated memory the bits are the same") {
