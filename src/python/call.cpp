@@ -30,6 +30,7 @@ Call::Call(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options, n
     max_q_len_ = optional_integer("max_q_len", entries[2]);
     max_kv_len_ = optional_integer("max_kv_len", entries[3]);
     page_table_ = Array("page_table", entries[4]);
+    starts_ = Array("starts", entries[5]);
   }
   if (!q_offsets_) require_rank_4(q_, "[batch, num_q_heads, q_len, head_dim]");
   if (!kv_offsets_) require_rank_4(v_, "[batch, num_kv_heads, kv_len, v_head_dim]");
@@ -40,6 +41,7 @@ AttentionTensors Call::shapes(DType out_type, bool with_lse) const {
   options_.add_to(tensors);
   tensors.ragged = {q_offsets_.view(), kv_offsets_.view(), max_q_len_, max_kv_len_};
   if (page_table_) tensors.storage.layout = Paged{page_table_.view()};
+  if (starts_) tensors.storage.layout = Ring{starts_.view()};
   const Dims &q = q_.view().shape, &v = v_.view().shape;
   if (q.rank() == 0 || v.rank() == 0)
     reject(fmt::format("{} has rank 0; it needs 3 with offsets", q.rank() == 0 ? "q" : "v"));
@@ -53,7 +55,7 @@ AttentionTensors Call::shapes(DType out_type, bool with_lse) const {
 void Call::require_inputs_apart(const Array& output) const {
   for (const Array* const input :
        {&q_, &k_, &v_, &options_.mask, &options_.alibi_slopes, &options_.kv_lens, &options_.sinks,
-        &q_offsets_, &kv_offsets_, &page_table_}) {
+        &q_offsets_, &kv_offsets_, &page_table_, &starts_}) {
     require_apart(output, *input);
   }
 }
@@ -138,6 +140,13 @@ nb::object attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& 
     Workspace workspace(plan.workspace_size());
     plan.run(all, workspace);
   });
+}
+
+void check_attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options,
+                     nb::handle sequences) {
+  const Call call(q, k, v, options, sequences);
+  const AttentionPlan plan(planned(call, Array(), true), call.options().options,
+                           call.options().execution);
 }
 
 namespace {
@@ -259,6 +268,8 @@ void bind_call(nb::module_& module) {
   module.def("attention", &attention, nb::arg("q").none(), nb::arg("k").none(), nb::arg("v").none(),
              nb::arg("options"), nb::arg("out").none(), nb::arg("return_lse"),
              nb::arg("sequences").none());
+  module.def("check", &check_attention, nb::arg("q").none(), nb::arg("k").none(),
+             nb::arg("v").none(), nb::arg("options"), nb::arg("sequences").none());
   module.def("attention_backward", &attention_backward, nb::arg("dout").none(), nb::arg("qkv"),
              nb::arg("out").none(), nb::arg("lse").none(), nb::arg("dlse").none(),
              nb::arg("options"), nb::arg("sequences").none(), nb::arg("wanted"));

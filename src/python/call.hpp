@@ -14,7 +14,7 @@ void require_rank_4(const Array& array, const char* layout);
 
 /// The arrays that q, k, v, out and lse of a call lie in. Sequences that are packed, and pages, are
 /// described by the last argument of the constructor: None, or a tuple (q_offsets, kv_offsets,
-/// max_q_len, max_kv_len, page_table) whose entries may be None.
+/// max_q_len, max_kv_len, page_table, starts) whose entries may be None.
 class Call {
  public:
   Call(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options, nb::handle sequences);
@@ -29,7 +29,7 @@ class Call {
   void require_inputs_apart(const Array& output) const;
 
  private:
-  Array q_, k_, v_, q_offsets_, kv_offsets_, page_table_;
+  Array q_, k_, v_, q_offsets_, kv_offsets_, page_table_, starts_;
   CallOptions options_;
   std::optional<std::int64_t> max_q_len_, max_kv_len_;
 };
@@ -58,6 +58,10 @@ nb::object with_outputs(const Array& like, AttentionTensors tensors, const Array
 
 nb::object attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options,
                      nb::handle out, bool return_lse, nb::handle sequences);
+
+/// Throws what attention() would throw for the shapes and options of a call; computes nothing.
+void check_attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options,
+                     nb::handle sequences);
 
 /// Returns (dq, dk, dv, dmask, dalibi, dsinks); each may be None. `wanted` has six bools.
 nb::object attention_backward(nb::handle dout, const nb::tuple& qkv, nb::handle out, nb::handle lse,

@@ -56,7 +56,7 @@ def _to_arguments(
     """The arguments of an operator for the options of a call (_options.pack)."""
     (scale, softcap, causal, q_position, window, mask, slopes, kv_lens, sinks, normalizer, alpha,
      bias, _, score_matmul, num_threads, isa) = options  # fmt: skip
-    q_offsets, kv_offsets, max_q_len, max_kv_len, _ = sequences or (None,) * 5
+    q_offsets, kv_offsets, max_q_len, max_kv_len, *_ = sequences or (None,) * 6
     left, right = window or (None, None)
     return (
         q, k, v, mask, slopes, sinks, kv_lens, q_offsets, kv_offsets, max_q_len, max_kv_len, scale,
@@ -77,7 +77,7 @@ def _from_arguments(arguments: Tuple[Any, ...]) -> Tuple[Any, Any]:
         normalizer, alpha, bias, None, score_matmul, num_threads, isa,
     )  # fmt: skip
     ragged = q_offsets is not None or kv_offsets is not None
-    return options, (q_offsets, kv_offsets, max_q_len, max_kv_len, None) if ragged else None
+    return options, (q_offsets, kv_offsets, max_q_len, max_kv_len, None, None) if ragged else None
 
 
 def _empty_out(q: Tensor, v: Tensor) -> Tensor:
@@ -290,6 +290,8 @@ def differentiable_attention(
         out, lse = _Attention.apply(*tensors, options, sequences)
     elif options[12] is not None:
         raise NotImplementedError("block_mask has no place in a call that PyTorch traces")
+    elif sequences is not None and (sequences[4] is not None or sequences[5] is not None):
+        raise NotImplementedError("keys in pages or rings have no place in a call that it traces")
     else:
         if kv_lens is not None:
             _require_tensors(kv_lens=kv_lens)
