@@ -300,6 +300,14 @@ def differentiable_attention(
     return (out, lse) if return_lse else out
 
 
+def autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
+    """The tensors in the type that torch.autocast asks for, if it is on."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    dtype = torch.get_autocast_dtype("cpu")
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -330,10 +338,7 @@ def scaled_dot_product_attention(
         raise NotImplementedError(f"dropout_p is {dropout_p}; attn has no dropout: it needs 0")
     if is_causal and attn_mask is not None:
         raise _native.Error("attn_mask is given with is_causal: one of both says what is visible")
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    q, k, v = query, key, value
+    q, k, v = query, key, value = autocast(query, key, value)
     if not q.dtype == k.dtype == v.dtype:
         raise _native.Error(
             f"query, key and value have types {q.dtype}, {k.dtype} and {v.dtype}; they need one"

@@ -10,7 +10,6 @@ from torch import Tensor
 from attn import _native
 
 
-
 def int32(name: str, tensor: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is of type {type(tensor).__name__}; it needs a torch.Tensor")
@@ -29,9 +28,7 @@ def numbers(name: str, tensor: Any, batch: int, least: int, most: int) -> Tensor
     wrong = ((values < least) | (values > most)).nonzero()
     if len(wrong):
         b = int(wrong[0])
-        raise _native.Error(
-            f"{name}[{b}] is {int(values[b])}; it needs to lie in {least}..{most}"
-        )
+        raise _native.Error(f"{name}[{b}] is {int(values[b])}; it needs to lie in {least}..{most}")
     return values
 
 
@@ -183,9 +180,7 @@ class Cache:
         self.v_cache.index_put_(places, v)
 
 
-def _rotated(
-    x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, positions: Tensor
-) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, positions: Tensor) -> Tensor:
     """x [batch, seq, heads, dim] at positions [batch, seq]."""
     rotated: Tensor = _native.rope(x.transpose(1, 2), cos, sin, interleaved, positions)
     return rotated.transpose(1, 2)

@@ -35,7 +35,13 @@ def unpad_input(
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
     longest = int(lengths.max()) if len(lengths) else 0
     used = attention_mask.sum(-1, dtype=torch.int32)
-    return index_first_axis(hidden_states.flatten(0, 1), indices), indices, cu_seqlens, longest, used
+    return (
+        index_first_axis(hidden_states.flatten(0, 1), indices),
+        indices,
+        cu_seqlens,
+        longest,
+        used,
+    )
 
 
 def pad_input(hidden_states: Tensor, indices: Tensor, batch: int, seqlen: int) -> Tensor:
