@@ -34,6 +34,11 @@ inline int omp_in_parallel() noexcept { return 0; }
 inline int omp_get_dynamic() noexcept { return 0; }
 inline int omp_get_thread_num() noexcept { return 0; }
 inline int omp_get_num_threads() noexcept { return 1; }
+enum omp_proc_bind_t { omp_proc_bind_false };
+inline omp_proc_bind_t omp_get_proc_bind() noexcept { return omp_proc_bind_false; }
+inline int omp_get_num_places() noexcept { return 0; }
+inline int omp_get_place_num_procs(int) noexcept { return 0; }
+inline void omp_get_place_proc_ids(int, int*) noexcept {}
 inline void omp_set_num_threads(int) noexcept {}
 inline void omp_set_dynamic(int) noexcept {}
 

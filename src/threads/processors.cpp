@@ -1,7 +1,5 @@
 #include "threads/processors.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -10,6 +8,8 @@
 #include <limits>
 #include <string>
 #include <thread>
+
+#include "threads/omp.hpp"
 
 namespace attn::detail {
 namespace {

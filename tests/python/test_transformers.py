@@ -111,15 +111,15 @@ def test_pieces_with_a_cache():
 
 
 def test_static_first_pass_without_a_mask():
-    (q,) = torch.randn(1, 1, 2, 4, 8)
+    q = torch.randn(1, 2, 4, 8)
     k, v = torch.randn(2, 1, 2, 9, 8)
     module = torch.nn.Module()
-    out, weights = attn.transformers.attention_forward(module, q[None], k, v, None)
-    expected = torch.nn.functional.scaled_dot_product_attention(q[None], k, v, is_causal=True)
+    out, weights = attn.transformers.attention_forward(module, q, k, v, None)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     torch.testing.assert_close(out, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
     assert weights is None and out.is_contiguous()
-    one, _ = attn.transformers.attention_forward(module, q[None][:, :, :1], k, v, None)
-    expected = torch.nn.functional.scaled_dot_product_attention(q[None][:, :, :1], k, v)
+    one, _ = attn.transformers.attention_forward(module, q[:, :, :1], k, v, None)
+    expected = torch.nn.functional.scaled_dot_product_attention(q[:, :, :1], k, v)
     torch.testing.assert_close(one, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
 
 

@@ -20,7 +20,7 @@ __all__ = ["attention_forward", "register"]
 
 # What models pass along that means nothing for the scores, or is in the mask already.
 _WITHOUT_EFFECT = frozenset({
-    "cache_position", "deterministic", "dim", "hidden_act", "hidden_dim", "hidden_states",
+    "cache", "cache_position", "deterministic", "dim", "hidden_act", "hidden_dim", "hidden_states",
     "num_items_in_batch", "output_hidden_states", "output_router_logits", "past_key_values",
     "position_embeddings", "position_ids", "return_dict", "seq_idx", "use_cache",
 })  # fmt: skip
