@@ -7,6 +7,7 @@ llama      a small random Llama in transformers, forward and backward
 Each number is the best of several runs, alternating between what is compared.
 """
 
+import copy
 import sys
 import time
 
@@ -62,9 +63,12 @@ def block():
     width = heads * dim
     linear = torch.nn.functional.linear
     weights = [
-        [torch.randn(n, m) * 0.02 for n, m in [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]]
+        [
+            torch.randn(n, m) * 0.02
+            for n, m in [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+        ]
         for _ in range(4)
-    ]  # fmt: skip
+    ]
     x = torch.randn(1, tokens, width)
     spent = {"linear": 0.0, "attention": 0.0}
 
@@ -111,14 +115,21 @@ def llama():
 
     attn.transformers.register()
     config = transformers.LlamaConfig(
-        vocab_size=1000, hidden_size=512, intermediate_size=1024, num_hidden_layers=4,
-        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=2048,
-    )  # fmt: skip
+        vocab_size=1000,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+    )
     ids = torch.randint(0, 1000, (1, 1024))
     models = {}
     for name in ("attn", "sdpa", "eager"):
         torch.manual_seed(0)
-        models[name] = transformers.LlamaForCausalLM._from_config(config, attn_implementation=name)
+        models[name] = transformers.LlamaForCausalLM._from_config(
+            copy.deepcopy(config), attn_implementation=name
+        )
 
     def step(model):
         model.zero_grad()

@@ -8,6 +8,8 @@
 #include <limits>
 #include <string>
 
+#include "torch_threads.hpp"
+
 namespace attn::python {
 namespace {
 
@@ -159,23 +161,32 @@ int get_num_threads() {
   return chosen != 0 ? chosen : build_info().num_threads;
 }
 
-Execution default_execution(Kind kind) {
-  const int chosen = chosen_num_threads;
-  if (chosen != 0) return {.num_threads = chosen};
-  if (kind != Kind::torch) return {};
+namespace {
+
+int torch_num_threads() {
   static PyObject* const torch = PyUnicode_InternFromString("torch");
   static PyObject* const get_num_threads = PyUnicode_InternFromString("get_num_threads");
   const nb::object module = nb::steal(PyImport_GetModule(torch));
   const nb::object number = nb::steal(PyObject_CallMethodNoArgs(module.ptr(), get_num_threads));
   if (!number.is_valid()) throw nb::python_error();
-  return {.num_threads = static_cast<int>(required_integer("num_threads", number))};
+  return checked_num_threads(number);
 }
 
+}  // namespace
+
+Execution default_execution(Kind kind) { return execution_of(nb::none(), nb::none(), kind); }
+
 Execution execution_of(nb::handle num_threads, nb::handle isa, Kind kind) {
-  Execution execution = num_threads.is_none()
-                            ? default_execution(kind)
-                            : Execution{.num_threads = checked_num_threads(num_threads)};
+  Execution execution;
+  const int chosen = chosen_num_threads;
+  if (!num_threads.is_none())
+    execution.num_threads = checked_num_threads(num_threads);
+  else if (chosen != 0)
+    execution.num_threads = chosen;
+  else if (kind == Kind::torch)
+    execution.num_threads = torch_num_threads();
   if (!isa.is_none()) execution.isa = isa_from_name(required_text("isa", isa));
+  if (kind == Kind::torch) execution.executor = torch_threads();
   return execution;
 }
 

@@ -54,7 +54,8 @@ bool required_bool(const char* name, nb::handle value);
 std::string required_text(const char* name, nb::handle value);
 
 /// How a call runs. Without a number of threads: that of set_num_threads(), else PyTorch's where
-/// its tensors are computed on, else the library's default.
+/// its tensors are computed on, else the library's default. PyTorch's tensors are computed by
+/// PyTorch's threads.
 Execution execution_of(nb::handle num_threads, nb::handle isa, Kind kind);
 Execution default_execution(Kind kind);
 

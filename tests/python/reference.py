@@ -25,9 +25,20 @@ def visible(q_len, kv_len, *, causal=False, q_position=None, window=None, kv_len
 
 
 def attention(
-    q, k, v, *, scale=None, softcap=None, causal=False, q_position=None, window=None, mask=None,
-    alibi_slopes=None, kv_lens=None, sinks=None,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    *,
+    scale=None,
+    softcap=None,
+    causal=False,
+    q_position=None,
+    window=None,
+    mask=None,
+    alibi_slopes=None,
+    kv_lens=None,
+    sinks=None,
+):
     """O and lse in double; a row that sees no key has 0 and -inf, or its sink."""
     q, k, v = (np.asarray(x, dtype=np.float64) for x in (q, k, v))
     batch, heads, q_len, dim = q.shape

@@ -42,12 +42,29 @@ def read_only(a):
 
 @pytest.mark.parametrize(
     "wrap",
-    [memoryview, Exporter, lambda a: Exporter(a, versioned=False), Interface, read_only,
-     lambda a: Exporter(read_only(a)), lambda a: (ctypes.c_float * 8 * 5 * 2 * 1).from_buffer_copy(a),
-     lambda a: Exporter(np.asfortranarray(a)), lambda a: Interface(np.asfortranarray(a))],
-    ids=["buffer", "dlpack", "dlpack 0", "interface", "read-only", "read-only dlpack", "ctypes",
-         "strided dlpack", "strided interface"],
-)  # fmt: skip
+    [
+        memoryview,
+        Exporter,
+        lambda a: Exporter(a, versioned=False),
+        Interface,
+        read_only,
+        lambda a: Exporter(read_only(a)),
+        lambda a: (ctypes.c_float * 8 * 5 * 2 * 1).from_buffer_copy(a),
+        lambda a: Exporter(np.asfortranarray(a)),
+        lambda a: Interface(np.asfortranarray(a)),
+    ],
+    ids=[
+        "buffer",
+        "dlpack",
+        "dlpack 0",
+        "interface",
+        "read-only",
+        "read-only dlpack",
+        "ctypes",
+        "strided dlpack",
+        "strided interface",
+    ],
+)
 def test_exporters(wrap):
     np.testing.assert_array_equal(attn.attention(q, wrap(k), wrap(v)), expected)
     out = np.empty_like(expected)
@@ -88,9 +105,22 @@ def test_no_arrays(value):
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.float64, np.int8, np.int32, np.uint8, np.uint16, np.complex64, bool, ">f4", "U3",
-              "M8[s]", object, [("a", np.float32)]]
-)  # fmt: skip
+    "dtype",
+    [
+        np.float64,
+        np.int8,
+        np.int32,
+        np.uint8,
+        np.uint16,
+        np.complex64,
+        bool,
+        ">f4",
+        "U3",
+        "M8[s]",
+        object,
+        [("a", np.float32)],
+    ],
+)
 def test_wrong_types(dtype):
     with pytest.raises(attn.Error, match="q has type"):
         attn.attention(np.zeros(q.shape, dtype), k, v)

@@ -68,8 +68,8 @@ def test_signature():
     assert (
         names
         == (
-            "q k v scale softcap causal q_position window mask alibi_slopes kv_lens sinks normalizer "
-            "alpha sigmoid_bias block_mask score_matmul out return_lse num_threads isa"
+            "q k v scale softcap causal q_position window mask alibi_slopes kv_lens sinks "
+            "normalizer alpha sigmoid_bias block_mask score_matmul out return_lse num_threads isa"
         ).split()
     )
 
@@ -117,19 +117,27 @@ def test_normalizers():
 
 def test_backward_is_the_derivative():
     options = dict(
-        softcap=3.0, causal=True, mask=rng.standard_normal((1, 4, 1, 13)).astype(np.float32),
+        softcap=3.0,
+        causal=True,
+        mask=rng.standard_normal((1, 4, 1, 13)).astype(np.float32),
         alibi_slopes=np.array([0.5, 0.25, 0.125, 1], np.float32),
         sinks=np.array([0.1, -1, 2, 0], np.float32),
-    )  # fmt: skip
+    )
     dout, dlse = arrays((2, 4, 9, 8), (2, 4, 9))
     out, lse = attn.attention(q, k, v, return_lse=True, **options)
     gradients = attn.attention_backward(dout, q, k, v, out, lse, dlse=dlse, **options)
 
     def loss(tensors):
         o, l = reference(
-            tensors["q"], tensors["k"], tensors["v"], softcap=3.0, causal=True,
-            mask=tensors["mask"], alibi_slopes=tensors["alibi_slopes"], sinks=tensors["sinks"],
-        )  # fmt: skip
+            tensors["q"],
+            tensors["k"],
+            tensors["v"],
+            softcap=3.0,
+            causal=True,
+            mask=tensors["mask"],
+            alibi_slopes=tensors["alibi_slopes"],
+            sinks=tensors["sinks"],
+        )
         return (o * dout).sum() + (l * dlse).sum()
 
     tensors = {"q": q, "k": k, "v": v, **{n: options[n] for n in ("mask", "alibi_slopes", "sinks")}}
@@ -198,8 +206,9 @@ def test_block_mask():
     ranges = attn.BlockMask.from_ranges([(0, 9, 2, 5)], 9, 13)
     np.testing.assert_allclose(
         attn.attention(q, k, v, block_mask=ranges),
-        attn.attention(q, k[:, :, 2:5], v[:, :, 2:5]), atol=1e-6,
-    )  # fmt: skip
+        attn.attention(q, k[:, :, 2:5], v[:, :, 2:5]),
+        atol=1e-6,
+    )
     summary = attn.BlockMask.from_mask(seen, 9, 13)
     with pytest.raises(attn.Error, match="mask is missing"):
         attn.attention(q, k, v, block_mask=summary)

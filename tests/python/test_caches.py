@@ -50,15 +50,26 @@ def test_cache_errors():
     with pytest.raises(attn.Error, match="room|capacity|full"):
         cache.append(k, v)
     assert cache.length(0) == 0
-    for wrong in [lambda: cache.length(2), lambda: cache.length(-1), lambda: cache.truncate(0, 1),
-                  lambda: cache.attention(q, kv_lens=np.array([1, 1])), lambda: cache.attention(q[0]),
-                  lambda: attn.KVCache(2, 2, 4, 8, dtype="f64"), lambda: attn.KVCache(-1, 2, 4, 8),
-                  lambda: attn.KVCache(1, 2, 2**62, 8)]:  # fmt: skip
+    for wrong in [
+        lambda: cache.length(2),
+        lambda: cache.length(-1),
+        lambda: cache.truncate(0, 1),
+        lambda: cache.attention(q, kv_lens=np.array([1, 1])),
+        lambda: cache.attention(q[0]),
+        lambda: attn.KVCache(2, 2, 4, 8, dtype="f64"),
+        lambda: attn.KVCache(-1, 2, 4, 8),
+        lambda: attn.KVCache(1, 2, 2**62, 8),
+    ]:
         with pytest.raises(attn.Error):
             wrong()
-    for wrong in [lambda: cache.length(None), lambda: cache.length(0.5), lambda: cache.append(1, v),
-                  lambda: attn.KVCache("a", 2, 4, 8), lambda: attn.KVCache(1, 2, 4, 8, rolling=1),
-                  lambda: cache.attention(q, sequences=[0])]:  # fmt: skip
+    for wrong in [
+        lambda: cache.length(None),
+        lambda: cache.length(0.5),
+        lambda: cache.append(1, v),
+        lambda: attn.KVCache("a", 2, 4, 8),
+        lambda: attn.KVCache(1, 2, 4, 8, rolling=1),
+        lambda: cache.attention(q, sequences=[0]),
+    ]:
         with pytest.raises(TypeError):
             wrong()
 
@@ -82,13 +93,21 @@ def test_paged_cache():
     cache.remove(first)
     cache.remove(second)
     assert cache.free_pages == 8
-    for wrong in [lambda: cache.attention(q, [0, 9]), lambda: cache.attention(q, [0]),
-                  lambda: cache.remove(3), lambda: cache.append(7, k[0], v[0]),
-                  lambda: attn.PagedKVCache(8, 0, 2, 8)]:  # fmt: skip
+    for wrong in [
+        lambda: cache.attention(q, [0, 9]),
+        lambda: cache.attention(q, [0]),
+        lambda: cache.remove(3),
+        lambda: cache.append(7, k[0], v[0]),
+        lambda: attn.PagedKVCache(8, 0, 2, 8),
+    ]:
         with pytest.raises(attn.Error):
             wrong()
-    for wrong in [lambda: cache.attention(q, 0), lambda: cache.attention(q, ["a"]),
-                  lambda: cache.attention(q, "ab"), lambda: cache.fork(None)]:  # fmt: skip
+    for wrong in [
+        lambda: cache.attention(q, 0),
+        lambda: cache.attention(q, ["a"]),
+        lambda: cache.attention(q, "ab"),
+        lambda: cache.fork(None),
+    ]:
         with pytest.raises(TypeError):
             wrong()
     pool = attn.PagedKVCache(1, 4, 2, 8, v_head_dim=6)

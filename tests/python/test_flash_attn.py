@@ -32,7 +32,10 @@ def close(got, wanted, atol=5e-6):
 
 
 def test_signatures():
-    common = "dropout_p softmax_scale causal window_size softcap alibi_slopes deterministic return_attn_probs"
+    common = (
+        "dropout_p softmax_scale causal window_size softcap alibi_slopes deterministic "
+        "return_attn_probs"
+    )
     lengths = "cu_seqlens_q cu_seqlens_k max_seqlen_q max_seqlen_k"
     wanted = {
         "flash_attn_func": f"q k v {common}",
@@ -42,13 +45,20 @@ def test_signatures():
         "flash_attn_varlen_qkvpacked_func": f"qkv cu_seqlens max_seqlen {common}",
         "flash_attn_varlen_kvpacked_func": f"q kv {lengths} {common}",
         "flash_attn_with_kvcache": (
-            "q k_cache v_cache k v rotary_cos rotary_sin cache_seqlens cache_batch_idx cache_leftpad "
+            "q k_cache v_cache k v rotary_cos rotary_sin cache_seqlens cache_batch_idx "
+            "cache_leftpad "
             "block_table softmax_scale causal window_size softcap rotary_interleaved alibi_slopes "
             "num_splits return_softmax_lse"
         ),
     }
-    defaults = {"dropout_p": 0.0, "causal": False, "window_size": (-1, -1), "softcap": 0.0,
-                "rotary_interleaved": True, "num_splits": 0}  # fmt: skip
+    defaults = {
+        "dropout_p": 0.0,
+        "causal": False,
+        "window_size": (-1, -1),
+        "softcap": 0.0,
+        "rotary_interleaved": True,
+        "num_splits": 0,
+    }
     for name, parameters in wanted.items():
         signature = inspect.signature(getattr(fa, name)).parameters
         assert list(signature) == parameters.split(), name
@@ -58,10 +68,14 @@ def test_signatures():
 
 
 OPTIONS = [
-    {}, {"causal": True}, {"window_size": (3, 1)}, {"window_size": (2, -1), "causal": True},
-    {"softcap": 2.0}, {"softmax_scale": 0.3},
+    {},
+    {"causal": True},
+    {"window_size": (3, 1)},
+    {"window_size": (2, -1), "causal": True},
+    {"softcap": 2.0},
+    {"softmax_scale": 0.3},
     {"alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 1.0]), "causal": True},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -83,8 +97,9 @@ def test_padded(options):
     qkv = torch.stack([q, q * 0.5, q + 1], 2)
     close(
         fa.flash_attn_qkvpacked_func(qkv, **options),
-        fa.flash_attn_func(q, q * 0.5, q + 1, **options), 0,
-    )  # fmt: skip
+        fa.flash_attn_func(q, q * 0.5, q + 1, **options),
+        0,
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -113,8 +128,9 @@ def test_varlen(options):
     qkv = torch.stack([q, q, q], 1)
     close(
         fa.flash_attn_varlen_qkvpacked_func(qkv, offsets[0], 5, **options),
-        fa.flash_attn_varlen_func(q, q, q, offsets[0], offsets[0], 5, 5, **options), 0,
-    )  # fmt: skip
+        fa.flash_attn_varlen_func(q, q, q, offsets[0], offsets[0], 5, 5, **options),
+        0,
+    )
 
 
 def test_varlen_pages():
@@ -189,8 +205,10 @@ def test_with_kvcache(form, options, rotary):
         arguments["cache_leftpad"] = torch.tensor(start, dtype=torch.int32)
     if "index" in form:
         arguments["cache_batch_idx"] = torch.tensor(rows, dtype=torch.int32)
-    k_cache, v_cache = (x.clone() if form in ("pages", "index", "leftpad and index") else x[:2].clone()
-                        for x in (pool_k, pool_v))  # fmt: skip
+    k_cache, v_cache = (
+        x.clone() if form in ("pages", "index", "leftpad and index") else x[:2].clone()
+        for x in (pool_k, pool_v)
+    )
     turned_q, turned_k = q, k
     if rotary is not None:
         angles = torch.arange(16)[:, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])
@@ -241,44 +259,77 @@ def test_with_kvcache_errors_change_nothing():
     cos = sin = torch.zeros(6, 4)
     at = torch.tensor
     wrong = [
-        {"cache_seqlens": at([4, 6])}, {"cache_seqlens": 9}, {"cache_seqlens": at([4, -1])},
-        {"cache_seqlens": at([4])}, {"cache_seqlens": at([4, 4]), "cache_batch_idx": at([0, 2])},
-        {"cache_seqlens": 0, "cache_batch_idx": at([-1, 0])}, {"cache_seqlens": None},
+        {"cache_seqlens": at([4, 6])},
+        {"cache_seqlens": 9},
+        {"cache_seqlens": at([4, -1])},
+        {"cache_seqlens": at([4])},
+        {"cache_seqlens": at([4, 4]), "cache_batch_idx": at([0, 2])},
+        {"cache_seqlens": 0, "cache_batch_idx": at([-1, 0])},
+        {"cache_seqlens": None},
         {"cache_seqlens": 4, "rotary_cos": cos, "rotary_sin": sin},
-        {"cache_seqlens": 1, "rotary_cos": cos}, {"cache_seqlens": 1, "softcap": -1.0},
+        {"cache_seqlens": 1, "rotary_cos": cos},
+        {"cache_seqlens": 1, "softcap": -1.0},
         {"cache_seqlens": 1, "block_table": at([[0], [2]], dtype=torch.int32)},
         {"cache_seqlens": 1, "block_table": at([[0]], dtype=torch.int32)},
         {"cache_seqlens": 6, "block_table": at([[0], [1]], dtype=torch.int32)},
         {"cache_seqlens": 0, "cache_leftpad": at([4, 0])},
         {"cache_seqlens": 1, "cache_leftpad": at([9, 0])},
-        {"cache_seqlens": 1, "window_size": (-2, 0)}, {"cache_seqlens": 1, "num_splits": -1},
-        {"cache_seqlens": 1, "alibi_slopes": torch.zeros(3)}, {"cache_seqlens": 1, "v": v[:, :2]},
-        {"cache_seqlens": 1, "k": k.bfloat16()}, {"cache_seqlens": 1, "k": k[..., :8]},
-        {"cache_seqlens": 1, "q": q[..., :8]}, {"cache_seqlens": 1, "q": q[:1]},
-    ]  # fmt: skip
+        {"cache_seqlens": 1, "window_size": (-2, 0)},
+        {"cache_seqlens": 1, "num_splits": -1},
+        {"cache_seqlens": 1, "alibi_slopes": torch.zeros(3)},
+        {"cache_seqlens": 1, "v": v[:, :2]},
+        {"cache_seqlens": 1, "k": k.bfloat16()},
+        {"cache_seqlens": 1, "k": k[..., :8]},
+        {"cache_seqlens": 1, "q": q[..., :8]},
+        {"cache_seqlens": 1, "q": q[:1]},
+    ]
     for arguments in wrong:
         with pytest.raises(attn.Error):
             fa.flash_attn_with_kvcache(
                 **{"q": q, "k_cache": k_cache, "v_cache": v_cache, "k": k, "v": v, **arguments}
             )
             print(arguments)
-    for arguments in [{"k": None}, {"v": None}, {"k": 1}, {"cache_seqlens": "1"}, {"block_table": 3},
-                      {"num_splits": 1.5}]:  # fmt: skip
+    for arguments in [
+        {"k": None},
+        {"v": None},
+        {"k": 1},
+        {"cache_seqlens": "1"},
+        {"block_table": 3},
+        {"num_splits": 1.5},
+    ]:
         with pytest.raises(TypeError):
             fa.flash_attn_with_kvcache(
-                **{"q": q, "k_cache": k_cache, "v_cache": v_cache, "k": k, "v": v,
-                   "cache_seqlens": 1, **arguments}
-            )  # fmt: skip
+                **{
+                    "q": q,
+                    "k_cache": k_cache,
+                    "v_cache": v_cache,
+                    "k": k,
+                    "v": v,
+                    "cache_seqlens": 1,
+                    **arguments,
+                }
+            )
     with pytest.raises(attn.Error):
         fa.flash_attn_with_kvcache(q, k_cache, v_cache, rotary_cos=cos, rotary_sin=sin)
-    for arguments in [{"k_cache": k_cache.clone().requires_grad_()}, {"q": q.clone().requires_grad_()},
-                      {"alibi_slopes": torch.zeros(2, 4)}, {"q": q.to("meta")},
-                      {"block_table": at([[0], [1]], dtype=torch.int32), "cache_leftpad": at([0, 0])}]:  # fmt: skip
+    for arguments in [
+        {"k_cache": k_cache.clone().requires_grad_()},
+        {"q": q.clone().requires_grad_()},
+        {"alibi_slopes": torch.zeros(2, 4)},
+        {"q": q.to("meta")},
+        {"block_table": at([[0], [1]], dtype=torch.int32), "cache_leftpad": at([0, 0])},
+    ]:
         with pytest.raises(NotImplementedError):
             fa.flash_attn_with_kvcache(
-                **{"q": q, "k_cache": k_cache, "v_cache": v_cache, "k": k, "v": v,
-                   "cache_seqlens": 1, **arguments}
-            )  # fmt: skip
+                **{
+                    "q": q,
+                    "k_cache": k_cache,
+                    "v_cache": v_cache,
+                    "k": k,
+                    "v": v,
+                    "cache_seqlens": 1,
+                    **arguments,
+                }
+            )
     torch.testing.assert_close((k_cache, v_cache), before, atol=0, rtol=0)
 
 
@@ -288,20 +339,26 @@ def test_refused():
     packed = torch.randn(5, 3, 2, 8)
     with pytest.raises(NotImplementedError, match="dropout_p"):
         fa.flash_attn_func(q, k, v, 0.1)
-    for call in [lambda: fa.flash_attn_func(q[0], k, v), lambda: fa.flash_attn_func(q, k[:, :, :1], v),
-                 lambda: fa.flash_attn_func(q, k, v, window_size=(-2, 0)),
-                 lambda: fa.flash_attn_func(q, k, v, softcap=-1.0),
-                 lambda: fa.flash_attn_func(q, k, v, alibi_slopes=torch.zeros(3, 4)),
-                 lambda: fa.flash_attn_qkvpacked_func(torch.randn(2, 5, 2, 4, 8)),
-                 lambda: fa.flash_attn_kvpacked_func(q, torch.randn(2, 9, 3, 2, 8)),
-                 lambda: fa.flash_attn_varlen_qkvpacked_func(packed, offsets[:2], 2),
-                 lambda: fa.flash_attn_varlen_qkvpacked_func(packed, offsets, 2),
-                 lambda: fa.flash_attn_varlen_qkvpacked_func(packed, offsets.float(), 3),
-                 lambda: fa.flash_attn_varlen_qkvpacked_func(packed[..., 0], offsets, 3)]:  # fmt: skip
+    for call in [
+        lambda: fa.flash_attn_func(q[0], k, v),
+        lambda: fa.flash_attn_func(q, k[:, :, :1], v),
+        lambda: fa.flash_attn_func(q, k, v, window_size=(-2, 0)),
+        lambda: fa.flash_attn_func(q, k, v, softcap=-1.0),
+        lambda: fa.flash_attn_func(q, k, v, alibi_slopes=torch.zeros(3, 4)),
+        lambda: fa.flash_attn_qkvpacked_func(torch.randn(2, 5, 2, 4, 8)),
+        lambda: fa.flash_attn_kvpacked_func(q, torch.randn(2, 9, 3, 2, 8)),
+        lambda: fa.flash_attn_varlen_qkvpacked_func(packed, offsets[:2], 2),
+        lambda: fa.flash_attn_varlen_qkvpacked_func(packed, offsets, 2),
+        lambda: fa.flash_attn_varlen_qkvpacked_func(packed, offsets.float(), 3),
+        lambda: fa.flash_attn_varlen_qkvpacked_func(packed[..., 0], offsets, 3),
+    ]:
         with pytest.raises(attn.Error):
             call()
-    for call in [lambda: fa.flash_attn_func(q.numpy(), k, v), lambda: fa.flash_attn_func(q, None, v),
-                 lambda: fa.flash_attn_varlen_qkvpacked_func(packed, [0, 5], 5)]:  # fmt: skip
+    for call in [
+        lambda: fa.flash_attn_func(q.numpy(), k, v),
+        lambda: fa.flash_attn_func(q, None, v),
+        lambda: fa.flash_attn_varlen_qkvpacked_func(packed, [0, 5], 5),
+    ]:
         with pytest.raises(TypeError):
             call()
 
@@ -319,7 +376,8 @@ x = torch.randn(2, 5, 3, 4, 8)
 mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 tokens, indices, offsets, longest, used = unpad_input(x, mask)
 assert tokens.shape == (8, 3, 4, 8) and longest == 5 and used.tolist() == [3, 5]
-out = pad_input(flash_attn_varlen_qkvpacked_func(tokens, offsets, longest, causal=True), indices, 2, 5)
+packed = flash_attn_varlen_qkvpacked_func(tokens, offsets, longest, causal=True)
+out = pad_input(packed, indices, 2, 5)
 whole = flash_attn_func(*x.unbind(2), causal=True)
 assert (out[0, 3:] == 0).all()
 torch.testing.assert_close(out[mask.bool()], whole[mask.bool()], atol=1e-6, rtol=0)

@@ -24,33 +24,156 @@ def torch_values():
             return []
     t = torch.randn(2, 4, 6, 8)
     return [
-        t, t.to("meta"), t.bfloat16(), t.double(), t.to(torch.int64), t.to_sparse(), t[..., ::2],
-        t.to(torch.complex64).conj(), t[:, :, :0], torch.tensor(1.0), t.requires_grad_(), t[0, 0],
-        torch.empty(0), t.expand(3, 2, 4, 6, 8), torch.quantize_per_tensor(t.detach(), 1.0, 0, torch.qint8),
-        t.to(torch.float8_e4m3fn), torch.ones(6, dtype=torch.bool), torch.float32,
-    ]  # fmt: skip
+        t,
+        t.to("meta"),
+        t.bfloat16(),
+        t.double(),
+        t.to(torch.int64),
+        t.to_sparse(),
+        t[..., ::2],
+        t.to(torch.complex64).conj(),
+        t[:, :, :0],
+        torch.tensor(1.0),
+        t.requires_grad_(),
+        t[0, 0],
+        torch.empty(0),
+        t.expand(3, 2, 4, 6, 8),
+        torch.quantize_per_tensor(t.detach(), 1.0, 0, torch.qint8),
+        t.to(torch.float8_e4m3fn),
+        torch.ones(6, dtype=torch.bool),
+        torch.float32,
+    ]
 
 
 def values():
     strange = np.lib.stride_tricks.as_strided
     return [
-        None, True, False, 0, 1, -1, 3, 2**31, 2**63, -(2**70), 0.0, 0.5, -1.0, float("nan"),
-        float("inf"), 1e300, "softmax", "top_left", "bottom_right", "sigmoid", "entmax", "", "\ud800",
-        b"x", (), (1, 2), (None, None), (0, 0), (-1, 3), [3, None], {}, object(), attn, np.float32(2),
-        np.int64(1), q, q[:1], q[0], q[0, 0, 0], q[:, :2], q[..., :4], q[..., ::-1], q[:, :, :0],
-        q.astype(np.float16), q.astype(np.float64), q.astype(np.int32), q.astype(">f4"), q > 0,
-        q.transpose(0, 2, 1, 3), np.float32(1).reshape(()), np.zeros((2,) * 9, np.float32),
-        strange(q, (2, 4, 6, 8), (0, 0, 0, 0)), strange(q, (2, 4, 2**46, 8), (0, 0, 0, 4)),
-        strange(q, (2**20, 2**30), (0, 0)), np.arange(2), np.arange(2, dtype=np.int32),
-        np.ones(4, np.float32), np.full((6, 6), -np.inf, np.float32), np.array(["a"]), np.array([None]),
-        memoryview(q), memoryview(b"abcd"), iter([1]), ValueError, np.empty_like(q), 10**5000,
-    ]  # fmt: skip
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        3,
+        2**50,
+        2**63,
+        -(2**70),
+        0.0,
+        0.5,
+        -1.0,
+        float("nan"),
+        float("inf"),
+        1e300,
+        "softmax",
+        "top_left",
+        "bottom_right",
+        "sigmoid",
+        "entmax",
+        "",
+        "\ud800",
+        b"x",
+        (),
+        (1, 2),
+        (None, None),
+        (0, 0),
+        (-1, 3),
+        [3, None],
+        {},
+        object(),
+        attn,
+        np.float32(2),
+        np.int64(1),
+        q,
+        q[:1],
+        q[0],
+        q[0, 0, 0],
+        q[:, :2],
+        q[..., :4],
+        q[..., ::-1],
+        q[:, :, :0],
+        q.astype(np.float16),
+        q.astype(np.float64),
+        q.astype(np.int32),
+        q.astype(">f4"),
+        q > 0,
+        q.transpose(0, 2, 1, 3),
+        np.float32(1).reshape(()),
+        np.zeros((2,) * 9, np.float32),
+        strange(q, (2, 4, 6, 8), (0, 0, 0, 0)),
+        strange(q, (2, 4, 2**46, 8), (0, 0, 0, 4)),
+        strange(q, (2**20, 2**30), (0, 0)),
+        np.arange(2),
+        np.arange(2, dtype=np.int32),
+        np.ones(4, np.float32),
+        np.full((6, 6), -np.inf, np.float32),
+        np.array(["a"]),
+        np.array([None]),
+        memoryview(q),
+        memoryview(b"abcd"),
+        iter([1]),
+        ValueError,
+        np.empty_like(q),
+        10**5000,
+    ]
 
 
 OPTIONS = (
     "scale softcap causal q_position window mask alibi_slopes kv_lens sinks normalizer alpha "
     "sigmoid_bias block_mask score_matmul num_threads isa"
 ).split()
+
+
+def torch_calls(chance, some):
+    torch = sys.modules["torch"]
+    fa, sdpa = attn.flash_attn, attn.torch.scaled_dot_product_attention
+    with torch.no_grad():
+        t = torch.ones(2, 4, 6, 8)
+        cache = torch.zeros(2, 8, 6, 8)
+    ends = torch.tensor([0, 2, 4], dtype=torch.int32)
+
+    def options():
+        names = "dropout_p softmax_scale causal window_size softcap alibi_slopes".split()
+        return {name: some(None) for name in chance.sample(names, chance.randrange(2))}
+
+    return [
+        lambda: sdpa(some(t), some(t), some(t), some(None), some(0.0), some(False), some(None)),
+        lambda: fa.flash_attn_func(some(t), some(t), some(t), **options()),
+        lambda: fa.flash_attn_kvpacked_func(some(t), some(torch.stack([t, t], 2)), **options()),
+        lambda: fa.flash_attn_qkvpacked_func(some(torch.stack([t, t, t], 2)), **options()),
+        lambda: fa.flash_attn_varlen_func(
+            some(t[0]),
+            some(t[0]),
+            some(t[0]),
+            some(ends),
+            some(ends),
+            some(2),
+            some(2),
+            **options(),
+            block_table=some(None),
+        ),
+        lambda: fa.flash_attn_varlen_qkvpacked_func(
+            some(torch.stack([t[0]] * 3, 1)), some(ends), some(2), **options()
+        ),
+        lambda: fa.flash_attn_with_kvcache(
+            some(t),
+            some(cache),
+            some(cache),
+            some(t),
+            some(t),
+            some(None),
+            some(None),
+            some(1),
+            some(None),
+            some(None),
+            some(None),
+            some(None),
+            some(False),
+            some((-1, -1)),
+        ),
+        lambda: attn.transformers.attention_forward(
+            torch.nn.Module(), some(t), some(t), some(t), some(None), some(0.0), some(None)
+        ),
+    ]
 
 
 def is_count(value):
@@ -76,31 +199,57 @@ def one_call(chance, pool):
         lambda: attn.attention(some(q), some(q), some(q), **options(), **output),
         lambda: attn.attention(some(q), some(q), some(q), **options(), **output),
         lambda: attn.attention_backward(
-            some(q), some(q), some(q), some(q), some(q), some(q[..., 0]), dlse=some(None), **options()
+            some(q),
+            some(q),
+            some(q),
+            some(q),
+            some(q),
+            some(q[..., 0]),
+            dlse=some(None),
+            **options(),
         ),
-        lambda: attn.Plan(some(q), some(q), some(q), **options()).run(some(q), some(q), some(q), some(None)),
+        lambda: attn.Plan(some(q), some(q), some(q), **options()).run(
+            some(q), some(q), some(q), some(None)
+        ),
         lambda: attn.merge(some([q, q]), some([q[..., 0]] * 2)),
         lambda: attn.merge([some(q), some(q)], [some(q[..., 0]), some(q[..., 0])]),
         lambda: (cache.append(some(q), some(q)), cache.attention(some(q), **options(), **output)),
         lambda: (cache.length(some(0)), cache.truncate(some(0), some(0))),
-        lambda: attn.KVCache(some(1), some(2), some(8), some(8), some(None), some("f32"), some(True)),
+        lambda: attn.KVCache(
+            some(1), some(2), some(8), some(8), some(None), some("f32"), some(True)
+        ),
         lambda: attn.PagedKVCache(some(1), some(2), some(8), some(8), some(None), some("f32")),
-        lambda: (paged.create(), paged.append(some(0), some(q[0]), some(q[0])),
-                 paged.attention(some(q[:1]), some([0]), **options(), **output)),
+        lambda: (
+            paged.create(),
+            paged.append(some(0), some(q[0]), some(q[0])),
+            paged.attention(some(q[:1]), some([0]), **options(), **output),
+        ),
         lambda: (paged.fork(some(0)), paged.truncate(some(0), some(0)), paged.remove(some(0))),
         lambda: getattr(attn, chance.choice(["softmax", "log_softmax", "logsumexp"]))(
-            some(q), some(-1), temperature=some(1.0), out=some(None)),
+            some(q), some(-1), temperature=some(1.0), out=some(None)
+        ),
         lambda: attn.entmax(some(q), some(-1), alpha=some(1.5)),
         lambda: attn.cross_entropy(
-            some(q), some(np.zeros((2, 6, 8), int)), weight=some(None), ignore_index=some(None),
-            label_smoothing=some(0.0), reduction=some("mean")),
+            some(q),
+            some(np.zeros((2, 6, 8), int)),
+            weight=some(None),
+            ignore_index=some(None),
+            label_smoothing=some(0.0),
+            reduction=some("mean"),
+        ),
         lambda: attn.rms_norm(some(q), some(None), some(-1), some(1e-5), out=some(None)),
         lambda: attn.layer_norm(some(q), some(None), some(None), some(-1), some(1e-5)),
-        lambda: attn.BlockMask.from_documents(some(np.arange(6)), some(np.arange(6)), some((64, 64))),
+        lambda: attn.BlockMask.from_documents(
+            some(np.arange(6)), some(np.arange(6)), some((64, 64))
+        ),
         lambda: attn.BlockMask.from_ranges(some([(0, 1, 0, 1)]), some(6), some(6), some((4, 4))),
-        lambda: attn.BlockMask.from_mask(some(np.ones(6, bool)), some(6), some(6), some(1), some(1)),
+        lambda: attn.BlockMask.from_mask(
+            some(np.ones(6, bool)), some(6), some(6), some(1), some(1)
+        ),
         lambda: attn.set_num_threads(chance.choice([x for x in pool if not is_count(x)])),
-    ]  # fmt: skip
+    ]
+    if "torch" in sys.modules:
+        calls += torch_calls(chance, some)
     chance.choice(calls)()
 
 

@@ -1,6 +1,8 @@
 """PyTorch tensors: results, gradients, scaled_dot_product_attention, torch.compile."""
 
 import gc
+import subprocess
+import sys
 import warnings
 import weakref
 
@@ -55,7 +57,7 @@ CASES = {
         (2, 3, 4, 7, 8),
         (2, 3, 4, 7, 8),
         {"attn_mask": mask_of((3, 1, 9, 7))},
-    ),  # fmt: skip
+    ),
     "rank 2 mask": ((9, 16), (7, 16), (7, 8), {"attn_mask": mask_of((9, 7))}),
 }
 
@@ -102,8 +104,11 @@ def test_refused():
     q, k, v = tensors(*[(2, 4, 9, 8)] * 3)
     with pytest.raises(NotImplementedError, match="dropout_p"):
         sdpa(q, k, v, dropout_p=0.1)
-    for options in ({"attn_mask": torch.ones(9, 9, dtype=torch.bool), "is_causal": True},
-                    {"attn_mask": torch.ones(9, 8)}, {"attn_mask": torch.ones(3, 9, 9)}):  # fmt: skip
+    for options in (
+        {"attn_mask": torch.ones(9, 9, dtype=torch.bool), "is_causal": True},
+        {"attn_mask": torch.ones(9, 8)},
+        {"attn_mask": torch.ones(3, 9, 9)},
+    ):
         with pytest.raises(attn.Error):
             sdpa(q, k, v, **options)
     with pytest.raises(attn.Error, match="enable_gqa"):
@@ -156,9 +161,15 @@ def test_attention_is_differentiable():
     ((out**2).sum() + lse.sum() + (lse**2).sum()).backward()
     plain = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in options.items()}
     expected = attn.attention_backward(
-        2 * out.detach(), q.detach(), k.detach(), v.detach(), out.detach(), lse.detach(),
-        dlse=1 + 2 * lse.detach(), **plain,
-    )  # fmt: skip
+        2 * out.detach(),
+        q.detach(),
+        k.detach(),
+        v.detach(),
+        out.detach(),
+        lse.detach(),
+        dlse=1 + 2 * lse.detach(),
+        **plain,
+    )
     for tensor, gradient in zip((q, k, v, mask, slopes, sinks), expected):
         torch.testing.assert_close(tensor.grad, gradient, atol=0, rtol=0)
     only_v = torch.autograd.grad(attn.attention(q.detach(), k.detach(), v).sum(), v)[0]
@@ -195,8 +206,11 @@ def test_nothing_is_detached():
             call()
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(q.detach(), q.detach())
-        for call in (lambda: attn.attention(dual, dual, dual), lambda: sdpa(dual, dual, dual),
-                     lambda: attn.softmax(dual)):  # fmt: skip
+        for call in (
+            lambda: attn.attention(dual, dual, dual),
+            lambda: sdpa(dual, dual, dual),
+            lambda: attn.softmax(dual),
+        ):
             with pytest.raises(NotImplementedError, match="forward mode"):
                 call()
 
@@ -205,8 +219,12 @@ def test_second_derivatives_are_refused():
     (x,) = tensors((1, 2, 5, 8), requires_grad=True)
     logits = x[0, 0]
     target = torch.tensor([1, 2, 3, 4, 5])
-    for function in (lambda: sdpa(x, x, x), lambda: attn.softmax(x), lambda: attn.logsumexp(x),
-                     lambda: attn.cross_entropy(logits, target)):  # fmt: skip
+    for function in (
+        lambda: sdpa(x, x, x),
+        lambda: attn.softmax(x),
+        lambda: attn.logsumexp(x),
+        lambda: attn.cross_entropy(logits, target),
+    ):
         (gradient,) = torch.autograd.grad(function().sum(), x, create_graph=True)
         with pytest.raises(NotImplementedError, match="second derivatives"):
             gradient.sum().backward()
@@ -257,12 +275,18 @@ def test_functions_are_differentiable():
         (lambda: attn.log_softmax(x, 0), lambda: F.log_softmax(x, 0), [x]),
         (lambda: attn.logsumexp(x, 1), lambda: torch.logsumexp(x, 1), [x]),
         (lambda: attn.entmax(x, 1, alpha=1.0), lambda: F.softmax(x, 1), [x]),
-        (lambda: attn.cross_entropy(x, target, label_smoothing=0.1, ignore_index=2),
-         lambda: F.cross_entropy(x, target, label_smoothing=0.1, ignore_index=2), [x]),
+        (
+            lambda: attn.cross_entropy(x, target, label_smoothing=0.1, ignore_index=2),
+            lambda: F.cross_entropy(x, target, label_smoothing=0.1, ignore_index=2),
+            [x],
+        ),
         (lambda: attn.rms_norm(x, scale), lambda: F.rms_norm(x, (7,), scale, 1e-5), [x, scale]),
-        (lambda: attn.layer_norm(x, scale, bias, axis=1),
-         lambda: F.layer_norm(x, (5, 7)) * scale + bias, [x, scale, bias]),
-    ]  # fmt: skip
+        (
+            lambda: attn.layer_norm(x, scale, bias, axis=1),
+            lambda: F.layer_norm(x, (5, 7)) * scale + bias,
+            [x, scale, bias],
+        ),
+    ]
     for mine, theirs, variables in pairs:
         a, b = mine(), theirs()
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -295,6 +319,40 @@ def test_threads_of_pytorch():
         assert attn.Plan(q, k, v, num_threads=2).num_threads == 2
     finally:
         torch.set_num_threads(before)
+
+
+FORK = """
+import os, torch, attn
+x = torch.randn(1, 4, 300, 64)
+torch.mm(torch.randn(600, 600), torch.randn(600, 600))
+expected = attn.attention(x, x, x)
+child = os.fork()
+same = (attn.attention(x, x, x).numpy() == expected.numpy()).all()  # torch.equal() hangs here
+if child == 0:
+    os._exit(0 if same else 1)
+assert same and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+SEVERAL = """
+import threading, torch, attn
+x = torch.randn(1, 4, 300, 64)
+expected = attn.attention(x, x, x, num_threads=1)
+wrong = []
+def work():
+    for _ in range(50):
+        torch.mm(x[0, 0], x[0, 1].T)
+        if not torch.equal(attn.attention(x, x, x, num_threads=2), expected):
+            wrong.append(1)
+threads = [threading.Thread(target=work) for _ in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not wrong
+"""
+
+
+@pytest.mark.parametrize("program", [FORK, SEVERAL], ids=["fork", "threads"])
+def test_processes(program):
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
 
 
 def test_operators():

@@ -12,18 +12,30 @@ import attn.transformers  # noqa: E402
 attn.transformers.register()
 
 SMALL = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 MODELS = {
     "Llama": {},
     "Qwen3": {"head_dim": 8},
     "Mistral": {"sliding_window": 5},
     "Gemma2": {"head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": 2.0},
     "Gemma3Text": {"head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 8},
-    "GptOss": {"head_dim": 8, "sliding_window": 5, "num_local_experts": 2, "num_experts_per_tok": 1},
-}  # fmt: skip
+    "GptOss": {
+        "head_dim": 8,
+        "sliding_window": 5,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    },
+}
 
 
 def model_of(name, implementation, **settings):
@@ -59,8 +71,8 @@ def test_logits_and_gradients(name, padding):
     ids, mask = ids_of(2, 12), masks()[padding]
     tokens = torch.ones(2, 12, dtype=torch.bool) if mask is None else mask.bool()
     results = []
-    for model in pair(name):
-        assert model.config._attn_implementation in ("eager", "attn")
+    for implementation, model in zip(("eager", "attn"), pair(name)):
+        assert model.config._attn_implementation == implementation
         logits = model(ids, attention_mask=mask).logits[tokens]
         logits.square().mean().backward()
         results.append(
@@ -91,7 +103,7 @@ def test_generate(name, cache):
                 do_sample=False,
                 disable_compile=True,
                 **settings,
-            )  # fmt: skip
+            )
             for model in pair(name)
         ]
     assert torch.equal(*texts)
@@ -125,9 +137,13 @@ def test_static_first_pass_without_a_mask():
 
 def test_bert():
     config = transformers.BertConfig(
-        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=97,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=32,
+    )
     ids, mask = ids_of(2, 12), masks()["right"]
     results = []
     for implementation in ("eager", "attn"):
@@ -174,9 +190,17 @@ def test_packed_sequences():
     q, k, v = torch.randn(3, 1, 2, 9, 8)
     ends = torch.tensor([0, 4, 9], dtype=torch.int32)
     out, _ = attn.transformers.attention_forward(
-        torch.nn.Module(), q, k, v, None, sliding_window=3, cu_seq_lens_q=ends, cu_seq_lens_k=ends,
-        max_length_q=5, max_length_k=5,
-    )  # fmt: skip
+        torch.nn.Module(),
+        q,
+        k,
+        v,
+        None,
+        sliding_window=3,
+        cu_seq_lens_q=ends,
+        cu_seq_lens_k=ends,
+        max_length_q=5,
+        max_length_k=5,
+    )
     for begin, end in [(0, 4), (4, 9)]:
         part, _ = attn.transformers.attention_forward(
             torch.nn.Module(), *(x[:, :, begin:end] for x in (q, k, v)), None, sliding_window=3
@@ -187,8 +211,12 @@ def test_packed_sequences():
 def test_nothing_is_ignored():
     q, k, v = torch.randn(3, 1, 2, 4, 8)
     call = attn.transformers.attention_forward
-    for arguments in ({"dropout": 0.1}, {"output_attentions": True}, {"head_mask": torch.ones(2)},
-                      {"indices": torch.zeros(1)}):  # fmt: skip
+    for arguments in (
+        {"dropout": 0.1},
+        {"output_attentions": True},
+        {"head_mask": torch.ones(2)},
+        {"indices": torch.zeros(1)},
+    ):
         with pytest.raises(NotImplementedError):
             call(torch.nn.Module(), q, k, v, None, **arguments)
     padding = torch.tensor([[0, 1, 1, 1]])

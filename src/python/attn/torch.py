@@ -14,7 +14,7 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _checks, _native
 from ._options import refuse_forward_mode
 
 __all__ = ["scaled_dot_product_attention"]
@@ -91,11 +91,19 @@ def _empty_out(q: Tensor, v: Tensor) -> Tensor:
     return q.new_empty((batch, heads, length, v.shape[-1]))
 
 
+def _out_or_none(q: Any, v: Any) -> Optional[Tensor]:
+    """None where the native module is going to say what is wrong."""
+    try:
+        return _empty_out(q, v)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return None
+
+
 def _compute(
     q: Tensor, k: Tensor, v: Tensor, options: Tuple[Any, ...], sequences: Any
 ) -> Tuple[Tensor, Tensor]:
     """O and lse, which is empty where the normalizer has none."""
-    out = _empty_out(q, v) if q.dim() in (3, 4) else None
+    out = _out_or_none(q, v)
     if options[9] != "softmax":
         result = _native.attention(q, k, v, options, out, False, sequences)
         return result, q.new_empty(0, dtype=torch.float32)
@@ -244,28 +252,24 @@ class _Attention(torch.autograd.Function):
         return (*_once(gradients, q, k, v, mask, slopes, sinks, dout, dlse), None, None)
 
 
-def _is_traced(tensors: Tuple[Any, ...]) -> bool:
-    """Whether these are no tensors with data, but what torch.compile or a mode follows."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        return True
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return True
-    return any(
-        tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter)
-        and isinstance(tensor, Tensor) for tensor in tensors
-    )  # fmt: skip
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _is_recorded(tensors: Tuple[Any, ...]) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    return any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
-
-
-def _require_tensors(**tensors: Any) -> None:
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is of type {type(tensor).__name__}; it needs a torch.Tensor")
+def _treatment(tensors: Tuple[Any, ...]) -> Tuple[bool, bool]:
+    """Whether a call is traced, since its tensors have no data but are what torch.compile or a mode
+    follows, and whether it is recorded for a gradient."""
+    traced = (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+    recorded = False
+    for tensor in tensors:
+        if tensor is None or not isinstance(tensor, Tensor):
+            continue
+        traced = traced or type(tensor) not in _PLAIN
+        recorded = recorded or tensor.requires_grad
+    return traced, recorded and torch.is_grad_enabled()
 
 
 def differentiable_attention(
@@ -274,16 +278,13 @@ def differentiable_attention(
     """attention() of PyTorch's tensors, recorded where a gradient is needed."""
     mask, slopes, kv_lens, sinks = options[5:9]
     tensors = (q, k, v, mask, slopes, sinks)
-    traced = _is_traced(tensors)
-    if not traced and not _is_recorded(tensors):
+    traced, recorded = _treatment(tensors)
+    if not traced and not recorded:
         if torch.autograd.forward_ad._current_level >= 0:
             refuse_forward_mode(torch, tensors)
-        out = _empty_out(q, v) if isinstance(q, Tensor) and q.dim() == 4 == v.dim() else None
-        return _native.attention(q, k, v, options, out, return_lse, sequences)
-    _require_tensors(q=q, k=k, v=v)
-    for name, tensor in (("mask", mask), ("alibi_slopes", slopes), ("sinks", sinks)):
-        if tensor is not None:
-            _require_tensors(**{name: tensor})
+        return _native.attention(q, k, v, options, _out_or_none(q, v), return_lse, sequences)
+    _checks.tensors(q=q, k=k, v=v)
+    _checks.optional_tensors(mask=mask, alibi_slopes=slopes, sinks=sinks)
     if return_lse and options[9] != "softmax":
         raise _native.Error(f"lse is asked for with normalizer {options[9]}, which has none")
     if not traced:
@@ -293,8 +294,7 @@ def differentiable_attention(
     elif sequences is not None and (sequences[4] is not None or sequences[5] is not None):
         raise NotImplementedError("keys in pages or rings have no place in a call that it traces")
     else:
-        if kv_lens is not None:
-            _require_tensors(kv_lens=kv_lens)
+        _checks.optional_tensors(kv_lens=kv_lens)
         arguments = _to_arguments(q, k, v, options, sequences)
         out, lse = torch.ops.attn.attention(*arguments)
     return (out, lse) if return_lse else out
@@ -333,9 +333,11 @@ def scaled_dot_product_attention(
         [..., heads, L, Ev], differentiable in query, key, value and a float attn_mask, once. A row
         that sees no key is 0.
     """
-    _require_tensors(query=query, key=key, value=value)
-    if dropout_p != 0:
+    if not (isinstance(query, Tensor) and isinstance(key, Tensor) and isinstance(value, Tensor)):
+        _checks.tensors(query=query, key=key, value=value)
+    if _checks.number("dropout_p", dropout_p) != 0:
         raise NotImplementedError(f"dropout_p is {dropout_p}; attn has no dropout: it needs 0")
+    is_causal = _checks.flag("is_causal", is_causal)
     if is_causal and attn_mask is not None:
         raise _native.Error("attn_mask is given with is_causal: one of both says what is visible")
     q, k, v = query, key, value = autocast(query, key, value)
@@ -353,7 +355,7 @@ def scaled_dot_product_attention(
         kv_heads = v.shape[1]
     elif v.shape[1] == 1:
         v = v.expand(-1, kv_heads, -1, -1)
-    if heads != kv_heads and kv_heads != 1 and not enable_gqa:
+    if heads != kv_heads and kv_heads != 1 and not _checks.flag("enable_gqa", enable_gqa):
         raise _native.Error(
             f"query has {heads} heads, but key and value have {kv_heads}: enable_gqa=True lets "
             "query heads share them"
@@ -395,7 +397,7 @@ def _with_four_dims(
 
 
 def _mask_of_four_dims(mask: Tensor, query: Tensor, key: Tensor, lead: Tuple[int, ...]) -> Tensor:
-    _require_tensors(attn_mask=mask)
+    _checks.tensors(attn_mask=mask)
     kv_len = key.shape[-2]
     if mask.dim() < 1 or mask.shape[-1] not in (1, kv_len):
         raise _native.Error(
@@ -432,7 +434,7 @@ class _Slices(torch.autograd.Function):
 
 
 def differentiable_slices(name: str, x: Any, axis: int, parameter: float) -> Any:
-    _require_tensors(x=x)
+    _checks.tensors(x=x)
     return _Slices.apply(x, name, axis, parameter)
 
 
@@ -458,7 +460,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def differentiable_cross_entropy(x: Any, target: Any, weight: Any, *settings: Any) -> Any:
-    _require_tensors(x=x)
+    _checks.tensors(x=x)
     for name, tensor in (("target", target), ("weight", weight)):
         if isinstance(tensor, Tensor) and tensor.requires_grad:
             raise NotImplementedError(f"cross_entropy has no gradient of {name}: detach() it")
@@ -501,8 +503,6 @@ class _Norm(torch.autograd.Function):
 def differentiable_norm(
     centered: bool, x: Any, scale: Any, bias: Any, axis: int, epsilon: float
 ) -> Any:
-    _require_tensors(x=x)
-    for name, tensor in (("scale", scale), ("bias", bias)):
-        if tensor is not None:
-            _require_tensors(**{name: tensor})
+    _checks.tensors(x=x)
+    _checks.optional_tensors(scale=scale, bias=bias)
     return _Norm.apply(x, scale, bias, centered, axis, epsilon)

@@ -12,7 +12,7 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _checks
 from ._options import pack
 from .torch import autocast, differentiable_attention
 
@@ -66,14 +66,20 @@ def attention_forward(
     added to the scores.
     """
     _refuse(dropout, kwargs)
+    layout = "[batch, heads, seq, head_dim]"
+    _checks.tensors(layout, query=query, key=key, value=value)
+    _checks.optional_tensors(
+        attention_mask=attention_mask, s_aux=s_aux, position_bias=position_bias
+    )
     q_len, kv_len = query.shape[2], key.shape[2]
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
+    is_causal = _checks.flag("is_causal", is_causal)
     causal: Any = "top_left" if is_causal and q_len > 1 else False
-    window = _window(sliding_window, bool(is_causal))
+    window = _window(sliding_window, is_causal)
     mask = attention_mask
     if mask is None and kwargs.get("cu_seq_lens_q") is not None:
-        mask, causal, window = _packed_mask(kwargs, bool(is_causal), window), False, None
+        mask, causal, window = _packed_mask(kwargs, is_causal, window), False, None
     elif mask is not None and mask.dim() == 2:
         mask = mask[:, None, None, -kv_len:].bool()
         causal = "bottom_right" if causal else False
@@ -82,7 +88,7 @@ def attention_forward(
     if position_bias is not None:
         mask = _with_bias(position_bias[..., :kv_len], mask)
     query, key, value = autocast(query, key, value)
-    if query.shape[0] != key.shape[0]:
+    if query.shape[0] == 1 != key.shape[0]:
         query = query.expand(key.shape[0], -1, -1, -1)
     options = pack(
         scale=scaling,
@@ -97,9 +103,9 @@ def attention_forward(
 
 
 def _refuse(dropout: float, kwargs: Any) -> None:
-    if dropout:
+    if _checks.number("dropout", dropout) != 0:
         raise NotImplementedError(
-            f"dropout is {dropout}; attn has none: set the model's attention_dropout to 0, or eval()"
+            f"dropout is {dropout}; attn has none: set the model's attention dropout to 0"
         )
     for name, value in kwargs.items():
         if value is None or value is False or name in _WITHOUT_EFFECT or name in _PACKED:
@@ -111,6 +117,7 @@ def _window(sliding_window: Optional[int], is_causal: bool) -> Optional[Tuple[in
     """transformers counts the query itself, but not in windows to both sides."""
     if sliding_window is None:
         return None
+    sliding_window = int(_checks.length("sliding_window", sliding_window))
     return (sliding_window - 1, None) if is_causal else (sliding_window, sliding_window)
 
 

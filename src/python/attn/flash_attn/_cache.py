@@ -7,12 +7,11 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from attn import _native
+from attn import _checks, _native
 
 
-def int32(name: str, tensor: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is of type {type(tensor).__name__}; it needs a torch.Tensor")
+def int32(name: str, tensor: Any) -> Any:
+    _checks.tensors(**{name: tensor})
     if tensor.device.type != "cpu":
         raise NotImplementedError(f"{name} is on device {tensor.device}; attn computes on CPUs")
     if tensor.dtype not in (torch.int32, torch.int64):
@@ -20,7 +19,7 @@ def int32(name: str, tensor: Any) -> Tensor:
     return tensor.to(torch.int32)
 
 
-def numbers(name: str, tensor: Any, batch: int, least: int, most: int) -> Tensor:
+def numbers(name: str, tensor: Any, batch: int, least: int, most: int) -> Any:
     """One integer for each entry of the batch, within least..most, as int64."""
     values = int32(name, tensor).to(torch.int64)
     if values.shape != (batch,):
@@ -65,8 +64,9 @@ class Cache:
         self.capacity = pages_of_each * self.page_size
         if cache_seqlens is None:
             cache_seqlens = self.capacity
-        if isinstance(cache_seqlens, int):
-            cache_seqlens = torch.full((batch,), min(max(cache_seqlens, -1), 2**31 - 1))
+        if not isinstance(cache_seqlens, Tensor):
+            number = int(_checks.length("cache_seqlens", cache_seqlens))
+            cache_seqlens = torch.full((batch,), min(max(number, -1), 2**31 - 1))
         self.before = numbers("cache_seqlens", cache_seqlens, batch, 0, self.capacity)
         self.kv_lens = self.before
         if leftpad is not None:
@@ -74,9 +74,8 @@ class Cache:
 
     def plan_append(self, k: Any, v: Any) -> None:
         """k and v are going to be appended if all is right."""
+        _checks.tensors(k=k, v=v)
         for name, tensor, cache in (("k", k, self.k_cache), ("v", v, self.v_cache)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} is of type {type(tensor).__name__}; it needs a Tensor")
             needed = (self.q.shape[0], k.shape[1] if k.dim() == 4 else -1, *cache.shape[2:])
             if tensor.shape != needed:
                 raise _native.Error(
@@ -104,9 +103,7 @@ class Cache:
             raise _native.Error("rotary_cos and rotary_sin are given one without the other")
         if self.new is None:
             raise _native.Error("rotary_cos is given without k and v, which it belongs to")
-        for name, tensor in (("rotary_cos", cos), ("rotary_sin", sin)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} is of type {type(tensor).__name__}; it needs a Tensor")
+        _checks.tensors("[positions, rotary_dim / 2]", rotary_cos=cos, rotary_sin=sin)
         tables = (cos.float(), sin.float(), interleaved)
         k, v = self.new
         steps = torch.arange(max(k.shape[1], self.q.shape[1]))

@@ -47,4 +47,4 @@ def unpad_input(
 def pad_input(hidden_states: Tensor, indices: Tensor, batch: int, seqlen: int) -> Tensor:
     """The inverse of unpad_input: [batch, seqlen, ...], with zeros elsewhere."""
     rows = index_put_first_axis(hidden_states, indices, batch * seqlen)
-    return rows.unflatten(0, (batch, seqlen))
+    return rows.view(batch, seqlen, *rows.shape[1:])

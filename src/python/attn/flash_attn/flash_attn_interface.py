@@ -7,20 +7,12 @@ from typing import Any, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from attn import _native
+from attn import _checks, _native
 from attn._options import pack, refuse_grad
 from attn.flash_attn import _cache
 from attn.torch import differentiable_attention
 
 Result = Union[Tensor, Tuple[Tensor, ...]]
-
-
-def _require_tensor(name: str, tensor: Any, layout: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is of type {type(tensor).__name__}; it needs a torch.Tensor")
-    rank = layout.count(",") + 1
-    if tensor.dim() != rank:
-        raise _native.Error(f"{name} has shape {list(tensor.shape)}; it needs {layout}")
 
 
 def _options(
@@ -33,13 +25,14 @@ def _options(
     kv_lens: Any = None,
 ) -> Tuple[Any, ...]:
     """flash-attn's options as those of attention(): -1 is an unlimited side, 0 is no softcap."""
-    if dropout_p != 0:
+    if _checks.number("dropout_p", dropout_p) != 0:
         raise NotImplementedError(f"dropout_p is {dropout_p}; attn has no dropout: it needs 0")
-    left, right = (None if side == -1 else side for side in window_size)
+    left, right = _checks.sides("window_size", window_size)
+    _checks.optional_tensors(alibi_slopes=alibi_slopes)
     return pack(
         scale=softmax_scale,
-        softcap=None if softcap == 0 else softcap,
-        causal=bool(causal),
+        softcap=None if _checks.number("softcap", softcap) == 0 else softcap,
+        causal=_checks.flag("causal", causal),
         window=None if left is None and right is None else (left, right),
         alibi_slopes=alibi_slopes,
         kv_lens=kv_lens,
@@ -58,8 +51,8 @@ def _padded(
     slopes = options[6]
     if isinstance(slopes, Tensor) and slopes.dim() == 2:
         return _slopes_of_each(q, k, v, options, return_attn_probs)
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    out, lse = differentiable_attention(*heads_first, options, True)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out, lse = differentiable_attention(q, k, v, options, True)
     return _results(out.transpose(1, 2), lse, return_attn_probs)
 
 
@@ -99,20 +92,21 @@ def flash_attn_func(
     deterministic: bool = False,
     return_attn_probs: bool = False,
 ) -> Result:
-    """Attention of q [batch, seqlen, nheads, headdim], k and v [batch, seqlen_k, nheads_k, headdim].
+    """Attention of q [batch, seqlen, nheads, headdim].
+
+    k and v are [batch, seqlen_k, nheads_k, headdim].
 
     causal and window_size (left, right; -1 is unlimited) are aligned at the bottom right.
     alibi_slopes: f32 [nheads] or [batch, nheads]. Returns out [batch, seqlen, nheads, headdim], and
     with return_attn_probs (out, lse [batch, nheads, seqlen], an empty tensor).
     """
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _require_tensor(name, tensor, "[batch, seqlen, nheads, headdim]")
+    _checks.tensors("[batch, seqlen, nheads, headdim]", q=q, k=k, v=v)
     options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
     return _padded(q, k, v, options, return_attn_probs)
 
 
 def _unpacked(name: str, packed: Any, layout: str, parts: int) -> Tuple[Tensor, ...]:
-    _require_tensor(name, packed, layout)
+    _checks.tensors(layout, **{name: packed})
     if packed.shape[-3] != parts:
         raise _native.Error(f"{name} has shape {list(packed.shape)}; it needs {layout}")
     return packed.unbind(-3)  # type: ignore[no-any-return]
@@ -148,15 +142,10 @@ def flash_attn_kvpacked_func(
     return_attn_probs: bool = False,
 ) -> Result:
     """flash_attn_func() of q and kv [batch, seqlen_k, 2, nheads_k, headdim]."""
-    _require_tensor("q", q, "[batch, seqlen, nheads, headdim]")
+    _checks.tensors("[batch, seqlen, nheads, headdim]", q=q)
     k, v = _unpacked("kv", kv, "[batch, seqlen, 2, nheads_k, headdim]", 2)
     options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
     return _padded(q, k, v, options, return_attn_probs)
-
-
-def _length(value: Any) -> Any:
-    """A length may be a tensor of one element, as sums and maxima are."""
-    return int(value) if isinstance(value, Tensor) else value
 
 
 def _varlen(
@@ -168,8 +157,7 @@ def _varlen(
     options: Tuple[Any, ...],
     return_attn_probs: bool,
 ) -> Result:
-    for name, tensor in (("cu_seqlens_q", offsets[0]), ("cu_seqlens_k", offsets[1])):
-        _require_tensor(name, tensor, "[batch + 1]")
+    _checks.tensors("[batch + 1]", cu_seqlens_q=offsets[0], cu_seqlens_k=offsets[1])
     if offsets[0].shape != offsets[1].shape:
         raise _native.Error(
             f"cu_seqlens_q has shape {list(offsets[0].shape)}, but cu_seqlens_k has "
@@ -177,7 +165,8 @@ def _varlen(
         )
     if isinstance(options[6], Tensor) and options[6].dim() == 2:
         raise NotImplementedError("alibi_slopes of [batch, nheads] with cu_seqlens")
-    sequences = (*offsets, _length(lengths[0]), _length(lengths[1]), None, None)
+    longest = [_checks.length(f"max_seqlen_{of}", n) for of, n in zip("qk", lengths)]
+    sequences = (*offsets, *longest, None, None)
     out, lse = differentiable_attention(q, k, v, options, True, sequences)
     return _results(out, lse.transpose(0, 1), return_attn_probs)
 
@@ -208,25 +197,30 @@ def flash_attn_varlen_func(
     Returns out [total_q, nheads, headdim], and with return_attn_probs (out, lse [nheads, total_q],
     an empty tensor).
     """
-    _require_tensor("q", q, "[total_q, nheads, headdim]")
+    _checks.tensors("[total_q, nheads, headdim]", q=q)
     layout = (
         "[total_k, nheads_k, headdim]"
         if block_table is None
         else "[num_pages, page_size, nheads_k, headdim]"
     )
-    _require_tensor("k", k, layout)
-    _require_tensor("v", v, layout)
+    _checks.tensors(layout, k=k, v=v)
     options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
     offsets, lengths = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
     if block_table is None:
         return _varlen(q, k, v, offsets, lengths, options, return_attn_probs)
     refuse_grad("flash_attn_varlen_func with block_table", q, k, v)
-    for name, tensor in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
-        _require_tensor(name, tensor, "[batch + 1]")
+    _checks.tensors("[batch + 1]", cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
     kv_lens = cu_seqlens_k.diff()
     options = (*options[:7], kv_lens, *options[8:])
     pages = _cache.int32("block_table", block_table)
-    sequences = (cu_seqlens_q, None, _length(max_seqlen_q), None, pages, None)
+    sequences = (
+        cu_seqlens_q,
+        None,
+        _checks.length("max_seqlen_q", max_seqlen_q),
+        None,
+        pages,
+        None,
+    )
     out, lse = differentiable_attention(
         q, k.transpose(1, 2), v.transpose(1, 2), options, True, sequences
     )
@@ -271,7 +265,7 @@ def flash_attn_varlen_kvpacked_func(
     return_attn_probs: bool = False,
 ) -> Result:
     """flash_attn_varlen_func() of q and kv [total_k, 2, nheads_k, headdim]."""
-    _require_tensor("q", q, "[total_q, nheads, headdim]")
+    _checks.tensors("[total_q, nheads, headdim]", q=q)
     k, v = _unpacked("kv", kv, "[total_k, 2, nheads_k, headdim]", 2)
     options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
     return _varlen(
@@ -321,12 +315,10 @@ def flash_attn_with_kvcache(
         the cache is unchanged.
     """
     refuse_grad("flash_attn_with_kvcache", q, k_cache, v_cache, k, v, rotary_cos, rotary_sin)
-    _require_tensor("q", q, "[batch, seqlen, nheads, headdim]")
-    _require_tensor("k_cache", k_cache, "[batch_cache, seqlen_cache, nheads_k, headdim]")
-    _require_tensor("v_cache", v_cache, "[batch_cache, seqlen_cache, nheads_k, headdim]")
-    if isinstance(num_splits, bool) or not isinstance(num_splits, int):
-        raise TypeError(f"num_splits is of type {type(num_splits).__name__}; it needs an int")
-    if num_splits < 0:
+    _checks.tensors("[batch, seqlen, nheads, headdim]", q=q)
+    layout = "[batch_cache, seqlen_cache, nheads_k, headdim]"
+    _checks.tensors(layout, k_cache=k_cache, v_cache=v_cache)
+    if _checks.length("num_splits", num_splits) < 0:
         raise _native.Error(f"num_splits is {num_splits}; it needs 0 or more")
     if isinstance(alibi_slopes, Tensor) and alibi_slopes.dim() == 2:
         raise NotImplementedError("alibi_slopes of [batch, nheads] with a cache")
@@ -336,8 +328,10 @@ def flash_attn_with_kvcache(
         )
         if k is not None or v is not None:
             cache.plan_append(k, v)
-        local = bool(causal) or tuple(window_size) != (-1, -1)
-        cache.rotate(rotary_cos, rotary_sin, bool(rotary_interleaved), local)
+        window = _checks.sides("window_size", window_size)
+        local = _checks.flag("causal", causal) or window != (None, None)
+        interleaved = _checks.flag("rotary_interleaved", rotary_interleaved)
+        cache.rotate(rotary_cos, rotary_sin, interleaved, local)
         options = _options(
             0.0, softmax_scale, causal, window_size, softcap, alibi_slopes, cache.kv_lens
         )
