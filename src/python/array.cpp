@@ -5,49 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <new>
+#include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 
-#include "dlpack.hpp"
-#include "overlap.hpp"
+#include "description.hpp"
+#include "names.hpp"
 
 namespace attn::python {
 namespace {
-
-/// Names that are looked up in each call. They are made once and hash themselves once.
-struct Names {
-  PyObject* numpy = PyUnicode_InternFromString("numpy");
-  PyObject* ndarray = PyUnicode_InternFromString("ndarray");
-  PyObject* empty = PyUnicode_InternFromString("empty");
-  PyObject* dtype = PyUnicode_InternFromString("dtype");
-  PyObject* float32 = PyUnicode_InternFromString("float32");
-  PyObject* torch = PyUnicode_InternFromString("torch");
-  PyObject* tensor = PyUnicode_InternFromString("Tensor");
-  PyObject* new_empty = PyUnicode_InternFromString("new_empty");
-  PyObject* is_neg = PyUnicode_InternFromString("is_neg");
-  PyObject* type = PyUnicode_InternFromString("type");
-  PyObject* name = PyUnicode_InternFromString("__name__");
-  PyObject* mask = PyUnicode_InternFromString("mask");
-  PyObject* array_struct = PyUnicode_InternFromString("__array_struct__");
-  PyObject* interface = PyUnicode_InternFromString("__array_interface__");
-  PyObject* data = PyUnicode_InternFromString("data");
-  PyObject* shape = PyUnicode_InternFromString("shape");
-  PyObject* strides = PyUnicode_InternFromString("strides");
-  PyObject* typestr = PyUnicode_InternFromString("typestr");
-  PyObject* exchange_api = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
-};
-const Names& names() {
-  static const Names all;
-  return all;
-}
-
-nb::object attribute(nb::handle object, PyObject* name) {
-  nb::object result = nb::steal(PyObject_GetAttr(object.ptr(), name));
-  if (!result.is_valid()) throw nb::python_error();
-  return result;
-}
 
 /// The class of an imported library, or null: nothing is imported for the question.
 nb::object class_of(PyObject* module_name, PyObject* class_name) {
@@ -63,24 +29,6 @@ bool is_a(nb::handle object, const nb::object& type) {
          PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(type.ptr()));
 }
 
-std::optional<DType> integer_type(std::size_t size) {
-  switch (size) {
-    case 1: return DType::i8;
-    case 4: return DType::i32;
-    case 8: return DType::i64;
-    default: return std::nullopt;
-  }
-}
-
-std::optional<DType> float_type(std::size_t size) {
-  switch (size) {
-    case 2: return DType::f16;
-    case 4: return DType::f32;
-    case 8: return DType::f64;
-    default: return std::nullopt;
-  }
-}
-
 /// The type of a format of the struct module.
 std::optional<DType> type_of_format(std::string format, std::size_t size) {
   const bool has_order = !format.empty() && std::string("@=<").find(format[0]) != std::string::npos;
@@ -90,24 +38,6 @@ std::optional<DType> type_of_format(std::string format, std::size_t size) {
   if (std::string("efd").find(format) != std::string::npos) return float_type(size);
   if (std::string("bhilq").find(format) != std::string::npos) return integer_type(size);
   return std::nullopt;
-}
-
-std::optional<DType> type_of(const dlpack::DataType& type) {
-  if (type.lanes != 1) return std::nullopt;
-  const std::size_t size = type.bits / 8u;
-  switch (type.code) {
-    case dlpack::signed_integer: return integer_type(size);
-    case dlpack::ieee_float: return float_type(size);
-    case dlpack::bfloat: return size == 2 ? std::optional(DType::bf16) : std::nullopt;
-    case dlpack::boolean: return size == 1 ? std::optional(DType::boolean) : std::nullopt;
-    default: return std::nullopt;
-  }
-}
-
-std::string name_of_type(const dlpack::DataType& type) {
-  constexpr const char* names[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-  if (type.code >= std::size(names)) return fmt::format("DLPack type code {}", int{type.code});
-  return fmt::format("{}{}", names[type.code], int{type.bits});
 }
 
 std::int64_t integer(nb::handle object) {
@@ -124,34 +54,7 @@ struct ReleaseBuffer {
   }
 };
 
-nb::tuple tuple_of(const Dims& shape) {
-  nb::object tuple = nb::steal(PyTuple_New(shape.rank()));
-  for (int dim = 0; dim < shape.rank(); ++dim)
-    PyTuple_SET_ITEM(tuple.ptr(), dim, PyLong_FromLongLong(shape[dim]));
-  return nb::borrow<nb::tuple>(tuple);
-}
-
-/// A memoryview of f32, which the standard library has.
-nb::object make_memoryview(const Dims& shape) {
-  const nb::object bytes =
-      nb::steal(PyByteArray_FromStringAndSize(nullptr, shape.product() * Py_ssize_t{4}));
-  if (!bytes.is_valid()) throw nb::python_error();
-  const nb::object view = nb::steal(PyMemoryView_FromObject(bytes.ptr()));
-  return view.attr("cast")("f", nb::list(tuple_of(shape)));
-}
-
 }  // namespace
-
-/// What an exporter says about its memory.
-struct Array::Description {
-  void* data;
-  std::optional<DType> dtype;
-  std::string type_name;  // for a message, if dtype is empty
-  int rank;
-  const std::int64_t* shape;
-  const std::int64_t* strides;  // null for a dense tensor
-  bool strides_in_bytes;        // otherwise in elements
-};
 
 Kind kind_of(nb::handle object) {
   if (is_a(object, class_of(names().numpy, names().ndarray))) return Kind::numpy;
@@ -246,101 +149,6 @@ void Array::describe_buffer(const Py_buffer& buffer) {
        .shape = reinterpret_cast<const std::int64_t*>(buffer.shape),
        .strides = reinterpret_cast<const std::int64_t*>(buffer.strides),
        .strides_in_bytes = true});
-}
-
-namespace {
-
-/// Only the memory of the processor can be read.
-void require_processor(const char* name, std::int32_t device) {
-  if (device == dlpack::cpu || device == dlpack::cuda_host) return;
-  not_implemented(
-      fmt::format("{} is on a device of DLPack's type {}; attn computes on CPUs", name, device));
-}
-
-}  // namespace
-
-bool Array::read_exchange(nb::handle object) {
-  const nb::object capsule = nb::steal(
-      PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), names().exchange_api));
-  if (!capsule.is_valid()) {
-    PyErr_Clear();
-    return false;
-  }
-  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return false;
-  const auto* api = static_cast<const dlpack::ExchangeApi*>(
-      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  while (api != nullptr && api->version.major > dlpack::major_version) api = api->previous;
-  if (api == nullptr || api->tensor_from_object == nullptr) return false;
-  dlpack::Tensor tensor;
-  if (api->tensor_from_object(object.ptr(), &tensor) != 0) throw nb::python_error();
-  require_processor(name_, tensor.device.type);
-  set({.data = static_cast<char*>(tensor.data) + tensor.byte_offset,
-       .dtype = type_of(tensor.dtype),
-       .type_name = name_of_type(tensor.dtype),
-       .rank = tensor.ndim,
-       .shape = tensor.shape,
-       .strides = tensor.strides,
-       .strides_in_bytes = false});
-  return true;
-}
-
-namespace {
-
-/// Calls __dlpack__, of version 1 if the exporter knows versions.
-nb::object dlpack_capsule(nb::handle object) {
-  try {
-    return object.attr("__dlpack__")(nb::arg("max_version") = nb::make_tuple(1, 0));
-  } catch (nb::python_error& error) {
-    if (!error.matches(PyExc_TypeError)) throw;
-  }
-  return object.attr("__dlpack__")();
-}
-
-template <class Managed>
-std::shared_ptr<void> own(nb::handle capsule, Managed* managed, const char* used_name) {
-  PyCapsule_SetName(capsule.ptr(), used_name);
-  return {managed, [managed](void*) {
-            if (managed->deleter != nullptr) managed->deleter(managed);
-          }};
-}
-
-}  // namespace
-
-bool Array::read_dlpack(nb::handle object) {
-  if (!nb::hasattr(object, "__dlpack__")) return false;
-  if (nb::hasattr(object, "__dlpack_device__")) {
-    const nb::object device = object.attr("__dlpack_device__")();
-    require_processor(name_, static_cast<std::int32_t>(integer(nb::int_(device[0]))));
-  }
-  const nb::object capsule = dlpack_capsule(object);
-  const dlpack::Tensor* tensor = nullptr;
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    auto* const managed = static_cast<dlpack::ManagedTensorVersioned*>(
-        PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-    if (managed->version.major > dlpack::major_version)
-      not_implemented(
-          fmt::format("{} exports DLPack {}; attn reads version 1", name_, managed->version.major));
-    memory_ = own(capsule, managed, "used_dltensor_versioned");
-    read_only_ = (managed->flags & dlpack::read_only_flag) != 0;
-    tensor = &managed->tensor;
-  } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    auto* const managed =
-        static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-    memory_ = own(capsule, managed, "used_dltensor");
-    tensor = &managed->tensor;
-  } else {
-    reject_type(fmt::format("{}: __dlpack__ of type {} returned no DLPack capsule", name_,
-                            class_name(object)));
-  }
-  require_processor(name_, tensor->device.type);
-  set({.data = static_cast<char*>(tensor->data) + tensor->byte_offset,
-       .dtype = type_of(tensor->dtype),
-       .type_name = name_of_type(tensor->dtype),
-       .rank = tensor->ndim,
-       .shape = tensor->shape,
-       .strides = tensor->strides,
-       .strides_in_bytes = false});
-  return true;
 }
 
 namespace {
@@ -470,56 +278,6 @@ void Array::set(const Description& array) {
     strides[dim] /= size;
   }
   view_ = TensorView(array.data, *array.dtype, shape, strides);
-}
-
-void require_kind_with_results(const Array& like) {
-  if (like.kind() != Kind::other) return;
-  reject_type(
-      fmt::format("{} of type {} is neither a NumPy array nor a PyTorch tensor: the call needs "
-                  "out=, an array for its result",
-                  like.name(), class_name(like.object())));
-}
-
-Array make_result(const char* name, const Array& like, DType dtype, const Dims& shape) {
-  const bool same = dtype == like.view().dtype;
-  const nb::object sizes = tuple_of(shape);
-  if (like.kind() == Kind::numpy) {
-    const nb::object numpy = nb::steal(PyImport_GetModule(names().numpy));
-    const nb::object type =
-        same ? attribute(like.object(), names().dtype) : attribute(numpy, names().float32);
-    return {name, attribute(numpy, names().empty)(sizes, type)};
-  }
-  if (like.kind() == Kind::torch) {
-    try {
-      const nb::object make = attribute(like.object(), names().new_empty);
-      if (same) return {name, make(sizes)};
-      const nb::object torch = nb::steal(PyImport_GetModule(names().torch));
-      return {name, make(sizes, nb::arg("dtype") = attribute(torch, names().float32))};
-    } catch (nb::python_error& error) {
-      if (!error.matches(PyExc_RuntimeError)) throw;
-      throw std::bad_alloc();  // PyTorch has no other reason
-    }
-  }
-  if (dtype != DType::f32) {
-    reject_type(
-        fmt::format("{} of type {} is neither a NumPy array nor a PyTorch tensor, and attn "
-                    "cannot make another one",
-                    like.name(), class_name(like.object())));
-  }
-  return {name, make_memoryview(shape)};
-}
-
-Array result_or(const char* name, nb::handle given, const Array& like, DType dtype,
-                const Dims& shape) {
-  if (!given.is_none()) return {name, given};
-  require_kind_with_results(like);
-  return make_result(name, like, dtype, shape);
-}
-
-void require_apart(const Array& output, const Array& input) {
-  if (!output || !input || !share_memory(output.view(), input.view())) return;
-  reject(fmt::format("{} lies in the memory of {}; it needs memory of its own", output.name(),
-                     input.name()));
 }
 
 }  // namespace attn::python

@@ -136,6 +136,8 @@ def test_static_first_pass_without_a_mask():
 
 
 def test_bert():
+    if not hasattr(transformers.models.bert.modeling_bert, "eager_attention_forward"):
+        pytest.skip("BERT of this version has no attention interface")
     config = transformers.BertConfig(
         vocab_size=97,
         hidden_size=32,

@@ -27,9 +27,9 @@ def _result(result: Any, out: Any) -> Any:
 
 def _slices(name: str, x: Any, axis: int, parameter: float, out: Any) -> Any:
     if _recorded(out, x):
-        from . import torch as attn_torch
+        from . import _torch_functions
 
-        return attn_torch.differentiable_slices(name, x, axis, parameter)
+        return _torch_functions.differentiable_slices(name, x, axis, parameter)
     return _result(getattr(_native, name)(x, axis, parameter, out), out)
 
 
@@ -92,9 +92,9 @@ def cross_entropy(
     """
     arguments = (target, weight, ignore_index, label_smoothing, reduction)
     if _recorded(out, x, target, weight):
-        from . import torch as attn_torch
+        from . import _torch_functions
 
-        return attn_torch.differentiable_cross_entropy(x, *arguments)  # type: ignore[no-any-return]
+        return _torch_functions.differentiable_cross_entropy(x, *arguments)  # type: ignore[no-any-return]
     return _result(_native.cross_entropy(x, *arguments, out), out)  # type: ignore[no-any-return]
 
 
@@ -120,7 +120,7 @@ def _norm(
     centered: bool, x: Any, scale: Any, bias: Any, axis: int, epsilon: float, out: Any
 ) -> Any:
     if _recorded(out, x, scale, bias):
-        from . import torch as attn_torch
+        from . import _torch_functions
 
-        return attn_torch.differentiable_norm(centered, x, scale, bias, axis, epsilon)
+        return _torch_functions.differentiable_norm(centered, x, scale, bias, axis, epsilon)
     return _result(_native.norm(centered, x, scale, bias, axis, epsilon, out), out)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, _native
+from ._once import once, refuse_second
 from ._options import refuse_forward_mode
 
 __all__ = ["scaled_dot_product_attention"]
@@ -187,10 +188,6 @@ def _operator_gradients(ctx: Any, dout: Any, dlse: Any) -> Tuple[Any, ...]:
     return (*(result if want else None for result, want in zip(results, wanted)), *none[6:])
 
 
-def _refuse_second(ctx: Any, *gradients: Any) -> Any:
-    raise NotImplementedError("attn has no second derivatives")
-
-
 _library.impl("attention", _operator, "CPU")
 _library.impl("attention_backward", _backward_operator, "CPU")
 torch.library.register_fake("attn::attention", _fake, lib=_library)
@@ -198,26 +195,7 @@ torch.library.register_fake("attn::attention_backward", _backward_fake, lib=_lib
 torch.library.register_autograd(
     "attn::attention", _operator_gradients, setup_context=_setup_context, lib=_library
 )
-torch.library.register_autograd("attn::attention_backward", _refuse_second, lib=_library)
-
-
-class _Once(torch.autograd.Function):
-    """Gradients that refuse to be differentiated again, rather than to be taken for constants."""
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
-        return tuple(gradient.view_as(gradient) for gradient in tensors[:count])
-
-    backward = staticmethod(_refuse_second)
-
-
-def _once(gradients: Tuple[Any, ...], *sources: Any) -> Tuple[Any, ...]:
-    """Marks gradients that were made from `sources`, if PyTorch records (create_graph)."""
-    if not torch.is_grad_enabled():
-        return gradients
-    made = [gradient for gradient in gradients if gradient is not None]
-    marked = iter(_Once.apply(len(made), *made, *sources))
-    return tuple(None if gradient is None else next(marked) for gradient in gradients)
+torch.library.register_autograd("attn::attention_backward", refuse_second, lib=_library)
 
 
 class _Attention(torch.autograd.Function):
@@ -249,7 +227,7 @@ class _Attention(torch.autograd.Function):
                 _any_dout(dout, out), dlse, out, lse, ctx.needs_input_grad[:6], (q, k, v), options,
                 ctx.sequences,
             )  # fmt: skip
-        return (*_once(gradients, q, k, v, mask, slopes, sinks, dout, dlse), None, None)
+        return (*once(gradients, q, k, v, mask, slopes, sinks, dout, dlse), None, None)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -415,94 +393,3 @@ def _mask_of_four_dims(mask: Tensor, query: Tensor, key: Tensor, lead: Tuple[int
             f"{list(lead)} of query"
         ) from None
     return full.reshape((-1, *mask.shape[-3:]))
-
-
-class _Slices(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, axis: int, parameter: float) -> Any:
-        y = getattr(_native, name)(x, axis, parameter, None)
-        ctx.save_for_backward(x if name == "logsumexp" else None, y)
-        ctx.call = (name, axis, parameter)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, y = ctx.saved_tensors
-        name, axis, parameter = ctx.call
-        dx = getattr(_native, name + "_backward")(dy, x, y, axis, parameter)
-        return (*_once((dx,), x, y, dy), None, None, None)
-
-
-def differentiable_slices(name: str, x: Any, axis: int, parameter: float) -> Any:
-    _checks.tensors(x=x)
-    return _Slices.apply(x, name, axis, parameter)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, target: Any, weight: Any, *settings: Any) -> Any:
-        tensors = [t if isinstance(t, Tensor) else None for t in (target, weight)]
-        ctx.save_for_backward(x, *tensors)
-        ctx.call = (target if tensors[0] is None else None, weight if tensors[1] is None else None)
-        ctx.settings = settings
-        ignore_index, label_smoothing, reduction = settings
-        return _native.cross_entropy(
-            x, target, weight, ignore_index, label_smoothing, reduction, None
-        )
-
-    @staticmethod
-    def backward(ctx: Any, dloss: Tensor) -> Any:
-        x, target, weight = ctx.saved_tensors
-        target = ctx.call[0] if target is None else target
-        weight = ctx.call[1] if weight is None else weight
-        dx = _native.cross_entropy_backward(dloss, x, target, weight, *ctx.settings)
-        return (*_once((dx,), x, dloss), *(None,) * 5)
-
-
-def differentiable_cross_entropy(x: Any, target: Any, weight: Any, *settings: Any) -> Any:
-    _checks.tensors(x=x)
-    for name, tensor in (("target", target), ("weight", weight)):
-        if isinstance(tensor, Tensor) and tensor.requires_grad:
-            raise NotImplementedError(f"cross_entropy has no gradient of {name}: detach() it")
-    return _CrossEntropy.apply(x, target, weight, *settings)
-
-
-class _Norm(torch.autograd.Function):
-    """y = n * scale + bias, where n = (x - mean) * r. With g = dy * scale, dx = r * (g - mean(g) -
-    n * mean(g * n)); rms_norm is without mean and mean(g). PyTorch differentiates it again."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Any, bias: Any, centered: bool, axis: int, epsilon: float
-    ) -> Any:
-        y = _native.norm(centered, x, scale, bias, axis, epsilon, None)
-        ctx.save_for_backward(x, scale, bias)
-        ctx.call = (centered, axis, epsilon)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, scale, bias = ctx.saved_tensors
-        centered, axis, epsilon = ctx.call
-        dims = tuple(range(axis % x.dim(), x.dim()))
-        values, g = x.float(), dy.float()
-        if centered:
-            values = values - values.mean(dims, keepdim=True)
-        r = torch.rsqrt(values.square().mean(dims, keepdim=True) + epsilon)
-        n = values * r
-        dscale = (g * n).sum_to_size(scale.shape).to(scale.dtype) if scale is not None else None
-        dbias = g.sum_to_size(bias.shape).to(bias.dtype) if bias is not None else None
-        if scale is not None:
-            g = g * scale.float()
-        dx = g - n * (g * n).mean(dims, keepdim=True)
-        if centered:
-            dx = dx - g.mean(dims, keepdim=True)
-        return (r * dx).to(x.dtype), dscale, dbias, None, None, None
-
-
-def differentiable_norm(
-    centered: bool, x: Any, scale: Any, bias: Any, axis: int, epsilon: float
-) -> Any:
-    _checks.tensors(x=x)
-    _checks.optional_tensors(scale=scale, bias=bias)
-    return _Norm.apply(x, scale, bias, centered, axis, epsilon)
