@@ -225,6 +225,9 @@ def test_nothing_is_ignored():
     out, _ = call(torch.nn.Module(), q, k, v, padding)
     expected = attn.attention(q, k, v, causal=True, mask=padding.bool()[:, None, None])
     torch.testing.assert_close(out, expected.transpose(1, 2), atol=0, rtol=0)
+    out, _ = call(torch.nn.Module(), q, k, v, None, sliding_window=2)
+    expected = attn.attention(q, k, v, causal="top_left", window=(1, None))
+    torch.testing.assert_close(out, expected.transpose(1, 2), atol=0, rtol=0)
     module = torch.nn.Module()
     module.is_causal = False
     out, _ = call(module, q, k, v, None, sliding_window=1)
