@@ -28,8 +28,9 @@ class LoadedOpenMp final : public Executor {
       : parallel_(parallel), max_threads_(max_threads) {}
 
   /// A team of PyTorch's size: a runtime ends threads that a smaller one does not need. Those who
-  /// find no work return at once.
+  /// find no work return at once. Plans keep the executor, also into a forked process.
   void offer(int num_threads, const Task& task) override {
+    if (forked) return;
     const int size = std::max(num_threads + 1, max_threads_());
     Call call{task, std::this_thread::get_id()};
     parallel_(
