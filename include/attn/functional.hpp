@@ -63,5 +63,8 @@ ATTN_API void silu(const TensorView& x, const MutableTensorView& y,
 /// the memory of gate or of up.
 ATTN_API void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y,
                      const Execution& execution = {});
+/// y = gelu(gate) * up (Shazeer 2020); arguments as in swiglu.
+ATTN_API void geglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y,
+                    GeluForm form = GeluForm::erf, const Execution& execution = {});
 
 }  // namespace attn

@@ -1,8 +1,8 @@
 // Models: a folder in Hugging Face's layout, opened for a Decoder. This is a library of its own:
 // link attn::model. The folder holds:
 //
-//   config.json                   the configuration; model_type is llama, mistral, qwen2, qwen3 or
-//                                 gpt2
+//   config.json                   the configuration; model_type is llama, mistral, qwen2, qwen3,
+//                                 smollm3, olmo2, phi3, gemma2, gemma3_text or gpt2
 //   model.safetensors             the weights in f32, f16 or bf16; or, instead of it,
 //   model.safetensors.index.json  the names of shards, which are .safetensors files beside it
 //   generation_config.json        optional; its token ids replace those of config.json; how to
@@ -11,11 +11,12 @@
 // Keys of config.json. Null is a missing key (except in rope_theta and the norms' epsilon, where it
 // makes no model), and a missing key that is no size has the default of Hugging Face's
 // configuration class. Keys that change what a model computes are used or, unless their value
-// changes nothing, refused: `is_causal` of false, other positions than rope's (for GPT-2, learned
-// ones), caps and multipliers of scores or logits, layers that differ. Other keys are not read.
+// changes nothing, refused by name, for every family; src/model/README.md has the table of what
+// each family uses. Other keys are not read.
 //
 // Positions. A sequence has at most max_position_embeddings tokens (n_positions in GPT-2), times
-// the factor of linear rope scaling. Dynamic rope scaling beyond them is not supported.
+// the factor of linear rope scaling; with YaRN, at least its factor times the original positions.
+// Dynamic rope scaling sets no limit of its own.
 #pragma once
 
 #include <attn/export.hpp>

@@ -39,11 +39,12 @@ struct LinearRopeScaling {
 
   friend bool operator==(const LinearRopeScaling&, const LinearRopeScaling&) = default;
 };
-/// Raises theta with the length of a sequence that is longer than the model's positions ("dynamic
-/// NTK"). The library computes the positions of the model itself, where nothing is scaled, and no
-/// others: attention blocks refuse tokens beyond max_positions.
+/// Raises theta with the length L of a sequence that is longer than original_max_positions P
+/// ("dynamic NTK", as Transformers computes it): theta * (factor L / P - (factor - 1))^(d / (d -
+/// 2)) for a rotary_dim of d. Shorter sequences are not scaled.
 struct DynamicRopeScaling {
   double factor = 1;
+  std::int64_t original_max_positions = 2048;
 
   friend bool operator==(const DynamicRopeScaling&, const DynamicRopeScaling&) = default;
 };
@@ -59,22 +60,56 @@ struct Llama3RopeScaling {
   friend bool operator==(const Llama3RopeScaling&, const Llama3RopeScaling&) = default;
 };
 
+/// YaRN (Peng et al. 2023, arXiv:2309.00071, section 3.2 "NTK-by-parts" and 3.4). Pairs that turn
+/// more than beta_fast times within original_max_positions are unchanged, those that turn less than
+/// beta_slow times are divided by `factor`, and between the two both are mixed, linearly in the
+/// number of the pair. `truncate` rounds the ends of that range outwards to whole pairs. Cosines
+/// and sines are multiplied by attention_factor; if absent, by 0.1 ln(factor) + 1.
+struct YarnRopeScaling {
+  double factor = 1;
+  std::int64_t original_max_positions = 2048;
+  double beta_fast = 32;
+  double beta_slow = 1;
+  bool truncate = true;
+  std::optional<double> attention_factor{};
+
+  friend bool operator==(const YarnRopeScaling&, const YarnRopeScaling&) = default;
+};
+/// LongRoPE (Ding et al. 2024, arXiv:2402.13753), as Phi-3 has it: each pair's frequency is divided
+/// by its element of short_factors, or of long_factors for a sequence of more than
+/// original_max_positions tokens. Cosines and sines are multiplied by attention_factor.
+struct LongRopeScaling {
+  std::vector<double> short_factors{};  // [rotary_dim / 2]
+  std::vector<double> long_factors{};   // [rotary_dim / 2]
+  std::int64_t original_max_positions = 4096;
+  double attention_factor = 1;
+
+  friend bool operator==(const LongRopeScaling&, const LongRopeScaling&) = default;
+};
+
 /// The angles of a model: pair n of rotary_dim / 2 is rotated by position * theta^(-2 n /
 /// rotary_dim) radians, with a scaled frequency.
 struct RopeSettings {
   double theta = 10000;
   std::optional<std::int64_t> rotary_dim{};  // even; default: head_dim
   bool interleaved = false;
-  std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling, DynamicRopeScaling> scaling{};
+  std::variant<std::monostate, LinearRopeScaling, Llama3RopeScaling, DynamicRopeScaling,
+               YarnRopeScaling, LongRopeScaling>
+      scaling{};
 
   friend bool operator==(const RopeSettings&, const RopeSettings&) = default;
 };
 
-/// The frequencies of pairs, [rotary_dim / 2], in radians for each position. Throws
+/// The frequencies of pairs, [rotary_dim / 2], in radians for each position, in a sequence of
+/// `length` tokens: of dynamic scaling and LongRoPE they depend on it. Throws
 /// Error(invalid_argument) for a setting that gives none, and names it.
-ATTN_API std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim);
+ATTN_API std::vector<double> rope_frequencies(const RopeSettings& settings, std::int64_t head_dim,
+                                              std::int64_t length = 0);
+/// The factor of cosines and sines, which is 1 except for YaRN and LongRoPE.
+ATTN_API double rope_attention_factor(const RopeSettings& settings);
 
-/// Owns the tables for the positions 0, 1, ..., positions - 1, computed in double and rounded once.
+/// Owns the tables for the positions 0, 1, ..., positions - 1 of a sequence of that many tokens,
+/// computed in double and rounded once.
 class ATTN_API RopeTables {
  public:
   RopeTables(const RopeSettings& settings, std::int64_t head_dim, std::int64_t positions);

@@ -3,7 +3,8 @@
 //
 //   AttentionBlock     y = out(attention(rope(norm(q(x))), K, V)); K and V are all keys and values
 //                      of the cache, to which rope(norm(k(x))) and v(x) are appended first
-//   TransformerLayer   x += attention(norm(x)), then x += mlp(norm(x)) (pre-norm)
+//   TransformerLayer   x += attention(norm(x)), then x += mlp(norm(x)); NormPlacement has the
+//                      other orders
 //   Decoder            logits = output(norm(layers(embedding(ids) + positions)))
 //
 // Tokens are [batch, seq, hidden]. All sequences of a batch get the same number of new tokens, but
@@ -62,6 +63,9 @@
 #include <vector>
 
 namespace attn {
+namespace detail {
+class LayerStack;
+}
 
 // -------------------------------------------------------------------------------------------------
 // Weights
@@ -76,8 +80,8 @@ struct LinearWeights {
 /// The projection to outputs begin..end-1 of a fused projection. It views the same memory.
 ATTN_API LinearWeights part_of(const LinearWeights& fused, std::int64_t begin, std::int64_t end);
 
-/// The weights of a norm, each [width], f32, bf16 or f16: y = normalized(x) * scale + bias. Only a
-/// layer norm has a bias, which may be absent.
+/// The weights of a norm, each [width], f32, bf16 or f16: y = normalized(x) * (scale +
+/// scale_offset) + bias. Only a layer norm has a bias, which may be absent.
 struct NormWeights {
   TensorView scale{};
   TensorView bias{};
@@ -89,23 +93,28 @@ struct AttentionParameters {
   LinearWeights v{};    // [num_kv_heads * head_dim, hidden]
   LinearWeights out{};  // [hidden, num_q_heads * head_dim]
   // May be absent:
-  TensorView q_norm{};        // [head_dim], scale of an RMS norm of each head of q, before RoPE
-  TensorView k_norm{};        // [head_dim], the same for k
+  /// Scales of norms of q and k before RoPE. With [head_dim], each head is normalized alone; with
+  /// [num_q_heads * head_dim] ([num_kv_heads * head_dim] for k), all heads of a token together.
+  TensorView q_norm{};
+  TensorView k_norm{};
   TensorView alibi_slopes{};  // as AttentionTensors::alibi_slopes
   TensorView sinks{};         // as AttentionTensors::sinks
 };
 
 struct MlpWeights {
-  LinearWeights gate{};  // [mlp_width, hidden]; absent unless the MLP is SwiGLU
+  LinearWeights gate{};  // [mlp_width, hidden]; absent unless the MLP has a gate
   LinearWeights up{};    // [mlp_width, hidden]
   LinearWeights down{};  // [hidden, mlp_width]
 };
 
+/// The norms that NormPlacement names; the others are absent.
 struct LayerWeights {
   NormWeights attention_norm{};
   AttentionParameters attention{};
+  NormWeights attention_post_norm{};
   NormWeights mlp_norm{};
   MlpWeights mlp{};
+  NormWeights mlp_post_norm{};
 };
 
 struct DecoderWeights {
@@ -121,6 +130,13 @@ struct DecoderWeights {
 // -------------------------------------------------------------------------------------------------
 // Settings
 
+enum class NormKind { rms, layer };
+struct NormSettings {
+  NormKind kind = NormKind::rms;
+  float epsilon = 1e-5f;
+  float scale_offset = 0;  // added to the scale; 1 where files hold the scale's distance from 1
+};
+
 struct AttentionSettings {
   std::int64_t hidden = 0;
   std::int64_t num_q_heads = 0;
@@ -129,39 +145,47 @@ struct AttentionSettings {
   std::optional<RopeSettings> rope{};  // absent: q and k are not rotated
   /// The largest number of tokens in a sequence, and of rows in the tables of RoPE.
   std::int64_t max_positions = 0;
-  float qk_norm_epsilon = 1e-6f;
+  NormSettings qk_norm{.epsilon = 1e-6f};
   /// Masks, scale, softcap and normalizer of every attention call of the block. Without block_mask,
   /// which is for one number of tokens: Error(unsupported).
   AttentionOptions options{.causal = Causal::bottom_right()};
   DType dtype = DType::f32;  // f32 or bf16
 };
 
-enum class NormKind { rms, layer };
-struct NormSettings {
-  NormKind kind = NormKind::rms;
-  float epsilon = 1e-5f;
-};
-
 enum class MlpKind {
-  swiglu,     // down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)
-  gelu,       // down(gelu(up(x)))
-  gelu_tanh,  // the same with gelu's tanh form
+  swiglu,      // down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)
+  gelu,        // down(gelu(up(x)))
+  gelu_tanh,   // the same with gelu's tanh form
+  geglu,       // down(gelu(gate(x)) * up(x))
+  geglu_tanh,  // the same with gelu's tanh form
 };
 
-/// Settings of one layer. `norm` is that of both norms of the layer.
+/// Where norms stand around f, which is first the attention, then the MLP of a layer. `norm` is
+/// attention_norm or mlp_norm, `post` is attention_post_norm or mlp_post_norm.
+enum class NormPlacement {
+  before,     // x += f(norm(x)) (GPT-2, Llama)
+  after,      // x += post(f(x)) (OLMo 2)
+  both,       // x += post(f(norm(x))) (Gemma 2 and 3)
+  after_sum,  // x = post(x + f(x)) (BERT; post-norm, as Vaswani et al. 2017 have it)
+};
+
+/// Settings of one layer. `norm` is that of all norms of the layer but those of q and k.
 struct LayerSettings {
   AttentionSettings attention{};
   NormSettings norm{};
+  NormPlacement norm_placement = NormPlacement::before;
   MlpKind mlp = MlpKind::swiglu;
   std::int64_t mlp_width = 0;
 };
 
 /// Settings of a decoder. Layers may differ in all but `hidden`. For n layers that are the same:
 ///   {.layers = std::vector<LayerSettings>(n, layer), .vocab_size = vocab_size}
-/// The norm behind the last layer has that layer's kind and epsilon.
+/// The norm behind the last layer has that layer's NormSettings.
 struct DecoderSettings {
   std::vector<LayerSettings> layers{};
   std::int64_t vocab_size = 0;
+  float embedding_scale = 1;             // embeddings are multiplied by it
+  std::optional<float> logit_softcap{};  // c > 0: logits become c * tanh(logits / c)
 };
 
 // -------------------------------------------------------------------------------------------------
@@ -203,6 +227,11 @@ struct ForwardOptions {
   /// no token attends to. Token n then stands at position n, unless the options of the block name
   /// another position.
   TensorView kv_lens{};
+  /// i32 or i64 [batch + 1]: ragged tokens. x is then [1, tokens, hidden] and ids are [1, tokens],
+  /// the new tokens of one sequence after another; sequence b has those from q_offsets[b] to
+  /// q_offsets[b + 1] - 1, which may be none. No padding is computed, and each sequence gets the
+  /// bits that it gets in a ragged forward of its own.
+  TensorView q_offsets{};
   AttentionKernel kernel = AttentionKernel::tiled;
   ForwardTimes* times = nullptr;        // null: times are not measured
   const ForwardHooks* hooks = nullptr;  // null: none
@@ -257,8 +286,8 @@ class ATTN_API AttentionBlock {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A pre-norm layer: an attention block and an MLP, each with a norm before it and a residual
-/// connection around both.
+/// An attention block and an MLP, each with a residual connection around it and with norms where
+/// NormPlacement says.
 class ATTN_API TransformerLayer {
  public:
   /// Throws and uses `scratch` as AttentionBlock does.
@@ -278,7 +307,7 @@ class ATTN_API TransformerLayer {
                const ForwardOptions& options = {});
 
  private:
-  friend class Decoder;
+  friend class detail::LayerStack;
   struct ATTN_HIDDEN Impl;
   ATTN_HIDDEN Impl& impl() const;
   std::unique_ptr<Impl> impl_;

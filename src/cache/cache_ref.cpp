@@ -44,24 +44,11 @@ AttentionTensors single_sequence(AttentionTensors tensors, std::int64_t sequence
   return tensors;
 }
 
-void truncate_pages(PagedKvCache& cache, std::span<const Sequence> sequences, std::int64_t count) {
-  for (const Sequence sequence : sequences)
-    cache.truncate(sequence, cache.length(sequence) - count);
-}
-
-void append_pages(const CacheRef& cache, const TensorView& k, const TensorView& v,
-                  const std::optional<Rope>& rope) {
-  const std::span<const Sequence> sequences = cache.sequences();
-  std::size_t done = 0;
-  try {
-    for (; done < sequences.size(); ++done) {
-      const auto entry = static_cast<std::int64_t>(done);
-      cache.paged()->append(sequences[done], entry_of(k, entry), entry_of(v, entry), rope);
-    }
-  } catch (...) {
-    truncate_pages(*cache.paged(), sequences.first(done), k.shape[2]);
-    throw;
-  }
+/// The tokens of one sequence out of [batch, heads, seq, dim], or of ragged [1, heads, tokens,
+/// dim], without the first dim.
+TensorView sequence_part(const TensorView& view, const TokenShape& tokens, std::int64_t entry) {
+  if (!tokens.ragged()) return entry_of(view, entry);
+  return entry_of(view.sliced(2, tokens.first(entry), tokens.first(entry + 1)), 0);
 }
 
 void require_cache_extent(const char* name, std::int64_t value, const char* block_name,
@@ -127,8 +114,10 @@ std::int64_t kv_len_after(const CacheRef& cache, const TokenShape& tokens) {
   if (paged == nullptr) return tokens.seq;
   const std::int64_t page_size = paged->settings().page_size;
   std::int64_t kv_len = page_size;
-  for (const Sequence sequence : cache.sequences())
-    kv_len = std::max(kv_len, round_up(paged->length(sequence) + tokens.seq, page_size));
+  for (std::int64_t entry = 0; entry < std::ssize(cache.sequences()); ++entry) {
+    const std::int64_t keys = next_position(cache, entry) + tokens.length(entry);
+    kv_len = std::max(kv_len, round_up(keys, page_size));
+  }
   return kv_len;
 }
 
@@ -137,7 +126,7 @@ void check_cache(const CacheRef& cache, const KvHeads& heads, const TokenShape& 
     check_heads(contiguous->settings(), heads);
     check_batch(cache.sequence() ? 1 : contiguous->settings().batch, tokens);
     for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
-      check_room(*contiguous, sequence_of(cache, entry), tokens.seq);
+      check_room(*contiguous, sequence_of(cache, entry), tokens.length(entry));
   } else if (const PagedKvCache* paged = cache.paged()) {
     check_heads(paged->settings(), heads);
     check_batch(std::ssize(cache.sequences()), tokens);
@@ -156,11 +145,34 @@ bool shares_keys(const CacheRef& a, const CacheRef& b) {
   return a.paged() != nullptr && a.paged() == b.paged() && std::ranges::any_of(a.sequences(), in_b);
 }
 
-void append(const CacheRef& cache, const TensorView& k, const TensorView& v,
-            const std::optional<Rope>& rope) {
-  if (cache.paged() != nullptr) return append_pages(cache, k, v, rope);
-  if (!cache.sequence()) return cache.contiguous()->append(k, v, rope);
-  cache.contiguous()->append_to(*cache.sequence(), entry_of(k, 0), entry_of(v, 0), rope);
+void append(const CacheRef& cache, const TokenShape& tokens, const TensorView& k,
+            const TensorView& v, const std::optional<Rope>& rope) {
+  if (cache.contiguous() != nullptr && !cache.sequence() && !tokens.ragged())
+    return cache.contiguous()->append(k, v, rope);
+  std::int64_t entry = 0;
+  try {
+    for (; entry < tokens.batch; ++entry) {
+      if (tokens.length(entry) == 0) continue;
+      const TensorView keys = sequence_part(k, tokens, entry),
+                       values = sequence_part(v, tokens, entry);
+      if (cache.paged() != nullptr) {
+        cache.paged()->append(cache.sequences()[static_cast<std::size_t>(entry)], keys, values,
+                              rope);
+      } else {
+        cache.contiguous()->append_to(sequence_of(cache, entry), keys, values, rope);
+      }
+    }
+  } catch (...) {
+    while (entry-- > 0) rollback_entry(cache, entry, tokens.length(entry));
+    throw;
+  }
+}
+
+CacheRef entry_of(const CacheRef& cache, std::int64_t entry) {
+  if (cache.paged() != nullptr)
+    return {*cache.paged(), cache.sequences().subspan(static_cast<std::size_t>(entry), 1)};
+  if (cache.contiguous() != nullptr) return {*cache.contiguous(), sequence_of(cache, entry)};
+  return {};
 }
 
 AttentionTensors bind(const CacheRef& cache, AttentionTensors tensors) {
@@ -171,15 +183,20 @@ AttentionTensors bind(const CacheRef& cache, AttentionTensors tensors) {
 }
 
 void rollback(const CacheRef& cache, const TokenShape& tokens) {
-  if (cache.paged() != nullptr)
-    return truncate_pages(*cache.paged(), cache.sequences(), tokens.seq);
+  for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
+    rollback_entry(cache, entry, tokens.length(entry));
+}
+
+void rollback_entry(const CacheRef& cache, std::int64_t entry, std::int64_t count) {
+  if (PagedKvCache* const paged = cache.paged()) {
+    const Sequence sequence = cache.sequences()[static_cast<std::size_t>(entry)];
+    return paged->truncate(sequence, paged->length(sequence) - count);
+  }
   if (cache.contiguous() == nullptr) return;
   KvCache& contiguous = *cache.contiguous();
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    const std::int64_t sequence = sequence_of(cache, entry);
-    const std::int64_t end = contiguous.position(sequence);
-    contiguous.truncate(sequence, end - std::min(tokens.seq, contiguous.length(sequence)));
-  }
+  const std::int64_t sequence = sequence_of(cache, entry);
+  contiguous.truncate(sequence,
+                      contiguous.position(sequence) - std::min(count, contiguous.length(sequence)));
 }
 
 }  // namespace attn::detail

@@ -11,11 +11,20 @@
 
 namespace attn::detail {
 
-/// The new tokens of a forward. Each sequence of the batch gets the same number.
+/// The new tokens of a forward: the same number for each sequence of the batch or, ragged, the
+/// tokens offsets[b] to offsets[b + 1] - 1 for sequence b.
 struct TokenShape {
   std::int64_t batch;
-  std::int64_t seq;
-  std::int64_t count() const noexcept { return batch * seq; }
+  std::int64_t seq;                       // of the longest sequence
+  const std::int64_t* offsets = nullptr;  // [batch + 1]; null: not ragged
+
+  bool ragged() const noexcept { return offsets != nullptr; }
+  std::int64_t count() const noexcept { return first(batch); }
+  /// The number of a sequence's first token among all.
+  std::int64_t first(std::int64_t entry) const noexcept {
+    return ragged() ? offsets[entry] : entry * seq;
+  }
+  std::int64_t length(std::int64_t entry) const noexcept { return first(entry + 1) - first(entry); }
 };
 
 /// The keys and values that a block writes for each token.
@@ -43,10 +52,15 @@ void check_cache(const CacheRef& cache, const KvHeads& heads, const TokenShape& 
 /// Whether appending to one of the two changes keys of the other.
 bool shares_keys(const CacheRef& a, const CacheRef& b);
 
-/// Appends k and v [batch, num_kv_heads, seq, head_dim] to the sequences of the batch: to all, or,
-/// if it throws, to none. Keys are rotated by `rope` on their way in. The cache is not absent.
-void append(const CacheRef& cache, const TensorView& k, const TensorView& v,
-            const std::optional<Rope>& rope);
+/// Appends k and v [batch, num_kv_heads, seq, head_dim], or ragged [1, num_kv_heads, tokens,
+/// head_dim], to the sequences of the batch: to all, or, if it throws, to none. Keys are rotated by
+/// `rope` on their way in. The cache is not absent.
+void append(const CacheRef& cache, const TokenShape& tokens, const TensorView& k,
+            const TensorView& v, const std::optional<Rope>& rope);
+
+/// One entry of the batch as a batch of its own. Of a paged cache, it names a part of the span that
+/// the cache was made with.
+CacheRef entry_of(const CacheRef& cache, std::int64_t entry);
 
 /// The call with the cache's keys and values as its k and v. Without a cache the call is unchanged.
 AttentionTensors bind(const CacheRef& cache, AttentionTensors tensors);
@@ -54,6 +68,8 @@ AttentionTensors bind(const CacheRef& cache, AttentionTensors tensors);
 /// Drops the keys that a forward of such tokens appended. A rolling cache does not get back what
 /// they overwrote.
 void rollback(const CacheRef& cache, const TokenShape& tokens);
+/// Drops the last `count` keys of one entry of the batch.
+void rollback_entry(const CacheRef& cache, std::int64_t entry, std::int64_t count);
 
 /// Calls f(), the part of a forward that follows its append. If f throws, the appended keys are
 /// dropped before the exception goes on.

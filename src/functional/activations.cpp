@@ -1,9 +1,10 @@
-// gelu and silu: functions of single elements.
+// gelu, silu and their gated forms: functions of single elements.
 #include <attn/functional.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <functional>
 
 #include "iterate/elements.hpp"
 #include "iterate/execution.hpp"
@@ -61,6 +62,28 @@ void activate(const TensorView& x, const MutableTensorView& y, const Execution& 
   });
 }
 
+/// y = function(gate) * up; `multiply` does it for `count` dense floats.
+template <class Multiply>
+void activate_gated(const TensorView& gate, const TensorView& up, const MutableTensorView& y,
+                    const Execution& execution, Multiply&& multiply) {
+  require_float("gate", gate);
+  require_data("gate", gate);
+  require_input_like("up", up, "gate", gate);
+  require_output_like("y", y, "gate", gate);
+  const ResolvedExecution resolved = resolve(execution);
+  const Dims order = order_in_memory(y.strides);
+  const InputAndOutput elements{Elements(gate.permuted(order)), Elements(y.permuted(order))};
+  const Elements ups(up.permuted(order));
+  for_each_chunk(gate.size(), resolved.threads, [&](std::int64_t first, std::int64_t count) {
+    ChunkMemory gate_staging, up_staging, y_staging;
+    const float* const up_floats = ups.as_floats(first, count, resolved.kernels, up_staging.data());
+    elements.apply(first, count, {resolved.kernels, gate_staging.data(), y_staging.data()},
+                   [&](const float* src, float* dst) {
+                     multiply(resolved.kernels, src, up_floats, count, dst);
+                   });
+  });
+}
+
 }  // namespace
 
 void gelu(const TensorView& x, const MutableTensorView& y, GeluForm form,
@@ -76,21 +99,24 @@ void silu(const TensorView& x, const MutableTensorView& y, const Execution& exec
 
 void swiglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y,
             const Execution& execution) {
-  require_float("gate", gate);
-  require_data("gate", gate);
-  require_input_like("up", up, "gate", gate);
-  require_output_like("y", y, "gate", gate);
-  const ResolvedExecution resolved = resolve(execution);
-  const Dims order = order_in_memory(y.strides);
-  const InputAndOutput elements{Elements(gate.permuted(order)), Elements(y.permuted(order))};
-  const Elements ups(up.permuted(order));
-  for_each_chunk(gate.size(), resolved.threads, [&](std::int64_t first, std::int64_t count) {
-    ChunkMemory gate_staging, up_staging, y_staging;
-    const float* const up_floats = ups.as_floats(first, count, resolved.kernels, up_staging.data());
-    elements.apply(
-        first, count, {resolved.kernels, gate_staging.data(), y_staging.data()},
-        [&](const float* src, float* dst) { resolved.kernels.swiglu(src, up_floats, count, dst); });
-  });
+  activate_gated(gate, up, y, execution,
+                 [](const kernels::Kernels& kernels, const float* src, const float* ups,
+                    std::int64_t count, float* dst) { kernels.swiglu(src, ups, count, dst); });
+}
+
+void geglu(const TensorView& gate, const TensorView& up, const MutableTensorView& y, GeluForm form,
+           const Execution& execution) {
+  require_enumerator("form", form, GeluForm::tanh);
+  const Activation activation =
+      form == GeluForm::erf ? &kernels::Kernels::gelu_erf : &kernels::Kernels::gelu_tanh;
+  activate_gated(gate, up, y, execution,
+                 [activation](const kernels::Kernels& kernels, const float* src, const float* ups,
+                              std::int64_t count, float* dst) {
+                   ChunkMemory active;  // dst may be the memory of `ups`
+                   (kernels.*activation)(src, count, active.data());
+                   std::transform(active.data(), active.data() + count, ups, dst,
+                                  std::multiplies<>());
+                 });
 }
 
 }  // namespace attn

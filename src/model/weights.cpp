@@ -35,6 +35,10 @@ class ParameterReader {
 
   /// A projection as PyTorch's Linear stores it: weight [out, in], and perhaps bias [out].
   LinearWeights linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias);
+  /// Some outputs of a fused projection, which may be missing.
+  static LinearWeights part(const LinearWeights& fused, std::int64_t begin, std::int64_t end) {
+    return fused.weight.absent() ? LinearWeights{} : part_of(fused, begin, end);
+  }
   /// A projection as GPT-2's Conv1D stores it: weight [in, out] and bias [out]. The view that is
   /// returned is [out, in].
   LinearWeights conv1d(const std::string& name, std::int64_t in, std::int64_t out);
@@ -111,30 +115,81 @@ TensorView read_output(ParameterReader& reader, const ModelConfig& config) {
       name, {config.settings.vocab_size, config.settings.layers.front().attention.hidden});
 }
 
+/// The norms around attention and MLP, whose names depend on where they stand.
+void read_llama_norms(ParameterReader& reader, const LayerSettings& layer, const std::string& name,
+                      LayerWeights& weights) {
+  const std::int64_t hidden = layer.attention.hidden;
+  const auto read = [&](NormWeights& norm, const char* norm_name) {
+    norm.scale = reader.tensor(name + norm_name + "_layernorm.weight", {hidden});
+  };
+  switch (layer.norm_placement) {
+    case NormPlacement::before:
+      read(weights.attention_norm, "input");
+      return read(weights.mlp_norm, "post_attention");
+    case NormPlacement::both:
+      read(weights.attention_norm, "input");
+      read(weights.mlp_norm, "pre_feedforward");
+      [[fallthrough]];
+    case NormPlacement::after:
+    case NormPlacement::after_sum:
+      read(weights.attention_post_norm, "post_attention");
+      return read(weights.mlp_post_norm, "post_feedforward");
+  }
+}
+
+AttentionParameters read_llama_attention(ParameterReader& reader, const ModelConfig& config,
+                                         const AttentionSettings& settings,
+                                         const std::string& name) {
+  const std::int64_t hidden = settings.hidden, dim = settings.head_dim;
+  const std::int64_t q_width = settings.num_q_heads * dim, kv_width = settings.num_kv_heads * dim;
+  AttentionParameters weights;
+  if (config.fused) {
+    const LinearWeights all =
+        reader.linear(name + "qkv_proj", q_width + 2 * kv_width, hidden, config.qkv_bias);
+    weights.q = ParameterReader::part(all, 0, q_width);
+    weights.k = ParameterReader::part(all, q_width, q_width + kv_width);
+    weights.v = ParameterReader::part(all, q_width + kv_width, q_width + 2 * kv_width);
+  } else {
+    weights.q = reader.linear(name + "q_proj", q_width, hidden, config.qkv_bias);
+    weights.k = reader.linear(name + "k_proj", kv_width, hidden, config.qkv_bias);
+    weights.v = reader.linear(name + "v_proj", kv_width, hidden, config.qkv_bias);
+  }
+  weights.out = reader.linear(name + "o_proj", hidden, q_width, config.out_bias);
+  if (config.qk_norm) {
+    const bool all = config.qk_norm == QkNorm::all_heads;
+    weights.q_norm = reader.tensor(name + "q_norm.weight", {all ? q_width : dim});
+    weights.k_norm = reader.tensor(name + "k_norm.weight", {all ? kv_width : dim});
+  }
+  // Old versions saved the frequencies of RoPE, which the settings determine.
+  reader.ignore(name + "rotary_emb.inv_freq");
+  return weights;
+}
+
+MlpWeights read_llama_mlp(ParameterReader& reader, const ModelConfig& config,
+                          const LayerSettings& layer, const std::string& name) {
+  const std::int64_t hidden = layer.attention.hidden, width = layer.mlp_width;
+  MlpWeights weights;
+  if (config.fused) {
+    const LinearWeights both =
+        reader.linear(name + "gate_up_proj", 2 * width, hidden, config.mlp_bias);
+    weights.gate = ParameterReader::part(both, 0, width);
+    weights.up = ParameterReader::part(both, width, 2 * width);
+  } else {
+    weights.gate = reader.linear(name + "gate_proj", width, hidden, config.mlp_bias);
+    weights.up = reader.linear(name + "up_proj", width, hidden, config.mlp_bias);
+  }
+  weights.down = reader.linear(name + "down_proj", hidden, width, config.mlp_bias);
+  return weights;
+}
+
 LayerWeights read_llama_layer(ParameterReader& reader, const ModelConfig& config,
                               std::size_t index) {
   const LayerSettings& layer = config.settings.layers[index];
   const std::string name = fmt::format("layers.{}.", index);
-  const std::int64_t hidden = layer.attention.hidden, head_dim = layer.attention.head_dim;
-  const std::int64_t q_width = layer.attention.num_q_heads * head_dim,
-                     kv_width = layer.attention.num_kv_heads * head_dim;
-  const std::string attention = name + "self_attn.", mlp = name + "mlp.";
   LayerWeights weights;
-  weights.attention_norm.scale = reader.tensor(name + "input_layernorm.weight", {hidden});
-  weights.attention.q = reader.linear(attention + "q_proj", q_width, hidden, config.qkv_bias);
-  weights.attention.k = reader.linear(attention + "k_proj", kv_width, hidden, config.qkv_bias);
-  weights.attention.v = reader.linear(attention + "v_proj", kv_width, hidden, config.qkv_bias);
-  weights.attention.out = reader.linear(attention + "o_proj", hidden, q_width, config.out_bias);
-  if (config.qk_norm) {
-    weights.attention.q_norm = reader.tensor(attention + "q_norm.weight", {head_dim});
-    weights.attention.k_norm = reader.tensor(attention + "k_norm.weight", {head_dim});
-  }
-  weights.mlp_norm.scale = reader.tensor(name + "post_attention_layernorm.weight", {hidden});
-  weights.mlp.gate = reader.linear(mlp + "gate_proj", layer.mlp_width, hidden, config.mlp_bias);
-  weights.mlp.up = reader.linear(mlp + "up_proj", layer.mlp_width, hidden, config.mlp_bias);
-  weights.mlp.down = reader.linear(mlp + "down_proj", hidden, layer.mlp_width, config.mlp_bias);
-  // Old versions saved the frequencies of RoPE, which the settings determine.
-  reader.ignore(attention + "rotary_emb.inv_freq");
+  read_llama_norms(reader, layer, name, weights);
+  weights.attention = read_llama_attention(reader, config, layer.attention, name + "self_attn.");
+  weights.mlp = read_llama_mlp(reader, config, layer, name + "mlp.");
   return weights;
 }
 
@@ -161,11 +216,9 @@ LayerWeights read_gpt2_layer(ParameterReader& reader, const ModelConfig& config,
   LayerWeights weights;
   weights.attention_norm = reader.layer_norm(name + "ln_1", hidden);
   const LinearWeights qkv = reader.conv1d(name + "attn.c_attn", hidden, 3 * hidden);
-  if (!qkv.weight.absent()) {
-    weights.attention.q = part_of(qkv, 0, hidden);
-    weights.attention.k = part_of(qkv, hidden, 2 * hidden);
-    weights.attention.v = part_of(qkv, 2 * hidden, 3 * hidden);
-  }
+  weights.attention.q = ParameterReader::part(qkv, 0, hidden);
+  weights.attention.k = ParameterReader::part(qkv, hidden, 2 * hidden);
+  weights.attention.v = ParameterReader::part(qkv, 2 * hidden, 3 * hidden);
   weights.attention.out = reader.conv1d(name + "attn.c_proj", hidden, hidden);
   weights.mlp_norm = reader.layer_norm(name + "ln_2", hidden);
   weights.mlp.up = reader.conv1d(name + "mlp.c_fc", hidden, layer.mlp_width);

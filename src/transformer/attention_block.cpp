@@ -5,68 +5,33 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <utility>
-#include <variant>
+#include <vector>
 
-#include "attention/problem.hpp"
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
-#include "tensor/indexing.hpp"
 #include "threads/openmp.hpp"
+#include "transformer/block_arguments.hpp"
 #include "transformer/rolling_cache.hpp"
 
 namespace attn::detail {
 namespace {
 
-void check_settings(const AttentionSettings& settings) {
-  require_positive("hidden", settings.hidden);
-  require_positive("num_kv_heads", settings.num_kv_heads);
-  require_positive("num_q_heads", settings.num_q_heads);
-  require_positive("head_dim", settings.head_dim);
-  require_positive("max_positions", settings.max_positions);
-  require_epsilon("qk_norm_epsilon", settings.qk_norm_epsilon);
-  require_shape("q.weight", {settings.num_q_heads, settings.head_dim, settings.hidden});
-  if (settings.num_q_heads % settings.num_kv_heads != 0) {
-    reject(fmt::format("num_q_heads is {}; it needs to be a multiple of num_kv_heads = {}",
-                       settings.num_q_heads, settings.num_kv_heads));
+/// A norm of each head of q or k, or of all heads together, as the number of scales says. Empty if
+/// there is none.
+std::optional<Norm> make_qk_norm(const char* name, const AttentionSettings& settings,
+                                 const TensorView& scale, std::int64_t num_heads) {
+  if (scale.absent()) return std::nullopt;
+  const std::int64_t head_dim = settings.head_dim, all = num_heads * head_dim;
+  require_rank(name, scale, 1, "[head_dim], or one scale for each element of all heads");
+  if (scale.shape[0] != head_dim && scale.shape[0] != all) {
+    reject(
+        fmt::format("{} has shape {}: dim 0 is {}, but it needs {} (head_dim) or {} (of all {} "
+                    "heads)",
+                    name, scale.shape.to_string(), scale.shape[0], head_dim, all, num_heads));
   }
-  if (settings.dtype != DType::f32 && settings.dtype != DType::bf16) {
-    reject(fmt::format("dtype is {}; it needs to be f32 or bf16", name_of(settings.dtype)));
-  }
-}
-
-/// A copy of a norm's scale as f32. It is empty if the norm is absent.
-Tensor checked_scale(const char* name, const TensorView& scale, std::int64_t head_dim) {
-  if (scale.absent()) return {};
-  require_rank(name, scale, 1, "[head_dim]");
-  require_float(name, scale);
-  require_extent(name, scale, 0, head_dim, "head_dim");
-  require_data(name, scale);
-  return copy_as(scale, DType::f32);
-}
-
-/// Checks the options, the slopes and the sinks as attention() does. Their validity does not depend
-/// on the number of tokens, so a call of one token without data is checked.
-void check_options(const AttentionSettings& settings, const AttentionParameters& weights) {
-  if (settings.options.block_mask) {
-    throw Error(ErrorCode::unsupported,
-                "block_mask is given in the options of a block: each forward has other numbers of "
-                "queries and keys (the mask of a forward, window and mask_mod work)");
-  }
-  const Dims q{1, settings.num_q_heads, 1, settings.head_dim},
-      kv{1, settings.num_kv_heads, 1, settings.head_dim};
-  const auto shaped = [&](const Dims& shape) {
-    return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape);
-  };
-  validate({.q = shaped(q),
-            .k = shaped(kv),
-            .v = shaped(kv),
-            .out = shaped(q),
-            .alibi_slopes = weights.alibi_slopes,
-            .sinks = weights.sinks},
-           settings.options, {});
-  if (!weights.alibi_slopes.absent()) require_data("alibi_slopes", weights.alibi_slopes);
-  if (!weights.sinks.absent()) require_data("sinks", weights.sinks);
+  return Norm(name, settings.qk_norm, {.scale = scale}, scale.shape[0]);
 }
 
 /// The options of a forward with kv_lens: query n stands at position n, however many tokens of its
@@ -116,7 +81,10 @@ bool same_shapes(const AttentionTensors& a, const AttentionTensors& b) {
          same(a.mask, b.mask) && same(a.kv_lens, b.kv_lens) &&
          same(a.storage.page_table(), b.storage.page_table()) &&
          same(a.storage.starts(), b.storage.starts()) &&
-         same(a.storage.k_scales, b.storage.k_scales);
+         same(a.storage.k_scales, b.storage.k_scales) &&
+         same(a.ragged.q_offsets, b.ragged.q_offsets) &&
+         same(a.ragged.kv_offsets, b.ragged.kv_offsets) &&
+         a.ragged.max_q_len == b.ragged.max_q_len && a.ragged.max_kv_len == b.ragged.max_kv_len;
 }
 
 /// Whether a projection can read or write the tensor where it lies. User memory may be unaligned;
@@ -124,6 +92,12 @@ bool same_shapes(const AttentionTensors& a, const AttentionTensors& b) {
 bool is_dense_and_aligned(const TensorView& tensor, DType dtype) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.data) % alignof(float) == 0;
   return aligned && tensor.dtype == dtype && tensor.strides == dense_strides(tensor.shape);
+}
+
+/// The offsets of ragged tokens; empty for others.
+std::span<const std::int64_t> offsets_of(const TokenShape& tokens) {
+  if (!tokens.ragged()) return {};
+  return {tokens.offsets, static_cast<std::size_t>(tokens.batch + 1)};
 }
 
 }  // namespace
@@ -144,13 +118,12 @@ AttentionBlock::Impl::Impl(const AttentionSettings& given, const AttentionParame
       scratch(given_scratch ? std::move(given_scratch) : std::make_shared<ForwardScratch>()),
       qkv(make_qkv(settings, weights, resources)),
       out(make_out(settings, weights, resources)) {
-  q_norm = checked_scale("q_norm", weights.q_norm, settings.head_dim);
-  k_norm = checked_scale("k_norm", weights.k_norm, settings.head_dim);
+  q_norm = make_qk_norm("q_norm", settings, weights.q_norm, settings.num_q_heads);
+  k_norm = make_qk_norm("k_norm", settings, weights.k_norm, settings.num_kv_heads);
   check_options(settings, weights);
   padded_options = aligned_to_first(settings.options);
   if (settings.rope)
-    rope =
-        scratch->memory().rope_tables({*settings.rope, settings.head_dim, settings.max_positions});
+    rotation.emplace(*settings.rope, settings.head_dim, settings.max_positions, scratch->memory());
 }
 
 void AttentionBlock::Impl::check(const TokenShape& tokens, const CacheRef& cache,
@@ -159,102 +132,79 @@ void AttentionBlock::Impl::check(const TokenShape& tokens, const CacheRef& cache
   check_cache(cache, {settings.num_kv_heads, settings.head_dim}, tokens);
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
     const std::int64_t position = next_position(cache, entry);
-    if (tokens.seq <= settings.max_positions - position) continue;
-    const bool dynamic =
-        settings.rope && std::holds_alternative<DynamicRopeScaling>(settings.rope->scaling);
+    if (tokens.length(entry) <= settings.max_positions - position) continue;
     reject(
         fmt::format("x has {} tokens for batch entry {}, which is at position {}: there are {} "
-                    "positions (max_positions){}",
-                    tokens.seq, entry, position, settings.max_positions,
-                    dynamic ? ", beyond which dynamic rope scaling is not supported" : ""));
+                    "positions (max_positions)",
+                    tokens.length(entry), entry, position, settings.max_positions));
   }
   check_rolling(cache, tokens, settings.options, !options.mask.absent());
-  check_visibility(tokens, cache, options);
+  check_visibility(settings, tokens, cache, options);
 }
 
-/// Checks the mask and kv_lens of this forward. attention() would refuse them as well, but by then
-/// keys have been appended to the cache.
-void AttentionBlock::Impl::check_visibility(const TokenShape& tokens, const CacheRef& cache,
-                                            const ForwardOptions& options) const {
-  if (options.mask.absent() && options.kv_lens.absent()) return;
-  const Dims q{tokens.batch, settings.num_q_heads, tokens.seq, settings.head_dim};
-  const Dims kv{tokens.batch, settings.num_kv_heads, kv_len_after(cache, tokens),
-                settings.head_dim};
-  const auto shaped = [&](const Dims& shape) {
-    return MutableTensorView(static_cast<void*>(nullptr), settings.dtype, shape);
-  };
-  validate({.q = shaped(q),
-            .k = shaped(kv),
-            .v = shaped(kv),
-            .out = shaped(q),
-            .mask = options.mask,
-            .kv_lens = options.kv_lens},
-           settings.options, {});
-  if (!options.mask.absent()) require_data("mask", options.mask);
-  if (!options.kv_lens.absent()) check_padding(tokens, cache, options.kv_lens);
-}
-
-void AttentionBlock::Impl::check_padding(const TokenShape& tokens, const CacheRef& cache,
-                                         const TensorView& kv_lens) const {
-  if (!cache.absent()) {
-    reject("kv_lens is given; it needs to be absent where a cache knows its lengths");
-  }
-  require_data("kv_lens", kv_lens);
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    const std::int64_t length = integer_at(kv_lens, entry);
-    if (length < 0 || length > tokens.seq) {
-      reject(fmt::format("kv_lens[{}] is {}; it needs to lie in 0..{} (seq of the tokens)", entry,
-                         length, tokens.seq));
-    }
-  }
+AttentionBlock::Impl::Heads AttentionBlock::Impl::Heads::tokens(std::int64_t begin,
+                                                                std::int64_t end) const {
+  return {q.sliced(2, begin, end), k.sliced(2, begin, end), v.sliced(2, begin, end),
+          out.sliced(2, begin, end)};
 }
 
 AttentionBlock::Impl::Heads AttentionBlock::Impl::heads_of(const MutableTensorView& qkv_rows,
+                                                           const MutableTensorView& attended,
                                                            const TokenShape& tokens) const {
+  const std::int64_t batch = tokens.ragged() ? 1 : tokens.batch,
+                     seq = tokens.ragged() ? tokens.count() : tokens.seq;
   const std::int64_t width = qkv.out_features(), dim = settings.head_dim;
-  const MutableTensorView all(qkv_rows.data, qkv_rows.dtype,
-                              {tokens.batch, width / dim, tokens.seq, dim},
-                              {tokens.seq * width, dim, width, 1});
+  const MutableTensorView all(qkv_rows.data, qkv_rows.dtype, {batch, width / dim, seq, dim},
+                              {seq * width, dim, width, 1});
+  const MutableTensorView by_token(attended.data, attended.dtype,
+                                   {batch, seq, settings.num_q_heads, dim});
   const std::int64_t k_begin = settings.num_q_heads, v_begin = k_begin + settings.num_kv_heads;
   return {all.sliced(1, 0, k_begin), all.sliced(1, k_begin, v_begin),
-          all.sliced(1, v_begin, v_begin + settings.num_kv_heads)};
+          all.sliced(1, v_begin, v_begin + settings.num_kv_heads), by_token.permuted({0, 2, 1, 3})};
 }
 
-TensorView AttentionBlock::Impl::position_ids(const TokenShape& tokens, const CacheRef& cache) {
-  auto& positions = scratch->memory().positions;
-  positions.resize(static_cast<std::size_t>(tokens.count()));
-  auto* next = positions.data();
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    const std::int64_t first = next_position(cache, entry);
-    for (std::int64_t n = 0; n < tokens.seq; ++n) *next++ = first + n;
-  }
-  return {positions.data(), {tokens.batch, tokens.seq}};
+/// Applies the norms of q and k in place: to each head, or to all heads of a token.
+void AttentionBlock::Impl::normalize(const MutableTensorView& qkv_rows, const Heads& heads) const {
+  const std::int64_t k_begin = settings.num_q_heads * settings.head_dim,
+                     v_begin = k_begin + settings.num_kv_heads * settings.head_dim;
+  const auto apply = [&](const Norm& norm, const MutableTensorView& by_head,
+                         const MutableTensorView& by_token) {
+    const MutableTensorView& x = norm.width() == settings.head_dim ? by_head : by_token;
+    norm.apply(x, x, execution);
+  };
+  if (q_norm) apply(*q_norm, heads.q, qkv_rows.sliced(1, 0, k_begin));
+  if (k_norm) apply(*k_norm, heads.k, qkv_rows.sliced(1, k_begin, v_begin));
 }
 
-/// Applies norms and RoPE to q and k in place. With a cache, k is not rotated here: append()
-/// rotates it, so that a cache of a narrower type rounds only once.
-void AttentionBlock::Impl::normalize_and_rotate(const Heads& heads, const TokenShape& tokens,
-                                                const CacheRef& cache) {
-  const NormOptions norm{.dim = -1, .epsilon = settings.qk_norm_epsilon};
-  if (q_norm.size() > 0) rms_norm(heads.q, q_norm.view(), heads.q, norm, execution);
-  if (k_norm.size() > 0) rms_norm(heads.k, k_norm.view(), heads.k, norm, execution);
-  if (!rope) return;
-  const TensorView ids = position_ids(tokens, cache);
-  attn::rope(heads.q, rope->rope(), ids, heads.q, execution);
-  if (cache.absent()) attn::rope(heads.k, rope->rope(), ids, heads.k, execution);
-}
-
-/// The call without its output. The cache holds the new keys already.
-AttentionTensors AttentionBlock::Impl::call_of(const Heads& heads, const CacheRef& cache,
-                                               const ForwardOptions& options) {
+/// The call of new tokens whose keys the cache holds already.
+AttentionTensors AttentionBlock::Impl::call_of(const Heads& heads, const TokenShape& tokens,
+                                               const CacheRef& cache,
+                                               const ForwardOptions& options) const {
   AttentionTensors tensors{.q = heads.q,
                            .k = heads.k,
                            .v = heads.v,
+                           .out = heads.out,
                            .mask = options.mask,
                            .alibi_slopes = alibi_slopes,
                            .sinks = sinks};
   tensors.kv_lens = options.kv_lens;
-  return bind(cache, std::move(tensors));
+  if (!tokens.ragged()) return bind(cache, std::move(tensors));
+  // [1, heads, tokens, dim] becomes [tokens, heads, dim].
+  const auto by_token = [](const MutableTensorView& view) -> MutableTensorView {
+    return {view.data,
+            view.dtype,
+            {view.shape[2], view.shape[1], view.shape[3]},
+            {view.strides[2], view.strides[1], view.strides[3]}};
+  };
+  tensors.q = by_token(heads.q);
+  tensors.out = by_token(heads.out);
+  tensors.ragged = {.q_offsets = offsets_view(tokens), .max_q_len = tokens.seq};
+  if (!cache.absent()) return bind(cache, std::move(tensors));
+  tensors.k = by_token(heads.k);
+  tensors.v = by_token(heads.v);
+  tensors.ragged.kv_offsets = tensors.ragged.q_offsets;
+  tensors.ragged.max_kv_len = tokens.seq;
+  return tensors;
 }
 
 void AttentionBlock::Impl::attend(const AttentionTensors& tensors, const ForwardOptions& options) {
@@ -274,56 +224,83 @@ void AttentionBlock::Impl::attend(const AttentionTensors& tensors, const Forward
 void AttentionBlock::Impl::run(const TensorView& x, const TokenShape& tokens, const CacheRef& cache,
                                const MutableTensorView& y, Linear::Result result,
                                const ForwardOptions& options) {
-  const BetweenProducts between(qkv.uses_onednn(tokens.count()));
+  const BetweenProducts between(qkv.uses_onednn(tokens));
   ForwardScratch::Memory& memory = scratch->memory();
   const MutableTensorView rows =
       memory.qkv.view(settings.dtype, {tokens.count(), qkv.out_features()});
-  const Heads heads = heads_of(rows, tokens);
+  const MutableTensorView attended =
+      memory.attended.view(out.operands(), {tokens.count(), out.in_features()});
+  const Heads heads = heads_of(rows, attended, tokens);
+  const std::span<const std::int64_t> offsets = offsets_of(tokens);
   {
     const Timed timed(options.times, &ForwardTimes::projections);
-    qkv.forward(x, rows, Linear::Result::replace, memory);
+    qkv.forward(x, rows, Linear::Result::replace, memory, offsets);
   }
   {
     const Timed timed(options.times, &ForwardTimes::cache);
-    normalize_and_rotate(heads, tokens, cache);
+    normalize(rows, heads);
+    if (rotation) rotation->apply(heads.q, heads.k, tokens, cache, memory, execution);
   }
-  TokenShape appended{tokens.batch, 0};
-  with_rollback(cache, appended, [&] {
-    const TensorView attended = append_and_attend(heads, tokens, cache, options, appended);
+  memory.appended.assign(static_cast<std::size_t>(tokens.batch), 0);
+  try {
+    append_and_attend(heads, tokens, cache, options);
     const Timed timed(options.times, &ForwardTimes::projections);
-    out.forward(attended, y, result, memory);
-  });
+    out.forward(attended, y, result, memory, offsets);
+  } catch (...) {
+    for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
+      rollback_entry(cache, entry, memory.appended[static_cast<std::size_t>(entry)]);
+    throw;
+  }
 }
 
-/// Appends the keys and attends to them, in parts where a rolling cache is too small for all at
-/// once. Counts in `appended` what the cache has got. Returns the rows of the output projection.
-TensorView AttentionBlock::Impl::append_and_attend(const Heads& heads, const TokenShape& tokens,
-                                                   const CacheRef& cache,
-                                                   const ForwardOptions& options,
-                                                   TokenShape& appended) {
-  const MutableTensorView attended =
-      scratch->memory().attended.view(out.operands(), {tokens.count(), out.in_features()});
-  const MutableTensorView by_token(
-      attended.data, attended.dtype,
-      {tokens.batch, tokens.seq, settings.num_q_heads, settings.head_dim});
-  const MutableTensorView by_head = by_token.permuted({0, 2, 1, 3});
-  while (appended.seq < tokens.seq) {
-    const std::int64_t begin = appended.seq;
-    const std::int64_t end = begin + tokens_at_once(cache, {tokens.batch, tokens.seq - begin},
-                                                    settings.options, !options.mask.absent());
-    const Heads part{heads.q.sliced(2, begin, end), heads.k.sliced(2, begin, end),
-                     heads.v.sliced(2, begin, end)};
-    if (!cache.absent()) {
-      const Timed timed(options.times, &ForwardTimes::cache);
-      append(cache, part.k, part.v, rope ? std::optional<Rope>(rope->rope()) : std::nullopt);
-    }
-    appended.seq = end;
-    const Timed timed(options.times, &ForwardTimes::attention);
-    AttentionTensors tensors = call_of(part, cache, options);
-    tensors.out = by_head.sliced(2, begin, end);
-    attend(tensors, options);
+/// Appends the keys and attends to them. Counts in the scratch memory what the cache has got.
+void AttentionBlock::Impl::append_and_attend(const Heads& heads, const TokenShape& tokens,
+                                             const CacheRef& cache, const ForwardOptions& options) {
+  std::vector<std::int64_t>& appended = scratch->memory().appended;
+  const bool has_mask = !options.mask.absent();
+  if (!tokens.ragged()) return append_in_parts(heads, tokens, cache, options, appended.data());
+  if (tokens_at_once(cache, tokens, settings.options, has_mask) >= tokens.seq) {
+    append_part(heads, tokens, cache, options);
+    for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
+      appended[static_cast<std::size_t>(entry)] = tokens.length(entry);
+    return;
   }
-  return attended;
+  // Rolling caches that are too small for all at once get one sequence after another.
+  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
+    append_in_parts(heads.tokens(tokens.first(entry), tokens.first(entry + 1)),
+                    {1, tokens.length(entry)}, entry_of(cache, entry), options,
+                    &appended[static_cast<std::size_t>(entry)]);
+  }
+}
+
+/// Appends tokens that are not ragged, in parts where a rolling cache is too small for all at once.
+/// Adds what the cache has got to appended [batch].
+void AttentionBlock::Impl::append_in_parts(const Heads& heads, const TokenShape& tokens,
+                                           const CacheRef& cache, const ForwardOptions& options,
+                                           std::int64_t* appended) {
+  for (std::int64_t begin = 0, end = 0; begin < tokens.seq; begin = end) {
+    end = begin + tokens_at_once(cache, {tokens.batch, tokens.seq - begin}, settings.options,
+                                 !options.mask.absent());
+    const TokenShape part{tokens.batch, end - begin};
+    append_part(heads.tokens(begin, end), part, cache, options);
+    std::for_each_n(appended, tokens.batch, [&](std::int64_t& count) { count += part.seq; });
+  }
+}
+
+void AttentionBlock::Impl::append_part(const Heads& heads, const TokenShape& tokens,
+                                       const CacheRef& cache, const ForwardOptions& options) {
+  if (!cache.absent()) {
+    const Timed timed(options.times, &ForwardTimes::cache);
+    append(cache, tokens, heads.k, heads.v,
+           rotation ? rotation->append_rope() : std::optional<Rope>());
+  }
+  try {
+    const Timed timed(options.times, &ForwardTimes::attention);
+    attend(call_of(heads, tokens, cache, options), options);
+  } catch (...) {
+    rollback(cache, tokens);
+    throw;
+  }
 }
 
 AttentionBlock::AttentionBlock(const AttentionSettings& settings,
@@ -363,10 +340,10 @@ void check_tokens(const TensorView& x, const MutableTensorView& y, std::int64_t 
 void AttentionBlock::forward(const TensorView& x, const CacheRef& cache, const MutableTensorView& y,
                              const ForwardOptions& options) {
   check_tokens(x, y, impl().settings.hidden);
-  const TokenShape tokens{x.shape[0], x.shape[1]};
+  ForwardScratch::Memory& memory = impl().scratch->memory();
+  const TokenShape tokens = token_shape(x.shape[0], x.shape[1], options, memory);
   impl().check(tokens, cache, options);
   if (x.size() == 0) return;
-  ForwardScratch::Memory& memory = impl().scratch->memory();
   const Dims rows{tokens.count(), impl().settings.hidden};
   TensorView input(x.data, x.dtype, rows);
   if (!is_dense_and_aligned(x, impl().qkv.operands())) {

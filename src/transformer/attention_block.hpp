@@ -11,11 +11,14 @@
 #include "cache/cache_ref.hpp"
 #include "transformer/forward_scratch.hpp"
 #include "transformer/linear.hpp"
+#include "transformer/norm.hpp"
+#include "transformer/rotation.hpp"
 
 namespace attn {
 struct AttentionBlock::Impl {
   using ResolvedExecution = detail::ResolvedExecution;
   using Linear = detail::Linear;
+  using Norm = detail::Norm;
   using TokenShape = detail::TokenShape;
 
   Impl(const AttentionSettings& settings, const AttentionParameters& weights,
@@ -30,31 +33,33 @@ struct AttentionBlock::Impl {
            const MutableTensorView& y, Linear::Result result, const ForwardOptions& options);
 
   AttentionSettings settings;
-  Tensor q_norm, k_norm;  // f32 [head_dim]; empty if the block has no such norm
+  std::optional<Norm> q_norm, k_norm;
   TensorView alibi_slopes, sinks;
   AttentionOptions padded_options;  // of forwards with kv_lens
   Execution execution;
   ResolvedExecution resources;
   std::shared_ptr<ForwardScratch> scratch;
-  std::shared_ptr<const RopeTables> rope;  // null if positions are not rotated
+  std::optional<detail::Rotation> rotation;  // empty: q and k are not rotated
   Linear qkv, out;
 
  private:
-  /// q, k and v of the new tokens, [batch, heads, seq, head_dim]: views of one buffer.
+  /// q, k and v of the new tokens, [batch, heads, seq, head_dim], or [1, heads, tokens, head_dim]
+  /// of ragged ones: views of one buffer. `out` has the shape of q.
   struct Heads {
-    MutableTensorView q, k, v;
+    MutableTensorView q, k, v, out;
+    Heads tokens(std::int64_t begin, std::int64_t end) const;
   };
-  Heads heads_of(const MutableTensorView& qkv_rows, const TokenShape& tokens) const;
-  void check_visibility(const TokenShape& tokens, const CacheRef& cache,
-                        const ForwardOptions& options) const;
-  void check_padding(const TokenShape& tokens, const CacheRef& cache,
-                     const TensorView& kv_lens) const;
-  TensorView position_ids(const TokenShape& tokens, const CacheRef& cache);
-  void normalize_and_rotate(const Heads& heads, const TokenShape& tokens, const CacheRef& cache);
-  AttentionTensors call_of(const Heads& heads, const CacheRef& cache,
-                           const ForwardOptions& options);
-  TensorView append_and_attend(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
-                               const ForwardOptions& options, TokenShape& appended);
+  Heads heads_of(const MutableTensorView& qkv_rows, const MutableTensorView& attended,
+                 const TokenShape& tokens) const;
+  void normalize(const MutableTensorView& qkv_rows, const Heads& heads) const;
+  void append_and_attend(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                         const ForwardOptions& options);
+  void append_in_parts(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                       const ForwardOptions& options, std::int64_t* appended);
+  void append_part(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                   const ForwardOptions& options);
+  AttentionTensors call_of(const Heads& heads, const TokenShape& tokens, const CacheRef& cache,
+                           const ForwardOptions& options) const;
   void attend(const AttentionTensors& tensors, const ForwardOptions& options);
 
   /// The last plan and the call that it was made for. Decode steps have the same shapes, so most

@@ -54,8 +54,9 @@ std::size_t ForwardScratch::size_in_bytes() const noexcept {
   if (memory_ == nullptr) return 0;
   const Memory& m = *memory_;
   std::size_t sum = m.workspace.size();
-  for (const Buffer* buffer : {&m.input, &m.qkv, &m.attended, &m.projected, &m.normed,
-                               &m.mlp_hidden, &m.mlp_active, &m.residual, &m.last}) {
+  for (const Buffer* buffer :
+       {&m.input, &m.qkv, &m.attended, &m.projected, &m.normed, &m.branch, &m.mlp_hidden,
+        &m.mlp_active, &m.residual, &m.last, &m.rotated.cos, &m.rotated.sin}) {
     sum += buffer->size_in_bytes();
   }
   return sum;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -38,11 +39,15 @@ struct ForwardScratch::Memory {
   Buffer attended;    // output of attention, [tokens, num_q_heads * head_dim]
   Buffer projected;   // y of a block, where y itself cannot be written, [tokens, hidden]
   Buffer normed;      // [tokens, hidden]
+  Buffer branch;      // what attention or an MLP adds, before the norm behind it, [tokens, hidden]
   Buffer mlp_hidden;  // gate and up, or up alone, [tokens, mlp_width or twice that]
   Buffer mlp_active;  // after the activation, [tokens, mlp_width]
   Buffer residual;    // the residual stream of a decoder, [tokens, hidden]
   Buffer last;        // hidden states that logits are computed from, [batch or tokens, hidden]
   std::vector<std::int64_t> positions;
+  std::vector<std::int64_t> appended;  // tokens of each sequence that a cache has got
+  std::vector<std::int64_t> offsets;   // of ragged tokens, [batch + 1]
+  std::vector<std::int64_t> chunk_offsets;
   Workspace workspace{0};
   std::map<onednn::PackedMatmulShape, onednn::PackedMatmul> matmuls;
 
@@ -54,6 +59,15 @@ struct ForwardScratch::Memory {
     friend bool operator==(const RopeKey&, const RopeKey&) = default;
   };
   std::vector<std::pair<RopeKey, std::shared_ptr<const RopeTables>>> ropes;
+
+  /// Rows of tables that depend on the lengths of sequences, made for some tokens.
+  struct RotatedTokens {
+    std::optional<RopeKey> key;  // empty: none were made
+    std::vector<std::int64_t> positions, lengths;
+    Buffer cos, sin;  // [batch, seq, pairs]
+    std::vector<double> frequencies;
+  };
+  RotatedTokens rotated;
 
   /// A workspace of at least this size.
   Workspace& workspace_of(std::size_t size_in_bytes);

@@ -3,140 +3,123 @@
 #include <algorithm>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "tensor/arguments.hpp"
 #include "tensor/checks.hpp"
+#include "tensor/rounding.hpp"
 #include "threads/openmp.hpp"
+#include "threads/parallel.hpp"
+#include "transformer/block_arguments.hpp"
 
-namespace attn::detail {
+namespace attn {
+using namespace detail;
 namespace {
 
-void check_vector(const std::string& name, const TensorView& vector, std::int64_t width) {
-  require_rank(name.c_str(), vector, 1, "[width]");
-  require_float(name.c_str(), vector);
-  require_extent(name.c_str(), vector, 0, width, "width");
-  require_data(name.c_str(), vector);
+const LayerSettings& checked(const LayerSettings& settings) {
+  require_enumerator("norm_placement", settings.norm_placement, NormPlacement::after_sum);
+  check_norm("norm", settings.norm);
+  return settings;
 }
 
-std::vector<NamedWeights> up_parts(const LayerSettings& settings, const MlpWeights& weights) {
-  std::vector<NamedWeights> parts;
-  if (settings.mlp == MlpKind::swiglu) parts.push_back({"gate", weights.gate, settings.mlp_width});
-  parts.push_back({"up", weights.up, settings.mlp_width});
-  return parts;
+bool normalizes_before(NormPlacement placement) noexcept {
+  return placement == NormPlacement::before || placement == NormPlacement::both;
 }
 
-Linear make_up(const LayerSettings& settings, const MlpWeights& weights,
-               const ResolvedExecution& resources) {
-  require_enumerator("mlp", settings.mlp, MlpKind::gelu_tanh);
-  require_positive("mlp_width", settings.mlp_width);
-  const std::vector<NamedWeights> parts = up_parts(settings, weights);
-  for (const NamedWeights& part : parts) check_linear(part, settings.attention.hidden);
-  if (settings.mlp != MlpKind::swiglu && !weights.gate.weight.absent()) {
-    reject("gate.weight is given; it needs to be absent in an MLP without a gate");
-  }
-  return {parts, settings.attention.hidden, settings.attention.dtype, resources};
+std::optional<Norm> make_norm(const std::string& name, const LayerSettings& settings,
+                              const NormWeights& weights, bool wanted) {
+  if (wanted) return Norm(name, settings.norm, weights, settings.attention.hidden);
+  if (!weights.scale.absent() || !weights.bias.absent())
+    reject(
+        fmt::format("{} is given; it needs to be absent: norm_placement has no such norm", name));
+  return std::nullopt;
 }
 
-Linear make_down(const LayerSettings& settings, const MlpWeights& weights,
-                 const ResolvedExecution& resources) {
-  const NamedWeights down{"down", weights.down, settings.attention.hidden};
-  check_linear(down, settings.mlp_width);
-  return {{&down, 1}, settings.mlp_width, settings.attention.dtype, resources};
+BranchNorms make_norms(const std::string& part, const LayerSettings& settings,
+                       const NormWeights& before, const NormWeights& behind) {
+  const NormPlacement placement = settings.norm_placement;
+  return {make_norm(part + "_norm", settings, before, normalizes_before(placement)),
+          make_norm(part + "_post_norm", settings, behind, placement != NormPlacement::before)};
+}
+
+/// x += y, both dense and f32.
+void add(const MutableTensorView& x, const TensorView& y, const ResolvedExecution& resources) {
+  constexpr std::int64_t chunk_size = 4096;
+  auto* const to = static_cast<float*>(x.data);
+  const auto* const from = static_cast<const float*>(y.data);
+  const std::int64_t size = x.size();
+  parallel_for(threads_for(size / 4, resources.threads), divide_up(size, chunk_size),
+               [&](std::int64_t chunk) {
+                 const std::int64_t end = std::min(size, (chunk + 1) * chunk_size);
+                 for (std::int64_t n = chunk * chunk_size; n < end; ++n) to[n] += from[n];
+               });
 }
 
 }  // namespace
 
-Norm::Norm(const char* name, const NormSettings& settings, const NormWeights& weights,
-           std::int64_t width)
-    : settings_(settings) {
-  require_enumerator("norm.kind", settings.kind, NormKind::layer);
-  require_epsilon("norm.epsilon", settings.epsilon);
-  check_vector(std::string(name) + ".scale", weights.scale, width);
-  scale_ = copy_as(weights.scale, DType::f32);
-  if (weights.bias.absent()) return;
-  if (settings.kind == NormKind::rms)
-    reject(fmt::format("{}.bias is given; it needs to be absent: an RMS norm has none", name));
-  check_vector(std::string(name) + ".bias", weights.bias, width);
-  bias_ = copy_as(weights.bias, DType::f32);
-}
-
-void Norm::apply(const TensorView& x, const MutableTensorView& y,
-                 const Execution& execution) const {
-  const NormOptions options{.dim = -1, .epsilon = settings_.epsilon};
-  if (settings_.kind == NormKind::rms) return rms_norm(x, scale_.view(), y, options, execution);
-  layer_norm(x, scale_.view(), bias_.size() > 0 ? bias_.view() : TensorView{}, y, options, {},
-             execution);
-}
-
-Mlp::Mlp(const LayerSettings& settings, const MlpWeights& weights, const Execution& execution,
-         const ResolvedExecution& resources)
-    : kind_(settings.mlp),
-      width_(settings.mlp_width),
-      dtype_(settings.attention.dtype),
-      execution_(execution),
-      up_(make_up(settings, weights, resources)),
-      down_(make_down(settings, weights, resources)) {}
-
-void Mlp::activate(const TensorView& hidden, const MutableTensorView& active) const {
-  switch (kind_) {
-    case MlpKind::swiglu:
-      return swiglu(hidden.sliced(1, 0, width_), hidden.sliced(1, width_, 2 * width_), active,
-                    execution_);
-    case MlpKind::gelu: return gelu(hidden, active, GeluForm::erf, execution_);
-    case MlpKind::gelu_tanh: return gelu(hidden, active, GeluForm::tanh, execution_);
-  }
-}
-
-void Mlp::add(const TensorView& x, const MutableTensorView& y,
-              ForwardScratch::Memory& memory) const {
-  // Memory for hidden values does not grow with the length of the prompt.
-  constexpr std::int64_t tokens_at_once = 256;
-  for (std::int64_t begin = 0; begin < x.shape[0]; begin += tokens_at_once) {
-    const std::int64_t end = std::min(begin + tokens_at_once, x.shape[0]), tokens = end - begin;
-    const MutableTensorView hidden = memory.mlp_hidden.view(dtype_, {tokens, up_.out_features()});
-    const MutableTensorView active = memory.mlp_active.view(down_.operands(), {tokens, width_});
-    up_.forward(x.sliced(0, begin, end), hidden, Linear::Result::replace, memory);
-    activate(hidden, active);
-    down_.forward(active, y.sliced(0, begin, end), Linear::Result::add, memory);
-  }
-}
-
-}  // namespace attn::detail
-
-namespace attn {
-using namespace detail;
-
 TransformerLayer::Impl::Impl(const LayerSettings& given, const LayerWeights& weights,
                              const Execution& execution, std::shared_ptr<ForwardScratch> scratch)
-    : settings(given),
-      attention_norm("attention_norm", settings.norm, weights.attention_norm,
-                     settings.attention.hidden),
-      mlp_norm("mlp_norm", settings.norm, weights.mlp_norm, settings.attention.hidden),
+    : settings(checked(given)),
+      attention_norms(
+          make_norms("attention", settings, weights.attention_norm, weights.attention_post_norm)),
+      mlp_norms(make_norms("mlp", settings, weights.mlp_norm, weights.mlp_post_norm)),
       attention(settings.attention, weights.attention, execution, std::move(scratch)),
       mlp(settings, weights.mlp, execution, attention.resources) {}
 
-TensorView TransformerLayer::Impl::normed(const Norm& norm, const TensorView& x, DType dtype,
-                                          const ForwardOptions& options) {
+/// What a branch reads: x after the norm before it, in the type of the branch's products.
+TensorView TransformerLayer::Impl::input_of(const Norms& norms, const TensorView& x, DType operands,
+                                            const ForwardOptions& options) {
+  if (!norms.before && operands == x.dtype) return x;
   const Timed timed(options.times, &ForwardTimes::norms);
-  const MutableTensorView y = attention.scratch->memory().normed.view(dtype, x.shape);
-  norm.apply(x, y, attention.execution);
+  const MutableTensorView y = attention.scratch->memory().normed.view(operands, x.shape);
+  if (norms.before) {
+    norms.before->apply(x, y, attention.execution);
+  } else {
+    copy_into(x, y);
+  }
   return y;
+}
+
+/// Adds the attention or the MLP to x, with the norms around it. branch(input, y, result) computes
+/// it.
+template <class Branch>
+void TransformerLayer::Impl::add_branch(const Norms& norms, const MutableTensorView& x,
+                                        DType operands, const ForwardOptions& options,
+                                        Branch&& branch) {
+  const TensorView input = input_of(norms, x, operands, options);
+  const bool normalizes_sum = settings.norm_placement == NormPlacement::after_sum;
+  if (!norms.behind || normalizes_sum) {
+    branch(input, x, Linear::Result::add);
+    if (!normalizes_sum) return;
+    const Timed timed(options.times, &ForwardTimes::norms);
+    return norms.behind->apply(x, x, attention.execution);
+  }
+  const MutableTensorView y = attention.scratch->memory().branch.view(DType::f32, x.shape);
+  branch(input, y, Linear::Result::replace);
+  const Timed timed(options.times, &ForwardTimes::norms);
+  norms.behind->apply(y, y, attention.execution);
+  add(x, y, attention.resources);
 }
 
 void TransformerLayer::Impl::run(const MutableTensorView& x, const TokenShape& tokens,
                                  const CacheRef& cache, const ForwardOptions& options) {
-  const BetweenProducts between(attention.qkv.uses_onednn(tokens.count()));
-  attention.run(normed(attention_norm, x, attention.qkv.operands(), options), tokens, cache, x,
-                Linear::Result::add, options);
-  with_rollback(cache, tokens, [&] {
-    const TensorView mlp_input = normed(mlp_norm, x, mlp.operands(), options);
-    {
-      const Timed timed(options.times, &ForwardTimes::mlp);
-      mlp.add(mlp_input, x, attention.scratch->memory());
-    }
+  const BetweenProducts between(attention.qkv.uses_onednn(tokens));
+  bool appended = false;
+  try {
+    add_branch(attention_norms, x, attention.qkv.operands(), options,
+               [&](const TensorView& input, const MutableTensorView& y, Linear::Result result) {
+                 attention.run(input, tokens, cache, y, result, options);
+                 appended = true;
+               });
+    add_branch(mlp_norms, x, mlp.operands(), options,
+               [&](const TensorView& input, const MutableTensorView& y, Linear::Result result) {
+                 const Timed timed(options.times, &ForwardTimes::mlp);
+                 mlp.forward(input, tokens, y, result, attention.scratch->memory());
+               });
     if (options.hooks != nullptr && options.hooks->layer) options.hooks->layer(x);
-  });
+  } catch (...) {
+    if (appended) rollback(cache, tokens);
+    throw;
+  }
 }
 
 TransformerLayer::TransformerLayer(const LayerSettings& settings, const LayerWeights& weights,
@@ -166,7 +149,8 @@ void TransformerLayer::forward(const MutableTensorView& x, const CacheRef& cache
     reject(fmt::format("x has strides {} for shape {}; it needs to be dense", x.strides.to_string(),
                        x.shape.to_string()));
   }
-  const TokenShape tokens{x.shape[0], x.shape[1]};
+  const TokenShape tokens =
+      token_shape(x.shape[0], x.shape[1], options, impl().attention.scratch->memory());
   impl().attention.check(tokens, cache, options);
   if (x.size() == 0) return;
   impl().run({x.data, x.dtype, {tokens.count(), x.shape[2]}}, tokens, cache, options);

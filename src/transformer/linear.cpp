@@ -149,26 +149,55 @@ std::int64_t Linear::onednn_rows(std::int64_t rows, DType result_type) const noe
   return piece;
 }
 
-bool Linear::uses_onednn(std::int64_t rows) const noexcept {
+bool Linear::uses_onednn(const TokenShape& tokens) const noexcept {
+  const std::int64_t rows = tokens.ragged() ? tokens.seq : tokens.count();
   return onednn_rows(rows, DType::f32) > 0 || onednn_rows(rows, DType::bf16) > 0;
 }
 
 void Linear::forward(const TensorView& x, const MutableTensorView& y, Result result,
-                     ForwardScratch::Memory& memory) const {
-  const std::int64_t rows = x.shape[0];
-  std::int64_t first = 0;
-  while (const std::int64_t piece = onednn_rows(rows - first, y.dtype)) {
+                     ForwardScratch::Memory& memory, std::span<const std::int64_t> offsets) const {
+  const std::int64_t whole[] = {0, x.shape[0]};
+  if (offsets.empty()) offsets = whole;
+  // The rows that oneDNN leaves of neighboring sequences are multiplied together: the micro-kernel
+  // gives a row the same bits whatever its neighbors are, and reads the weights once for all.
+  std::int64_t begin = 0, end = 0;
+  const auto multiply_left = [&] {
+    if (begin < end)
+      forward_by_micro_kernel(x.sliced(0, begin, end), y.sliced(0, begin, end), result);
+  };
+  for (std::size_t n = 0; n + 1 < offsets.size(); ++n) {
+    const std::int64_t first = offsets[n], last = offsets[n + 1];
+    const std::int64_t done =
+        forward_by_onednn(x.sliced(0, first, last), y.sliced(0, first, last), result, memory);
+    if (done > 0) {
+      multiply_left();
+      begin = first + done;
+    }
+    end = last;
+  }
+  multiply_left();
+}
+
+/// Multiplies the first rows, as many as oneDNN takes, and returns their number.
+std::int64_t Linear::forward_by_onednn(const TensorView& x, const MutableTensorView& y,
+                                       Result result, ForwardScratch::Memory& memory) const {
+  std::int64_t done = 0;
+  while (const std::int64_t piece = onednn_rows(x.shape[0] - done, y.dtype)) {
     const float* bias = bias_.size() > 0 ? bias_.data<float>() : nullptr;
     memory.matmul(shape(piece, y.dtype, result))
-        .execute(at(x, first), panels_.data<float>(), bias, at(y, first));
-    first += piece;
+        .execute(at(x, done), panels_.data<float>(), bias, at(y, done));
+    done += piece;
   }
-  if (first == rows) return;
-  const std::int64_t panels = panels_.shape()[0], pieces = divide_up(rows - first, rows_of_piece);
-  const Threads threads =
-      threads_for((rows - first) * in_features_ * out_features_ / 16, resources_.threads);
+  return done;
+}
+
+void Linear::forward_by_micro_kernel(const TensorView& x, const MutableTensorView& y,
+                                     Result result) const {
+  const std::int64_t rows = x.shape[0];
+  const std::int64_t panels = panels_.shape()[0], pieces = divide_up(rows, rows_of_piece);
+  const Threads threads = threads_for(rows * in_features_ * out_features_ / 16, resources_.threads);
   parallel_for(threads, panels * pieces, [&](std::int64_t index) {
-    const std::int64_t begin = first + index % pieces * rows_of_piece,
+    const std::int64_t begin = index % pieces * rows_of_piece,
                        end = std::min(rows, begin + rows_of_piece);
     multiply_panel(x.sliced(0, begin, end), y.sliced(0, begin, end), result, index / pieces);
   });

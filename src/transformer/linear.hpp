@@ -20,6 +20,7 @@
 #include <span>
 #include <vector>
 
+#include "cache/cache_ref.hpp"
 #include "iterate/execution.hpp"
 #include "transformer/forward_scratch.hpp"
 
@@ -49,19 +50,26 @@ class Linear {
   /// The type of x: the compute type, or f32 where the instruction set does not multiply bf16.
   DType operands() const noexcept { return operands_; }
 
-  /// Whether oneDNN multiplies so many rows, or most of them.
-  bool uses_onednn(std::int64_t rows) const noexcept;
+  /// Whether oneDNN multiplies the rows of these tokens, or most of them.
+  bool uses_onednn(const TokenShape& tokens) const noexcept;
 
   enum class Result { replace, add };
   /// y = x W^T + bias, or y += x W^T + bias. x [rows, in_features] of type operands(), dense; y
   /// [rows, out_features], f32 or bf16, dense. Only f32 can be added to.
+  ///
+  /// With offsets [sequences + 1] into the rows, each sequence gets the bits that it would get
+  /// alone: who multiplies a row depends on the number of the rows of its sequence.
   void forward(const TensorView& x, const MutableTensorView& y, Result result,
-               ForwardScratch::Memory& memory) const;
+               ForwardScratch::Memory& memory, std::span<const std::int64_t> offsets = {}) const;
 
  private:
   void pack_panel(std::span<const NamedWeights> parts, std::int64_t panel, float* staging);
   std::int64_t onednn_rows(std::int64_t rows, DType result_type) const noexcept;
   onednn::PackedMatmulShape shape(std::int64_t rows, DType result_type, Result result) const;
+  std::int64_t forward_by_onednn(const TensorView& x, const MutableTensorView& y, Result result,
+                                 ForwardScratch::Memory& memory) const;
+  void forward_by_micro_kernel(const TensorView& x, const MutableTensorView& y,
+                               Result result) const;
   void multiply_panel(const TensorView& x, const MutableTensorView& y, Result result,
                       std::int64_t panel) const;
 

@@ -85,17 +85,19 @@ void check_rolling(const CacheRef& cache, const TokenShape& tokens, const Attent
   if (!is_rolling(cache) || tokens.seq == 0) return;
   const bool is_divisible = divisible(options, has_mask);
   for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    check_entry({cache, entry, options}, entry, tokens.seq, is_divisible);
+    if (tokens.length(entry) > 0)
+      check_entry({cache, entry, options}, entry, tokens.length(entry), is_divisible);
   }
 }
 
 std::int64_t tokens_at_once(const CacheRef& cache, const TokenShape& tokens,
                             const AttentionOptions& options, bool has_mask) {
-  const bool is_divisible = divisible(options, has_mask);
-  if (!is_rolling(cache) || !is_divisible) return tokens.seq;
+  if (!is_rolling(cache) || !divisible(options, has_mask)) return tokens.seq;
   std::int64_t count = tokens.seq;
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry)
-    count = std::min(count, RollingSequence(cache, entry, options).fitting());
+  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
+    const std::int64_t fitting = RollingSequence(cache, entry, options).fitting();
+    if (tokens.length(entry) > fitting) count = std::min(count, fitting);
+  }
   return count;
 }
 

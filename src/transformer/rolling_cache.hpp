@@ -20,7 +20,8 @@ bool names_position(const AttentionOptions& options) noexcept;
 void check_rolling(const CacheRef& cache, const TokenShape& tokens, const AttentionOptions& options,
                    bool has_mask);
 
-/// How many of the tokens to append next, at least 1. The tokens have been checked.
+/// How many of the tokens of each sequence to append next, at least 1. The tokens have been
+/// checked.
 std::int64_t tokens_at_once(const CacheRef& cache, const TokenShape& tokens,
                             const AttentionOptions& options, bool has_mask);
 

@@ -127,7 +127,7 @@ TEST_CASE("generate: as many positions as the model has, and one token more") {
     check_refused_with(attn_demo(run + prompt(65) + more), "take 65 positions; the model has 64");
 }
 
-TEST_CASE("generate: linear scaling lengthens the context, dynamic scaling does not") {
+TEST_CASE("generate: linear scaling lengthens the context, dynamic scaling has no end") {
   const auto scaled = [](const std::string& type, double factor, int positions) {
     return [=](json& config) {
       config["max_position_embeddings"] = positions;
@@ -151,8 +151,18 @@ TEST_CASE("generate: linear scaling lengthens the context, dynamic scaling does 
   dynamic.change_config(scaled("default", 1, 24));
   CHECK(text_of(run(dynamic, 1)) == first);
   dynamic.change_config(scaled("dynamic", 4, 24));
-  check_refused_with(attn_demo(run(dynamic, 2)),
-                     "the model has 24, beyond which its dynamic rope scaling is not supported");
+  CHECK(text_of(run(dynamic, 40)).starts_with(first.substr(0, first.size() - 1) + ","));
+}
+
+TEST_CASE("generate: a text that outgrows LongRoPE's original positions is read anew") {
+  const std::string folder = path_of("families/phi3");
+  const json expected = json::parse(bytes_of(folder + "/expected.json"));
+  const auto ids = [&](const char* key) {
+    return fmt::format("{}", fmt::join(expected[key].get<std::vector<int>>(), ","));
+  };
+  CHECK(text_of(fmt::format("generate --model '{}' --prompt-ids {} --temperature 0 --print-ids "
+                            "--quiet --max-new 10 --ignore-eos --dtype f32",
+                            folder, ids("short_prompt"))) == ids("short_greedy") + "\n");
 }
 
 TEST_CASE("generate: a toy of each family") {

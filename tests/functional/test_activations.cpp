@@ -270,6 +270,41 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("geglu is gelu of the gate times up, in any layout and type, in place") {
+  Random random(7);
+  for (const auto& [form, number] : {std::pair{GeluForm::erf, 0}, std::pair{GeluForm::tanh, 1}}) {
+    for (const Dims& shape : {Dims{}, Dims{0}, Dims{5, 7}, Dims{3, 40, 50}}) {
+      for (const DType dtype : float_types) {
+        CAPTURE(name_of(dtype));
+        StridedTensor gate = tensor_of(dtype, shape, random.pick(all_layouts),
+                                       normal_values(random, shape.product(), 0, 3));
+        StridedTensor up = tensor_of(dtype, shape, random.pick(all_layouts),
+                                     normal_values(random, shape.product()));
+        StridedTensor y(DType::f32, shape, random.pick(all_layouts)), again(DType::f32, shape);
+        geglu(gate.view(), up.view(), y.view(), form, {.num_threads = 1});
+        geglu(gate.view(), up.view(), again.view(), form, {.num_threads = 3});
+        CHECK(y.bits() == again.bits());
+        CHECK(y.gaps_untouched());
+        const std::vector<double> gates = gate.values(), ups = up.values();
+        std::vector<double> wanted(gates.size());
+        for (std::size_t n = 0; n < wanted.size(); ++n)
+          wanted[n] = activations[static_cast<std::size_t>(number)].exact(gates[n]) * ups[n];
+        CHECK(first_difference(y.values(), wanted, [&](std::size_t n) {
+                return (activations[static_cast<std::size_t>(number)].tolerance + float_unit) *
+                           std::fabs(wanted[n]) +
+                       vanishing;
+              }) == "");
+        const StridedTensor rounded = tensor_of(dtype, shape, Layout::bhsd, y.values());
+        StridedTensor over_up = up;
+        geglu(gate.view(), over_up.view(), over_up.view(), form);
+        CHECK(over_up.bits() == rounded.bits());
+        geglu(gate.view(), up.view(), gate.view(), form);
+        CHECK(gate.bits() == rounded.bits());
+      }
+    }
+  }
+}
+
 TEST_CASE("swiglu of what is not finite, with each instruction set") {
   const std::vector<double> gates = {infinity, -infinity, not_a_number, 1,    2,
                                      0,        infinity,  -infinity,    -200, 3};

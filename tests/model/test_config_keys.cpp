@@ -101,7 +101,6 @@ TEST_CASE("keys that change no result are not read") {
 
 TEST_CASE("keys that would change the computation are refused unless they change nothing") {
   const std::vector<std::pair<std::string, Strings>> neutral = {
-      {"is_causal", {"true"}},
       {"use_bidirectional_attention", {"false"}},
       {"is_encoder_decoder", {"false"}},
       {"add_cross_attention", {"false"}},
@@ -132,7 +131,11 @@ TEST_CASE("keys that would change the computation are refused unless they change
       check_not_supported(type, key, "0.25", "0.25, which is not supported; it needs ");
       check_not_supported(type, key, "'x'", "the text 'x', which is not supported; it needs ");
     }
-    check_not_supported(type, "is_causal", "false", "false, which is not supported; it needs true");
+    if (type != "mistral") {
+      check_changes_nothing(type, "'is_causal': true");
+      check_not_supported(type, "is_causal", "false",
+                          "false, which is not supported; it needs true");
+    }
     check_not_supported(type, "pruned_heads", "{'0': [1]}",
                         "an object, which is not supported; it needs {}");
     check_not_supported(type, "compression_config", "{}", "an object, which is not supported");
@@ -179,9 +182,7 @@ TEST_CASE("layer_types agrees with the window of each family, or is refused") {
   CHECK(attention_of(of("mistral", "'sliding_window': 3, " + sliding)).options.window->left == 2);
   CHECK(!attention_of(of("mistral", "'sliding_window': null, " + full)).options.window);
   const std::string mistral = keys_of("mistral") + ", ";
-  check_unsupported(json(mistral + full),
-                    "'layer_types[0]' is the text 'full_attention', which is not supported; it "
-                    "needs sliding_attention, as sliding_window is there");
+  CHECK(!attention_of(of("mistral", full)).options.window);
   check_unsupported(json(mistral + "'sliding_window': null, " + sliding), "no sliding window");
   check_unsupported(json(mistral + "'use_sliding_window': false"),
                     "'use_sliding_window' is false, which is not supported; it needs true");
@@ -193,10 +194,21 @@ TEST_CASE("layer_types agrees with the window of each family, or is refused") {
     check_unsupported(json(qwen + "'use_sliding_window': true, 'sliding_window': null, " + sliding),
                       "no sliding window");
   }
+  const auto windows = of("mistral", "'sliding_window': 3, " + mixed).settings.layers;
+  CHECK(!windows[0].attention.options.window);
+  CHECK(windows[1].attention.options.window->left == 2);
+  CHECK(!windows[1].attention.options.window->right);
+  const auto both_ways =
+      of("mistral", "'sliding_window': 3, 'is_causal': false, " + mixed).settings.layers;
+  CHECK(!both_ways[0].attention.options.causal);
+  CHECK(both_ways[1].attention.options.window->left == 3);
+  CHECK(both_ways[1].attention.options.window->right == 3);
   for (const std::string& type : all_types) {
-    check_unsupported(json(keys_of(type) + ", " + mixed),
-                      "'layer_types[1]' is the text 'sliding_attention', which is not supported; "
-                      "it needs the same attention in all layers");
+    if (type != "mistral") {
+      check_unsupported(json(keys_of(type) + ", " + mixed),
+                        "'layer_types[1]' is the text 'sliding_attention', which is not supported; "
+                        "it needs full_attention, as the model has no sliding window");
+    }
     check_unsupported(
         json(keys_of(type) + ", 'layer_types': ['chunked_attention', 'full_attention', null]"),
         "'layer_types[0]' is the text 'chunked_attention'");
@@ -253,7 +265,9 @@ TEST_CASE("the positions of a model with scaled positions") {
     CHECK(scaled("'rope_type': 'linear', 'factor': 4, 'original_max_position_embeddings': 5") ==
           40);
     CHECK(scaled("'rope_type': 'default'") == 10);
-    CHECK(scaled("'rope_type': 'dynamic', 'factor': 4") == 10);
+    CHECK(scaled("'rope_type': 'dynamic', 'factor': 4") == 1 << 24);
+    CHECK(scaled("'rope_type': 'yarn', 'factor': 4") == 40);
+    CHECK(scaled("'rope_type': 'yarn', 'factor': 4, 'original_max_position_embeddings': 5") == 20);
     CHECK(scaled("'rope_type': 'llama3', 'factor': 4, 'low_freq_factor': 1, 'high_freq_factor': 4, "
                  "'original_max_position_embeddings': 5") == 10);
   }

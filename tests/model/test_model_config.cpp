@@ -76,7 +76,7 @@ TEST_CASE("Llama's keys") {
   CHECK(attention.head_dim == 6);
   CHECK(attention.max_positions == 999);
   CHECK(attention.rope->theta == 500000);
-  CHECK(attention.rope->rotary_dim == 4);
+  CHECK(!attention.rope->rotary_dim);  // Llama rotates all of a head
   CHECK(!attention.options.window);
   CHECK(config.settings.layers.front().norm.epsilon == 1e-5f);
   CHECK(config.qkv_bias);
@@ -125,7 +125,7 @@ TEST_CASE("scaled positions") {
                                   .settings.layers.front()
                                   .attention.rope;
   CHECK(newer.theta == 1e6);
-  CHECK(newer.rotary_dim == 32);
+  CHECK(!newer.rotary_dim);
   CHECK(std::holds_alternative<std::monostate>(newer.scaling));
   CHECK(
       of("llama",
@@ -153,7 +153,7 @@ TEST_CASE("defaults of the variants of Llama") {
   CHECK(!qwen3.qkv_bias);
   CHECK(qwen3.qk_norm);
   CHECK(qwen3.settings.layers.front().attention.head_dim == 128);
-  CHECK(of("qwen3", "'rms_norm_eps': 1e-3").settings.layers.front().attention.qk_norm_epsilon ==
+  CHECK(of("qwen3", "'rms_norm_eps': 1e-3").settings.layers.front().attention.qk_norm.epsilon ==
         1e-3f);
   CHECK(of("qwen3", "'attention_bias': true").out_bias);
 
@@ -187,14 +187,18 @@ TEST_CASE("sliding windows") {
     CHECK(!window(type, sliding_on + full + "," + full + "," + full + "]"));
     CHECK(window(type, sliding_on + sliding + "," + sliding + "," + sliding + "]")->left == 4095);
     const auto text = [&](const std::string& more) { return json(sizes_of(type) + ", " + more); };
-    check_unsupported(text(sliding_on + full + "," + sliding + "," + full + "]"),
-                      "the same attention in all layers");
+    const auto windows = [&](const std::string& more) {
+      std::string seen;
+      for (const LayerSettings& layer : of(type, more).settings.layers)
+        seen += layer.attention.options.window ? 's' : 'f';
+      return seen;
+    };
+    CHECK(windows(sliding_on + full + "," + sliding + "," + full + "]") == "fsf");
+    CHECK(windows("'use_sliding_window': true, 'max_window_layers': 2") == "ffs");
     check_unsupported(text(sliding_on + full + ",'linear',1]"),
                       "full_attention or sliding_attention");
     check_broken(text(sliding_on + full + "]"),
                  "'layer_types' is a list; it needs a type for each layer");
-    check_unsupported(text("'use_sliding_window': true, 'max_window_layers': 2"),
-                      "'max_window_layers' is 2, which is not supported");
   }
   check_broken(json(sizes_of("mistral") + ", 'sliding_window': 0"),
                "'sliding_window' is 0; it needs a whole number in 1..");

@@ -14,10 +14,11 @@ using namespace attn::test;
 
 TEST_CASE("scalings of positions that are broken or not computed") {
   const auto text = [](const std::string& more) { return json(sizes_of("llama") + ", " + more); };
-  for (const std::string type : {"yarn", "longrope", "su", "mrope", "", "Linear"}) {
+  for (const std::string type : {"su", "mrope", "", "Linear"}) {
     check_unsupported(text("'rope_scaling': {'type': '" + type + "', 'factor': 2}"),
                       "'rope_scaling.type' is the text '" + type +
-                          "', which is not supported; it needs default, dynamic, linear or llama3");
+                          "', which is not supported; it needs default, dynamic, linear, llama3, "
+                          "longrope or yarn");
     check_unsupported(text("'rope_parameters': {'rope_type': '" + type + "', 'factor': 2}"),
                       "'rope_parameters.rope_type' is");
   }
@@ -42,9 +43,13 @@ TEST_CASE("scalings of positions that are broken or not computed") {
   check_broken(text("'rope_theta': 0"), "'rope_theta' is 0; it needs a number");
   check_broken(text("'rope_theta': -1e4"), "it needs a number");
   check_broken(text("'rope_theta': null"), "'rope_theta' is null; it needs a number");
-  check_broken(text("'partial_rotary_factor': 0.5"),
+  const std::string phi3 = sizes_of("phi3") + ", ";
+  check_broken(json(phi3 + "'partial_rotary_factor': 0.5"),
                "'partial_rotary_factor' is 0.5; it needs an even number of elements of head_dim 2");
-  check_broken(text("'partial_rotary_factor': 1.5"), "it needs a number in 0..1");
+  check_broken(json(phi3 + "'partial_rotary_factor': 1.5"), "it needs a number in 0..1");
+  check_unsupported(
+      text("'partial_rotary_factor': 0.5, 'rope_scaling': {'type': 'linear', 'factor': 2}"),
+      "'partial_rotary_factor' is 0.5, which is not supported; it needs 1");
   check_broken(text("'head_dim': 5"), "head_dim 5 is odd");
 }
 
@@ -95,8 +100,8 @@ TEST_CASE("numbers that make no model") {
 
 TEST_CASE("models that are not computed") {
   check_unsupported(
-      json(sizes_of("gemma2")),
-      "'model_type' is the text 'gemma2', which is not supported; it needs llama, mistral,");
+      json(sizes_of("gemma")),
+      "'model_type' is the text 'gemma', which is not supported; it needs llama, mistral,");
   check_unsupported(json(sizes_of(std::string(300, 'x'))), "xxx...', which is not supported");
   check_unsupported(changed(sizes_of("llama"), "hidden_act", "'gelu'"),
                     "'hidden_act' is the text 'gelu', which is not supported; it needs silu");

@@ -31,16 +31,16 @@ struct DecoderCase {
     for (StridedTensor* matrix : {&gate, &up}) *matrix = blocks[0].matrix(mlp_width, hidden);
     down = blocks[0].matrix(hidden, mlp_width);
     weights.embedding = embedding.view();
+    const bool gated = mlp != MlpKind::gelu && mlp != MlpKind::gelu_tanh;
     const NormWeights norms{scale.view(),
                             norm == NormKind::layer ? TensorView(bias.view()) : TensorView{}};
     for (const BlockData& data : blocks) {
-      weights.layers.push_back(
-          {.attention_norm = norms,
-           .attention = data.weights(),
-           .mlp_norm = norms,
-           .mlp = {.gate = {mlp == MlpKind::swiglu ? TensorView(gate.view()) : TensorView{}},
-                   .up = {up.view()},
-                   .down = {down.view()}}});
+      weights.layers.push_back({.attention_norm = norms,
+                                .attention = data.weights(),
+                                .mlp_norm = norms,
+                                .mlp = {.gate = {gated ? TensorView(gate.view()) : TensorView{}},
+                                        .up = {up.view()},
+                                        .down = {down.view()}}});
     }
     weights.final_norm = norms;
     if (norm == NormKind::layer) weights.positions = positions.view();

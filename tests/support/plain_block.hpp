@@ -149,7 +149,7 @@ class PlainBlock {
       Real squares = 0;
       for (std::size_t d = 0; d < dim; ++d) squares += heads[first + d] * heads[first + d];
       const Real factor =
-          1 / std::sqrt(squares / static_cast<Real>(dim) + Real(settings_.qk_norm_epsilon));
+          1 / std::sqrt(squares / static_cast<Real>(dim) + Real(settings_.qk_norm.epsilon));
       for (std::size_t d = 0; d < dim; ++d)
         heads[first + d] = Numbers::rounded(heads[first + d] * factor * scale[d]);
     }

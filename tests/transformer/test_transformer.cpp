@@ -113,7 +113,7 @@ TEST_CASE("Norms of q and k, and rotary positions of each kind") {
         CAPTURE(interleaved);
         CAPTURE(rotary_dim);
         BlockCase c{.qk_norms = qk_norms, .seq = 13};
-        c.settings.qk_norm_epsilon = 0.1f;
+        c.settings.qk_norm.epsilon = 0.1f;
         c.settings.rope =
             RopeSettings{.theta = 30, .rotary_dim = rotary_dim, .interleaved = interleaved};
         check_without_cache(c);

@@ -71,7 +71,7 @@ TEST_CASE("Settings that make no block are named") {
        [](auto& s) {
          s.options.window = Window{-2, {}};
        }},
-      {{"qk_norm_epsilon is -1"}, [](auto& s) { s.qk_norm_epsilon = -1; }},
+      {{"qk_norm.epsilon is -1"}, [](auto& s) { s.qk_norm.epsilon = -1; }},
   };
   for (const auto& [fragments, change] : changes) {
     AttentionSettings settings = c.settings;

@@ -9,6 +9,8 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <optional>
+#include <variant>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/commands.hpp"
@@ -80,6 +82,16 @@ class Output {
   bool first_ = true;
 };
 
+/// The number of tokens beyond which LongRoPE takes its other factors; nothing without LongRoPE.
+std::optional<std::int64_t> long_rope_border(const DecoderSettings& settings) {
+  for (const LayerSettings& layer : settings.layers) {
+    if (!layer.attention.rope) continue;
+    if (const auto* const scaling = std::get_if<LongRopeScaling>(&layer.attention.rope->scaling))
+      return scaling->original_max_positions;
+  }
+  return std::nullopt;
+}
+
 /// Generates tokens from a model and a prompt.
 class Generation {
  public:
@@ -88,6 +100,7 @@ class Generation {
       : model_(model),
         arguments_(arguments),
         prompt_(std::move(prompt)),
+        text_(prompt_),
         max_new_(max_new),
         caches_(model, 1, positions_of(std::ssize(prompt_), max_new)),
         logits_(DType::f32, {1, model.settings.vocab_size}) {
@@ -112,7 +125,7 @@ class Generation {
       }
       output.show(id);
       if (++timing.new_tokens == max_new_) break;
-      model_.decoder.forward({&id, {1, 1}}, caches_.refs, logits_.view());
+      step(id);
     }
     timing.decode = seconds_since(begin);
     return timing;
@@ -130,6 +143,16 @@ class Generation {
               {logits_.data(), DType::f32, {1, 1, model_.settings.vocab_size}});
   }
 
+  /// Reads one more token. A text that outgrows the original positions of LongRoPE is read anew, so
+  /// that all of its keys are rotated for a long text.
+  void step(std::int64_t id) {
+    text_.push_back(id);
+    if (std::ssize(text_) - 1 != long_rope_border(model_.settings))
+      return model_.decoder.forward({&id, {1, 1}}, caches_.refs, logits_.view());
+    for (KvCache& cache : caches_.caches) cache.clear();
+    model_.decoder.forward({text_.data(), {1, std::ssize(text_)}}, caches_.refs, logits_.view());
+  }
+
   std::int64_t draw(std::int64_t number) {
     SampleOptions sampling = arguments_.sampling;
     sampling.first_draw = static_cast<std::uint64_t>(number);
@@ -140,7 +163,7 @@ class Generation {
 
   Model& model_;
   const GenerateArguments& arguments_;
-  std::vector<std::int64_t> prompt_;
+  std::vector<std::int64_t> prompt_, text_;  // text_: the prompt and the tokens after it
   std::int64_t max_new_;
   Caches caches_;
   Tensor logits_, prompt_logits_;

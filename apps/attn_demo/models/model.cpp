@@ -97,21 +97,12 @@ std::optional<Tokenizer> ModelSource::tokenizer() const {
   return !folder_ || vocab_size() <= num_bytes ? std::optional(Tokenizer::bytes()) : std::nullopt;
 }
 
-bool ModelSource::scales_dynamically() const {
-  if (!folder_) return false;
-  const std::optional<RopeSettings>& rope = folder_->settings().layers.front().attention.rope;
-  return rope && std::holds_alternative<DynamicRopeScaling>(rope->scaling);
-}
-
 Model ModelSource::load(std::int64_t positions, std::int64_t batch) const {
   if (positions > most_positions()) {
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("the prompt and the tokens after it take {} positions; the model has "
-                            "{}{}",
-                            positions, most_positions(),
-                            scales_dynamically()
-                                ? ", beyond which its dynamic rope scaling is not supported"
-                                : ""));
+                            "{}",
+                            positions, most_positions()));
   }
   return folder_ ? load_folder(positions, batch) : load_toy(positions, batch);
 }
@@ -153,7 +144,8 @@ double projection_weights(const DecoderSettings& settings) {
   for (const LayerSettings& layer : settings.layers) {
     const AttentionSettings& a = layer.attention;
     sum += 2 * product_of({a.hidden, a.head_dim, a.num_q_heads + a.num_kv_heads});
-    sum += product_of({a.hidden, layer.mlp_width, layer.mlp == MlpKind::swiglu ? 3 : 2});
+    sum += product_of({a.hidden, layer.mlp_width,
+                       layer.mlp == MlpKind::gelu || layer.mlp == MlpKind::gelu_tanh ? 2 : 3});
   }
   return sum;
 }

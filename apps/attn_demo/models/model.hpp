@@ -55,7 +55,6 @@ class ModelSource {
   Model load(std::int64_t positions, std::int64_t batch = 1) const;
 
  private:
-  bool scales_dynamically() const;
   Model load_folder(std::int64_t positions, std::int64_t batch) const;
   Model load_toy(std::int64_t positions, std::int64_t batch) const;
 
