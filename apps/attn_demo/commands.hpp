@@ -41,6 +41,8 @@ void add_heatmap(CLI::App& app, Command& chosen);
 void add_fit(CLI::App& app, Command& chosen);
 void add_predict(CLI::App& app, Command& chosen);
 void add_calibrate(CLI::App& app, Command& chosen);
+void add_tokenize(CLI::App& app, Command& chosen);
+void add_embed(CLI::App& app, Command& chosen);
 void add_info(CLI::App& app, Command& chosen);
 
 /// What attn_demo does without a command.

@@ -41,6 +41,8 @@ int run_command_line(int argc, char** argv) {
   add_fit(app, chosen);
   add_predict(app, chosen);
   add_calibrate(app, chosen);
+  add_tokenize(app, chosen);
+  add_embed(app, chosen);
   add_info(app, chosen);
   try {
     parse_command_line(app, argc, argv);

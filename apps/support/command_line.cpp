@@ -81,6 +81,9 @@ class Reader {
     }
     if (optional && value.empty()) reject("{} is empty; it needs a value, or nothing", name);
     read_.push_back(mark + value);
+    if (option->get_items_expected_max() == 1) return;
+    while (!rest_.empty() && !std::string_view(rest_.front()).starts_with("--"))
+      read_.push_back(mark + next());
   }
 
   void read_flag(const std::string& name, const std::string& argument) {

@@ -140,4 +140,24 @@ void set_help_group(CLI::App& command, const std::string& heading) {
   }
 }
 
+CLI::Option* add_each_text(CLI::App& command, const std::string& spec, const ReadText& read,
+                           const std::string& description) {
+  const std::size_t space = spec.find(' ');
+  const std::string name = spec.substr(0, space);
+  const auto callback = [name, read](const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) read(name, std::string(unmarked(text)));
+  };
+  return command.add_option_function<std::vector<std::string>>(name, callback, description)
+      ->type_name(spec.substr(space + 1) + " ...")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+CLI::Option* add_texts(CLI::App& command, const std::string& spec, std::vector<std::string>& target,
+                       const std::string& description) {
+  return add_each_text(
+      command, spec,
+      [&target](const std::string&, const std::string& text) { target.push_back(text); },
+      description);
+}
+
 }  // namespace attn::apps

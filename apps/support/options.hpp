@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -107,6 +108,15 @@ CLI::Option* add_text(CLI::App& command, const std::string& spec, Target& target
                       const std::string& description) {
   return add_value(command, spec, description, [&target](auto, auto text) { target = text; });
 }
+
+/// Adds an option that takes one text or several, and may be given several times. Its name and each
+/// text go to `read`, in their order.
+using ReadText = std::function<void(const std::string& option, const std::string& text)>;
+CLI::Option* add_each_text(CLI::App& command, const std::string& spec, const ReadText& read,
+                           const std::string& description);
+/// The same, into a list.
+CLI::Option* add_texts(CLI::App& command, const std::string& spec, std::vector<std::string>& target,
+                       const std::string& description);
 
 /// Adds an option that takes the name of a file or folder.
 template <class Target>

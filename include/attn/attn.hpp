@@ -5,6 +5,7 @@
 #include <attn/attention.hpp>
 #include <attn/attention_backward.hpp>
 #include <attn/block_mask.hpp>
+#include <attn/encoder.hpp>
 #include <attn/error.hpp>
 #include <attn/execution.hpp>
 #include <attn/functional.hpp>

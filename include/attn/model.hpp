@@ -19,6 +19,7 @@
 // Dynamic rope scaling sets no limit of its own.
 #pragma once
 
+#include <attn/encoder.hpp>
 #include <attn/export.hpp>
 #include <attn/transformer.hpp>
 
@@ -61,6 +62,48 @@ class ATTN_API ModelFolder {
   std::optional<std::int64_t> bos_id() const;
   /// The tokens that end a text; may be empty.
   const std::vector<std::int64_t>& eos_ids() const;
+
+ private:
+  struct ATTN_HIDDEN Parts;
+  ATTN_HIDDEN const Parts& parts() const;
+  std::unique_ptr<Parts> parts_;
+};
+
+/// What a folder of Sentence Transformers says about the vectors of texts.
+struct SentenceSettings {
+  /// The vectors that these give are joined, in this order.
+  std::vector<Pooling> pooling{Pooling::mean};
+  bool normalize = false;  // to a Euclidean norm of 1
+  /// Texts are cut at so many tokens, special ones included.
+  std::optional<std::int64_t> max_tokens{};
+  std::string prompt{};  // stands before each text
+};
+
+/// The folder of an encoder, as ModelFolder is that of a decoder: `Encoder
+/// encoder(folder.settings(), folder.weights())`. model_type is bert, or that of a decoder whose
+/// config.json has `is_causal` of false (mistral). Tensors may be named with `bert.` in front, and
+/// norms' weights gamma and beta; poolers and heads are not read. Beside the model, these files may
+/// say how the hidden states of a text become a vector; without them it is their mean:
+///
+///   modules.json                        Transformer, Pooling and perhaps Normalize
+///   1_Pooling/config.json               (the folder that modules.json names) the modes of pooling
+///   sentence_bert_config.json           max_seq_length
+///   config_sentence_transformers.json   prompts, default_prompt_name
+class ATTN_API EncoderFolder {
+ public:
+  /// Throws Error as ModelFolder does.
+  explicit EncoderFolder(const std::filesystem::path& folder);
+  EncoderFolder(EncoderFolder&&) noexcept;
+  EncoderFolder& operator=(EncoderFolder&&) noexcept;
+  ~EncoderFolder();
+
+  const EncoderSettings& settings() const;
+  /// Views of the mapped files, valid as long as this object or the object to which it was moved.
+  const EncoderWeights& weights() const;
+  const SentenceSettings& sentence() const;
+  const std::string& model_type() const;
+  /// The element type of the embedding in the file.
+  DType stored_dtype() const;
 
  private:
   struct ATTN_HIDDEN Parts;

@@ -1,5 +1,6 @@
-// Text to token ids and back: the byte-level BPE of GPT-2, Llama 3 and Qwen, as a tokenizer.json of
-// Hugging Face describes it (https://huggingface.co/docs/tokenizers). Link attn::model.
+// Text to token ids and back: the byte-level BPE of GPT-2, Llama 3 and Qwen, the BPE of characters
+// and bytes of Llama 2 and Gemma, and the WordPiece of BERT, as a tokenizer.json of Hugging Face
+// describes them (https://huggingface.co/docs/tokenizers). Link attn::model.
 #pragma once
 
 #include <attn/export.hpp>
@@ -31,15 +32,18 @@ enum class SpecialTokens { keep, skip };
 /// the same time.
 ///
 /// These parts of a tokenizer.json are supported:
-///   model           BPE over bytes: vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token,
-///                   fuse_unk
+///   model           BPE of bytes (with ByteLevel) or of characters: vocab, merges ("a b" or ["a",
+///                   "b"]), ignore_merges, unk_token, fuse_unk, byte_fallback (of characters);
+///                   WordPiece
 ///   added_tokens    special, lstrip, rstrip, single_word, normalized
-///   normalizer      none, NFC, Sequence of these
-///   pre_tokenizer   Sequence of Split (String or Regex, every behavior, invert), Digits and,
-///                   as the last, ByteLevel
-///   post_processor  none, ByteLevel, TemplateProcessing (its form for a single text), Sequence of
-///                   these
-///   decoder         none, ByteLevel; in either case tokens are bytes
+///   normalizer      none, NFC, NFD, Lowercase, Prepend, Replace, BertNormalizer, Sequence of these
+///   pre_tokenizer   none, Split (String or Regex, every behavior, invert), Digits, Metaspace,
+///                   BertPreTokenizer, WhitespaceSplit, Sequence of these and, as the last,
+///                   ByteLevel
+///   post_processor  none, ByteLevel, TemplateProcessing (its form for a single text),
+///                   BertProcessing, RobertaProcessing, Sequence of these
+///   decoder         none, ByteLevel, WordPiece, Metaspace, Sequence of Replace, ByteFallback, Fuse
+///                   and Strip (of the space at the beginning); tokens are bytes
 /// Patterns (Regex) have the syntax of Oniguruma, with which Hugging Face's tokenizers matches
 /// them, and Unicode 16.0: ^ and $ stand at every line, (?m) lets . match newlines, classes nest
 /// and intersect (&&), \w has marks, and a + after an interval repeats it. Of that syntax are
@@ -47,13 +51,13 @@ enum class SpecialTokens { keep, skip };
 /// \M-x, the options W D S P I L C y, properties other than general categories, scripts, the names
 /// of POSIX brackets, Alphabetic, Uppercase, Lowercase, White_Space, Any, Assigned, LC and those of
 /// emoji, back references under (?i), letters under (?i) of which one equals two others (as U+00DF
-/// equals ss), and unusual parts of a look-behind. NFC is that of Unicode 9.0, as there.
+/// equals ss), and unusual parts of a look-behind. NFC and NFD are those of Unicode 9.0, as there.
 ///
 /// Truncation and padding are left to the caller. Anything else is refused with Error(unsupported),
 /// and what contradicts itself with Error(io). Both are one line that names the file.
 ///
-/// A byte without a token in the vocabulary becomes unk_token. If the file names none, as that of
-/// SmolLM2, it is left out, because the model was trained that way.
+/// A byte (a character, without ByteLevel) without a token in the vocabulary becomes unk_token. If
+/// the file names none, as that of SmolLM2, it is left out, because the model was trained that way.
 ///
 /// Text is bytes. A run of bytes that are not UTF-8 is a piece by itself, and decode returns it
 /// unchanged.

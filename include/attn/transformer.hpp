@@ -349,9 +349,19 @@ class ATTN_API Decoder {
   std::unique_ptr<Impl> impl_;
 };
 
+/// What the cache of a layer with a causal window keeps.
+enum class WindowKeys {
+  all,
+  /// The last keys: the window, and as many again but at most 128, so that a prompt is appended
+  /// many tokens at a time. The cache is a rolling one where that is less than the capacity; tokens
+  /// that it has overwritten cannot be truncated away.
+  window,
+};
+
 /// Contiguous caches for a decoder, one per layer, with the layer's heads and dims. Each is of its
 /// layer's compute type unless `dtype` names another. capacity is in keys per sequence.
 ATTN_API std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch,
-                                          std::int64_t capacity, std::optional<DType> dtype = {});
+                                          std::int64_t capacity, std::optional<DType> dtype = {},
+                                          WindowKeys keys = WindowKeys::all);
 
 }  // namespace attn

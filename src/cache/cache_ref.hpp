@@ -17,6 +17,9 @@ struct TokenShape {
   std::int64_t batch;
   std::int64_t seq;                       // of the longest sequence
   const std::int64_t* offsets = nullptr;  // [batch + 1]; null: not ragged
+  /// Of ragged tokens: products take all of them at once, which is faster, but the bits of a
+  /// sequence then depend on its neighbors.
+  bool joined = false;
 
   bool ragged() const noexcept { return offsets != nullptr; }
   std::int64_t count() const noexcept { return first(batch); }

@@ -170,6 +170,11 @@ std::string read_whole(const std::filesystem::path& path) {
 JsonObject::JsonObject(const std::filesystem::path& file)
     : JsonObject(parse({file.string(), {}, {}}, read_whole(file), {})) {}
 
+std::vector<JsonObject> JsonObject::list(const std::filesystem::path& file) {
+  const std::string text = "{\"list\":" + read_whole(file) + "}";
+  return JsonObject(parse({file.string(), {}, {}}, text, {})).objects("list");
+}
+
 JsonObject::JsonObject(const std::string& file, const std::string& part, std::string_view text,
                        const JsonLimits& limits)
     : JsonObject(parse({file, part + ": ", {}}, text, limits)) {}

@@ -41,6 +41,9 @@ class JsonObject {
   JsonObject(const std::string& file, const std::string& part, std::string_view text,
              const JsonLimits& limits);
 
+  /// The objects of a file that is a list of them; messages call them list[0], list[1], ...
+  static std::vector<JsonObject> list(const std::filesystem::path& file);
+
   /// Receives the outermost object, which at this time holds the value of one key alone.
   using Visitor = std::function<void(const JsonObject& object, std::string_view key)>;
   /// Reads such a part as a stream: calls `visit` for each key as soon as its value has been read,

@@ -15,9 +15,10 @@ using io::JsonObject;
 
 namespace {
 
-const std::array<const FamilyReader*, 10> families{
-    &llama_family, &mistral_family, &qwen2_family,  &qwen3_family,       &smollm3_family,
-    &olmo2_family, &phi3_family,    &gemma2_family, &gemma3_text_family, &gpt2_family};
+const std::array<const FamilyReader*, 11> families{
+    &llama_family,       &mistral_family, &qwen2_family, &qwen3_family,
+    &smollm3_family,     &olmo2_family,   &phi3_family,  &gemma2_family,
+    &gemma3_text_family, &gpt2_family,    &bert_family};
 
 /// "llama, mistral, ... or gpt2"
 std::string names_of_families() {
@@ -49,6 +50,15 @@ ModelConfig read_config(const std::filesystem::path& file) {
   refuse_other_computations(json, (*found)->keys_read);
   (*found)->read(json, config);
   return config;
+}
+
+void refuse_decoder(const std::filesystem::path& file) {
+  JsonObject(file).unsupported("model_type",
+                               "an encoder: bert, or mistral with an is_causal of false");
+}
+
+void refuse_encoder(const std::filesystem::path& file) {
+  JsonObject(file).unsupported("model_type", "a decoder; this is an encoder (attn_demo embed)");
 }
 
 void read_generation_config(const std::filesystem::path& file, ModelConfig& config) {

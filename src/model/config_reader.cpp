@@ -96,6 +96,11 @@ MlpKind plain_mlp(const JsonObject& json, std::string_view key, MlpKind missing)
   return *named == Activation::gelu ? MlpKind::gelu : MlpKind::gelu_tanh;
 }
 
+void require_learned_positions(const JsonObject& json) {
+  constexpr std::string_view key = "position_embedding_type";
+  if (json.has(key) && json.at(key) != "absolute") json.unsupported(key, "\"absolute\"");
+}
+
 void require_silu(const JsonObject& json) {
   constexpr std::string_view key = "hidden_act";
   if (json.has(key) && json.text(key) != "silu" && json.text(key) != "swish")

@@ -48,6 +48,8 @@ struct LlamaDefaults {
 /// layers the same settings, with SwiGLU. Positions, windows and biases are left to the family.
 void read_llama_sizes(const io::JsonObject& json, const LlamaDefaults& defaults,
                       ModelConfig& config);
+/// Throws unless position_embedding_type is absolute or missing.
+void require_learned_positions(const io::JsonObject& json);
 /// Throws unless hidden_act is silu or missing.
 void require_silu(const io::JsonObject& json);
 /// attention_bias says whether q, k, v and out have biases.

@@ -15,6 +15,7 @@ namespace {
 
 model::ModelConfig read_configs(const fs::path& folder) {
   model::ModelConfig config = model::read_config(folder / "config.json");
+  if (config.family == model::Family::bert) model::refuse_encoder(folder / "config.json");
   const fs::path generation = folder / "generation_config.json";
   std::error_code ignored;
   if (fs::exists(generation, ignored)) model::read_generation_config(generation, config);

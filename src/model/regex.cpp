@@ -44,9 +44,11 @@ Regex::Regex(const std::string& file, std::string_view pattern, PatternKind kind
   code_ = std::move(code);
 }
 
-Regex Regex::digits() {
+Regex Regex::digits() { return one_of(numeric_characters()); }
+
+Regex Regex::one_of(CodeSet set) {
   auto code = std::make_shared<Code>();
-  code->program = compile({.kind = Pattern::Kind::set, .set = numeric_characters()});
+  code->program = compile({.kind = Pattern::Kind::set, .set = std::move(set)});
   Regex made;
   made.code_ = std::move(code);
   return made;

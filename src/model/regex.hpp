@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model/code_set.hpp"
+
 namespace attn::model {
 
 /// A part of a text, in bytes.
@@ -48,6 +50,8 @@ class Regex {
   /// Throws Error, which names `file`: `io` if the pattern is malformed or too large, and
   /// `unsupported` if it uses what is not supported.
   Regex(const std::string& file, std::string_view pattern, PatternKind kind);
+  /// Matches one character of a set.
+  static Regex one_of(CodeSet set);
   /// Matches numbers, as pre_tokenizers.Digits does.
   static Regex digits();
 

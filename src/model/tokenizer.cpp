@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -23,8 +24,8 @@ struct Tokenizer::Parts : model::TokenizerFile {
 namespace {
 
 /// One call of encode. Each function splits its text and hands the parts to the next: text() at
-/// added tokens, bytes() where UTF-8 is broken, characters() at the file's patterns, byte_level()
-/// at GPT-2's; word() merges.
+/// added tokens, bytes() where UTF-8 is broken, characters() at the file's patterns, piece() at
+/// GPT-2's; word() merges.
 class Encoder {
  public:
   Encoder(const model::TokenizerFile& file, bool match_special, std::size_t text_size)
@@ -33,12 +34,14 @@ class Encoder {
   std::vector<std::int64_t> ids;
 
   void text(std::string_view text) {
+    at_begin_ = true;
     for (const AddedTokens::Part& part : file_.added_before.split(text, match_special_)) {
       if (part.id) {
         ids.push_back(*part.id);
       } else {
         bytes(part.text);
       }
+      at_begin_ = false;
     }
   }
 
@@ -46,7 +49,7 @@ class Encoder {
   /// Patterns and normal forms are defined for characters, so that a run of bytes that are not
   /// UTF-8 becomes a word by itself.
   void bytes(std::string_view text) {
-    for (bool first = true; !text.empty(); first = false) {
+    for (bool first = true; !text.empty(); first = at_begin_ = false) {
       const std::size_t valid = model::valid_size(text);
       if (valid > 0) characters(text.substr(0, valid), first);
       text.remove_prefix(valid);
@@ -58,31 +61,43 @@ class Encoder {
 
   void characters(std::string_view text, bool first) {
     std::string normalized;
-    if (file_.nfc) text = normalized = model::to_nfc(text);
+    if (!file_.normalizer.empty()) text = normalized = file_.normalizer(text, steps_);
     for (const AddedTokens::Part& part : file_.added_after.split(text, match_special_)) {
       if (part.id) {
         ids.push_back(*part.id);
       } else {
-        for (const std::string_view piece : split_all(file_.splits, part.text, steps_))
-          byte_level(piece, first);
+        file_.pre_tokenizer.for_each_piece(part.text, at_begin_, steps_,
+                                           [&](std::string_view each) { piece(each, first); });
       }
+      at_begin_ = false;
     }
   }
 
-  void byte_level(std::string_view piece, bool first) {
+  void piece(std::string_view piece, bool first) {
+    if (!file_.byte_level) return word(piece);
     std::string spaced;
-    if (file_.byte_level.add_prefix_space && first && !piece.starts_with(' '))
+    if (file_.byte_level->add_prefix_space && first && !piece.starts_with(' '))
       piece = spaced.append(" ").append(piece);
-    if (!file_.byte_level.split) return word(piece);
-    for (const std::string_view each : (*file_.byte_level.split)(piece, steps_)) word(each);
+    if (!file_.byte_level->split) return word(piece);
+    for (const std::string_view each : (*file_.byte_level->split)(piece, steps_)) word(each);
   }
 
   void word(std::string_view word) {
+    if (file_.word_piece) return file_.word_piece->append(word, ids);
     if (!file_.whole_pieces.empty()) {
       const auto whole = file_.whole_pieces.find(std::string(word));
       if (whole != file_.whole_pieces.end()) return ids.push_back(whole->second);
     }
     symbols_.clear();
+    if (file_.symbols == model::Symbols::bytes) {
+      add_bytes(word);
+    } else {
+      add_characters(word);
+    }
+    file_.merges.append(symbols_, scratch_, ids);
+  }
+
+  void add_bytes(std::string_view word) {
     for (const char each : word) {
       const auto byte = static_cast<unsigned char>(each);
       if (file_.byte_ids[byte]) {
@@ -92,11 +107,41 @@ class Encoder {
         symbols_.push_back(*file_.unknown);
       }
     }
-    file_.merges.append(symbols_, scratch_, ids);
+  }
+
+  /// As Hugging Face's tokenizers does it: unknown characters wait, to be fused, until one follows
+  /// that is a token. Bytes in the place of a character do not end the wait.
+  void add_characters(std::string_view word) {
+    bool waiting = false;
+    while (!word.empty()) {
+      const std::size_t size = std::max<std::size_t>(1, model::first_character(word).size);
+      const std::string_view character = word.substr(0, size);
+      word.remove_prefix(size);
+      const auto found = file_.character_ids.find(std::string(character));
+      if (found != file_.character_ids.end()) {
+        if (waiting) symbols_.push_back(*file_.unknown);
+        waiting = false;
+        symbols_.push_back(found->second);
+      } else if (!falls_back(character) && file_.unknown) {
+        if (waiting && !file_.fuse_unknown) symbols_.push_back(*file_.unknown);
+        waiting = true;
+      }
+    }
+    if (waiting) symbols_.push_back(*file_.unknown);
+  }
+
+  /// Whether the bytes of a character took its place.
+  bool falls_back(std::string_view character) {
+    const auto id_of = [&](char byte) { return file_.byte_ids[static_cast<unsigned char>(byte)]; };
+    const auto has_id = [&](char byte) { return id_of(byte).has_value(); };
+    if (!file_.byte_fallback || !std::ranges::all_of(character, has_id)) return false;
+    for (const char byte : character) symbols_.push_back(*id_of(byte));
+    return true;
   }
 
   const model::TokenizerFile& file_;
   bool match_special_;
+  bool at_begin_ = true;  // whether what is next stands where the whole text begins
   model::MatchSteps steps_;
   std::vector<TokenId> symbols_;
   model::Merges::Scratch scratch_;
@@ -144,6 +189,7 @@ std::string Tokenizer::decode(std::span<const std::int64_t> ids, SpecialTokens s
     if (special == SpecialTokens::skip && is_special(id)) continue;
     text += piece(id);
   }
+  if (parts_->strips_space && text.starts_with(' ')) text.erase(0, 1);
   return text;
 }
 

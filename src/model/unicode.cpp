@@ -53,21 +53,19 @@ void sort_marks(std::vector<utf8proc_int32_t>& codes) {
   }
 }
 
-/// Appends the composed form of decomposed characters, which are left empty.
+enum class Form { composed, decomposed };
+
+/// Appends the form of decomposed characters, which are left empty.
 ///
 /// utf8proc_map() does all steps, but it sorts by exchanging neighbors, which takes a time that is
 /// quadratic in the length of a run of marks. Composing takes one pass.
-void append_composed(std::vector<utf8proc_int32_t>& codes, std::string& composed) {
+void append_normalized(std::vector<utf8proc_int32_t>& codes, Form form, std::string& normalized) {
   if (codes.empty()) return;
   sort_marks(codes);
-  const utf8proc_ssize_t size = utf8proc_normalize_utf32(
-      codes.data(), static_cast<utf8proc_ssize_t>(codes.size()), compose_options);
-  std::array<utf8proc_uint8_t, max_character_size> bytes{};
-  for (utf8proc_ssize_t n = 0; n < size; ++n) {
-    const utf8proc_ssize_t count =
-        utf8proc_encode_char(codes[static_cast<std::size_t>(n)], bytes.data());
-    composed.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(count));
-  }
+  auto size = static_cast<utf8proc_ssize_t>(codes.size());
+  if (form == Form::composed) size = utf8proc_normalize_utf32(codes.data(), size, compose_options);
+  for (utf8proc_ssize_t n = 0; n < size; ++n)
+    append_character(codes[static_cast<std::size_t>(n)], normalized);
   codes.clear();
 }
 
@@ -80,6 +78,26 @@ std::size_t size_without_marks(std::string_view text) {
 }
 
 bool is_continuation(char byte) { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; }
+
+std::string to_form(std::string_view text, Form form) {
+  std::string normalized;
+  normalized.reserve(text.size());
+  std::vector<utf8proc_int32_t> codes;
+  while (!text.empty()) {
+    std::size_t unchanged = size_without_marks(text);
+    const Character character = unchanged == 0 ? first_character(text) : Character{};
+    if (unchanged == 0 && is_inert(character.code)) unchanged = character.size;
+    if (unchanged > 0) {
+      append_normalized(codes, form, normalized);
+      normalized += text.substr(0, unchanged);
+    } else {
+      append_decomposed(character.code, codes);
+    }
+    text.remove_prefix(std::max(unchanged, character.size));
+  }
+  append_normalized(codes, form, normalized);
+  return normalized;
+}
 
 }  // namespace
 
@@ -121,24 +139,13 @@ std::size_t invalid_size(std::string_view text) noexcept {
   return size;
 }
 
-std::string to_nfc(std::string_view text) {
-  std::string composed;
-  composed.reserve(text.size());
-  std::vector<utf8proc_int32_t> codes;
-  while (!text.empty()) {
-    std::size_t unchanged = size_without_marks(text);
-    const Character character = unchanged == 0 ? first_character(text) : Character{};
-    if (unchanged == 0 && is_inert(character.code)) unchanged = character.size;
-    if (unchanged > 0) {
-      append_composed(codes, composed);
-      composed += text.substr(0, unchanged);
-    } else {
-      append_decomposed(character.code, codes);
-    }
-    text.remove_prefix(std::max(unchanged, character.size));
-  }
-  append_composed(codes, composed);
-  return composed;
+std::string to_nfc(std::string_view text) { return to_form(text, Form::composed); }
+std::string to_nfd(std::string_view text) { return to_form(text, Form::decomposed); }
+
+void append_character(std::int32_t code, std::string& text) {
+  std::array<utf8proc_uint8_t, max_character_size> bytes{};
+  const utf8proc_ssize_t count = utf8proc_encode_char(code, bytes.data());
+  text.append(reinterpret_cast<const char*>(bytes.data()), static_cast<std::size_t>(count));
 }
 
 }  // namespace attn::model

@@ -25,5 +25,9 @@ std::size_t invalid_size(std::string_view text) noexcept;
 /// Unicode's normal form C (UAX #15), as of Unicode 9.0. `text` has to be valid UTF-8. n characters
 /// take O(n log n).
 std::string to_nfc(std::string_view text);
+/// Normal form D, with the same limits.
+std::string to_nfd(std::string_view text);
+/// Appends a character in UTF-8.
+void append_character(std::int32_t code, std::string& text);
 
 }  // namespace attn::model

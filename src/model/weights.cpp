@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <string_view>
@@ -30,6 +31,8 @@ class ParameterReader {
   bool has_unprefixed(const std::string& name) const { return checkpoint_.contains(name); }
   /// Some files hold this tensor, and the model does not need it.
   void ignore(const std::string& name) { known_.insert(prefix_ + name); }
+  /// The same for all tensors whose names begin so, outside of the body or in it.
+  void ignore_all(const std::string& beginning) { ignored_.push_back(beginning); }
   /// Throws for missing and for unknown tensors.
   void check_complete() const;
 
@@ -42,14 +45,19 @@ class ParameterReader {
   /// A projection as GPT-2's Conv1D stores it: weight [in, out] and bias [out]. The view that is
   /// returned is [out, in].
   LinearWeights conv1d(const std::string& name, std::int64_t in, std::int64_t out);
-  /// A LayerNorm: weight and bias, both [width].
+  /// A LayerNorm: weight and bias, both [width], or by their names in TensorFlow gamma and beta.
   NormWeights layer_norm(const std::string& name, std::int64_t width);
 
  private:
   const Checkpoint& checkpoint_;
   std::string prefix_;
+  bool is_known(const std::string& name) const {
+    return known_.contains(name) ||
+           std::ranges::any_of(ignored_, [&](const std::string& b) { return name.starts_with(b); });
+  }
+
   std::set<std::string> known_;
-  std::vector<std::string> missing_;
+  std::vector<std::string> ignored_, missing_;
 };
 
 TensorView ParameterReader::unprefixed_tensor(const std::string& name, const Dims& shape) {
@@ -74,7 +82,7 @@ void ParameterReader::check_complete() const {
   constexpr std::size_t max_listed = 5;
   std::vector<std::string> unknown;
   for (const std::string& name : checkpoint_.names()) {
-    if (!known_.contains(name)) unknown.push_back(name);
+    if (!is_known(name)) unknown.push_back(name);
   }
   std::string faults;
   if (!missing_.empty())
@@ -103,7 +111,9 @@ LinearWeights ParameterReader::conv1d(const std::string& name, std::int64_t in, 
 }
 
 NormWeights ParameterReader::layer_norm(const std::string& name, std::int64_t width) {
-  return {.scale = tensor(name + ".weight", {width}), .bias = tensor(name + ".bias", {width})};
+  const bool older = checkpoint_.contains(prefix_ + name + ".gamma");
+  return {.scale = tensor(name + (older ? ".gamma" : ".weight"), {width}),
+          .bias = tensor(name + (older ? ".beta" : ".bias"), {width})};
 }
 
 /// The projection from the last hidden state to the vocabulary. If the model ties it to the
@@ -193,19 +203,36 @@ LayerWeights read_llama_layer(ParameterReader& reader, const ModelConfig& config
   return weights;
 }
 
-DecoderWeights read_llama(const Checkpoint& checkpoint, const ModelConfig& config) {
-  const std::string embedding = "embed_tokens.weight";
+constexpr const char* llama_embedding = "embed_tokens.weight";
+
+/// What comes before the output projection.
+DecoderWeights read_llama_body(ParameterReader& reader, const ModelConfig& config) {
+  const std::string embedding = llama_embedding;
   const std::int64_t hidden = config.settings.layers.front().attention.hidden;
-  ParameterReader reader(checkpoint, "model.", embedding);
   DecoderWeights weights;
   weights.embedding = reader.tensor(embedding, {config.settings.vocab_size, hidden});
   for (std::size_t n = 0; n < config.settings.layers.size(); ++n)
     weights.layers.push_back(read_llama_layer(reader, config, n));
   weights.final_norm.scale = reader.tensor("norm.weight", {hidden});
-  weights.output = read_output(reader, config);
   reader.ignore("rotary_emb.inv_freq");
+  return weights;
+}
+
+DecoderWeights read_llama(const Checkpoint& checkpoint, const ModelConfig& config) {
+  ParameterReader reader(checkpoint, "model.", llama_embedding);
+  DecoderWeights weights = read_llama_body(reader, config);
+  weights.output = read_output(reader, config);
   reader.check_complete();
   return weights;
+}
+
+EncoderWeights read_llama_encoder(const Checkpoint& checkpoint, const ModelConfig& config) {
+  ParameterReader reader(checkpoint, "model.", llama_embedding);
+  DecoderWeights body = read_llama_body(reader, config);
+  reader.ignore_all("lm_head.");
+  reader.check_complete();
+  return {
+      .embedding = body.embedding, .layers = std::move(body.layers), .final_norm = body.final_norm};
 }
 
 LayerWeights read_gpt2_layer(ParameterReader& reader, const ModelConfig& config,
@@ -244,7 +271,50 @@ DecoderWeights read_gpt2(const Checkpoint& checkpoint, const ModelConfig& config
   return weights;
 }
 
+LayerWeights read_bert_layer(ParameterReader& reader, const ModelConfig& config,
+                             std::size_t index) {
+  const LayerSettings& layer = config.settings.layers[index];
+  const std::int64_t hidden = layer.attention.hidden, width = layer.mlp_width;
+  const std::string name = fmt::format("encoder.layer.{}.", index);
+  LayerWeights weights;
+  weights.attention.q = reader.linear(name + "attention.self.query", hidden, hidden, true);
+  weights.attention.k = reader.linear(name + "attention.self.key", hidden, hidden, true);
+  weights.attention.v = reader.linear(name + "attention.self.value", hidden, hidden, true);
+  weights.attention.out = reader.linear(name + "attention.output.dense", hidden, hidden, true);
+  weights.attention_post_norm = reader.layer_norm(name + "attention.output.LayerNorm", hidden);
+  weights.mlp.up = reader.linear(name + "intermediate.dense", width, hidden, true);
+  weights.mlp.down = reader.linear(name + "output.dense", hidden, width, true);
+  weights.mlp_post_norm = reader.layer_norm(name + "output.LayerNorm", hidden);
+  return weights;
+}
+
+EncoderWeights read_bert(const Checkpoint& checkpoint, const ModelConfig& config) {
+  const std::string table = "embeddings.", embedding = table + "word_embeddings.weight";
+  const AttentionSettings& attention = config.settings.layers.front().attention;
+  const std::int64_t hidden = attention.hidden;
+  ParameterReader reader(checkpoint, "bert.", embedding);
+  EncoderWeights weights;
+  weights.embedding = reader.tensor(embedding, {config.settings.vocab_size, hidden});
+  weights.positions =
+      reader.tensor(table + "position_embeddings.weight", {attention.max_positions, hidden});
+  weights.token_types =
+      reader.tensor(table + "token_type_embeddings.weight", {config.num_token_types, hidden});
+  weights.embedding_norm = reader.layer_norm(table + "LayerNorm", hidden);
+  for (std::size_t n = 0; n < config.settings.layers.size(); ++n)
+    weights.layers.push_back(read_bert_layer(reader, config, n));
+  reader.ignore(table + "position_ids");
+  for (const char* const other : {"pooler.", "bert.pooler.", "cls.", "classifier.", "qa_outputs."})
+    reader.ignore_all(other);
+  reader.check_complete();
+  return weights;
+}
+
 }  // namespace
+
+EncoderWeights collect_encoder_weights(const Checkpoint& checkpoint, const ModelConfig& config) {
+  return config.family == Family::bert ? read_bert(checkpoint, config)
+                                       : read_llama_encoder(checkpoint, config);
+}
 
 DecoderWeights collect_weights(const Checkpoint& checkpoint, const ModelConfig& config) {
   return config.family == Family::gpt2 ? read_gpt2(checkpoint, config)

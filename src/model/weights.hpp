@@ -2,7 +2,7 @@
 // are views; nothing is copied.
 #pragma once
 
-#include <attn/transformer.hpp>
+#include <attn/encoder.hpp>
 
 #include "model/checkpoint.hpp"
 #include "model/config.hpp"
@@ -13,5 +13,7 @@ namespace attn::model {
 /// counted, and the first few named), or one has another shape or element type than the model
 /// needs.
 DecoderWeights collect_weights(const Checkpoint& checkpoint, const ModelConfig& config);
+/// The same for an encoder: a BERT, whose pooler and heads are not read, or the body of a decoder.
+EncoderWeights collect_encoder_weights(const Checkpoint& checkpoint, const ModelConfig& config);
 
 }  // namespace attn::model

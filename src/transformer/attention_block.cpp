@@ -94,9 +94,9 @@ bool is_dense_and_aligned(const TensorView& tensor, DType dtype) {
   return aligned && tensor.dtype == dtype && tensor.strides == dense_strides(tensor.shape);
 }
 
-/// The offsets of ragged tokens; empty for others.
+/// The sequences that are multiplied one by one; empty if all tokens are multiplied at once.
 std::span<const std::int64_t> offsets_of(const TokenShape& tokens) {
-  if (!tokens.ragged()) return {};
+  if (!tokens.ragged() || tokens.joined) return {};
   return {tokens.offsets, static_cast<std::size_t>(tokens.batch + 1)};
 }
 
@@ -239,7 +239,9 @@ void AttentionBlock::Impl::run(const TensorView& x, const TokenShape& tokens, co
   {
     const Timed timed(options.times, &ForwardTimes::cache);
     normalize(rows, heads);
-    if (rotation) rotation->apply(heads.q, heads.k, tokens, cache, memory, execution);
+    if (rotation) {
+      rotation->apply(heads.q, heads.k, {tokens, cache, options.kv_lens}, memory, execution);
+    }
   }
   memory.appended.assign(static_cast<std::size_t>(tokens.batch), 0);
   try {

@@ -53,6 +53,16 @@ void check_logits(const MutableTensorView& logits, const TokenShape& tokens,
   }
 }
 
+/// The keys that a rolling cache of a layer with a causal window needs to hold, or the capacity
+/// where that is less or tokens see others.
+std::int64_t keys_kept(const AttentionOptions& options, std::int64_t capacity) {
+  constexpr std::int64_t most_at_once = 128;
+  if (!options.causal || !options.window || !options.window->left) return capacity;
+  const std::int64_t left = *options.window->left;
+  if (left >= capacity) return capacity;
+  return std::min(capacity, left + 1 + std::min(left + 1, most_at_once));
+}
+
 }  // namespace
 
 struct Decoder::Impl {
@@ -165,16 +175,21 @@ void Decoder::forward(const TensorView& ids, std::span<const CacheRef> caches,
 }
 
 std::vector<KvCache> make_caches(const DecoderSettings& settings, std::int64_t batch,
-                                 std::int64_t capacity, std::optional<DType> dtype) {
+                                 std::int64_t capacity, std::optional<DType> dtype,
+                                 WindowKeys keys) {
+  require_enumerator("keys", keys, WindowKeys::window);
   std::vector<KvCache> caches;
   caches.reserve(settings.layers.size());
   for (const LayerSettings& layer : settings.layers) {
     const AttentionSettings& attention = layer.attention;
+    const std::int64_t kept =
+        keys == WindowKeys::window ? keys_kept(attention.options, capacity) : capacity;
     caches.emplace_back(KvCache::Settings{.batch = batch,
                                           .num_kv_heads = attention.num_kv_heads,
-                                          .capacity = capacity,
+                                          .capacity = kept,
                                           .head_dim = attention.head_dim,
-                                          .dtype = dtype.value_or(attention.dtype)});
+                                          .dtype = dtype.value_or(attention.dtype),
+                                          .rolling = kept < capacity});
   }
   return caches;
 }

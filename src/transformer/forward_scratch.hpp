@@ -63,7 +63,7 @@ struct ForwardScratch::Memory {
   /// Rows of tables that depend on the lengths of sequences, made for some tokens.
   struct RotatedTokens {
     std::optional<RopeKey> key;  // empty: none were made
-    std::vector<std::int64_t> positions, lengths;
+    std::vector<std::int64_t> positions, counts, lengths;
     Buffer cos, sin;  // [batch, seq, pairs]
     std::vector<double> frequencies;
   };

@@ -150,7 +150,7 @@ std::int64_t Linear::onednn_rows(std::int64_t rows, DType result_type) const noe
 }
 
 bool Linear::uses_onednn(const TokenShape& tokens) const noexcept {
-  const std::int64_t rows = tokens.ragged() ? tokens.seq : tokens.count();
+  const std::int64_t rows = tokens.ragged() && !tokens.joined ? tokens.seq : tokens.count();
   return onednn_rows(rows, DType::f32) > 0 || onednn_rows(rows, DType::bf16) > 0;
 }
 

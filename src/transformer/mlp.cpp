@@ -45,7 +45,7 @@ constexpr std::int64_t tokens_at_once = 256;
 /// begin in it.
 template <class F>
 void for_each_chunk(const TokenShape& tokens, std::vector<std::int64_t>& offsets, F&& f) {
-  if (!tokens.ragged()) {
+  if (!tokens.ragged() || tokens.joined) {
     for (std::int64_t begin = 0; begin < tokens.count(); begin += tokens_at_once)
       f(begin, std::min(begin + tokens_at_once, tokens.count()), std::span<const std::int64_t>{});
     return;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "functional/rope_angles.hpp"
+#include "tensor/indexing.hpp"
 
 namespace attn::detail {
 namespace {
@@ -19,10 +20,13 @@ void fill_positions(const TokenShape& tokens, const CacheRef& cache,
   }
 }
 
-bool same_lengths(const TokenShape& tokens, const std::vector<std::int64_t>& lengths) {
-  if (std::ssize(lengths) != tokens.batch) return false;
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    if (lengths[static_cast<std::size_t>(entry)] != tokens.length(entry)) return false;
+bool same_lengths(const Rotation::Tokens& tokens, const std::vector<std::int64_t>& counts,
+                  const std::vector<std::int64_t>& lengths) {
+  if (std::ssize(lengths) != tokens.shape.batch) return false;
+  for (std::int64_t entry = 0; entry < tokens.shape.batch; ++entry) {
+    const auto n = static_cast<std::size_t>(entry);
+    if (counts[n] != tokens.shape.length(entry) || lengths[n] != tokens.length_after(entry))
+      return false;
   }
   return true;
 }
@@ -45,40 +49,46 @@ std::optional<Rope> Rotation::append_rope() const {
   return tables_ ? std::optional(tables_->rope()) : std::nullopt;
 }
 
-void Rotation::apply(const MutableTensorView& q, const MutableTensorView& k,
-                     const TokenShape& tokens, const CacheRef& cache,
+std::int64_t Rotation::Tokens::length_after(std::int64_t entry) const {
+  if (!kv_lens.absent()) return integer_at(kv_lens, entry);
+  return next_position(cache, entry) + shape.length(entry);
+}
+
+void Rotation::apply(const MutableTensorView& q, const MutableTensorView& k, const Tokens& tokens,
                      ForwardScratch::Memory& memory, const Execution& execution) const {
-  fill_positions(tokens, cache, memory.positions);
-  const Rope tables = tables_ ? tables_->rope() : tables_of(tokens, cache, memory);
+  fill_positions(tokens.shape, tokens.cache, memory.positions);
+  const Rope tables = tables_ ? tables_->rope() : tables_of(tokens, memory);
   const TensorView ids =
-      tables_ ? TensorView(memory.positions.data(), rows_of(tokens)) : TensorView{};
+      tables_ ? TensorView(memory.positions.data(), rows_of(tokens.shape)) : TensorView{};
   attn::rope(q, tables, ids, q, execution);
-  if (cache.absent() || !tables_) attn::rope(k, tables, ids, k, execution);
+  if (tokens.cache.absent() || !tables_) attn::rope(k, tables, ids, k, execution);
 }
 
 /// The tables of these tokens, a row for each. Layers that rotate alike find those of the layer
 /// before.
-Rope Rotation::tables_of(const TokenShape& tokens, const CacheRef& cache,
-                         ForwardScratch::Memory& memory) const {
+Rope Rotation::tables_of(const Tokens& tokens, ForwardScratch::Memory& memory) const {
   ForwardScratch::Memory::RotatedTokens& rotated = memory.rotated;
   const std::int64_t pairs = rope_pairs(key_.settings, key_.head_dim);
-  const Dims rows = rows_of(tokens), shape{rows[0], rows[1], pairs};
-  const Rope tables{.cos = rotated.cos.view(DType::f32, shape),
-                    .sin = rotated.sin.view(DType::f32, shape),
-                    .interleaved = key_.settings.interleaved};
+  const Dims rows = rows_of(tokens.shape), shape{rows[0], rows[1], pairs};
+  const MutableTensorView cosines = rotated.cos.view(DType::f32, shape),
+                          sines = rotated.sin.view(DType::f32, shape);
+  const Rope tables{.cos = cosines, .sin = sines, .interleaved = key_.settings.interleaved};
   if (rotated.key == key_ && rotated.positions == memory.positions &&
-      same_lengths(tokens, rotated.lengths))
+      same_lengths(tokens, rotated.counts, rotated.lengths))
     return tables;
   rotated.key.reset();  // should anything below throw, nothing is found
   rotated.frequencies.resize(static_cast<std::size_t>(pairs));
-  const double attention_factor = rope_attention_factor(key_.settings);
-  auto* cos = static_cast<float*>(rotated.cos.view(DType::f32, shape).data);
-  auto* sin = static_cast<float*>(rotated.sin.view(DType::f32, shape).data);
+  rotated.counts.clear();
   rotated.lengths.clear();
-  for (std::int64_t entry = 0; entry < tokens.batch; ++entry) {
-    const std::int64_t first = next_position(cache, entry), count = tokens.length(entry);
-    rotated.lengths.push_back(count);
-    fill_rope_frequencies(key_.settings, first + count, rotated.frequencies);
+  const double attention_factor = rope_attention_factor(key_.settings);
+  auto* cos = static_cast<float*>(cosines.data);
+  auto* sin = static_cast<float*>(sines.data);
+  for (std::int64_t entry = 0; entry < tokens.shape.batch; ++entry) {
+    const std::int64_t first = next_position(tokens.cache, entry),
+                       count = tokens.shape.length(entry);
+    rotated.counts.push_back(count);
+    rotated.lengths.push_back(tokens.length_after(entry));
+    fill_rope_frequencies(key_.settings, rotated.lengths.back(), rotated.frequencies);
     for (std::int64_t n = 0; n < count; ++n, cos += pairs, sin += pairs)
       fill_rope_row(rotated.frequencies, attention_factor, first + n, {cos, sin});
   }

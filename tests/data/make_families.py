@@ -129,6 +129,44 @@ def write_decoder(directory, name, make, settings):
     print(name, "seed", seed, "largest logit", float(logits.abs().max()), new)
 
 
+def write_encoder(directory):
+    """A BERT as its first releases named tensors: `bert.` in front, gamma and beta, a pooler."""
+    folder = directory / "bert"
+    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+    config = BertConfig(**sizes, num_hidden_layers=3, max_position_embeddings=48, type_vocab_size=2, layer_norm_eps=1e-5)
+    config._attn_implementation = "eager"
+    model = randomize(BertModel(config), 1)
+    older = lambda name: "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    tensors = {older(name): tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    tensors["bert.embeddings.position_ids"] = torch.arange(48)[None]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_config(folder, config)
+    texts = [list(TEXT[:11]), list(TEXT), [7], list(TEXT[5:30])]
+    longest = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
+    types = torch.arange(longest)[None].expand_as(ids) % 3 % 2
+    with torch.inference_mode():
+        plain = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        typed = model(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+    real = lambda states: torch.cat([state[: len(text)] for state, text in zip(states, texts)]).numpy()
+    numpy.save(folder / "hidden.npy", real(plain))
+    numpy.save(folder / "hidden_of_types.npy", real(typed))
+    weights = mask[..., None].float()
+    mean = (plain * weights).sum(1) / weights.sum(1)
+    greatest = torch.where(mask[..., None] == 1, plain, -1e9).amax(1)
+    vectors = torch.nn.functional.normalize(torch.cat([greatest, mean], 1), dim=1)
+    numpy.save(folder / "vectors.npy", vectors.numpy())
+    (folder / "expected.json").write_text(json.dumps({"texts": texts}) + "\n")
+    names = ["Transformer", "Pooling", "Normalize"]
+    modules = [dict(idx=n, name=str(n), path=f"{n}_{name}" if n else "", type=f"sentence_transformers.models.{name}")
+               for n, name in enumerate(names)]
+    (folder / "modules.json").write_text(json.dumps(modules) + "\n")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(dict(
+        word_embedding_dimension=32, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True, pooling_mode_max_tokens=True)) + "\n")
+
+
 def frequencies(theta, dim):
     return theta ** (-numpy.arange(0, dim, 2, dtype=numpy.float64) / dim)
 
@@ -161,6 +199,7 @@ def main():
     torch.set_num_threads(1)
     for name, (make, settings) in MODELS.items():
         write_decoder(directory, name, make, settings)
+    write_encoder(directory)
     write_frequencies(Path(__file__).parent / "rope")
 
 

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <variant>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/attn_demo/commands.hpp"
@@ -21,6 +20,7 @@
 #include "apps/support/options.hpp"
 #include "apps/support/program.hpp"
 #include "apps/support/timing.hpp"
+#include "batch.hpp"
 #include "text_stream.hpp"
 
 namespace attn::apps::demo {
@@ -28,7 +28,8 @@ namespace {
 
 struct GenerateArguments {
   ModelChoice model;
-  PromptChoice prompt;
+  PromptChoice prompt;               // the first one
+  std::vector<PromptChoice> others;  // the prompts after it
   std::optional<std::string> logits;
   std::optional<std::int64_t> max_new;
   SampleOptions sampling;
@@ -82,16 +83,6 @@ class Output {
   bool first_ = true;
 };
 
-/// The number of tokens beyond which LongRoPE takes its other factors; nothing without LongRoPE.
-std::optional<std::int64_t> long_rope_border(const DecoderSettings& settings) {
-  for (const LayerSettings& layer : settings.layers) {
-    if (!layer.attention.rope) continue;
-    if (const auto* const scaling = std::get_if<LongRopeScaling>(&layer.attention.rope->scaling))
-      return scaling->original_max_positions;
-  }
-  return std::nullopt;
-}
-
 /// Generates tokens from a model and a prompt.
 class Generation {
  public:
@@ -102,7 +93,7 @@ class Generation {
         prompt_(std::move(prompt)),
         text_(prompt_),
         max_new_(max_new),
-        caches_(model, 1, positions_of(std::ssize(prompt_), max_new)),
+        caches_(model, 1, positions_of(std::ssize(prompt_), max_new), WindowKeys::window),
         logits_(DType::f32, {1, model.settings.vocab_size}) {
     if (!arguments.logits) return;
     require_memory("--logits", product_of({std::ssize(prompt_), model.settings.vocab_size,
@@ -130,6 +121,7 @@ class Generation {
     timing.decode = seconds_since(begin);
     return timing;
   }
+  std::string cache_description() const { return caches_.description(); }
   /// The logits of all tokens of the prompt; absent without --logits.
   TensorView prompt_logits() const { return prompt_logits_.view(); }
 
@@ -169,7 +161,7 @@ class Generation {
   Tensor logits_, prompt_logits_;
 };
 
-void print_timing(const Timing& timing, const Model& model) {
+void print_timing(const Timing& timing, const Model& model, const std::string& cache) {
   const auto rate = [](std::int64_t tokens, double time) {
     return time > 0 ? static_cast<double>(tokens) / time : 0;
   };
@@ -180,12 +172,41 @@ void print_timing(const Timing& timing, const Model& model) {
   fmt::print("new     {} tokens, {} steps in {}, {:.1f} tokens/s{}\n", timing.new_tokens, steps,
              format_seconds(timing.decode), rate(steps, timing.decode),
              timing.ended_by ? fmt::format("; token {} ended the text", *timing.ended_by) : "");
+  fmt::print("cache   {}\n", cache);
+}
+
+/// The texts after several prompts, a line for each.
+int generate_several(const GenerateArguments& arguments, const ModelSource& source) {
+  if (arguments.logits) reject("--logits needs a single prompt");
+  std::vector<PromptChoice> choices{arguments.prompt};
+  choices.insert(choices.end(), arguments.others.begin(), arguments.others.end());
+  const std::optional<Tokenizer> tokenizer = tokenizer_for(choices.front(), source);
+  std::vector<std::vector<std::int64_t>> prompts;
+  std::int64_t longest = 0;
+  for (const PromptChoice& choice : choices) {
+    prompts.push_back(prompt_ids(choice, tokenizer, source));
+    longest = std::max(longest, std::ssize(prompts.back()));
+  }
+  const std::int64_t max_new =
+      arguments.max_new.value_or(default_new_tokens(longest, source.most_positions()));
+  Model model = source.load(positions_of(longest, max_new), std::ssize(prompts));
+  const auto made = generate_batch(
+      model, prompts,
+      {.max_new = max_new, .sampling = arguments.sampling, .ignore_eos = arguments.ignore_eos});
+  for (const std::vector<std::int64_t>& ids : made) {
+    Output output(tokenizer ? &*tokenizer : nullptr, arguments.print_ids);
+    for (const std::int64_t id : ids) output.show(id);
+    output.finish();
+  }
+  if (!arguments.quiet) fmt::print("\n{}\n", model.description);
+  return 0;
 }
 
 int generate(const GenerateArguments& arguments) {
   ModelChoice choice = arguments.model;
   choice.toy.seed = arguments.sampling.seed;
   const ModelSource source(choice);
+  if (!arguments.others.empty()) return generate_several(arguments, source);
   const std::optional<Tokenizer> tokenizer = tokenizer_for(arguments.prompt, source);
   std::vector<std::int64_t> prompt = prompt_ids(arguments.prompt, tokenizer, source);
   const std::int64_t max_new =
@@ -197,7 +218,7 @@ int generate(const GenerateArguments& arguments) {
   Generation generation(model, std::move(prompt), max_new, arguments);
   const Timing timing = generation.run(output);
   output.finish();
-  if (!arguments.quiet) print_timing(timing, model);
+  if (!arguments.quiet) print_timing(timing, model, generation.cache_description());
   if (!arguments.logits) return 0;
   flush_output();  // if this fails, no file is left behind
   files.write(*arguments.logits, generation.prompt_logits(), "logits");
@@ -222,7 +243,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<GenerateArguments>(
       app, chosen, "generate", "text from a model, token by token", generate);
   add_model_options(command, arguments.model);
-  add_prompt_options(command, arguments.prompt);
+  add_several_prompts(command, arguments.prompt, arguments.others);
   add_integer(command, "--max-new N", arguments.max_new, {0, std::int64_t{1} << 24},
               "the most tokens to generate; default 64");
   add_sampling_options(command, arguments.sampling);

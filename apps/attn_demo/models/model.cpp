@@ -159,8 +159,21 @@ double cache_bytes_per_token(const DecoderSettings& settings) {
   return sum;
 }
 
-Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity)
-    : caches(make_caches(model.settings, batch, capacity)), refs(caches.begin(), caches.end()) {}
+Caches::Caches(const Model& model, std::int64_t batch, std::int64_t capacity, WindowKeys keys)
+    : caches(make_caches(model.settings, batch, capacity, {}, keys)),
+      refs(caches.begin(), caches.end()) {}
+
+std::string Caches::description() const {
+  std::int64_t rolling = 0, tokens = 0;
+  for (const KvCache& cache : caches) {
+    rolling += cache.settings().rolling ? 1 : 0;
+    if (cache.settings().batch > 0) tokens = std::max(tokens, cache.position(0));
+  }
+  const std::string windows =
+      rolling == 0 ? "" : fmt::format("; {} of {} layers keep a window", rolling, caches.size());
+  return fmt::format("{} for {} tokens{}", format_bytes(static_cast<double>(size_in_bytes())),
+                     tokens, windows);
+}
 
 void Caches::truncate(std::int64_t position) {
   for (KvCache& cache : caches) {

@@ -70,9 +70,12 @@ double cache_bytes_per_token(const DecoderSettings& settings);
 
 /// A cache for each layer, and the references to them that a forward pass takes.
 struct Caches {
-  Caches(const Model& model, std::int64_t batch, std::int64_t capacity);
+  Caches(const Model& model, std::int64_t batch, std::int64_t capacity,
+         WindowKeys keys = WindowKeys::all);
   void truncate(std::int64_t position);
   std::size_t size_in_bytes() const;
+  /// "1.2 MB for 300 tokens; 3 of 4 layers keep a window"
+  std::string description() const;
 
   std::vector<KvCache> caches;
   std::vector<CacheRef> refs;

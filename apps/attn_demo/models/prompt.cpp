@@ -54,6 +54,22 @@ void add_prompt_options(CLI::App& command, PromptChoice& choice) {
       ->excludes(text);
 }
 
+void add_several_prompts(CLI::App& command, PromptChoice& first,
+                         std::vector<PromptChoice>& others) {
+  const auto next = [&first, &others]() -> PromptChoice& {
+    return first.given() ? others.emplace_back() : first;
+  };
+  auto* const text = add_each_text(
+      command, "--prompt TEXT", [next](auto, const std::string& value) { next().text = value; },
+      "the text that the model reads; given several times, the texts go on side by side, a line "
+      "for each");
+  add_each_text(
+      command, "--prompt-ids IDS",
+      [next](auto option, const std::string& value) { next().ids = ids_value(option, value); },
+      "token ids in its place, with commas between them")
+      ->excludes(text);
+}
+
 std::optional<Tokenizer> tokenizer_for(const PromptChoice& choice, const ModelSource& source) {
   try {
     return source.tokenizer();

@@ -22,6 +22,8 @@ struct PromptChoice {
 
 /// Adds --prompt and --prompt-ids.
 void add_prompt_options(CLI::App& command, PromptChoice& choice);
+/// The same, of which each may be given several times: `others` are the prompts after the first.
+void add_several_prompts(CLI::App& command, PromptChoice& first, std::vector<PromptChoice>& others);
 
 /// The model's tokenizer. If ids are given, none is needed: then a tokenizer of an unsupported kind
 /// gives an empty result instead of an error.

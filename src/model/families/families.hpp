@@ -21,5 +21,6 @@ extern const FamilyReader llama_family, mistral_family, qwen2_family, qwen3_fami
 extern const FamilyReader smollm3_family, olmo2_family, phi3_family;
 extern const FamilyReader gemma2_family, gemma3_text_family;
 extern const FamilyReader gpt2_family;
+extern const FamilyReader bert_family;
 
 }  // namespace attn::model

@@ -36,11 +36,6 @@ void read_heads(const JsonObject& json, AttentionSettings& attention) {
   if (!json.flag_or("scale_attn_weights", true)) attention.options.softmax_scale = 1.0f;
 }
 
-void require_learned_positions(const JsonObject& json) {
-  constexpr std::string_view key = "position_embedding_type";
-  if (json.has(key) && json.at(key) != "absolute") json.unsupported(key, "\"absolute\"");
-}
-
 void read_gpt2(const JsonObject& json, ModelConfig& config) {
   constexpr std::int64_t end_of_text = 50256;
   require_learned_positions(json);
