@@ -148,7 +148,7 @@ CLI::Option* add_each_text(CLI::App& command, const std::string& spec, const Rea
     for (const std::string& text : texts) read(name, std::string(unmarked(text)));
   };
   return command.add_option_function<std::vector<std::string>>(name, callback, description)
-      ->type_name(spec.substr(space + 1) + " ...")
+      ->type_name(spec.substr(space + 1))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 

@@ -13,6 +13,7 @@
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/support/memory.hpp"
 #include "apps/support/options.hpp"
+#include "apps/support/quantities.hpp"
 
 namespace attn::apps::demo {
 namespace {
