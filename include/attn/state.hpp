@@ -18,14 +18,19 @@
 // first key there.
 #pragma once
 
+#include <attn/execution.hpp>
 #include <attn/export.hpp>
 #include <attn/tensor.hpp>
+
+#include <span>
 
 namespace attn {
 
 /// What attention() writes for some rows and part of their keys.
 ///   out  [..., v_head_dim]  f32, bf16 or f16; any rank from 1 on, any strides
-///   lse  [...]              f32, natural log; the shape of out without its last dim
+///   lse  [...]              f32, or f64 in a state that parts are added to one after another, so
+///                           that its rounding does not add up; natural log; the shape of out
+///                           without its last dim
 /// In a state that is written, no two elements lie in the same place.
 struct AttentionState {
   MutableTensorView out;
@@ -52,5 +57,12 @@ ATTN_API void merge(const AttentionState& into, const ConstAttentionState& part)
 /// into = merge of a and b; into may be a or b, and must not overlap them otherwise.
 ATTN_API void merge(const ConstAttentionState& a, const ConstAttentionState& b,
                     const AttentionState& into);
+/// into = merge of all parts, in one pass over them and with all threads: each share and each sum
+/// is a double, and out and lse are rounded once, however many parts there are. The bits depend on
+/// the order of the parts, but not on the number of threads; those of two parts are as above.
+/// Without parts, into becomes the identity. into may be one of the parts, and must not overlap
+/// them otherwise.
+ATTN_API void merge(std::span<const ConstAttentionState> parts, const AttentionState& into,
+                    const Execution& execution = {});
 
 }  // namespace attn

@@ -55,12 +55,4 @@ float FinishedRow::lse() const noexcept {
   return static_cast<float>(no_key_ || std::isinf(sum_) ? sink_ : row_max_ + std::log(sum_));
 }
 
-MergeShares merge_shares(double lse_a, double lse_b) noexcept {
-  const double larger = std::max(lse_a, lse_b);
-  const double a = std::exp(lse_a - larger);
-  const double b = std::exp(lse_b - larger);
-  const double sum = a + b;
-  return {a / sum, b / sum, static_cast<float>(larger + std::log(sum))};
-}
-
 }  // namespace attn::detail

@@ -8,8 +8,7 @@
 // rescales: l and O are multiplied by exp(m - m'); the kernels do so for each block of keys
 // (kernels::OnlineSoftmax). Two states of disjoint keys merge by rescaling both to the greater
 // maximum and adding. A row ends with O / l and lse = m + log(l), where a sink adds exp(sink - m)
-// to l. A finished part is (O / l, lse); two of them merge with the shares that merge_shares()
-// gives.
+// to l. A finished part is (O / l, lse); state.cpp merges those.
 //
 // Milakov and Gimelshein 2018, arXiv:1805.02867.
 #pragma once
@@ -55,17 +54,5 @@ class FinishedRow {
   double sum_;  // the sink included; 1 if no key was seen
   bool no_key_;
 };
-
-/// The shares of two finished parts in their whole, and its lse. The shares are doubles, so that
-/// their sum is not above 1 by more than what O's rounding hides.
-struct MergeShares {
-  double a;
-  double b;
-  float lse;
-};
-/// For lse above -inf. The shares follow from lse before it is rounded: where lse is large, they
-/// would be far off otherwise. Nothing overflows: a double has room for the difference of any two
-/// floats, and no exponent is above 0.
-MergeShares merge_shares(double lse_a, double lse_b) noexcept;
 
 }  // namespace attn::detail

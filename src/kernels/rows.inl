@@ -281,6 +281,10 @@ double dot_of_rows(const float* x, const float* y, std::int64_t count) {
   return sum_of_doubles(lanes);
 }
 
+void add_scaled(const float* x, std::int64_t count, double factor, double* sums) {
+  for (std::int64_t n = 0; n < count; ++n) sums[n] += factor * static_cast<double>(x[n]);
+}
+
 /// dx = f(dy, y), vector by vector.
 template <class F>
 ATTN_INLINE void map_gradient(const RowGradient& g, float* dx, F f) {
@@ -314,6 +318,7 @@ inline constexpr RowKernels row_kernels = {
     .log_terms = log_terms,
     .sum = sum_of_row,
     .dot = dot_of_rows,
+    .add_scaled = add_scaled,
     .softmax_gradient = softmax_gradient,
     .log_softmax_gradient = log_softmax_gradient,
 };

@@ -78,6 +78,12 @@ Outputs one_row(const std::vector<double>& out, double lse, DType dtype = DType:
   return part;
 }
 
+std::vector<ConstAttentionState> states_of(const std::vector<Outputs>& parts) {
+  std::vector<ConstAttentionState> states;
+  for (const Outputs& part : parts) states.push_back(state_of(part));
+  return states;
+}
+
 template <class T>
 T taken_from(std::vector<T>& all, Random& random) {
   const std::int64_t place = random.integer(0, static_cast<std::int64_t>(all.size()) - 1);
@@ -186,6 +192,63 @@ TEST_CASE("Merging commutes") {
       CHECK(difference(merged(parts[0], parts[1]), other) == "");
     }
   }
+}
+
+TEST_CASE("Many parts at once make the whole, with the same bits for any number of threads") {
+  for (const std::uint64_t seed : seeds(5000, 40)) {
+    INFO(repeat_command(seed));
+    Random random(seed);
+    const Dims shape{random.integer(1, 40), random.integer(1, 9), random.integer(1, 300)};
+    std::vector<Outputs> parts;
+    for (std::int64_t count = random.integer(0, 12); count > 0; --count)
+      parts.push_back(
+          random_part(random, random.pick({DType::f32, DType::bf16, DType::f16}), shape));
+    const std::vector<ConstAttentionState> states = states_of(parts);
+    const DType dtype = random.pick({DType::f32, DType::bf16, DType::f16});
+    Outputs whole = poisoned_part(dtype, shape), identity = whole;
+    merge(states, state_of(whole), {.num_threads = 1});
+    if (parts.empty()) {
+      clear(state_of(identity));
+      CHECK(bit_difference(whole, identity) == "");
+      continue;
+    }
+    // Rounded once: the tolerance of one merge, which has the rounding of lse once.
+    Expected expected = whole_of(parts, dtype);
+    if (parts.size() > 1) {
+      expected.out_tolerance /= static_cast<double>(parts.size() - 1);
+      expected.lse_tolerance /= static_cast<double>(parts.size() - 1);
+      CHECK(difference(whole, expected) == "");
+    }
+    Outputs again = poisoned_part(dtype, shape);
+    merge(states, state_of(again), {.num_threads = 4});
+    CHECK(bit_difference(whole, again) == "");
+    if (parts.size() == 2) CHECK(bit_difference(whole, merged(parts[0], parts[1], dtype)) == "");
+  }
+}
+
+TEST_CASE("With an lse of f64, parts that come one after another are merged as those at once") {
+  Random random(7);
+  std::vector<Outputs> parts;
+  for (int n = 0; n < 200; ++n) {
+    parts.push_back(random_part(random, DType::f32, {6, 5}));
+    for (std::int64_t row = 0; row < 6; ++row) {
+      const double lse = parts.back().lse.values()[static_cast<std::size_t>(row)];
+      parts.back().lse.set({row}, lse + 5000);
+    }
+  }
+  const std::vector<ConstAttentionState> states = states_of(parts);
+  Outputs at_once = poisoned_part(DType::f32, {6, 5});
+  merge(states, state_of(at_once));
+  StridedTensor sum(DType::f32, {6, 5}), lse(DType::f64, {6});
+  const AttentionState one_after_another{sum.view(), lse.view()};
+  clear(one_after_another);
+  for (const ConstAttentionState& state : states) merge(one_after_another, state);
+  Outputs rounded = poisoned_part(DType::f32, {6, 5});
+  const ConstAttentionState result[] = {one_after_another};
+  merge(result, state_of(rounded));
+  CHECK(rounded.lse.bits() == at_once.lse.bits());
+  // Each merge rounds O to f32; that of an lse of f32 would be off by up to 5000 times as much.
+  CHECK(difference(rounded.out.values(), at_once.out.values(), 50 * eps) == "");
 }
 
 TEST_CASE("Any order and any brackets make the whole") {

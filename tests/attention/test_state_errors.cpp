@@ -76,7 +76,7 @@ TEST_CASE("A state that contradicts itself is refused") {
     check_state_refused([&](AttentionState& s) { s.out.dtype = dtype; }, "out",
                         {std::string(name_of(dtype)), "f32, bf16 or f16"});
   }
-  for (const DType dtype : {DType::f64, DType::bf16, DType::f16, DType::i32}) {
+  for (const DType dtype : {DType::bf16, DType::f16, DType::i32, DType::i64}) {
     check_state_refused([&](AttentionState& s) { s.lse.dtype = dtype; }, "lse",
                         {std::string(name_of(dtype)), "needs f32"});
   }
@@ -123,4 +123,20 @@ TEST_CASE("Parts of another shape than into's are refused") {
                 {"b.out", flat[0], flat[1], flat[2], flat[3]});
   check_refused([](const Operands& o) { merge(o.into, o.b); }, [&](Operands& o) { narrower(o.b); },
                 {"part.out", narrow[1], narrow[2]});
+}
+
+TEST_CASE("Of many parts, the one that does not fit is named") {
+  check_refused(
+      [](const Operands& o) {
+        const ConstAttentionState parts[] = {o.a, o.b};
+        merge(parts, o.into);
+      },
+      [](Operands& o) { o.b.out = o.b.out.sliced(2, 0, 3); },
+      {"parts[1].out", "dim 2 is 3", "needs 4"});
+  check_refused(
+      [](const Operands& o) {
+        const ConstAttentionState parts[] = {o.a, o.b};
+        merge(parts, o.into, {.num_threads = 0});
+      },
+      [](Operands&) {}, {"num_threads is 0"});
 }

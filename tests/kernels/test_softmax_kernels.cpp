@@ -283,6 +283,12 @@ void check_row(const Kernels& kernels, const float* row, std::int64_t count) {
   const double tiny = static_cast<double>(count) * 0x1p-52;
   CHECK(std::fabs(rows.sum(row, count) - sum) <= tiny * std::fabs(sum));
   CHECK(std::fabs(rows.dot(row, row, count) - dot) <= tiny * dot);
+  Guarded<double> scaled_sums(count);
+  for (std::int64_t n = 0; n < count; ++n) scaled_sums.data()[n] = 1;
+  rows.add_scaled(row, count, 0.3, scaled_sums.data());
+  bool exact = true;
+  for (std::int64_t n = 0; n < count; ++n) exact &= scaled_sums[n] == 1 + 0.3 * double{row[n]};
+  CHECK(exact);
   Guarded<float> gradient(count);
   const kernels::RowGradient g{row, row, count, 0.5f, 2};
   gradient.remember();

@@ -109,6 +109,8 @@ struct RowKernels {
   /// sum_n x[n] and sum_n x[n] y[n], in double.
   double (*sum)(const float* x, std::int64_t count);
   double (*dot)(const float* x, const float* y, std::int64_t count);
+  /// sums[n] += factor x[n], in double: a product, then a sum, each rounded.
+  void (*add_scaled)(const float* x, std::int64_t count, double factor, double* sums);
   /// dx = y (dy - sum) / temperature; dx may be dy or y.
   void (*softmax_gradient)(const RowGradient& gradient, float* dx);
   /// dx = (dy - exp(y) sum) / temperature; dx may be dy or y.
