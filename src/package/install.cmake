@@ -32,8 +32,10 @@ endif()
 install(FILES ${package_files} DESTINATION ${package_dir})
 
 # A program that links the static libraries has to link their dependencies too. A shared library
-# names its own.
-list(TRANSFORM attn_libraries PREPEND -l OUTPUT_VARIABLE pc_own_libs)
+# names its own. attn_mpi is for find_package, which finds MPI for it.
+set(pc_own_libs ${attn_libraries})
+list(REMOVE_ITEM pc_own_libs attn_mpi)
+list(TRANSFORM pc_own_libs PREPEND -l)
 list(REVERSE pc_own_libs)
 list(JOIN pc_own_libs " " pc_own_libs)
 if(NOT BUILD_SHARED_LIBS)

@@ -31,7 +31,12 @@ endfunction()
 
 add_test(NAME consumer.install
   COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --prefix ${consumer_prefix})
-add_consumer_test(find_package OPTIONS -Dattn_ROOT=${consumer_prefix} THEN --test-command consumer)
+set(consumer_mpi)
+if(ATTN_BUILD_MPI)
+  set(consumer_mpi mpi)
+endif()
+add_consumer_test(find_package
+  OPTIONS -Dattn_ROOT=${consumer_prefix} -DATTN_CONSUMER_MPI=${consumer_mpi} THEN --test-command consumer)
 add_consumer_test(add_subdirectory
   OPTIONS -DATTN_SOURCE_DIR=${PROJECT_SOURCE_DIR} -DATTN_WITH_ONEDNN=${ATTN_WITH_ONEDNN})
 set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP consumer_prefix)
@@ -80,7 +85,12 @@ if(NOT APPLE)
   target_link_libraries(shared_consumer PRIVATE
     attn_settings attn_model_shared attn_io_shared attn_shared)
   add_test(NAME consumer.shared COMMAND shared_consumer)
-  foreach(library attn attn_io attn_model)
+  set(exporting_libraries attn attn_io attn_model)
+  if(ATTN_BUILD_MPI)
+    list(APPEND exporting_libraries attn_mpi)
+    add_dependencies(shared_consumer attn_mpi_shared)
+  endif()
+  foreach(library ${exporting_libraries})
     add_dependencies(shared_consumer ${library}_static)
     add_test(NAME exports.${library}
       COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DSTATIC=$<TARGET_FILE:${library}_static>
