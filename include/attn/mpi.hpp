@@ -46,6 +46,7 @@
 #include <mpi.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -163,6 +164,10 @@ class ATTN_API RingAttention {
   ATTN_HIDDEN Parts& parts() const;
   std::unique_ptr<Parts> parts_;
 };
+
+/// Runs a function on each rank, such as one that reads files. If it throws on a rank, all of them
+/// throw Error with the message of the first rank that has failed.
+ATTN_API void run_collectively(MPI_Comm comm, const std::function<void()>& work);
 
 /// One call: RingAttention, made and run.
 ATTN_API void ring_attention(MPI_Comm comm, const RingCut& cut, const AttentionTensors& tensors,

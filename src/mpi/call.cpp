@@ -149,6 +149,15 @@ std::string mask_text(const TensorView& mask) {
   return fmt::format("{} {}", name_of(mask.dtype), text_of(mask.shape, row_dim_of_mask(mask)));
 }
 
+/// The overlap of outputs that is easily seen. Others are found where outputs are written.
+void require_no_broadcast(const char* name, const TensorView& output) {
+  for (int dim = 0; dim < output.rank(); ++dim) {
+    if (output.strides[dim] != 0 || output.shape[dim] < 2 || output.size() == 0) continue;
+    reject(fmt::format("{} has strides {} for shape {}; each element needs memory of its own", name,
+                       output.strides.to_string(), output.shape.to_string()));
+  }
+}
+
 }  // namespace
 
 CutCall checked_call(const AttentionTensors& tensors, const AttentionOptions& options,
@@ -242,6 +251,8 @@ void check_data(const CutCall& call, const AttentionTensors& tensors) {
     }
     if (!given.absent()) detail::require_data(name, given);
   }
+  require_no_broadcast("out", tensors.out);
+  require_no_broadcast("lse", tensors.lse);
 }
 
 void check_data(const AttentionGradients& gradients) {
@@ -254,6 +265,10 @@ void check_data(const AttentionGradients& gradients) {
         std::pair{"dsinks", TensorView(gradients.dsinks)}}) {
     if (!tensor.absent()) detail::require_data(name, tensor);
   }
+  for (const auto& [name, tensor] :
+       {std::pair{"dq", TensorView(gradients.dq)}, std::pair{"dk", TensorView(gradients.dk)},
+        std::pair{"dv", TensorView(gradients.dv)}})
+    require_no_broadcast(name, tensor);
 }
 
 std::vector<std::int64_t> lengths_of(const CutCall& call, const AttentionTensors& tensors) {

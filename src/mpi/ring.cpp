@@ -246,7 +246,6 @@ void GradientRing::poll() {
 BackwardRun::BackwardRun(RingRun& run, RingMemory& memory, const AttentionTensors& tensors,
                          const AttentionGradients& gradients, bool mask_has_own_rows)
     : run_(run),
-      tensors_(tensors),
       gradients_(gradients),
       mask_has_own_rows_(mask_has_own_rows),
       ring_(run, memory, tensors.k, tensors.v),
@@ -283,20 +282,21 @@ void BackwardRun::steps() {
 }
 
 void BackwardRun::reduce() {
-  const auto write = [&](std::vector<double>& sums, const MutableTensorView& gradient) {
-    if (gradient.absent()) return;
-    sum_over_ranks(run_.comm, sums);
-    copy_into({sums.data(), gradient.shape}, gradient);
-  };
-  write(sum_.dalibi(), gradients_.dalibi);
-  write(dsinks_, gradients_.dsinks);
-  if (gradients_.dmask.absent()) return;
   Tensor& dmask = sum_.dmask();
-  if (!mask_has_own_rows_) {
+  const bool shared_dmask = !gradients_.dmask.absent() && !mask_has_own_rows_;
+  // All sums come first, since all ranks take part in them.
+  sum_over_ranks(run_.comm, sum_.dalibi());
+  sum_over_ranks(run_.comm, dsinks_);
+  if (shared_dmask) {
     sum_over_ranks(run_.comm,
                    std::span(dmask.data<float>(), static_cast<std::size_t>(dmask.size())));
   }
-  copy_into(dmask.view(), gradients_.dmask);
+  const auto write = [](const std::vector<double>& sums, const MutableTensorView& gradient) {
+    if (!gradient.absent()) copy_into({sums.data(), gradient.shape}, gradient);
+  };
+  write(sum_.dalibi(), gradients_.dalibi);
+  write(dsinks_, gradients_.dsinks);
+  if (!gradients_.dmask.absent()) copy_into(dmask.view(), gradients_.dmask);
 }
 
 }  // namespace attn::mpi

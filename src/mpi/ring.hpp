@@ -146,7 +146,6 @@ class BackwardRun {
   void step(int step);
 
   RingRun& run_;
-  const AttentionTensors& tensors_;
   const AttentionGradients& gradients_;
   bool mask_has_own_rows_;
   BlockRing ring_;

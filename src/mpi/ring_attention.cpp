@@ -146,6 +146,13 @@ void RingAttention::run_backward(const AttentionTensors& tensors,
 
 const RingStatistics& RingAttention::statistics() const { return parts().statistics; }
 
+void run_collectively(MPI_Comm comm, const std::function<void()>& work) {
+  Terms terms;
+  terms.add("the function", "run_collectively");
+  std::optional<Failure> failure = attempt(work);
+  agree(comm, std::move(failure), std::move(terms));
+}
+
 void ring_attention(MPI_Comm comm, const RingCut& cut, const AttentionTensors& tensors,
                     const AttentionOptions& options, const Execution& execution) {
   RingAttention(comm, cut, tensors, options, execution).run(tensors);
