@@ -11,8 +11,10 @@
 #include <attn/export.hpp>
 #include <attn/tensor.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -61,6 +63,22 @@ class ATTN_API MappedTensors {
   struct ATTN_HIDDEN Parts;
   ATTN_HIDDEN const Parts& parts() const;
   std::unique_ptr<Parts> parts_;
+};
+
+/// One tensor of a file, named as for read_tensor(), mapped into memory as MappedTensors maps: a
+/// process that reads some of its rows reads no more of the file. The elements may lie at any
+/// address, which copy_as() and copy_into() take; the view of a .npy file in Fortran order has its
+/// strides. For booleans every byte but 0 is true.
+class ATTN_API MappedTensor {
+ public:
+  /// Throws Error(io) as read_tensor() does.
+  explicit MappedTensor(const std::string& file);
+
+  const TensorView& view() const noexcept { return view_; }
+
+ private:
+  std::shared_ptr<const std::byte> bytes_;
+  TensorView view_;
 };
 
 struct NamedTensor {
@@ -118,6 +136,11 @@ class ATTN_API OutputFiles {
   /// format.
   void write(const std::filesystem::path& file, const TensorView& tensor,
              const std::string& name = "tensor");
+  /// Fills one added file with a tensor that comes in parts: each call of next() gives the elements
+  /// that follow in row-major order, as a view of the tensor's type and of any shape. Its memory is
+  /// used until the next call.
+  void write(const std::filesystem::path& file, DType dtype, const Dims& shape,
+             const std::function<TensorView()>& next, const std::string& name = "tensor");
   /// Fills one added .safetensors file with several tensors.
   void write(const std::filesystem::path& file, std::span<const NamedTensor> tensors);
   /// Renames all files to their places. Throws Error(io) if one was not written or cannot be

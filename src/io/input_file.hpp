@@ -13,6 +13,14 @@
 
 namespace attn::io {
 
+/// Where the elements of a tensor lie in a file.
+struct StoredTensor {
+  std::uint64_t offset = 0;
+  DType dtype = DType::f32;
+  Dims shape{};
+  bool fortran_order = false;  // the first index runs fastest
+};
+
 class InputFile {
  public:
   /// Opens a regular file. Throws Error(io) if there is none, it cannot be read, or it is empty.

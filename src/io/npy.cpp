@@ -252,7 +252,8 @@ Npy read_header(const InputFile& file) {
   return {HeaderParser(file, header_text.text).parse(), header_text.end};
 }
 
-Tensor read_elements(const InputFile& file, const Npy& npy, DType dtype) {
+/// Checks that the file has as many elements as the shape.
+StoredTensor find_elements(const InputFile& file, const Npy& npy, DType dtype) {
   const Dims& shape = *npy.header.shape;
   const std::optional<std::int64_t> needed = detail::dense_size_in_bytes(shape, dtype);
   if (!needed) file.fail(fmt::format("its shape {} is too large", shape.to_string()));
@@ -262,9 +263,12 @@ Tensor read_elements(const InputFile& file, const Npy& npy, DType dtype) {
                           held < static_cast<std::uint64_t>(*needed) ? "truncated" : "too long",
                           shape.to_string(), *npy.header.descr, *needed, held));
   }
-  return *npy.header.fortran_order && shape.rank() > 1
-             ? read_fortran_order(file, npy.elements, dtype, shape)
-             : file.read_tensor(npy.elements, dtype, shape);
+  return {npy.elements, dtype, shape, *npy.header.fortran_order && shape.rank() > 1};
+}
+
+Tensor read_elements(const InputFile& file, const StoredTensor& stored) {
+  return stored.fortran_order ? read_fortran_order(file, stored.offset, stored.dtype, stored.shape)
+                              : file.read_tensor(stored.offset, stored.dtype, stored.shape);
 }
 
 std::string_view descr_of(const OutputFile& file, DType dtype) {
@@ -284,26 +288,28 @@ std::string_view descr_of(const OutputFile& file, DType dtype) {
 
 }  // namespace
 
-Tensor read_npy(const InputFile& file) {
+StoredTensor find_npy(const InputFile& file) {
   const Npy npy = read_header(file);
-  return read_elements(file, npy, parse_descr(file, *npy.header.descr, types));
+  return find_elements(file, npy, parse_descr(file, *npy.header.descr, types));
 }
+
+Tensor read_npy(const InputFile& file) { return read_elements(file, find_npy(file)); }
 
 Tensor read_npy_integers(const InputFile& file) {
   const Npy npy = read_header(file);
   const IntegerType type = parse_descr(file, *npy.header.descr, integer_types);
-  return widened(file, read_elements(file, npy, type.storage), type);
+  return widened(file, read_elements(file, find_elements(file, npy, type.storage)), type);
 }
 
-void write_npy(OutputFile& file, const TensorView& tensor) {
+void write_npy_header(OutputFile& file, DType dtype, const Dims& shape) {
   constexpr std::size_t alignment = 64;
   constexpr std::size_t preamble = magic.size() + 4;
   // "[3]" and "[2, 3]" become "(3,)" and "(2, 3)".
-  const std::string list = tensor.shape.to_string();
+  const std::string list = shape.to_string();
   const std::string tuple =
-      fmt::format("({}{})", list.substr(1, list.size() - 2), tensor.rank() == 1 ? "," : "");
+      fmt::format("({}{})", list.substr(1, list.size() - 2), shape.rank() == 1 ? "," : "");
   std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}",
-                                   descr_of(file, tensor.dtype), tuple);
+                                   descr_of(file, dtype), tuple);
   // The header ends with a newline, and its padding aligns the elements.
   const std::size_t unpadded = preamble + header.size() + 1;
   header.append((alignment - unpadded % alignment) % alignment, ' ').push_back('\n');
@@ -311,6 +317,10 @@ void write_npy(OutputFile& file, const TensorView& tensor) {
   start += {1, 0, static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)};
   file.write(start.data(), start.size());
   file.write(header.data(), header.size());
+}
+
+void write_npy(OutputFile& file, const TensorView& tensor) {
+  write_npy_header(file, tensor.dtype, tensor.shape);
   file.write(tensor);
 }
 

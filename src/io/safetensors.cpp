@@ -185,6 +185,13 @@ std::string make_header(const std::vector<NamedTensor>& tensors) {
   }
 }
 
+void write_header(OutputFile& file, const std::vector<NamedTensor>& ordered) {
+  const std::string header = make_header(ordered);
+  const std::uint64_t header_size = header.size();
+  file.write(&header_size, sizeof header_size);
+  file.write(header.data(), header.size());
+}
+
 }  // namespace
 
 std::vector<Entry> read_safetensors_header(const InputFile& file) {
@@ -223,12 +230,17 @@ void refuse_type(const std::string& file, const std::string& tensor, const std::
   refuse_type_but(list_types(types), file, tensor, type);
 }
 
-Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {
+StoredTensor find_safetensors(const InputFile& file, const std::optional<std::string>& name) {
   const std::vector<Entry> entries = read_safetensors_header(file);
   const Entry& entry = find_entry(file, entries, name);
   const std::optional<DType> dtype = type_of(entry);
   if (!dtype) refuse_type(file.name(), entry.name, entry.type);
-  return file.read_tensor(entry.begin, *dtype, entry.shape);
+  return {.offset = entry.begin, .dtype = *dtype, .shape = entry.shape};
+}
+
+Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name) {
+  const StoredTensor stored = find_safetensors(file, name);
+  return file.read_tensor(stored.offset, stored.dtype, stored.shape);
 }
 
 Tensor read_safetensors_integers(const InputFile& file, const std::optional<std::string>& name) {
@@ -242,6 +254,11 @@ Tensor read_safetensors_integers(const InputFile& file, const std::optional<std:
   refuse_type_but(list_types(integer_types), file.name(), entry.name, entry.type);
 }
 
+void write_safetensors_header(OutputFile& file, const NamedTensor& tensor) {
+  check_names(std::span(&tensor, 1));
+  write_header(file, {tensor});
+}
+
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors) {
   check_names(tensors);
   std::vector<NamedTensor> ordered(tensors.begin(), tensors.end());
@@ -249,10 +266,7 @@ void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors) {
   std::stable_sort(ordered.begin(), ordered.end(), [](const NamedTensor& a, const NamedTensor& b) {
     return size_of(a.tensor.dtype) > size_of(b.tensor.dtype);
   });
-  const std::string header = make_header(ordered);
-  const std::uint64_t header_size = header.size();
-  file.write(&header_size, sizeof header_size);
-  file.write(header.data(), header.size());
+  write_header(file, ordered);
   for (const NamedTensor& named : ordered) file.write(named.tensor);
 }
 

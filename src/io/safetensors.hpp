@@ -35,6 +35,8 @@ std::optional<DType> type_of(const SafetensorsEntry& entry);
 [[noreturn]] void refuse_type(const std::string& file, const std::string& tensor,
                               const std::string& type);
 
+/// Finds the tensor of that name. Without a name, the file has to hold a single tensor.
+StoredTensor find_safetensors(const InputFile& file, const std::optional<std::string>& name);
 /// Reads the tensor of that name. Without a name, the file has to hold a single tensor.
 Tensor read_safetensors(const InputFile& file, const std::optional<std::string>& name);
 /// Reads integers and booleans of any size as i64.
@@ -42,5 +44,7 @@ Tensor read_safetensors_integers(const InputFile& file, const std::optional<std:
 /// Writes the tensors with the largest elements first, so that all are aligned. Throws
 /// Error(invalid_argument) for names that the format cannot hold, before anything is written.
 void write_safetensors(OutputFile& file, std::span<const NamedTensor> tensors);
+/// The same up to the elements, for one tensor, whose data does not count.
+void write_safetensors_header(OutputFile& file, const NamedTensor& tensor);
 
 }  // namespace attn::io

@@ -31,28 +31,51 @@ void check_name(const fs::path& file) {
     io::fail(name, "an output's name ends in .npy or .safetensors");
 }
 
-/// Reads the tensor that is named as x.npy, x.safetensors:NAME or x.safetensors.
-Tensor read_with(Tensor (*npy)(const io::InputFile&),
-                 Tensor (*safetensors)(const io::InputFile&, const std::optional<std::string>&),
-                 const std::string& file) {
+/// Calls what belongs to the kind of file for the tensor that is named as x.npy,
+/// x.safetensors:NAME or x.safetensors.
+template <class Result>
+Result find_with(Result (*npy)(const io::InputFile&),
+                 Result (*safetensors)(const io::InputFile&, const std::optional<std::string>&),
+                 const std::string& file, std::optional<io::InputFile>& input) {
   const std::size_t suffix = file.find(fmt::format("{}:", safetensors_suffix));
   if (suffix != std::string::npos) {
     const std::size_t colon = suffix + safetensors_suffix.size();
-    return safetensors(io::InputFile(file.substr(0, colon)), file.substr(colon + 1));
+    return safetensors(input.emplace(file.substr(0, colon)), file.substr(colon + 1));
   }
-  if (file.ends_with(safetensors_suffix)) return safetensors(io::InputFile(file), std::nullopt);
-  if (file.ends_with(npy_suffix)) return npy(io::InputFile(file));
+  if (file.ends_with(safetensors_suffix)) return safetensors(input.emplace(file), std::nullopt);
+  if (file.ends_with(npy_suffix)) return npy(input.emplace(file));
   io::fail(file, "unknown kind of file; a tensor is x.npy or x.safetensors:NAME");
+}
+
+TensorView view_of(const std::byte* bytes, const io::StoredTensor& stored) {
+  const void* const data = bytes + stored.offset;
+  if (!stored.fortran_order) return {data, stored.dtype, stored.shape};
+  TensorView view{data, stored.dtype, stored.shape};
+  std::int64_t stride = 1;
+  for (int dim = 0; dim < view.rank(); ++dim) {
+    view.strides[dim] = stride;
+    stride *= view.shape[dim];
+  }
+  return view;
 }
 
 }  // namespace
 
 Tensor read_tensor(const std::string& file) {
-  return read_with(io::read_npy, io::read_safetensors, file);
+  std::optional<io::InputFile> input;
+  return find_with(io::read_npy, io::read_safetensors, file, input);
 }
 
 Tensor read_integers(const std::string& file) {
-  return read_with(io::read_npy_integers, io::read_safetensors_integers, file);
+  std::optional<io::InputFile> input;
+  return find_with(io::read_npy_integers, io::read_safetensors_integers, file, input);
+}
+
+MappedTensor::MappedTensor(const std::string& file) {
+  std::optional<io::InputFile> input;
+  const io::StoredTensor stored = find_with(io::find_npy, io::find_safetensors, file, input);
+  bytes_ = input->map();
+  view_ = view_of(bytes_.get(), stored);
 }
 
 void write_tensor(const fs::path& file, const TensorView& tensor, const std::string& name) {
@@ -108,6 +131,28 @@ void OutputFiles::write(const fs::path& file, const TensorView& tensor, const st
   io::OutputFile& output = added(file);
   output.open();
   io::write_npy(output, tensor);
+  output.close();
+}
+
+void OutputFiles::write(const fs::path& file, DType dtype, const Dims& shape,
+                        const std::function<TensorView()>& next, const std::string& name) {
+  const TensorView whole(nullptr, dtype, shape);
+  detail::require_form("tensor", whole);
+  io::OutputFile& output = added(file);
+  output.open();
+  if (names_safetensors(file))
+    io::write_safetensors_header(output, {name, whole});
+  else
+    io::write_npy_header(output, dtype, shape);
+  for (std::int64_t left = shape.product(); left > 0;) {
+    const TensorView part = next();
+    detail::require_unaligned_data("part", part);
+    detail::require_type("part", part, dtype);
+    detail::require_within("the number of elements of a part", part.size(), 1, left,
+                           "elements that are left");
+    output.write(part);
+    left -= part.size();
+  }
   output.close();
 }
 

@@ -165,3 +165,33 @@ TEST_CASE("the file may be replaced or removed under the mapping") {
   fs::remove(folder / "x.safetensors");
   CHECK(equal(mapped.tensor("a"), before));
 }
+
+TEST_CASE("one tensor of any file is mapped as it is read") {
+  const Folder folder;
+  for (const DType dtype : {DType::f32, DType::f16, DType::f64, DType::i32, DType::i64}) {
+    for (const Dims& shape : {Dims{7}, Dims{3, 4}, Dims{2, 0, 5}, Dims{2, 3, 4, 5}}) {
+      const Tensor tensor = counted(dtype, shape);
+      write_tensor(folder / "x.npy", tensor.view());
+      CHECK(test::equal(tensor, MappedTensor(folder / "x.npy").view()));
+      write_tensor(folder / "x.safetensors", tensor.view(), "a");
+      CHECK(test::equal(tensor, MappedTensor(folder / "x.safetensors:a").view()));
+      CHECK(test::equal(tensor, MappedTensor(folder / "x.safetensors").view()));
+    }
+  }
+  // A header of an odd length, and columns that run fastest.
+  const std::vector<float> columns{1, 4, 2, 5, 3, 6};
+  for (const std::size_t spaces : {0, 1, 2, 3}) {
+    const std::string header =
+        numpy_header("<f4", "(2, 3)", true).insert(1, std::string(spaces, ' '));
+    const MappedTensor mapped(folder.write("f.npy", npy(header, raw(columns))));
+    CHECK(test::equal(read_tensor(folder / "f.npy"), mapped.view()));
+    CHECK(mapped.view().strides == Dims{1, 2});
+  }
+  CHECK(refusal([&] { MappedTensor tensor(folder / "none.npy"); }).find("none.npy") !=
+        std::string::npos);
+  CHECK(refusal([&] { MappedTensor tensor(folder / "x.safetensors:b"); }).find("b") !=
+        std::string::npos);
+  folder.write("short.npy", npy(numpy_header("<f4", "(9,)"), "1234"));
+  CHECK(refusal([&] { MappedTensor tensor(folder / "short.npy"); }).find("truncated") !=
+        std::string::npos);
+}

@@ -37,6 +37,42 @@ TEST_CASE("outputs appear together, at commit") {
   CHECK(equal(read_tensor(folder / "b.safetensors:weights"), tensor.view()));
 }
 
+TEST_CASE("a tensor in parts is the same file as at once") {
+  const Folder folder;
+  const Tensor tensor = counted(DType::f32, {3, 4, 5});
+  for (const std::string name : {"a.npy", "a.safetensors"}) {
+    write_tensor(folder / name, tensor.view());
+    OutputFiles files;
+    files.add(folder / ("parts_" + name));
+    std::int64_t row = 0;
+    files.write(folder / ("parts_" + name), DType::f32, tensor.shape(), [&] {
+      ++row;
+      return tensor.view().sliced(0, row - 1, row);
+    });
+    files.commit();
+    CHECK(bytes_of(folder / ("parts_" + name)) == bytes_of(folder / name));
+  }
+  OutputFiles files;
+  files.add(folder / "b.npy");
+  const Tensor other = counted(DType::f16, {3, 4, 5});
+  CHECK(refusal(
+            [&] {
+              files.write(folder / "b.npy", DType::f32, tensor.shape(),
+                          [&] { return other.view(); });
+            },
+            ErrorCode::invalid_argument)
+            .find("part has type f16") != std::string::npos);
+  CHECK(refusal(
+            [&] {
+              files.write(folder / "b.npy", DType::f32, Dims{2}, [&] { return tensor.view(); });
+            },
+            ErrorCode::invalid_argument)
+            .find("elements that are left") != std::string::npos);
+  files.write(folder / "b.npy", DType::f32, Dims{0, 3}, [&] { return tensor.view(); });
+  files.commit();
+  CHECK(read_tensor(folder / "b.npy").shape() == Dims{0, 3});
+}
+
 TEST_CASE("what was not committed leaves nothing behind") {
   const Folder folder;
   folder.write("a.npy", "old");
