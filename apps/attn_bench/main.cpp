@@ -11,16 +11,18 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "apps/support/call_options.hpp"
 #include "apps/support/command_line.hpp"
 #include "apps/support/normalizer_option.hpp"
 #include "apps/support/options.hpp"
-#include "apps/support/program.hpp"
 #include "apps/support/quantities.hpp"
+#include "apps/support/ranks.hpp"
 #include "decode.hpp"
 #include "measure.hpp"
+#include "ring.hpp"
 #include "softmax.hpp"
 
 namespace attn::apps::bench {
@@ -41,6 +43,7 @@ struct Arguments {
   NormalizerChoice normalizer;
   std::optional<CacheLayout> layout;
   bool decode = false;
+  bool ring = false;
   bool softmax = false;  // the command `softmax` was given
   double min_time = 0.3;
   Execution execution;
@@ -191,6 +194,12 @@ void run(const Arguments& arguments) {
   check_simulation(arguments);
   const Case common = common_case(arguments);
   const std::vector<Case> cases = cases_from(arguments, common);
+  if (arguments.ring) {
+    if (!arguments.shape) reject("--ring is for one shape: --shape is required");
+    if (arguments.decode || !arguments.simulated_threads.empty())
+      reject("--ring does not go with --decode and --simulate-threads");
+    return measure_ring(cases[0], settings, arguments.json);
+  }
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
   if (!arguments.json) {
     fmt::print(
@@ -251,6 +260,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->excludes(app.get_option("--window"))
       ->excludes(app.get_option("--documents"))
       ->excludes(backward);
+  add_ring_option(app, arguments.ring);
   add_kernel_option(app, arguments.kernel);
   add_score_matmul_option(app, arguments.score_matmul);
   add_normalizer_options(app, arguments.normalizer);
@@ -290,5 +300,9 @@ int run_command_line(int argc, char** argv) {
 }  // namespace attn::apps::bench
 
 int main(int argc, char** argv) {
-  return attn::apps::run_program("attn_bench", attn::apps::bench::run_command_line, argc, argv);
+  const bool on_ranks = std::any_of(argv, argv + argc, [](const char* argument) {
+    return std::string_view(argument) == "--ring";
+  });
+  return attn::apps::run_program_on_ranks("attn_bench", attn::apps::bench::run_command_line, argc,
+                                          argv, on_ranks);
 }

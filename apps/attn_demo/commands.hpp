@@ -32,6 +32,8 @@ AddedCommand<Arguments> add_command(CLI::App& app, Command& chosen, const std::s
 
 void add_run(CLI::App& app, Command& chosen);
 void add_backward(CLI::App& app, Command& chosen);
+/// In a build without MPI, it is not listed and says so.
+void add_ring(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_op(CLI::App& app, Command& chosen);
 void add_plot(CLI::App& app, Command& chosen);

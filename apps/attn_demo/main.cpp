@@ -5,9 +5,10 @@
 #include <CLI/CLI.hpp>
 
 #include <string>
+#include <string_view>
 
 #include "apps/support/command_line.hpp"
-#include "apps/support/program.hpp"
+#include "apps/support/ranks.hpp"
 #include "commands.hpp"
 #include "outputs.hpp"
 
@@ -32,6 +33,7 @@ int run_command_line(int argc, char** argv) {
   Command chosen = compare_samples;
   add_run(app, chosen);
   add_backward(app, chosen);
+  add_ring(app, chosen);
   add_compare(app, chosen);
   add_op(app, chosen);
   add_plot(app, chosen);
@@ -56,5 +58,7 @@ int run_command_line(int argc, char** argv) {
 }  // namespace attn::apps::demo
 
 int main(int argc, char** argv) {
-  return attn::apps::run_program("attn_demo", attn::apps::demo::run_command_line, argc, argv);
+  const bool on_ranks = argc > 1 && std::string_view(argv[1]) == "ring";
+  return attn::apps::run_program_on_ranks("attn_demo", attn::apps::demo::run_command_line, argc,
+                                          argv, on_ranks);
 }

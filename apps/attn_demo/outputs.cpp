@@ -31,6 +31,13 @@ void end_by_signal(int signal) {
   raise(signal);
 }
 
+/// In a .safetensors file a tensor has the name of its option, with underscores.
+std::string tensor_name(const char* option) {
+  std::string name(option + std::string_view("--").size());
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
 }  // namespace
 
 void remove_outputs_on_signals() {
@@ -57,14 +64,20 @@ void require_suffix(const char* option, const std::string& file, std::string_vie
 MutableTensorView Outputs::make(const char* option, const std::optional<std::string>& file,
                                 DType dtype, const Dims& shape) {
   if (!file) return {};
-  if (dtype == DType::bf16 && !file->ends_with(".safetensors"))
-    reject_value(option, *file, "a name that ends in .safetensors: .npy has no bf16");
-  files_.add(*file);
-  // In a .safetensors file the tensor has the name of its option, with underscores.
-  std::string name(option + std::string_view("--").size());
-  std::replace(name.begin(), name.end(), '-', '_');
-  outputs_.push_back({*file, name, Tensor(dtype, shape)});
+  add(option, *file, dtype);
+  outputs_.push_back({*file, tensor_name(option), Tensor(dtype, shape)});
   return outputs_.back().tensor.view();
+}
+
+void Outputs::add(const char* option, const std::string& file, DType dtype) {
+  if (dtype == DType::bf16 && !file.ends_with(".safetensors"))
+    reject_value(option, file, "a name that ends in .safetensors: .npy has no bf16");
+  files_.add(file);
+}
+
+void Outputs::write(const char* option, const std::string& file, DType dtype, const Dims& shape,
+                    const std::function<TensorView()>& next) {
+  files_.write(file, dtype, shape, next, tensor_name(option));
 }
 
 void Outputs::commit() {

@@ -5,6 +5,7 @@
 #include <attn/tensor.hpp>
 
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,6 +26,12 @@ class Outputs {
   /// if the file cannot be written, or if its format does not have the type.
   MutableTensorView make(const char* option, const std::optional<std::string>& file, DType dtype,
                          const Dims& shape);
+  /// Names a file whose tensor is never held as a whole: write() gives it in parts, before
+  /// commit(). Throws Error as make() does.
+  void add(const char* option, const std::string& file, DType dtype);
+  /// As OutputFiles::write.
+  void write(const char* option, const std::string& file, DType dtype, const Dims& shape,
+             const std::function<TensorView()>& next);
   void commit();
 
  private:

@@ -40,5 +40,20 @@ add_test(NAME ring_killed
 set_tests_properties(ring_killed PROPERTIES ENVIRONMENT "${mpi_environment}" LABELS mpi PROCESSORS 2)
 
 set_tests_properties(division PROPERTIES LABELS mpi)
+
+# It calls mpirun itself.
+set(programs)
+if(ATTN_BUILD_APPS)
+  set(programs test_cli_ring)
+  add_executable(test_cli_ring mpi/test_cli_ring.cpp)
+  target_link_libraries(test_cli_ring PRIVATE attn_test_support attn::io attn::attn nlohmann_json::nlohmann_json)
+  target_compile_definitions(test_cli_ring PRIVATE
+    ATTN_DEMO_PATH="$<TARGET_FILE:attn_demo>" ATTN_BENCH_PATH="$<TARGET_FILE:attn_bench>"
+    ATTN_MPIEXEC="${MPIEXEC_EXECUTABLE}" ATTN_MPIEXEC_NUMPROC="${MPIEXEC_NUMPROC_FLAG}")
+  add_dependencies(test_cli_ring attn_demo attn_bench)
+  attn_register_test(cli_ring test_cli_ring)
+  set_tests_properties(cli_ring PROPERTIES
+    ENVIRONMENT "${mpi_environment}" LABELS mpi PROCESSORS 2 TIMEOUT 300)
+endif()
 # All that `ctest -L mpi` needs.
-add_custom_target(mpi_tests DEPENDS test_ring test_ring_backward test_ring_errors test_tree test_division ring_killed)
+add_custom_target(mpi_tests DEPENDS test_ring test_ring_backward test_ring_errors test_tree test_division ring_killed ${programs})

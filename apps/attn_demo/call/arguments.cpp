@@ -60,6 +60,12 @@ void add_score_options(CLI::App& command, CallArguments& arguments) {
 
 }  // namespace
 
+CLI::Option* add_layout_option(CLI::App& command, std::optional<Layout>& layout) {
+  return add_choice(command, "--layout ORDER", layout,
+                    {{"bhsd", Layout::bhsd}, {"bshd", Layout::bshd}},
+                    "of rank-4 inputs: bhsd [batch, heads, seq, dim] (default) or bshd");
+}
+
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments) {
   const IntegerRange at_least_1{.min = 1};
   auto* const heads = add_integer(command, "--heads H", arguments.heads, at_least_1,
@@ -69,10 +75,7 @@ std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArgumen
   kv_heads->needs(heads);
   return {add_file(command, "--q FILE", arguments.q, "queries: x.npy, or x.safetensors:NAME"),
           add_file(command, "--k FILE", arguments.k, "keys"),
-          add_choice(command, "--layout ORDER", arguments.layout,
-                     {{"bhsd", Layout::bhsd}, {"bshd", Layout::bshd}},
-                     "of rank-4 inputs: bhsd [batch, heads, seq, dim] (default) or bshd"),
-          heads, kv_heads};
+          add_layout_option(command, arguments.layout), heads, kv_heads};
 }
 
 std::vector<CLI::Option*> add_current_files(CLI::App& command, CallArguments& arguments) {

@@ -50,6 +50,8 @@ inline constexpr OptionName call_option_names[] = {{"softmax_scale", "--scale"},
                                                    {"dalibi", "--dalibi"},
                                                    {"dsinks", "--dsinks"}};
 
+/// Adds --layout.
+CLI::Option* add_layout_option(CLI::App& command, std::optional<Layout>& layout);
 /// Adds --q, --k and the options that say how the inputs are laid out. Returns all of them.
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments);
 /// Adds these and --v. Returns all of them.

@@ -26,12 +26,7 @@ Tensor converted(Tensor tensor, DType dtype) {
 Tensor read_mask(const std::string& file) {
   Tensor mask = read_tensor(file);
   if (mask.dtype() == DType::boolean) return mask;
-  if (!is_float(mask.dtype())) {
-    reject(
-        "--mask: {} has type {}; it needs booleans (true is visible) or floating-point "
-        "numbers (added to the scores)",
-        file, name_of(mask.dtype()));
-  }
+  require_mask_floats(file, mask.dtype());
   return converted(std::move(mask), DType::f32);
 }
 
@@ -150,12 +145,22 @@ Call call_without_inputs(const CallArguments& arguments) {
 
 }  // namespace
 
+void require_floats(const char* option, const std::string& file, DType dtype) {
+  if (is_float(dtype)) return;
+  reject("{}: {} has type {}; it needs floating-point numbers", option, file, name_of(dtype));
+}
+
+void require_mask_floats(const std::string& file, DType dtype) {
+  if (is_float(dtype)) return;
+  reject(
+      "--mask: {} has type {}; it needs booleans (true is visible) or floating-point "
+      "numbers (added to the scores)",
+      file, name_of(dtype));
+}
+
 Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype) {
   Tensor tensor = read_tensor(file);
-  if (!is_float(tensor.dtype())) {
-    reject("{}: {} has type {}; it needs floating-point numbers", option, file,
-           name_of(tensor.dtype()));
-  }
+  require_floats(option, file, tensor.dtype());
   const DType own = tensor.dtype() == DType::f64 ? DType::f32 : tensor.dtype();
   return converted(std::move(tensor), dtype.value_or(own));
 }

@@ -13,6 +13,10 @@
 
 namespace attn::apps::demo {
 
+/// Throws Error unless a tensor of this type in a file has floating-point numbers.
+void require_floats(const char* option, const std::string& file, DType dtype);
+/// The same for a mask that is not boolean.
+void require_mask_floats(const std::string& file, DType dtype);
 /// Reads floating-point numbers and converts them to a type. By default f64 becomes f32, and other
 /// types stay as they are.
 Tensor read_floats(const char* option, const std::string& file, std::optional<DType> dtype = {});
