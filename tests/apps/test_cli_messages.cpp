@@ -81,9 +81,8 @@ TEST_CASE("unknown names get the known ones") {
              "attn_demo op does not know \"--input\"; it needs a name first");
   check_demo("op", "attn_demo op needs a name after it, one of softmax");
   check_demo("plot tempreature --out a.svg", "one of temperature, sparsity");
-  check_demo("ruun --q a.npy --out o.npy",
-             "\"ruun\"; it needs a name, one of run, backward, compare, op");
-  check_demo("--q a.npy", "\"--q\"; it needs a name first, one of run, backward, compare");
+  check_demo("ruun --q a.npy --out o.npy", "\"ruun\"; it needs a name, one of run, backward, ");
+  check_demo("--q a.npy", "\"--q\"; it needs a name first, one of run, backward, ");
   check_demo("run --qq a.npy --out o.npy",
              "attn_demo run has no option --qq; attn_demo run --help");
   check_demo("run --qq=a.npy", "no option --qq;");
