@@ -23,9 +23,9 @@ class Reader {
   Reader(const CLI::App& app, std::span<char* const> arguments)
       : app_(&app), path_(app.get_name()), rest_(arguments) {}
 
-  /// The arguments for CLI11.
+  /// The arguments for CLI11, without those of a command that takes any.
   std::vector<std::string> read() {
-    while (!rest_.empty()) {
+    while (!rest_.empty() && !app_->get_allow_extras()) {
       const std::string argument = next();
       if (argument.starts_with('-'))
         read_option(argument);
@@ -110,7 +110,9 @@ class Reader {
   }
   std::string names() const {
     std::vector<std::string> names;
-    for (const CLI::App* command : app_->get_subcommands({})) names.push_back(command->get_name());
+    for (const CLI::App* command : app_->get_subcommands({})) {
+      if (!command->get_group().empty()) names.push_back(command->get_name());  // else not listed
+    }
     return fmt::format("one of {}", fmt::join(names, ", "));
   }
 
