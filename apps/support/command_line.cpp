@@ -38,7 +38,7 @@ class Reader {
 
  private:
   std::string next() {
-    const std::string argument = rest_.front();
+    std::string argument = rest_.front();
     rest_ = rest_.subspan(1);
     return argument;
   }
