@@ -80,6 +80,7 @@ SequenceCut::SequenceCut(std::vector<std::vector<TokenRange>> ranges) {
 SequenceCut SequenceCut::even(std::int64_t length, int num_ranks) {
   require_sizes(length, num_ranks);
   std::vector<std::vector<TokenRange>> ranges;
+  ranges.reserve(static_cast<std::size_t>(num_ranks));
   for (int rank = 0; rank < num_ranks; ++rank) {
     ranges.push_back(
         {{part_begin(length, num_ranks, rank), part_begin(length, num_ranks, rank + 1)}});
@@ -94,6 +95,7 @@ SequenceCut SequenceCut::zigzag(std::int64_t length, int num_ranks) {
     return TokenRange{part_begin(length, parts, n), part_begin(length, parts, n + 1)};
   };
   std::vector<std::vector<TokenRange>> ranges;
+  ranges.reserve(static_cast<std::size_t>(num_ranks));
   for (int rank = 0; rank < num_ranks; ++rank)
     ranges.push_back({part(rank), part(parts - 1 - rank)});
   return SequenceCut(std::move(ranges));

@@ -102,6 +102,7 @@ void tree_attention(MPI_Comm comm, const SequenceCut& keys, const AttentionTenso
   agree(comm, std::move(failure), std::move(terms));
   states->gather(sum->state());
   std::vector<ConstAttentionState> parts;
+  parts.reserve(static_cast<std::size_t>(mpi::size_of(comm)));
   for (int rank = 0; rank < mpi::size_of(comm); ++rank) parts.push_back(states->state(rank));
   merge_with_sinks(std::move(parts), tensors, call->execution);
 }
