@@ -125,28 +125,6 @@ TensorView read_output(ParameterReader& reader, const ModelConfig& config) {
       name, {config.settings.vocab_size, config.settings.layers.front().attention.hidden});
 }
 
-/// The norms around attention and MLP, whose names depend on where they stand.
-void read_llama_norms(ParameterReader& reader, const LayerSettings& layer, const std::string& name,
-                      LayerWeights& weights) {
-  const std::int64_t hidden = layer.attention.hidden;
-  const auto read = [&](NormWeights& norm, const char* norm_name) {
-    norm.scale = reader.tensor(name + norm_name + "_layernorm.weight", {hidden});
-  };
-  switch (layer.norm_placement) {
-    case NormPlacement::before:
-      read(weights.attention_norm, "input");
-      return read(weights.mlp_norm, "post_attention");
-    case NormPlacement::both:
-      read(weights.attention_norm, "input");
-      read(weights.mlp_norm, "pre_feedforward");
-      [[fallthrough]];
-    case NormPlacement::after:
-    case NormPlacement::after_sum:
-      read(weights.attention_post_norm, "post_attention");
-      return read(weights.mlp_post_norm, "post_feedforward");
-  }
-}
-
 AttentionParameters read_llama_attention(ParameterReader& reader, const ModelConfig& config,
                                          const AttentionSettings& settings,
                                          const std::string& name) {
@@ -196,9 +174,21 @@ LayerWeights read_llama_layer(ParameterReader& reader, const ModelConfig& config
                               std::size_t index) {
   const LayerSettings& layer = config.settings.layers[index];
   const std::string name = fmt::format("layers.{}.", index);
+  const NormPlacement placement = layer.norm_placement;
+  const auto read_norm = [&](NormWeights& norm, const char* norm_name) {
+    norm.scale = reader.tensor(name + norm_name + "_layernorm.weight", {layer.attention.hidden});
+  };
   LayerWeights weights;
-  read_llama_norms(reader, layer, name, weights);
+  if (placement != NormPlacement::after) read_norm(weights.attention_norm, "input");
   weights.attention = read_llama_attention(reader, config, layer.attention, name + "self_attn.");
+  // Where there is one norm for each part, post_attention is the name of the one before the MLP.
+  if (placement == NormPlacement::before) {
+    read_norm(weights.mlp_norm, "post_attention");
+  } else {
+    read_norm(weights.attention_post_norm, "post_attention");
+    if (placement == NormPlacement::both) read_norm(weights.mlp_norm, "pre_feedforward");
+    read_norm(weights.mlp_post_norm, "post_feedforward");
+  }
   weights.mlp = read_llama_mlp(reader, config, layer, name + "mlp.");
   return weights;
 }

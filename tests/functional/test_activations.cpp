@@ -272,7 +272,8 @@ TEST_CASE(
 
 TEST_CASE("geglu is gelu of the gate times up, in any layout and type, in place") {
   Random random(7);
-  for (const auto& [form, number] : {std::pair{GeluForm::erf, 0}, std::pair{GeluForm::tanh, 1}}) {
+  for (const GeluForm form : {GeluForm::erf, GeluForm::tanh}) {
+    const Activation& exact = activations[form == GeluForm::erf ? 0 : 1];
     for (const Dims& shape : {Dims{}, Dims{0}, Dims{5, 7}, Dims{3, 40, 50}}) {
       for (const DType dtype : float_types) {
         CAPTURE(name_of(dtype));
@@ -287,12 +288,9 @@ TEST_CASE("geglu is gelu of the gate times up, in any layout and type, in place"
         CHECK(y.gaps_untouched());
         const std::vector<double> gates = gate.values(), ups = up.values();
         std::vector<double> wanted(gates.size());
-        for (std::size_t n = 0; n < wanted.size(); ++n)
-          wanted[n] = activations[static_cast<std::size_t>(number)].exact(gates[n]) * ups[n];
+        for (std::size_t n = 0; n < wanted.size(); ++n) wanted[n] = exact.exact(gates[n]) * ups[n];
         CHECK(first_difference(y.values(), wanted, [&](std::size_t n) {
-                return (activations[static_cast<std::size_t>(number)].tolerance + float_unit) *
-                           std::fabs(wanted[n]) +
-                       vanishing;
+                return (exact.tolerance + float_unit) * std::fabs(wanted[n]) + vanishing;
               }) == "");
         const StridedTensor rounded = tensor_of(dtype, shape, Layout::bhsd, y.values());
         StridedTensor over_up = up;

@@ -56,7 +56,9 @@ void check_unsupported(const std::string& kind, const std::vector<std::string>& 
 }  // namespace
 
 TEST_CASE("Ids are those of Hugging Face's tokenizers, without truncation and padding") {
-  for (const auto& [kind, all] : expected()["ids"].items()) {
+  for (const auto& item : expected()["ids"].items()) {
+    const std::string kind = item.key();
+    const json& all = item.value();
     const Tokenizer tokenizer = Tokenizer::from_file(file_of(kind));
     for (std::size_t n = 0; n < all.size(); ++n) {
       const std::string text = from_hex(expected()["texts"][n]);
@@ -68,7 +70,9 @@ TEST_CASE("Ids are those of Hugging Face's tokenizers, without truncation and pa
 }
 
 TEST_CASE("Text is decoded as there") {
-  for (const auto& [kind, all] : expected()["decoded"].items()) {
+  for (const auto& item : expected()["decoded"].items()) {
+    const std::string kind = item.key();
+    const json& all = item.value();
     const Tokenizer tokenizer = Tokenizer::from_file(file_of(kind));
     for (const json& each : all) {
       CAPTURE(kind);

@@ -33,11 +33,11 @@ Ids joined(const std::vector<Ids>& texts) {
 }
 
 Ids text_of(std::int64_t length, std::int64_t start) {
-  Ids ids(static_cast<std::size_t>(length));
-  for (std::size_t n = 0; n < ids.size(); ++n)
-    ids[n] =
+  Ids tokens(static_cast<std::size_t>(length));
+  for (std::size_t n = 0; n < tokens.size(); ++n)
+    tokens[n] =
         (start + 7 * static_cast<std::int64_t>(n * n) + 3 * static_cast<std::int64_t>(n)) % vocab;
-  return ids;
+  return tokens;
 }
 
 /// Texts whose rows oneDNN multiplies, the micro-kernel does, or both do, and a long one.
@@ -95,18 +95,18 @@ struct Caches {
 
 /// Logits of all tokens, ragged.
 std::vector<float> ragged(Decoder& decoder, Caches& caches, const std::vector<Ids>& all) {
-  const Ids ids = joined(all), offsets = offsets_of(all);
-  std::vector<float> logits(ids.size() * static_cast<std::size_t>(vocab));
-  decoder.forward({ids.data(), {1, std::ssize(ids)}}, caches.refs,
-                  {logits.data(), {1, std::ssize(ids), vocab}},
+  const Ids tokens = joined(all), offsets = offsets_of(all);
+  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(vocab));
+  decoder.forward({tokens.data(), {1, std::ssize(tokens)}}, caches.refs,
+                  {logits.data(), {1, std::ssize(tokens), vocab}},
                   {.q_offsets = {offsets.data(), {std::ssize(offsets)}}});
   return logits;
 }
 
-std::vector<float> dense(Decoder& decoder, Caches& caches, const Ids& ids) {
-  std::vector<float> logits(ids.size() * static_cast<std::size_t>(vocab));
-  decoder.forward({ids.data(), {1, std::ssize(ids)}}, caches.refs,
-                  {logits.data(), {1, std::ssize(ids), vocab}});
+std::vector<float> dense(Decoder& decoder, Caches& caches, const Ids& tokens) {
+  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(vocab));
+  decoder.forward({tokens.data(), {1, std::ssize(tokens)}}, caches.refs,
+                  {logits.data(), {1, std::ssize(tokens), vocab}});
   return logits;
 }
 
@@ -168,9 +168,9 @@ TEST_CASE("Ragged forwards with norms anywhere, and logits of last tokens") {
     const std::vector<Ids> all = {text_of(4, 1), text_of(12, 2), text_of(1, 3)};
     Caches together(c.settings, 3, Kind::contiguous), again(c.settings, 3, Kind::contiguous);
     const std::vector<float> every = ragged(decoder, together, all);
-    const Ids ids = joined(all), offsets = offsets_of(all);
+    const Ids tokens = joined(all), offsets = offsets_of(all);
     std::vector<float> last(static_cast<std::size_t>(3 * vocab));
-    decoder.forward({ids.data(), {1, 17}}, again.refs, {last.data(), {3, vocab}},
+    decoder.forward({tokens.data(), {1, 17}}, again.refs, {last.data(), {3, vocab}},
                     {.q_offsets = {offsets.data(), {4}}});
     for (std::size_t n = 0; n < 3; ++n) {
       CHECK(std::memcmp(last.data() + n * static_cast<std::size_t>(vocab),
@@ -190,12 +190,12 @@ TEST_CASE("A ragged forward that fails half-way leaves every cache as it was") {
   const std::vector<Ids> all = {text_of(4, 1), text_of(12, 2), {}};
   for (const Kind kind : {Kind::contiguous, Kind::paged}) {
     Caches caches(c.settings, 3, kind), fresh(c.settings, 3, kind);
-    const Ids ids = joined(all), offsets = offsets_of(all);
+    const Ids tokens = joined(all), offsets = offsets_of(all);
     int calls = 0;
     const ForwardHooks hooks{.layer = [&](auto&) {
       if (++calls == 2) throw std::bad_alloc();
     }};
-    CHECK_THROWS_AS(decoder.forward({ids.data(), {1, 16}}, caches.refs, {},
+    CHECK_THROWS_AS(decoder.forward({tokens.data(), {1, 16}}, caches.refs, {},
                                     {.q_offsets = {offsets.data(), {4}}, .hooks = &hooks}),
                     std::bad_alloc);
     for (const KvCache& cache : caches.caches) {
@@ -210,14 +210,14 @@ TEST_CASE("Offsets that do not fit are refused before anything changes") {
   const DecoderCase c = decoder_case(DType::f32);
   Decoder decoder(c.settings, c.weights);
   Caches caches(c.settings, 2, Kind::contiguous);
-  const Ids ids = text_of(6, 1);
+  const Ids tokens = text_of(6, 1);
   Tensor logits(DType::f32, {2, vocab});
   const std::int32_t lengths[] = {3, 3};
   const auto refused = [&](const std::vector<std::string>& fragments, const Ids& offsets,
                            ForwardOptions options = {}, const Dims& shape = {1, 6}) {
     options.q_offsets = {offsets.data(), {std::ssize(offsets)}};
     check_fails(ErrorCode::invalid_argument, fragments, [&] {
-      decoder.forward({ids.data(), shape}, caches.refs, logits.view(), options);
+      decoder.forward({tokens.data(), shape}, caches.refs, logits.view(), options);
     });
     CHECK(caches.caches[0].length(0) == 0);
   };
@@ -231,7 +231,7 @@ TEST_CASE("Offsets that do not fit are refused before anything changes") {
   refused({"kv_lens", "q_offsets"}, {0, 3, 6}, {.kv_lens = {lengths, {2}}});
   const float numbers[] = {0, 3, 6};
   check_fails(ErrorCode::invalid_argument, {"q_offsets", "f32"}, [&] {
-    decoder.forward({ids.data(), {1, 6}}, caches.refs, logits.view(),
+    decoder.forward({tokens.data(), {1, 6}}, caches.refs, logits.view(),
                     {.q_offsets = {numbers, {3}}});
   });
 }
