@@ -301,8 +301,8 @@ TEST_CASE("missing, unknown and misshapen tensors are named") {
   check(
       with({}, "x", {1}),
       "21 missing: 'model.embed_tokens.weight', 'model.layers.0.input_layernorm.weight', "
-      "'model.layers.0.post_attention_layernorm.weight', 'model.layers.0.self_attn.q_proj.weight', "
-      "'model.layers.0.self_attn.k_proj.weight' and 16 more; 1 that the model does not have: 'x'");
+      "'model.layers.0.self_attn.q_proj.weight', 'model.layers.0.self_attn.k_proj.weight', "
+      "'model.layers.0.self_attn.v_proj.weight' and 16 more; 1 that the model does not have: 'x'");
   check(with(llama_shapes(), "model.layers.2.input_layernorm.weight", {8}),
         "1 that the model does not have: 'model.layers.2.");
   check(with(llama_shapes(), "model.norm.weight", {9}),
