@@ -122,12 +122,12 @@ struct ATTN_API RingStatistics {
 ///
 /// Tensors of rank r, with q_len and kv_len the numbers of its tokens (they may be 0):
 ///
-///   q, out, lse   as in attention.hpp, for the rank's queries; types and strides are each rank's
-///   own k, v          for the rank's keys; f32, bf16 or f16, the same type on all ranks, in which
-///   they
-///                 travel
-///   mask          the rows of the rank's queries (or 1 row), and all columns of the whole
+///   q, out, lse   as in attention.hpp, for the rank's queries; types are each rank's own
+///   k, v          for the rank's keys; f32, bf16 or f16, the same type on all ranks
+///   mask          the rows of the rank's queries, or one row for all; all columns of the whole
 ///   kv_lens, sinks, alibi_slopes   of the whole call, the same on all ranks
+///
+/// One row of a mask where no rank has more than one query is that query's own.
 ///
 /// A block of K and V is not sent on when no later rank of the ring has a query that sees one of
 /// its keys, and a rank does not compute with a block of which it sees nothing.
@@ -152,8 +152,9 @@ class ATTN_API RingAttention {
   /// tensors.lse are what run() wrote. dK and dV travel with their blocks in f32, and arrive at the
   /// rank that owns them. dalibi and dsinks are those of the whole call on all ranks; so is dmask
   /// where the mask has one row for all queries, and else it is that of the rank's rows. The same
-  /// gradients are given on all ranks. A rank needs memory for dQ in f32 and for four blocks of dK
-  /// and dV besides.
+  /// gradients are given on all ranks. A rank needs memory for dQ in f32 and for five blocks of dK
+  /// and dV besides. Probabilities follow from tensors.lse and have its rounding, eps |lse|: hide
+  /// keys with -inf, since a row of which all keys get -1e9 has no digits left.
   void run_backward(const AttentionTensors& tensors, const AttentionGradients& gradients);
 
   /// Of the last run() or run_backward(), on this rank.

@@ -29,17 +29,6 @@ void add(const TensorView& part, const MutableTensorView& sum) {
   }
 }
 
-template <class F>
-void for_each_piece(const std::vector<Unit>& units, const HeadSizes& heads,
-                    const std::atomic<bool>& stop, F&& f) {
-  for (const Unit& unit : units) {
-    for (const Piece& piece : pieces_of(unit, heads)) {
-      if (stop) return;
-      f(piece);
-    }
-  }
-}
-
 Dims row_shape(const AttentionTensors& tensors) { return {tensors.q.shape.begin(), 3}; }
 
 Dims with_last(const Dims& shape, std::int64_t last) {
@@ -71,9 +60,12 @@ ForwardSum::ForwardSum(const CutCall& call, const AttentionTensors& tensors)
   clear(state());
 }
 
-void ForwardSum::add(const std::vector<Unit>& units, const KeyBlock& block,
+void ForwardSum::add(std::span<const Piece> pieces, const KeyBlock& block,
                      const std::atomic<bool>& stop) {
-  for_each_piece(units, call_.heads, stop, [&](const Piece& piece) { add_piece(piece, block); });
+  for (const Piece& piece : pieces) {
+    if (stop) return;
+    add_piece(piece, block);
+  }
 }
 
 void ForwardSum::add_piece(const Piece& piece, const KeyBlock& block) {
@@ -113,10 +105,12 @@ BackwardSum::BackwardSum(const CutCall& call, const AttentionTensors& tensors,
   if (!gradients.dalibi.absent()) dalibi_.resize(static_cast<std::size_t>(call.num_q_heads));
 }
 
-void BackwardSum::add(const std::vector<Unit>& units, const KeyBlock& block, const KeyGradients& to,
+void BackwardSum::add(std::span<const Piece> pieces, const KeyBlock& block, const KeyGradients& to,
                       const std::atomic<bool>& stop) {
-  for_each_piece(units, call_.heads, stop,
-                 [&](const Piece& piece) { add_piece(piece, block, to); });
+  for (const Piece& piece : pieces) {
+    if (stop) return;
+    add_piece(piece, block, to);
+  }
 }
 
 void BackwardSum::add_piece(const Piece& piece, const KeyBlock& block, const KeyGradients& to) {

@@ -5,6 +5,7 @@
 #include <attn/state.hpp>
 
 #include <atomic>
+#include <span>
 #include <vector>
 
 #include "mpi/call.hpp"
@@ -30,7 +31,7 @@ class ForwardSum {
   ForwardSum(const CutCall& call, const AttentionTensors& tensors);
 
   /// Adds what the queries see in a block. Ends between pieces when `stop` is true.
-  void add(const std::vector<Unit>& units, const KeyBlock& block, const std::atomic<bool>& stop);
+  void add(std::span<const Piece> pieces, const KeyBlock& block, const std::atomic<bool>& stop);
   /// O is not divided by anything more: sinks are not included.
   AttentionState state() noexcept { return {out_.view(), lse_.view()}; }
 
@@ -60,7 +61,7 @@ class BackwardSum {
 
   /// Adds what the queries give a block to `to`, and what they get from it to the sums. Gradients
   /// of keys are computed only where `to` has them.
-  void add(const std::vector<Unit>& units, const KeyBlock& block, const KeyGradients& to,
+  void add(std::span<const Piece> pieces, const KeyBlock& block, const KeyGradients& to,
            const std::atomic<bool>& stop);
 
   TensorView dq() const noexcept { return dq_.view(); }

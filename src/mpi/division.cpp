@@ -137,18 +137,22 @@ std::vector<Unit> units_of(const CallGeometry& call, const std::vector<TokenRang
   return units;
 }
 
-std::vector<Piece> pieces_of(const Unit& unit, const HeadSizes& sizes) {
+namespace {
+
+void add_pieces(const Unit& unit, const HeadSizes& sizes, std::int64_t least,
+                std::vector<Piece>& pieces) {
   constexpr double flops_of_piece = 0x1p34;
   const double head_flops = 2.0 * static_cast<double>(unit.queries.size() * sizes.group_size) *
                             static_cast<double>(unit.keys.size()) *
                             static_cast<double>(sizes.head_dim + sizes.v_head_dim);
+  const std::int64_t all_heads = unit.batch.size() * sizes.num_kv_heads;
   const auto heads = static_cast<std::int64_t>(
-      std::clamp(flops_of_piece / head_flops, 1.0, 0x1p40));  // of any entries
+      std::clamp(flops_of_piece / head_flops, 1.0,
+                 static_cast<double>(std::max<std::int64_t>(1, all_heads / least))));
   const std::int64_t heads_at_once = std::min(heads, sizes.num_kv_heads);
   const std::int64_t entries_at_once = heads_at_once < sizes.num_kv_heads
                                            ? 1
                                            : std::max<std::int64_t>(1, heads / sizes.num_kv_heads);
-  std::vector<Piece> pieces;
   for (std::int64_t b = unit.batch.begin; b < unit.batch.end; b += entries_at_once) {
     for (std::int64_t h = 0; h < sizes.num_kv_heads; h += heads_at_once) {
       pieces.push_back({unit,
@@ -156,6 +160,14 @@ std::vector<Piece> pieces_of(const Unit& unit, const HeadSizes& sizes) {
                         {h, std::min(sizes.num_kv_heads, h + heads_at_once)}});
     }
   }
+}
+
+}  // namespace
+
+std::vector<Piece> pieces_of(const std::vector<Unit>& units, const HeadSizes& sizes,
+                             std::int64_t least) {
+  std::vector<Piece> pieces;
+  for (const Unit& unit : units) add_pieces(unit, sizes, least, pieces);
   return pieces;
 }
 

@@ -65,9 +65,11 @@ struct Piece {
 struct HeadSizes {
   std::int64_t num_kv_heads = 0, group_size = 0, head_dim = 0, v_head_dim = 0;
 };
-/// A large unit in pieces of about 2^34 flops, but of one KV head at least. Pieces depend on sizes
-/// alone. Between pieces a rank looks whether another one has failed.
-std::vector<Piece> pieces_of(const Unit& unit, const HeadSizes& sizes);
+/// Units in pieces of about 2^34 flops, and each in `least` pieces if it has as many heads; a piece
+/// has one KV head at least. Pieces depend on sizes alone. Between pieces a rank looks whether
+/// another one has failed.
+std::vector<Piece> pieces_of(const std::vector<Unit>& units, const HeadSizes& sizes,
+                             std::int64_t least = 1);
 
 /// For each rank's block of keys, the last step of the ring at which a rank has units with it: in
 /// step s it is s ranks further.

@@ -29,14 +29,10 @@ TensorView with_keys(TensorView tensor, std::int64_t count) {
   return tensor;
 }
 
-/// Computes the rank's share of a step, if it has one, and polls meanwhile.
+/// Computes pieces, if there are any, and polls meanwhile.
 template <class Compute, class Poll>
-void compute_step(RingRun& run, const std::vector<Unit>& units, Compute&& compute, Poll&& poll) {
-  if (units.empty()) {
-    ++run.statistics.blocks_skipped;
-    return;
-  }
-  ++run.statistics.blocks_computed;
+void compute_while(RingRun& run, std::span<const Piece> pieces, Compute&& compute, Poll&& poll) {
+  if (pieces.empty()) return;
   const Stopwatch stopwatch(run.statistics.compute_seconds);
   std::optional<Failure> failure;
   const auto attempted = [&] { failure = attempt(compute); };
@@ -48,6 +44,15 @@ void compute_step(RingRun& run, const std::vector<Unit>& units, Compute&& comput
       run.alarm.poll();
     });
   if (failure) run.alarm.raise(std::move(*failure));
+}
+
+void count_block(RingRun& run, std::span<const Piece> pieces) {
+  ++(pieces.empty() ? run.statistics.blocks_skipped : run.statistics.blocks_computed);
+}
+
+/// sum = before + sum.
+void add_before(const float* before, std::int64_t count, float* sum) {
+  for (std::int64_t n = 0; n < count; ++n) sum[n] = before[n] + sum[n];
 }
 
 void wait_for(RingRun& run, Messages& messages) {
@@ -148,9 +153,10 @@ void ForwardRun::steps() {
   for (int step = 0; step < run_.size; ++step) {
     Messages messages(run_.comm, run_.statistics);
     ring_.start(step, messages);
-    const std::vector<Unit> units = run_.units(step);
-    compute_step(
-        run_, units, [&] { sum_.add(units, ring_.block(), run_.alarm.stop()); },
+    const std::vector<Piece> pieces = run_.pieces(step);
+    count_block(run_, pieces);
+    compute_while(
+        run_, pieces, [&] { sum_.add(pieces, ring_.block(), run_.alarm.stop()); },
         [&] { messages.test(); });
     wait_for(run_, messages);
     ring_.advance(step);
@@ -171,8 +177,11 @@ GradientRing::GradientRing(RingRun& run, RingMemory& memory, bool dk, bool dv)
   if (!dk && !dv) return;
   std::int64_t most = 0;
   for (int rank = 0; rank < run.size; ++rank) most = std::max(most, count_of(rank));
-  for (const std::size_t number : {0, 1, 2, 3})
-    memory.gradient(number, number < 3 ? most : count_of(run.rank));
+  if (run.size > 1)
+    for (const std::size_t place : {even_step, odd_step, from_before}) memory.gradient(place, most);
+  if (run.last_of(0) > 0) memory.gradient(from_others, count_of(run.rank));
+  memory.gradient(at_home, count_of(run.rank));
+  std::fill_n(values(at_home), count_of(run.rank), 0.f);
 }
 
 std::int64_t GradientRing::count_of(int owner) const {
@@ -195,19 +204,24 @@ KeyGradients GradientRing::views(const Tensor& memory, int owner) const {
   return gradients;
 }
 
+KeyGradients GradientRing::own() {
+  if (!dk_ && !dv_) return {};
+  if (run_.last_of(0) > 0) {
+    homecoming_.receive((run_.rank + run_.last_of(0)) % run_.size, tag_home, values(from_others),
+                        count_of(run_.rank) * 4);
+  }
+  return views(memory_.gradients[at_home], run_.rank);
+}
+
 KeyGradients GradientRing::start(int step) {
   if (!run_.has_block(step) || (!dk_ && !dv_)) return {};
   const std::int64_t count = count_of(run_.owner(step));
-  if (step == 0 && run_.last_of(0) > 0) {
-    homecoming_.receive((run_.rank + run_.last_of(0)) % run_.size, tag_home,
-                        memory_.gradients[3].data(), count * 4);
-  }
-  if (step > 0)
-    incoming_.receive(run_.previous(), tag_of_gradients, memory_.gradients[2].data(), count * 4);
+  if (step > 1)
+    incoming_.receive(run_.previous(), tag_of_gradients, values(from_before), count * 4);
   // What was sent from this memory two steps ago has been waited for in the last step.
-  Tensor& own = memory_.gradients[step % 2];
-  std::fill_n(own.data<float>(), count, 0.f);
-  return views(own, run_.owner(step));
+  Tensor& share = memory_.gradients[step % 2 == 0 ? even_step : odd_step];
+  std::fill_n(share.data<float>(), count, 0.f);
+  return views(share, run_.owner(step));
 }
 
 void GradientRing::finish(int step) {
@@ -216,25 +230,19 @@ void GradientRing::finish(int step) {
   if (!run_.has_block(step)) return;
   wait_for(run_, incoming_);
   const std::int64_t count = count_of(run_.owner(step));
-  float* const own = memory_.gradients[step % 2].data<float>();
-  if (step > 0 && !run_.alarm.stop()) {
-    // In the order of the ring: what earlier ranks have added comes first.
-    const float* const before = memory_.gradients[2].data<float>();
-    for (std::int64_t n = 0; n < count; ++n) own[n] = before[n] + own[n];
-  }
-  const bool at_home = run_.last_of(step) == 0, last = step == run_.last_of(step);
-  if (at_home) {
-    std::copy_n(own, count, memory_.gradients[3].data<float>());
-    return;
-  }
-  outgoing_.send(last ? run_.owner(step) : run_.next(), last ? tag_home : tag_of_gradients, own,
+  float* const share = values(step % 2 == 0 ? even_step : odd_step);
+  // In the order of the ring: what earlier ranks have added comes first.
+  if (step > 1 && !run_.alarm.stop()) add_before(values(from_before), count, share);
+  const bool last = step == run_.last_of(step);
+  outgoing_.send(last ? run_.owner(step) : run_.next(), last ? tag_home : tag_of_gradients, share,
                  count * 4, run_.alarm.stop());
 }
 
-KeyGradients GradientRing::home() {
+void GradientRing::come_home() {
   wait_for(run_, outgoing_);
   wait_for(run_, homecoming_);
-  return views(memory_.gradients[3], run_.rank);
+  if ((dk_ || dv_) && run_.last_of(0) > 0 && !run_.alarm.stop())
+    add_before(values(from_others), count_of(run_.rank), values(at_home));
 }
 
 void GradientRing::poll() {
@@ -248,29 +256,47 @@ BackwardRun::BackwardRun(RingRun& run, RingMemory& memory, const AttentionTensor
     : run_(run),
       gradients_(gradients),
       mask_has_own_rows_(mask_has_own_rows),
+      own_block_{.k = tensors.k, .v = tensors.v},
       ring_(run, memory, tensors.k, tensors.v),
       key_gradients_(run, memory, !gradients.dk.absent(), !gradients.dv.absent()),
       sum_(run.call, tensors, gradients) {}
 
-void BackwardRun::step(int step) {
-  Messages messages(run_.comm, run_.statistics);
-  ring_.start(step, messages);
-  const KeyGradients share = key_gradients_.start(step);
-  const std::vector<Unit> units = run_.units(step);
-  compute_step(
-      run_, units, [&] { sum_.add(units, ring_.block(), share, run_.alarm.stop()); },
+void BackwardRun::compute(std::span<const Piece> pieces, const KeyBlock& block,
+                          const KeyGradients& share, Messages& messages) {
+  compute_while(
+      run_, pieces, [&] { sum_.add(pieces, block, share, run_.alarm.stop()); },
       [&] {
         messages.test();
         key_gradients_.poll();
       });
-  key_gradients_.finish(step);
+}
+
+void BackwardRun::step(int step, std::span<const Piece> pieces, const KeyGradients& share) {
+  Messages messages(run_.comm, run_.statistics);
+  ring_.start(step, messages);
+  compute(pieces, ring_.block(), share, messages);
+  if (step > 0) key_gradients_.finish(step);
   wait_for(run_, messages);
   ring_.advance(step);
 }
 
 void BackwardRun::steps() {
-  for (int step = 0; step < run_.size; ++step) this->step(step);
-  const KeyGradients own = key_gradients_.home();
+  const bool divided = run_.last_of(0) > 0;  // something comes home
+  const std::vector<Piece> of_own = run_.pieces(0, divided ? 2 : 1);
+  const std::span pieces(of_own);
+  const std::size_t half = divided ? (pieces.size() + 1) / 2 : pieces.size();
+  const KeyGradients own = key_gradients_.own();
+  count_block(run_, pieces);
+  step(0, pieces.first(half), own);
+  for (int step = 1; step < run_.size; ++step) {
+    const KeyGradients share = key_gradients_.start(step);
+    const std::vector<Piece> of_step = run_.pieces(step);
+    count_block(run_, of_step);
+    this->step(step, of_step, share);
+  }
+  Messages none(run_.comm, run_.statistics);
+  compute(pieces.subspan(half), own_block_, own, none);
+  key_gradients_.come_home();
   if (!run_.alarm.stop()) {
     run_.guarded([&] {
       if (!gradients_.dq.absent()) copy_into(sum_.dq(), gradients_.dq);

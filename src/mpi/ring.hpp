@@ -9,16 +9,22 @@
 // the one while that of step s + 1 arrives in the other.
 //
 // In the backward pass, dK and dV of a block follow it, a step behind: they are complete only when
-// the rank has computed with the block.
+// the rank has computed with the block. A rank's share of those of its own block stays at home.
 //
-//     compute the rank's share of dK and dV of block s
-//     add what the rank before has sent, and send the sum to the next rank, or home from the last
+//     for s = 1, 2, ...
+//       compute the rank's share of dK and dV of block s
+//       add what the rank before has sent, and send the sum to the next rank, or home from the last
+//
+// So that each message has a computation to hide behind, a rank computes with half of the heads of
+// its own block first, while the first block is on its way, and with the other half last, while dK
+// and dV are on their way home.
 #pragma once
 
 #include <attn/mpi.hpp>
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -32,7 +38,7 @@ namespace attn::mpi {
 /// Memory that a plan keeps from run to run.
 struct RingMemory {
   Tensor blocks[2];     // K and V that came by
-  Tensor gradients[4];  // of dK and dV
+  Tensor gradients[5];  // of dK and dV
   Tensor& block(std::size_t number, std::int64_t bytes);
   Tensor& gradient(std::size_t number, std::int64_t count);
 };
@@ -61,8 +67,10 @@ struct RingRun {
   int last_of(int step) const noexcept { return last[static_cast<std::size_t>(owner(step))]; }
   /// Whether the block of a step comes by: this rank or a later one needs it.
   bool has_block(int step) const noexcept { return step < size && step <= last_of(step); }
-  std::vector<Unit> units(int step) const {
-    return units_of(geometry, cut.queries.ranges(rank), cut.keys.ranges(owner(step)));
+  /// What this rank computes with the block of a step.
+  std::vector<Piece> pieces(int step, std::int64_t least = 1) const {
+    return pieces_of(units_of(geometry, cut.queries.ranges(rank), cut.keys.ranges(owner(step))),
+                     call.heads, least);
   }
   /// Runs f; a failure is told to all ranks.
   template <class F>
@@ -102,15 +110,20 @@ class GradientRing {
  public:
   GradientRing(RingRun& run, RingMemory& memory, bool dk, bool dv);
 
-  /// Zeros, for the rank's share of the block of a step.
+  /// The rank's share of its own block: zeros at first.
+  KeyGradients own();
+  /// Zeros, for the rank's share of the block of a step from 1 on.
   KeyGradients start(int step);
   /// Adds what the rank before has sent, and sends the sum on.
   void finish(int step);
-  /// dK and dV of the rank's own keys, when all ranks are done with them.
-  KeyGradients home();
+  /// Adds what the other ranks have sent home to the rank's own share, which is then complete.
+  void come_home();
   void poll();
 
  private:
+  /// Numbers of RingMemory::gradients. What has been computed in a step is sent during the next.
+  enum Place : std::size_t { even_step, odd_step, from_before, from_others, at_home };
+  float* values(std::size_t place) { return memory_.gradients[place].data<float>(); }
   KeyGradients views(const Tensor& memory, int owner) const;
   std::int64_t count_of(int owner) const;
 
@@ -143,11 +156,15 @@ class BackwardRun {
   void reduce();
 
  private:
-  void step(int step);
+  void step(int step, std::span<const Piece> pieces, const KeyGradients& share);
+  /// Computes pieces of a block, and polls meanwhile.
+  void compute(std::span<const Piece> pieces, const KeyBlock& block, const KeyGradients& share,
+               Messages& messages);
 
   RingRun& run_;
   const AttentionGradients& gradients_;
   bool mask_has_own_rows_;
+  KeyBlock own_block_;
   BlockRing ring_;
   GradientRing key_gradients_;
   BackwardSum sum_;

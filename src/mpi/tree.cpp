@@ -96,8 +96,9 @@ void tree_attention(MPI_Comm comm, const SequenceCut& keys, const AttentionTenso
                          .k_scales = tensors.storage.k_scales,
                          .v_scales = tensors.storage.v_scales};
     const std::atomic<bool> never{false};
-    sum->add(units_of(call->geometry, cut.queries.ranges(0), keys.ranges(rank_of(comm))), block,
-             never);
+    const std::vector<Unit> units =
+        units_of(call->geometry, cut.queries.ranges(0), keys.ranges(rank_of(comm)));
+    sum->add(pieces_of(units, call->heads), block, never);
   });
   agree(comm, std::move(failure), std::move(terms));
   states->gather(sum->state());

@@ -130,13 +130,17 @@ TEST_CASE("Pieces of a unit have each entry and head once") {
   for (const std::int64_t length : {1, 1000, 4000, 100000}) {
     const Unit unit{.batch = {2, 7}, .queries = {0, length}, .keys = {0, length}};
     std::vector<int> counts(5 * 6);
-    for (const Piece& piece : pieces_of(unit, sizes))
+    for (const Piece& piece : pieces_of({unit}, sizes))
       for (std::int64_t b = piece.batch.begin; b < piece.batch.end; ++b)
         for (std::int64_t h = piece.kv_heads.begin; h < piece.kv_heads.end; ++h)
           ++counts[static_cast<std::size_t>((b - 2) * 6 + h)];
     CHECK(counts == std::vector<int>(5 * 6, 1));
   }
-  CHECK(pieces_of({.batch = {0, 5}, .queries = {0, 1}, .keys = {0, 9}}, sizes).size() == 1);
+  const Unit small{.batch = {0, 5}, .queries = {0, 1}, .keys = {0, 9}};
+  CHECK(pieces_of({small}, sizes).size() == 1);
+  CHECK(pieces_of({small}, sizes, 2).size() == 3);  // 2, 2 and 1 entries
+  const HeadSizes one_head{.num_kv_heads = 1, .group_size = 4, .head_dim = 8, .v_head_dim = 8};
+  CHECK(pieces_of({{.batch = {0, 1}, .queries = {0, 1}, .keys = {0, 9}}}, one_head, 2).size() == 1);
 }
 
 TEST_CASE("The last step at which a block is needed") {

@@ -104,3 +104,12 @@ TEST_CASE("Gradients with fewer tokens than ranks") {
     check_cut(c, {cut, cut});
   }
 }
+
+TEST_CASE("Gradients of large scores lose no more than the rounding of lse") {
+  for (const float scale : {5.f, 50.f}) {
+    BackwardCase c{.call = {.num_q_heads = 3, .q_len = 40, .kv_len = 40}};
+    c.call.options.softmax_scale = scale;
+    const SequenceCut cut = SequenceCut::even(40, mpi_size());
+    check_cut(c, {cut, cut});
+  }
+}
