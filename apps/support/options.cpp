@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <type_traits>
 
+#include "apps/support/utf8.hpp"
+
 namespace attn::apps {
 namespace {
 
@@ -156,7 +158,13 @@ CLI::Option* add_texts(CLI::App& command, const std::string& spec, std::vector<s
                        const std::string& description) {
   return add_each_text(
       command, spec,
-      [&target](const std::string&, const std::string& text) { target.push_back(text); },
+      [&target](const std::string& option, const std::string& text) {
+        if (const std::size_t size = utf8_size(text); size < text.size()) {
+          reject("{} {} has bytes that are not UTF-8, from byte {} on; it needs UTF-8", option,
+                 target.size(), size);
+        }
+        target.push_back(text);
+      },
       description);
 }
 

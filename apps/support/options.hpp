@@ -114,7 +114,7 @@ CLI::Option* add_text(CLI::App& command, const std::string& spec, Target& target
 using ReadText = std::function<void(const std::string& option, const std::string& text)>;
 CLI::Option* add_each_text(CLI::App& command, const std::string& spec, const ReadText& read,
                            const std::string& description);
-/// The same, into a list.
+/// The same, into a list. Text that is not UTF-8 is refused.
 CLI::Option* add_texts(CLI::App& command, const std::string& spec, std::vector<std::string>& target,
                        const std::string& description);
 

@@ -89,6 +89,10 @@ TEST_CASE("tokenize: a line of ids for each text, with the tokens that stand aro
   bert.folder.write("tokenizer.json", file.dump());
   CHECK(text_of(tokenize + " --text abc --text ''") == "4,31,32\n\n");
   check_refused_with(attn_demo(tokenize), "--text");
+  for (const std::string bytes :
+       {"\xff", "\xed\xa0\x80", "\xc0\x80", "\xf4\x90\x80\x80", "\xe2\x82"})
+    check_refused_with(attn_demo(tokenize + " --text a \xc3\xa9" + bytes),
+                       "--text 1 has bytes that are not UTF-8, from byte 2 on; it needs UTF-8");
   fs::remove(bert.folder / "tokenizer.json");
   check_refused_with(attn_demo(tokenize + " --text a"), "tokenizer.json");
 }
