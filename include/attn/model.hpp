@@ -8,11 +8,11 @@
 //   generation_config.json        optional; its token ids replace those of config.json; how to
 //                                 sample is not read from it
 //
-// Keys of config.json. Null is a missing key (except in rope_theta and the norms' epsilon, where it
-// makes no model), and a missing key that is no size has the default of Hugging Face's
-// configuration class. Keys that change what a model computes are used or, unless their value
-// changes nothing, refused by name, for every family; src/model/README.md has the table of what
-// each family uses. Other keys are not read.
+// Keys of config.json. Null is a missing key (except in rope_theta, the norms' epsilon and
+// is_causal, where it is refused), and a missing key that is no size has the default of Hugging
+// Face's configuration class. Keys that change what a model computes are used or, unless their
+// value changes nothing, refused by name, for every family; src/model/README.md has the table of
+// what each family uses. Other keys are not read.
 //
 // Positions. A sequence has at most max_position_embeddings tokens (n_positions in GPT-2), times
 // the factor of linear rope scaling; with YaRN, at least its factor times the original positions.

@@ -16,6 +16,7 @@ using nlohmann::json;
 struct NeutralKey {
   std::string_view key;
   std::string_view value;
+  bool null_counts = false;  // null is another value, and no missing key
 };
 
 // The table holds what Transformers' classes of these and of related families read. A family names
@@ -42,7 +43,7 @@ constexpr auto computations = std::to_array<NeutralKey>({
     {"qk_layernorm", "false"},
     {"hidden_activation", R"("silu")"},
     // who sees whom
-    {"is_causal", "true"},
+    {"is_causal", "true", true},  // Transformers takes null for false
     {"use_bidirectional_attention", "false"},
     {"attention_chunk_size", "null"},
     {"sliding_window_pattern", "null"},
@@ -83,7 +84,7 @@ constexpr auto rope_computations = std::to_array<NeutralKey>({
 });
 
 void refuse_unless_neutral(const io::JsonObject& object, const NeutralKey& entry) {
-  if (!object.has(entry.key)) return;
+  if (!object.has(entry.key) && !(entry.null_counts && object.is_null(entry.key))) return;
   const json& value = object.at(entry.key);
   const json neutral = json::parse(entry.value);
   if (value == neutral) return;

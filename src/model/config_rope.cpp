@@ -63,12 +63,17 @@ std::optional<JsonObject> find_parameters(const JsonObject& json) {
 }
 
 std::int64_t original_positions(const RopeKeys& keys) {
-  const std::int64_t missing =
-      keys.rules.long_rope_original > 0 ? keys.rules.long_rope_original : keys.model_positions;
+  const bool own_default = keys.rules.long_rope_original > 0;
+  const std::int64_t missing = own_default ? keys.rules.long_rope_original : keys.model_positions;
   const std::int64_t outside = keys.json.integer_or(original_key, missing, 1, max_positions);
   const std::int64_t inside = keys.parameters->integer_or(original_key, outside, 1, max_positions);
   if (keys.json.has(original_key) && inside != outside)
     keys.json.refuse(original_key, "the " + std::to_string(inside) + " of the rope parameters");
+  // Transformers' class gives the missing key its default, which then counts.
+  if (own_default && inside != outside) {
+    keys.parameters->refuse(
+        original_key, std::to_string(outside) + " where the same key at the top level is missing");
+  }
   return inside;
 }
 
@@ -183,6 +188,12 @@ std::int64_t rotary_dim(const JsonObject& json, std::int64_t head_dim) {
   return dim;
 }
 
+/// A part of each head cannot be rotated by scaled positions of families that rotate all of it.
+void refuse_partial(const JsonObject& json) {
+  if (json.has(partial_key) && json.number(partial_key, 0, 1) != 1)
+    json.unsupported(partial_key, "1 beside scaled positions of this family");
+}
+
 RopeSettings rope_of(const RopeKeys& keys) {
   RopeSettings rope;
   rope.theta = keys.theta();
@@ -191,9 +202,10 @@ RopeSettings rope_of(const RopeKeys& keys) {
     rope.rotary_dim = rotary_dim(holder, keys.head_dim);
   if (keys.parameters) set_scaling(keys, rope);
   const bool scaled = !std::holds_alternative<std::monostate>(rope.scaling);
-  if (scaled && !keys.rules.partial && holder.has(partial_key) &&
-      holder.number(partial_key, 0, 1) != 1)
-    holder.unsupported(partial_key, "1 beside scaled positions of this family");
+  if (scaled && !keys.rules.partial) {
+    refuse_partial(*keys.parameters);
+    refuse_partial(keys.json);
+  }
   if (rope.rotary_dim.value_or(keys.head_dim) % 2 != 0) {
     keys.json.fail("head_dim " + std::to_string(keys.head_dim) +
                    " is odd; rotary positions need pairs");
@@ -235,6 +247,9 @@ void read_rope_by_type(const JsonObject& json, double theta_of_full, double thet
                        ModelConfig& config) {
   const std::string_view key = parameters_key(json);
   const bool newer = key == "rope_parameters";
+  if (!key.empty() && !newer && json.has("rope_parameters") &&
+      !json.object("rope_parameters").keys().empty())
+    json.unsupported("rope_parameters", "null beside rope_scaling");
   // Newer files have parameters for each type of layers. In older ones rope_scaling and rope_theta
   // are those of layers without a window, and rope_local_base_freq is the other ones' theta.
   const auto parameters_of = [&](std::string_view type) -> std::optional<JsonObject> {

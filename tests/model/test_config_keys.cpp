@@ -296,6 +296,51 @@ TEST_CASE("where the scaling of positions is read from") {
                "lacks 'rope_scaling.factor'");
 }
 
+TEST_CASE("is_causal says that a decoder is one; an encoder is none, whatever it says") {
+  for (const std::string& type : all_types) {
+    // Transformers takes null for false.
+    check_refused_with(type == "mistral" ? ErrorCode::io : ErrorCode::unsupported,
+                       json(keys_of(type) + ", 'is_causal': null"), "'is_causal' is null");
+  }
+  for (const std::string value : {"null", "true", "false"}) {
+    const ModelConfig bert =
+        of("bert", "'is_causal': " + value + ", 'use_bidirectional_attention': " + value);
+    CHECK(!attention_of(bert).options.causal);
+  }
+}
+
+TEST_CASE("positions of Gemma 3: rope_scaling is that of full layers, rope_parameters of all") {
+  const std::string gemma3 = "'head_dim': 4, 'sliding_window_pattern': 2, ",
+                    linear = "{'rope_type': 'linear', 'factor': 8}";
+  const auto layers = of("gemma3_text", gemma3 + "'rope_scaling': " + linear).settings.layers;
+  CHECK(std::holds_alternative<std::monostate>(layers[0].attention.rope->scaling));
+  CHECK(std::get<LinearRopeScaling>(layers[1].attention.rope->scaling).factor == 8);
+  const std::string keys = keys_of("gemma3_text") + ", " + gemma3;
+  check_unsupported(
+      json(keys + "'partial_rotary_factor': 0.5, 'rope_scaling': " + linear),
+      "'partial_rotary_factor' is 0.5, which is not supported; it needs 1 beside scaled positions");
+  check_unsupported(json(keys + "'rope_parameters': {'full_attention': " + linear +
+                         "}, 'rope_scaling': " + linear),
+                    "'rope_parameters' is an object, which is not supported; it needs null beside");
+  check_unsupported(json(keys + "'rope_parameters': " + linear),
+                    "which is not supported; it needs full_attention and sliding_attention");
+}
+
+TEST_CASE("original positions of Phi-3 stand at the top level, where they have a default") {
+  const std::string factors =
+      "'rope_scaling': {'type': 'longrope', 'short_factor': [1], 'long_factor': [2]";
+  const auto original = [&](const std::string& more) {
+    const ModelConfig config = of("phi3", factors + more);
+    return std::get<LongRopeScaling>(attention_of(config).rope->scaling).original_max_positions;
+  };
+  CHECK(original("}") == 4096);
+  CHECK(original(", 'original_max_position_embeddings': 4096}") == 4096);
+  CHECK(original("}, 'original_max_position_embeddings': 32") == 32);
+  check_broken(
+      json(keys_of("phi3") + ", " + factors + ", 'original_max_position_embeddings': 32}"),
+      "'rope_scaling.original_max_position_embeddings' is 32; it needs 4096 where the same key");
+}
+
 TEST_CASE("sizes of GPT-2 by the names of other families") {
   const ModelConfig config =
       parse(json("'model_type': 'gpt2', 'hidden_size': 64, 'num_hidden_layers': 3, "

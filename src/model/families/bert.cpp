@@ -41,7 +41,9 @@ void read_bert(const JsonObject& json, ModelConfig& config) {
   config.embedding_norm = layer.norm;
 }
 
-constexpr std::string_view keys_read[] = {"position_embedding_type"};
+// An encoder sees both ways, whatever these two say.
+constexpr std::string_view keys_read[] = {"position_embedding_type", "is_causal",
+                                          "use_bidirectional_attention"};
 
 }  // namespace
 

@@ -22,7 +22,9 @@ void read_llama(const JsonObject& json, ModelConfig& config) {
 void read_mistral(const JsonObject& json, ModelConfig& config) {
   read_llama_sizes(json, {.num_kv_heads = 8, .max_positions = 131072, .bos_id = 1, .eos_id = 2},
                    config);
-  if (!json.flag_or("is_causal", true)) {
+  const bool causal =
+      json.is_null("is_causal") ? json.flag("is_causal") : json.flag_or("is_causal", true);
+  if (!causal) {
     for (LayerSettings& layer : config.settings.layers) layer.attention.options.causal.reset();
   }
   read_rope(json, {}, config);
