@@ -1,6 +1,8 @@
 // attn_demo generate: ids and logits of the small models, against values that other software
 // computed; random draws, the end of a text, and how text is streamed.
+#include <attn/attn.hpp>
 #include <attn/io.hpp>
+#include <attn/model.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -161,6 +163,44 @@ TEST_CASE("generate: a text that outgrows LongRoPE's original positions is read 
   CHECK(text_of(fmt::format("generate --model '{}' --prompt-ids {} --temperature 0 --print-ids "
                             "--quiet --max-new 10 --ignore-eos --dtype f32",
                             folder, ids("short_prompt"))) == ids("short_greedy") + "\n");
+}
+
+TEST_CASE("generate: in families other than Phi-3, LongRoPE leaves keys as they were rotated") {
+  const ModelCopy copy("llama_tiny");
+  copy.change_config([](json& config) {
+    config["rope_scaling"] = {{"rope_type", "longrope"},
+                              {"original_max_position_embeddings", 26},
+                              {"short_factor", {1, 1, 1, 1}},
+                              {"long_factor", {1, 2, 3, 5}}};
+  });
+  const ModelFolder model(copy.folder / "");
+  Decoder decoder(model.settings(), model.weights());
+  std::vector<KvCache> caches = make_caches(decoder.settings(), 1, 40);
+  const std::vector<CacheRef> refs(caches.begin(), caches.end());
+  std::vector<std::int64_t> next(24), ids;
+  std::copy_n(read_tensor(path_of("llama_tiny") + "/prompt.npy").data<std::int64_t>(), 24,
+              next.begin());
+  Tensor logits(DType::f32, {1, decoder.settings().vocab_size});
+  for (int step = 0; step < 8; ++step) {
+    decoder.forward({next.data(), {1, std::ssize(next)}}, refs, logits.view());
+    const float* const first = logits.data<float>();
+    next = {std::max_element(first, first + logits.size()) - first};
+    ids.push_back(next[0]);
+  }
+  CHECK(text_of(fmt::format("generate --model {} --prompt-ids {} --max-new 8 --temperature 0 "
+                            "--print-ids --quiet --ignore-eos",
+                            copy.folder / "", prompt_of("llama_tiny"))) ==
+        fmt::format("{}\n", fmt::join(ids, ",")));
+}
+
+TEST_CASE("generate: a notice about models that see both ways") {
+  const std::string run =
+      "generate --prompt-ids 1,2,3 --temperature 0 --print-ids --quiet --model " +
+      path_of("families/mistral_both_ways");
+  CHECK(attn_demo(run + " --max-new 2").err ==
+        "attn_demo: notice: the model sees both ways (is_causal is false); here no token sees "
+        "those that are generated after it\n");
+  CHECK(attn_demo(run + " --max-new 1").err == "");
 }
 
 TEST_CASE("generate: a toy of each family") {

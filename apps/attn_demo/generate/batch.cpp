@@ -1,7 +1,6 @@
 #include "batch.hpp"
 
 #include <algorithm>
-#include <variant>
 
 #include "apps/support/memory.hpp"
 
@@ -22,7 +21,7 @@ class Batch {
   Batch(Model& model, const std::vector<Ids>& prompts, const BatchChoice& choice)
       : model_(model),
         choice_(choice),
-        border_(long_rope_border(model.settings)),
+        border_(model.long_rope_border),
         caches_(model, std::ssize(prompts), capacity(prompts, choice.max_new),
                 border_ ? WindowKeys::all : WindowKeys::window) {
     for (const Ids& prompt : prompts) texts_.push_back({prompt, {}, prompt});
@@ -95,15 +94,6 @@ class Batch {
 };
 
 }  // namespace
-
-std::optional<std::int64_t> long_rope_border(const DecoderSettings& settings) {
-  for (const LayerSettings& layer : settings.layers) {
-    if (!layer.attention.rope) continue;
-    if (const auto* const scaling = std::get_if<LongRopeScaling>(&layer.attention.rope->scaling))
-      return scaling->original_max_positions;
-  }
-  return std::nullopt;
-}
 
 std::vector<Ids> generate_batch(Model& model, const std::vector<Ids>& prompts,
                                 const BatchChoice& choice) {

@@ -17,10 +17,6 @@ struct BatchChoice {
   bool ignore_eos = false;
 };
 
-/// The number of tokens beyond which LongRoPE takes its other factors; nothing without LongRoPE. A
-/// text that outgrows it is read anew, so that all of its keys are rotated for a long text.
-std::optional<std::int64_t> long_rope_border(const DecoderSettings& settings);
-
 /// The tokens that continue each prompt. The token that ends a text is not among them.
 std::vector<std::vector<std::int64_t>> generate_batch(
     Model& model, const std::vector<std::vector<std::int64_t>>& prompts, const BatchChoice& choice);

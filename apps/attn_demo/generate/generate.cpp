@@ -135,11 +135,10 @@ class Generation {
               {logits_.data(), DType::f32, {1, 1, model_.settings.vocab_size}});
   }
 
-  /// Reads one more token. A text that outgrows the original positions of LongRoPE is read anew, so
-  /// that all of its keys are rotated for a long text.
+  /// Reads one more token, or where LongRoPE takes its other factors the whole text anew.
   void step(std::int64_t id) {
     text_.push_back(id);
-    if (std::ssize(text_) - 1 != long_rope_border(model_.settings))
+    if (std::ssize(text_) - 1 != model_.long_rope_border)
       return model_.decoder.forward({&id, {1, 1}}, caches_.refs, logits_.view());
     for (KvCache& cache : caches_.caches) cache.clear();
     model_.decoder.forward({text_.data(), {1, std::ssize(text_)}}, caches_.refs, logits_.view());
@@ -175,6 +174,13 @@ void print_timing(const Timing& timing, const Model& model, const std::string& c
   fmt::print("cache   {}\n", cache);
 }
 
+void notify_of_both_ways(const Model& model, std::int64_t max_new) {
+  if (max_new < 2 || model.settings.layers.front().attention.options.causal) return;
+  notify(
+      "the model sees both ways (is_causal is false); here no token sees those that are "
+      "generated after it");
+}
+
 /// The texts after several prompts, a line for each.
 int generate_several(const GenerateArguments& arguments, const ModelSource& source) {
   if (arguments.logits) reject("--logits needs a single prompt");
@@ -190,6 +196,7 @@ int generate_several(const GenerateArguments& arguments, const ModelSource& sour
   const std::int64_t max_new =
       arguments.max_new.value_or(default_new_tokens(longest, source.most_positions()));
   Model model = source.load(positions_of(longest, max_new), std::ssize(prompts));
+  notify_of_both_ways(model, max_new);
   const auto made = generate_batch(
       model, prompts,
       {.max_new = max_new, .sampling = arguments.sampling, .ignore_eos = arguments.ignore_eos});
@@ -214,6 +221,7 @@ int generate(const GenerateArguments& arguments) {
   OutputFiles files;
   if (arguments.logits) files.add(*arguments.logits);
   Model model = source.load(positions_of(std::ssize(prompt), max_new));
+  notify_of_both_ways(model, max_new);
   Output output(tokenizer ? &*tokenizer : nullptr, arguments.print_ids);
   Generation generation(model, std::move(prompt), max_new, arguments);
   const Timing timing = generation.run(output);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <utility>
+#include <variant>
 
 #include "apps/attn_demo/call/arguments.hpp"
 #include "apps/support/memory.hpp"
@@ -61,6 +62,13 @@ void require_room(const std::string& name, const DecoderSettings& settings, std:
   const double bytes = (packed + drawn) * static_cast<double>(size_of(attention.dtype));
   require_memory(fmt::format("{} with a cache of {} tokens", name, tokens),
                  bytes + cache_bytes_per_token(settings) * static_cast<double>(tokens));
+}
+
+std::optional<std::int64_t> long_rope_border(const ModelFolder& folder) {
+  const std::optional<RopeSettings>& rope = folder.settings().layers.front().attention.rope;
+  if (folder.model_type() != "phi3" || !rope) return std::nullopt;
+  const auto* const scaling = std::get_if<LongRopeScaling>(&rope->scaling);
+  return scaling == nullptr ? std::nullopt : std::optional(scaling->original_max_positions);
 }
 
 }  // namespace
@@ -124,7 +132,8 @@ Model ModelSource::load_folder(std::int64_t positions, std::int64_t batch) const
           .weights = folder_,
           .decoder = Decoder(settings, folder_->weights(), choice_.execution),
           .execution = choice_.execution,
-          .eos_ids = folder_->eos_ids()};
+          .eos_ids = folder_->eos_ids(),
+          .long_rope_border = long_rope_border(*folder_)};
 }
 
 Model ModelSource::load_toy(std::int64_t positions, std::int64_t batch) const {

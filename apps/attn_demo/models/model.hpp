@@ -35,6 +35,10 @@ struct Model {
   Decoder decoder;
   Execution execution;
   std::vector<std::int64_t> eos_ids;  // tokens that end a text
+  /// Of Phi-3 with LongRoPE: the number of tokens beyond which it takes its other factors. A text
+  /// that outgrows it is read anew, so that all of its keys are rotated for a long text, as
+  /// Transformers does for this family.
+  std::optional<std::int64_t> long_rope_border{};
 };
 
 /// The chosen model before its weights are packed. Throws attn::Error if the folder cannot be read.
