@@ -34,7 +34,7 @@ enum class SpecialTokens { keep, skip };
 /// These parts of a tokenizer.json are supported:
 ///   model           BPE of bytes (with ByteLevel) or of characters: vocab, merges ("a b" or ["a",
 ///                   "b"]), ignore_merges, unk_token, fuse_unk, byte_fallback (of characters);
-///                   WordPiece
+///                   WordPiece. A file without a type is one of the two, too
 ///   added_tokens    special, lstrip, rstrip, single_word, normalized
 ///   normalizer      none, NFC, NFD, Lowercase, Prepend, Replace, BertNormalizer, Sequence of these
 ///   pre_tokenizer   none, Split (String or Regex, every behavior, invert), Digits, Metaspace,
@@ -59,8 +59,9 @@ enum class SpecialTokens { keep, skip };
 /// A byte (a character, without ByteLevel) without a token in the vocabulary becomes unk_token. If
 /// the file names none, as that of SmolLM2, it is left out, because the model was trained that way.
 ///
-/// Text is bytes. A run of bytes that are not UTF-8 is a piece by itself, and decode returns it
-/// unchanged.
+/// Text is bytes. A run of bytes that are not UTF-8 is a piece by itself. Where the vocabulary has
+/// tokens for all bytes, decode returns it unchanged; elsewhere it is unknown, as [UNK] in
+/// WordPiece.
 class ATTN_API Tokenizer {
  public:
   /// Copies share what was read, so a move is a copy, and leaves a whole tokenizer behind.

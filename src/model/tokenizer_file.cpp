@@ -91,6 +91,7 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   TokenizerFile file;
   file.name = path.string();
   const JsonObject root(path);
+  if (root.has("version") && root.at("version") != "1.0") root.unsupported("version", "\"1.0\"");
   const JsonObject model = root.object("model");
   read_pre_tokenizer(root, file);
   const Vocabulary vocabulary = read_model(model, file);

@@ -171,8 +171,10 @@ void set_piece(TokenizerFile& file, std::int64_t id, std::string bytes) {
 }
 
 Vocabulary read_model(const JsonObject& model, TokenizerFile& file) {
-  if (is_text(model, "type", "WordPiece")) return read_word_piece(model, file);
-  // The file of GPT-2 has no type.
+  // Older files, such as that of GPT-2, have no type. Only WordPiece has a longest word.
+  const bool is_word_piece =
+      model.has("type") ? model.text("type") == "WordPiece" : model.has("max_input_chars_per_word");
+  if (is_word_piece) return read_word_piece(model, file);
   if (model.has("type") && model.text("type") != "BPE")
     model.unsupported("type", "BPE or WordPiece");
   return read_bpe(model, file);

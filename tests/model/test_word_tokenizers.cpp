@@ -101,7 +101,15 @@ TEST_CASE("BertProcessing puts the same tokens around a text as its template") {
   CHECK(same.eos() == 3);
 }
 
+TEST_CASE("A WordPiece of an older file, which names no type") {
+  const Tokenizer same = changed("bert_uncased", [](json& file) { file["model"].erase("type"); });
+  CHECK(same.encode("the end of it") ==
+        Tokenizer::from_file(file_of("bert_uncased")).encode("the end of it"));
+}
+
 TEST_CASE("Other parts are refused by name") {
+  check_unsupported("llama2", {"'version' is the text '2.0'", "\"1.0\""},
+                    [](json& file) { file["version"] = "2.0"; });
   check_unsupported("bert_uncased", {"model.type", "Unigram", "BPE or WordPiece"},
                     [](json& file) { file["model"]["type"] = "Unigram"; });
   for (const char* type : {"StripAccents", "NFKC", "Precompiled", "Nmt"}) {
