@@ -128,6 +128,38 @@ def safetensors_files():
 # config.json
 
 
+def more_families(sizes):
+    """Families whose files have keys of their own."""
+
+    def of(model_type, **more):
+        return text({"model_type": model_type} | sizes | more)
+
+    default, linear = {"rope_type": "default"}, {"rope_type": "linear", "factor": 8}
+    full, sliding = "full_attention", "sliding_attention"
+    by_type = {full: linear | {"rope_theta": 1e6}, sliding: default | {"rope_theta": 1e4}}
+    caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    long = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.5]}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    return {
+        "gemma2": of("gemma2", head_dim=4, num_key_value_heads=8, sliding_window=7, **caps),
+        "gemma3": of("gemma3_text", head_dim=4, sliding_window_pattern=2, rope_parameters=by_type),
+        "phi3": of("phi3", head_dim=4, rope_scaling=long, partial_rotary_factor=0.5),
+        "smollm3": of("smollm3", num_key_value_heads=8, no_rope_layers=[1, 0, 1]),
+        "olmo2": of("olmo2", rms_norm_eps=1e-6, rope_scaling=yarn),
+        "dynamic": of("qwen2", rope_parameters={"rope_type": "dynamic", "factor": 2.0}),
+        "both_ways": of("mistral", is_causal=False, layer_types=[full, sliding, full]),
+        "bert": of("bert", type_vocab_size=1, hidden_act="gelu", max_position_embeddings=16),
+        "bad_by_type": of("gemma3_text", rope_parameters=by_type | {"other": default}),
+        "bad_cap": of("gemma2", attn_logit_softcapping=0),
+        "bad_causal": of("mistral", is_causal=None),
+        "bad_layer_types": of("qwen3", layer_types=[full, "chunked_attention", full]),
+        "bad_long_factors": of("phi3", rope_scaling=long | {"long_factor": [1.0, "2"]}),
+        "bad_no_rope": of("smollm3", no_rope_layers=[1, 0]),
+        "bad_activation": of("bert", hidden_act="relu"),
+        "bad_positions": of("bert", position_embedding_type="relative_key"),
+    }
+
+
 def config_files():
     sizes = {
         "hidden_size": 64,
@@ -196,7 +228,8 @@ def config_files():
                 "layer_norm_epsilon": 1e-6,
             }
         ),
-        "bad_type": text(llama | {"model_type": "gemma2"}),
+        **more_families(sizes),
+        "bad_type": text(llama | {"model_type": "gemma"}),
         "bad_list": text([llama]),
         "bad_number": text(llama).replace(b"64", b"1e999"),
         "bad_large": text(llama | {"vocab_size": 1 << 63}),
@@ -245,6 +278,79 @@ def tokenizer(model=None, steps=(), **parts):
         "pretokenizers": [*steps, byte_level(add_prefix_space=True)],
     }
     return {"model": default | (model or {}), "pre_tokenizer": pre_tokenizer} | parts
+
+
+def word_tokenizers():
+    """WordPiece, and BPE of characters."""
+    specials = ["[UNK]", "[CLS]", "[SEP]"]
+    pieces = ["the", "t", "h", "##he", "##t", "##d", "be", "!", "1", "##2", "##3"]
+    word_piece = {
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 20,
+            "vocab": {token: id for id, token in enumerate([*specials, *pieces])},
+        },
+        "added_tokens": [added(id, token) for id, token in enumerate(specials)],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    }
+    space = "\u2581"
+    symbols = [space, *"thebd!", "th", "the", f"{space}the"]
+    fallback = {
+        "model": {
+            "type": "BPE",
+            "vocab": {
+                token: id
+                for id, token in enumerate(
+                    ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *symbols]
+                )
+            },
+            "merges": ["t h", "th e", f"{space} the"],
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+        },
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": space},
+                {"type": "Replace", "pattern": {"String": " "}, "content": space},
+            ],
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": space}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+    }
+    metaspace = {"type": "Metaspace", "replacement": space, "prepend_scheme": "first", "split": True}
+    no_steps = {"normalizer": None, "decoder": {"type": "Metaspace", "replacement": space}}
+    return {
+        "word_piece": word_piece,
+        "byte_fallback": fallback,
+        "metaspace": fallback | no_steps | {"pre_tokenizer": metaspace},
+        "bad_word_unknown": word_piece | {"model": word_piece["model"] | {"unk_token": "<unk>"}},
+        "bad_max_input": word_piece
+        | {"model": word_piece["model"] | {"max_input_chars_per_word": -1}},
+        "bad_processing": word_piece
+        | {"post_processor": {"type": "BertProcessing", "sep": [2], "cls": ["[CLS]", 1]}},
+        "bad_replacement": fallback | {"pre_tokenizer": metaspace | {"replacement": "ab"}},
+        "bad_decoder": fallback | {"decoder": {"type": "CTC"}},
+    }
 
 
 def tokenizer_files():
@@ -306,6 +412,7 @@ def tokenizer_files():
         "bad_template_id": tokenizer(post_processor=template),
         "bad_normalizer": tokenizer(normalizer={"type": "Lowercase"}),
     }
+    files |= word_tokenizers()
     files = {name: text(file) for name, file in files.items()}
     files["bad_twice"] = files["plain"][:-1] + b',"model":{}}'
     files["bad_deep"] = b'{"model":' * 50
