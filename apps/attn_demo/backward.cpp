@@ -109,8 +109,7 @@ void add_backward(CLI::App& app, Command& chosen) {
   set_help_group(command, "Inputs");
   add_output_options(command, arguments);
   add_probability_options(command, arguments.call);
-  add_dtype_option(command, arguments.call.types.dtype);
-  add_execution_options(command, arguments.call.execution);
+  add_engine_options(command, arguments.call);
   add_choice(command, "--kernel NAME", arguments.kernel,
              {{"tiled", Kernel::tiled}, {"naive", Kernel::naive}},
              "tiled (default) or naive (textbook, in double)");

@@ -82,7 +82,8 @@ struct AttentionTensors {
 /// Who multiplies Q and K^T, and P and V, of whole tiles: all rows of a block against all keys of
 /// one, where no row's range of keys (causal, window, kv_lens) ends within it. The rest of such
 /// blocks takes the built-in micro-kernel, and so do P and V of normalizers other than softmax,
-/// which skip probabilities of 0. Every option and type is served.
+/// which skip probabilities of 0. In attention_backward(): Q and K^T, and dout and V^T. Every
+/// option and type is served.
 enum class ScoreMatmul {
   /// oneDNN where it has an instruction set for the type that the library has no kernels for: AMX,
   /// for Q, K and V of bf16. Else, and for few rows, which are not multiplied in tiles, built_in.
@@ -90,8 +91,8 @@ enum class ScoreMatmul {
   built_in,
   /// oneDNN, also for few rows, whose K and V are then packed. f16 and i8 are widened to f32, and
   /// bf16 where the ISA or oneDNN does not multiply it. Its primitives allocate a little in each
-  /// execution. Error(unsupported) in a build without oneDNN, where oneDNN cannot make a matmul,
-  /// and in attention_backward().
+  /// execution. Error(unsupported) in a build without oneDNN, and where oneDNN cannot make a
+  /// matmul.
   onednn,
 };
 

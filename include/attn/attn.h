@@ -190,8 +190,8 @@ enum {
   ATTN_SCORE_MATMUL_BUILT_IN = 1,
   ATTN_SCORE_MATMUL_ONEDNN = 2
 };
-/// Who multiplies Q and K^T, and P and V, of whole tiles; automatic is the default. Gradients, and
-/// builds without oneDNN, refuse oneDNN: ATTN_UNSUPPORTED.
+/// Who multiplies Q and K^T, and P and V, of whole tiles, and in gradients Q and K^T, and dout and
+/// V^T; automatic is the default. Builds without oneDNN refuse it: ATTN_UNSUPPORTED.
 ATTN_API attn_status attn_options_set_score_matmul(attn_options* options, attn_score_matmul matmul);
 
 /// No sequence of a ragged batch is longer. The default is the number of all tokens; attn_attention

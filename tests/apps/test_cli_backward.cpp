@@ -84,6 +84,15 @@ TEST_CASE("backward writes the library's gradients") {
   CHECK(equal(sample.read("dk.npy"), wanted.dk.view()));
   CHECK(equal(sample.read("dv.npy"), wanted.dv.view()));
 
+  check_done(sample.backward("--causal --score-matmul attn"));
+  CHECK(equal(sample.read("dq.npy"), wanted.dq.view()));
+  if (build_info().onednn_version.empty()) {
+    check_refused_with(attn_demo(sample.backward("--score-matmul onednn")), "--score-matmul");
+  } else {
+    check_done(sample.backward("--causal --score-matmul onednn"));
+    CHECK(close(sample.read("dk.npy"), wanted.dk, 1e-5));
+  }
+
   check_done(sample.backward("--causal --kernel naive"));
   CHECK(close(sample.read("dq.npy"), wanted.dq, 1e-5));
   CHECK(close(sample.read("dk.npy"), wanted.dk, 1e-5));
@@ -202,6 +211,7 @@ TEST_CASE("backward refuses what does not fit, by name, and leaves no file") {
   check("backward " + sample.incoming, "--dq");
   check("backward " + sample.incoming + " --dq " + some + " --dk " + some, "--dv");
   check("backward --q x --dout y" + sample.outputs, "--k is required");
+  check(sample.backward("--kernel naive --score-matmul attn"), "--score-matmul");
   check(sample.backward("--dmask " + some), "--dmask");
   check(sample.backward("--dalibi " + some), "--dalibi");
   check(sample.backward("--dsinks " + some), "--dsinks");

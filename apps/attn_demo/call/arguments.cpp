@@ -101,6 +101,12 @@ void add_probability_options(CLI::App& command, CallArguments& arguments) {
   add_score_options(command, arguments);
 }
 
+void add_engine_options(CLI::App& command, CallArguments& arguments) {
+  add_dtype_option(command, arguments.types.dtype);
+  add_score_matmul_option(command, arguments.options.score_matmul);
+  add_execution_options(command, arguments.execution);
+}
+
 void add_call_options(CLI::App& command, CallArguments& arguments) {
   add_probability_options(command, arguments);
   add_type_options(command, arguments.types);

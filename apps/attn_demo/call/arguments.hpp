@@ -60,7 +60,9 @@ std::vector<CLI::Option*> add_current_files(CLI::App& command, CallArguments& ar
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
 /// Adds the options that determine the probabilities: masks, scores and the normalizer.
 void add_probability_options(CLI::App& command, CallArguments& arguments);
-/// Adds these, and the types, the cache, the threads and the ISA of the engine.
+/// Adds the type that the engine runs in, whose matmuls, threads and ISA it takes.
+void add_engine_options(CLI::App& command, CallArguments& arguments);
+/// Adds both, and the type and the pages of a cache.
 void add_call_options(CLI::App& command, CallArguments& arguments);
 
 }  // namespace attn::apps::demo

@@ -205,9 +205,7 @@ void add_ring(CLI::App& app, Command& chosen) {
       });
   add_files(command, arguments);
   add_probability_options(command, arguments.call);
-  add_dtype_option(command, arguments.call.types.dtype);
-  add_score_matmul_option(command, arguments.call.options.score_matmul);
-  add_execution_options(command, arguments.call.execution);
+  add_engine_options(command, arguments.call);
   set_help_group(command, "Types and execution");
   add_refused_options(command);
 }
