@@ -15,19 +15,40 @@
 namespace attn::python {
 namespace {
 
-/// The class of an imported library, or null: nothing is imported for the question.
-nb::object class_of(PyObject* module_name, PyObject* class_name) {
-  const nb::object module = nb::steal(PyImport_GetModule(module_name));
-  nb::object result;
-  if (module.is_valid()) result = nb::steal(PyObject_GetAttr(module.ptr(), class_name));
-  if (!result.is_valid()) PyErr_Clear();
-  return result;
-}
+/// The class of arrays of a library, which is not imported for the question. The first class that
+/// an array was of is remembered, and kept as long as the process: nearly all arrays are of it, and
+/// the way to it through sys.modules takes longer than what else is asked of them.
+class ArrayClass {
+ public:
+  ArrayClass(PyObject* module_name, PyObject* class_name) noexcept
+      : module_name_(module_name), class_name_(class_name) {}
 
-bool is_a(nb::handle object, const nb::object& type) {
-  return type.is_valid() && PyType_Check(type.ptr()) &&
-         PyType_IsSubtype(Py_TYPE(object.ptr()), reinterpret_cast<PyTypeObject*>(type.ptr()));
-}
+  bool is_known(nb::handle object) const noexcept { return Py_TYPE(object.ptr()) == known_; }
+
+  bool is_class_of(nb::handle object) {
+    const nb::object found = find();
+    if (!found.is_valid() || !PyType_Check(found.ptr())) return false;
+    auto* const type = reinterpret_cast<PyTypeObject*>(found.ptr());
+    if (known_ == nullptr && Py_TYPE(object.ptr()) == type) {
+      known_ = type;
+      Py_INCREF(found.ptr());
+    }
+    return PyType_IsSubtype(Py_TYPE(object.ptr()), type) != 0;
+  }
+
+ private:
+  nb::object find() const {
+    const nb::object module = nb::steal(PyImport_GetModule(module_name_));
+    nb::object result;
+    if (module.is_valid()) result = nb::steal(PyObject_GetAttr(module.ptr(), class_name_));
+    if (!result.is_valid()) PyErr_Clear();
+    return result;
+  }
+
+  PyObject* module_name_;
+  PyObject* class_name_;
+  PyTypeObject* known_ = nullptr;
+};
 
 /// The type of a format of the struct module.
 std::optional<DType> type_of_format(std::string format, std::size_t size) {
@@ -57,8 +78,11 @@ struct ReleaseBuffer {
 }  // namespace
 
 Kind kind_of(nb::handle object) {
-  if (is_a(object, class_of(names().numpy, names().ndarray))) return Kind::numpy;
-  if (is_a(object, class_of(names().torch, names().tensor))) return Kind::torch;
+  static ArrayClass numpy(names().numpy, names().ndarray), torch(names().torch, names().tensor);
+  if (numpy.is_known(object)) return Kind::numpy;
+  if (torch.is_known(object)) return Kind::torch;
+  if (numpy.is_class_of(object)) return Kind::numpy;
+  if (torch.is_class_of(object)) return Kind::torch;
   return Kind::other;
 }
 

@@ -97,10 +97,10 @@ class ContiguousCache {
     locked<Exclusive>(mutex_, [&] { cache_.clear(); });
   }
   nb::object attention(nb::handle q, const nb::tuple& options, nb::handle out,
-                       bool return_lse) const {
+                       nb::handle return_lse) const {
     const KvCache::Settings& settings = cache_.settings();
     const CacheCall call(q, options, out, settings.v_head_dim.value_or(settings.head_dim),
-                         return_lse);
+                         required_bool("return_lse", return_lse));
     return call.run<Shared>(mutex_,
                             [&](const AttentionTensors& tensors) { return cache_.bind(tensors); });
   }
@@ -145,11 +145,11 @@ class PagedCache {
     return locked<Lock>(mutex_, [&] { return cache_.free_pages(); });
   }
   nb::object attention(nb::handle q, nb::handle sequences, const nb::tuple& options, nb::handle out,
-                       bool return_lse) {
+                       nb::handle return_lse) {
     const PagedKvCache::Settings& settings = cache_.settings();
     const std::vector<std::int64_t> numbers = sequence_numbers(sequences);
     const CacheCall call(q, options, out, settings.v_head_dim.value_or(settings.head_dim),
-                         return_lse);
+                         required_bool("return_lse", return_lse));
     return call.run<Lock>(
         mutex_, [&](const AttentionTensors& tensors) { return cache_.bind(tensors, numbers); });
   }
@@ -209,7 +209,7 @@ void bind_caches(nb::module_& module) {
            nb::arg("position").none())
       .def("clear", &ContiguousCache::clear)
       .def("attention", &ContiguousCache::attention, nb::arg("q").none(), nb::arg("options"),
-           nb::arg("out").none(), nb::arg("return_lse"));
+           nb::arg("out").none(), nb::arg("return_lse").none());
   nb::class_<PagedCache>(module, "PagedKVCache")
       .def("__init__", &construct_paged, nb::arg("num_pages").none(), nb::arg("page_size").none(),
            nb::arg("num_kv_heads").none(), nb::arg("head_dim").none(), nb::arg("v_head_dim").none(),
@@ -223,7 +223,7 @@ void bind_caches(nb::module_& module) {
       .def("truncate", &PagedCache::truncate, nb::arg("sequence").none(), nb::arg("length").none())
       .def_prop_ro("free_pages", &PagedCache::free_pages)
       .def("attention", &PagedCache::attention, nb::arg("q").none(), nb::arg("sequences").none(),
-           nb::arg("options"), nb::arg("out").none(), nb::arg("return_lse"));
+           nb::arg("options"), nb::arg("out").none(), nb::arg("return_lse").none());
 }
 
 }  // namespace attn::python

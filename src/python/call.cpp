@@ -81,10 +81,11 @@ class Plan {
     plan_for(call, planned(call, Array(), false));
   }
 
-  nb::object run(nb::handle q, nb::handle k, nb::handle v, nb::handle out_object, bool return_lse) {
+  nb::object run(nb::handle q, nb::handle k, nb::handle v, nb::handle out_object,
+                 nb::handle return_lse) {
     const Call call(q, k, v, options_, nb::none());
     const Array out("out", out_object);
-    const AttentionTensors tensors = planned(call, out, return_lse);
+    const AttentionTensors tensors = planned(call, out, required_bool("return_lse", return_lse));
     const AttentionPlan plan = plan_for(call, tensors);
     std::unique_ptr<Workspace> workspace = std::move(workspace_);
     if (workspace == nullptr || workspace->size() < plan.workspace_size())
@@ -131,10 +132,10 @@ class Plan {
 }  // namespace
 
 nb::object attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options,
-                     nb::handle out_object, bool return_lse, nb::handle sequences) {
+                     nb::handle out_object, nb::handle return_lse, nb::handle sequences) {
   const Call call(q, k, v, options, sequences);
   const Array out("out", out_object);
-  const AttentionTensors tensors = planned(call, out, return_lse);
+  const AttentionTensors tensors = planned(call, out, required_bool("return_lse", return_lse));
   const AttentionPlan plan(tensors, call.options().options, call.options().execution);
   return with_outputs(call.q(), tensors, out, [&](const AttentionTensors& all) {
     Workspace workspace(plan.workspace_size());
@@ -228,17 +229,14 @@ nb::object attention_backward(nb::handle dout_object, const nb::tuple& qkv, nb::
 
 namespace {
 
-std::vector<Array> arrays_of(const char* name, nb::handle list) {
-  if (nb::isinstance<nb::str>(list) || !PySequence_Check(list.ptr()))
-    reject_type(
-        fmt::format("{} is of type {}; it needs a sequence of arrays", name, class_name(list)));
+std::vector<Array> arrays_of(const char* name, const nb::list& list) {
   std::vector<Array> arrays;
-  for (const nb::handle item : nb::borrow(list)) arrays.push_back(Array::required(name, item));
+  for (const nb::handle item : list) arrays.push_back(Array::required(name, item));
   return arrays;
 }
 
 /// Adds up the states in f32 and rounds once.
-nb::object merge_states(nb::handle out_objects, nb::handle lse_objects) {
+nb::object merge_states(const nb::list& out_objects, const nb::list& lse_objects) {
   const std::vector<Array> outs = arrays_of("outs", out_objects);
   const std::vector<Array> lses = arrays_of("lses", lse_objects);
   if (outs.empty()) reject("outs is empty; a merge needs one state or more");
@@ -266,19 +264,19 @@ nb::object merge_states(nb::handle out_objects, nb::handle lse_objects) {
 
 void bind_call(nb::module_& module) {
   module.def("attention", &attention, nb::arg("q").none(), nb::arg("k").none(), nb::arg("v").none(),
-             nb::arg("options"), nb::arg("out").none(), nb::arg("return_lse"),
+             nb::arg("options"), nb::arg("out").none(), nb::arg("return_lse").none(),
              nb::arg("sequences").none());
   module.def("check", &check_attention, nb::arg("q").none(), nb::arg("k").none(),
              nb::arg("v").none(), nb::arg("options"), nb::arg("sequences").none());
   module.def("attention_backward", &attention_backward, nb::arg("dout").none(), nb::arg("qkv"),
              nb::arg("out").none(), nb::arg("lse").none(), nb::arg("dlse").none(),
              nb::arg("options"), nb::arg("sequences").none(), nb::arg("wanted"));
-  module.def("merge", &merge_states, nb::arg("outs").none(), nb::arg("lses").none());
+  module.def("merge", &merge_states, nb::arg("outs"), nb::arg("lses"));
   nb::class_<Plan>(module, "Plan")
       .def(nb::init<nb::handle, nb::handle, nb::handle, nb::tuple>(), nb::arg("q").none(),
            nb::arg("k").none(), nb::arg("v").none(), nb::arg("options"))
       .def("run", &Plan::run, nb::arg("q").none(), nb::arg("k").none(), nb::arg("v").none(),
-           nb::arg("out").none(), nb::arg("return_lse"))
+           nb::arg("out").none(), nb::arg("return_lse").none())
       .def_prop_ro("workspace_size", [](const Plan& plan) { return plan.first().workspace_size(); })
       .def_prop_ro("num_threads", [](const Plan& plan) { return plan.first().num_threads(); })
       .def_prop_ro("description",

@@ -57,7 +57,7 @@ nb::object with_outputs(const Array& like, AttentionTensors tensors, const Array
 }
 
 nb::object attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options,
-                     nb::handle out, bool return_lse, nb::handle sequences);
+                     nb::handle out, nb::handle return_lse, nb::handle sequences);
 
 /// Throws what attention() would throw for the shapes and options of a call; computes nothing.
 void check_attention(nb::handle q, nb::handle k, nb::handle v, const nb::tuple& options,

@@ -171,6 +171,9 @@ def test_merge():
     np.testing.assert_allclose(lse, expected_lse, atol=2e-6)
     with pytest.raises(attn.Error, match="outs is empty"):
         attn.merge([], [])
+    for wrong in (None, "outs", {0: out}, iter([out])):
+        with pytest.raises(TypeError, match="outs is of type"):
+            attn.merge(wrong, [lse])
     with pytest.raises(attn.Error, match="lses has 1"):
         attn.merge([out, out], [lse])
 

@@ -53,6 +53,7 @@ REFUSED = [
     (TypeError, "normalizer is of type NoneType", {"normalizer": None}),
     (TypeError, "num_threads is of type float", {"num_threads": 1.0}),
     (TypeError, "isa is of type int", {"isa": 2}),
+    (TypeError, "return_lse is of type str", {"return_lse": "yes"}),
     (TypeError, "dropout", {"dropout": 0.1}),
 ]
 

@@ -30,6 +30,8 @@ def optional_tensors(**values: Any) -> None:
 
 def number(name: str, value: Any) -> Any:
     """An int or a float, and no bool."""
+    if type(value) is float:
+        return value
     symbolic = isinstance(value, (torch.SymInt, torch.SymFloat))
     if isinstance(value, bool) or not (symbolic or isinstance(value, numbers.Real)):
         _reject(name, value, "a number")

@@ -149,6 +149,13 @@ def attention_backward(
     )
 
 
+def _listed(name: str, arrays: Any) -> Any:
+    """What a sequence of any kind holds, so that no tensor in it is overlooked."""
+    if isinstance(arrays, (str, bytes, dict)) or not hasattr(type(arrays), "__getitem__"):
+        raise TypeError(f"{name} is of type {type(arrays).__name__}; it needs a sequence of arrays")
+    return list(arrays)
+
+
 def merge(outs: Sequence[A], lses: Sequence[Any]) -> Tuple[A, A]:
     """Merges attention over disjoint sets of keys: (out, lse) of all of them.
 
@@ -156,11 +163,8 @@ def merge(outs: Sequence[A], lses: Sequence[Any]) -> Tuple[A, A]:
         outs: arrays [..., v_head_dim], one for each set.
         lses: f32 [...], the log of the sum of exp of each set's scores.
     """
-    for arrays in (outs, lses):
-        if isinstance(arrays, (list, tuple)):
-            refuse_grad("merge", *arrays)
-        else:
-            refuse_grad("merge", arrays)
+    outs, lses = _listed("outs", outs), _listed("lses", lses)
+    refuse_grad("merge", *outs, *lses)
     return _native.merge(outs, lses)  # type: ignore[no-any-return]
 
 

@@ -9,225 +9,61 @@ autograd.Function where a gradient is needed.
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from . import _checks, _native
-from ._once import once, refuse_second
+from . import _checks, _native, _operators
+from ._once import once
 from ._options import refuse_forward_mode
 
 __all__ = ["scaled_dot_product_attention"]
 
-# An operator's arguments: first these tensors, then plain values.
-_TENSORS = (
-    "Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor? alibi_slopes, Tensor? sinks, "
-    "Tensor? kv_lens, Tensor? q_offsets, Tensor? kv_offsets"
-)
-_VALUES = (
-    "SymInt? max_q_len, SymInt? max_kv_len, float? scale, float? softcap, str causal, "
-    "str q_position, SymInt? window_left, SymInt? window_right, str normalizer, float? alpha, "
-    "float? sigmoid_bias, str score_matmul, int? num_threads, str? isa"
-)
-_NUM_TENSORS = 9
-
-_library = torch.library.Library("attn", "DEF")
-_library.define(f"attention({_TENSORS}, {_VALUES}) -> (Tensor out, Tensor lse)")
-_library.define(
-    f"attention_backward(Tensor dout, Tensor? dlse, Tensor out, Tensor lse, bool[] wanted, "
-    f"{_TENSORS}, {_VALUES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-
-
-def _position_text(value: Any) -> str:
-    """Where queries stand, as the operators take it; empty for nothing."""
-    if value is None or value is False:
-        return ""
-    return "bottom_right" if value is True else str(value)
-
-
-def _position(text: str) -> Any:
-    return int(text) if text.lstrip("-").isdigit() else text
-
-
-def _to_arguments(
-    q: Tensor, k: Tensor, v: Tensor, options: Tuple[Any, ...], sequences: Any
-) -> Tuple[Any, ...]:
-    """The arguments of an operator for the options of a call (_options.pack)."""
-    (scale, softcap, causal, q_position, window, mask, slopes, kv_lens, sinks, normalizer, alpha,
-     bias, _, score_matmul, num_threads, isa) = options  # fmt: skip
-    q_offsets, kv_offsets, max_q_len, max_kv_len, *_ = sequences or (None,) * 6
-    left, right = window or (None, None)
-    return (
-        q, k, v, mask, slopes, sinks, kv_lens, q_offsets, kv_offsets, max_q_len, max_kv_len, scale,
-        softcap, _position_text(causal), _position_text(q_position), left, right, normalizer, alpha,
-        bias, score_matmul, num_threads, isa,
-    )  # fmt: skip
-
-
-def _from_arguments(arguments: Tuple[Any, ...]) -> Tuple[Any, Any]:
-    """The options and sequences that the arguments of an operator stand for."""
-    (mask, slopes, sinks, kv_lens, q_offsets, kv_offsets, max_q_len, max_kv_len, scale, softcap,
-     causal, q_position, left, right, normalizer, alpha, bias, score_matmul, num_threads,
-     isa) = arguments[3:]  # fmt: skip
-    options = (
-        scale, softcap, _position(causal) if causal else False,
-        _position(q_position) if q_position else None,
-        None if left is None and right is None else (left, right), mask, slopes, kv_lens, sinks,
-        normalizer, alpha, bias, None, score_matmul, num_threads, isa,
-    )  # fmt: skip
-    ragged = q_offsets is not None or kv_offsets is not None
-    return options, (q_offsets, kv_offsets, max_q_len, max_kv_len, None, None) if ragged else None
-
-
-def _empty_out(q: Tensor, v: Tensor) -> Tensor:
-    """Memory for a result, in the order of q's: where that is a view of [batch, seq, heads, dim],
-    what follows attention wants that order again."""
-    if q.dim() != 4 or v.dim() < 1:
-        return q.new_empty(q.shape[:-1] + v.shape[-1:])
-    batch, heads, length, _ = q.shape
-    if heads > 1 and length > 1 and q.stride(1) < q.stride(2):
-        return q.new_empty((batch, length, heads, v.shape[-1])).transpose(1, 2)
-    return q.new_empty((batch, heads, length, v.shape[-1]))
-
-
-def _out_or_none(q: Any, v: Any) -> Optional[Tensor]:
-    """None where the native module is going to say what is wrong."""
-    try:
-        return _empty_out(q, v)
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return None
-
-
-def _compute(
-    q: Tensor, k: Tensor, v: Tensor, options: Tuple[Any, ...], sequences: Any
-) -> Tuple[Tensor, Tensor]:
-    """O and lse, which is empty where the normalizer has none."""
-    out = _out_or_none(q, v)
-    if options[9] != "softmax":
-        result = _native.attention(q, k, v, options, out, False, sequences)
-        return result, q.new_empty(0, dtype=torch.float32)
-    return _native.attention(q, k, v, options, out, True, sequences)  # type: ignore[no-any-return]
-
-
-def _compute_backward(
-    dout: Tensor,
-    dlse: Optional[Tensor],
-    out: Any,
-    lse: Any,
-    wanted: Tuple[bool, ...],
-    qkv: Tuple[Tensor, Tensor, Tensor],
-    options: Tuple[Any, ...],
-    sequences: Any,
-) -> Tuple[Optional[Tensor], ...]:
-    if options[9] != "softmax":
-        out = lse = dlse = None
-    gradients = _native.attention_backward(dout, qkv, out, lse, dlse, options, sequences, wanted)
-    mask = options[5]
-    if gradients[3] is None or mask.dtype == torch.float32:
-        return gradients
-    return (*gradients[:3], gradients[3].to(mask.dtype), *gradients[4:])
-
-
-def _operator(*arguments: Any) -> Tuple[Tensor, Tensor]:
-    q, k, v = arguments[:3]
-    return _compute(q, k, v, *_from_arguments(arguments))
-
-
-def _backward_operator(
-    dout: Tensor, dlse: Any, out: Tensor, lse: Tensor, wanted: Any, *arguments: Any
-) -> Tuple[Tensor, ...]:
-    gradients = _compute_backward(
-        dout, dlse, out, lse, tuple(wanted), arguments[:3], *_from_arguments(arguments)
-    )
-    return tuple(dout.new_empty(0) if gradient is None else gradient for gradient in gradients)
-
-
-def _fake(*arguments: Any) -> Tuple[Tensor, Tensor]:
-    q, v = arguments[0], arguments[2]
-    lse_shape = q.shape[:-1] if arguments[_NUM_TENSORS + 8] == "softmax" else (0,)
-    return _empty_out(q, v), q.new_empty(lse_shape, dtype=torch.float32)
-
-
-def _dense_or_nothing(tensor: Optional[Tensor], wanted: bool, like: Tensor) -> Tensor:
-    if tensor is None or not wanted:
-        return like.new_empty(0)
-    return tensor.new_empty(tensor.shape)
-
-
-def _backward_fake(
-    dout: Tensor, dlse: Any, out: Tensor, lse: Tensor, wanted: Any, *arguments: Any
-) -> Tuple[Tensor, ...]:
-    inputs = list(arguments[:6])
-    if inputs[3] is not None and inputs[3].dtype == torch.bool:
-        inputs[3] = None
-    return tuple(_dense_or_nothing(t, w, dout) for t, w in zip(inputs, wanted))
-
-
-def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:_NUM_TENSORS], *output)
-    ctx.values = inputs[_NUM_TENSORS:]
-    ctx.set_materialize_grads(False)
-
-
-def _any_dout(dout: Optional[Tensor], out: Tensor) -> Tensor:
-    """Zeros, without memory for them, where only lse has a gradient."""
-    return out.new_zeros(()).expand(out.shape) if dout is None else dout
-
-
-def _operator_gradients(ctx: Any, dout: Any, dlse: Any) -> Tuple[Any, ...]:
-    none = (None,) * len(ctx.needs_input_grad)
-    if dout is None and dlse is None:
-        return none
-    *tensors, out, lse = ctx.saved_tensors
-    wanted = [bool(needed) for needed in ctx.needs_input_grad[:6]]
-    results = torch.ops.attn.attention_backward(
-        _any_dout(dout, out), dlse, out, lse, wanted, *tensors, *ctx.values
-    )
-    return (*(result if want else None for result, want in zip(results, wanted)), *none[6:])
-
-
-_library.impl("attention", _operator, "CPU")
-_library.impl("attention_backward", _backward_operator, "CPU")
-torch.library.register_fake("attn::attention", _fake, lib=_library)
-torch.library.register_fake("attn::attention_backward", _backward_fake, lib=_library)
-torch.library.register_autograd(
-    "attn::attention", _operator_gradients, setup_context=_setup_context, lib=_library
-)
-torch.library.register_autograd("attn::attention_backward", refuse_second, lib=_library)
-
 
 class _Attention(torch.autograd.Function):
     """The operator without PyTorch's dispatcher, which takes longer than a small call, and with
-    block masks. Tensors are saved as PyTorch wants it, and taken out of the options."""
+    block masks. Tensors are saved as PyTorch wants it, and are not in the options. `biases` are
+    mask, slopes and sinks, or none: each argument and each result takes time."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Any, k: Any, v: Any, mask: Any, slopes: Any, sinks: Any, options: Any,
-        sequences: Any,
-    ) -> Any:  # fmt: skip
-        out, lse = _compute(q, k, v, options, sequences)
-        ctx.save_for_backward(q, k, v, mask, slopes, sinks, out, lse)
-        ctx.kv_lens = options[7]
-        ctx.options = (options[:5], options[9:])
-        ctx.sequences = sequences
+    def forward(ctx: Any, call: Any, q: Any, k: Any, v: Any, *biases: Any) -> Any:
+        options, sequences, return_lse = call
+        out, lse = _operators.compute(q, k, v, _with_biases(options, biases), sequences)
+        ctx.save_for_backward(q, k, v, *biases, out, lse)
+        ctx.call = call
+        if not return_lse:
+            return out
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
-    def backward(ctx: Any, dout: Any, dlse: Any) -> Any:
+    def backward(ctx: Any, dout: Any, dlse: Any = None) -> Any:
+        none = (None,) * len(ctx.needs_input_grad)
         if dout is None and dlse is None:
-            return (None,) * 8
-        q, k, v, mask, slopes, sinks, out, lse = ctx.saved_tensors
-        before, after = ctx.options
-        options = (*before, mask, slopes, ctx.kv_lens, sinks, *after)
+            return none
+        q, k, v, *biases, out, lse = ctx.saved_tensors
+        options, sequences, _ = ctx.call
+        wanted = (*ctx.needs_input_grad[1:], *(False,) * 3)[:6]
         with torch.no_grad():
-            gradients = _compute_backward(
-                _any_dout(dout, out), dlse, out, lse, ctx.needs_input_grad[:6], (q, k, v), options,
-                ctx.sequences,
+            gradients = _operators.compute_backward(
+                _operators.any_dout(dout, out), dlse, out, lse, wanted, (q, k, v),
+                _with_biases(options, biases), sequences,
             )  # fmt: skip
-        return (*once(gradients, q, k, v, mask, slopes, sinks, dout, dlse), None, None)
+        return (None, *once(gradients, q, k, v, *biases, dout, dlse)[: len(none) - 1])
+
+
+def _with_biases(options: Tuple[Any, ...], biases: Sequence[Any]) -> Tuple[Any, ...]:
+    """Options with mask, slopes and sinks in their places, if they are given."""
+    if not biases:
+        return options
+    mask, slopes, sinks = biases
+    return (*options[:5], mask, slopes, options[7], sinks, *options[9:])
+
+
+def _transformed() -> bool:
+    """Whether a function of torch.func, such as grad or vmap, calls."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -237,9 +73,7 @@ def _treatment(tensors: Tuple[Any, ...]) -> Tuple[bool, bool]:
     """Whether a call is traced, since its tensors have no data but are what torch.compile or a mode
     follows, and whether it is recorded for a gradient."""
     traced = (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or _transformed()
     )
     recorded = False
     for tensor in tensors:
@@ -257,33 +91,45 @@ def differentiable_attention(
     mask, slopes, kv_lens, sinks = options[5:9]
     tensors = (q, k, v, mask, slopes, sinks)
     traced, recorded = _treatment(tensors)
+    if torch.autograd.forward_ad._current_level >= 0:
+        refuse_forward_mode(torch, tensors)
     if not traced and not recorded:
-        if torch.autograd.forward_ad._current_level >= 0:
-            refuse_forward_mode(torch, tensors)
-        return _native.attention(q, k, v, options, _out_or_none(q, v), return_lse, sequences)
+        return _native.attention(
+            q, k, v, options, _operators.out_or_none(q, v), return_lse, sequences
+        )
     _checks.tensors(q=q, k=k, v=v)
-    _checks.optional_tensors(mask=mask, alibi_slopes=slopes, sinks=sinks)
+    return_lse = _checks.flag("return_lse", return_lse)
     if return_lse and options[9] != "softmax":
         raise _native.Error(f"lse is asked for with normalizer {options[9]}, which has none")
+    biased = mask is not None or slopes is not None or sinks is not None
+    if biased:
+        _checks.optional_tensors(mask=mask, alibi_slopes=slopes, sinks=sinks)
+    if not traced and not biased:
+        return _Attention.apply((options, sequences, return_lse), q, k, v)
     if not traced:
-        out, lse = _Attention.apply(*tensors, options, sequences)
-    elif options[12] is not None:
+        without = _with_biases(options, (None, None, None))
+        return _Attention.apply((without, sequences, return_lse), *tensors)
+    if options[12] is not None:
         raise NotImplementedError("block_mask has no place in a call that PyTorch traces")
-    elif sequences is not None and (sequences[4] is not None or sequences[5] is not None):
+    if sequences is not None and (sequences[4] is not None or sequences[5] is not None):
         raise NotImplementedError("keys in pages or rings have no place in a call that it traces")
-    else:
-        _checks.optional_tensors(kv_lens=kv_lens)
-        arguments = _to_arguments(q, k, v, options, sequences)
-        out, lse = torch.ops.attn.attention(*arguments)
+    _checks.optional_tensors(kv_lens=kv_lens)
+    operator: Any = torch.ops.attn.attention
+    if not torch.compiler.is_compiling() and _transformed():
+        operator = _operators.TransformedAttention.apply
+    out, lse = operator(*_operators.to_arguments(q, k, v, options, sequences))
     return (out, lse) if return_lse else out
 
 
+_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
+
+
 def autocast(*tensors: Tensor) -> Tuple[Tensor, ...]:
-    """The tensors in the type that torch.autocast asks for, if it is on."""
+    """The tensors in the type that torch.autocast asks for, if it is on. It leaves f64 alone."""
     if not torch.is_autocast_enabled("cpu"):
         return tensors
     dtype = torch.get_autocast_dtype("cpu")
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple(t.to(dtype) if t.dtype in _AUTOCAST else t for t in tensors)
 
 
 def scaled_dot_product_attention(
@@ -331,7 +177,7 @@ def scaled_dot_product_attention(
     if v.shape[1] != kv_heads and kv_heads == 1:
         k = k.expand(-1, v.shape[1], -1, -1)
         kv_heads = v.shape[1]
-    elif v.shape[1] == 1:
+    elif v.shape[1] == 1 != kv_heads:
         v = v.expand(-1, kv_heads, -1, -1)
     if heads != kv_heads and kv_heads != 1 and not _checks.flag("enable_gqa", enable_gqa):
         raise _native.Error(
