@@ -1,5 +1,5 @@
-// The core library. Files, models and tokenizers have headers and libraries of their own: io.hpp,
-// model.hpp, tokenizer.hpp.
+// The core library. Files (io.hpp), models (model.hpp, tokenizer.hpp) and sequences cut over the
+// ranks of MPI (mpi.hpp) have libraries of their own. The C interface is attn.h.
 #pragma once
 
 #include <attn/attention.hpp>

@@ -67,6 +67,7 @@ class ATTN_API Encoder {
   /// ids      i32 or i64 [tokens], each in 0..vocab_size-1: one text after another
   /// offsets  i32 or i64 [texts + 1]: text n has the ids from offsets[n] to offsets[n + 1] - 1
   /// hidden   f32 [tokens, hidden], dense
+  ///
   /// Throws Error(invalid_argument), before anything is written, for arguments that do not fit and
   /// for a text of more than max_positions tokens.
   void forward(const TensorView& ids, const TensorView& offsets, const MutableTensorView& hidden,

@@ -16,9 +16,9 @@ enum class ErrorCode {
 };
 
 /// The library's error. A function throws it before it writes to any output. The message names the
-/// tensor or option, the dim, its value and the value that it needs. Besides, a
-/// function throws std::bad_alloc if memory runs out, and passes on what a function of the caller,
-/// such as a ScoreMod, throws.
+/// tensor or option, the dim, its value and the value that it needs. Besides, a function throws
+/// std::bad_alloc if memory runs out, and passes on what a function of the caller, such as a
+/// ScoreMod, throws.
 class ATTN_API Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

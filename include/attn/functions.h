@@ -13,8 +13,9 @@
 extern "C" {
 #endif
 
-// ---- Along one dim: y has the shape of x, and what a slice has one of has it without dim
-// ---------
+// ---- Along one dim -----------------------------------------------------------------------------
+//
+// y has the shape of x, and what a slice has one of has it without dim.
 
 /// y = softmax(x / temperature); temperature > 0.
 ATTN_API attn_status attn_softmax(const attn_tensor* x, const attn_tensor* y, int32_t dim,
@@ -58,12 +59,11 @@ ATTN_API attn_status attn_entmax_backward_alpha(const attn_tensor* dy, const att
                                                 const attn_tensor* dalpha, float alpha, int32_t dim,
                                                 const attn_execution* execution);
 
-// ---- Losses: x [N, C, d1, ...] or [C] with C classes
-// ---------------------------------------------
+// ---- Losses ------------------------------------------------------------------------------------
 //
-// A target is classes, i32 or i64 [N, d1, ...], or distributions in the shape of x. loss is f32
-// [N, d1, ...] with ATTN_REDUCTION_NONE, else of rank 0; dloss has its shape. `options` may be
-// NULL.
+// x is [N, C, d1, ...] or [C] with C classes. A target is classes, i32 or i64 [N, d1, ...], or
+// distributions in the shape of x. loss is f32 [N, d1, ...] with ATTN_REDUCTION_NONE, else of rank
+// 0; dloss has its shape. `options` may be NULL.
 
 typedef int32_t attn_reduction;
 enum { ATTN_REDUCTION_NONE = 0, ATTN_REDUCTION_SUM = 1, ATTN_REDUCTION_MEAN = 2 };
@@ -117,7 +117,7 @@ ATTN_API attn_status attn_sample_options_destroy(attn_sample_options* options);
 /// 0 or more; 0 always draws the greatest logit. Default: 1.
 ATTN_API attn_status attn_sample_options_set_temperature(attn_sample_options* options,
                                                          float temperature);
-/// 1 or more: keeps the k most probable classes.
+/// 1 or more: keeps the k most probable classes. 0, the default, keeps all.
 ATTN_API attn_status attn_sample_options_set_top_k(attn_sample_options* options, int64_t top_k);
 /// In 0..1: keeps the most probable classes until their sum reaches top_p.
 ATTN_API attn_status attn_sample_options_set_top_p(attn_sample_options* options, float top_p);

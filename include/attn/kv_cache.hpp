@@ -79,8 +79,8 @@ class ATTN_API KvCache {
 
   /// Appends keys to every sequence: k [batch, num_kv_heads, count, head_dim], v [.., v_head_dim],
   /// each f32, bf16 or f16, any strides. `rope` rotates k before it is stored; its tables need a
-  /// row for each position. A rolling cache that gets more keys than it has
-  /// room for overwrites its oldest ones, and keeps the last `capacity` of them.
+  /// row for each position. A rolling cache that gets more keys than it has room for overwrites its
+  /// oldest ones, and keeps the last `capacity` of them.
   ///
   /// attention() sees the keys that the cache holds then. Query n of a chunk of c tokens that were
   /// just appended finds at most the last capacity - (c - 1 - n) keys up to its own: its later

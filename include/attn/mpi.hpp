@@ -24,6 +24,7 @@
 // Guarantees. Results are those of the single call, to the rounding of merge(). For a number of
 // ranks and a cut they have the same bits from run to run, for any number of threads and whatever
 // arrives first: results and gradients are added up in the order of the ring, or of the ranks.
+//
 // An Error on one rank is an Error on all of them, with the same message: a rank that fails tells
 // the others, which stop computing at the end of their present piece of work (up to 2^34 flops, or
 // one KV head), and nobody waits for a message that does not come. Arguments are compared between

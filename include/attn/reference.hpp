@@ -49,9 +49,8 @@ ATTN_API void attention_unfused(const AttentionTensors& tensors,
                                 const AttentionOptions& options = {},
                                 const Execution& execution = {});
 /// Bytes of scratch that attention_unfused takes for these tensors, beside what the products
-/// themselves allocate for a while. Of a ragged or cached call, or
-/// one of i8, the most for any of its sequences, whose keys are copied first; offsets and lengths
-/// are read then.
+/// themselves allocate for a while. Of a ragged or cached call, or one of i8, the most for any of
+/// its sequences, whose keys are copied first; offsets and lengths are read then.
 ATTN_API std::size_t unfused_scratch_size(const AttentionTensors& tensors);
 
 }  // namespace attn

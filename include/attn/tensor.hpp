@@ -112,10 +112,11 @@ ATTN_API Dims dense_strides(const Dims& shape) noexcept;
 /// The fields are public, so they may hold what no constructor takes. Every function checks them:
 /// extents are 0 or more, there are as many strides as extents, a tensor has at most 2^48 elements
 /// (extents of 0 not counted), no dim reaches further than 2^48 elements, and `data` is a multiple
-/// of the element's size (unless a function says that it takes any address). Outputs have
-/// memory of their own for each element: a stride of 0, or strides that otherwise lead to one place
-/// twice, are refused. What a stride is for an extent of 1 does not matter then. Of three and more
-/// dims that are interleaved, only an overlap that a short search finds is refused.
+/// of the element's size (unless a function says that it takes any address).
+///
+/// Outputs have memory of their own for each element: a stride of 0, or strides that otherwise lead
+/// to one place twice, are refused. What a stride is for an extent of 1 does not matter then. Of
+/// three and more dims that are interleaved, only an overlap that a short search finds is refused.
 template <class Void>
 struct ATTN_API BasicTensorView {
   Void* data = nullptr;

@@ -28,10 +28,10 @@
 // multiply bf16, and for an odd number of inputs, weights are widened and multiplied as f32.
 //
 // Lifetime of weights. Constructors pack projections into the panels that oneDNN's matmul (8 rows
-// and more) and the library's micro-kernel (fewer rows: decode) read, and copy norms and biases. In
-// a build without oneDNN, the micro-kernel multiplies any number of rows.
-// The views of these may become invalid afterwards. The embedding, positions, the output's weight,
-// sinks and slopes are not copied, and have to outlive the object.
+// and more) and the library's micro-kernel (fewer rows: decode; any number in a build without
+// oneDNN) read, and copy norms and biases. The views of these may become invalid afterwards. The
+// embedding, positions, the output's weight, sinks and slopes are not copied, and have to outlive
+// the object.
 //
 // Threads and memory. Objects hold scratch memory, so an object can run one forward at a time. A
 // decode step of up to 7 tokens with the shapes of the step before allocates nothing, with two
@@ -273,6 +273,7 @@ class ATTN_API AttentionBlock {
 
   /// x and y [batch, seq, hidden], each f32, bf16 or f16, any strides, at any address. y may be the
   /// memory of x.
+  ///
   /// Throws before anything is written to y: Error(invalid_argument), which names the argument that
   /// does not fit, or Error(exhausted) for a cache without enough room, or a rolling one that does
   /// not hold the keys that a token needs.
@@ -339,6 +340,7 @@ class ATTN_API Decoder {
   /// caches   one per layer; no two share keys, and all stand at the same positions
   /// logits   f32, dense: [batch, vocab_size] for the last token of each sequence, or
   ///          [batch, seq, vocab_size]; if absent, none are computed
+  ///
   /// Throws as AttentionBlock::forward does.
   void forward(const TensorView& ids, std::span<const CacheRef> caches,
                const MutableTensorView& logits, const ForwardOptions& options = {});
