@@ -51,8 +51,6 @@ __all__ = [
     "sparsemax",
 ]
 
-BlockMask.__module__ = __name__
-
 
 def set_num_threads(n: int) -> None:
     """Sets the number of threads of calls that name none, for the whole process."""
@@ -71,6 +69,9 @@ def info() -> Dict[str, Any]:
 
 
 __version__: str = info()["version"]
+
+for _name in __all__:  # where people find them, rather than where they are written
+    globals()[_name].__module__ = __name__
 
 
 def __getattr__(name: str) -> Any:

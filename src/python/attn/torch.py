@@ -53,6 +53,10 @@ class _Attention(torch.autograd.Function):
         return (None, *once(gradients, q, k, v, *biases, dout, dlse)[: len(none) - 1])
 
 
+# Function.apply() without its search for torch.func, which _treatment() has done.
+_record = super(torch.autograd.Function, _Attention).apply
+
+
 def _with_biases(options: Tuple[Any, ...], biases: Sequence[Any]) -> Tuple[Any, ...]:
     """Options with mask, slopes and sinks in their places, if they are given."""
     if not biases:
@@ -77,9 +81,12 @@ def _treatment(tensors: Tuple[Any, ...]) -> Tuple[bool, bool]:
     )
     recorded = False
     for tensor in tensors:
-        if tensor is None or not isinstance(tensor, Tensor):
+        if tensor is None:
             continue
-        traced = traced or type(tensor) not in _PLAIN
+        if type(tensor) not in _PLAIN:
+            if not isinstance(tensor, Tensor):
+                continue
+            traced = True
         recorded = recorded or tensor.requires_grad
     return traced, recorded and torch.is_grad_enabled()
 
@@ -97,18 +104,19 @@ def differentiable_attention(
         return _native.attention(
             q, k, v, options, _operators.out_or_none(q, v), return_lse, sequences
         )
-    _checks.tensors(q=q, k=k, v=v)
-    return_lse = _checks.flag("return_lse", return_lse)
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+        _checks.tensors(q=q, k=k, v=v)
+    return_lse = return_lse is not False and _checks.flag("return_lse", return_lse)
     if return_lse and options[9] != "softmax":
         raise _native.Error(f"lse is asked for with normalizer {options[9]}, which has none")
     biased = mask is not None or slopes is not None or sinks is not None
     if biased:
         _checks.optional_tensors(mask=mask, alibi_slopes=slopes, sinks=sinks)
     if not traced and not biased:
-        return _Attention.apply((options, sequences, return_lse), q, k, v)
+        return _record((options, sequences, return_lse), q, k, v)
     if not traced:
         without = _with_biases(options, (None, None, None))
-        return _Attention.apply((without, sequences, return_lse), *tensors)
+        return _record((without, sequences, return_lse), *tensors)
     if options[12] is not None:
         raise NotImplementedError("block_mask has no place in a call that PyTorch traces")
     if sequences is not None and (sequences[4] is not None or sequences[5] is not None):
@@ -164,20 +172,25 @@ def scaled_dot_product_attention(
     is_causal = _checks.flag("is_causal", is_causal)
     if is_causal and attn_mask is not None:
         raise _native.Error("attn_mask is given with is_causal: one of both says what is visible")
-    q, k, v = query, key, value = autocast(query, key, value)
+    if torch.is_autocast_enabled("cpu"):
+        query, key, value = autocast(query, key, value)
+    q, k, v = query, key, value
     if not q.dtype == k.dtype == v.dtype:
         raise _native.Error(
             f"query, key and value have types {q.dtype}, {k.dtype} and {v.dtype}; they need one"
         )
-    plain = q.dim() == k.dim() == v.dim() == 4 and q.shape[0] == k.shape[0] == v.shape[0]
+    shapes = q.shape, k.shape, v.shape  # a tensor makes a new one each time that it is asked
+    plain = [len(shape) for shape in shapes] == [4, 4, 4]
+    plain = plain and shapes[0][0] == shapes[1][0] == shapes[2][0]
     lead: Tuple[int, ...] = ()
     if not plain:
         lead, (q, k, v) = _with_four_dims(query, key, value)
-    heads, kv_heads = q.shape[1], k.shape[1]
-    if v.shape[1] != kv_heads and kv_heads == 1:
-        k = k.expand(-1, v.shape[1], -1, -1)
-        kv_heads = v.shape[1]
-    elif v.shape[1] == 1 != kv_heads:
+        shapes = q.shape, k.shape, v.shape
+    heads, kv_heads, v_heads = shapes[0][1], shapes[1][1], shapes[2][1]
+    if v_heads != kv_heads and kv_heads == 1:
+        k = k.expand(-1, v_heads, -1, -1)
+        kv_heads = v_heads
+    elif v_heads == 1 != kv_heads:
         v = v.expand(-1, kv_heads, -1, -1)
     if heads != kv_heads and kv_heads != 1 and not _checks.flag("enable_gqa", enable_gqa):
         raise _native.Error(
