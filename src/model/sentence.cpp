@@ -1,12 +1,16 @@
 #include "model/sentence.hpp"
 
+#include <fmt/format.h>
+
 #include <array>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "io/json.hpp"
+#include "io/message.hpp"
 
 namespace fs = std::filesystem;
 
@@ -66,6 +70,12 @@ std::vector<Pooling> read_pooling(const fs::path& file, const std::string& promp
   return pooling;
 }
 
+/// Throws Error(unsupported) if the key has another value than the one with which it changes
+/// nothing.
+void refuse_unless(const JsonObject& json, std::string_view key, const nlohmann::json& neutral) {
+  if (json.has(key) && json.at(key) != neutral) json.unsupported(key, neutral.dump());
+}
+
 /// The last part of a module's type, such as Pooling in sentence_transformers.models.Pooling.
 std::string_view class_of(std::string_view type) { return type.substr(type.rfind('.') + 1); }
 
@@ -79,33 +89,62 @@ fs::path file_of(const fs::path& folder, const JsonObject& module) {
   return folder / path / "config.json";
 }
 
+void check_normalize(const fs::path& file) {
+  if (!is_there(file)) return;
+  const JsonObject json(file);
+  refuse_unless(json, "module_input_name", "sentence_embedding");
+  refuse_unless(json, "module_output_name", "sentence_embedding");
+}
+
 void read_modules(const fs::path& folder, const std::vector<JsonObject>& modules,
                   SentenceSettings& config) {
-  constexpr const char* supported = "Transformer, then Pooling, then perhaps Normalize";
+  constexpr std::string_view supported = "Transformer, then Pooling, then perhaps Normalize";
   constexpr std::array<std::string_view, 3> order{"Transformer", "Pooling", "Normalize"};
   for (std::size_t n = 0; n < modules.size(); ++n) {
     const std::string& type = modules[n].text("type");
-    if (n >= order.size() || class_of(type) != order[n]) modules[n].unsupported("type", supported);
+    if (n >= order.size() || class_of(type) != order[n])
+      modules[n].unsupported("type", std::string(supported));
     if (n == 0 && modules[n].has("path") && !modules[n].text("path").empty())
       modules[n].unsupported("path", "\"\", which is the model's folder");
     if (n == 1) config.pooling = read_pooling(file_of(folder, modules[n]), config.prompt);
+    if (n == 2) check_normalize(file_of(folder, modules[n]));
+  }
+  if (modules.size() < 2) {
+    io::fail((folder / "modules.json").string(),
+             fmt::format("has {} modules; it needs {}", modules.size(), supported));
   }
   config.normalize = modules.size() == order.size();
 }
 
-std::optional<std::int64_t> read_max_tokens(const fs::path& file) {
+/// Without max_seq_length, model_max_length of the tokenizer counts, as there. Tokenizers without a
+/// limit have a huge one.
+std::optional<std::int64_t> read_max_tokens(const fs::path& folder) {
   constexpr std::int64_t most = 1 << 24;
+  if (const fs::path file = folder / "sentence_bert_config.json"; is_there(file)) {
+    const JsonObject json(file);
+    refuse_unless(json, "do_lower_case", false);
+    refuse_unless(json, "transformer_task", "feature-extraction");
+    refuse_unless(json, "module_output_name", "token_embeddings");
+    refuse_unless(json, "processing_kwargs", nlohmann::json::object());
+    for (const char* const key : {"query_length", "document_length", "query_expansion"})
+      refuse_unless(json, key, nullptr);
+    if (json.has("max_seq_length")) return json.integer("max_seq_length", 1, most);
+  }
+  constexpr std::string_view key = "model_max_length";
+  const fs::path file = folder / "tokenizer_config.json";
   if (!is_there(file)) return std::nullopt;
   const JsonObject json(file);
-  if (json.flag_or("do_lower_case", false)) json.unsupported("do_lower_case", "false");
-  if (!json.has("max_seq_length")) return std::nullopt;
-  return json.integer("max_seq_length", 1, most);
+  if (!json.has(key)) return std::nullopt;
+  const double length = json.number(key, 1, std::numeric_limits<double>::max());
+  return length < most ? std::optional(static_cast<std::int64_t>(length)) : std::nullopt;
 }
 
 std::string read_prompt(const fs::path& file) {
   constexpr std::string_view key = "default_prompt_name";
   if (!is_there(file)) return {};
   const JsonObject json(file);
+  refuse_unless(json, "truncate_dim", nullptr);
+  refuse_unless(json, "model_type", "SentenceTransformer");
   if (!json.has(key)) return {};
   if (!json.has("prompts")) json.refuse(key, "a name of prompts");
   return json.object("prompts").text(json.text(key));
@@ -115,7 +154,7 @@ std::string read_prompt(const fs::path& file) {
 
 SentenceSettings read_sentence_config(const fs::path& folder) {
   SentenceSettings config;
-  config.max_tokens = read_max_tokens(folder / "sentence_bert_config.json");
+  config.max_tokens = read_max_tokens(folder);
   config.prompt = read_prompt(folder / "config_sentence_transformers.json");
   const fs::path modules = folder / "modules.json";
   if (is_there(modules)) read_modules(folder, JsonObject::list(modules), config);

@@ -5,6 +5,7 @@
 #include <attn/model.hpp>
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -215,6 +216,42 @@ TEST_CASE("Files of sentence encoders") {
   copy.change("modules.json",
               [](json& file) { file[1]["type"] = "sentence_transformers.models.Dense"; });
   copy.refused(ErrorCode::unsupported, {"modules.json", "type", "models.Dense", "Pooling"});
+}
+
+TEST_CASE("Lengths at which texts are cut: max_seq_length, else the tokenizer's") {
+  const Copy copy;
+  copy.files.write("tokenizer_config.json", R"({"model_max_length": 20})");
+  CHECK(copy.sentence().max_tokens == 20);
+  copy.files.write("sentence_bert_config.json", R"({"transformer_task": "feature-extraction"})");
+  CHECK(copy.sentence().max_tokens == 20);
+  copy.files.write("sentence_bert_config.json", R"({"max_seq_length": 30})");
+  CHECK(copy.sentence().max_tokens == 30);
+  copy.files.write("sentence_bert_config.json", "{}");
+  copy.files.write("tokenizer_config.json",
+                   R"({"model_max_length": 1000000000000000019884624838656})");
+  CHECK(!copy.sentence().max_tokens);
+  copy.files.write("tokenizer_config.json", R"({"model_max_length": "20"})");
+  copy.refused(ErrorCode::io, {"tokenizer_config.json", "'model_max_length' is the text '20'"});
+}
+
+TEST_CASE("Keys of sentence encoders that would change a vector are refused") {
+  const std::vector<std::vector<std::string>> keys = {
+      {"sentence_bert_config.json", "do_lower_case", "true", "false"},
+      {"sentence_bert_config.json", "transformer_task", R"("fill-mask")", "feature-extraction"},
+      {"sentence_bert_config.json", "processing_kwargs", R"({"text": {}})", "{}"},
+      {"sentence_bert_config.json", "query_length", "32", "null"},
+      {"config_sentence_transformers.json", "truncate_dim", "64", "null"},
+      {"config_sentence_transformers.json", "model_type", R"("SparseEncoder")",
+       "SentenceTransformer"}};
+  for (const auto& key : keys) {
+    const Copy copy;
+    copy.files.write(key[0], fmt::format(R"({{"{}": {}}})", key[1], key[2]));
+    copy.refused(ErrorCode::unsupported, {key[0], "'" + key[1] + "' is ", "it needs ", key[3]});
+  }
+  const Copy copy;
+  copy.change("modules.json", [](json& file) { file.erase(2), file.erase(1); });
+  copy.refused(ErrorCode::io,
+               {"modules.json", "has 1 modules; it needs Transformer, then Pooling"});
 }
 
 TEST_CASE("Folders of other models are refused by name") {
