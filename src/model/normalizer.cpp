@@ -35,6 +35,13 @@ struct Apply {
 
 }  // namespace
 
+const BertNormalizer* Normalizer::bert() const noexcept {
+  for (const Step& step : steps_) {
+    if (const auto* const bert = std::get_if<BertNormalizer>(&step)) return bert;
+  }
+  return nullptr;
+}
+
 std::string Normalizer::operator()(std::string_view text, MatchSteps& steps) const {
   std::string normalized(text);
   for (const Step& step : steps_) normalized = std::visit(Apply{normalized, steps}, step);

@@ -29,6 +29,8 @@ class Normalizer {
 
   void add(Step step) { steps_.push_back(std::move(step)); }
   bool empty() const noexcept { return steps_.empty(); }
+  /// The step of that kind; null if there is none.
+  const BertNormalizer* bert() const noexcept;
   /// `text` has to be valid UTF-8. Throws as Regex::find_all does.
   std::string operator()(std::string_view text, MatchSteps& steps) const;
 

@@ -86,12 +86,34 @@ void notice_if_not_followed(const JsonObject& config, const Side& side, const st
                   fmt::format("{} {}", side.ids.empty() ? "no token" : "a token", side.place)));
 }
 
+/// Transformers' classes of BERT put these three into the place of what tokenizer.json says.
+void notice_normalizer(const JsonObject& config, const std::string& name,
+                       TokenizerFile& tokenizer) {
+  const BertNormalizer* const bert = tokenizer.normalizer.bert();
+  if (bert == nullptr || name.starts_with("PreTrainedTokenizer")) return;
+  struct Setting {
+    std::string_view key, name;
+    bool value;
+  };
+  for (const auto& [key, own_name, value] :
+       {Setting{"do_lower_case", "lowercase", bert->lowercase},
+        Setting{"strip_accents", "strip_accents", bert->strip_accents},
+        Setting{"tokenize_chinese_chars", "handle_chinese_chars", bert->handle_chinese_chars}}) {
+    if (!config.has(key) || config.flag(key) == value) continue;
+    tokenizer.notices.push_back(
+        fmt::format("{}: {} is {}, which is not followed: the normalizer of tokenizer.json has {} "
+                    "of {}",
+                    config.file(), key, !value, own_name, value));
+  }
+}
+
 }  // namespace
 
 void follow_tokenizer_config(const std::filesystem::path& path, TokenizerFile& tokenizer) {
   const JsonObject config(path);
   constexpr std::string_view key = "tokenizer_class";
   const std::string name = config.has(key) ? config.text(key) : "";
+  notice_normalizer(config, name, tokenizer);
   const TokenizerClass* const known = class_named(name);
   const TokenizerClass of = known != nullptr ? *known : TokenizerClass{};
   const Side bos{"add_bos_token", "bos_token", "before", of.add_bos, of.bos, tokenizer.before};

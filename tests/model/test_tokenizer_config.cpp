@@ -144,3 +144,28 @@ TEST_CASE("a broken tokenizer_config.json is refused; a missing one is none") {
   folder.write("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");
   CHECK(Tokenizer::from_file(folder / "tokenizer.json").encode("abc") == Ids{40, 28});
 }
+
+TEST_CASE("notices about settings that Transformers' classes of BERT would follow") {
+  const Folder folder;
+  json file = small_file();
+  file["normalizer"] = {{"type", "BertNormalizer"},
+                        {"clean_text", true},
+                        {"handle_chinese_chars", true},
+                        {"strip_accents", nullptr},
+                        {"lowercase", false}};
+  folder.write("tokenizer.json", file.dump());
+  const auto notices = [&](json config, const char* name) {
+    config["tokenizer_class"] = name;
+    folder.write("tokenizer_config.json", config.dump());
+    return Tokenizer::from_folder(folder / "").notices();
+  };
+  const json same = {{"do_lower_case", false}, {"tokenize_chinese_chars", true}};
+  const json other = {{"do_lower_case", true}, {"strip_accents", nullptr}};
+  CHECK(notices(same, "BertTokenizer").empty());
+  CHECK(notices(other, "PreTrainedTokenizerFast").empty());
+  REQUIRE(notices(other, "BertTokenizerFast").size() == 1);
+  CHECK(notices(other, "BertTokenizerFast")[0].ends_with(
+      "tokenizer_config.json: do_lower_case is true, which is not followed: the normalizer of "
+      "tokenizer.json has lowercase of false"));
+  CHECK(notices({{"strip_accents", true}, {"tokenize_chinese_chars", false}}, "").size() == 2);
+}
