@@ -258,11 +258,16 @@ bool Array::read_array_interface(nb::handle object) {
   };
   const nb::handle data = entry(names().data), shape = entry(names().shape);
   const nb::handle strides = entry(names().strides), typestr = entry(names().typestr);
-  const bool has_strides = strides.is_valid() && PyTuple_Check(strides.ptr());
+  const bool has_strides = strides.is_valid() && !strides.is_none();
+  const nb::handle mask = entry(names().mask);
+  if (mask.is_valid() && !mask.is_none())
+    reject_type(fmt::format("{} has a mask of its elements, which attn does not read", name_));
   if (!data.is_valid() || !PyTuple_Check(data.ptr()) || PyTuple_GET_SIZE(data.ptr()) != 2 ||
       !shape.is_valid() || !PyTuple_Check(shape.ptr()) || !typestr.is_valid()) {
     return false;
   }
+  if (has_strides && (!PyTuple_Check(strides.ptr()) || nb::len(strides) != nb::len(shape)))
+    reject(fmt::format("{} has strides that are not one for each dim of its shape", name_));
   const nb::tuple extents_tuple = nb::borrow<nb::tuple>(shape);
   const auto extents = dims_of(extents_tuple);
   const auto steps = has_strides ? dims_of(nb::borrow<nb::tuple>(strides)) : extents;

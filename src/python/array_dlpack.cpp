@@ -36,7 +36,7 @@ std::string name_of_type(const dlpack::DataType& type) {
 }
 
 /// Only the memory of the processor can be read.
-void require_processor(const char* name, std::int32_t device) {
+void require_processor(const char* name, std::int64_t device) {
   if (device == dlpack::cpu || device == dlpack::cuda_host) return;
   not_implemented(
       fmt::format("{} is on a device of DLPack's type {}; attn computes on CPUs", name, device));
@@ -95,7 +95,7 @@ bool Array::read_dlpack(nb::handle object) {
   if (!nb::hasattr(object, "__dlpack__")) return false;
   if (nb::hasattr(object, "__dlpack_device__")) {
     const nb::object device = object.attr("__dlpack_device__")();
-    require_processor(name_, static_cast<std::int32_t>(required_integer(name_, device[0])));
+    require_processor(name_, required_integer(name_, device[0]));
   }
   const nb::object capsule = dlpack_capsule(object);
   const dlpack::Tensor* tensor = nullptr;

@@ -4,6 +4,7 @@
 #include <attn/kv_cache.hpp>
 
 #include <array>
+#include <iterator>
 #include <mutex>
 #include <shared_mutex>
 #include <string>
@@ -48,6 +49,8 @@ class CacheCall {
     for (const Array* const input : {&q_, &options_.mask, &options_.alibi_slopes, &options_.sinks})
       require_apart(out_, *input);
   }
+
+  std::int64_t batch() const { return tensors_.q.shape[0]; }
 
   /// `bind` completes the call, and is called with the lock.
   template <class Lock, class Mutex, class Bind>
@@ -150,6 +153,9 @@ class PagedCache {
     const std::vector<std::int64_t> numbers = sequence_numbers(sequences);
     const CacheCall call(q, options, out, settings.v_head_dim.value_or(settings.head_dim),
                          required_bool("return_lse", return_lse));
+    if (std::ssize(numbers) != call.batch())
+      reject(fmt::format("sequences has {} entries, but q has batch {}", numbers.size(),
+                         call.batch()));
     return call.run<Lock>(
         mutex_, [&](const AttentionTensors& tensors) { return cache_.bind(tensors, numbers); });
   }

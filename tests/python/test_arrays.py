@@ -151,12 +151,31 @@ def test_wrong_memory():
         attn.attention(fields, k, v)
     with pytest.raises(TypeError, match="q is a masked array"):
         attn.attention(np.ma.masked_array(q, q > 0), k, v)
-    with pytest.raises(NotImplementedError, match="q is on a device"):
-        attn.attention(Exporter(q, device=(2, 0)), k, v)
+    for device in (2, 2**32 + 1):
+        with pytest.raises(NotImplementedError, match="q is on a device"):
+            attn.attention(Exporter(q, device=(device, 0)), k, v)
     with pytest.raises(attn.Error, match="rank 9"):
         attn.softmax(np.zeros((1,) * 9, np.float32))
     with pytest.raises(MemoryError):
         attn.attention(np.broadcast_to(q[:, :, :1], (1, 2, 2**42, 8)), k, v)
+
+
+@pytest.mark.parametrize(
+    "kind, message, entries",
+    [
+        (attn.Error, "strides that are not one for each dim", {"strides": (4,)}),
+        (attn.Error, "strides that are not one for each dim", {"strides": (320, 160, 32, 4, 4)}),
+        (attn.Error, "negative", {"shape": (-1, 2, 5, 8)}),
+        (attn.Error, "no data", {"data": (0, False)}),
+        (TypeError, "q has a mask", {"mask": q > 0}),
+        (TypeError, "q is of type", {"data": None}),
+    ],
+)
+def test_wrong_interfaces(kind, message, entries):
+    wrong = Interface(q)
+    wrong.__array_interface__ = {**wrong.__array_interface__, **entries}
+    with pytest.raises(kind, match=message):
+        attn.attention(wrong, k, v, out=np.empty_like(q))
 
 
 def test_arrays_are_given_back():

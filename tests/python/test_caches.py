@@ -90,6 +90,8 @@ def test_paged_cache():
         np.testing.assert_allclose(got, wanted, atol=1e-6)
     out = np.empty_like(expected[0])
     assert cache.attention(q, (first, second), causal=True, out=out) is out
+    with pytest.raises(attn.Error, match="sequences has 1 entries"):
+        cache.attention(q, [first])
     cache.remove(first)
     cache.remove(second)
     assert cache.free_pages == 8

@@ -16,6 +16,8 @@ def int32(name: str, tensor: Any) -> Any:
         raise NotImplementedError(f"{name} is on device {tensor.device}; attn computes on CPUs")
     if tensor.dtype not in (torch.int32, torch.int64):
         raise _native.Error(f"{name} has type {tensor.dtype}; it needs torch.int32")
+    if tensor.dtype == torch.int64:
+        tensor = tensor.clamp(-(2**31), 2**31 - 1)  # what is too large stays too large
     return tensor.to(torch.int32)
 
 
@@ -85,6 +87,11 @@ class Cache:
             if tensor.dtype != cache.dtype:
                 raise _native.Error(
                     f"{name} has type {tensor.dtype}; it needs that of its cache, {cache.dtype}"
+                )
+            if any(n > 1 and step == 0 for n, step in zip(cache.shape, cache.stride())):
+                raise _native.Error(
+                    f"{name}_cache is expanded (strides {list(cache.stride())}): new keys need "
+                    "memory of their own"
                 )
         self.kv_lens = self.before + k.shape[1]
         full = (self.kv_lens > self.capacity).nonzero()

@@ -22,9 +22,12 @@ def _options(
     window_size: Tuple[int, int],
     softcap: float,
     alibi_slopes: Any,
+    deterministic: bool,
     kv_lens: Any = None,
 ) -> Tuple[Any, ...]:
-    """flash-attn's options as those of attention(): -1 is an unlimited side, 0 is no softcap."""
+    """flash-attn's options as those of attention(): -1 is an unlimited side, 0 is no softcap. All
+    results are deterministic."""
+    _checks.flag("deterministic", deterministic)
     if _checks.number("dropout_p", dropout_p) != 0:
         raise NotImplementedError(f"dropout_p is {dropout_p}; attn has no dropout: it needs 0")
     left, right = _checks.sides("window_size", window_size)
@@ -41,7 +44,8 @@ def _options(
 
 def _results(out: Tensor, lse: Tensor, return_attn_probs: bool) -> Result:
     """With probabilities asked for, flash-attn returns them for dropout alone; else this."""
-    return (out, lse, out.new_empty(0)) if return_attn_probs else out
+    wanted = _checks.flag("return_attn_probs", return_attn_probs)
+    return (out, lse, out.new_empty(0)) if wanted else out
 
 
 def _padded(
@@ -101,7 +105,9 @@ def flash_attn_func(
     with return_attn_probs (out, lse [batch, nheads, seqlen], an empty tensor).
     """
     _checks.tensors("[batch, seqlen, nheads, headdim]", q=q, k=k, v=v)
-    options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    options = _options(
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic
+    )
     return _padded(q, k, v, options, return_attn_probs)
 
 
@@ -125,7 +131,9 @@ def flash_attn_qkvpacked_func(
 ) -> Result:
     """flash_attn_func() of qkv [batch, seqlen, 3, nheads, headdim]."""
     q, k, v = _unpacked("qkv", qkv, "[batch, seqlen, 3, nheads, headdim]", 3)
-    options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    options = _options(
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic
+    )
     return _padded(q, k, v, options, return_attn_probs)
 
 
@@ -144,7 +152,9 @@ def flash_attn_kvpacked_func(
     """flash_attn_func() of q and kv [batch, seqlen_k, 2, nheads_k, headdim]."""
     _checks.tensors("[batch, seqlen, nheads, headdim]", q=q)
     k, v = _unpacked("kv", kv, "[batch, seqlen, 2, nheads_k, headdim]", 2)
-    options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    options = _options(
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic
+    )
     return _padded(q, k, v, options, return_attn_probs)
 
 
@@ -204,11 +214,13 @@ def flash_attn_varlen_func(
         else "[num_pages, page_size, nheads_k, headdim]"
     )
     _checks.tensors(layout, k=k, v=v)
-    options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    options = _options(
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic
+    )
     offsets, lengths = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
     if block_table is None:
         return _varlen(q, k, v, offsets, lengths, options, return_attn_probs)
-    refuse_grad("flash_attn_varlen_func with block_table", q, k, v)
+    refuse_grad("flash_attn_varlen_func with block_table", q, k, v, alibi_slopes)
     _checks.tensors("[batch + 1]", cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
     kv_lens = cu_seqlens_k.diff()
     options = (*options[:7], kv_lens, *options[8:])
@@ -242,7 +254,9 @@ def flash_attn_varlen_qkvpacked_func(
 ) -> Result:
     """flash_attn_varlen_func() of qkv [total, 3, nheads, headdim]."""
     q, k, v = _unpacked("qkv", qkv, "[total, 3, nheads, headdim]", 3)
-    options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    options = _options(
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic
+    )
     return _varlen(
         q, k, v, (cu_seqlens, cu_seqlens), (max_seqlen, max_seqlen), options, return_attn_probs
     )
@@ -267,7 +281,9 @@ def flash_attn_varlen_kvpacked_func(
     """flash_attn_varlen_func() of q and kv [total_k, 2, nheads_k, headdim]."""
     _checks.tensors("[total_q, nheads, headdim]", q=q)
     k, v = _unpacked("kv", kv, "[total_k, 2, nheads_k, headdim]", 2)
-    options = _options(dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    options = _options(
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic
+    )
     return _varlen(
         q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k), options,
         return_attn_probs,
@@ -314,7 +330,10 @@ def flash_attn_with_kvcache(
         out [batch, seqlen, nheads, headdim], or (out, lse [batch, nheads, seqlen]). After an Error
         the cache is unchanged.
     """
-    refuse_grad("flash_attn_with_kvcache", q, k_cache, v_cache, k, v, rotary_cos, rotary_sin)
+    refuse_grad(
+        "flash_attn_with_kvcache", q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, alibi_slopes
+    )
+    return_softmax_lse = _checks.flag("return_softmax_lse", return_softmax_lse)
     _checks.tensors("[batch, seqlen, nheads, headdim]", q=q)
     layout = "[batch_cache, seqlen_cache, nheads_k, headdim]"
     _checks.tensors(layout, k_cache=k_cache, v_cache=v_cache)
@@ -333,7 +352,7 @@ def flash_attn_with_kvcache(
         interleaved = _checks.flag("rotary_interleaved", rotary_interleaved)
         cache.rotate(rotary_cos, rotary_sin, interleaved, local)
         options = _options(
-            0.0, softmax_scale, causal, window_size, softcap, alibi_slopes, cache.kv_lens
+            0.0, softmax_scale, causal, window_size, softcap, alibi_slopes, True, cache.kv_lens
         )
         out, lse = cache.attention(options)
     return (out, lse) if return_softmax_lse else out
