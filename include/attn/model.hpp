@@ -88,7 +88,6 @@ struct SentenceSettings {
 ///   modules.json                        Transformer, Pooling and perhaps Normalize
 ///   1_Pooling/config.json               (the folder that modules.json names) the modes of pooling
 ///   sentence_bert_config.json           max_seq_length
-///   tokenizer_config.json               model_max_length, where that is missing
 ///   config_sentence_transformers.json   prompts, default_prompt_name
 ///
 /// Keys of theirs that would change a vector in another way are refused.

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
@@ -116,27 +115,18 @@ void read_modules(const fs::path& folder, const std::vector<JsonObject>& modules
   config.normalize = modules.size() == order.size();
 }
 
-/// Without max_seq_length, model_max_length of the tokenizer counts, as there. Tokenizers without a
-/// limit have a huge one.
-std::optional<std::int64_t> read_max_tokens(const fs::path& folder) {
-  constexpr std::int64_t most = 1 << 24;
-  if (const fs::path file = folder / "sentence_bert_config.json"; is_there(file)) {
-    const JsonObject json(file);
-    refuse_unless(json, "do_lower_case", false);
-    refuse_unless(json, "transformer_task", "feature-extraction");
-    refuse_unless(json, "module_output_name", "token_embeddings");
-    refuse_unless(json, "processing_kwargs", nlohmann::json::object());
-    for (const char* const key : {"query_length", "document_length", "query_expansion"})
-      refuse_unless(json, key, nullptr);
-    if (json.has("max_seq_length")) return json.integer("max_seq_length", 1, most);
-  }
-  constexpr std::string_view key = "model_max_length";
-  const fs::path file = folder / "tokenizer_config.json";
+std::optional<std::int64_t> read_max_tokens(const fs::path& file) {
+  constexpr std::string_view key = "max_seq_length";
   if (!is_there(file)) return std::nullopt;
   const JsonObject json(file);
+  refuse_unless(json, "do_lower_case", false);
+  refuse_unless(json, "transformer_task", "feature-extraction");
+  refuse_unless(json, "module_output_name", "token_embeddings");
+  refuse_unless(json, "processing_kwargs", nlohmann::json::object());
+  for (const char* const other : {"query_length", "document_length", "query_expansion"})
+    refuse_unless(json, other, nullptr);
   if (!json.has(key)) return std::nullopt;
-  const double length = json.number(key, 1, std::numeric_limits<double>::max());
-  return length < most ? std::optional(static_cast<std::int64_t>(length)) : std::nullopt;
+  return json.integer(key, 1, 1 << 24);
 }
 
 std::string read_prompt(const fs::path& file) {
@@ -154,7 +144,7 @@ std::string read_prompt(const fs::path& file) {
 
 SentenceSettings read_sentence_config(const fs::path& folder) {
   SentenceSettings config;
-  config.max_tokens = read_max_tokens(folder);
+  config.max_tokens = read_max_tokens(folder / "sentence_bert_config.json");
   config.prompt = read_prompt(folder / "config_sentence_transformers.json");
   const fs::path modules = folder / "modules.json";
   if (is_there(modules)) read_modules(folder, JsonObject::list(modules), config);
