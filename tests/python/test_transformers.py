@@ -247,3 +247,15 @@ def test_autocast_and_checkpointing():
     torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model(ids).logits.dtype == torch.bfloat16
+
+
+def test_models_without_the_interface():
+    if not hasattr(transformers.models.mpnet.modeling_mpnet, "create_bidirectional_mask"):
+        pytest.skip("MPNet of this version makes its own masks")
+    config = transformers.MPNetConfig(
+        vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4
+    )
+    model = transformers.MPNetModel._from_config(config, attn_implementation="attn").eval()
+    ids = ids_of(2, 7)
+    with pytest.raises(NotImplementedError, match="MPNetConfig compute attention themselves"):
+        model(ids, attention_mask=torch.ones_like(ids).tril())

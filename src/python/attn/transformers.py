@@ -7,6 +7,7 @@ model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="attn")
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Optional, Tuple
 
 import torch
@@ -39,8 +40,27 @@ def register(name: str = "attn") -> None:
 
     if not isinstance(name, str):
         raise TypeError(f"name is of type {type(name).__name__}; it needs a string")
+
+    def mask(*arguments: Any, config: Any = None, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            _refuse_own_attention(config)
+        return sdpa_mask(*arguments, config=config, **kwargs)
+
     AttentionInterface.register(name, attention_forward)
-    AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionMaskInterface.register(name, mask)
+
+
+def _refuse_own_attention(config: Any) -> None:
+    """Some models ask for a mask and then compute attention themselves, which would take the bools
+    for numbers to add. They are known by the table of implementations that they do not import."""
+    module = sys.modules.get(type(config).__module__.replace(".configuration_", ".modeling_"))
+    if module is None or module.__name__ == type(config).__module__:
+        return
+    if not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
+        raise NotImplementedError(
+            f"models of {type(config).__name__} compute attention themselves: attn_implementation "
+            "has to be eager"
+        )
 
 
 def attention_forward(
