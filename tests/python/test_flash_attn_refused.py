@@ -132,3 +132,12 @@ def test_refused():
             fa.flash_attn_varlen_func(
                 q[0], pages, pages, offsets, offsets, 3, 3, block_table=table, **arguments
             )
+    for name, wrong in {
+        r"cu_seqlens_q\[0\] is 1": (offsets + 1, offsets, 3, 3, None),
+        "max_seqlen_k is -1": (offsets, offsets, 3, -1, None),
+        r"block_table\[1, 0\] is 9": (offsets, offsets, 3, 3, torch.tensor([[0, 1], [9, 3]])),
+    }.items():
+        *lengths, pages_of_each = wrong
+        keys = k[0] if pages_of_each is None else pages
+        with pytest.raises(attn.Error, match=name):
+            fa.flash_attn_varlen_func(q[0], keys[:5], keys[:5], *lengths, block_table=pages_of_each)

@@ -232,6 +232,9 @@ def test_nothing_is_ignored():
     module.is_causal = False
     out, _ = call(module, q, k, v, None, sliding_window=1)
     torch.testing.assert_close(out, attn.attention(q, k, v, window=(1, 1)).transpose(1, 2))
+    for short in (torch.ones(1, 3), torch.ones(1, 1, 4, 3, dtype=torch.bool)):
+        with pytest.raises(attn.Error, match="attention_mask .* needs 4 or more"):
+            call(module, q, k, v, short)
     with pytest.raises(TypeError, match="name is"):
         attn.transformers.register(3)
 

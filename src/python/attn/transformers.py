@@ -13,7 +13,7 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import _checks
+from . import _checks, _native
 from ._options import pack
 from .torch import autocast, differentiable_attention
 
@@ -98,6 +98,10 @@ def attention_forward(
     causal: Any = "top_left" if is_causal and q_len > 1 else False
     window = _window(sliding_window, is_causal)
     mask = attention_mask
+    if mask is not None and mask.dim() > 0 and mask.shape[-1] != 1 and mask.shape[-1] < kv_len:
+        raise _native.Error(
+            f"attention_mask has shape {list(mask.shape)}; its last dim needs {kv_len} or more"
+        )
     if mask is None and kwargs.get("cu_seq_lens_q") is not None:
         mask, causal, window = _packed_mask(kwargs, is_causal, window), False, None
     elif mask is not None and mask.dim() == 2:

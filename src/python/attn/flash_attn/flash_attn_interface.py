@@ -42,6 +42,29 @@ def _options(
     )
 
 
+# What the library calls arguments of flash-attn's functions.
+_NAMES = {
+    "q_offsets": "cu_seqlens_q",
+    "kv_offsets": "cu_seqlens_k",
+    "max_q_len": "max_seqlen_q",
+    "max_kv_len": "max_seqlen_k",
+    "page_table": "block_table",
+    "tables.cos": "rotary_cos",
+    "tables.sin": "rotary_sin",
+}
+
+
+def _named(function: Any, *arguments: Any) -> Any:
+    """Calls the function; errors then have flash-attn's names of arguments."""
+    try:
+        return function(*arguments)
+    except _native.Error as error:
+        message = str(error)
+        for name, known in _NAMES.items():
+            message = message.replace(name, known)
+        raise _native.Error(message) from None
+
+
 def _results(out: Tensor, lse: Tensor, return_attn_probs: bool) -> Result:
     """With probabilities asked for, flash-attn returns them for dropout alone; else this."""
     wanted = _checks.flag("return_attn_probs", return_attn_probs)
@@ -177,7 +200,7 @@ def _varlen(
         raise NotImplementedError("alibi_slopes of [batch, nheads] with cu_seqlens")
     longest = [_checks.length(f"max_seqlen_{of}", n) for of, n in zip("qk", lengths)]
     sequences = (*offsets, *longest, None, None)
-    out, lse = differentiable_attention(q, k, v, options, True, sequences)
+    out, lse = _named(differentiable_attention, q, k, v, options, True, sequences)
     return _results(out, lse.transpose(0, 1), return_attn_probs)
 
 
@@ -233,8 +256,8 @@ def flash_attn_varlen_func(
         pages,
         None,
     )
-    out, lse = differentiable_attention(
-        q, k.transpose(1, 2), v.transpose(1, 2), options, True, sequences
+    out, lse = _named(
+        differentiable_attention, q, k.transpose(1, 2), v.transpose(1, 2), options, True, sequences
     )
     return _results(out, lse.transpose(0, 1), return_attn_probs)
 
@@ -350,9 +373,9 @@ def flash_attn_with_kvcache(
         window = _checks.sides("window_size", window_size)
         local = _checks.flag("causal", causal) or window != (None, None)
         interleaved = _checks.flag("rotary_interleaved", rotary_interleaved)
-        cache.rotate(rotary_cos, rotary_sin, interleaved, local)
+        _named(cache.rotate, rotary_cos, rotary_sin, interleaved, local)
         options = _options(
             0.0, softmax_scale, causal, window_size, softcap, alibi_slopes, True, cache.kv_lens
         )
-        out, lse = cache.attention(options)
+        out, lse = _named(cache.attention, options)
     return (out, lse) if return_softmax_lse else out
