@@ -141,8 +141,7 @@ void print_row(const Case& shape, const Result& result) {
              result.min_ms, result.gflops, result.gbps, 100 * result.fraction_of_peak);
   for (const Simulated& each : result.simulated)
     fmt::print("{:>28}{:>10.3f}{:>35.0f} % of ideal\n",
-               fmt::format("{} threads, simulated", each.threads), each.ms,
-               100 * each.share_of_ideal);
+               format_threads(each.threads) + ", simulated", each.ms, 100 * each.share_of_ideal);
 }
 
 std::vector<Case> cases_from(const Arguments& arguments, const Case& common) {
@@ -203,10 +202,10 @@ void run(const Arguments& arguments) {
   const Peak peak = measure_peak(settings.isa, settings.num_threads);
   if (!arguments.json) {
     fmt::print(
-        "{} threads, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read "
+        "{}, {}: {:.1f} GFLOP/s of f32 multiply-adds, {:.1f} of bf16, {:.1f} GB/s read "
         "from memory\n\n",
-        settings.num_threads, name_of(settings.isa), peak.multiply_add_gflops, peak.bf16_gflops,
-        peak.read_gbps);
+        format_threads(settings.num_threads), name_of(settings.isa), peak.multiply_add_gflops,
+        peak.bf16_gflops, peak.read_gbps);
   }
   if (!arguments.decode) return measure_cases(cases, settings, peak, arguments.json);
   if (!arguments.json) return measure_decode(common, settings, peak);

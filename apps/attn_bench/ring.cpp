@@ -168,10 +168,9 @@ void print_json(const Case& shape, const Settings& settings, const Report& repor
 }
 
 void print_table(const Case& shape, const Settings& settings, const Report& report, double gflops) {
-  fmt::print(
-      "{}, {} ranks of {} threads: {:.3f} ms, {:.1f} GFLOP/s; the messages alone {:.3f} ms\n\n",
-      shape.name, num_ranks(), settings.num_threads, 1e3 * median(report.seconds), gflops,
-      1e3 * report.messages);
+  fmt::print("{}, {} ranks of {}: {:.3f} ms, {:.1f} GFLOP/s; the messages alone {:.3f} ms\n\n",
+             shape.name, num_ranks(), format_threads(settings.num_threads),
+             1e3 * median(report.seconds), gflops, 1e3 * report.messages);
   fmt::print("{:>4}{:>13}{:>10}{:>12}{:>10}{:>9}{:>9}\n", "rank", "compute ms", "wait ms", "sent",
              "computed", "skipped", "hidden");
   for (std::size_t rank = 0; rank < report.ranks.size(); ++rank) {

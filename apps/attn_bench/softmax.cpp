@@ -14,6 +14,7 @@
 
 #include "apps/support/memory.hpp"
 #include "apps/support/program.hpp"
+#include "apps/support/quantities.hpp"
 #include "apps/support/random.hpp"
 #include "apps/support/timing.hpp"
 #include "onednn/isa.hpp"
@@ -265,8 +266,8 @@ void print_row(const Row& row, double copy_gbps) {
 void measure_softmax(const Settings& settings, bool json) {
   const double copy_gbps = measure_copy_gbps(settings.num_threads);
   if (!json) {
-    fmt::print("{} threads, {}: {:.1f} GB/s copied within memory, reads and writes together\n\n",
-               settings.num_threads, name_of(settings.isa), copy_gbps);
+    fmt::print("{}, {}: {:.1f} GB/s copied within memory, reads and writes together\n\n",
+               format_threads(settings.num_threads), name_of(settings.isa), copy_gbps);
     fmt::print("{:40}{:>10}{:>9}{:>11}{:>12}{:>8}\n", "", "median ms", "GB/s", "of a copy",
                "oneDNN ms", "ratio");
   }

@@ -100,11 +100,12 @@ void add_output_options(CLI::App& command, BackwardArguments& arguments) {
 
 void add_backward(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<BackwardArguments>(
-      app, chosen, "backward", "the gradients of attention on tensors in files, written to files",
+      app, chosen, "backward",
+      "the gradients of one attention call on tensors in files, written to files",
       [](const BackwardArguments& given) {
         return under_option_names(call_option_names, [&] { return backward(given); });
       });
-  add_current_files(command, arguments.call);
+  require_tensors(add_current_files(command, arguments.call));
   add_gradient_files(command, arguments.incoming).front()->required();
   set_help_group(command, "Inputs");
   add_output_options(command, arguments);

@@ -40,11 +40,11 @@ int run_command_line(int argc, char** argv) {
   add_heatmap(app, chosen);
   add_layers(app, chosen);
   add_generate(app, chosen);
+  add_tokenize(app, chosen);
+  add_embed(app, chosen);
   add_fit(app, chosen);
   add_predict(app, chosen);
   add_calibrate(app, chosen);
-  add_tokenize(app, chosen);
-  add_embed(app, chosen);
   add_info(app, chosen);
   try {
     parse_command_line(app, argc, argv);

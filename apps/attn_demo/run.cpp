@@ -83,11 +83,11 @@ void add_output_options(CLI::App& command, RunArguments& arguments) {
 
 void add_run(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<RunArguments>(
-      app, chosen, "run", "compute attention on tensors in files, and write the results to files",
+      app, chosen, "run", "one attention call on tensors in files, its results written to files",
       [](const RunArguments& given) {
         return under_option_names(call_option_names, [&] { return run(given); });
       });
-  add_input_files(command, arguments.call);
+  require_tensors(add_input_files(command, arguments.call));
   add_output_options(command, arguments);
   add_call_options(command, arguments.call);
   add_kernel_option(command, arguments.kernel);

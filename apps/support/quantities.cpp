@@ -31,4 +31,8 @@ std::string format_bytes(double bytes) {
 
 std::string format_speedup(double factor) { return three_digits(factor) + " x"; }
 
+std::string format_threads(int num_threads) {
+  return fmt::format("{} thread{}", num_threads, num_threads == 1 ? "" : "s");
+}
+
 }  // namespace attn::apps

@@ -11,5 +11,7 @@ std::string format_seconds(double seconds);
 std::string format_bytes(double bytes);
 /// "12.3 x"
 std::string format_speedup(double factor);
+/// "1 thread", "2 threads"
+std::string format_threads(int num_threads);
 
 }  // namespace attn::apps

@@ -7,6 +7,9 @@
 
 namespace attn::detail {
 
+/// "1 thread", "2 threads"
+std::string describe_threads(int num_threads);
+
 std::string describe(const PreparedCall& call, const AttentionTensors& tensors);
 
 }  // namespace attn::detail

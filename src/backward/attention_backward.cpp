@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "attention/call_tensors.hpp"
+#include "attention/describe.hpp"
 #include "attention/whole_tiles.hpp"
 #include "backward/context.hpp"
 #include "backward/run.hpp"
@@ -137,9 +138,10 @@ std::string AttentionBackwardPlan::description() const {
                         call.scores_matmul->implementation());
   return fmt::format(
       "tiled, {} kernels, {} multiplied{}, columns of {} keys, blocks of {} rows, {} copies of dQ, "
-      "{} threads",
+      "{}",
       name_of(call.call.isa), plan.packed.vnni_factor == 2 ? "bf16" : "f32", whole_tiles,
-      plan.packed.kv_block, plan.packed.q_block, call.plan.copies, plan.num_threads);
+      plan.packed.kv_block, plan.packed.q_block, call.plan.copies,
+      detail::describe_threads(plan.num_threads));
 }
 
 void AttentionBackwardPlan::run(const AttentionTensors& tensors,

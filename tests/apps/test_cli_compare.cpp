@@ -5,6 +5,7 @@
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "support/onednn.hpp"
 #include "support/program.hpp"
@@ -34,6 +35,25 @@ TEST_CASE("help, version and info end with 0") {
   }
   CHECK(attn_demo("--version").out.starts_with("attn_demo 0.1.0 ("));
   CHECK(attn_demo("run --help").out.find("--scores-stage") != std::string::npos);
+}
+
+TEST_CASE("help lists options in their groups") {
+  using Texts = std::vector<std::string>;
+  for (const auto& [command, texts] :
+       {std::pair{"run", Texts{"Inputs:", "--q FILE REQUIRED", "--v FILE REQUIRED", "--heads H",
+                               "--past-k FILE", "Outputs:", "--out FILE REQUIRED"}},
+        std::pair{"compare", Texts{"Inputs:", "--seed N", "--q FILE", "Gradients:", "--backward",
+                                   "Masks:", "--causal", "Result:", "--tolerance", "--json"}},
+        std::pair{"heatmap", Texts{"Inputs:", "--q FILE", "--model DIR", "--layer N", "Picture:",
+                                   "--out FILE", "--scale-colors", "Masks:", "--causal"}}}) {
+    const std::string help = attn_demo(fmt::format("{} --help", command)).out;
+    std::size_t place = 0;
+    for (const std::string& text : texts) {
+      CAPTURE(text);
+      place = help.find(text[0] == '-' ? "\n  " + text : "\n" + text, place);
+      REQUIRE(place != std::string::npos);
+    }
+  }
 }
 
 TEST_CASE("info lists what can be forced, and what bounds the default") {

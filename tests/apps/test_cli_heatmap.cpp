@@ -178,7 +178,7 @@ TEST_CASE("in the terminal, without colors") {
   CHECK(ran.err == "");
   CHECK(ran.code == 0);
   CHECK(ran.out ==
-        "attention weights, head 0: queries downwards, keys to the right\n"
+        "attention probabilities, head 0: queries downwards, keys to the right\n"
         "              \\\n"
         "              x\n"
         "              c\n"
@@ -211,7 +211,7 @@ TEST_CASE("in the terminal, with colors") {
   };
   CHECK(text.find(background(apps::map_color(1))) != std::string::npos);
   CHECK(text.find(background(apps::map_color(0))) != std::string::npos);
-  CHECK(text.find("each cell: the largest of 3 x 4 weights\n") != std::string::npos);
+  CHECK(text.find("each cell: the largest of 3 x 4 probabilities\n") != std::string::npos);
   // A block is drawn as hidden only if all its keys are. The last block, of one row and four keys,
   // has three visible keys.
   CHECK(text.find("//") == text.rfind("//"));  // in the legend
@@ -385,6 +385,6 @@ TEST_CASE("heatmap refuses what it cannot draw") {
       fmt::format("heatmap --q {} --k {}", sample.folder / "missing.npy", sample.folder / "k.npy"),
       "missing.npy");
   check(fmt::format("heatmap --q {} --k {}", sample.folder / "none.npy", sample.folder / "k.npy"),
-        "no weights to draw");
+        "no probabilities to draw");
   check(sample.draw("--mask " + sample.folder / "none.npy"), "mask");
 }

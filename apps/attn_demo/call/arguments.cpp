@@ -58,6 +58,28 @@ void add_score_options(CLI::App& command, CallArguments& arguments) {
   set_help_group(command, "Scores and probabilities");
 }
 
+void append(std::vector<CLI::Option*>& options, const std::vector<CLI::Option*>& more) {
+  options.insert(options.end(), more.begin(), more.end());
+}
+
+std::vector<CLI::Option*> add_q_and_k(CLI::App& command, CallArguments& arguments) {
+  auto* const q =
+      add_file(command, "--q FILE", arguments.q, "queries: x.npy, or x.safetensors:NAME");
+  return {q, add_file(command, "--k FILE", arguments.k, "keys")};
+}
+
+/// Adds --layout, --heads and --kv-heads.
+std::vector<CLI::Option*> add_form_options(CLI::App& command, CallArguments& arguments) {
+  const IntegerRange at_least_1{.min = 1};
+  auto* const layout = add_layout_option(command, arguments.layout);
+  auto* const heads = add_integer(command, "--heads H", arguments.heads, at_least_1,
+                                  "query heads of rank-3 inputs [batch, seq, heads * dim]");
+  auto* const kv_heads = add_integer(command, "--kv-heads HKV", arguments.kv_heads, at_least_1,
+                                     "key and value heads of rank-3 inputs; default H");
+  kv_heads->needs(heads);
+  return {layout, heads, kv_heads};
+}
+
 }  // namespace
 
 CLI::Option* add_layout_option(CLI::App& command, std::optional<Layout>& layout) {
@@ -67,21 +89,20 @@ CLI::Option* add_layout_option(CLI::App& command, std::optional<Layout>& layout)
 }
 
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments) {
-  const IntegerRange at_least_1{.min = 1};
-  auto* const heads = add_integer(command, "--heads H", arguments.heads, at_least_1,
-                                  "query heads of rank-3 inputs [batch, seq, heads * dim]");
-  auto* const kv_heads = add_integer(command, "--kv-heads HKV", arguments.kv_heads, at_least_1,
-                                     "key and value heads of rank-3 inputs; default H");
-  kv_heads->needs(heads);
-  return {add_file(command, "--q FILE", arguments.q, "queries: x.npy, or x.safetensors:NAME"),
-          add_file(command, "--k FILE", arguments.k, "keys"),
-          add_layout_option(command, arguments.layout), heads, kv_heads};
+  std::vector<CLI::Option*> options = add_q_and_k(command, arguments);
+  append(options, add_form_options(command, arguments));
+  return options;
 }
 
 std::vector<CLI::Option*> add_current_files(CLI::App& command, CallArguments& arguments) {
-  std::vector<CLI::Option*> options = add_query_and_key_files(command, arguments);
+  std::vector<CLI::Option*> options = add_q_and_k(command, arguments);
   options.push_back(add_file(command, "--v FILE", arguments.v, "values"));
+  append(options, add_form_options(command, arguments));
   return options;
+}
+
+void require_tensors(std::span<CLI::Option* const> current_files) {
+  for (CLI::Option* const file : current_files.first(3)) file->required();
 }
 
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments) {
@@ -91,7 +112,7 @@ std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& argu
   auto* const past_v = add_file(command, "--past-v FILE", arguments.past_v, "earlier values");
   past_k->needs(past_v);
   past_v->needs(past_k);
-  options.insert(options.end(), {past_k, past_v});
+  append(options, {past_k, past_v});
   set_help_group(command, "Inputs");
   return options;
 }

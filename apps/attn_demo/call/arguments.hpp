@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,8 +55,10 @@ inline constexpr OptionName call_option_names[] = {{"softmax_scale", "--scale"},
 CLI::Option* add_layout_option(CLI::App& command, std::optional<Layout>& layout);
 /// Adds --q, --k and the options that say how the inputs are laid out. Returns all of them.
 std::vector<CLI::Option*> add_query_and_key_files(CLI::App& command, CallArguments& arguments);
-/// Adds these and --v. Returns all of them.
+/// Adds these and --v. Returns all of them, --q, --k and --v first.
 std::vector<CLI::Option*> add_current_files(CLI::App& command, CallArguments& arguments);
+/// Makes --q, --k and --v required, with which the options begin.
+void require_tensors(std::span<CLI::Option* const> current_files);
 /// Adds these, and the files of earlier keys and values. Returns all of them.
 std::vector<CLI::Option*> add_input_files(CLI::App& command, CallArguments& arguments);
 /// Adds the options that determine the probabilities: masks, scores and the normalizer.

@@ -68,7 +68,8 @@ void print_text(const Call& call, const Comparison& comparison) {
 
   fmt::print(
       "\nErrors and speed-up refer to naive. max abs, max rel, RMS and the worst element are those "
-      "of O; lse is max abs.\n");
+      "of "
+      "O;\nlse is max abs.\n");
   fmt::print("The q_len x kv_len score matrix of all heads, which unfused holds: {}\n",
              format_bytes(comparison.score_matrix));
   if (!comparison.unfused) fmt::print("unfused was left out: that does not fit in memory\n");
@@ -164,6 +165,7 @@ void add_compare(CLI::App& app, Command& chosen) {
       "random inputs instead of files: batch, heads, KV heads, q_len, kv_len, dim and, "
       "if another, dim of V",
       [&shape = arguments.shape](auto option, auto text) { shape = shape_value(option, text); });
+  add_seed(command, arguments.seed, "the seed of the random inputs; default 0")->needs(shape);
   for (CLI::Option* input : add_input_files(command, arguments.call)) shape->excludes(input);
   auto* const backward = command.add_flag(
       "--backward", arguments.backward,
@@ -172,13 +174,13 @@ void add_compare(CLI::App& app, Command& chosen) {
   for (CLI::Option* input : incoming) input->needs(backward)->excludes(shape);
   incoming[1]->needs(incoming[0]);
   set_help_group(command, "Gradients");
-  add_seed(command, arguments.seed, "the seed of the random inputs; default 0")->needs(shape);
   add_call_options(command, arguments.call);
   add_number(
       command, "--tolerance X", arguments.tolerance, not_negative,
       "largest absolute error of O and lse, or of gradients, that passes; default derived from "
       "the inputs");
   command.add_flag("--json", arguments.json, "one JSON object instead of the table");
+  set_help_group(command, "Result");
 }
 
 }  // namespace attn::apps::demo

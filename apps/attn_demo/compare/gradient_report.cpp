@@ -19,9 +19,8 @@ void print_text(const Call& call, const GradientComparison& comparison) {
   }
   print_table(rows);
   fmt::print(
-      "\nErrors are those of tiled against naive. tiled: {} without the forward, {} scratch; "
-      "naive: "
-      "{}; speed-up {}\n",
+      "\nErrors are those of tiled against naive.\n"
+      "tiled: {} without the forward, {} scratch; naive: {}; speed-up {}\n",
       format_seconds(comparison.tiled_seconds),
       format_bytes(static_cast<double>(comparison.scratch)),
       format_seconds(comparison.naive_seconds), format_speedup(comparison.speedup()));

@@ -119,7 +119,7 @@ void print_conclusion(const Call& prompt, const Comparison& first, bool agree) {
   if (first.unfused)
     fmt::print(" and {:.1f} times as fast as unfused",
                first.unfused->seconds / first.tiled.seconds);
-  fmt::print(" ({} threads).\n", first.num_threads);
+  fmt::print(" ({}).\n", format_threads(first.num_threads));
   fmt::print(
       "unfused holds all the scores, q_len x kv_len for each head; tiled holds a few tiles of "
       "them.\n");

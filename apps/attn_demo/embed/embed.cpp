@@ -176,7 +176,7 @@ void add_embed(CLI::App& app, Command& chosen) {
                              "token ids in the place of texts, i32 or i64 [N, seq]");
   ids->excludes(texts);
   add_file(command, "--lengths FILE", arguments.lengths,
-           "how many ids of each row count, i32 or i64 [N]; default: all");
+           "how many ids of each row of --ids count, i32 or i64 [N]; default: all");
   add_file(command, "--out FILE", arguments.out,
            "vectors, f32 [N, hidden]: .npy, or .safetensors where the name ends so")
       ->required();

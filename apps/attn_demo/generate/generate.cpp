@@ -253,10 +253,10 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_model_options(command, arguments.model);
   add_several_prompts(command, arguments.prompt, arguments.others);
   add_integer(command, "--max-new N", arguments.max_new, {0, std::int64_t{1} << 24},
-              "the most tokens to generate; default 64");
+              "the most tokens to generate; default 64, or what the model has room for");
   add_sampling_options(command, arguments.sampling);
   add_seed(command, arguments.sampling.seed,
-           "the seed of the draws, and of a toy's weights; default 0");
+           "the seed of the draws, and of random weights; default 0");
   add_file(command, "--logits FILE", arguments.logits,
            "writes the logits of the prompt, [1, tokens, vocabulary]");
   command.add_flag("--print-ids", arguments.print_ids, "print ids instead of text");

@@ -81,7 +81,7 @@ void require_room_for_maps(const HeadChoice& choice, std::int64_t num_heads, std
                            std::int64_t kv_len) {
   constexpr double bytes_per_probability = 5, bytes_per_score = 8;
   const std::int64_t num_maps = choice.head ? 1 : num_heads;
-  require_memory(fmt::format("a picture of {} x {} weights a head", q_len, kv_len),
+  require_memory(fmt::format("a picture of {} x {} probabilities a head", q_len, kv_len),
                  product_of({q_len, kv_len}) *
                      (bytes_per_probability * static_cast<double>(num_maps) + 2 * bytes_per_score));
 }
@@ -94,7 +94,8 @@ std::vector<ProbabilityMap> head_maps(const AttentionTensors& tensors,
   std::vector<ProbabilityMap> maps;
   for (std::int64_t head = first; head < last; ++head) {
     ProbabilityMap& map = maps.emplace_back(head_map(tensors, options, choice.batch, head));
-    map.title = fmt::format("{}head {}", choice.head ? "attention weights, " + place : "", head);
+    map.title =
+        fmt::format("{}head {}", choice.head ? "attention probabilities, " + place : "", head);
     map.row_labels = labels.rows;
     map.column_labels = labels.columns;
   }

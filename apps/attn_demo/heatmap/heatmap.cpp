@@ -64,7 +64,7 @@ void check_call(const Call& call, const HeatmapArguments& arguments) {
   const AttentionPlan checks_shapes(tensors, call.options);
   const std::int64_t kv_len = tensors.k.shape[2];
   if (q.product() == 0 || kv_len == 0) {
-    reject("q has shape {} and k {}: there are no weights to draw", q.to_string(),
+    reject("q has shape {} and k {}: there are no probabilities to draw", q.to_string(),
            tensors.k.shape.to_string());
   }
   const HeadChoice& heads = arguments.heads;
@@ -91,8 +91,8 @@ Canvas picture_of(const std::vector<ProbabilityMap>& maps, const ColorScale& sca
   if (arguments.heads.head) return draw_map(maps.front(), scale);
   const std::string usual =
       arguments.model.folder
-          ? fmt::format("attention weights, layer {}, all heads", arguments.model.layer)
-          : "attention weights of all heads";
+          ? fmt::format("attention probabilities, layer {}, all heads", arguments.model.layer)
+          : "attention probabilities of all heads";
   return draw_maps(maps, scale, arguments.title ? readable_title(*arguments.title) : usual);
 }
 
@@ -157,7 +157,8 @@ void keep_apart(CLI::App& command) {
 
 void add_heatmap(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<HeatmapArguments>(
-      app, chosen, "heatmap", "attention weights as a picture, in a PNG file or in the terminal",
+      app, chosen, "heatmap",
+      "attention probabilities as a picture, in a PNG file or in the terminal",
       [](const HeatmapArguments& given) {
         return under_option_names(call_option_names, [&] { return show(given); });
       });
@@ -168,6 +169,7 @@ void add_heatmap(CLI::App& app, Command& chosen) {
   const IntegerRange at_least_0{.min = 0};
   add_integer(command, "--layer N", arguments.model.layer, at_least_0,
               "which layer of the model; default 0");
+  set_help_group(command, "Inputs");
   add_file(command, "--out FILE", arguments.out,
            "a file that ends in .png; without it the picture is shown in the terminal");
   command.add_flag("--terminal", arguments.terminal, "show the picture in the terminal too");
@@ -180,6 +182,7 @@ void add_heatmap(CLI::App& app, Command& chosen) {
   add_choice(command, "--scale-colors KIND", arguments.scale,
              {{"linear", ScaleKind::linear}, {"log", ScaleKind::logarithmic}},
              "linear (default) or log");
+  set_help_group(command, "Picture");
   add_probability_options(command, arguments.call);
   keep_apart(command);
 }

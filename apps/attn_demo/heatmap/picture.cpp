@@ -129,8 +129,8 @@ struct Page {
 std::vector<std::string> notes_of(const CellArea& cells, const ColorScale& scale) {
   std::vector<std::string> notes;
   if (cells.blocks.rows * cells.blocks.columns > 1) {
-    notes.push_back(fmt::format("each cell: the largest of {} {} {} weights", cells.blocks.rows,
-                                times_sign, cells.blocks.columns));
+    notes.push_back(fmt::format("each cell: the largest of {} {} {} probabilities",
+                                cells.blocks.rows, times_sign, cells.blocks.columns));
   }
   if (scale.is_logarithmic()) notes.push_back("colors: logarithmic");
   return notes;

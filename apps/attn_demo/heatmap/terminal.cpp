@@ -120,7 +120,8 @@ std::string terminal_map(const ProbabilityMap& map, const ColorScale& scale,
   }
   text += legend(map, scale, style.colored);
   if (blocks.rows * blocks.columns > 1) {
-    text += fmt::format("each cell: the largest of {} x {} weights\n", blocks.rows, blocks.columns);
+    text += fmt::format("each cell: the largest of {} x {} probabilities\n", blocks.rows,
+                        blocks.columns);
   }
   return text;
 }

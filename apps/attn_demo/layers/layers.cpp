@@ -57,8 +57,8 @@ void print_model(const Model& model, const LayersRun& run, const LayersMeasured&
              model.settings.layers.size(), attention.hidden, attention.num_q_heads,
              attention.head_dim, attention.num_kv_heads, model.settings.layers.front().mlp_width,
              model.settings.vocab_size, name_of(attention.dtype));
-  fmt::print("batch {}, {} tokens of prompt, {} threads, {}\n\n", run.batch, run.seq,
-             measured.num_threads, name_of(measured.isa));
+  fmt::print("batch {}, {} tokens of prompt, {}, {}\n\n", run.batch, run.seq,
+             format_threads(measured.num_threads), name_of(measured.isa));
 }
 
 void print_distances(const LayersMeasured& measured) {
@@ -73,9 +73,10 @@ void print_distances(const LayersMeasured& measured) {
   print_table(rows);
   fmt::print(
       "\nx is the residual stream behind a layer. Errors are its differences from x of the same "
-      "model with naive attention (textbook,\n"
-      "in double) in all layers; everything else is the same. They add up from layer to "
-      "layer.\n\n");
+      "model with\n"
+      "naive attention (textbook, in double) in all layers; everything else is the same. They add "
+      "up from\n"
+      "layer to layer.\n\n");
 }
 
 void print_times(const LayersMeasured& measured) {
@@ -101,15 +102,14 @@ void print_speed(const LayersMeasured& m) {
       m.prefill.tokens_per_second, m.prefill_gflops, percent(m.prefill_gflops / m.peak_gflops),
       m.peak_gflops);
   fmt::print(
-      "decode   {:.1f} tokens/s; a step reads {} of weights and cache, at {:.1f} GB/s: {} of what "
-      "reading memory reaches here "
-      "({:.1f} GB/s){}\n",
+      "decode   {:.1f} tokens/s; a step reads {} of weights and cache, at {:.1f} GB/s:\n"
+      "         {} of what reading memory reaches here ({:.1f} GB/s){}\n",
       m.decode.tokens_per_second, format_bytes(m.decode_bytes), m.decode_gbps,
       percent(m.decode_gbps / m.read_gbps), m.read_gbps,
       m.decode_gbps > m.read_gbps ? ", more than a plain loop reads from memory" : "");
   fmt::print("prefill with unfused attention takes {}, with naive attention {} (one run each)\n",
              format_seconds(m.unfused_seconds), format_seconds(m.naive_seconds));
-  fmt::print("\nmemory   weights packed {}, in place {}, KV cache {}, activations {}\n",
+  fmt::print("\nmemory   weights packed {}, in place {}, KV cache {}, scratch {}\n",
              format_bytes(m.packed_bytes), format_bytes(m.in_place_bytes),
              format_bytes(m.cache_bytes), format_bytes(m.activation_bytes));
 }
@@ -195,7 +195,7 @@ void add_layers(CLI::App& app, Command& chosen) {
       app, chosen, "layers",
       "transformer layers: how far the kernels are apart, and where the time goes", run_layers);
   add_model_options(command, arguments.model);
-  add_seed(command, arguments.model.toy.seed, "the seed of a toy's weights; default 0")
+  add_seed(command, arguments.model.toy.seed, "the seed of random weights; default 0")
       ->excludes(command.get_option("--model"));
   add_integer(command, "--seq N", arguments.seq, {1, largest_run},
               "tokens of the prompt; default 256, or what the model has room for");

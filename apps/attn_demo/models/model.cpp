@@ -24,16 +24,16 @@ constexpr std::int64_t largest_size = std::int64_t{1} << 20;
 void add_toy_options(CLI::App& command, ModelChoice& choice, CLI::Option* folder) {
   ToyShape& toy = choice.toy;
   add_choice(command, "--arch NAME", toy.family, {{"llama", Family::llama}, {"gpt2", Family::gpt2}},
-             "llama or gpt2: the family of a toy with random weights; default llama")
+             "llama or gpt2: the family of a model with random weights; default llama")
       ->excludes(folder);
   const auto add = [&](const char* spec, auto& size, const char* description) {
     add_integer(command, spec, size, {1, largest_size}, description)->excludes(folder);
   };
-  add("--layers N", toy.num_layers, "layers of a toy; default 4");
-  add("--hidden N", toy.hidden, "width of a toy; default 512");
-  add("--heads N", toy.num_q_heads, "query heads of a toy; default 8");
+  add("--layers N", toy.num_layers, "layers of the random model; default 4");
+  add("--hidden N", toy.hidden, "its hidden size; default 512");
+  add("--heads N", toy.num_q_heads, "its query heads; default 8");
   add("--kv-heads N", choice.num_kv_heads,
-      "KV heads of a toy; default: a quarter of the heads in llama, all in gpt2");
+      "its KV heads; default: a quarter of the heads in llama, all in gpt2");
 }
 
 /// The shape of a toy, with defaults for what no option says.
@@ -138,10 +138,10 @@ Model ModelSource::load_folder(std::int64_t positions, std::int64_t batch) const
 
 Model ModelSource::load_toy(std::int64_t positions, std::int64_t batch) const {
   const ToyShape shape = completed(choice_, positions);
-  require_room("a toy of these sizes", toy_settings(shape), positions * batch, true);
+  require_room("a random model of these sizes", toy_settings(shape), positions * batch, true);
   const auto toy = std::make_shared<const ToyWeights>(make_toy_weights(shape));
   const char* const family = shape.family == Family::llama ? "llama" : "gpt2";
-  return {.description = fmt::format("a toy {} with random weights, seed {}", family, shape.seed),
+  return {.description = fmt::format("a {} with random weights, seed {}", family, shape.seed),
           .settings = toy->settings,
           .weights = toy,
           .decoder = Decoder(toy->settings, toy->weights, choice_.execution),

@@ -101,7 +101,8 @@ void add_reliability_plot(CLI::App& plot_command, Command& chosen) {
         return under_option_names(regression_option_names, [&] { return plot(given); });
       });
   add_file(command, "--out FILE", arguments.out, "a file that ends in .svg")->required();
-  add_file(command, "--logits FILE", arguments.logits, "[N, C] of f16, f32 or f64")->required();
+  add_file(command, "--logits FILE", arguments.logits, "[N, C] of f16, bf16, f32 or f64")
+      ->required();
   add_file(command, "--target FILE", arguments.target, "the class of each row, integers [N]")
       ->required();
 }

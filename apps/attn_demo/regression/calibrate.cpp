@@ -61,7 +61,8 @@ void add_calibrate(CLI::App& app, Command& chosen) {
       [](const CalibrateArguments& given) {
         return under_option_names(regression_option_names, [&] { return calibrate(given); });
       });
-  add_file(command, "--logits FILE", arguments.logits, "[N, C] of f16, f32 or f64")->required();
+  add_file(command, "--logits FILE", arguments.logits, "[N, C] of f16, bf16, f32 or f64")
+      ->required();
   add_file(command, "--target FILE", arguments.target,
            "the class of each row, integers of any type [N]")
       ->required();

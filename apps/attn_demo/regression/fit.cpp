@@ -96,7 +96,8 @@ int fit(const FitArguments& arguments) {
 
 void add_options(CLI::App& command, FitArguments& arguments) {
   RegressionOptions& options = arguments.options;
-  add_file(command, "--input FILE", arguments.input, "features, [N, features] of f16, f32 or f64")
+  add_file(command, "--input FILE", arguments.input,
+           "features, [N, features] of f16, bf16, f32 or f64")
       ->required();
   add_file(command, "--target FILE", arguments.target,
            "the class of each row, integers of any type [N], from 0 on")

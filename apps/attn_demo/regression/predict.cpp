@@ -61,7 +61,8 @@ void add_predict(CLI::App& app, Command& chosen) {
   add_file(command, "--model FILE", arguments.model,
            "a .safetensors file with weight [C, features] and bias [C]")
       ->required();
-  add_file(command, "--input FILE", arguments.input, "features, [N, features] of f16, f32 or f64")
+  add_file(command, "--input FILE", arguments.input,
+           "features, [N, features] of f16, bf16, f32 or f64")
       ->required();
   add_file(command, "--out FILE", arguments.out,
            "probabilities, f32 [N, C]: .npy, or .safetensors where the name ends so")

@@ -174,23 +174,28 @@ void add_files(CLI::App& command, RingArguments& arguments) {
   add_file(command, "--k FILE", call.k, "keys")->required();
   add_file(command, "--v FILE", call.v, "values")->required();
   add_layout_option(command, call.layout);
-  auto* const dout = add_file(command, "--dout FILE", arguments.dout, "the gradient of the output");
+  auto* const dout = add_file(command, "--dout FILE", arguments.dout,
+                              "the gradient of the output, in the layout of Q");
   add_file(command, "--dlse FILE", arguments.dlse,
            "the gradient of lse, [batch, heads, q_len]; default zeros")
       ->needs(dout);
   set_help_group(command, "Inputs");
-  add_file(command, "--out FILE", arguments.out, "the result, in the layout of Q")->required();
+  add_file(command, "--out FILE", arguments.out,
+           "the result, in the layout of Q: .npy, or .safetensors where the name ends so")
+      ->required();
   add_file(command, "--lse FILE", arguments.lse,
            "log of the sum of exp of each row's scores, [batch, heads, q_len]");
   for (const auto& [spec, file, description] :
        {std::tuple{"--dq FILE", &arguments.dq, "the gradient of Q, in its layout"},
-        std::tuple{"--dk FILE", &arguments.dk, "the gradient of K"},
-        std::tuple{"--dv FILE", &arguments.dv, "the gradient of V"},
-        std::tuple{"--dmask FILE", &arguments.dmask, "the gradient of an additive mask"},
-        std::tuple{"--dalibi FILE", &arguments.dalibi, "the gradient of the ALiBi slopes"},
-        std::tuple{"--dsinks FILE", &arguments.dsinks, "the gradient of the sinks"}})
+        std::tuple{"--dk FILE", &arguments.dk, "the gradient of K, in its layout"},
+        std::tuple{"--dv FILE", &arguments.dv, "the gradient of V, in its layout"},
+        std::tuple{"--dmask FILE", &arguments.dmask,
+                   "the gradient of an additive mask, in its shape: summed where it broadcasts"},
+        std::tuple{"--dalibi FILE", &arguments.dalibi, "the gradient of the ALiBi slopes, [heads]"},
+        std::tuple{"--dsinks FILE", &arguments.dsinks, "the gradient of the sinks, [heads]"}})
     add_file(command, spec, *file, description)->needs(dout);
-  command.add_flag("--json", arguments.json, "print what each rank did, as JSON");
+  command.add_flag("--json", arguments.json,
+                   "one JSON object of what each rank did, on the last line");
   set_help_group(command, "Outputs");
 }
 
@@ -199,7 +204,7 @@ void add_files(CLI::App& command, RingArguments& arguments) {
 void add_ring(CLI::App& app, Command& chosen) {
   const auto [command, arguments] = add_command<RingArguments>(
       app, chosen, "ring",
-      "attention, and its gradients, over the ranks of mpirun: the sequence is cut over them",
+      "the call and its gradients under mpirun, the sequence cut over the ranks",
       [](const RingArguments& given) {
         return under_option_names(call_option_names, [&] { return ring(given); });
       });
