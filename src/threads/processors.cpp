@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "threads/omp.hpp"
 
@@ -65,15 +66,44 @@ cpu_set_t processors_of_place(int place) noexcept {
   return set;
 }
 
+// Functions of their own call OpenMP here: compilers that know its functions move such calls to the
+// beginning of a function.
+[[gnu::noinline]] bool openmp_binds_threads() noexcept {
+  return omp_get_proc_bind() != omp_proc_bind_false;
+}
+
+/// Asks for what makes LLVM's runtime register the thread.
+[[gnu::noinline]] bool openmp_has_threads() noexcept { return omp_get_max_threads() > 0; }
+
+/// OpenMP's places, if it binds threads to them.
+[[gnu::noinline]] std::vector<cpu_set_t> places_of_bound_threads() {
+  std::vector<cpu_set_t> places;
+  if (!openmp_binds_threads()) return places;
+  for (int place = 0; place < omp_get_num_places(); ++place)
+    places.push_back(processors_of_place(place));
+  return places;
+}
+
+/// The same, read once, since places do not change.
+const std::vector<cpu_set_t>& openmp_places() noexcept {
+  static const std::vector<cpu_set_t> all = []() noexcept -> std::vector<cpu_set_t> {
+    enter_openmp();
+    try {
+      return places_of_bound_threads();
+    } catch (...) {
+      return {};  // memory ran out: as if nothing were bound
+    }
+  }();
+  return all;
+}
+
 /// Where OpenMP binds threads, and `set` is one of its places: all of its places. OpenMP is not
 /// asked for the place of the thread, as GCC's runtime would bind a thread that is not its own.
 cpu_set_t without_binding(const cpu_set_t& set) noexcept {
-  if (omp_get_proc_bind() == omp_proc_bind_false) return set;
   cpu_set_t all;
   CPU_ZERO(&all);
   bool bound = false;
-  for (int place = 0; place < omp_get_num_places(); ++place) {
-    const cpu_set_t processors = processors_of_place(place);
+  for (const cpu_set_t& processors : openmp_places()) {
     bound |= CPU_EQUAL(&processors, &set) != 0;
     CPU_OR(&all, &all, &processors);
   }
@@ -128,6 +158,17 @@ std::optional<int> processor_quota() noexcept {
 }
 
 #if defined(__linux__)
+void enter_openmp() noexcept {
+  thread_local bool entered = false;
+  if (entered) return;
+  entered = true;
+  cpu_set_t before, now;
+  const bool known = sched_getaffinity(0, sizeof before, &before) == 0;
+  if (!openmp_has_threads() || openmp_binds_threads() || !known) return;
+  if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&before, &now) == 0)
+    sched_setaffinity(0, sizeof before, &before);
+}
+
 ProcessorSet ProcessorSet::of_this_thread() noexcept {
   ProcessorSet processors;
   processors.known_ = sched_getaffinity(0, sizeof processors.set_, &processors.set_) == 0;
@@ -144,6 +185,7 @@ bool ProcessorSet::move_to(const ProcessorSet& other) noexcept {
 
 int ProcessorSet::count() const noexcept { return known_ ? CPU_COUNT(&set_) : 0; }
 #else
+void enter_openmp() noexcept {}
 ProcessorSet ProcessorSet::of_this_thread() noexcept { return {}; }
 bool ProcessorSet::move_to(const ProcessorSet&) noexcept { return false; }
 int ProcessorSet::count() const noexcept { return 0; }

@@ -40,6 +40,11 @@ class ProcessorSet {
 #endif
 };
 
+/// Makes the calling thread known to OpenMP, whose functions may be called then. LLVM's runtime
+/// lets a thread run on all processors when it first calls one; here it keeps those that it had,
+/// unless OMP_PROC_BIND says where threads run.
+void enter_openmp() noexcept;
+
 /// The processors of the calling thread, or the quota, if that is less. At least 1.
 int available_processors() noexcept;
 

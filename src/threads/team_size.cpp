@@ -94,14 +94,14 @@ int open_region(int num_threads) {
 }  // namespace
 
 int allowed_threads(int num_threads) {
-  if (num_threads <= 1 || inside_region() || omp_in_parallel() != 0 ||
-      omp_get_max_active_levels() < 1) {
-    return 1;
-  }
+  if (num_threads <= 1 || inside_region()) return 1;
+  enter_openmp();
+  if (omp_in_parallel() != 0 || omp_get_max_active_levels() < 1) return 1;
   return std::max(1, std::min({num_threads, omp_get_thread_limit(), max_num_threads}));
 }
 
 int default_num_threads() {
+  enter_openmp();
   const int openmps = omp_get_max_threads();
   const bool set = openmps != processors_at_load;
   return allowed_threads(set ? openmps : std::min(openmps, available_processors()));

@@ -346,6 +346,22 @@ TEST_CASE("Calls respect the processors that their thread may run on") {
   CHECK(bound == 0);
 }
 
+TEST_CASE("A thread keeps its processors when OpenMP comes to know it") {
+  const cpu_set_t one = one_processor();
+  CHECK(default_num_threads() >= 1);  // OpenMP knows another thread first
+  in_thread([&] {
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    CHECK(default_num_threads() >= 1);
+    CHECK(available_processors() == 1);
+  });
+  in_thread([&] {
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    CHECK(allowed_threads(2) >= 1);
+    const cpu_set_t own = processors_of_this_thread();
+    CHECK(CPU_EQUAL(&own, &one) != 0);
+  });
+}
+
 TEST_CASE("The quota of a control group") {
   CHECK(quota_of("50000 100000\n") == 1);
   CHECK(quota_of("100000 100000\n") == 1);
