@@ -1,9 +1,12 @@
-"""The type stubs: mypy --strict accepts an example, and finds its mistakes."""
+"""The type stubs: mypy --strict accepts an example, and finds its mistakes. The names that a
+person is offered."""
 
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
 
+import attn
 import pytest
 
 
@@ -21,3 +24,9 @@ def test_mypy():
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_names():
+    offered = [name for name in dir(attn) if not name.startswith("__")]
+    assert offered == sorted(attn.__all__)
+    assert "attention(q" in pydoc.render_doc(attn)  # without PyTorch, too

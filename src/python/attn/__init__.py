@@ -10,7 +10,7 @@ transformers. They are imported when they are first named.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from . import _native
 from ._core import Gradients, KVCache, PagedKVCache, Plan, attention, attention_backward, merge
@@ -78,3 +78,7 @@ def __getattr__(name: str) -> Any:
     if name in ("flash_attn", "torch", "transformers"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> List[str]:
+    return [*__all__, "__version__"]
