@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 
@@ -237,8 +238,10 @@ attn_status attn_options_set_mask_keys(attn_options* options, attn_mask_keys key
 
 attn_status attn_options_set_block_mask(attn_options* options, const attn_block_mask* mask) {
   return set_option(options, [&](AttentionOptions& to) {
-    to.block_mask.reset();
-    if (mask != nullptr) to.block_mask = mask->mask;
+    if (mask == nullptr)
+      to.block_mask.reset();
+    else
+      to.block_mask.emplace(mask->mask);
   });
 }
 

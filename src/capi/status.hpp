@@ -3,6 +3,7 @@
 
 #include <attn/attn.h>
 
+#include <cstdint>
 #include <string>
 
 namespace attn::capi {
