@@ -85,7 +85,7 @@ enum class Pooling {
   mean,              // sum x / n
   max,               // the greatest of each element
   mean_sqrt_length,  // sum x / sqrt(n)
-  weighted_mean,     // sum (k + 1) x_k / sum (k + 1): later tokens weigh more
+  weighted_mean,     // sum (k + 1) x_k / sum (k + 1): later tokens count more
   last,              // that of the last token
 };
 

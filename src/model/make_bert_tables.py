@@ -10,42 +10,22 @@ Unicode that it has, which are several.
 
 import pathlib
 
+from table_text import CHARACTERS, block, range_block, write
 from tokenizers.normalizers import NFD, BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 OUTPUT = pathlib.Path(__file__).with_name("bert_tables.inc")
-CHARACTERS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 
 def normalizer(**on):
-    options = dict(clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False)
+    options = dict(
+        clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False
+    )
     return BertNormalizer(**(options | on)).normalize_str
 
 
-def ranges(characters):
-    found = []
-    for code in characters:
-        if found and found[-1][1] == code - 1:
-            found[-1][1] = code
-        else:
-            found.append([code, code])
-    return found
-
-
-def block(kind, name, items):
-    lines, line = [], ""
-    for item in items:
-        if len(line) + len(item) + 2 > 98:
-            lines.append(line)
-            line = ""
-        line += (" " if line else "") + item + ","
-    lines.append(line)
-    return f"constexpr {kind} {name}[] = {{\n" + "".join(f"    {x}\n" for x in lines) + "};\n"
-
-
-def range_block(name, test):
-    found = ranges([c for c in CHARACTERS if test(c)])
-    return block("CodeRange", name, (f"{{{a}, {b}}}" for a, b in found))
+def block_where(name, test):
+    return range_block(name, (c for c in CHARACTERS if test(c)))
 
 
 def lower_block():
@@ -74,17 +54,15 @@ def main():
     chinese, nfd = normalizer(handle_chinese_chars=True), NFD().normalize_str
     pieces = lambda c: [piece for piece, _ in BertPreTokenizer().pre_tokenize_str(f"a{chr(c)}b")]
     between = lambda function, c: function(f"a{chr(c)}b")[1:-1]
-    text = range_block("removed", lambda c: between(clean, c) == "")
-    text += range_block("spaces", lambda c: between(clean, c) == " ")
-    text += range_block("chinese", lambda c: between(chinese, c) == f" {chr(c)} ")
+    text = block_where("removed", lambda c: between(clean, c) == "")
+    text += block_where("spaces", lambda c: between(clean, c) == " ")
+    text += block_where("chinese", lambda c: between(chinese, c) == f" {chr(c)} ")
     # A character that decomposes is taken apart before.
-    text += range_block("accents", lambda c: between(accents, c) == "" and nfd(chr(c)) == chr(c))
-    text += range_block("separators", lambda c: pieces(c) == ["a", "b"])
-    text += range_block("punctuation", lambda c: pieces(c) == ["a", chr(c), "b"])
+    text += block_where("accents", lambda c: between(accents, c) == "" and nfd(chr(c)) == chr(c))
+    text += block_where("separators", lambda c: pieces(c) == ["a", "b"])
+    text += block_where("punctuation", lambda c: pieces(c) == ["a", chr(c), "b"])
     text += lower_block()
-    OUTPUT.write_text(
-        f"// Made by make_bert_tables.py.\n// clang-format off\n{text}// clang-format on\n"
-    )
+    write(OUTPUT, "make_bert_tables.py", text)
 
 
 if __name__ == "__main__":

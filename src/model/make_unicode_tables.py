@@ -13,10 +13,10 @@ import pathlib
 import subprocess
 
 import fontTools.unicodedata
+from table_text import CHARACTERS, block, range_block, write
 from tokenizers import Regex, pre_tokenizers
 
 OUTPUT = pathlib.Path(__file__).with_name("unicode_tables.inc")
-CHARACTERS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 TEXT = "".join(map(chr, CHARACTERS))
 CATEGORIES = (
     "Cn Cc Cf Co Cs Ll Lm Lo Lt Lu Mc Me Mn Nd Nl No Pc Pd Pe Pf Pi Po Ps Sc Sk Sm So Zl Zp Zs"
@@ -56,31 +56,6 @@ def runs(value_of):
         else:
             found.append([1, value])
     return found
-
-
-def ranges(characters):
-    found = []
-    for code in sorted(characters):
-        if found and found[-1][1] == code - 1:
-            found[-1][1] = code
-        else:
-            found.append([code, code])
-    return found
-
-
-def block(kind, name, items):
-    lines, line = [], ""
-    for item in items:
-        if len(line) + len(item) + 2 > 98:
-            lines.append(line)
-            line = ""
-        line += (" " if line else "") + item + ","
-    lines.append(line)
-    return f"constexpr {kind} {name}[] = {{\n" + "".join(f"    {x}\n" for x in lines) + "};\n"
-
-
-def range_block(name, characters):
-    return block("CodeRange", name, (f"{{{a}, {b}}}" for a, b in ranges(characters)))
 
 
 def category_tables():
@@ -185,15 +160,23 @@ def case_tables():
     """Characters that match each other under (?i), as runs of (first, count, step, distance): each
     of the run's characters matches the one at that distance. The least one stands for all."""
     cased = [c for c in CHARACTERS if chr(c).lower() != chr(c) or chr(c).upper() != chr(c)]
-    cased = sorted(set(cased) | set(range(0x1C80, 0x1C90)) | set(range(0xA640, 0xA7FF))
-                   | set(range(0x10D40, 0x10D90)) | set(range(0x13A0, 0x1400)))
+    cased = sorted(
+        set(cased)
+        | set(range(0x1C80, 0x1C90))
+        | set(range(0xA640, 0xA7FF))
+        | set(range(0x10D40, 0x10D90))
+        | set(range(0x13A0, 0x1400))
+    )
     pairs = []
     for code in cased:
         # A character with a longer folding, such as the ligature of s and t, also matches two others
         # side by side.
         folded = chr(code).casefold()
-        same = ([c for c in cased if chr(c).casefold() == folded] if len(folded) > 1
-                else matched(rf"(?i)\x{{{code:X}}}", cased))
+        same = (
+            [c for c in cased if chr(c).casefold() == folded]
+            if len(folded) > 1
+            else matched(rf"(?i)\x{{{code:X}}}", cased)
+        )
         if min(same) != code:
             pairs.append((code, min(same) - code))
     found = []
@@ -239,9 +222,7 @@ def main():
     for name in EMOJI:
         text += range_block(name.lower(), matched(rf"\p{{{name}}}"))
     text += case_tables()
-    OUTPUT.write_text(
-        f"// Made by make_unicode_tables.py.\n// clang-format off\n{text}// clang-format on\n"
-    )
+    write(OUTPUT, "make_unicode_tables.py", text)
 
 
 if __name__ == "__main__":
