@@ -25,9 +25,7 @@ SENTENCES, REPEATED, THREADS, ROUNDS = 64, 5, 2, 7
 def sentences():
     words = [word for word in (ROOT / "README.md").read_text().split() if word.isalpha()]
     chosen = random.Random(3)
-    return [
-        " ".join(chosen.choices(words, k=chosen.randint(5, 100))) for _ in range(SENTENCES)
-    ]
+    return [" ".join(chosen.choices(words, k=chosen.randint(5, 100))) for _ in range(SENTENCES)]
 
 
 class Transformers:

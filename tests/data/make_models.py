@@ -70,11 +70,22 @@ def head_dim_of(config):
 def llama_weights(model, config):
     """Llama, Qwen2 and Qwen3. Gains of q and k make scores of deviation 1 to 2."""
     weights = Weights(model, stored_type(config))
-    hidden, inner, head_dim = config["hidden_size"], config["intermediate_size"], head_dim_of(config)
+    hidden, inner, head_dim = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        head_dim_of(config),
+    )
     tied, bias = config["tie_word_embeddings"], 0.5 if config["model_type"] == "qwen2" else 0.0
-    queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
+    queries, keys = (
+        config["num_attention_heads"] * head_dim,
+        config["num_key_value_heads"] * head_dim,
+    )
     # Tied, the embedding makes the logits too; else it is as small as in real models, where the first norm's epsilon counts.
-    weights.add("model.embed_tokens.weight", [config["vocab_size"], hidden], 2.0 / math.sqrt(hidden) if tied else 0.02)
+    weights.add(
+        "model.embed_tokens.weight",
+        [config["vocab_size"], hidden],
+        2.0 / math.sqrt(hidden) if tied else 0.02,
+    )
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         weights.norm(prefix + "input_layernorm", hidden)
@@ -117,7 +128,9 @@ def gpt2_weights(model, config):
 
 def llama3_frequency(frequency, scaling):
     """One frequency as Llama 3.1 scales it."""
-    turns = scaling["original_max_position_embeddings"] * frequency / (2.0 * math.pi)  # in the original context
+    turns = (
+        scaling["original_max_position_embeddings"] * frequency / (2.0 * math.pi)
+    )  # in the original context
     low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
     if turns > high:
         return frequency
@@ -140,7 +153,9 @@ def inverse_frequencies(head_dim, theta, scaling):
     plain = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
     if kind == "llama3":
-        scaled = torch.tensor([llama3_frequency(f, scaling) for f in plain.tolist()], dtype=torch.float64)
+        scaled = torch.tensor(
+            [llama3_frequency(f, scaling) for f in plain.tolist()], dtype=torch.float64
+        )
         torch.testing.assert_close(scaled, llama3_frequencies(plain, scaling), rtol=1e-14, atol=0.0)
         return scaled
     if kind == "linear":
@@ -151,7 +166,9 @@ def inverse_frequencies(head_dim, theta, scaling):
 
 def frequencies_of(config):
     parameters = config.get("rope_parameters") or config
-    return inverse_frequencies(head_dim_of(config), parameters["rope_theta"], config.get("rope_scaling"))
+    return inverse_frequencies(
+        head_dim_of(config), parameters["rope_theta"], config.get("rope_scaling")
+    )
 
 
 def rotate(x, cos, sin):
@@ -185,7 +202,9 @@ def llama_attention(x, layer, config, cos, sin):
 def llama_forward(weights, config, ids):
     """Logits [batch, seq, vocab], and the residual stream after each layer [layers, batch, seq, hidden]."""
     embedding, eps = weights["model.embed_tokens.weight"], config["rms_norm_eps"]
-    angles = torch.outer(torch.arange(ids.shape[-1], dtype=torch.float64), frequencies_of(config)).repeat(1, 2)
+    angles = torch.outer(
+        torch.arange(ids.shape[-1], dtype=torch.float64), frequencies_of(config)
+    ).repeat(1, 2)
     cos, sin = angles.cos().to(embedding.dtype), angles.sin().to(embedding.dtype)
     x, streams = F.embedding(ids, embedding), []
     for index in range(config["num_hidden_layers"]):
@@ -196,30 +215,57 @@ def llama_forward(weights, config, ids):
         normed = F.rms_norm(x, x.shape[-1:], layer("input_layernorm.weight"), eps)
         x = x + llama_attention(normed, layer, config, cos, sin)
         normed = F.rms_norm(x, x.shape[-1:], layer("post_attention_layernorm.weight"), eps)
-        gate, up = F.linear(normed, layer("mlp.gate_proj.weight")), F.linear(normed, layer("mlp.up_proj.weight"))
+        gate, up = (
+            F.linear(normed, layer("mlp.gate_proj.weight")),
+            F.linear(normed, layer("mlp.up_proj.weight")),
+        )
         x = x + F.linear(F.silu(gate) * up, layer("mlp.down_proj.weight"))
         streams.append(x)
     x = F.rms_norm(x, x.shape[-1:], weights["model.norm.weight"], eps)
-    return F.linear(x, embedding if config["tie_word_embeddings"] else weights["lm_head.weight"]), torch.stack(streams)
+    return F.linear(
+        x, embedding if config["tie_word_embeddings"] else weights["lm_head.weight"]
+    ), torch.stack(streams)
 
 
 def gpt2_forward(weights, config, ids):
     """As llama_forward."""
-    embedding, eps, heads = weights["transformer.wte.weight"], config["layer_norm_epsilon"], config["n_head"]
-    x, streams = F.embedding(ids, embedding) + weights["transformer.wpe.weight"][: ids.shape[-1]], []
+    embedding, eps, heads = (
+        weights["transformer.wte.weight"],
+        config["layer_norm_epsilon"],
+        config["n_head"],
+    )
+    x, streams = (
+        F.embedding(ids, embedding) + weights["transformer.wpe.weight"][: ids.shape[-1]],
+        [],
+    )
     for index in range(config["n_layer"]):
 
         def norm(name, x, prefix=f"transformer.h.{index}."):
-            return F.layer_norm(x, x.shape[-1:], weights[f"{prefix}{name}.weight"], weights[f"{prefix}{name}.bias"], eps)
+            return F.layer_norm(
+                x,
+                x.shape[-1:],
+                weights[f"{prefix}{name}.weight"],
+                weights[f"{prefix}{name}.bias"],
+                eps,
+            )
 
         def project(name, x, prefix=f"transformer.h.{index}."):
             return x @ weights[f"{prefix}{name}.weight"] + weights[f"{prefix}{name}.bias"]
 
-        q, k, v = (split_heads(part, heads) for part in project("attn.c_attn", norm("ln_1", x)).chunk(3, dim=-1))
-        x = x + project("attn.c_proj", merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-        x = x + project("mlp.c_proj", F.gelu(project("mlp.c_fc", norm("ln_2", x)), approximate="tanh"))
+        q, k, v = (
+            split_heads(part, heads)
+            for part in project("attn.c_attn", norm("ln_1", x)).chunk(3, dim=-1)
+        )
+        x = x + project(
+            "attn.c_proj", merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        )
+        x = x + project(
+            "mlp.c_proj", F.gelu(project("mlp.c_fc", norm("ln_2", x)), approximate="tanh")
+        )
         streams.append(x)
-    x = F.layer_norm(x, x.shape[-1:], weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], eps)
+    x = F.layer_norm(
+        x, x.shape[-1:], weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], eps
+    )
     return F.linear(x, embedding), torch.stack(streams)
 
 
@@ -248,7 +294,9 @@ def write_npy(path, tensor):
     descr = {torch.float32: "<f4", torch.float64: "<f8", torch.int64: "<i8"}[tensor.dtype]
     header = str({"descr": descr, "fortran_order": False, "shape": tuple(tensor.shape)})
     header += " " * (-(len(header) + 11) % 64) + "\n"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + raw(tensor))
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + raw(tensor)
+    )
 
 
 def write_json(path, value):
@@ -262,7 +310,11 @@ def write_safetensors(path, tensors):
     for name, tensor in sorted(tensors.items()):
         values = raw(tensor)
         offsets = [len(data), len(data) + len(values)]
-        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": offsets,
+        }
         data += values
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -283,7 +335,9 @@ def write_shards(folder, tensors):
         weight_map.update(dict.fromkeys(shard, file))
     parameters = sum(tensor.numel() for tensor in tensors.values())
     metadata = {"total_parameters": parameters, "total_size": total}
-    write_json(folder / "model.safetensors.index.json", {"metadata": metadata, "weight_map": weight_map})
+    write_json(
+        folder / "model.safetensors.index.json", {"metadata": metadata, "weight_map": weight_map}
+    )
 
 
 def two_digits(value):
@@ -294,11 +348,19 @@ def write_expected(folder, forward, weights, config):
     ids, exact_weights = torch.tensor([PROMPT]), converted(weights, torch.float64)
     logits, streams = forward(exact_weights, config, ids)
     new, margin = greedy(forward, exact_weights, config, PROMPT)
-    assert margin > SMALLEST_MARGIN and len(set(new)) >= SMALLEST_VARIETY and config["eos_token_id"] not in new, (margin, new)
+    assert (
+        margin > SMALLEST_MARGIN
+        and len(set(new)) >= SMALLEST_VARIETY
+        and config["eos_token_id"] not in new
+    ), (margin, new)
     write_npy(folder / "prompt.npy", ids)
     write_npy(folder / "logits.npy", logits.float())
     write_npy(folder / "greedy.npy", torch.tensor([new]))
-    expected = {"greedy": new, "greedy_margin": two_digits(margin), "largest_logit": two_digits(logits.abs().max())}
+    expected = {
+        "greedy": new,
+        "greedy_margin": two_digits(margin),
+        "largest_logit": two_digits(logits.abs().max()),
+    }
     for dtype in (torch.float32, torch.bfloat16):
         error = (forward(converted(weights, dtype), config, ids)[0].double() - logits).abs().max()
         expected[f"torch_{str(dtype).removeprefix('torch.')}_error"] = two_digits(error)
@@ -309,7 +371,11 @@ def write_expected(folder, forward, weights, config):
 def write_model(directory, model, config):
     folder = directory / model
     folder.mkdir(parents=True, exist_ok=True)
-    make, forward = (gpt2_weights, gpt2_forward) if config["model_type"] == "gpt2" else (llama_weights, llama_forward)
+    make, forward = (
+        (gpt2_weights, gpt2_forward)
+        if config["model_type"] == "gpt2"
+        else (llama_weights, llama_forward)
+    )
     weights = make(model, config)
     write_json(folder / "config.json", config)
     if model == "qwen3_tiny":
@@ -329,14 +395,22 @@ def write_frequencies(directory):
     folder.mkdir(parents=True, exist_ok=True)
     llama3 = LLAMA["rope_scaling"] | {"original_max_position_embeddings": 8192}
     write_npy(folder / "llama3_inv_freq.npy", inverse_frequencies(128, 500000.0, llama3))
-    write_npy(folder / "linear_inv_freq.npy", inverse_frequencies(128, 10000.0, {"rope_type": "linear", "factor": 2.0}))
+    write_npy(
+        folder / "linear_inv_freq.npy",
+        inverse_frequencies(128, 10000.0, {"rope_type": "linear", "factor": 2.0}),
+    )
 
 
 def main():
     torch.set_num_threads(1)
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     with torch.inference_mode():
-        for model, config in {"llama_tiny": LLAMA, "qwen2_tiny": QWEN2, "qwen3_tiny": QWEN3, "gpt2_tiny": GPT2}.items():
+        for model, config in {
+            "llama_tiny": LLAMA,
+            "qwen2_tiny": QWEN2,
+            "qwen3_tiny": QWEN3,
+            "gpt2_tiny": GPT2,
+        }.items():
             write_model(directory, model, config)
         write_frequencies(directory)
 

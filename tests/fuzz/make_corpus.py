@@ -337,7 +337,12 @@ def word_tokenizers():
             ],
         },
     }
-    metaspace = {"type": "Metaspace", "replacement": space, "prepend_scheme": "first", "split": True}
+    metaspace = {
+        "type": "Metaspace",
+        "replacement": space,
+        "prepend_scheme": "first",
+        "split": True,
+    }
     no_steps = {"normalizer": None, "decoder": {"type": "Metaspace", "replacement": space}}
     return {
         "word_piece": word_piece,

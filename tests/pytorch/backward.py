@@ -35,7 +35,9 @@ def entmax(scores, visible, sink, alpha):
         z = torch.cat([z, (alpha - 1) * sink.expand(z.shape[:-1] + (1,))], -1)
         visible = torch.cat([visible, torch.ones_like(z[..., :1], dtype=torch.bool)], -1)
     empty = ~visible.any(-1, keepdim=True)
-    largest = torch.where(visible, z, torch.full_like(z, -torch.inf)).amax(-1, keepdim=True).detach()
+    largest = (
+        torch.where(visible, z, torch.full_like(z, -torch.inf)).amax(-1, keepdim=True).detach()
+    )
     largest = torch.where(empty, torch.zeros_like(largest), largest)
     z = z - largest
     power = 1 / (alpha - 1)
@@ -43,7 +45,11 @@ def entmax(scores, visible, sink, alpha):
     def probabilities(tau):
         above = z - tau
         inside = visible & (above > 0)
-        return torch.where(inside, torch.where(inside, above, torch.ones_like(above)) ** power, torch.zeros_like(above))
+        return torch.where(
+            inside,
+            torch.where(inside, above, torch.ones_like(above)) ** power,
+            torch.zeros_like(above),
+        )
 
     with torch.no_grad():
         low, high = torch.full_like(largest, -1.0), torch.zeros_like(largest)
@@ -52,7 +58,9 @@ def entmax(scores, visible, sink, alpha):
             enough = probabilities(middle).sum(-1, keepdim=True) >= 1
             low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
         p = probabilities(low)
-        slope = power * torch.where(p > 0, p ** (2 - alpha), torch.zeros_like(p)).sum(-1, keepdim=True)
+        slope = power * torch.where(p > 0, p ** (2 - alpha), torch.zeros_like(p)).sum(
+            -1, keepdim=True
+        )
         slope = torch.where(empty, torch.ones_like(slope), slope)
     tau = low + (probabilities(low).sum(-1, keepdim=True) - 1) / slope
     p = probabilities(tau)
@@ -83,8 +91,11 @@ def forward(case, t):
         mask, width = t["mask"], t["mask"].shape[-1]
         if width not in (1, kv_len):  # a mask that is shorter than the keys hides the rest
             visible = visible & (j < width)
-            mask = torch.nn.functional.pad(mask, (0, kv_len - width)) if mask.dtype != torch.bool else \
-                torch.nn.functional.pad(mask, (0, kv_len - width), value=False)
+            mask = (
+                torch.nn.functional.pad(mask, (0, kv_len - width))
+                if mask.dtype != torch.bool
+                else torch.nn.functional.pad(mask, (0, kv_len - width), value=False)
+            )
         if mask.dtype == torch.bool:
             visible = visible & mask
         else:
@@ -94,14 +105,24 @@ def forward(case, t):
     sink = t["sinks"][None, :, None, None] if "sinks" in t else None
     if case["normalizer"] == "sigmoid":
         bias = case["bias"] if case["bias"] is not None else -torch.log(lengths.to(F64))
-        return torch.where(visible, torch.sigmoid(scores + bias), torch.zeros_like(scores)) @ v, None
+        return torch.where(
+            visible, torch.sigmoid(scores + bias), torch.zeros_like(scores)
+        ) @ v, None
     if case["normalizer"] != "softmax":
         p = entmax(scores, visible, sink, case["alpha"])
         return torch.where(visible.any(-1, keepdim=True), p, torch.zeros_like(p)) @ v, None
-    largest = torch.where(visible, scores, torch.full_like(scores, -torch.inf)).amax(-1, keepdim=True).detach()
+    largest = (
+        torch.where(visible, scores, torch.full_like(scores, -torch.inf))
+        .amax(-1, keepdim=True)
+        .detach()
+    )
     largest = largest if sink is None else torch.maximum(largest, sink.detach())
     largest = torch.where(largest == -torch.inf, torch.zeros_like(largest), largest)
-    exponentials = torch.where(visible, torch.exp(torch.where(visible, scores, largest) - largest), torch.zeros_like(scores))
+    exponentials = torch.where(
+        visible,
+        torch.exp(torch.where(visible, scores, largest) - largest),
+        torch.zeros_like(scores),
+    )
     total = exponentials.sum(-1, keepdim=True)
     if sink is not None:
         total = total + torch.exp(sink - largest)
@@ -124,10 +145,14 @@ def random_case(seed):
         "softcap": 2.5 if chance(0.3) else None,
         "causal": chance(0.4),
         "offset": int(random.integers(-q_len, kv_len + 1)) if chance(0.3) else None,
-        "window": [int(random.integers(-1, kv_len)), int(random.integers(-1, kv_len))] if chance(0.3) else None,
+        "window": [int(random.integers(-1, kv_len)), int(random.integers(-1, kv_len))]
+        if chance(0.3)
+        else None,
         "kv_lens": [int(n) for n in random.integers(0, kv_len + 1, batch)] if chance(0.3) else None,
         "normalizer": normalizer,
-        "alpha": {"sparsemax": 2.0, "entmax15": 1.5, "entmax": float(pick([1.25, 1.75, 2.5]))}.get(normalizer),
+        "alpha": {"sparsemax": 2.0, "entmax15": 1.5, "entmax": float(pick([1.25, 1.75, 2.5]))}.get(
+            normalizer
+        ),
         "bias": float(pick([0.5, -2])) if chance(0.5) else None,
     }
     arrays = {
@@ -145,9 +170,11 @@ def random_case(seed):
     if chance(0.5):
         last = kv_len if chance(0.7) else int(random.integers(1, kv_len + 1))
         shape = tuple(n if chance(0.6) else 1 for n in (batch, heads, q_len)) + (last,)
-        shape = shape[int(random.integers(0, 4)):]
+        shape = shape[int(random.integers(0, 4)) :]
         hidden = random.random(shape) < 0.2
-        arrays["mask"] = ~hidden if chance(0.3) else np.where(hidden, -np.inf, random.standard_normal(shape))
+        arrays["mask"] = (
+            ~hidden if chance(0.3) else np.where(hidden, -np.inf, random.standard_normal(shape))
+        )
     arrays = {name: a if a.dtype == bool else a.astype(np.float32) for name, a in arrays.items()}
     return case, arrays
 
@@ -166,7 +193,14 @@ def from_layout(array, layout, heads):
 
 
 def options_of(case, arrays):
-    options = ["--dtype", case["dtype"], "--scale", repr(case["scale"]), "--normalizer", case["normalizer"]]
+    options = [
+        "--dtype",
+        case["dtype"],
+        "--scale",
+        repr(case["scale"]),
+        "--normalizer",
+        case["normalizer"],
+    ]
     if case["layout"] == "merged":
         options += ["--heads", arrays["q"].shape[1], "--kv-heads", arrays["k"].shape[1]]
     else:
@@ -191,12 +225,19 @@ def demo_gradients(program, case, arrays, kernel, folder):
     command = [program, "backward", "--kernel", kernel] + options_of(case, arrays)
     rows = ("q", "k", "v", "dout")
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", np.ascontiguousarray(in_layout(array, case["layout"]) if name in rows else array))
+        np.save(
+            folder / f"{name}.npy",
+            np.ascontiguousarray(in_layout(array, case["layout"]) if name in rows else array),
+        )
         command += [f"--{name}", str(folder / f"{name}.npy")]
     if case["kv_lens"]:
         np.save(folder / "kv_lens.npy", np.array(case["kv_lens"], np.int64))
         command += ["--kv-lens", str(folder / "kv_lens.npy")]
-    wanted = [name for name in ("q", "k", "v", "mask", "alibi", "sinks") if name in arrays and arrays[name].dtype != bool]
+    wanted = [
+        name
+        for name in ("q", "k", "v", "mask", "alibi", "sinks")
+        if name in arrays and arrays[name].dtype != bool
+    ]
     for name in wanted:
         command += [f"--d{name}", str(folder / f"d{name}.safetensors")]
     subprocess.run(command, check=True)
@@ -212,26 +253,37 @@ def demo_gradients(program, case, arrays, kernel, folder):
 def read_safetensors(file):
     """The only tensor of a file, as float64. numpy has no bfloat16, so that torch reads the bits."""
     import json
+
     data = file.read_bytes()
     size = int.from_bytes(data[:8], "little")
-    (entry,) = [e for name, e in json.loads(data[8:8 + size]).items() if name != "__metadata__"]
+    (entry,) = [e for name, e in json.loads(data[8 : 8 + size]).items() if name != "__metadata__"]
     dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[entry["dtype"]]
     begin, end = entry["data_offsets"]
-    bits = bytearray(data[8 + size + begin:8 + size + end])
+    bits = bytearray(data[8 + size + begin : 8 + size + end])
     flat = torch.frombuffer(bits, dtype=dtype) if bits else torch.empty(0, dtype=dtype)
     return flat.reshape(entry["shape"]).to(F64).numpy()
 
 
 def true_gradients(case, arrays):
-    tensors = {name: torch.from_numpy(a) if a.dtype == bool else
-               rounded(a, case["dtype"] if name in ("q", "k", "v", "dout") else "f32") for name, a in arrays.items()}
-    inputs = {name: t.requires_grad_() for name, t in tensors.items() if t.dtype == F64 and name not in ("dout", "dlse")}
+    tensors = {
+        name: torch.from_numpy(a)
+        if a.dtype == bool
+        else rounded(a, case["dtype"] if name in ("q", "k", "v", "dout") else "f32")
+        for name, a in arrays.items()
+    }
+    inputs = {
+        name: t.requires_grad_()
+        for name, t in tensors.items()
+        if t.dtype == F64 and name not in ("dout", "dlse")
+    }
     out, lse = forward(case, {**tensors, **inputs})
     loss = (tensors["dout"] * out).sum()
     if "dlse" in tensors:
         loss = loss + (tensors["dlse"] * lse).sum()
     loss.backward()
-    return {name: np.zeros(t.shape) if t.grad is None else t.grad.numpy() for name, t in inputs.items()}
+    return {
+        name: np.zeros(t.shape) if t.grad is None else t.grad.numpy() for name, t in inputs.items()
+    }
 
 
 def check(program, seed, kernels, verbose):
@@ -251,15 +303,21 @@ def check(program, seed, kernels, verbose):
                 allowed *= 50
             if not error <= allowed:
                 right = False
-                print(f"seed {seed}, {kernel}: d{name} is off by {error:.2e} of {largest:.2e}; {case}, "
-                      f"{ {n: a.shape for n, a in arrays.items()} }")
+                print(
+                    f"seed {seed}, {kernel}: d{name} is off by {error:.2e} of {largest:.2e}; {case}, "
+                    f"{ {n: a.shape for n, a in arrays.items()} }"
+                )
             elif verbose:
-                print(f"seed {seed}, {kernel}: d{name} is off by {error:.1e} of {largest:.1e}, {case['dtype']}")
+                print(
+                    f"seed {seed}, {kernel}: d{name} is off by {error:.1e} of {largest:.1e}, {case['dtype']}"
+                )
     return right
 
 
 def main():
-    parser = argparse.ArgumentParser(description="gradients of attn_demo backward against PyTorch's")
+    parser = argparse.ArgumentParser(
+        description="gradients of attn_demo backward against PyTorch's"
+    )
     parser.add_argument("program", help="attn_demo")
     parser.add_argument("--seeds", type=int, default=200, help="how many random calls")
     parser.add_argument("--seed", type=int, help="only this one")
@@ -269,8 +327,12 @@ def main():
     torch.set_num_threads(2)
     kernels = [arguments.kernel] if arguments.kernel else ["tiled", "naive"]
     seeds = range(arguments.seeds) if arguments.seed is None else [arguments.seed]
-    wrong = [seed for seed in seeds if not check(arguments.program, seed, kernels, arguments.verbose)]
-    print(f"torch {torch.__version__}: {len(seeds) - len(wrong)} of {len(seeds)} random calls have PyTorch's gradients")
+    wrong = [
+        seed for seed in seeds if not check(arguments.program, seed, kernels, arguments.verbose)
+    ]
+    print(
+        f"torch {torch.__version__}: {len(seeds) - len(wrong)} of {len(seeds)} random calls have PyTorch's gradients"
+    )
     return 1 if wrong else 0
 
 

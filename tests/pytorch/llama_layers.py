@@ -50,16 +50,27 @@ def float_attention(q, k, v, causal):
     return grouped_attention(q.float(), k.float(), v.float(), causal).to(q.dtype)
 
 
-ATTENTION = {"enable_gqa": grouped_attention, "repeated heads": repeated_attention, "two matmuls": matmul_attention}
+ATTENTION = {
+    "enable_gqa": grouped_attention,
+    "repeated heads": repeated_attention,
+    "two matmuls": matmul_attention,
+}
 
 
 class Layer(nn.Module):
     def __init__(self, shape, fused, attend):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = shape.heads, shape.kv_heads, shape.hidden // shape.heads
+        self.heads, self.kv_heads, self.head_dim = (
+            shape.heads,
+            shape.kv_heads,
+            shape.hidden // shape.heads,
+        )
         self.fused, self.attend = fused, attend
         kv_size = self.kv_heads * self.head_dim
-        self.qkv_sizes, self.gate_up_sizes = (shape.hidden, kv_size, kv_size), (shape.intermediate, shape.intermediate)
+        self.qkv_sizes, self.gate_up_sizes = (
+            (shape.hidden, kv_size, kv_size),
+            (shape.intermediate, shape.intermediate),
+        )
         self.qkv_proj = self.projections(shape.hidden, self.qkv_sizes)
         self.gate_up_proj = self.projections(shape.hidden, self.gate_up_sizes)
         self.o_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
@@ -70,10 +81,16 @@ class Layer(nn.Module):
         self.register_buffer("value_cache", torch.zeros(1, self.kv_heads, shape.seq, self.head_dim))
 
     def projections(self, inputs, sizes):
-        return nn.ModuleList(nn.Linear(inputs, size, bias=False) for size in ([sum(sizes)] if self.fused else sizes))
+        return nn.ModuleList(
+            nn.Linear(inputs, size, bias=False) for size in ([sum(sizes)] if self.fused else sizes)
+        )
 
     def project(self, projections, x, sizes):
-        return projections[0](x).split(sizes, dim=-1) if self.fused else [linear(x) for linear in projections]
+        return (
+            projections[0](x).split(sizes, dim=-1)
+            if self.fused
+            else [linear(x) for linear in projections]
+        )
 
     def attention(self, x, cos, sin, start):
         q, k, v = self.project(self.qkv_proj, x, self.qkv_sizes)
@@ -95,7 +112,11 @@ class Layer(nn.Module):
 class Stack:
     def __init__(self, shape, dtype, fused, attend):
         torch.manual_seed(0)
-        self.layers = nn.Sequential(*(Layer(shape, fused, attend) for _ in range(shape.layers))).to(dtype).eval()
+        self.layers = (
+            nn.Sequential(*(Layer(shape, fused, attend) for _ in range(shape.layers)))
+            .to(dtype)
+            .eval()
+        )
         self.cos, self.sin = rope_tables(shape.seq, shape.hidden // shape.heads, dtype)
 
     def forward(self, x, start):
@@ -122,23 +143,39 @@ def median_ms(run, seconds, best):
 def measure(shape, dtype):
     """The best of each figure over the ways to write it, and the figures of each way, so that the choice can be seen."""
     tokens = torch.randn(1, shape.seq, shape.hidden).to(dtype)
-    attention = ATTENTION if dtype == torch.float32 else ATTENTION | {"attention in f32": float_attention}
+    attention = (
+        ATTENTION if dtype == torch.float32 else ATTENTION | {"attention in f32": float_attention}
+    )
     best, ways = {"prefill_ms": math.inf, "decode_ms": math.inf}, {}
     for fused, (name, attend) in itertools.product((True, False), attention.items()):
         stack = Stack(shape, dtype, fused, attend)
         # A step overwrites the last place of the cache: always one query and seq keys, the last its own.
         runs = {"prefill_ms": (tokens, 0), "decode_ms": (tokens[:, -1:], shape.seq - 1)}
-        way = {key: median_ms(lambda: stack.forward(*call), shape.min_time, best[key]) for key, call in runs.items()}
+        way = {
+            key: median_ms(lambda: stack.forward(*call), shape.min_time, best[key])
+            for key, call in runs.items()
+        }
         best = {key: min(best[key], way[key]) for key in best}
-        ways[f"{'fused' if fused else 'separate'}, {name}"] = {key: round(value, 3) for key, value in way.items()}
+        ways[f"{'fused' if fused else 'separate'}, {name}"] = {
+            key: round(value, 3) for key, value in way.items()
+        }
     return best, ways
 
 
 def arguments():
     parser = argparse.ArgumentParser()
-    for name, value in {"hidden": 1024, "heads": 16, "kv-heads": 4, "layers": 8, "seq": 1024, "threads": 2}.items():
+    for name, value in {
+        "hidden": 1024,
+        "heads": 16,
+        "kv-heads": 4,
+        "layers": 8,
+        "seq": 1024,
+        "threads": 2,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--intermediate", type=int, help="default: 8/3 of hidden, rounded up to a multiple of 256")
+    parser.add_argument(
+        "--intermediate", type=int, help="default: 8/3 of hidden, rounded up to a multiple of 256"
+    )
     parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--min-time", type=float, default=1.0, help="seconds for each figure")
     shape = parser.parse_args()
@@ -151,7 +188,11 @@ def main():
     torch.set_num_threads(shape.threads)
     with torch.inference_mode():
         best, ways = measure(shape, {"f32": torch.float32, "bf16": torch.bfloat16}[shape.dtype])
-    line = {"torch": torch.__version__, "python": platform.python_version(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    line = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
     line |= vars(shape) | {key: round(value, 3) for key, value in best.items()}
     line["prefill_tokens_per_second"] = round(1000.0 * shape.seq / best["prefill_ms"], 1)
     line["decode_tokens_per_second"] = round(1000.0 / best["decode_ms"], 1)

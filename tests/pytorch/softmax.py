@@ -46,15 +46,27 @@ def main():
             shape = f"{rows} x {columns}"
             row(f"softmax {shape}", lambda: torch.softmax(x, 1, out=y), arguments.min_time)
             row(f"log_softmax {shape}", lambda: torch.log_softmax(x, 1, out=y), arguments.min_time)
-            row(f"cross_entropy {shape}", lambda: F.cross_entropy(x, target, reduction="none"), arguments.min_time)
+            row(
+                f"cross_entropy {shape}",
+                lambda: F.cross_entropy(x, target, reduction="none"),
+                arguments.min_time,
+            )
         for rows, columns in [(1000, 1000), (4096, 4096)]:
             x = torch.randn(rows, columns)
             y = torch.empty_like(x)
-            row(f"softmax {rows} x {columns}, dim 0", lambda: torch.softmax(x, 0, out=y), arguments.min_time)
+            row(
+                f"softmax {rows} x {columns}, dim 0",
+                lambda: torch.softmax(x, 0, out=y),
+                arguments.min_time,
+            )
         for rows, columns in [(1000, 1000), (4096, 32768)]:
             x = torch.randn(rows, columns, dtype=torch.bfloat16)
             y = torch.empty_like(x)
-            row(f"softmax {rows} x {columns}, bf16", lambda: torch.softmax(x, 1, out=y), arguments.min_time)
+            row(
+                f"softmax {rows} x {columns}, bf16",
+                lambda: torch.softmax(x, 1, out=y),
+                arguments.min_time,
+            )
 
 
 if __name__ == "__main__":
